@@ -1,0 +1,172 @@
+"""The configuration: one tree of frozen dataclasses, light to import (no torch, no Gymnasium).
+
+`Config()` holds what the user said; `None` means "not said". What is not said is filled in by
+`learners.defaults.resolve` once the environment and the algorithm are known, and the resolved tree is
+what `config.yaml` holds. `step` means environment steps *per member* everywhere.
+
+Settings of the learners are tuples: one value for all members, or one for each.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Algorithm = Literal["auto", "dqn", "sac", "td3"]
+Choice = Literal["standardised", "paper", "greedy", "uniform"]
+
+
+@dataclass(frozen=True)
+class LearnerConfig:
+    """Settings of the learning algorithms, with Stable-Baselines3's names.
+
+    Every field is a tuple with one value for all members or one value per member (`n_peers` of them).
+    An empty tuple takes the algorithm's default (`peerage.learners.defaults`).
+    """
+
+    algorithm: tuple[Algorithm, ...] = ("auto",)
+    """dqn (Discrete actions), sac or td3 (Box actions); auto: sac for Box, dqn for Discrete."""
+    learning_rate: tuple[float, ...] = ()
+    """Adam's step size, of actors, critics and entropy coefficients. Typical: 1e-4 to 1e-3."""
+    batch_size: tuple[int, ...] = ()
+    """Transitions per gradient step. Typical: 32 to 512."""
+    buffer_size: tuple[int, ...] = ()
+    """Transitions that the replay buffer of a member holds; cut to `total_timesteps`."""
+    learning_starts: tuple[int, ...] = ()
+    """Steps of uniformly random actions before learning and advice begin."""
+    train_freq: tuple[int, ...] = ()
+    """Environment steps between two rounds of gradient steps."""
+    gradient_steps: tuple[int, ...] = ()
+    """Gradient steps in a round."""
+    tau: tuple[float, ...] = ()
+    """Soft update of the target networks: target += tau (online - target). 1 copies."""
+    gamma: tuple[float, ...] = ()
+    """Discount factor, in [0, 1]."""
+    net_arch: tuple[tuple[int, ...], ...] = ()
+    """Hidden layers of every network of a member; written 256,256 on the command line."""
+    target_update_interval: tuple[int, ...] = ()
+    """SAC: gradient steps, DQN: environment steps between two updates of the target network."""
+    exploration_fraction: tuple[float, ...] = ()
+    """DQN: share of the run over which epsilon falls from 1 to its final value."""
+    exploration_final_eps: tuple[float, ...] = ()
+    """DQN: epsilon after that."""
+    action_noise: tuple[float, ...] = ()
+    """TD3: standard deviation of the exploration noise, as a share of half the action range."""
+    use_sde: tuple[bool, ...] = ()
+    """SAC: state-dependent exploration (gSDE)."""
+    log_std_init: tuple[float, ...] = ()
+    """SAC with gSDE: initial log standard deviation."""
+    ent_coef: tuple[str, ...] = ()
+    """SAC: `auto`, `auto_0.1` (automatic, with that start) or a fixed number."""
+    max_grad_norm: tuple[float, ...] = ()
+    """Gradient-norm clipping per member; 0 switches it off. Stable-Baselines3 clips DQN at 10."""
+    load_paths: tuple[str, ...] = ()
+    """Pretrained members: `RUN[:member]` of ours or an SB3 zip, or `none`. A loaded member acts and
+    advises but does not learn."""
+
+
+@dataclass(frozen=True)
+class AdviceConfig:
+    """How members learn from each other (arXiv 2312.09950; the equations are in docs/methods)."""
+
+    sharing: Literal["advice", "none"] = "advice"
+    """advice: peer learning. none: every member for itself."""
+    trust: Literal["td"] = "td"
+    """How the trust term is computed. td: Eq. 4 and 5."""
+    choice: Choice = "standardised"
+    """How scores become a choice. standardised: ours; paper: Eq. 9 and 2; greedy: epsilon-greedy on the
+    scores; uniform: random advice."""
+    use_trust: bool = True
+    """The trust term v^T (Eq. 4, 5), one value per asker and adviser."""
+    use_agent_values: bool = True
+    """The agent-value term v^A (Eq. 6, 7), one value per adviser, shared by the group."""
+    use_critic: bool = True
+    """The critic term v^C (Eq. 3): the asker's own Q of each suggestion."""
+    use_advantage: bool = False
+    """Trust and agent values of advantages instead of returns (Eq. 8)."""
+    follow_steps: int = 10
+    """Steps that a member follows an adviser before it chooses again. 1 to 100."""
+    follow_across_episodes: bool = False
+    """Let the count of follow_steps run on over the end of an episode, as the paper does; otherwise a new
+    episode forces a new choice."""
+    switch_ratio: int = 0
+    """Peer epochs per solo epoch, in which everybody follows itself; 0: no solo epochs."""
+    max_peer_epochs: int | None = None
+    """Advice only in the first so many epochs; then everybody follows itself."""
+    only_follow_others: bool = False
+    """Never choose oneself."""
+    sample_with_noise: bool = True
+    """Other members suggest what they would do while exploring (SAC: a sample), not their mean action."""
+    epsilon: float = 0.0
+    """Share of choices that are uniform, whatever the scores say. 0 to 1."""
+    temperature: tuple[float, ...] = ()
+    """Temperature of the softmax over the scores (Eq. 2); one value, or one per member."""
+    temperature_decay: tuple[float, ...] = (0.0,)
+    """T = T0 exp(-decay * epoch); one value, or one per member."""
+    lr: float | None = None
+    """alpha of trust and agent values (Eq. 5, 7), in (0, 1]."""
+    init_trust_values: float = 200.0
+    init_agent_values: float = 200.0
+    trust_buffer_size: int = 1000
+    """Last transitions with the adviser followed, from which trust is estimated."""
+    trust_batch_size: int = 10
+    """Transitions per update of trust; agent values take max(1, this // N) of every member."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Where the run goes and what it says on the way."""
+
+    exp_name: str | None = None
+    """Name of the run folder; by default made of environment, algorithm, group size and seed."""
+    log_dir: str = "experiments"
+    """Folder that holds the run folders."""
+    overwrite: bool = False
+    """Replace an existing run folder."""
+    eval_freq: int = 5000
+    """Steps between evaluations on separate environments; 0: never."""
+    n_eval_episodes: int = 10
+    log_freq: int = 500
+    """Steps between rows of metrics.csv and advice.csv."""
+    checkpoint_freq: int = 50_000
+    """Steps between checkpoints; 0: only at the end."""
+    use_tensorboard: bool = False
+    use_wandb: bool = False
+    wandb_project: str = "peerage"
+    verbose: int = 1
+    """0: silent; 1: progress; 2: every event."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything about one training."""
+
+    env: str = "LunarLander-v3"
+    """A Gymnasium id with flat Box observations and Box or Discrete actions (`peerage envs`)."""
+    env_args: dict[str, Any] = field(default_factory=dict)
+    """Arguments of the environment's constructor, `name=value`."""
+    n_peers: int = 4
+    """Learners in the group."""
+    advisers: tuple[str, ...] = ()
+    """Fixed advisers: expert, adversary, random, constant[:ACTION], negated:ADVISER, checkpoint:PATH[:MEMBER],
+    or a name registered with `peerage.register_adviser`."""
+    replicas: int = 1
+    """Independent copies of the whole group, each with another seed: the unit of statistics."""
+    seed: int = 0
+    total_timesteps: int | None = None
+    """Environment steps of every member; beats n_epochs * epoch_length."""
+    n_epochs: int = 100
+    epoch_length: int = 1000
+    """Steps in an epoch, the clock of temperature decay, switch_ratio and max_peer_epochs."""
+    device: str = "auto"
+    """cpu, cuda, cuda:N, or auto: a GPU where there is one."""
+    threads: int | None = None
+    """CPU threads of torch; by default chosen by network size (docs/performance.md)."""
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    advice: AdviceConfig = field(default_factory=AdviceConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    @property
+    def steps(self) -> int:
+        """Environment steps of every member."""
+        return self.n_epochs * self.epoch_length if self.total_timesteps is None else self.total_timesteps
