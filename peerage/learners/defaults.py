@@ -1,0 +1,153 @@
+"""What a learner's settings are when the user has not said: our defaults for each algorithm, without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from peerage.config import AdviceConfig, Config, LearnerConfig
+from peerage.errors import UserError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The resolved settings of one member; the fields are explained at `peerage.config.LearnerConfig`."""
+
+    algorithm: str
+    learning_rate: float
+    batch_size: int
+    buffer_size: int
+    learning_starts: int
+    train_freq: int
+    gradient_steps: int
+    tau: float
+    gamma: float
+    net_arch: tuple[int, ...]
+    target_update_interval: int
+    exploration_fraction: float
+    exploration_final_eps: float
+    action_noise: float
+    use_sde: bool
+    log_std_init: float
+    ent_coef: str
+    max_grad_norm: float
+    load_paths: str
+
+    @property
+    def stack_key(self) -> tuple[Any, ...]:
+        """Members with equal keys can live in one stack: the rest is a column per member."""
+        return (
+            self.algorithm,
+            self.net_arch,
+            self.batch_size,
+            self.buffer_size,
+            self.learning_starts,
+            self.train_freq,
+            self.gradient_steps,
+            self.target_update_interval,
+            self.use_sde,
+            self.ent_coef.startswith("auto"),
+        )
+
+
+_COMMON = Settings(
+    algorithm="dqn",
+    learning_rate=5e-4,
+    batch_size=64,
+    buffer_size=100_000,
+    learning_starts=500,
+    train_freq=4,
+    gradient_steps=2,
+    tau=1.0,
+    gamma=0.99,
+    net_arch=(64, 64),
+    target_update_interval=250,
+    exploration_fraction=0.1,
+    exploration_final_eps=0.05,
+    action_noise=0.1,
+    use_sde=False,
+    log_std_init=-3.0,
+    ent_coef="auto",
+    max_grad_norm=10.0,
+    load_paths="none",
+)
+_ACTOR_CRITIC = replace(
+    _COMMON,
+    learning_rate=3e-4,
+    batch_size=256,
+    buffer_size=1_000_000,
+    learning_starts=1_000,
+    train_freq=1,
+    gradient_steps=1,
+    tau=0.005,
+    net_arch=(256, 256),
+    target_update_interval=1,
+    max_grad_norm=0.0,
+)
+DEFAULTS: dict[str, Settings] = {
+    "dqn": _COMMON,
+    "sac": replace(_ACTOR_CRITIC, algorithm="sac"),
+    "td3": replace(_ACTOR_CRITIC, algorithm="td3"),
+}
+"""By algorithm. SAC and TD3 are Stable-Baselines3's, with CleanRL's 1,000 random steps less than its 5,000;
+DQN is measured on Room-v21 and LunarLander-v3 (docs/methods/dqn.md)."""
+
+ADVICE_DEFAULTS: dict[str, dict[str, Any]] = {
+    "paper": {"temperature": 1.0, "lr": 0.001},
+    "standardised": {"temperature": 0.5, "lr": 0.05},
+    "greedy": {"temperature": 1.0, "lr": 0.05},
+    "uniform": {"temperature": 1.0, "lr": 0.05},
+}
+"""By `choice`: softmax temperature and trust learning rate where the user gave none."""
+
+
+def member_settings(config: Config, discrete: bool) -> list[Settings]:
+    """The settings of members 0 ... n_peers-1. Raises UserError for an algorithm unfit for the actions."""
+    learner = config.learner
+    members = []
+    for i in range(config.n_peers):
+        algorithm = one(learner.algorithm, i, "algorithm", config.n_peers)
+        if algorithm == "auto":
+            algorithm = "dqn" if discrete else "sac"
+        if algorithm not in DEFAULTS:
+            raise UserError(f"unknown algorithm {algorithm!r}: use {', '.join(DEFAULTS)} or auto")
+        if (algorithm == "dqn") != discrete:
+            space, fit = ("Discrete", "dqn") if discrete else ("Box", "sac or td3")
+            raise UserError(f"{algorithm} does not fit {config.env}, whose actions are {space}: use --algorithm {fit}")
+        given = {
+            f.name: one(getattr(learner, f.name), i, f.name, config.n_peers)
+            for f in fields(LearnerConfig)
+            if f.name != "algorithm" and getattr(learner, f.name)
+        }
+        members.append(replace(DEFAULTS[algorithm], algorithm=algorithm, **given))
+    return members
+
+
+def one(values: Sequence[Any], member: int, name: str, n_peers: int) -> Any:
+    """The value for `member` of a setting with one value for all or one for each."""
+    if len(values) not in (1, n_peers):
+        flag = "--" + name.replace("_", "-")
+        raise UserError(f"{flag} has {len(values)} values for {n_peers} members: give one, or one for each")
+    return values[0] if len(values) == 1 else values[member]
+
+
+def resolve(config: Config, discrete: bool) -> Config:
+    """The configuration with every default filled in: what `config.yaml` holds and a run is made of.
+
+    A setting that is the same for all members is written once.
+    """
+    members = member_settings(config, discrete)
+    columns: dict[str, Any] = {}
+    for f in fields(LearnerConfig):
+        values = tuple(getattr(m, f.name) for m in members)
+        columns[f.name] = values[:1] if len(set(values)) == 1 else values
+    defaults = ADVICE_DEFAULTS[config.advice.choice]
+    advice: AdviceConfig = replace(
+        config.advice,
+        temperature=config.advice.temperature or (defaults["temperature"],),
+        lr=defaults["lr"] if config.advice.lr is None else config.advice.lr,
+    )
+    return replace(
+        config, total_timesteps=config.steps, learner=LearnerConfig(**columns), advice=advice
+    )

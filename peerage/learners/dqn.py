@@ -1,0 +1,129 @@
+"""DQN (Mnih et al. 2015, doi:10.1038/nature14236) for all members of a stack at once.
+
+Equals Stable-Baselines3's DQN in one step: Huber loss, gradient norm clipped at 10, target network copied every
+`target_update_interval` environment steps (or softly, `tau`). Equations and settings: docs/methods/dqn.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from peerage.learners.base import Means, Space, clip_column, column, due, sampler
+from peerage.learners.defaults import Settings
+from peerage.learners.replay import Batch, Replay
+from peerage.learners.streams import Seat, Streams
+from peerage.nets.stacked import StackedAdam, StackedMLP
+
+
+class DQN:
+    """`S` DQN agents; see `peerage.learners.base.Learner` for the interface."""
+
+    def __init__(
+        self,
+        settings: Sequence[Settings],
+        seats: Sequence[Seat],
+        space: Space,
+        total_steps: int,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.settings, self.space, self.total_steps = settings, space, total_steps
+        first = settings[0]
+        rows, sizes = len(settings), (space.obs_dim, *first.net_arch, space.n_actions)
+        self.q = StackedMLP(rows, sizes, device=device, dtype=dtype)
+        self.q.init_([seat.generator("init") for seat in seats])
+        self.q_target = StackedMLP(rows, sizes, device=device, dtype=dtype)
+        self.q_target.copy_(self.q)
+        self.gamma = column(settings, lambda s: s.gamma, self.q.flat)
+        self.tau = column(settings, lambda s: s.tau, self.q.flat)
+        self.final_epsilon = column(settings, lambda s: s.exploration_final_eps, self.q.flat)
+        self.decay_steps = column(settings, lambda s: max(s.exploration_fraction * total_steps, 1e-9), self.q.flat)
+        lr = column(settings, lambda s: s.learning_rate, self.q.flat)
+        self.optimizer = StackedAdam(self.q.flat, self.q.grad, lr, max_grad_norm=clip_column(settings, self.q.flat))
+        self.replay = Replay(rows, min(first.buffer_size, total_steps), space.obs_dim, 1, device, dtype)
+        self.sampler = sampler(seats, first, device)
+        self.exploration = Streams(seats, "exploration", (2,), "uniform", device)
+        self.active = torch.ones(rows, dtype=torch.bool, device=device)
+        self.means = Means()
+
+    @torch.no_grad()
+    def suggest(self, obs: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Greedy actions `[S, B, 1]`; a DQN member advises greedily, so `noise` is not used."""
+        return self.q(obs).argmax(dim=-1, keepdim=True).to(obs.dtype)
+
+    def epsilon(self, step: int) -> Tensor:
+        """Exploration rate `[S, 1]`: from 1 to `exploration_final_eps` over `exploration_fraction` of the run."""
+        progress = (step / self.decay_steps).clamp(max=1.0)
+        return 1.0 + progress * (self.final_epsilon - 1.0)
+
+    def explore(self, actions: Tensor, step: int) -> Tensor:
+        """epsilon-greedy: with probability epsilon a uniform action instead of `actions [S, 1]`."""
+        draw = self.exploration.next()  # [S, 2]
+        at_random = (draw[:, 1:] * self.space.n_actions).floor().to(actions.dtype)
+        return torch.where(draw[:, :1] < self.epsilon(step), at_random, actions)
+
+    @torch.no_grad()
+    def value(self, obs: Tensor, actions: Tensor) -> Tensor:
+        return self.q(obs).gather(-1, actions.long()).squeeze(-1)
+
+    @torch.no_grad()
+    def state_value(self, obs: Tensor, noise: Tensor | None = None) -> Tensor:
+        """`V(s) = max_a Q(s, a)`, the value of the greedy policy."""
+        return self.q(obs).amax(dim=-1)
+
+    def observe(self, obs: Tensor, actions: Tensor, rewards: Tensor, next_obs: Tensor, terminated: Tensor) -> None:
+        self.replay.add(obs, actions, rewards, next_obs, terminated)
+
+    def after_step(self, step: int) -> None:
+        # Stable-Baselines3's order: the target network moves in the environment step, then the learning
+        if step % self.settings[0].target_update_interval == 0:
+            self.q_target.lerp_(self.q, self.tau)
+        if due(self.settings[0], step):
+            for _ in range(self.settings[0].gradient_steps):
+                self.update(self.replay.sample(self.sampler.next()))
+
+    def loss(self, batch: Batch) -> Tensor:
+        """`L = mean_B huber(Q(s, a) - (r + gamma (1 - terminated) max_a' Q_target(s', a')))`, `[S]`."""
+        with torch.no_grad():
+            next_q = self.q_target(batch.next_obs).amax(dim=-1)  # [S, B]
+            target = batch.rewards + (1 - batch.terminated) * self.gamma * next_q
+        q = self.q(batch.obs, grad=True).gather(-1, batch.actions.long()).squeeze(-1)  # [S, B]
+        self.means.add("q/mean", q.mean(dim=1))
+        return F.smooth_l1_loss(q, target, reduction="none").mean(dim=1)
+
+    def update(self, batch: Batch) -> None:
+        """One gradient step of every active member."""
+        loss = self.loss(batch)
+        self.optimizer.zero_grad()
+        loss.sum().backward()
+        self.active &= self.optimizer.finite()
+        self.optimizer.step(self.active)
+        self.means.add("loss/critic", loss)
+
+    def metrics(self) -> dict[str, Tensor]:
+        return self.means.take()
+
+    def networks(self) -> dict[str, StackedMLP]:
+        return {"q": self.q, "q_target": self.q_target}
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "networks": {name: net.flat for name, net in self.networks().items()},
+            "optimizer": self.optimizer.state(),
+            "active": self.active,
+            "streams": {"replay": self.sampler.state(), "exploration": self.exploration.state()},
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        for name, net in self.networks().items():
+            net.flat.copy_(state["networks"][name])
+        self.optimizer.load_state(state["optimizer"])
+        self.active.copy_(state["active"])
+        self.sampler.load_state(state["streams"]["replay"])
+        self.exploration.load_state(state["streams"]["exploration"])

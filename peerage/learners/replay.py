@@ -1,0 +1,88 @@
+"""Replay buffers of all members of a stack, one packed row per transition."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Batch(NamedTuple):
+    """Sampled transitions. `terminated` is 1 where the task ended there, so that nothing is bootstrapped; a
+    transition that a time limit cut off has 0 and its true next observation."""
+
+    obs: Tensor  # [S, B, obs]
+    actions: Tensor  # [S, B, act]; in [-1, 1] for Box, the index as a float for Discrete
+    obs_actions: Tensor  # [S, B, obs + act], the same memory
+    rewards: Tensor  # [S, B]
+    next_obs: Tensor  # [S, B, obs]
+    terminated: Tensor  # [S, B]
+
+
+class Replay:
+    """The last `capacity` transitions of each of `rows` members.
+
+    A transition is one row `obs | action | next_obs | reward | terminated` of a single tensor
+    `data [S, capacity, D]`: one gather makes a batch, and `[obs, action]` needs no concatenation.
+    """
+
+    def __init__(
+        self,
+        rows: int,
+        capacity: int,
+        obs_dim: int,
+        act_dim: int,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.rows, self.capacity = rows, capacity
+        self.obs_dim, self.act_dim = obs_dim, act_dim
+        self.width = 2 * obs_dim + act_dim + 2
+        # empty, not zeros: pages that are never written cost no memory
+        self.data = torch.empty(rows, capacity, self.width, device=device, dtype=dtype)
+        self.flat = self.data.view(rows * capacity, self.width)
+        self.offsets = torch.arange(rows, device=device).unsqueeze(1) * capacity
+        self.position = 0
+        self.size = 0
+
+    def add(self, obs: Tensor, actions: Tensor, rewards: Tensor, next_obs: Tensor, terminated: Tensor) -> None:
+        """Append one transition of every member: `obs, next_obs [S, obs]`, `actions [S, act]`, `rewards [S]`,
+        `terminated [S]`."""
+        row = torch.cat((obs, actions, next_obs, rewards.unsqueeze(1), terminated.unsqueeze(1)), dim=1)
+        self.data[:, self.position] = row
+        self.position = (self.position + 1) % self.capacity
+        self.size = min(self.size + 1, self.capacity)
+
+    def sample(self, uniform: Tensor) -> Batch:
+        """Transitions drawn with replacement by `uniform [S, B]` in [0, 1)."""
+        return self._gather((uniform * self.size).long())
+
+    def recent(self, age: Tensor) -> Batch:
+        """The transitions stored `age [S, B]` steps ago; 0 is the last one."""
+        return self._gather((self.position - 1 - age) % self.capacity)
+
+    def _gather(self, index: Tensor) -> Batch:
+        rows, size = index.shape
+        index = index + self.offsets
+        batch = self.flat.index_select(0, index.view(-1)).view(rows, size, self.width)
+        o, a = self.obs_dim, self.act_dim
+        return Batch(
+            obs=batch[..., :o],
+            actions=batch[..., o : o + a],
+            obs_actions=batch[..., : o + a],
+            next_obs=batch[..., o + a : 2 * o + a],
+            rewards=batch[..., -2],
+            terminated=batch[..., -1],
+        )
+
+    def state(self) -> dict[str, Tensor]:
+        return {
+            "data": self.data[:, : self.size].contiguous(),
+            "position": torch.tensor(self.position),
+        }
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        self.size = state["data"].shape[1]
+        self.data[:, : self.size] = state["data"].to(self.data.device)
+        self.position = int(state["position"]) % self.capacity

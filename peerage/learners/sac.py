@@ -1,0 +1,260 @@
+"""SAC (Haarnoja et al. 2018, arXiv 1812.05905) for all members of a stack at once.
+
+Equals Stable-Baselines3's SAC in one step, automatic entropy per member and gSDE (Raffin et al. 2020, arXiv
+2005.05719) included. Equations and settings: docs/methods/sac.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from peerage.learners.base import BoxScale, Means, Space, clip_column, column, due, sampler
+from peerage.learners.critics import TwinCritic
+from peerage.learners.defaults import Settings
+from peerage.learners.replay import Batch, Replay
+from peerage.learners.streams import Seat, Streams
+from peerage.nets.stacked import StackedAdam, StackedMLP
+
+LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
+EPSILON = 1e-6
+CLIP_MEAN = 2.0  # gSDE: limits of the mean before the tanh
+HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
+
+
+class SAC:
+    """`S` SAC agents; see `peerage.learners.base.Learner` for the interface."""
+
+    def __init__(
+        self,
+        settings: Sequence[Settings],
+        seats: Sequence[Seat],
+        space: Space,
+        total_steps: int,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.settings, self.space = settings, space
+        first, rows, act = settings[0], len(settings), space.act_dim
+        self.use_sde = first.use_sde
+        self.scale = BoxScale(space, device, dtype)
+        # gSDE learns a matrix of log standard deviations; otherwise the last layer gives mean and log std
+        latent = first.net_arch[-1] if first.net_arch else space.obs_dim
+        self.actor = StackedMLP(
+            rows,
+            (space.obs_dim, *first.net_arch, act if self.use_sde else 2 * act),
+            extra={"log_std": (latent, act)} if self.use_sde else None,
+            device=device,
+            dtype=dtype,
+        )
+        generators = [seat.generator("init") for seat in seats]
+        self.actor.init_(generators)
+        self.critic = TwinCritic(rows, space, first.net_arch, device=device, dtype=dtype)
+        self.critic.init_(generators)
+        self.critic_target = TwinCritic(rows, space, first.net_arch, device=device, dtype=dtype)
+        self.critic_target.copy_(self.critic)
+
+        self.gamma = column(settings, lambda s: s.gamma, self.actor.flat)
+        self.tau = column(settings, lambda s: s.tau, self.actor.flat)
+        self.target_entropy = -float(act)
+        self.automatic = first.ent_coef.startswith("auto")
+        start = column(settings, lambda s: initial_ent_coef(s.ent_coef), self.actor.flat)
+        self.log_ent_coef = start.log()  # [S, 1]
+        self.ent_coef_grad = torch.zeros_like(self.log_ent_coef)
+
+        lr, clip = column(settings, lambda s: s.learning_rate, self.actor.flat), clip_column(settings, self.actor.flat)
+        self.actor_optimizer = StackedAdam(self.actor.flat, self.actor.grad, lr, max_grad_norm=clip)
+        self.critic_optimizer = StackedAdam(self.critic.flat, self.critic.grad, lr, max_grad_norm=clip)
+        self.ent_coef_optimizer = StackedAdam(self.log_ent_coef, self.ent_coef_grad, lr)
+        self.replay = Replay(rows, min(first.buffer_size, total_steps), space.obs_dim, act, device, dtype)
+        self.sampler = sampler(seats, first, device)
+        # Noise of one gradient step: one row per action drawn, or with gSDE one matrix for the whole batch
+        shape = (latent, act) if self.use_sde else (2, first.batch_size, act)
+        self.update_noise = Streams(seats, "update", shape, "normal", device, dtype)
+        if self.use_sde:
+            self.actor.constants["log_std"].copy_(
+                column(settings, lambda s: s.log_std_init, self.actor.flat).unsqueeze(2).expand(rows, latent, act)
+            )
+            self.sde_stream = Streams(seats, "sde", (latent, act), "normal", device, dtype)
+            self.sde_draw = self.sde_stream.next()  # [S, latent, act], standard normal
+        self.active = torch.ones(rows, dtype=torch.bool, device=device)
+        self.means = Means()
+
+    # --- acting ---------------------------------------------------------------------------------------------
+
+    def policy(self, obs: Tensor, noise: Tensor | None, *, grad: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Actions `[S, B, act]` in [-1, 1] and, with noise, their log-densities `[S, B]`.
+
+        `u = mean + std * noise`, `a = tanh(u)`, `log pi = log N(u) - sum log(1 - a^2 + eps)`. `noise` is
+        `[S, B, act]`, with gSDE the standard normal matrix `[S, latent, act]`.
+        """
+        latent = self.actor.trunk(obs, grad=grad)
+        out = self.actor.tail(latent, grad=grad)
+        if self.use_sde:
+            mean = out.clamp(-CLIP_MEAN, CLIP_MEAN)
+            if noise is None:
+                return mean.tanh(), None
+            log_std = (self.actor.parameters if grad else self.actor.constants)["log_std"]
+            std = log_std.exp()  # [S, latent, act]
+            shift = torch.bmm(latent, std * noise)  # [S, B, act]
+            variance = torch.bmm(latent.square(), std.square()) + EPSILON
+            log_normal = -0.5 * shift.square() / variance - 0.5 * variance.log() - HALF_LOG_TWO_PI
+            actions = (mean + shift).tanh()
+        else:
+            mean, log_std = out.chunk(2, dim=-1)
+            if noise is None:
+                return mean.tanh(), None
+            log_std = log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
+            actions = (mean + log_std.exp() * noise).tanh()
+            log_normal = -0.5 * noise.square() - log_std - HALF_LOG_TWO_PI  # (u - mean) / std is the noise
+        log_prob = (log_normal - (1 - actions.square() + EPSILON).log()).sum(dim=-1)
+        return actions, log_prob
+
+    @torch.no_grad()
+    def _act(self, obs: Tensor, noise: Tensor | None) -> Tensor:
+        """Actions in [-1, 1] without their density; with gSDE the noise is the rollout's matrix."""
+        latent = self.actor.trunk(obs)
+        out = self.actor.tail(latent)
+        if self.use_sde:
+            mean = out.clamp(-CLIP_MEAN, CLIP_MEAN)
+            if noise is not None:
+                mean = torch.baddbmm(mean, latent, self.actor.constants["log_std"].exp() * self.sde_draw)
+            return mean.tanh()
+        mean, log_std = out.chunk(2, dim=-1)
+        if noise is not None:
+            mean = mean + log_std.clamp(LOG_STD_MIN, LOG_STD_MAX).exp() * noise
+        return mean.tanh()
+
+    def suggest(self, obs: Tensor, noise: Tensor | None = None) -> Tensor:
+        return self.scale.to_env(self._act(obs, noise))
+
+    def explore(self, actions: Tensor, step: int) -> Tensor:
+        """SAC explores by sampling: nothing to add."""
+        return actions
+
+    @torch.no_grad()
+    def value(self, obs: Tensor, actions: Tensor) -> Tensor:
+        return self.critic(torch.cat((obs, self.scale.from_env(actions)), dim=-1)).amin(dim=1)
+
+    @torch.no_grad()
+    def state_value(self, obs: Tensor, noise: Tensor | None = None) -> Tensor:
+        return self.critic(torch.cat((obs, self._act(obs, noise)), dim=-1)).amin(dim=1)
+
+    # --- learning -------------------------------------------------------------------------------------------
+
+    def observe(self, obs: Tensor, actions: Tensor, rewards: Tensor, next_obs: Tensor, terminated: Tensor) -> None:
+        self.replay.add(obs, self.scale.from_env(actions), rewards, next_obs, terminated)
+
+    def after_step(self, step: int) -> None:
+        first = self.settings[0]
+        if due(first, step):
+            for k in range(first.gradient_steps):
+                self.update(
+                    self.replay.sample(self.sampler.next()),
+                    self.update_noise.next(),
+                    update_target=k % first.target_update_interval == 0,
+                )
+        if self.use_sde and step % first.train_freq == 0:
+            self.sde_draw = self.sde_stream.next()  # a new exploration matrix for every rollout
+
+    def critic_loss(self, batch: Batch, noise: Tensor, ent_coef: Tensor) -> Tensor:
+        """`L = 1/2 sum_k mean_B (Q_k(s, a) - y)^2`, `[S]`, with
+        `y = r + gamma (1 - terminated) (min_k Q_target_k(s', a') - alpha log pi(a'|s'))`, `a' ~ pi(s')`."""
+        with torch.no_grad():
+            next_actions, next_log_prob = self.policy(batch.next_obs, noise)
+            assert next_log_prob is not None
+            next_q = self.critic_target(torch.cat((batch.next_obs, next_actions), dim=-1)).amin(dim=1)
+            next_q -= ent_coef * next_log_prob
+            target = batch.rewards + (1 - batch.terminated) * self.gamma * next_q  # [S, B]
+        q = self.critic(batch.obs_actions, grad=True)  # [S, 2, B]
+        self.means.add("q/mean", q.mean(dim=(1, 2)))
+        return 0.5 * (q - target.unsqueeze(1)).square().mean(dim=2).sum(dim=1)
+
+    def actor_loss(self, batch: Batch, actions: Tensor, log_prob: Tensor, ent_coef: Tensor) -> Tensor:
+        """`L = mean_B (alpha log pi(a|s) - min_k Q_k(s, a))`, `[S]`, `a ~ pi(s)`."""
+        q = self.critic(torch.cat((batch.obs, actions), dim=-1)).amin(dim=1)  # [S, B]
+        return (ent_coef * log_prob - q).mean(dim=1)
+
+    def update(self, batch: Batch, noise: Tensor, *, update_target: bool = True) -> None:
+        """One gradient step of entropy coefficient, critics and actor of every active member, in
+        Stable-Baselines3's order."""
+        noise_now, noise_next = (noise, noise) if self.use_sde else (noise[:, 0], noise[:, 1])
+        actions, log_prob = self.policy(batch.obs, noise_now, grad=True)
+        assert log_prob is not None
+        ent_coef = self.log_ent_coef.exp()  # [S, 1]
+        if self.automatic:
+            # d/d log_alpha of -mean_B log_alpha (log pi + target entropy)
+            shortfall = (log_prob.detach() + self.target_entropy).mean(dim=1, keepdim=True)  # [S, 1]
+            self.means.add("loss/entropy", -(self.log_ent_coef * shortfall).squeeze(1))
+            self.ent_coef_grad.copy_(-shortfall)
+
+        critic_loss = self.critic_loss(batch, noise_next, ent_coef)
+        self.critic_optimizer.zero_grad()
+        critic_loss.sum().backward()
+        self.active &= self.critic_optimizer.finite()
+        if self.automatic:
+            self.active &= self.ent_coef_optimizer.finite()
+            self.ent_coef_optimizer.step(self.active)
+        self.critic_optimizer.step(self.active)
+
+        actor_loss = self.actor_loss(batch, actions, log_prob, ent_coef)
+        self.actor_optimizer.zero_grad()
+        actor_loss.sum().backward()
+        self.active &= self.actor_optimizer.finite()
+        self.actor_optimizer.step(self.active)
+        if update_target:
+            self.critic_target.lerp_(self.critic, self.tau)
+        self.means.add("loss/critic", critic_loss)
+        self.means.add("loss/actor", actor_loss)
+        self.means.add("entropy_coef", ent_coef.squeeze(1))
+
+    def metrics(self) -> dict[str, Tensor]:
+        return self.means.take()
+
+    # --- state ----------------------------------------------------------------------------------------------
+
+    def networks(self) -> dict[str, StackedMLP]:
+        return {"actor": self.actor, "critic": self.critic.net, "critic_target": self.critic_target.net}
+
+    def _streams(self) -> dict[str, Streams]:
+        streams = {"replay": self.sampler, "update": self.update_noise}
+        return {**streams, "sde": self.sde_stream} if self.use_sde else streams
+
+    def state(self) -> dict[str, Any]:
+        state = {
+            "networks": {name: net.flat for name, net in self.networks().items()},
+            "log_ent_coef": self.log_ent_coef,
+            "actor_optimizer": self.actor_optimizer.state(),
+            "critic_optimizer": self.critic_optimizer.state(),
+            "ent_coef_optimizer": self.ent_coef_optimizer.state(),
+            "active": self.active,
+            "streams": {name: stream.state() for name, stream in self._streams().items()},
+        }
+        if self.use_sde:
+            state["sde_draw"] = self.sde_draw.contiguous()
+        return state
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        for name, net in self.networks().items():
+            net.flat.copy_(state["networks"][name])
+        self.log_ent_coef.copy_(state["log_ent_coef"])
+        self.actor_optimizer.load_state(state["actor_optimizer"])
+        self.critic_optimizer.load_state(state["critic_optimizer"])
+        self.ent_coef_optimizer.load_state(state["ent_coef_optimizer"])
+        self.active.copy_(state["active"])
+        for name, stream in self._streams().items():
+            stream.load_state(state["streams"][name])
+        if self.use_sde:
+            self.sde_draw = state["sde_draw"].to(self.sde_draw.device)
+
+
+def initial_ent_coef(text: str) -> float:
+    """`auto` -> 1, `auto_0.1` -> 0.1, `0.2` -> 0.2."""
+    if text == "auto":
+        return 1.0
+    return float(text.removeprefix("auto_"))

@@ -1,0 +1,1 @@
+"""Stacked networks: all members of a group as one tensor program."""

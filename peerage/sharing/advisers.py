@@ -1,0 +1,178 @@
+"""Fixed advisers: whoever can say what to do and is no member of the group.
+
+An adviser is any object with `suggest(obs, asker, episode_start, rng)`. Names on the command line: `expert`,
+`adversary`, `random`, `constant[:ACTION]`, `negated:ADVISER`, `checkpoint:PATH[:MEMBER]`, and whatever was
+registered with `register_adviser`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from peerage.envs import scripted
+from peerage.errors import UserError, nearest
+
+
+class Adviser(Protocol):
+    """Suggests actions.
+
+    `suggest`: `obs [B, obs]` float32, `asker [B]` the asking members' numbers in their group, `episode_start [B]`
+    whether the asker's episode has just begun, `rng` the adviser's own generator -> actions in the environment's
+    units, `[B]` for Discrete, `[B, act]` for Box.
+
+    An adviser that keeps something between calls gives it out by `state()` (JSON-able) and takes it back by
+    `load_state(state)`; every replica has its own copy of it. One with `stateless = True` neither remembers nor
+    draws from `rng`; then all replicas share it and ask in one call.
+    """
+
+    def suggest(
+        self, obs: np.ndarray, asker: np.ndarray, episode_start: np.ndarray, rng: np.random.Generator
+    ) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class Task:
+    """What an adviser's factory may want to know."""
+
+    env: str
+    observation_space: gym.Space[Any]
+    action_space: gym.Space[Any]
+
+
+Factory = Callable[[Task], Adviser]
+_REGISTRY: dict[str, Factory] = {}
+BUILT_IN = ("expert", "adversary", "random", "constant", "negated", "checkpoint")
+
+
+def register_adviser(name: str, factory: Factory) -> None:
+    """Make `factory(task) -> Adviser` available as `--advisers NAME`. Raises ValueError for a taken name."""
+    if name in BUILT_IN or not name or ":" in name or name.startswith("member-"):
+        raise ValueError(f"{name!r} cannot be an adviser's name")
+    _REGISTRY[name] = factory
+
+
+@dataclass
+class Scripted:
+    """A hand-written policy `policy(obs, rng) -> actions`."""
+
+    policy: Callable[[np.ndarray, np.random.Generator], np.ndarray]
+
+    def suggest(self, obs, asker, episode_start, rng):  # type: ignore[no-untyped-def]
+        return self.policy(obs, rng)
+
+
+@dataclass
+class Random:
+    """Uniformly random actions."""
+
+    space: gym.Space[Any]
+
+    def suggest(self, obs, asker, episode_start, rng):  # type: ignore[no-untyped-def]
+        if isinstance(self.space, gym.spaces.Discrete):
+            return rng.integers(self.space.start, self.space.start + self.space.n, len(obs))
+        assert isinstance(self.space, gym.spaces.Box)
+        return rng.uniform(self.space.low, self.space.high, (len(obs), *self.space.low.shape)).astype(np.float32)
+
+
+@dataclass
+class Constant:
+    """Always the same action: by default Discrete's first, or the middle of the box."""
+
+    space: gym.Space[Any]
+    action: float | None = None
+    stateless = True
+
+    def __post_init__(self) -> None:
+        if isinstance(self.space, gym.spaces.Discrete):
+            action = self.space.start if self.action is None else self.action
+            if action not in range(int(self.space.start), int(self.space.start + self.space.n)):
+                raise UserError(f"constant:{self.action} is no action of this environment: use 0 to {self.space.n - 1}")
+            self.value = np.int64(action)
+        else:
+            assert isinstance(self.space, gym.spaces.Box)
+            low, high = self.space.low, self.space.high
+            self.value = (low + high) / 2 if self.action is None else np.full_like(low, self.action)
+            if (self.value < low).any() or (self.value > high).any():
+                raise UserError(f"constant:{self.action} lies outside the action box {low.min():g} to {high.max():g}")
+
+    def suggest(self, obs, asker, episode_start, rng):  # type: ignore[no-untyped-def]
+        return np.broadcast_to(self.value, (len(obs), *self.value.shape)).copy()
+
+
+@dataclass
+class Negated:
+    """The opposite of what another adviser says."""
+
+    env: str
+    space: gym.Space[Any]
+    inner: Adviser
+
+    @property
+    def stateless(self) -> bool:
+        return getattr(self.inner, "stateless", False)
+
+    def suggest(self, obs, asker, episode_start, rng):  # type: ignore[no-untyped-def]
+        return scripted.opposite(self.env, self.space, self.inner.suggest(obs, asker, episode_start, rng))
+
+    def state(self) -> Any:
+        return self.inner.state() if hasattr(self.inner, "state") else None
+
+    def load_state(self, state: Any) -> None:
+        if hasattr(self.inner, "load_state"):
+            self.inner.load_state(state)
+
+
+class Trained:
+    """A trained member, of a run of ours or an SB3 zip, acting by the mode of its policy."""
+
+    stateless = True
+
+    def __init__(self, learner: Any, discrete: bool) -> None:
+        self.learner, self.discrete = learner, discrete
+
+    def suggest(self, obs, asker, episode_start, rng):  # type: ignore[no-untyped-def]
+        actions = self.learner.suggest(torch.as_tensor(obs).unsqueeze(0), None)[0].numpy()
+        return actions[:, 0].astype(np.int64) if self.discrete else actions
+
+
+def make_adviser(spec: str, task: Task) -> Adviser:
+    """The adviser that `spec` names. Raises UserError for one that does not exist or does not fit the task."""
+    kind, _, rest = spec.partition(":")
+    if kind == "expert" and not rest:
+        return Scripted(scripted.expert_for(task.env, task.observation_space, task.action_space))
+    if kind == "adversary" and not rest:
+        return Scripted(scripted.adversary_for(task.env, task.observation_space, task.action_space))
+    if kind == "random" and not rest:
+        return Random(task.action_space)
+    if kind == "constant":
+        try:
+            return Constant(task.action_space, float(rest) if rest else None)
+        except ValueError:
+            raise UserError(f"malformed adviser {spec!r}: write constant or constant:NUMBER") from None
+    if kind == "negated" and rest:
+        return Negated(task.env, task.action_space, make_adviser(rest, task))
+    if kind == "checkpoint" and rest:
+        from peerage.pretrained import load_policy
+
+        learner, discrete = load_policy(rest, task.observation_space, task.action_space)
+        return Trained(learner, discrete)
+    if spec in _REGISTRY:
+        return _REGISTRY[spec](task)
+    known = [*BUILT_IN, *_REGISTRY]
+    raise UserError(f"unknown adviser {spec!r}{nearest(spec, known)}: use one of {', '.join(known)}")
+
+
+def adviser_names(n_members: int, specs: Sequence[Any]) -> list[str]:
+    """Names of all advisers of a group: members first; a second one of a kind is `expert-2`."""
+    names = [f"member-{i}" for i in range(n_members)]
+    for spec in specs:
+        base = spec if isinstance(spec, str) else getattr(spec, "name", type(spec).__name__.lower())
+        count = sum(name == base or name.startswith(f"{base}-") for name in names)
+        names.append(base if count == 0 else f"{base}-{count + 1}")
+    return names

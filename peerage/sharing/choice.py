@@ -1,0 +1,66 @@
+"""From the advisers' values to a choice: small rules, each a function of `{component: values [M, K]}`.
+
+A rule gives scores `[M, K]`; `probabilities` turns scores into a distribution over advisers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Components = dict[str, Tensor]
+Rule = Callable[[Components], Tensor]
+
+
+def paper(components: Components) -> Tensor:
+    """Eq. 9: `v_ij = sum_k v^k_ij / max_j |v^k_ij|`; a component that is zero throughout stays zero."""
+    total: Tensor | None = None
+    for values in components.values():
+        largest = values.abs().amax(dim=1, keepdim=True)
+        scaled = torch.where(largest > 0, values / largest, 0.0)
+        total = scaled if total is None else total + scaled
+    assert total is not None, "a choice needs at least one component"
+    return total
+
+
+def standardised(components: Components) -> Tensor:
+    """Ours: `v_ij = mean_k (v^k_ij - mean_j v^k_ij) / std_j v^k_ij`; a component in which all advisers are equal
+    says nothing and is zero. What counts is how far advisers are apart, not how far they are from zero."""
+    total: Tensor | None = None
+    for values in components.values():
+        centred = values - values.mean(dim=1, keepdim=True)
+        spread = centred.square().mean(dim=1, keepdim=True).sqrt()
+        # relative to the values' size, so that rounding is not blown up into an opinion
+        floor = 1e-5 * values.abs().amax(dim=1, keepdim=True)
+        scaled = torch.where(spread > floor, centred / spread, 0.0)
+        total = scaled if total is None else total + scaled
+    assert total is not None, "a choice needs at least one component"
+    return total / len(components)
+
+
+RULES: dict[str, Rule] = {"paper": paper, "greedy": paper, "standardised": standardised}
+
+
+def probabilities(scores: Tensor, *, allowed: Tensor, temperature: Tensor | None, epsilon: float) -> Tensor:
+    """The distribution over advisers, `[M, K]`.
+
+    `temperature [M, 1]`: softmax(scores / T) (Eq. 2); None: all on the best. `allowed [M, K]` bool: who may be
+    chosen. `epsilon` of the probability goes uniformly to those.
+    """
+    # a diverged critic must not decide: its askers choose uniformly
+    scores = torch.where(scores.isfinite().all(dim=1, keepdim=True), scores, 0.0).masked_fill(~allowed, -torch.inf)
+    if temperature is None:
+        p = torch.nn.functional.one_hot(scores.argmax(dim=1), scores.shape[1]).to(scores.dtype)
+    else:
+        p = torch.softmax(scores / temperature, dim=1)
+    uniform = allowed / allowed.sum(dim=1, keepdim=True)
+    return (1 - epsilon) * p + epsilon * uniform
+
+
+def pick(p: Tensor, uniform: Tensor) -> Tensor:
+    """One index per row of `p [M, K]` by `uniform [M, 1]` in [0, 1): the inverse of the distribution function."""
+    edges = p.to(torch.float64).cumsum(dim=1)
+    edges = edges / edges[:, -1:]
+    return (edges <= uniform).sum(dim=1).clamp(max=p.shape[1] - 1)

@@ -1,0 +1,49 @@
+"""No sharing: every member for itself. What advice is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from peerage.sharing.group import Group
+
+
+class NoSharing:
+    """The interface of `peerage.sharing.advice.Advice`, for members that ask nobody."""
+
+    def __init__(self, group: Group) -> None:
+        self.group = group
+
+    def act(self, obs: Tensor, host_obs: np.ndarray, episode_start: np.ndarray, step: int) -> Tensor:
+        """Actions `[M, act]` for environment step `step` (1, 2, ...)."""
+        actions = self.group.explore(self.group.own_suggestions(obs), step)
+        warm = step <= self.group.learning_starts
+        if warm.any():
+            mask = torch.as_tensor(warm, device=obs.device).unsqueeze(1)
+            actions = torch.where(mask, self.group.warmup_actions(), actions)
+        return actions
+
+    def observe(self) -> None:
+        pass
+
+    def after_step(self, step: int) -> None:
+        pass
+
+    def reset_counts(self) -> None:
+        pass
+
+    def advice_rows(self, names: Sequence[str]) -> list[dict[str, Any]]:
+        return []
+
+    def metrics(self) -> list[tuple[int, int, str, float]]:
+        return []
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        pass

@@ -1,0 +1,24 @@
+"""Agent values (arXiv 2312.09950, Eq. 6, 7): the trust update on one vector per group.
+
+Every member gives a few of its latest transitions, valued by its own critic; all members read the same result.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from peerage.trust.td import TDTable
+
+
+def samples_per_member(batch: int, n_members: int) -> int:
+    """`max(1, batch // N)`."""
+    return max(1, batch // n_members)
+
+
+class AgentValues(TDTable):
+    """`values [R, K]`, one row per replica."""
+
+    def update(self, target: Tensor, adviser: Tensor, valid: Tensor) -> None:
+        """`[M, B]` each, as for trust; the members of a replica are pooled into `[R, N B]`."""
+        replicas = self.values.shape[0]
+        super().update(*(x.reshape(replicas, -1) for x in (target, adviser, valid)))

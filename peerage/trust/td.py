@@ -1,0 +1,38 @@
+"""Trust by temporal differences (arXiv 2312.09950, Eq. 4, 5 and 8): one value per asker and adviser."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def targets(rewards: Tensor, terminated: Tensor, gamma: Tensor, next_value: Tensor, value: Tensor | None) -> Tensor:
+    """What following an adviser was worth, all `[M, B]` (`gamma [M, 1]`).
+
+    `r + gamma (1 - terminated) V(s')`; with `value` the advantage over the asker's own `V(s)` (Eq. 8). Nothing is
+    bootstrapped past a terminal state.
+    """
+    target = rewards + gamma * (1 - terminated) * next_value
+    return target if value is None else target - value
+
+
+class TDTable:
+    """`v_j += alpha (mean target_j - v_j)` for the advisers in the batch; the others keep their value (Eq. 5, 7).
+
+    `values [X, K]`: a row per asker for trust, a row per replica for agent values. `lr` is alpha, in (0, 1].
+    """
+
+    def __init__(self, rows: int, n_advisers: int, initial: float, lr: float, like: Tensor) -> None:
+        self.values = torch.full((rows, n_advisers), initial, device=like.device, dtype=like.dtype)
+        self.lr = lr
+
+    def update(self, target: Tensor, adviser: Tensor, valid: Tensor) -> None:
+        """`target, adviser, valid [X, B]`: what was gained, whom it was gained with (index), and whether the
+        sample counts. A target that is not finite (its asker has diverged) does not."""
+        n_advisers = self.values.shape[1]
+        valid = valid & target.isfinite()
+        one_hot = torch.nn.functional.one_hot(adviser, n_advisers).to(target.dtype) * valid.unsqueeze(2)
+        count = one_hot.sum(dim=1)  # [X, K]
+        total = (torch.where(valid, target, 0.0).unsqueeze(2) * one_hot).sum(dim=1)
+        mean = total / count.clamp(min=1)
+        self.values = torch.where(count > 0, self.values + self.lr * (mean - self.values), self.values)
