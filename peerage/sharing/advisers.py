@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from peerage.envs import scripted
+from peerage.envs.make import Spec
 from peerage.errors import UserError, nearest
 
 
@@ -23,8 +24,8 @@ class Adviser(Protocol):
     """Suggests actions.
 
     `suggest`: `obs [B, obs]` float32, `asker [B]` the asking members' numbers in their group, `episode_start [B]`
-    whether the asker's episode has just begun, `rng` the adviser's own generator -> actions in the environment's
-    units, `[B]` for Discrete, `[B, act]` for Box.
+    whether the asker's episode has just begun, `rng` the adviser's own generator -> actions, `[B]` for Discrete (0 to
+    n - 1), `[B, act]` in the environment's units for Box.
 
     An adviser that keeps something between calls gives it out by `state()` (JSON-able) and takes it back by
     `load_state(state)`; every replica has its own copy of it. One with `stateless = True` neither remembers nor
@@ -36,22 +37,14 @@ class Adviser(Protocol):
     ) -> np.ndarray: ...
 
 
-@dataclass(frozen=True)
-class Task:
-    """What an adviser's factory may want to know."""
-
-    env: str
-    observation_space: gym.Space[Any]
-    action_space: gym.Space[Any]
-
-
-Factory = Callable[[Task], Adviser]
+Factory = Callable[[Spec], Adviser]
 _REGISTRY: dict[str, Factory] = {}
 BUILT_IN = ("expert", "adversary", "random", "constant", "negated", "checkpoint")
 
 
 def register_adviser(name: str, factory: Factory) -> None:
-    """Make `factory(task) -> Adviser` available as `--advisers NAME`. Raises ValueError for a taken name."""
+    """Make `factory(spec) -> Adviser` available as `--advisers NAME`; `spec` is the environment's
+    `peerage.envs.make.Spec` (id and spaces). Raises ValueError for a taken name."""
     if name in BUILT_IN or not name or ":" in name or name.startswith("member-"):
         raise ValueError(f"{name!r} cannot be an adviser's name")
     _REGISTRY[name] = factory
@@ -75,7 +68,7 @@ class Random:
 
     def suggest(self, obs, asker, episode_start, rng):  # type: ignore[no-untyped-def]
         if isinstance(self.space, gym.spaces.Discrete):
-            return rng.integers(self.space.start, self.space.start + self.space.n, len(obs))
+            return rng.integers(self.space.n, size=len(obs))
         assert isinstance(self.space, gym.spaces.Box)
         return rng.uniform(self.space.low, self.space.high, (len(obs), *self.space.low.shape)).astype(np.float32)
 
@@ -90,8 +83,8 @@ class Constant:
 
     def __post_init__(self) -> None:
         if isinstance(self.space, gym.spaces.Discrete):
-            action = self.space.start if self.action is None else self.action
-            if action not in range(int(self.space.start), int(self.space.start + self.space.n)):
+            action = 0 if self.action is None else self.action
+            if action not in range(int(self.space.n)):
                 raise UserError(f"constant:{self.action} is no action of this environment: use 0 to {self.space.n - 1}")
             self.value = np.int64(action)
         else:
@@ -141,31 +134,31 @@ class Trained:
         return actions[:, 0].astype(np.int64) if self.discrete else actions
 
 
-def make_adviser(spec: str, task: Task) -> Adviser:
-    """The adviser that `spec` names. Raises UserError for one that does not exist or does not fit the task."""
-    kind, _, rest = spec.partition(":")
+def make_adviser(name: str, spec: Spec) -> Adviser:
+    """The adviser called `name`. Raises UserError for one that does not exist or does not fit the environment."""
+    kind, _, rest = name.partition(":")
     if kind == "expert" and not rest:
-        return Scripted(scripted.expert_for(task.env, task.observation_space, task.action_space))
+        return Scripted(scripted.expert_for(spec.id, spec))
     if kind == "adversary" and not rest:
-        return Scripted(scripted.adversary_for(task.env, task.observation_space, task.action_space))
+        return Scripted(scripted.adversary_for(spec.id, spec))
     if kind == "random" and not rest:
-        return Random(task.action_space)
+        return Random(spec.action_space)
     if kind == "constant":
         try:
-            return Constant(task.action_space, float(rest) if rest else None)
+            return Constant(spec.action_space, float(rest) if rest else None)
         except ValueError:
-            raise UserError(f"malformed adviser {spec!r}: write constant or constant:NUMBER") from None
+            raise UserError(f"malformed adviser {name!r}: write constant or constant:NUMBER") from None
     if kind == "negated" and rest:
-        return Negated(task.env, task.action_space, make_adviser(rest, task))
+        return Negated(spec.id, spec.action_space, make_adviser(rest, spec))
     if kind == "checkpoint" and rest:
         from peerage.pretrained import load_policy
 
-        learner, discrete = load_policy(rest, task.observation_space, task.action_space)
+        learner, discrete = load_policy(rest, spec.observation_space, spec.action_space)
         return Trained(learner, discrete)
-    if spec in _REGISTRY:
-        return _REGISTRY[spec](task)
+    if name in _REGISTRY:
+        return _REGISTRY[name](spec)
     known = [*BUILT_IN, *_REGISTRY]
-    raise UserError(f"unknown adviser {spec!r}{nearest(spec, known)}: use one of {', '.join(known)}")
+    raise UserError(f"unknown adviser {name!r}{nearest(name, known)}: use one of {', '.join(known)}")
 
 
 def adviser_names(n_members: int, specs: Sequence[Any]) -> list[str]:

@@ -103,3 +103,13 @@ def load_latest(run: Path) -> tuple[dict[str, Any], list[str]]:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def dump(run: Path, name: str, state: dict[str, Any]) -> Path:
+    """Write tensors for a person to look at, `<run>/dumps/<name>.safetensors`."""
+    folder = run / "dumps"
+    folder.mkdir(exist_ok=True)
+    tensors: dict[str, torch.Tensor] = {}
+    _flatten(state, "", tensors)
+    save_file({key: value.clone() for key, value in tensors.items()}, folder / f"{name}.safetensors")
+    return folder / f"{name}.safetensors"

@@ -1,0 +1,23 @@
+"""Environments: our own, vectors of them, scripted policies. Light: NumPy and Gymnasium, no torch.
+
+Importing this package registers Room, Hallway and CartpoleSwingUp with Gymnasium.
+"""
+
+from __future__ import annotations
+
+import gymnasium
+
+# The numbers behind Room-v are side lengths, not versions; the value is the horizon.
+ROOM_HORIZONS = {3: 20, 6: 50, 21: 100, 27: 150, 33: 250}
+
+
+def _register(env_id: str, entry_point: str, horizon: int, **kwargs: object) -> None:
+    if env_id not in gymnasium.registry:  # a second import must not warn
+        gymnasium.register(env_id, f"peerage.envs.{entry_point}", max_episode_steps=horizon, kwargs=kwargs)
+
+
+for _length, _horizon in ROOM_HORIZONS.items():
+    _register(f"Room-v{_length}", "room:Room", _horizon, length=_length)
+_register("Hallway-v0", "hallway:Hallway", 200, size=(17,), n_actions=2)
+_register("Hallway-v1", "hallway:Hallway", 300, size=(17, 7), n_actions=6)
+_register("CartpoleSwingUp-v0", "cartpole_swingup:CartpoleSwingUp", 200)

@@ -1,0 +1,57 @@
+"""What `peerage envs` lists."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+
+from peerage.envs.scripted import has_adversary, has_expert
+
+_OURS = "peer-learning paper"
+# id, observation size, actions, note. Sizes are not in Gymnasium's registry and building a MuJoCo
+# environment to learn them is slow; a test compares this table with the environments.
+_TABLE: list[tuple[str, int, str, str]] = [
+    *[(f"Room-v{n}", 4, "Discrete(4)", f"{n} x {n} cells; {_OURS}") for n in (3, 6, 21, 27, 33)],
+    ("Hallway-v0", 1, "Discrete(2)", f"17 cells; {_OURS}"),
+    ("Hallway-v1", 2, "Discrete(6)", f"17 x 7 cells, two useless actions; {_OURS}"),
+    ("CartpoleSwingUp-v0", 4, "Box(1)", f"after PILCO; {_OURS}"),
+    ("CartPole-v1", 4, "Discrete(2)", "classic control"),
+    ("Acrobot-v1", 6, "Discrete(3)", "classic control"),
+    ("MountainCar-v0", 2, "Discrete(3)", "classic control"),
+    ("MountainCarContinuous-v0", 2, "Box(1)", "classic control"),
+    ("Pendulum-v1", 3, "Box(1)", "classic control"),
+    ("LunarLander-v3", 8, "Discrete(4)", "Box2D"),
+    ("LunarLanderContinuous-v3", 8, "Box(2)", "Box2D"),
+    ("Hopper-v4", 11, "Box(3)", "MuJoCo"),
+    ("Hopper-v5", 11, "Box(3)", "MuJoCo"),
+    ("Walker2d-v4", 17, "Box(6)", "MuJoCo"),
+    ("Walker2d-v5", 17, "Box(6)", "MuJoCo"),
+    ("HalfCheetah-v4", 17, "Box(6)", "MuJoCo"),
+    ("HalfCheetah-v5", 17, "Box(6)", "MuJoCo"),
+    ("Ant-v4", 27, "Box(8)", "MuJoCo"),
+    ("Ant-v5", 105, "Box(8)", "MuJoCo; observes contact forces, unlike v4"),
+    ("Humanoid-v4", 376, "Box(17)", "MuJoCo"),
+    ("Humanoid-v5", 348, "Box(17)", "MuJoCo"),
+]
+
+
+def list_envs() -> list[dict[str, Any]]:
+    """The environments that Peerage is tested with, as far as this Gymnasium has them.
+
+    One dictionary each: id, obs (size of an observation), actions, horizon (steps, or None), expert and
+    adversary (whether there is a scripted one), note.
+    """
+    return [
+        {
+            "id": env_id,
+            "obs": size,
+            "actions": actions,
+            "horizon": gymnasium.registry[env_id].max_episode_steps,
+            "expert": has_expert(env_id),
+            "adversary": has_adversary(env_id),
+            "note": note,
+        }
+        for env_id, size, actions, note in _TABLE
+        if env_id in gymnasium.registry
+    ]

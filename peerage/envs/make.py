@@ -1,0 +1,216 @@
+"""Building one environment from what the user wrote, with errors that say what to mend."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+import yaml
+from gymnasium.envs.registration import load_env_creator
+from gymnasium.spaces import Box, Discrete
+
+from peerage.errors import UserError, nearest
+
+Maker = str | Callable[..., gymnasium.Env]
+"""A Gymnasium id (`module:Name-v0` imports the module first) or a function that builds the environment."""
+
+
+@dataclass(frozen=True, eq=False)
+class Spec:
+    """What the rest of the library needs to know about an environment."""
+
+    id: str
+    """The id with its version; for a function its name."""
+    observation_space: Box
+    action_space: Box | Discrete
+    obs_dim: int
+    discrete: bool
+    n_actions: int
+    """Discrete: the number of actions, always counted from 0 here; Box: 0."""
+    act_dim: int
+    """Box: numbers in an action; Discrete: 1."""
+    action_low: np.ndarray
+    """Box: float32 [act_dim]; Discrete: float32 [0]."""
+    action_high: np.ndarray
+    max_episode_steps: int | None
+    """The time limit, where Gymnasium knows of one."""
+
+
+def check_env_id(env: Maker, env_args: dict[str, Any]) -> Spec:
+    """Build the environment once, close it and describe it; to be called before anything is written.
+
+    Raises UserError for an environment that cannot be built or that Peerage cannot train on.
+    """
+    built = make_env(env, env_args)
+    try:
+        return spec_of(built, env)
+    finally:
+        built.close()
+
+
+def make_env(env: Maker, env_args: dict[str, Any]) -> gymnasium.Env:
+    """One environment, without Gymnasium's passive checker; each of its warnings is shown once a process.
+
+    `env_args` go to the constructor; with an id, `max_episode_steps` replaces the time limit (-1: none).
+    Raises UserError, in one line, for an unknown id, a missing package or arguments that do not fit.
+    """
+    name = name_of(env)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            if not isinstance(env, str):
+                built = env(**env_args)
+            elif {"id", "disable_env_checker"} & env_args.keys():
+                raise UserError(f"{name} takes no arguments id and disable_env_checker")
+            else:
+                built = gymnasium.make(env, disable_env_checker=True, **env_args)
+        except UserError:
+            raise
+        except gymnasium.error.DependencyNotInstalled as error:
+            raise UserError(f"{name} needs a package that is not installed: {one_line(error)}") from error
+        except ImportError as error:
+            raise UserError(f"{name} cannot be imported: {one_line(error)}") from error
+        except gymnasium.error.Error as error:
+            if isinstance(env, str) and env.split(":")[-1] not in gymnasium.registry:
+                hint = nearest(env, list(gymnasium.registry))
+                raise UserError(f"unknown environment {env!r}{hint}; `peerage envs` lists some") from error
+            raise UserError(f"{name} could not be built: {one_line(error)}") from error
+        except TypeError as error:
+            raise UserError(f"{name} could not be built: {_explain(error, env)}") from error
+        except Exception as error:
+            reason = f"{type(error).__name__}: {one_line(error)}"
+            raise UserError(f"{name} could not be built: {reason}") from error
+    _show_once(caught)
+    if not isinstance(built, gymnasium.Env):
+        raise UserError(f"{name} made a {type(built).__name__}, not a gymnasium.Env")
+    return built
+
+
+def spec_of(built: gymnasium.Env, env: Maker) -> Spec:
+    """Describe a built environment; UserError if its spaces are not ones that Peerage can train on."""
+    made = built.spec
+    name = made.id if made is not None else name_of(env)
+    observation, action = built.observation_space, built.action_space
+    if not isinstance(observation, Box) or len(observation.shape) != 1 or observation.shape[0] == 0:
+        raise UserError(f"{name} has observations {observation}; Peerage needs a flat (one-dimensional) Box")
+    discrete = isinstance(action, Discrete)
+    low = high = np.zeros(0, np.float32)
+    if isinstance(action, Box):
+        if len(action.shape) != 1 or action.shape[0] == 0 or not np.issubdtype(action.dtype, np.floating):
+            raise UserError(f"{name} has actions {action}; a Box of actions must be flat, of real numbers")
+        low, high = action.low.astype(np.float32), action.high.astype(np.float32)
+        if not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
+            raise UserError(f"{name} has actions {action}; a Box of actions needs finite bounds, low < high")
+    elif not discrete:
+        raise UserError(f"{name} has actions {action}; Peerage needs Box or Discrete actions")
+    return Spec(
+        id=name,
+        observation_space=observation,
+        action_space=action,  # type: ignore[arg-type]  # Box or Discrete, as checked above
+        obs_dim=observation.shape[0],
+        discrete=discrete,
+        n_actions=int(action.n) if isinstance(action, Discrete) else 0,
+        act_dim=1 if discrete else len(low),
+        action_low=low,
+        action_high=high,
+        max_episode_steps=made.max_episode_steps if made is not None else None,
+    )
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which 1e-3 is a number, as in YAML 1.2 and everywhere else."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def parse_env_args(words: list[str]) -> dict[str, Any]:
+    """`["gravity=-5", "enable_wind=true"]` as a dictionary; values are written as in YAML.
+
+    Raises UserError for a word that is not `name=value`, for a name said twice and for a value that is not
+    made of truth values, numbers, text and lists.
+    """
+    arguments: dict[str, Any] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not equals or not name.isidentifier() or not text:
+            raise UserError(f"environment arguments are written name=value, not {word!r}")
+        if name in arguments:
+            raise UserError(f"the environment argument {name!r} is given twice")
+        try:
+            value = yaml.load(text, Loader=_Loader)
+        except (yaml.YAMLError, ValueError) as error:
+            raise UserError(f"the value of {word!r} cannot be read: {one_line(error)}") from error
+        if not _is_plain(value):
+            raise UserError(f"the value of {word!r} is a {type(value).__name__}; put quotes around text")
+        arguments[name] = value
+    return arguments
+
+
+def name_of(env: Maker) -> str:
+    """The id, or the name of the function that builds the environment."""
+    return env if isinstance(env, str) else getattr(env, "__name__", type(env).__name__)
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of an exception's message, or its type where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(isinstance(key, str) for key in value) and all(map(_is_plain, value.values()))
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+def _explain(error: TypeError, env: Maker) -> str:
+    """What a TypeError of a constructor means, in one line."""
+    found = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    if not found:
+        # Gymnasium adds the whole list of arguments to the message: too long for one line.
+        return one_line(error).split(" was raised from the environment creator")[0]
+    return f"it takes no argument {found[1]!r}{nearest(found[1], _parameters(env))}"
+
+
+def _parameters(env: Maker) -> list[str]:
+    """Names of the constructor's parameters, those of its base classes included, as far as can be seen."""
+    try:
+        creator: Any = env
+        if isinstance(env, str):
+            entry = gymnasium.spec(env.split(":")[-1]).entry_point
+            creator = load_env_creator(entry) if isinstance(entry, str) else entry
+        bases = inspect.getmro(creator) if inspect.isclass(creator) else ()
+        makers = [vars(base)["__init__"] for base in bases if "__init__" in vars(base)] or [creator]
+        names = {name for maker in makers for name in inspect.signature(maker).parameters}
+    except Exception:  # a hint only: whatever stands in the way, there is none
+        return []
+    return sorted(names - {"self", "args", "kwargs"} | {"max_episode_steps"})
+
+
+_shown: set[str] = set()
+
+
+def _show_once(caught: list[warnings.WarningMessage]) -> None:
+    """Show warnings not shown before: Gymnasium's come again with every environment that is built."""
+    for warning in caught:
+        text = re.sub(r"\x1b\[\d+m", "", str(warning.message))
+        if not text.startswith("WARN: "):  # not Gymnasium's: as it would have been without us
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+            continue
+        text = text.removeprefix("WARN: ")
+        if re.search(r"environment (Room|Hallway)-v\d+ is out of date", text):
+            continue  # the numbers of ours are sizes, not versions
+        if text not in _shown:
+            _shown.add(text)
+            warnings.warn(text, UserWarning, stacklevel=4)

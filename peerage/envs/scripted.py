@@ -1,0 +1,150 @@
+"""Scripted policies: an expert and an adversary for Room, an expert for LunarLander, and your own.
+
+A policy is `policy(obs, rng) -> actions`: obs float32 [B, obs]; actions int64 [B] in 0 ... n - 1 for
+Discrete, float32 [B, act] in the environment's units for Box. Ours draw nothing from `rng`, so what they
+answer to one observation never depends on which others are asked about in the same batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from gymnasium.spaces import Box, Discrete, Space
+
+from peerage.envs.make import Spec
+from peerage.errors import UserError
+
+Policy = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+
+_experts: dict[str, Policy] = {}
+_adversaries: dict[str, Policy] = {}
+
+
+def register_expert(env_id: str, policy: Policy) -> None:
+    """Make `policy` the adviser `expert` of the environment `env_id`; it beats a built-in one."""
+    _experts[_bare(env_id)] = policy
+
+
+def register_adversary(env_id: str, policy: Policy) -> None:
+    """Make `policy` the adviser `adversary` of the environment `env_id`; it beats a built-in one."""
+    _adversaries[_bare(env_id)] = policy
+
+
+def expert_for(env_id: str, spec: Spec) -> Policy:
+    """The expert of an environment; UserError, naming the environments that have one, if it has none."""
+    policy = _experts.get(_bare(env_id)) or _experts.get(spec.id)
+    if policy is None and _family(env_id) == "Room":
+        policy = room_expert
+    elif policy is None and _family(env_id).startswith("LunarLander"):
+        policy = lunar_lander_discrete if spec.discrete else lunar_lander_continuous
+    if policy is None:
+        raise UserError(_none("expert", env_id, ["Room", "LunarLander", *_experts]))
+    return policy
+
+
+def adversary_for(env_id: str, spec: Spec) -> Policy:
+    """The adversary of an environment; UserError, naming the environments that have one, if it has none."""
+    policy = _adversaries.get(_bare(env_id)) or _adversaries.get(spec.id)
+    if policy is None and _family(env_id) == "Room":
+        policy = room_adversary
+    if policy is None:
+        raise UserError(
+            _none("adversary", env_id, ["Room", *_adversaries]) + "; negated:ADVISER always works"
+        )
+    return policy
+
+
+def has_expert(env_id: str) -> bool:
+    """Whether `expert_for` finds one."""
+    return _bare(env_id) in _experts or _family(env_id) == "Room" or _family(env_id).startswith("LunarLander")
+
+
+def has_adversary(env_id: str) -> bool:
+    """Whether `adversary_for` finds one."""
+    return _bare(env_id) in _adversaries or _family(env_id) == "Room"
+
+
+def opposite(env_id: str, action_space: Space, actions: np.ndarray) -> np.ndarray:
+    """The negated actions, of the same shape and type.
+
+    Box [B, act]: mirrored about the middle of the box. Discrete [B], counted from 0: Room and Hallway swap
+    the directions of a dimension (0 and 1, 2 and 3); elsewhere the list of actions is turned round
+    (n - 1 - a), which is a convention, not a meaning.
+    """
+    if isinstance(action_space, Box):
+        return (action_space.low + action_space.high - actions).astype(actions.dtype)
+    if not isinstance(action_space, Discrete):
+        raise UserError(f"there is no opposite of actions {action_space}")
+    if _family(env_id) in ("Room", "Hallway"):
+        return actions ^ 1
+    return (int(action_space.n) - 1 - actions).astype(actions.dtype)
+
+
+def room_expert(obs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Walk to the goal the shortest way and stay there. obs [B, 4] -> actions int64 [B]."""
+    return _walk(obs[:, :2], obs[:, 2:])
+
+
+def room_adversary(obs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Walk to the corner opposite the goal and stay there. obs [B, 4] -> actions int64 [B].
+
+    The corner is 1 - round(goal) in units of the room; a coordinate of exactly 0.5 rounds to 0.
+    """
+    return _walk(obs[:, :2], 1 - np.round(obs[:, 2:]))
+
+
+def _walk(position: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Actions int64 [B] from `position` to `target` [B, 2], both in units of the room.
+
+    The longer way first, x on a tie: the sum of steps is the same in any order. On the target it bumps into
+    the wall beside it, so that it stays; goals and corners always have a wall.
+    """
+    way = target - position
+    way[np.abs(way) < 1e-3] = 0  # cells lie much further apart, whatever the length of the room
+    arrived = ~way.any(axis=1)
+    way[arrived] = target[arrived] - 0.5  # longest, and outwards, along the coordinate at the wall
+    dimension = np.abs(way).argmax(axis=1)
+    step = np.take_along_axis(way, dimension[:, None], axis=1)[:, 0]
+    return 2 * dimension + (step < 0)
+
+
+def lunar_lander_discrete(obs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Gymnasium's LunarLander heuristic. obs [B, 8] -> actions int64 [B]: 0 none, 1 left, 2 main, 3 right.
+
+    Source: `gymnasium.envs.box2d.lunar_lander.heuristic`, for many landers at once; the same bits.
+    """
+    turn, lift = _lunar_lander(obs)
+    actions = np.where(turn < -0.05, 3, np.where(turn > 0.05, 1, 0))
+    return np.where((lift > np.abs(turn)) & (lift > 0.05), 2, actions).astype(np.int64)
+
+
+def lunar_lander_continuous(obs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Gymnasium's LunarLander heuristic. obs [B, 8] -> actions float32 [B, 2]: main engine, side engines."""
+    turn, lift = _lunar_lander(obs)
+    return np.clip(np.stack([lift * 20 - 1, -turn * 20], axis=1), -1, 1).astype(np.float32)
+
+
+def _lunar_lander(obs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How much to turn and how much to brake the fall, each [B]."""
+    x, y, x_speed, y_speed, angle, spin = obs[:, :6].T
+    landed = obs[:, 6:8].any(axis=1)  # a leg on the ground: only brake
+    wanted_angle = np.clip(x * 0.5 + x_speed * 1.0, -0.4, 0.4)
+    wanted_height = 0.55 * np.abs(x)
+    turn = (wanted_angle - angle) * 0.5 - spin * 1.0
+    lift = (wanted_height - y) * 0.5 - y_speed * 0.5
+    return np.where(landed, 0, turn), np.where(landed, -y_speed * 0.5, lift)
+
+
+def _family(env_id: str) -> str:
+    """`my_package:Room-v21` -> `Room`."""
+    return _bare(env_id).rsplit("-v", 1)[0]
+
+
+def _bare(env_id: str) -> str:
+    """`my_package:Room-v21` -> `Room-v21`: the module only says where to find it."""
+    return env_id.split(":")[-1]
+
+
+def _none(what: str, env_id: str, known: list[str]) -> str:
+    return f"there is no {what} for {env_id}; there is one for: {', '.join(known)}"

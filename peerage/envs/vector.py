@@ -1,0 +1,212 @@
+"""A vector of environments that step in lockstep, one for each member."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+
+from peerage.envs.make import Maker, Spec, check_env_id, make_env, one_line, parse_env_args, spec_of
+from peerage.errors import UserError
+
+__all__ = ["EnvGroup", "Episode", "Maker", "Spec", "Step", "check_env_id", "make_env", "parse_env_args"]
+
+
+class Episode(NamedTuple):
+    """An episode that ended in this step."""
+
+    env: int
+    """Which environment, 0 to n - 1."""
+    return_: float
+    """Sum of the rewards, undiscounted."""
+    length: int
+    """Steps."""
+    success: bool | None
+    """`info["is_success"]` of its last step; None where the environment does not say."""
+
+
+@dataclass(slots=True)
+class Step:
+    """What one step of all environments gave. The arrays are new in every step: keep them as you like."""
+
+    obs: np.ndarray
+    """float32 [n, obs]: what to act on next; where an episode ended, the first one of the next episode."""
+    next_obs: np.ndarray
+    """float32 [n, obs]: what truly followed; differs from `obs` exactly where an episode ended."""
+    reward: np.ndarray
+    """float32 [n]"""
+    terminated: np.ndarray
+    """bool [n]: the task is over, nothing follows: do not bootstrap."""
+    truncated: np.ndarray
+    """bool [n]: cut off, as by a time limit: bootstrap from `next_obs`."""
+    done: np.ndarray
+    """bool [n]: either."""
+    episodes: list[Episode]
+
+
+class EnvGroup:
+    """`len(seeds)` environments of one kind, which reset themselves in the step that ends an episode.
+
+    Environment i is seeded with `seeds[i]` at its first reset only; after that its own generator runs on.
+    Attributes, as in `Spec`: n, spec, observation_space, action_space, obs_dim, discrete, n_actions,
+    act_dim, action_low, action_high.
+
+    Raises UserError in one line if the environment cannot be built or has spaces that Peerage cannot train
+    on and, naming environment and step, if it raises or gives numbers that are not finite while it runs.
+    """
+
+    def __init__(self, env: Maker, env_args: dict[str, Any], seeds: Sequence[int]):
+        if len(seeds) == 0:
+            raise UserError("a group of environments needs at least one seed")
+        self.n = len(seeds)
+        self.seeds = [int(seed) for seed in seeds]
+        self.envs: list[gymnasium.Env] = []
+        try:
+            for _ in seeds:
+                self.envs.append(make_env(env, env_args))
+            self.spec = spec_of(self.envs[0], env)
+            self._check_alike()
+        except UserError:
+            self.close()
+            raise
+        self.observation_space, self.action_space = self.spec.observation_space, self.spec.action_space
+        self.obs_dim, self.act_dim = self.spec.obs_dim, self.spec.act_dim
+        self.discrete, self.n_actions = self.spec.discrete, self.spec.n_actions
+        self.action_low, self.action_high = self.spec.action_low, self.spec.action_high
+        space = self.action_space
+        self._first_action = int(space.start) if isinstance(space, gymnasium.spaces.Discrete) else 0
+        self._action_shape = (self.n,) if self.discrete else (self.n, self.act_dim)
+        self._seeded = False
+        self._steps = 0
+        self._returns = np.zeros(self.n)
+        self._lengths = np.zeros(self.n, np.int64)
+
+    def reset(self, *, reseed: bool = False) -> np.ndarray:
+        """Begin new episodes everywhere; what was under way is dropped. Returns obs, float32 [n, obs].
+
+        With `reseed` every environment starts from its seed again, as at the first reset.
+        """
+        obs = np.empty((self.n, self.obs_dim), np.float32)
+        self._reset(range(self.n), obs, self.seeds if reseed or not self._seeded else None)
+        self._seeded = True
+        self._returns[:] = 0
+        self._lengths[:] = 0
+        return obs
+
+    def step(self, actions: np.ndarray) -> Step:
+        """One step of every environment; call `reset` first.
+
+        `actions`: Discrete: integers [n] in 0 ... n_actions - 1 (the space's own start is added here);
+        Box: [n, act] in the environment's units, passed on as they are, as float32.
+        """
+        if np.shape(actions) != self._action_shape:
+            raise ValueError(f"actions must have shape {self._action_shape}, not {np.shape(actions)}")
+        # A copy for Box: an environment that changes its action in place must not reach the caller's.
+        batch = (actions + self._first_action).tolist() if self.discrete else np.array(actions, np.float32)
+        next_obs = np.empty((self.n, self.obs_dim), np.float32)
+        reward = np.empty(self.n)
+        terminated, truncated = np.empty(self.n, bool), np.empty(self.n, bool)
+        infos: list[dict[str, Any]] = []
+        self._steps += 1
+        i = 0
+        try:
+            for i, env in enumerate(self.envs):
+                next_obs[i], reward[i], terminated[i], truncated[i], info = env.step(batch[i])
+                infos.append(info)
+        except Exception as error:
+            raise self._failed(i, error) from error
+        if not (np.isfinite(next_obs).all() and np.isfinite(reward).all()):
+            self._refuse(next_obs, reward)
+
+        self._returns += reward
+        self._lengths += 1
+        obs, done, episodes = next_obs.copy(), terminated | truncated, []
+        if done.any():
+            ended = np.flatnonzero(done).tolist()
+            for i in ended:
+                success = infos[i].get("is_success")
+                episodes.append(
+                    Episode(
+                        env=i,
+                        return_=float(self._returns[i]),
+                        length=int(self._lengths[i]),
+                        success=None if success is None else bool(success),
+                    )
+                )
+            self._returns[ended] = 0
+            self._lengths[ended] = 0
+            self._reset(ended, obs, None)
+        return Step(obs, next_obs, reward.astype(np.float32), terminated, truncated, done, episodes)
+
+    def rng_states(self) -> list[dict[str, Any] | None]:
+        """The state of each environment's generator, fit for JSON; None where it has none.
+
+        With it a resumed run draws the episodes that would have come next. It does not hold an episode that
+        is under way: that one is begun anew.
+        """
+        states = []
+        for env in self.envs:
+            generator = _bit_generator(env)
+            states.append(None if generator is None else copy.deepcopy(dict(generator.state)))
+        return states
+
+    def set_rng_states(self, states: Sequence[dict[str, Any] | None]) -> None:
+        """Put back what `rng_states` gave; call `reset` afterwards. UserError if the states do not fit."""
+        if len(states) != self.n:
+            raise UserError(f"{len(states)} states of environments for {self.n} environments")
+        if not self._seeded:
+            self.reset()  # so that the coming reset does not seed again
+        for i, (env, state) in enumerate(zip(self.envs, states)):
+            generator = _bit_generator(env)
+            if (generator is None) != (state is None):
+                raise UserError(f"the state of environment {i} is not one of {self.spec.id}")
+            if generator is not None:
+                try:
+                    generator.state = copy.deepcopy(state)
+                except (TypeError, ValueError, KeyError) as error:
+                    raise UserError(f"the state of environment {i} is broken: {one_line(error)}") from error
+
+    def close(self) -> None:
+        """Close all environments."""
+        for env in self.envs:
+            env.close()
+
+    def _reset(self, which: Sequence[int], obs: np.ndarray, seeds: list[int] | None) -> None:
+        """Reset the environments `which` and write what they show to their rows of `obs`."""
+        i = 0
+        try:
+            for i in which:
+                obs[i], _ = self.envs[i].reset(seed=None if seeds is None else seeds[i])
+        except Exception as error:
+            raise self._failed(i, error) from error
+        if not np.isfinite(obs).all():
+            self._refuse(obs, np.zeros(self.n))
+
+    def _check_alike(self) -> None:
+        """A function of the user's may return anything."""
+        if len({id(env.unwrapped) for env in self.envs}) < self.n:
+            raise UserError(f"{self.spec.id} gave the same environment twice; every member needs its own")
+        for env in self.envs:
+            alike = env.observation_space == self.spec.observation_space
+            if not alike or env.action_space != self.spec.action_space:
+                raise UserError(f"{self.spec.id} made environments with different spaces")
+
+    def _failed(self, index: int, error: Exception) -> UserError:
+        where = f"{self.spec.id}, environment {index}, step {self._steps}"
+        return UserError(f"{where}: the environment raised {type(error).__name__}: {one_line(error)}")
+
+    def _refuse(self, obs: np.ndarray, reward: np.ndarray) -> None:
+        bad_obs = ~np.isfinite(obs).all(axis=1)
+        index = int(np.flatnonzero(bad_obs | ~np.isfinite(reward))[0])
+        what = "an observation" if bad_obs[index] else "a reward"
+        where = f"{self.spec.id}, environment {index}, step {self._steps}"
+        raise UserError(f"{where}: the environment gave {what} that is not finite")
+
+
+def _bit_generator(env: gymnasium.Env) -> Any:
+    """The bit generator behind an environment, or None: not every environment has one."""
+    return getattr(getattr(env.unwrapped, "np_random", None), "bit_generator", None)

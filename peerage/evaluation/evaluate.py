@@ -1,0 +1,48 @@
+"""Evaluation: every member by itself, on environments of its own, with seeds that are the same in every run.
+
+Members act by the mode of their policy and ask nobody, so that two runs, and two members, compare.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from peerage.envs.vector import EnvGroup, Episode, Maker
+from peerage.sharing.group import Group
+
+SEED = 1_000_003
+"""Episode e of an evaluation is seeded with SEED + e, for every member, evaluation and run."""
+
+
+class Evaluator:
+    """`episodes` episodes of each of the `M` members of a group, all at once: one batched forward a step."""
+
+    def __init__(self, env: Maker, env_args: dict[str, Any], group: Group, episodes: int, seed: int = SEED) -> None:
+        self.env, self.env_args, self.group, self.episodes, self.seed = env, env_args, group, episodes, seed
+        self.envs: EnvGroup | None = None
+
+    def run(self) -> list[tuple[int, int, Episode]]:
+        """(member, episode number, episode) for every member and episode."""
+        M, E = self.group.M, self.episodes
+        if self.envs is None:
+            self.envs = EnvGroup(self.env, self.env_args, [self.seed + e for e in range(E)] * M)
+        obs = self.envs.reset(reseed=True)
+        pending = np.ones(M * E, bool)
+        results: list[tuple[int, int, Episode]] = []
+        while pending.any():
+            tensor = torch.as_tensor(obs, device=self.group.device, dtype=self.group.dtype).view(M, E, -1)
+            actions = self.group.mode(tensor).view(M * E, -1).cpu().numpy()
+            step = self.envs.step(actions[:, 0].astype(np.int64) if self.envs.discrete else actions)
+            for episode in step.episodes:
+                if pending[episode.env]:
+                    pending[episode.env] = False
+                    results.append((episode.env // E, episode.env % E, episode))
+            obs = step.obs
+        return sorted(results, key=lambda row: row[:2])
+
+    def close(self) -> None:
+        if self.envs is not None:
+            self.envs.close()

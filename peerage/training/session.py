@@ -1,0 +1,132 @@
+"""A training from its beginning or its middle to its end: the run folder, the logs and the report around the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from peerage.config import Config
+from peerage.configfile import from_dict, to_dict
+from peerage.envs.vector import Maker
+from peerage.errors import UserError
+from peerage.evaluation.evaluate import SEED
+from peerage.runs.folder import RunFolder, default_name
+from peerage.runs.listeners import EvaluationRow, Listener, Listeners
+from peerage.runs.display import Display
+from peerage.runs.loggers import TensorBoardLog, WandbLog
+from peerage.runs.report import write_report
+from peerage.runs.tables import CsvLog
+from peerage.sharing.advisers import Adviser
+from peerage.training import checkpoint
+from peerage.training.loop import Trainer
+
+
+def run_training(
+    config: Config,
+    command: Sequence[str] = (),
+    *,
+    env: Maker | None = None,
+    advisers: Sequence[str | Adviser] | None = None,
+    listeners: Sequence[Listener] = (),
+) -> Path:
+    """Train as `config` says and return the run folder. Raises UserError before anything is written."""
+    trainer = Trainer(config, env=env, advisers=advisers)
+    config = trainer.config
+    algorithms = [s.algorithm for s in trainer.group.settings]
+    name = default_name(trainer.spec.id, algorithms, config.n_peers, config.seed)
+    folder = RunFolder.create(config.run.log_dir, config.run.exp_name, name, config.run.overwrite)
+    config = replace(config, run=replace(config.run, exp_name=folder.path.name))
+    trainer.config = config
+    folder.write_config(to_dict(config))
+    folder.write_environment(trainer.spec.id, str(trainer.device))
+    folder.write_command(command)
+    log = CsvLog(folder.path)
+    trainer.read_offsets = log.offsets
+    trainer.listeners = Listeners([log, *loggers_for(config, folder.path), *listeners])
+    return finish(trainer, folder)
+
+
+def loggers_for(config: Config, folder: Path) -> list[Listener]:
+    """The display and whatever else the configuration asks for."""
+    loggers: list[Listener] = [Display(config.run.verbose)]
+    if config.run.use_tensorboard:
+        loggers.append(TensorBoardLog(folder))
+    if config.run.use_wandb:
+        loggers.append(WandbLog(config.run.wandb_project))
+    return loggers
+
+
+def restore(run: Path | str) -> tuple[list[str], Trainer]:
+    """A trainer in the state of the run's newest sound checkpoint, and a line for each damaged one passed over."""
+    folder = RunFolder.open(run)
+    config = from_dict(folder.config())
+    state, passed_over = checkpoint.load_latest(folder.path)
+    trainer = Trainer(config)
+    try:
+        trainer.load_state(state)
+    except (KeyError, RuntimeError, ValueError, IndexError) as error:
+        trainer.close()
+        raise UserError(f"the checkpoint of {run} does not fit its config.yaml: {error}") from error
+    return passed_over, trainer
+
+
+def resume(run: Path | str, *, listeners: Sequence[Listener] = (), **overrides: Any) -> Path:
+    """Go on with an interrupted run from its newest sound checkpoint. `overrides` are fields of `RunConfig`.
+
+    Everything but the episodes under way is restored; those begin anew.
+    """
+    folder = RunFolder.open(run)
+    passed_over, trainer = restore(run)
+    if trainer.step >= trainer.steps:
+        trainer.close()
+        raise UserError(f"{run} is finished: nothing to resume (`peerage report {run}` makes its report)")
+    known = {key: value for key, value in overrides.items() if value is not None}
+    trainer.config = replace(trainer.config, run=replace(trainer.config.run, **known))
+    log = CsvLog(folder.path)
+    log.truncate(trainer.offsets)
+    trainer.read_offsets = log.offsets
+    folder.reopen()
+    trainer.listeners = Listeners([log, *loggers_for(trainer.config, folder.path), *listeners])
+    for line in passed_over:
+        trainer.listeners.on_message(trainer.step, line)
+    return finish(trainer, folder)
+
+
+def evaluate_run(
+    run: Path | str, episodes: int = 10, seed: int | None = None, members: Sequence[int] | None = None
+) -> list[EvaluationRow]:
+    """Evaluate the newest checkpoint of a run: rows of (replica, member, episode, return, length, success).
+
+    `members` picks some of each replica. Raises UserError for a member that the group has not.
+    """
+    _, trainer = restore(run)
+    unknown = [i for i in members or [] if not 0 <= i < trainer.N]
+    if unknown:
+        raise UserError(f"{run} has no member {unknown[0]}: its members are 0 to {trainer.N - 1}")
+    trainer.evaluator.episodes = episodes
+    trainer.evaluator.seed = SEED if seed is None else seed
+    try:
+        rows = trainer.evaluation_rows()
+    finally:
+        trainer.close()
+    kept = None if members is None else {trainer.names[i] for i in members}
+    return [row for row in rows if kept is None or row[1] in kept]
+
+
+def finish(trainer: Trainer, folder: RunFolder) -> Path:
+    """Run, and leave a folder that says how it ended, with figures and a report."""
+    try:
+        trainer.run(folder)
+    except BaseException as error:
+        why = "interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"
+        trainer.listeners.on_end("FAILED", why)
+        folder.finish("FAILED", why, trainer.step)
+        raise
+    finally:
+        trainer.close()
+    write_report(folder.path)
+    trainer.listeners.on_end("DONE", "finished")
+    folder.finish("DONE", "finished", trainer.step)
+    return folder.path
