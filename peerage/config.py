@@ -85,14 +85,14 @@ class AdviceConfig:
     use_advantage: bool = False
     """Trust and agent values of advantages instead of returns (Eq. 8)."""
     follow_steps: int = 10
-    """Steps that a member follows an adviser before it chooses again. 1 to 100."""
+    """Steps that a member follows an adviser before it chooses again. Typical: 1 to 100."""
     follow_across_episodes: bool = False
     """Let the count of follow_steps run on over the end of an episode, as the paper does; otherwise a new
     episode forces a new choice."""
     switch_ratio: int = 0
     """Peer epochs per solo epoch, in which everybody follows itself; 0: no solo epochs."""
     max_peer_epochs: int | None = None
-    """Advice only in the first so many epochs; then everybody follows itself."""
+    """Advice only in the first so many epochs, then everybody follows itself; by default in all."""
     only_follow_others: bool = False
     """Never choose oneself."""
     sample_with_noise: bool = True
@@ -100,13 +100,16 @@ class AdviceConfig:
     epsilon: float = 0.0
     """Share of choices that are uniform, whatever the scores say. 0 to 1."""
     temperature: tuple[float, ...] = ()
-    """Temperature of the softmax over the scores (Eq. 2); one value, or one per member."""
+    """Temperature of the softmax over the scores (Eq. 2); one value, or one per member; by default the
+    one of the `choice`."""
     temperature_decay: tuple[float, ...] = (0.0,)
     """T = T0 exp(-decay * epoch); one value, or one per member."""
     lr: float | None = None
-    """alpha of trust and agent values (Eq. 5, 7), in (0, 1]."""
+    """alpha of trust and agent values (Eq. 5, 7), in (0, 1]; by default the one of the `choice`."""
     init_trust_values: float = 200.0
+    """Trust of every pair at the start."""
     init_agent_values: float = 200.0
+    """Agent value of every adviser at the start."""
     trust_buffer_size: int = 1000
     """Last transitions with the adviser followed, from which trust is estimated."""
     trust_batch_size: int = 10
@@ -126,13 +129,17 @@ class RunConfig:
     eval_freq: int = 5000
     """Steps between evaluations on separate environments; 0: never."""
     n_eval_episodes: int = 10
+    """Episodes of every member in an evaluation."""
     log_freq: int = 500
     """Steps between rows of metrics.csv and advice.csv."""
     checkpoint_freq: int = 50_000
     """Steps between checkpoints; 0: only at the end."""
     use_tensorboard: bool = False
+    """Write the metrics for TensorBoard as well."""
     use_wandb: bool = False
+    """Send the metrics to Weights & Biases as well."""
     wandb_project: str = "peerage"
+    """Project there."""
     verbose: int = 1
     """0: silent; 1: progress; 2: every event."""
 
@@ -146,16 +153,18 @@ class Config:
     env_args: dict[str, Any] = field(default_factory=dict)
     """Arguments of the environment's constructor, `name=value`."""
     n_peers: int = 4
-    """Learners in the group."""
+    """Learners in the group, 1 to 64."""
     advisers: tuple[str, ...] = ()
-    """Fixed advisers: expert, adversary, random, constant[:ACTION], negated:ADVISER, checkpoint:PATH[:MEMBER],
-    or a name registered with `peerage.register_adviser`."""
+    """Fixed advisers: expert, adversary, random, constant[:ACTION], negated:ADVISER,
+    checkpoint:PATH[:MEMBER], or a name registered with `peerage.register_adviser`."""
     replicas: int = 1
     """Independent copies of the whole group, each with another seed: the unit of statistics."""
     seed: int = 0
+    """Fixes every random draw of the run."""
     total_timesteps: int | None = None
-    """Environment steps of every member; beats n_epochs * epoch_length."""
+    """Environment steps of every member; by default n_epochs * epoch_length, which it beats."""
     n_epochs: int = 100
+    """Length of the run in epochs."""
     epoch_length: int = 1000
     """Steps in an epoch, the clock of temperature decay, switch_ratio and max_peer_epochs."""
     device: str = "auto"

@@ -1,0 +1,38 @@
+# make setup | run | test | bench | results | docs | clean. Needs Python 3.11 or newer and nothing else.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: setup run test bench results docs clean
+
+setup: $(STAMP)
+
+# torch comes first and by itself: with its version fixed, pip does not weigh others of many hundred megabytes.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "peerage needs Python 3.11 or newer")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $(STAMP)
+
+# Says at the end where the figures and the report are.
+run: setup
+	$(BIN)/peerage train --config quick-lunarlander --overwrite
+
+test: setup
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+bench: setup
+	$(BIN)/python -m benchmarks.bench
+
+results: setup
+	$(BIN)/python -m benchmarks.results
+
+docs: setup
+	$(BIN)/python -m peerage.manual > docs/command-line.md
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,334 @@
+"""The console script `peerage`. Nothing heavy is imported before a command needs it.
+
+Whatever the user can mend is one line on stderr, `peerage: ...`, and exit status 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from peerage.config import Config
+from peerage.configfile import load, to_yaml, validate
+from peerage.errors import UserError, nearest
+from peerage.flags import Parser, add_flags, override, refuse_future, train_flags
+
+FUTURE_COMMANDS = ("compare", "sweep")
+# What may change when a run goes on: nothing that its results depend on.
+RESUME_FLAGS = ("checkpoint_freq", "use_tensorboard", "use_wandb", "wandb_project", "verbose")
+EVALUATION_COLUMNS = ("replica", "member", "episode", "return", "length", "success")
+
+TRAIN_EXAMPLES = """EXAMPLES
+  Four agents that learn LunarLander from each other:
+    peerage train --env LunarLander-v3 --n-peers 4 --total-timesteps 100000
+  An experiment of the paper, three replicas of it, shortened:
+    peerage train --config peer-hopper --replicas 3 --n-epochs 10
+  A member of a size and learning rate of its own:
+    peerage train --env Room-v21 --n-peers 2 --net-arch 64,64 256,256 --learning-rate 1e-3 5e-4
+  Two learners with a scripted expert and a scripted adversary among their advisers:
+    peerage train --env Room-v21 --n-peers 2 --advisers expert adversary
+  Every agent for itself, for comparison:
+    peerage train --env Hopper-v5 --sharing none
+  The same run again, elsewhere:
+    peerage train --config experiments/my-run/config.yaml --exp-name my-run-again
+"""
+
+
+@dataclass(frozen=True)
+class Command:
+    usage: str
+    summary: str
+    add_arguments: Callable[[Parser], None]
+    run: Callable[[argparse.Namespace, list[str]], None]
+    examples: str = ""
+
+    def parser(self, name: str) -> Parser:
+        parser = Parser(
+            prog=f"peerage {name}",
+            usage=f"peerage {name} {self.usage}".rstrip(),
+            description=self.summary,
+            epilog=self.examples,
+        )
+        self.add_arguments(parser)
+        return parser
+
+
+# --- train and resume ---------------------------------------------------------------------------------
+
+
+def _train_arguments(parser: Parser) -> None:
+    parser.add_argument(
+        "--config",
+        metavar="FILE|PRESET|RUN",
+        help="start from a YAML file, a preset (`peerage presets`) or the config.yaml of a run folder; flags "
+        "override it",
+    )
+    add_flags(parser, train_flags())
+
+
+def _train(args: argparse.Namespace, command: list[str]) -> None:
+    given = vars(args)
+    source = given.pop("config")
+    config = validate(override(load(source) if source is not None else Config(), given))
+
+    from peerage.training.session import run_training
+
+    _say_where(run_training(config, command), config.run.verbose)
+
+
+def _resume_arguments(parser: Parser) -> None:
+    _add_run(parser)
+    flags = [flag for flag in train_flags() if flag.name in RESUME_FLAGS]
+    add_flags(parser, [replace(flag, default=None) for flag in flags])  # the default is the run's own
+
+
+def _resume(args: argparse.Namespace, command: list[str]) -> None:
+    given = vars(args)
+    run = _run_folder(given.pop("run"))
+    checked = validate(override(Config(), given)).run
+
+    from peerage.training.session import resume
+
+    resume(run, **{name: getattr(checked, name) for name in given})
+    _say_where(run, checked.verbose)
+
+
+def _say_where(run: Path, verbose: int) -> None:
+    if verbose:
+        print(f"figures: {run / 'figures'}")
+        print(f"report:  {run / 'report.html'}")
+
+
+# --- what reads a run folder --------------------------------------------------------------------------
+
+
+def _add_run(parser: Parser, nargs: str | None = None) -> None:
+    parser.add_argument("run", metavar="RUN", nargs=nargs, help="a run folder, such as experiments/my-run")
+
+
+def _run_folder(text: str) -> Path:
+    run = Path(text)
+    if not (run / "config.yaml").is_file():
+        raise UserError(f"{text!r} is not a run folder: it holds no config.yaml")
+    return run
+
+
+def _number(low: int) -> Callable[[str], int]:
+    def whole(text: str) -> int:
+        if not text.isdecimal() or not low <= int(text) < 2**63:
+            raise argparse.ArgumentTypeError(f"expected a whole number of at least {low}, got {text[:40]!r}")
+        return int(text)
+
+    return whole
+
+
+def _evaluate_arguments(parser: Parser) -> None:
+    _add_run(parser)
+    parser.add_argument(
+        "--episodes", type=_number(1), default=10, metavar="N", help="episodes of every member (default: 10)"
+    )
+    parser.add_argument(
+        "--seed", type=_number(0), metavar="N", help="seed of the episodes (default: as in the run)"
+    )
+    parser.add_argument(
+        "--members", type=_number(0), nargs="+", metavar="N", help="which members, from 0 (default: all)"
+    )
+
+
+def _evaluate(args: argparse.Namespace, command: list[str]) -> None:
+    run = _run_folder(args.run)
+    from peerage.training.session import evaluate_run
+
+    rows = evaluate_run(run, args.episodes, args.seed, args.members)
+    _print_table(dict(zip(EVALUATION_COLUMNS, row)) for row in rows)
+
+
+def _report(args: argparse.Namespace, command: list[str]) -> None:
+    runs = [_run_folder(text) for text in args.run]
+    from peerage.runs.report import write_report
+
+    for run in runs:
+        write_report(run)
+        _say_where(run, verbose=1)
+
+
+def _export_arguments(parser: Parser) -> None:
+    _add_run(parser)
+    parser.add_argument(
+        "--member", type=_number(0), default=0, metavar="N", help="which member, from 0 (default: 0)"
+    )
+    parser.add_argument(
+        "--replica", type=_number(0), default=0, metavar="N", help="of which replica, from 0 (default: 0)"
+    )
+    about = "format: a zip of Stable-Baselines3 (default: sb3)"
+    parser.add_argument("--to", choices=["sb3"], default="sb3", metavar="sb3", help=about)
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="the file to write (default: in the run folder)"
+    )
+
+
+def _export(args: argparse.Namespace, command: list[str]) -> None:
+    run = _run_folder(args.run)
+    from peerage.sb3 import export_member
+
+    print(export_member(run, args.member, args.replica, args.out))
+
+
+# --- what there is ------------------------------------------------------------------------------------
+
+
+def _envs(args: argparse.Namespace, command: list[str]) -> None:
+    from peerage.envs.catalogue import list_envs
+
+    _print_table(list_envs())
+
+
+def _presets_arguments(parser: Parser) -> None:
+    parser.add_argument("name", nargs="?", metavar="NAME", help="print this preset's settings")
+
+
+def _presets(args: argparse.Namespace, command: list[str]) -> None:
+    from peerage.presets import describe, preset, preset_names
+
+    if args.name is not None:
+        print(f"# {args.name}: {describe(args.name)}\n{to_yaml(preset(args.name))}", end="")
+        return
+    width = max(map(len, preset_names()))
+    for name in preset_names():
+        print(f"{name:{width}}  {describe(name)}")
+
+
+def _print_table(rows: Iterable[Mapping[str, Any]]) -> None:
+    rows = list(rows)
+    names = list(rows[0]) if rows else []
+    lines = [names, *([_cell(row.get(name)) for name in names] for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(names))]
+    for line in lines:
+        print("  ".join(f"{cell:{width}}" for cell, width in zip(line, widths)).rstrip())
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+COMMANDS: dict[str, Command] = {
+    "train": Command(
+        "[--config FILE|PRESET|RUN] [flags]",
+        "Train a group of agents that learn from each other. A step is one environment step of every member.",
+        _train_arguments,
+        _train,
+        TRAIN_EXAMPLES,
+    ),
+    "resume": Command(
+        "RUN [flags]",
+        "Go on with a run from its last checkpoint. What no flag changes stays as it was.",
+        _resume_arguments,
+        _resume,
+        "EXAMPLES\n  peerage resume experiments/my-run\n"
+        "  peerage resume experiments/my-run --checkpoint-freq 10000\n",
+    ),
+    "evaluate": Command(
+        "RUN [--episodes N] [--seed N] [--members N ...]",
+        "Let the trained members of a run play without exploration and print their returns.",
+        _evaluate_arguments,
+        _evaluate,
+        "EXAMPLES\n  peerage evaluate experiments/my-run --episodes 20 --members 0 2\n",
+    ),
+    "report": Command(
+        "RUN [RUN ...]",
+        "Draw the figures of finished or running runs again and write their report.html.",
+        lambda parser: _add_run(parser, nargs="+"),
+        _report,
+    ),
+    "export": Command(
+        "RUN --member N [--replica N] [--to sb3] [--out FILE]",
+        "Write one member of a run in the format of another library.",
+        _export_arguments,
+        _export,
+        "EXAMPLES\n  peerage export experiments/my-run --member 0 --to sb3\n",
+    ),
+    "envs": Command("", "List the environments that are known to work.", lambda parser: None, _envs),
+    "presets": Command(
+        "[NAME]",
+        "List the experiments that can be run by name, or print the settings of one as YAML.",
+        _presets_arguments,
+        _presets,
+        "EXAMPLES\n  peerage presets peer-hopper > mine.yaml\n  peerage train --config mine.yaml\n",
+    ),
+}
+
+
+def manual() -> str:
+    """What `peerage --help` prints."""
+    commands = "\n".join(f"  {name:9} {command.summary}" for name, command in COMMANDS.items())
+    return f"""usage: peerage COMMAND ...
+
+Groups of reinforcement-learning agents that learn from each other.
+
+COMMANDS
+{commands}
+
+  --help, -h     show this and exit; `peerage COMMAND --help` explains a command and all its flags
+  --version      print the version and exit
+
+EXAMPLES
+  peerage train --env LunarLander-v3 --n-peers 4 --total-timesteps 100000
+  peerage train --config peer-hopper --replicas 3
+  peerage presets
+  peerage evaluate experiments/my-run --episodes 20
+
+A mistake on the command line or in a file is answered with one line and exit status 2.
+"""
+
+
+def _dispatch(words: list[str]) -> None:
+    if not words or words[0] in ("--help", "-h", "help"):
+        print(manual(), end="")
+        return
+    name, rest = words[0], words[1:]
+    if name == "--version":
+        from peerage import __version__
+
+        print(f"peerage {__version__}")
+        return
+    if name in FUTURE_COMMANDS:
+        raise UserError(f"the command {name} belongs to a later version; this one does not have it")
+    if name not in COMMANDS:
+        refuse_future(name)
+        kind = "flag" if name.startswith("-") else "command"
+        known = [*COMMANDS, "--help", "--version"]
+        raise UserError(f"unknown {kind} {name[:60]!r}{nearest(name, known)}; see `peerage --help`")
+    command = COMMANDS[name]
+    command.run(command.parser(name).parse(rest), ["peerage", *words])
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; the exit status: 0, 2 for a mistake of the user, 130 when interrupted."""
+    try:
+        _dispatch(sys.argv[1:] if argv is None else list(argv))
+        sys.stdout.flush()
+    except UserError as error:
+        print("peerage:", " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("peerage: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `peerage presets | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except SystemExit as stop:  # argparse after --help
+        return int(stop.code or 0)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

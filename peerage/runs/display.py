@@ -1,0 +1,294 @@
+"""What a training shows while it runs: a live view in a terminal, plain lines anywhere else."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import TYPE_CHECKING
+
+from peerage.runs.listeners import AdviceRow, EvaluationRow, Listener, MetricRow, RunInfo, is_member, role
+from peerage.runs.text import count, duration, number, thousands
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.live import Live
+    from rich.table import Table
+    from rich.text import Text
+
+MAX_ROWS = 8
+"""Members shown one by one; the rest of a larger group is one row."""
+MAX_FIXED = 4
+"""Fixed advisers shown in columns of their own."""
+LIVE_SECONDS = 0.2
+LINE_SECONDS = 5.0
+RATE_SECONDS = 30.0
+"""Steps per second and time left are those of the last so many seconds."""
+
+
+class Display(Listener):
+    """Progress on the console. verbose 0: nothing; 1: progress and evaluations; 2: every event as well."""
+
+    def __init__(self, verbose: int = 1, console: Console | None = None) -> None:
+        self.verbose = verbose
+        self.console = console
+        self.info: RunInfo | None = None
+        self.step = 0
+        self.message = ""
+        self.evaluated_at = 0
+        self.returns: dict[str, float] = {}  # member -> mean return of the last evaluation
+        self.shares: dict[str, dict[str, float]] = {}  # asker -> adviser -> share of choices
+        self._live: Live | None = None
+        self._clock: deque[tuple[float, int]] = deque()  # (seconds, step), the last RATE_SECONDS
+        self._shown_at = -math.inf
+
+    # --- what is heard ----------------------------------------------------------------------------
+
+    def on_start(self, info: RunInfo) -> None:
+        self.info, self.step = info, info.start_step
+        if self.verbose < 1:
+            return
+        if self.console is None:
+            from rich.console import Console
+
+            self.console = Console()
+        if self.console.is_terminal:
+            from rich.live import Live
+
+            # No refresh thread: the training's own thread draws, when it reports progress.
+            self._live = Live(self._view(), console=self.console, auto_refresh=False)
+            self._live.start(refresh=True)
+        else:
+            self._print(_headline(info))
+            if info.folder is not None:
+                self._print(f"run folder: {info.folder}")
+
+    def on_progress(self, step: int, seconds: float) -> None:
+        self.step = step
+        clock = self._clock
+        clock.append((seconds, step))
+        while len(clock) > 2 and clock[0][0] < seconds - RATE_SECONDS:
+            clock.popleft()
+        if self.verbose < 1 or self.info is None:
+            return
+        # Lines get rarer in a long run, so that its log stays short.
+        pause = LIVE_SECONDS if self._live else max(LINE_SECONDS, 0.01 * seconds)
+        if self._shown_at == -math.inf and not self._live:
+            self._shown_at = seconds
+        elif seconds - self._shown_at >= pause:
+            self._shown_at = seconds
+            if self._live:
+                self._live.update(self._view(), refresh=True)
+            else:
+                self._print(self._progress_line())
+
+    def on_evaluations(self, step: int, rows: list[EvaluationRow]) -> None:
+        values: dict[str, list[float]] = {}
+        for _, member, _, total, _, _ in rows:
+            values.setdefault(member, []).append(total)
+        self.returns = {member: sum(v) / len(v) for member, v in values.items()}
+        self.evaluated_at = step
+        if self._live is None and self.returns:
+            mean = sum(self.returns.values()) / len(self.returns)
+            parts = [f"{member} {number(value)}" for member, value in list(self.returns.items())[:MAX_ROWS]]
+            if len(self.returns) > MAX_ROWS:
+                parts.append(f"and {len(self.returns) - MAX_ROWS} more")
+            detail = f" ({', '.join(parts)})" if len(self.returns) > 1 else ""
+            self._say(1, f"step {step:,}: evaluation {number(mean)}{detail}")
+
+    def on_advice(self, step: int, rows: list[AdviceRow]) -> None:
+        counts: dict[tuple[int, str], dict[str, float]] = {}
+        for row in rows:
+            pair = counts.setdefault((row["replica"], row["asker"]), {})
+            pair[row["adviser"]] = pair.get(row["adviser"], 0) + (row.get("chosen") or 0)
+        # Mean over replicas of the share in each replica; a replica without a choice says nothing.
+        sums: dict[str, dict[str, float]] = {}
+        replicas: dict[str, int] = {}
+        for (_, asker), chosen in counts.items():
+            if total := sum(chosen.values()):
+                replicas[asker] = replicas.get(asker, 0) + 1
+                mean = sums.setdefault(asker, {})
+                for adviser, times in chosen.items():
+                    mean[adviser] = mean.get(adviser, 0.0) + times / total
+        for asker, mean in sums.items():
+            self.shares[asker] = {adviser: value / replicas[asker] for adviser, value in mean.items()}
+
+    def on_metrics(self, step: int, rows: list[MetricRow]) -> None:
+        if self.verbose >= 2:
+            values: dict[str, list[float]] = {}
+            for _, _, name, value in rows:
+                if value is not None and not math.isnan(value):
+                    values.setdefault(name, []).append(value)
+            means = ", ".join(f"{name} {number(sum(v) / len(v))}" for name, v in values.items())
+            self._say(2, f"step {step:,}: {means}")
+
+    def on_timing(self, step: int, seconds: float, member_steps_per_second: float) -> None:
+        self._say(2, f"step {step:,}: {member_steps_per_second:,.0f} member-steps/s, {duration(seconds)}")
+
+    def on_message(self, step: int, text: str) -> None:
+        self.message = f"step {step:,}: {text}"
+        if self._live is None or self.verbose >= 2:
+            self._say(1, self.message)
+
+    def on_end(self, status: str, reason: str) -> None:
+        if self._live is not None:
+            self._live.update(self._view(), refresh=True)
+            self._live.stop()
+            self._live = None
+        elif self._clock:
+            self._say(1, self._progress_line())
+        self._say(1, f"{status}: {reason}" if reason else status)
+
+    # --- what is shown ----------------------------------------------------------------------------
+
+    def _say(self, verbose: int, text: str) -> None:
+        if self.verbose >= verbose and self.info is not None:
+            self._print(text)
+
+    def _print(self, text: str) -> None:
+        assert self.console is not None
+        # soft_wrap: a log file gets one line for one event, whatever its width.
+        self.console.print(text, markup=False, highlight=False, soft_wrap=self._live is None)
+
+    def _rate(self) -> float | None:
+        """Environment steps per member and second, lately; None before there is a difference."""
+        if len(self._clock) < 2:
+            return None
+        (t0, s0), (t1, s1) = self._clock[0], self._clock[-1]
+        return (s1 - s0) / (t1 - t0) if t1 > t0 and s1 > s0 else None
+
+    def _speed(self) -> tuple[str, str]:
+        """(member-steps per second, time left) as text."""
+        info, rate = self.info, self._rate()
+        assert info is not None
+        if rate is None:
+            return "– member-steps/s", "– left"
+        members = info.replicas * len(info.members)
+        left = max(0, info.total_steps - self.step) / rate
+        return f"{rate * members:,.0f} member-steps/s", f"{duration(left)} left"
+
+    def _progress_line(self) -> str:
+        assert self.info is not None
+        share = self.step / max(1, self.info.total_steps)
+        speed, left = self._speed()
+        return f"step {self.step:,} of {self.info.total_steps:,} ({share:.0%}), {speed}, {left}"
+
+    def _view(self) -> RenderableType:
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        info = self.info
+        assert info is not None
+        speed, left = self._speed()
+        bar = Table.grid(expand=True, padding=(0, 1))
+        bar.add_column(ratio=1)
+        bar.add_column(justify="right", no_wrap=True)
+        share = self.step / max(1, info.total_steps)
+        bar.add_row(
+            ProgressBar(total=max(1, info.total_steps), completed=self.step),
+            Text(f"{share:4.0%}  {thousands(self.step)}/{thousands(info.total_steps)} steps"),
+        )
+        parts: list[RenderableType] = [
+            Text(_headline(info), style="bold", overflow="ellipsis", no_wrap=True),
+            bar,
+            Text(f"{speed}, {left}", style="dim", justify="right"),
+        ]
+        if self.returns or self.shares:
+            parts.append(self._members_table())
+            parts.append(Text(self._caption(), style="dim"))
+        if self.message:
+            parts.append(Text(self.message, style="yellow"))
+        return Group(*parts)
+
+    def _members_table(self) -> Table:
+        """A row per member: its last evaluation and whom it follows, in percent of its choices."""
+        from rich.table import Table
+        from rich.text import Text
+
+        info = self.info
+        assert info is not None
+        columns = self._columns()
+        table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
+        table.add_column("member", no_wrap=True)
+        table.add_column("return", justify="right", no_wrap=True)
+        for label in columns:
+            table.add_column(_short(label), justify="right", no_wrap=True, min_width=3)
+        shown = info.members if len(info.members) <= MAX_ROWS else info.members[: MAX_ROWS - 1]
+        for member in shown:
+            value = self.returns.get(member)
+            cells = [_heat(self._share([member], label)) for label in columns]
+            table.add_row(member, "–" if value is None else number(value), *cells)
+        if rest := info.members[len(shown) :]:
+            known = [self.returns[member] for member in rest if member in self.returns]
+            mean = number(sum(known) / len(known)) if known else "–"
+            cells = [_heat(self._share(rest, label)) for label in columns]
+            name = Text(f"{len(rest)} more", style="italic")
+            table.add_row(name, mean, *cells)
+        return table
+
+    def _columns(self) -> list[str]:
+        """Whom the columns stand for: every adviser; in a large group self, other members, fixed ones."""
+        if not self.shares or self.info is None:
+            return []
+        fixed = [name for name in self.info.advisers if not is_member(name)]
+        fixed = fixed[:MAX_FIXED] + (["other fixed"] if len(fixed) > MAX_FIXED else [])
+        columns = [*self.info.members, *fixed]
+        # Of 80 characters, member and return take 20.
+        wide = sum(max(3, len(_short(label))) + 1 for label in columns) > 60
+        if wide or len(self.info.members) > MAX_ROWS:
+            columns = ["self", "other members", *fixed]
+        return columns
+
+    def _caption(self) -> str:
+        parts = []
+        if self.returns:
+            parts.append(f"return: mean of the evaluation at step {self.evaluated_at:,}")
+        if self.shares:
+            parts.append("columns: whom it follows, %")
+        return "; ".join(parts)
+
+    def _share(self, askers: tuple[str, ...] | list[str], label: str) -> float | None:
+        """Share of the askers' choices that a column stands for, mean over those that chose; None: nobody."""
+        known = [asker for asker in askers if asker in self.shares]
+        if not known:
+            return None
+        columns = self._columns()
+        total = 0.0
+        for asker in known:
+            for adviser, share in self.shares[asker].items():
+                place = adviser if adviser in columns else role(asker, adviser)
+                if (place if place in columns else "other fixed") == label:
+                    total += share
+        return total / len(known)
+
+
+def _headline(info: RunInfo) -> str:
+    algorithms = "+".join(dict.fromkeys(info.algorithms))
+    text = f"{info.env} · {algorithms} · {count(len(info.members), 'member')}"
+    if fixed := [name for name in info.advisers if not is_member(name)]:
+        text += f" + {', '.join(fixed[:MAX_FIXED])}" + (", …" if len(fixed) > MAX_FIXED else "")
+    if info.replicas > 1:
+        text += f" × {info.replicas} replicas"
+    return text
+
+
+def _short(label: str) -> str:
+    """A column's heading in few letters: m0, self, others, expert."""
+    if is_member(label):
+        return "m" + label.removeprefix("member-")
+    if label in ("other members", "other fixed"):
+        return "others" if label == "other members" else "rest"
+    return label if len(label) <= 9 else label[:8] + "…"
+
+
+def _heat(share: float | None) -> Text:
+    """A share as a number on a background that is the stronger the larger the share."""
+    from rich.text import Text
+
+    if share is None:
+        return Text("·", style="dim")
+    # From a dark slate to a strong blue: white digits stay readable on all of it.
+    low, high = (38, 42, 51), (25, 110, 205)
+    red, green, blue = (round(a + (b - a) * share) for a, b in zip(low, high))
+    return Text(f"{100 * share:3.0f}", style=f"white on rgb({red},{green},{blue})")

@@ -1,0 +1,282 @@
+"""The run folder: its name, its birth, and the small files in it. The CSV files are in `tables`."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from peerage.errors import UserError
+
+HEADER = "# Peerage run: `peerage train --config` of this file repeats it.\n"
+"""First line of every config.yaml: it marks a folder as ours, and only such a folder is ever replaced."""
+
+PACKAGES = ("peerage", "torch", "numpy", "gymnasium", "mujoco", "stable-baselines3")
+
+
+def default_name(env: str, algorithms: Sequence[str], n: int, seed: int) -> str:
+    """Name of an experiment that was given none: `<env>_<algo>_<n>_seed<k>`.
+
+    >>> default_name("ALE/Pong-v5", ("dqn", "dqn"), 2, 0)
+    'ALE-Pong-v5_dqn_2_seed0'
+    """
+    name = f"{env}_{'+'.join(dict.fromkeys(algorithms))}_{n}_seed{seed}"
+    return re.sub(r"[^A-Za-z0-9._+=-]+", "-", name).lstrip(".-")[:150] or "run"
+
+
+def check_name(name: str) -> None:
+    """UserError unless `name` names one folder directly inside the log folder."""
+    if name in ("", ".", "..") or any(c in '/\\:*?"<>|' or not c.isprintable() for c in name):
+        raise UserError(
+            f"--exp-name {name!r} is not the name of a folder: no '..' and none of / \\ : * ? \" < > | "
+            "(the place belongs into --log-dir)"
+        )
+    if name.startswith(("-", " ")) or name.endswith((" ", ".")) or len(name.encode()) > 200:
+        raise UserError(f"--exp-name {name[:50]!r} is too long (200 bytes), or starts or ends oddly")
+
+
+class RunFolder:
+    """One run on disk. `RunFolder.create` makes a new one, `RunFolder.open` finds an existing one."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    @classmethod
+    def plan(cls, log_dir: Path | str, name: str | None, default: str, overwrite: bool = False) -> RunFolder:
+        """The folder that `create` with the same arguments would make; writes nothing.
+
+        `name` is the user's, `default` is taken without one: if that exists, -2, -3, ... is appended
+        (with `overwrite` it is replaced). UserError: a hostile name, an existing run without `overwrite`,
+        or with it something that is not a run.
+        """
+        check_name(default if name is None else name)
+        log_dir = Path(log_dir)
+        for parent in (log_dir, *log_dir.parents):
+            if parent.exists() and not parent.is_dir():
+                raise UserError(f"--log-dir {log_dir}: {parent} is not a folder")
+        path = log_dir / (default if name is None else name)
+        if name is None and not overwrite:
+            count = 1
+            while os.path.lexists(path):
+                count += 1
+                path = log_dir / f"{default}-{count}"
+        if not os.path.lexists(path):
+            return cls(path)
+        if not overwrite:
+            raise UserError(
+                f"{path} exists: --overwrite replaces it, `peerage resume {shlex.quote(str(path))}` goes on "
+                "with it, another --exp-name leaves it alone"
+            )
+        if path.is_symlink() or not path.is_dir() or not (is_run(path) or not any(path.iterdir())):
+            raise UserError(f"--overwrite replaces runs only, and {path} is not a run of Peerage")
+        return cls(path)
+
+    @classmethod
+    def create(
+        cls,
+        log_dir: Path | str,
+        name: str | None,
+        default: str,
+        config: Mapping[str, Any],
+        overwrite: bool = False,
+    ) -> RunFolder:
+        """Make the folder with its config.yaml. Arguments and errors as in `plan`."""
+        folder = cls.plan(log_dir, name, default, overwrite)
+        try:
+            if folder.path.exists():
+                shutil.rmtree(folder.path)
+            folder.path.mkdir(parents=True)
+            folder.write_config(config)
+        except OSError as error:
+            raise UserError(
+                f"cannot write the run folder {folder.path}: {error.strerror or error}"
+            ) from error
+        return folder
+
+    @classmethod
+    def open(cls, path: Path | str) -> RunFolder:
+        """An existing run; UserError if there is none at `path`."""
+        folder = cls(path)
+        if not folder.path.is_dir():
+            raise UserError(f"there is no run folder {folder.path}")
+        if not (folder.path / "config.yaml").is_file():
+            raise UserError(f"{folder.path} is not a run: it has no config.yaml")
+        return folder
+
+    # --- what was asked for -----------------------------------------------------------------------
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """config.yaml from plain data (tuples become lists)."""
+        import yaml
+
+        write_atomically(
+            self.path / "config.yaml",
+            HEADER + yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True),
+        )
+
+    def config(self) -> dict[str, Any]:
+        """config.yaml as plain data; UserError if it is damaged."""
+        import yaml
+
+        path = self.path / "config.yaml"
+        try:
+            config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeError, yaml.YAMLError) as error:
+            raise UserError(f"cannot read {path}: {' '.join(str(error).split())}") from error
+        if not isinstance(config, dict):
+            raise UserError(f"{path} does not hold a configuration")
+        return config
+
+    def write_environment(self, env: str, device: str) -> None:
+        """environment.json: versions, git commit of the current directory, hardware, environment id."""
+        write_atomically(
+            self.path / "environment.json", json.dumps(describe_environment(env, device), indent=2) + "\n"
+        )
+
+    def environment(self) -> dict[str, Any]:
+        """environment.json; empty if it is missing or damaged."""
+        return _read_json(self.path / "environment.json")
+
+    def write_command(self, argv: Sequence[str]) -> None:
+        """command.txt: a line for the training and one for every resume; `argv` starts with the program."""
+        line = shlex.join(argv).replace("\n", " ")
+        write_atomically(self.path / "command.txt", "".join(f"{old}\n" for old in (*self.commands(), line)))
+
+    def commands(self) -> list[str]:
+        """The lines of command.txt; empty if there is none."""
+        path = self.path / "command.txt"
+        return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+    # --- how it went ------------------------------------------------------------------------------
+
+    def finish(self, status: str, why: str, step: int) -> None:
+        """Write DONE or FAILED: `{"why": ..., "step": ..., "when": <ISO time, UTC>}`."""
+        if status not in ("DONE", "FAILED"):
+            raise ValueError(f"status is DONE or FAILED, not {status!r}")
+        when = datetime.now(UTC).isoformat(timespec="seconds")
+        self.reopen()
+        write_atomically(self.path / status, json.dumps({"why": why, "step": step, "when": when}) + "\n")
+
+    def reopen(self) -> None:
+        """Take DONE and FAILED away: the run goes on."""
+        for name in ("DONE", "FAILED"):
+            (self.path / name).unlink(missing_ok=True)
+
+    def status(self) -> tuple[str, dict[str, Any]]:
+        """DONE, FAILED or RUNNING (also: killed), and the JSON line with why and when."""
+        for name in ("DONE", "FAILED"):
+            if (self.path / name).exists():
+                return name, _read_json(self.path / name)
+        return "RUNNING", {}
+
+    # --- places -----------------------------------------------------------------------------------
+
+    def checkpoint(self, step: int) -> Path:
+        """Where the checkpoint of a step lives: `checkpoints/step_000100000`."""
+        return self.path / "checkpoints" / f"step_{step:09d}"
+
+    def checkpoints(self) -> list[tuple[int, Path]]:
+        """(step, folder) of every checkpoint that was written to its end, oldest first."""
+        found = []
+        for path in (self.path / "checkpoints").glob("step_*"):
+            if path.is_dir() and re.fullmatch(r"step_\d{9,}", path.name):
+                found.append((int(path.name[len("step_") :]), path))
+        return sorted(found)
+
+    @property
+    def figures(self) -> Path:
+        return self.path / "figures"
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder holds a config.yaml that `RunFolder` wrote."""
+    try:
+        with (path / "config.yaml").open(encoding="utf-8") as file:
+            return file.readline() == HEADER
+    except (OSError, UnicodeError):
+        return False
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write beside `path`, sync, then rename over it: a reader sees the old file or the new, never half."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with beside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def describe_environment(env: str, device: str) -> dict[str, Any]:
+    """What a run ran on. A package that is not installed has the version null."""
+    versions: dict[str, str | None] = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    if versions["peerage"] is None:  # run from a checkout that is not installed
+        import peerage
+
+        versions["peerage"] = peerage.__version__
+    return {
+        "versions": versions,
+        "git": _git_commit(),
+        "hardware": {"cpu": _cpu_model(), "cores": os.cpu_count(), "device": device},
+        "platform": platform.platform(),
+        "env": env,
+    }
+
+
+def _git_commit() -> dict[str, Any] | None:
+    """Commit of the checkout that the current directory belongs to, and whether tracked files differ."""
+    answers = []
+    for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]):
+        try:
+            done = subprocess.run(["git", *command], capture_output=True, text=True, timeout=10)
+        except (OSError, subprocess.SubprocessError):
+            return None
+        if done.returncode != 0:
+            return None
+        answers.append(done.stdout.strip())
+    return {"commit": answers[0], "modified": bool(answers[1])}
+
+
+def _cpu_model() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _plain(value: Any) -> Any:
+    """Tuples and mappings as the lists and dicts that YAML knows."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}

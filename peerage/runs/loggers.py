@@ -1,0 +1,185 @@
+"""TensorBoard and Weights & Biases as listeners. Their packages are imported when a logger is made."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Any
+
+from peerage.errors import UserError
+from peerage.runs.listeners import AdviceRow, EvaluationRow, Listener, MetricRow, RunInfo, role
+
+PAIRS = 16
+"""Groups with at most so many advisers log every pair; larger ones self, other members and fixed advisers."""
+
+
+class ScalarLog(Listener):
+    """Turns what a training tells into scalars with a name and a step; the loggers below store them."""
+
+    info: RunInfo | None = None
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """Store named values of one step."""
+        raise NotImplementedError
+
+    def on_metrics(self, step: int, rows: list[MetricRow]) -> None:
+        self.scalars(
+            step, {f"{name}/replica-{replica}/{member}": value for replica, member, name, value in rows}
+        )
+
+    def on_evaluations(self, step: int, rows: list[EvaluationRow]) -> None:
+        lists: dict[str, list[float]] = {}
+        for replica, member, _, total, length, success in rows:
+            for name, value in (("return", total), ("length", length), ("success", success)):
+                if value is not None:
+                    lists.setdefault(f"evaluation/{name}/replica-{replica}/{member}", []).append(value)
+        self.scalars(step, {name: sum(values) / len(values) for name, values in lists.items()})
+
+    def on_advice(self, step: int, rows: list[AdviceRow]) -> None:
+        large = len({row["adviser"] for row in rows}) > PAIRS
+        chosen: dict[str, float] = {}
+        scores: dict[str, list[float]] = {}
+        for row in rows:
+            adviser = role(row["asker"], row["adviser"]) if large else row["adviser"]
+            place = f"replica-{row['replica']}/{row['asker']}/{adviser}"
+            name = f"advice_chosen/{place}"
+            chosen[name] = chosen.get(name, 0) + (row.get("chosen") or 0)
+            if row.get("score") is not None:
+                scores.setdefault(f"advice_score/{place}", []).append(row["score"])
+        self.scalars(step, chosen | {name: sum(values) / len(values) for name, values in scores.items()})
+
+    def on_timing(self, step: int, seconds: float, member_steps_per_second: float) -> None:
+        self.scalars(
+            step, {"timing/seconds": seconds, "timing/member_steps_per_second": member_steps_per_second}
+        )
+
+    def figures(self) -> list[Path]:
+        """The run's figures, drawn anew if they are older than its CSV files."""
+        if self.info is None or self.info.folder is None:
+            return []
+        from peerage.runs.figures import fresh_figures
+
+        return fresh_figures(self.info.folder)
+
+
+class TensorBoardLog(ScalarLog):
+    """Event files in `<run folder>/tensorboard`. Needs the package tensorboard, not torch's wrapper of it."""
+
+    def __init__(self, folder: Path | str) -> None:
+        try:
+            from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+            from tensorboard.compat.proto.summary_pb2 import Summary
+            from tensorboard.summary.writer.event_file_writer import EventFileWriter
+        except ImportError as error:
+            raise UserError('--use-tensorboard needs: pip install "peerage[tensorboard]"') from error
+        self._event, self._summary, self._session = Event, Summary, SessionLog
+        self._make_writer = EventFileWriter
+        self.folder = Path(folder) / "tensorboard"
+        self._writer: Any = None
+
+    def on_start(self, info: RunInfo) -> None:
+        self.info = info
+        self._writer = self._make_writer(str(self.folder))
+        if info.start_step:
+            # Tells TensorBoard to forget what an earlier part of the run logged after the checkpoint.
+            start = self._session(status=self._session.START)
+            self._writer.add_event(self._event(step=info.start_step + 1, session_log=start))
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        value = self._summary.Value
+        items = [value(tag=tag, simple_value=number) for tag, number in values.items() if number is not None]
+        self._add(step, items)
+
+    def on_message(self, step: int, text: str) -> None:
+        from tensorboard.compat.proto.summary_pb2 import SummaryMetadata
+        from tensorboard.compat.proto.tensor_pb2 import TensorProto
+        from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
+        from tensorboard.compat.proto.types_pb2 import DT_STRING
+
+        shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=1)])
+        tensor = TensorProto(dtype=DT_STRING, string_val=[text.encode()], tensor_shape=shape)
+        plugin = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="text"))
+        self._add(step, [self._summary.Value(tag="messages", metadata=plugin, tensor=tensor)])
+
+    def on_end(self, status: str, reason: str) -> None:
+        if self._writer is None:
+            return
+        self._writer.flush()  # what is logged is safe, even if drawing fails
+        try:
+            items = []
+            for path in self.figures():
+                data = path.read_bytes()
+                width, height = struct.unpack(">II", data[16:24])  # from the PNG's header
+                image = self._summary.Image(
+                    height=height, width=width, colorspace=4, encoded_image_string=data
+                )
+                items.append(self._summary.Value(tag=f"figures/{path.stem}", image=image))
+            self._add(self._last, items)
+        finally:
+            self._writer.close()
+
+    _last = 0
+
+    def _add(self, step: int, items: list[Any]) -> None:
+        import time
+
+        self._last = step
+        summary = self._summary(value=items)
+        self._writer.add_event(self._event(step=step, wall_time=time.time(), summary=summary))
+
+
+class WandbLog(ScalarLog):
+    """A run at Weights & Biases, or in `<run folder>/wandb` with WANDB_MODE=offline.
+
+    A resumed training goes on in the same W&B run. `step` is a value like the others and the x axis of all,
+    so that a resume may log a step again.
+    """
+
+    def __init__(self, project: str) -> None:
+        try:
+            import wandb
+        except ImportError as error:
+            raise UserError('--use-wandb needs: pip install "peerage[wandb]"') from error
+        self._wandb = wandb
+        self.project = project
+        self._run: Any = None
+
+    def on_start(self, info: RunInfo) -> None:
+        self.info = info
+        name = None if info.folder is None else info.folder.resolve().name
+        run_id = None
+        if info.folder is not None:
+            note = info.folder / "wandb_run.txt"
+            if info.start_step and note.exists():
+                run_id = note.read_text(encoding="utf-8").strip() or None
+        self._run = self._wandb.init(
+            project=self.project,
+            name=name,
+            dir=None if info.folder is None else str(info.folder),
+            config=info.config,
+            id=run_id,
+            resume="allow" if run_id else None,
+            settings=self._wandb.Settings(console="off", quiet=True),
+        )
+        self._run.define_metric("step")
+        self._run.define_metric("*", step_metric="step")
+        if info.folder is not None:
+            (info.folder / "wandb_run.txt").write_text(f"{self._run.id}\n", encoding="utf-8")
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        known = {name: value for name, value in values.items() if value is not None}
+        if known:
+            self._run.log({"step": step, **known})
+
+    def on_message(self, step: int, text: str) -> None:
+        self._run.alert(title=f"step {step}", text=text)
+
+    def on_end(self, status: str, reason: str) -> None:
+        if self._run is None:
+            return
+        try:
+            images = {f"figures/{path.stem}": self._wandb.Image(str(path)) for path in self.figures()}
+            self._run.log(images)
+            self._run.summary.update({"status": status, "reason": reason})
+        finally:
+            self._run.finish(exit_code=0 if status == "DONE" else 1)

@@ -1,0 +1,198 @@
+"""The four CSV files of a run folder: written line by line while the run goes on, read as DataFrames.
+
+Numbers are written with nine significant digits (`%.9g`): float32 values come back bit for bit, float64
+values (returns, seconds) to nine digits. None and NaN are empty cells.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from peerage.errors import UserError
+from peerage.runs.listeners import AdviceRow, EvaluationRow, Listener, MetricRow
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLUMNS: dict[str, dict[str, str]] = {
+    "metrics.csv": {"step": "int", "replica": "int", "member": "str", "name": "str", "value": "float"},
+    "evaluations.csv": {
+        "step": "int",
+        "replica": "int",
+        "member": "str",
+        "episode": "int",
+        "return": "float",
+        "length": "int",
+        "success": "float",
+    },
+    "advice.csv": {
+        "step": "int",
+        "replica": "int",
+        "asker": "str",
+        "adviser": "str",
+        "chosen": "int",
+        "score": "float",
+        "trust_td": "float",
+        "trust_attention": "float",
+        "agent_value": "float",
+        "critic": "float",
+        "confidence": "float",
+        "omega": "float",
+        "in_context": "float",
+    },
+    "timing.csv": {"step": "int", "seconds": "float", "member_steps_per_second": "float"},
+}
+"""Columns of every file, in order, with their types."""
+
+
+def _cell(value: Any) -> str:
+    """One CSV cell: `%.9g` for numbers that are not whole Python or numpy integers."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        # A name with a line break would tear its row apart for everyone who reads line by line.
+        return value.replace("\r", " ").replace("\n", " ")
+    if isinstance(value, bool):
+        return str(int(value))
+    if hasattr(value, "__index__"):
+        return str(int(value))
+    number = float(value)
+    return "" if math.isnan(number) else f"{number:.9g}"
+
+
+def _lines(rows: Iterable[Iterable[Any]]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([_cell(value) for value in row] for row in rows)
+    return text.getvalue().encode()
+
+
+class CsvLog(Listener):
+    """Appends to the CSV files of a run folder; every batch of rows reaches the file in one write.
+
+    A missing file gets its header line; existing files are appended to (a resume calls `truncate` first).
+    OSError (a full disk) ends the training: see `Listeners`.
+    """
+
+    essential = True
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        self._files: dict[str, BinaryIO] = {}
+        for name, columns in COLUMNS.items():
+            # Unbuffered: a batch is one write of whole lines, so nobody reads half a line.
+            self._files[name] = open(self.folder / name, "ab", buffering=0)  # noqa: SIM115
+            if self._files[name].tell() == 0:
+                self._write(name, [columns])
+
+    def _write(self, name: str, rows: Iterable[Iterable[Any]]) -> None:
+        data = memoryview(_lines(rows))
+        while data:  # an unbuffered write may take only a part
+            data = data[self._files[name].write(data) :]
+
+    def on_metrics(self, step: int, rows: list[MetricRow]) -> None:
+        self._write("metrics.csv", ((step, *row) for row in rows))
+
+    def on_evaluations(self, step: int, rows: list[EvaluationRow]) -> None:
+        self._write("evaluations.csv", ((step, *row) for row in rows))
+
+    def on_advice(self, step: int, rows: list[AdviceRow]) -> None:
+        names = list(COLUMNS["advice.csv"])[1:]
+        for row in rows:
+            if unknown := set(row) - set(names):
+                raise ValueError(f"advice.csv has no column {sorted(unknown)[0]!r}")
+        self._write("advice.csv", ((step, *(row.get(name) for name in names)) for row in rows))
+
+    def on_timing(self, step: int, seconds: float, member_steps_per_second: float) -> None:
+        self._write("timing.csv", [(step, seconds, member_steps_per_second)])
+
+    def on_end(self, status: str, reason: str) -> None:
+        self.close()
+
+    def offsets(self) -> dict[str, int]:
+        """Length of every file in bytes, once what was written is safely on the disk (for a checkpoint)."""
+        for file in self._files.values():
+            os.fsync(file.fileno())
+        return {name: os.fstat(file.fileno()).st_size for name, file in self._files.items()}
+
+    def truncate(self, offsets: Mapping[str, int]) -> None:
+        """Forget every line written after `offsets` was taken, so that a resumed run writes it again.
+
+        UserError if a file is shorter than that or would be cut within a line: then the files are not
+        those of the checkpoint, and nothing has been cut.
+        """
+        for name in self._files:
+            length = offsets.get(name)
+            data = (self.folder / name).open("rb")
+            with data:
+                data.seek(max(0, (length or 0) - 1))
+                if length is None or length < 1 or data.read(1) != b"\n":
+                    raise UserError(
+                        f"{self.folder / name} does not fit the checkpoint: it was changed or cut after "
+                        "the checkpoint was written; restore it, or train anew"
+                    )
+        for name, file in self._files.items():
+            file.truncate(offsets[name])
+            file.seek(0, os.SEEK_END)
+
+    def close(self) -> None:
+        """Close the files; twice is fine."""
+        for file in self._files.values():
+            file.close()
+
+
+def _read(folder: Path | str, name: str) -> pd.DataFrame:
+    """One file of a run folder; empty if it is not there yet. A half-written last line is left out.
+
+    UserError if `folder` is not there or the file is not one of ours.
+    """
+    import pandas as pd
+
+    columns = COLUMNS[name]
+    path = Path(folder) / name
+    if not path.parent.is_dir():
+        raise UserError(f"there is no run folder {path.parent}")
+    data = path.read_bytes() if path.exists() else b""
+    data = data[: data.rfind(b"\n") + 1]
+    if not data:
+        data = _lines([columns])
+    dtype: dict[str, str] = {"int": "int64", "float": "float64", "str": "object"}
+    try:
+        frame = pd.read_csv(
+            io.BytesIO(data),
+            dtype={column: dtype[kind] for column, kind in columns.items()},
+            # Only an empty cell is missing: an adviser may be called "nan".
+            keep_default_na=False,
+            na_values={column: [""] for column, kind in columns.items() if kind == "float"},
+            float_precision="round_trip",
+        )
+    except (ValueError, UnicodeError) as error:
+        raise UserError(f"{path} is damaged: {error}") from error
+    if list(frame.columns) != list(columns):
+        raise UserError(f"{path} does not have the columns {','.join(columns)}")
+    return frame
+
+
+def read_metrics(folder: Path | str) -> pd.DataFrame:
+    """metrics.csv: step, replica, member, name, value; the names are listed in docs/run-folder.md."""
+    return _read(folder, "metrics.csv")
+
+
+def read_evaluations(folder: Path | str) -> pd.DataFrame:
+    """evaluations.csv: step, replica, member, episode, return, length, success (NaN: the task has none)."""
+    return _read(folder, "evaluations.csv")
+
+
+def read_advice(folder: Path | str) -> pd.DataFrame:
+    """advice.csv: a row per replica, asker and adviser; see docs/run-folder.md for the columns."""
+    return _read(folder, "advice.csv")
+
+
+def read_timing(folder: Path | str) -> pd.DataFrame:
+    """timing.csv: step, seconds, member_steps_per_second (wall clock)."""
+    return _read(folder, "timing.csv")

@@ -1,0 +1,46 @@
+"""Numbers and names as people read them; shared by the display, the figures and the report."""
+
+from __future__ import annotations
+
+import math
+
+
+def number(value: float | None) -> str:
+    """A return in about four figures: 0.123, 12.3, 1,234; a dash for none."""
+    if value is None or math.isnan(value):
+        return "–"
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    size = abs(value)
+    text = f"{size:,.0f}" if size >= 1000 else f"{size:.1f}" if size >= 10 else f"{size:.3f}"
+    return f"−{text}" if value < 0 else text
+
+
+def thousands(steps: int) -> str:
+    """Steps in short: 5,000, 24k, 1.5M."""
+    return (
+        f"{steps:,}" if steps < 10_000 else f"{steps / 1000:,.4g}k" if steps < 1e6 else f"{steps / 1e6:.4g}M"
+    )
+
+
+def duration(seconds: float) -> str:
+    """h:mm:ss, or days and hours for what takes days."""
+    whole = round(seconds)
+    if whole >= 86_400:
+        return f"{whole // 86_400} d {whole % 86_400 // 3600} h"
+    return f"{whole // 3600}:{whole % 3600 // 60:02d}:{whole % 60:02d}"
+
+
+def count(amount: int, word: str) -> str:
+    """`1 member`, `2 members`."""
+    return f"{amount:,} {word}" + ("" if amount == 1 else "s")
+
+
+def short(name: str, length: int = 22) -> str:
+    """A long name (a checkpoint's path) by its beginning and end."""
+    return name if len(name) <= length else f"{name[: length // 2 - 1]}…{name[-(length // 2) :]}"
+
+
+def listing(parts: list[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else "".join(parts)

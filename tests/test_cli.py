@@ -1,0 +1,258 @@
+"""The console script: fast help, one line for a mistake, flags over files, and nothing ignored."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from peerage.cli import COMMANDS, main
+from peerage.config import Config
+from peerage.configfile import dump
+from peerage.errors import UserError
+from peerage.flags import train_flags
+from peerage.manual import page
+
+ROOT = Path(__file__).parent.parent
+HEAVY = ("torch", "gymnasium", "matplotlib", "pandas", "numpy", "rich")
+
+
+def stub(monkeypatch: pytest.MonkeyPatch, module: str, **functions: Any) -> None:
+    fake = types.ModuleType(module)
+    for name, function in functions.items():
+        setattr(fake, name, function)
+    monkeypatch.setitem(sys.modules, module, fake)
+    # the packages above it need not exist yet, and must not be imported for real
+    for end in range(1, module.count(".")):
+        parent = ".".join(module.split(".")[: end + 1])
+        monkeypatch.setitem(sys.modules, parent, types.ModuleType(parent))
+
+
+@pytest.fixture
+def train(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs `peerage train ...` up to the training, and returns its configuration."""
+    seen: list[tuple[Config, list[str]]] = []
+
+    def run_training(config: Config, command: list[str]) -> Path:
+        seen.append((config, command))
+        return Path("experiments/it")
+
+    stub(monkeypatch, "peerage.training.session", run_training=run_training)
+
+    def call(*words: str) -> Config:
+        assert main(["train", *words]) == 0
+        config, command = seen[-1]
+        assert command == ["peerage", "train", *words]
+        return config
+
+    return call
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["train", "--help"], ["presets"], ["--version"], ["train", "--gamma", "7"]]
+)
+def test_light(words: list[str]) -> None:
+    code = (
+        f"import sys; from peerage.cli import main; status = main({words!r}); "
+        f"sys.stdout.flush(); heavy = [m for m in {HEAVY!r} if m in sys.modules]; "
+        "sys.exit(f'imported {heavy}' if heavy else status)"
+    )
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert time.perf_counter() - start < 1.5
+    assert done.returncode == (2 if "--gamma" in words else 0), done.stderr
+    assert "imported" not in done.stderr
+
+
+def test_help_is_a_manual(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--help"]) == 0
+    text = capsys.readouterr().out
+    for part in ("environment and group", "learners", "advice", "run", "EXAMPLES", "(default: 10)"):
+        assert part in text
+    assert all(flag.option in text for flag in train_flags())
+    assert main([]) == main(["--help"]) == main(["-h"]) == 0
+    text = capsys.readouterr().out
+    assert all(f"\n  {name} " in text for name in COMMANDS) and "EXAMPLES" in text
+    for name in COMMANDS:
+        assert main([name, "--help"]) == 0
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("peerage ")
+
+
+FUTURE = "which this version does not have"
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        ("trian", ["'trian'", "'train'"]),
+        ("--verson", ["'--version'"]),
+        ("compare a b", ["compare", "later version"]),
+        ("sweep x.yaml", ["sweep", "later version"]),
+        ("train --use-phase-aware", ["--use-phase-aware", "transformer trust", FUTURE]),
+        ("train --no-use-phase-aware", [FUTURE]),
+        ("train --attention-lr 1e-5", ["--attention-lr", FUTURE]),
+        ("train --attention-update-freq=20", ["--attention-update-freq", FUTURE]),
+        ("train --sequence-length 50", [FUTURE]),
+        ("train --warmup-steps 9", [FUTURE]),
+        ("train --trust transformer", ["--trust transformer", FUTURE]),
+        ("train --trust hybrid", [FUTURE]),
+        ("train --trust in-context", [FUTURE]),
+        ("train --trust tdd", ["--trust", "td"]),
+        ("train --lerning-rate 1", ["'--lerning-rate'", "'--learning-rate'"]),
+        ("train --learning 1", ["'--learning'"]),  # no abbreviations
+        ("train foo", ["foo"]),
+        ("train -x", ["-x"]),
+        ("train --gamma", ["--gamma"]),
+        ("train --gamma x", ["--gamma", "number", "'x'"]),
+        ("train --gamma nan", ["--gamma"]),
+        ("train --gamma 2", ["--gamma", "[0, 1]"]),
+        ("train --n-peers 0", ["--n-peers"]),
+        ("train --batch-size 1.5", ["--batch-size", "whole number"]),
+        ("train --net-arch 64,x", ["--net-arch"]),
+        ("train --net-arch 64 64 64", ["--net-arch", "3 values", "4 members"]),
+        ("train --env-args a", ["--env-args", "name=value"]),
+        ("train --env-args a=[", ["--env-args a"]),
+        ("train --env-args a=!!python/name:os.system", ["--env-args a"]),
+        ("train --advisers negated:", ["--advisers"]),
+        ("train --choice papr", ["'paper'"]),
+        ("train --use-trust=false", ["--use-trust"]),
+        ("train --config no-such", ["no-such"]),
+        ("train --config peer-hoper", ["'peer-hopper'"]),
+        ("train --exp-name a/b", ["--exp-name"]),
+        ("resume", ["RUN"]),
+        ("resume no-such", ["no-such", "run folder"]),
+        ("resume no-such --gamma 1", ["--gamma"]),
+        ("evaluate no-such", ["no-such"]),
+        ("evaluate no-such --episodes 0", ["--episodes"]),
+        ("report no-such", ["no-such"]),
+        ("export no-such --member -1", ["--member"]),
+        ("export no-such --to zip", ["--to"]),
+        ("presets no-such", ["no-such"]),
+        ("envs x", ["x"]),
+    ],
+)
+def test_mistakes(words: str, parts: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words.split(" ")) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("peerage: ") and err.count("\n") == 1 and err.endswith("\n"), err
+    assert all(part in err for part in parts), err
+
+
+def test_flags(train: Any) -> None:
+    words = """
+        --env Room-v21 --n-peers 2 --advisers expert adversary --replicas 3 --seed 7
+        --env-args terminate_when_unhealthy=false size=3 name=x --device cpu --total-timesteps 1e6
+        --algorithm sac td3 --learning-rate 1e-3 5e-4 --net-arch 150,200 64,64 --use-sde --ent-coef 0.1
+        --log-std-init -1.5e0 --no-use-trust --no-use-critic --use-advantage --lr 0.95 --temperature 2
+        --max-peer-epochs 4 --no-sample-with-noise --verbose 0 --use-wandb --wandb-project p
+    """
+    config = train(*words.split())
+    assert (config.env, config.n_peers, config.replicas, config.seed) == ("Room-v21", 2, 3, 7)
+    assert config.advisers == ("expert", "adversary") and config.total_timesteps == 1_000_000
+    assert config.env_args == {"terminate_when_unhealthy": False, "size": 3, "name": "x"}
+    assert config.learner.learning_rate == (1e-3, 5e-4) and config.learner.net_arch == ((150, 200), (64, 64))
+    assert config.learner.use_sde == (True,) and config.learner.ent_coef == ("0.1",)
+    assert config.learner.algorithm == ("sac", "td3") and config.learner.log_std_init == (-1.5,)
+    advice = config.advice
+    assert (advice.use_trust, advice.use_agent_values, advice.use_critic) == (False, True, False)
+    assert (advice.use_advantage, advice.lr, advice.temperature) == (True, 0.95, (2.0,))
+    assert not advice.sample_with_noise and advice.max_peer_epochs == 4
+    assert (config.run.verbose, config.run.use_wandb, config.run.wandb_project) == (0, True, "p")
+
+
+def test_nothing_said_is_the_default(train: Any) -> None:
+    assert train() == Config()
+
+
+def test_flags_override_config(train: Any, tmp_path: Path) -> None:
+    config = train("--config", "peer-ant", "--gamma", "0.5", "--env-args", "x=1", "--no-use-advantage")
+    assert config.env == "Ant-v4" and config.learner.gamma == (0.5,) and config.learner.tau == (0.02,)
+    assert config.env_args == {"terminate_when_unhealthy": False, "x": 1}
+    assert not config.advice.use_advantage and config.advice.use_trust
+    path = tmp_path / "config.yaml"
+    path.write_text(dump(train("--total-timesteps", "70", "--advisers", "expert", "--max-peer-epochs", "3")))
+    assert train("--config", str(tmp_path)).steps == 70
+    assert train("--config", str(path), "--n-epochs", "2", "--epoch-length", "10").steps == 20
+    assert train("--config", str(path), "--n-epochs", "2", "--total-timesteps", "5").steps == 5
+    assert train("--config", str(path), "--advisers").advisers == ()
+    assert train("--config", str(path), "--max-peer-epochs", "none").advice.max_peer_epochs is None
+
+
+def test_train_says_where(train: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    train()
+    out = capsys.readouterr().out
+    assert "experiments/it/figures" in out and "experiments/it/report.html" in out
+    train("--verbose", "0")
+    assert capsys.readouterr().out == ""
+
+
+def test_exit_status(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def failing(error: BaseException) -> Any:
+        def run_training(config: Config, command: list[str]) -> Path:
+            raise error
+
+        return run_training
+
+    stub(monkeypatch, "peerage.training.session", run_training=failing(KeyboardInterrupt()))
+    assert main(["train"]) == 130
+    stub(monkeypatch, "peerage.training.session", run_training=failing(UserError("two\nlines")))
+    assert main(["train"]) == 2
+    assert capsys.readouterr().err.endswith("peerage: two lines\n")
+
+
+def test_other_commands(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.yaml").write_text("")
+    run = str(tmp_path)
+    calls: list[Any] = []
+    rows = [(0, "member-0", 0, 1.234, 10, None), (0, "member-1", 10, 2.0, 9, 1.0)]
+    stub(
+        monkeypatch,
+        "peerage.training.session",
+        resume=lambda run, **overrides: calls.append((run, overrides)),
+        evaluate_run=lambda *a: calls.append(a) or rows,
+    )
+    assert main(["resume", run, "--checkpoint-freq", "9", "--verbose", "0"]) == 0
+    assert calls.pop() == (tmp_path, {"checkpoint_freq": 9, "verbose": 0})
+    assert main(["resume", run, "--checkpoint-freq", "-9"]) == 2
+
+    assert main(["evaluate", run, "--episodes", "3", "--members", "0", "1"]) == 0
+    assert calls.pop() == (tmp_path, 3, None, [0, 1])
+    assert capsys.readouterr().out.splitlines()[-3:] == [
+        "replica  member    episode  return  length  success",
+        "0        member-0  0        1.23    10",
+        "0        member-1  10       2.00    9       1.00",
+    ]
+
+    stub(monkeypatch, "peerage.runs.report", write_report=calls.append)
+    assert main(["report", run, run]) == 0
+    assert calls == [tmp_path, tmp_path]
+
+    stub(monkeypatch, "peerage.sb3", export_member=lambda *a: calls.append(a) or "out.zip")
+    assert main(["export", run, "--member", "2", "--to", "sb3", "--out", "x.zip"]) == 0
+    assert calls[-1] == (tmp_path, 2, 0, Path("x.zip"))
+
+
+def test_presets_are_files_to_start_from(
+    train: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["presets", "early-advice-ant"]) == 0
+    path = tmp_path / "mine.yaml"
+    path.write_text(capsys.readouterr().out)
+    assert train("--config", str(path)) == train("--config", "early-advice-ant")
+    capsys.readouterr()
+    assert main(["presets"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 87
+
+
+def test_documentation_is_current() -> None:
+    """`make docs` writes the page."""
+    assert (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8") == page()

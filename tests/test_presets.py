@@ -1,0 +1,103 @@
+"""Every preset is a valid configuration, and holds what the papers' command lists say."""
+
+from __future__ import annotations
+
+import pytest
+
+from peerage.configfile import dump, from_dict, load, parse, to_yaml, validate
+from peerage.errors import UserError
+from peerage.presets import describe, preset, preset_names
+
+PAPER = [name for name in preset_names() if name != "quick-lunarlander"]
+FAMILIES = ["halfcheetah", "ant", "hopper", "walker2d", "room-v21", "room-v27"]
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_loads(name: str) -> None:
+    config = validate(load(name))
+    assert from_dict(parse(dump(config), name)) == config
+    assert from_dict(parse(to_yaml(preset(name)), name)) == from_dict(preset(name))
+    assert describe(name) and "\n" not in describe(name)
+
+
+def test_one_for_every_row() -> None:
+    product = {f"{s}-{f}" for s in ("peer", "single", "random-advice", "early-advice") for f in FAMILIES}
+    ablation = {name for name in PAPER if name.startswith("ablation-")}
+    sizes = {f"group-size-hopper-{n}" for n in (2, 4, 8, 10)}
+    adversarial = {"adversarial-room-v21", "adversarial-single-room-v21"}
+    assert set(PAPER) == product | ablation | sizes | adversarial
+    assert len(ablation) == 4 * 2 * 7
+    assert len({dump(load(name)) for name in ablation}) == 56
+
+
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_common_settings(name: str) -> None:
+    config = load(name)
+    learner, advice = config.learner, config.advice
+    assert (learner.batch_size, learner.gamma, learner.tau) == ((256,), (0.99,), (0.02,))
+    assert (learner.train_freq, learner.gradient_steps, learner.target_update_interval) == ((8,), (8,), (1,))
+    assert (advice.temperature, advice.temperature_decay, advice.switch_ratio) == ((1.0,), (0.0,), 0)
+    assert (advice.lr, advice.init_trust_values, advice.init_agent_values) == (0.001, 200.0, 200.0)
+    assert (advice.trust_buffer_size, advice.trust_batch_size) == (1000, 10)
+    assert advice.sample_with_noise and advice.follow_across_episodes and advice.epsilon == 0
+    assert (config.run.eval_freq, config.run.n_eval_episodes) == (10_000, 10)
+    assert config.steps == (600_000 if name.startswith("group-size") else 1_000_000)
+    early = name.startswith("early")
+    assert (advice.choice, advice.follow_steps) == (("uniform", 1) if early else ("paper", 10))
+    assert config.n_epochs * config.epoch_length == config.steps and config.total_timesteps is None
+    if "room" in name:
+        assert (learner.algorithm, learner.net_arch) == (("dqn",), ((256, 256),))
+        assert learner.buffer_size == (300_000,)
+        assert (learner.exploration_fraction, learner.exploration_final_eps) == ((0.1,), (0.05,))
+        assert (learner.learning_rate, learner.learning_starts) == ((5e-4,), (100,))
+    else:
+        assert (learner.algorithm, learner.net_arch) == (("sac",), ((150, 200),))
+        assert learner.buffer_size == (1_000_000,)
+        assert (learner.use_sde, learner.log_std_init, learner.ent_coef) == ((True,), (-3.0,), ("auto",))
+        cheetah = "halfcheetah" in name
+        assert learner.learning_starts == ((10_000,) if cheetah else (100,))
+        assert learner.learning_rate == ((7.3e-4,) if cheetah or name == "early-advice-ant" else (3e-4,))
+        assert config.env_args == ({} if cheetah else {"terminate_when_unhealthy": False})
+
+
+def signals(name: str) -> tuple[bool, bool, bool, bool]:
+    advice = load(name).advice
+    return advice.use_agent_values, advice.use_trust, advice.use_critic, advice.use_advantage
+
+
+def test_settings() -> None:
+    for family in FAMILIES:
+        members = 2 if "room" in family else 4
+        assert signals(f"peer-{family}") == (True, True, True, True)
+        assert signals(f"random-advice-{family}") == (False, False, False, False)
+        assert load(f"peer-{family}").n_peers == members
+        single = load(f"single-{family}")
+        assert (single.n_peers, single.advice.sharing, single.advisers) == (1, "none", ())
+        early = load(f"early-advice-{family}")
+        assert early.n_peers == members and early.advice.only_follow_others
+        clock = (early.epoch_length, early.advice.max_peer_epochs)
+        assert clock == ((100, 5000) if "room" in family else (10_000, 74))
+    assert load("peer-room-v27").env == "Room-v27" and load("peer-walker2d").env == "Walker2d-v4"
+
+
+def test_ablation_groups_and_adversary() -> None:
+    assert signals("ablation-ant-none-agent") == (True, False, False, False)
+    assert signals("ablation-ant-advantage-trust-critic") == (False, True, True, True)
+    for n in (2, 4, 8, 10):
+        assert load(f"group-size-hopper-{n}").n_peers == n
+        assert signals(f"group-size-hopper-{n}") == (True, True, True, False)
+    adversarial = load("adversarial-room-v21")
+    assert (adversarial.env, adversarial.n_peers, adversarial.advisers) == ("Room-v21", 2, ("adversary",))
+    assert dump(load("adversarial-single-room-v21")) == dump(load("single-room-v21"))
+
+
+def test_unknown_name() -> None:
+    with pytest.raises(UserError, match="did you mean 'peer-hopper'"):
+        preset("peer-hoper")
+
+
+def test_callers_cannot_change_a_preset() -> None:
+    preset("peer-ant")["learner"]["gamma"] = 0
+    assert preset("peer-ant")["learner"]["gamma"] == 0.99
