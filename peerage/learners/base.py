@@ -13,6 +13,7 @@ from torch import Tensor
 from peerage.learners.defaults import Settings
 from peerage.learners.replay import Replay
 from peerage.learners.streams import Seat, Streams
+from peerage.nets.stacked import StackedMLP
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,10 @@ class Learner(Protocol):
 
     def metrics(self) -> dict[str, Tensor]:
         """Means `[S]` since the last call."""
+        ...
+
+    def networks(self) -> dict[str, StackedMLP]:
+        """All networks by name; one with `k` rows a member has member s in rows `k s` to `k s + k - 1`."""
         ...
 
     def state(self) -> dict[str, Any]:

@@ -51,7 +51,8 @@ class Streams:
         self.dtype = torch.float64 if kind == "uniform" else dtype
         # About 16,000 numbers a member and block: enough to hide the loop, small enough for the cache.
         self.block = max(1, min(1024, 16_384 // max(1, int(np.prod(shape)))))
-        self.buffer = np.empty((len(seats), self.block, *shape), np.float64 if self.dtype == torch.float64 else np.float32)
+        width = np.float64 if self.dtype == torch.float64 else np.float32
+        self.buffer = np.empty((len(seats), self.block, *shape), width)
         self.tensor: Tensor | None = None
         self.position = self.block
         self.starts: list[dict[str, Any]] = [dict(g.bit_generator.state) for g in self.generators]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -38,7 +39,7 @@ class StackedMLP:
     ) -> None:
         self.rows, self.sizes = rows, tuple(sizes)
         shapes: dict[str, tuple[int, ...]] = {}
-        for layer, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        for layer, (fan_in, fan_out) in enumerate(pairwise(sizes)):
             shapes[f"{layer}.weight"] = (fan_in, fan_out)
             shapes[f"{layer}.bias"] = (1, fan_out)
         shapes.update(extra or {})

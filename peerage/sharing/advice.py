@@ -66,7 +66,7 @@ class Advice:
                 self.desks.append(Desk(copies[r], N + f, range(R) if shared else range(r, r + 1), rng))
 
         # What a choice is made of. With one adviser, or a uniform choice, nobody reads values.
-        self.rule = choice.RULES.get(config.choice) if self.K > 1 and not config.only_follow_others else None
+        self.rule = choice.RULES.get(config.choice) if self.K > 1 else None
         read = self.rule is not None
         like = torch.zeros(0, device=self.device, dtype=self.dtype)
         lr = config.lr if config.lr is not None else 0.05

@@ -56,7 +56,7 @@ class Scripted:
 
     policy: Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
-    def suggest(self, obs, asker, episode_start, rng):  # type: ignore[no-untyped-def]
+    def suggest(self, obs, asker, episode_start, rng):
         return self.policy(obs, rng)
 
 
@@ -66,7 +66,7 @@ class Random:
 
     space: gym.Space[Any]
 
-    def suggest(self, obs, asker, episode_start, rng):  # type: ignore[no-untyped-def]
+    def suggest(self, obs, asker, episode_start, rng):
         if isinstance(self.space, gym.spaces.Discrete):
             return rng.integers(self.space.n, size=len(obs))
         assert isinstance(self.space, gym.spaces.Box)
@@ -86,7 +86,7 @@ class Constant:
             action = 0 if self.action is None else self.action
             if action not in range(int(self.space.n)):
                 raise UserError(f"constant:{self.action} is no action of this environment: use 0 to {self.space.n - 1}")
-            self.value = np.int64(action)
+            self.value: np.ndarray = np.array(action, dtype=np.int64)
         else:
             assert isinstance(self.space, gym.spaces.Box)
             low, high = self.space.low, self.space.high
@@ -94,7 +94,7 @@ class Constant:
             if (self.value < low).any() or (self.value > high).any():
                 raise UserError(f"constant:{self.action} lies outside the action box {low.min():g} to {high.max():g}")
 
-    def suggest(self, obs, asker, episode_start, rng):  # type: ignore[no-untyped-def]
+    def suggest(self, obs, asker, episode_start, rng):
         return np.broadcast_to(self.value, (len(obs), *self.value.shape)).copy()
 
 
@@ -110,7 +110,7 @@ class Negated:
     def stateless(self) -> bool:
         return getattr(self.inner, "stateless", False)
 
-    def suggest(self, obs, asker, episode_start, rng):  # type: ignore[no-untyped-def]
+    def suggest(self, obs, asker, episode_start, rng):
         return scripted.opposite(self.env, self.space, self.inner.suggest(obs, asker, episode_start, rng))
 
     def state(self) -> Any:
@@ -129,7 +129,7 @@ class Trained:
     def __init__(self, learner: Any, discrete: bool) -> None:
         self.learner, self.discrete = learner, discrete
 
-    def suggest(self, obs, asker, episode_start, rng):  # type: ignore[no-untyped-def]
+    def suggest(self, obs, asker, episode_start, rng):
         actions = self.learner.suggest(torch.as_tensor(obs).unsqueeze(0), None)[0].numpy()
         return actions[:, 0].astype(np.int64) if self.discrete else actions
 

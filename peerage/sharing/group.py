@@ -150,8 +150,9 @@ class Group:
         """Transitions of `age [M, B]` steps ago (0: the last) of every member."""
         if len(self.stacks) == 1:
             return self.stacks[0].learner.replay.recent(age)
-        columns = [self._each(lambda s, x, f=f: getattr(s.learner.replay.recent(x[0]), f), age) for f in Batch._fields]
-        return Batch(*columns)
+        parts = [stack.learner.replay.recent(age[stack.index]) for stack in self.stacks]
+        order = torch.cat([stack.index for stack in self.stacks]).argsort()
+        return Batch(*(torch.cat(column)[order] for column in zip(*parts)))
 
     def gamma(self) -> Tensor:
         """`[M, 1]`."""

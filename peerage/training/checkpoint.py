@@ -29,7 +29,8 @@ def _flatten(tree: Any, path: str, tensors: dict[str, torch.Tensor]) -> Any:
         tensors[path] = tree.detach().contiguous().cpu()
         return {"tensor": path}
     if isinstance(tree, dict):
-        return {str(key): _flatten(value, f"{path}/{key}" if path else str(key), tensors) for key, value in tree.items()}
+        prefix = f"{path}/" if path else ""
+        return {str(key): _flatten(value, f"{prefix}{key}", tensors) for key, value in tree.items()}
     if isinstance(tree, list | tuple):
         return [_flatten(value, f"{path}/{i}", tensors) for i, value in enumerate(tree)]
     return tree
@@ -91,7 +92,7 @@ def load(folder: Path) -> dict[str, Any]:
 
 def load_latest(run: Path) -> tuple[dict[str, Any], list[str]]:
     """The newest sound checkpoint of a run, and a line for each damaged one that was passed over."""
-    passed_over = []
+    passed_over: list[str] = []
     for folder in reversed(checkpoints(run)):
         try:
             return load(folder), passed_over

@@ -46,7 +46,7 @@ class Trainer:
         advisers: Sequence[str | Adviser] | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        validate(config)
+        config = validate(config)
         maker: Maker = config.env if env is None else env
         self.spec = check_env_id(maker, config.env_args)
         chosen = config.advisers if advisers is None else tuple(advisers)
@@ -190,8 +190,8 @@ class Trainer:
     def evaluation_rows(self) -> list[EvaluationRow]:
         """(replica, member, episode, return, length, success) of an evaluation now."""
         return [
-            (m // self.N, self.names[m % self.N], number, e.return_, e.length, None if e.success is None else float(e.success))
-            for m, number, e in self.evaluator.run()
+            (m // self.N, self.names[m % self.N], n, e.return_, e.length, None if e.success is None else float(e.success))
+            for m, n, e in self.evaluator.run()
         ]
 
     def _report_frozen(self, folder: RunFolder) -> None:
@@ -200,7 +200,8 @@ class Trainer:
         self.frozen |= diverged
         for m in np.flatnonzero(diverged):
             r, i = divmod(int(m), self.N)
-            dump = checkpoint.dump(folder.path, f"diverged-replica-{r}-member-{i}-step-{self.step}", self.member_state(int(m)))
+            name = f"diverged-replica-{r}-member-{i}-step-{self.step}"
+            dump = checkpoint.dump(folder.path, name, self.member_state(int(m)))
             text = f"{self.names[i]} of replica {r} is frozen: its update was not finite (kept in {dump.name})"
             self.listeners.on_message(self.step, text)
 
@@ -257,6 +258,11 @@ def pick_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError):
         raise UserError(f"--device {name} is not to be had on this machine: use cpu or auto") from None
     return device
+
+
+def device_name(device: torch.device) -> str:
+    """For the record: `cpu` or the GPU's name."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
 def pick_threads(config: Config) -> int:

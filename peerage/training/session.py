@@ -12,15 +12,15 @@ from peerage.configfile import from_dict, to_dict
 from peerage.envs.vector import Maker
 from peerage.errors import UserError
 from peerage.evaluation.evaluate import SEED
+from peerage.runs.display import Display
 from peerage.runs.folder import RunFolder, default_name
 from peerage.runs.listeners import EvaluationRow, Listener, Listeners
-from peerage.runs.display import Display
 from peerage.runs.loggers import TensorBoardLog, WandbLog
 from peerage.runs.report import write_report
 from peerage.runs.tables import CsvLog
 from peerage.sharing.advisers import Adviser
 from peerage.training import checkpoint
-from peerage.training.loop import Trainer
+from peerage.training.loop import Trainer, device_name
 
 
 def run_training(
@@ -35,16 +35,18 @@ def run_training(
     trainer = Trainer(config, env=env, advisers=advisers)
     config = trainer.config
     algorithms = [s.algorithm for s in trainer.group.settings]
-    name = default_name(trainer.spec.id, algorithms, config.n_peers, config.seed)
-    folder = RunFolder.create(config.run.log_dir, config.run.exp_name, name, config.run.overwrite)
-    config = replace(config, run=replace(config.run, exp_name=folder.path.name))
-    trainer.config = config
-    folder.write_config(to_dict(config))
-    folder.write_environment(trainer.spec.id, str(trainer.device))
-    folder.write_command(command)
+    default = default_name(trainer.spec.id, algorithms, config.n_peers, config.seed)
+    planned = RunFolder.plan(config.run.log_dir, config.run.exp_name, default, config.run.overwrite)
+    loggers = loggers_for(config, planned.path)  # a package that is missing is said before anything is written
+    config = trainer.config = replace(config, run=replace(config.run, exp_name=planned.path.name))
+    folder = RunFolder.create(
+        config.run.log_dir, planned.path.name, default, to_dict(config), overwrite=config.run.overwrite
+    )
+    folder.write_environment(trainer.spec.id, device_name(trainer.device))
+    folder.write_command(command or ["peerage", "train", "(from Python)"])
     log = CsvLog(folder.path)
     trainer.read_offsets = log.offsets
-    trainer.listeners = Listeners([log, *loggers_for(config, folder.path), *listeners])
+    trainer.listeners = Listeners([log, *loggers, *listeners])
     return finish(trainer, folder)
 
 

@@ -1,0 +1,433 @@
+"""A stack is its members: in any grouping, with other learning rates, beside one that broke."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from peerage.config import AdviceConfig
+from peerage.learners.base import Space
+from peerage.learners.defaults import DEFAULTS
+from peerage.learners.dqn import DQN
+from peerage.learners.sac import SAC
+from peerage.learners.streams import Seat
+from peerage.learners.td3 import TD3
+from peerage.nets.stacked import StackedAdam, StackedMLP
+from peerage.sharing.advice import Advice
+from peerage.sharing.group import Group
+from peerage.sharing.none import NoSharing
+
+F64 = torch.float64
+OBS = 7
+BOX = Space(OBS, 3, low=np.array([-2, -1, 0], np.float32), high=np.array([2, 1, 5], np.float32))
+DISCRETE = Space(OBS, 1, n_actions=5)
+
+pytestmark = pytest.mark.filterwarnings("ignore:grad and param do not obey")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+# --- learners -------------------------------------------------------------------------------------------------
+
+CASES = {
+    "dqn": ("dqn", {}),
+    "sac": ("sac", {}),
+    "sac-fixed": ("sac", {"ent_coef": "0.1"}),
+    "sac-gsde": ("sac", {"use_sde": True}),
+    "td3": ("td3", {}),
+}
+
+
+def make(case, members, updates=6, capacity=40, spoil=()):
+    """A learner of `members`, each with its own seat, settings and data, after `updates` gradient steps.
+
+    `spoil`: members whose rewards are NaN from transition 20 on; the updates begin before that and go on after.
+    """
+    algorithm, extra = CASES[case]
+    settings = [
+        replace(
+            DEFAULTS[algorithm],
+            net_arch=(33, 20),
+            batch_size=16,
+            buffer_size=capacity,
+            learning_starts=0,
+            train_freq=1,
+            gradient_steps=1,
+            target_update_interval=1,
+            learning_rate=1e-3 * (i + 1),
+            gamma=1 - 0.1 * i,
+            tau=0.01 * (i + 1),
+            max_grad_norm=0.3 * i,
+            **extra,
+        )
+        for i in members
+    ]
+    space = DISCRETE if algorithm == "dqn" else BOX
+    cls = {"dqn": DQN, "sac": SAC, "td3": TD3}[algorithm]
+    learner = cls(settings, [Seat(3, 0, i) for i in members], space, 1000)
+    rngs = [np.random.default_rng(i) for i in members]
+
+    def draw(size):
+        return torch.tensor(np.stack([rng.normal(size=size) for rng in rngs]), dtype=torch.float32)
+
+    step = 0
+    for t in range(capacity):
+        actions = draw(1).abs().clamp(max=4).floor() if space.discrete else draw(3)
+        rewards = draw(1)[:, 0] * 5
+        for row, i in enumerate(members):
+            if i in spoil and t >= 20:
+                rewards[row] = math.nan
+        learner.observe(draw(OBS), actions, rewards, draw(OBS), (draw(1)[:, 0] > 1).float())
+        if t == 19 or t >= capacity - updates + 3:
+            for _ in range(3 if t == 19 else 1):
+                step += 1
+                learner.after_step(step)
+    return learner
+
+
+def everything(learner, row):
+    """All that a member has learned."""
+    parts = [net.flat.view(len(learner.settings), -1)[row] for net in learner.networks().values()]
+    for name in ("optimizer", "actor_optimizer", "critic_optimizer"):
+        if hasattr(learner, name):
+            optimizer = getattr(learner, name)
+            parts += [optimizer.exp_avg[row], optimizer.exp_avg_sq[row]]
+    if hasattr(learner, "log_ent_coef"):
+        parts.append(learner.log_ent_coef[row])
+    return torch.cat([p.flatten() for p in parts])
+
+
+def acts(learner, row):
+    """What a member would do for one observation, sampled, and what it thinks of it."""
+    rows, obs = len(learner.settings), torch.linspace(-1, 1, OBS)
+    noise = torch.linspace(-1, 1, learner.space.act_dim).expand(rows, 1, -1)
+    actions = learner.suggest(obs.expand(rows, 1, -1), noise)
+    return torch.cat((actions[row].flatten(), learner.value(obs.expand(rows, 1, -1), actions)[row]))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_stack_is_its_members(case):
+    """Five members in one stack, in 2 + 3, 3 + 2 and 4: the same bits; each alone: the same numbers."""
+    whole = make(case, range(5))
+    start = make(case, range(5), updates=0)
+    assert not torch.allclose(everything(whole, 0), everything(start, 0), atol=1e-3)  # something was learned
+    for members in ([0, 1], [2, 3, 4], [4, 2], [3, 0, 1], [1, 2, 3, 4]):
+        part = make(case, members)
+        for row, i in enumerate(members):
+            assert torch.equal(everything(part, row), everything(whole, i)), (members, i)
+            assert torch.equal(acts(part, row), acts(whole, i)), (members, i)
+    for i in range(5):
+        alone = make(case, [i])
+        torch.testing.assert_close(everything(alone, 0), everything(whole, i), rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_broken_member_stops_alone(case):
+    """NaN rewards freeze a member as it is; the others go on exactly as beside a healthy one."""
+    healthy, broken = make(case, range(3)), make(case, range(3), spoil=[1])
+    assert healthy.active.tolist() == [True] * 3 and broken.active.tolist() == [True, False, True]
+    for i in (0, 2):
+        assert torch.equal(everything(broken, i), everything(healthy, i))
+    # every update after the NaNs came in saw some (with 16 of 38 to 40 transitions), so the state is the one before
+    before = make(case, range(3), updates=3, capacity=20)
+    for name, net in broken.networks().items():
+        if "target" not in name:
+            ours, earlier = net.flat.view(3, -1)[1], before.networks()[name].flat.view(3, -1)[1]
+            assert torch.equal(ours, earlier), name
+            assert not torch.equal(ours, healthy.networks()[name].flat.view(3, -1)[1])
+        assert net.flat.isfinite().all()
+    if case.startswith("sac"):
+        assert torch.equal(broken.log_ent_coef[1], before.log_ent_coef[1])
+
+
+# --- layers and Adam --------------------------------------------------------------------------------------------
+
+
+def torch_mlp(net, row):
+    """The same network of torch's own layers."""
+    layers: list[nn.Module] = []
+    for layer, (fan_in, fan_out) in enumerate(zip(net.sizes[:-1], net.sizes[1:])):
+        linear = nn.Linear(fan_in, fan_out, dtype=F64)
+        with torch.no_grad():
+            linear.weight.copy_(net.constants[f"{layer}.weight"][row].T)
+            linear.bias.copy_(net.constants[f"{layer}.bias"][row, 0])
+        layers += [linear, nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def test_layers_are_torchs():
+    net = StackedMLP(3, (4, 6, 5, 2), dtype=F64)
+    net.init_([np.random.default_rng(i) for i in range(3)])
+    x = torch.randn(3, 8, 4, dtype=F64)
+    out = net(x, grad=True)
+    (out.square().sum(dim=(1, 2)) * torch.tensor([1.0, 2.0, 3.0])).sum().backward()
+    for row in range(3):
+        own = torch_mlp(net, row)
+        expected = own(x[row])
+        torch.testing.assert_close(out[row], expected)
+        (expected.square().sum() * (row + 1)).backward()
+        grads = [p.grad.T.flatten() for p in own.parameters()]
+        torch.testing.assert_close(net.grad[row], torch.cat(grads))
+    assert torch.equal(net.tail(net.trunk(x)), net(x))
+    assert torch.equal(net(x[::2], rows=slice(None, None, 2)), net(x)[::2])
+    assert not net(x).requires_grad
+
+
+def test_without_grad_parameters_collect_nothing_but_the_input_does():
+    net = StackedMLP(2, (3, 4, 1), dtype=F64)
+    net.init_([np.random.default_rng(i) for i in range(2)])
+    x = torch.randn(2, 5, 3, dtype=F64, requires_grad=True)
+    net(x).sum().backward()
+    assert (net.grad == 0).all() and x.grad is not None and (x.grad != 0).any()
+
+
+def test_init_is_nn_linears():
+    sizes = (16, 100, 49, 30)
+    net = StackedMLP(4, sizes)
+    net.init_([Seat(0, 0, i).generator("init") for i in range(4)])
+    for layer, fan_in in enumerate(sizes[:-1]):
+        bound = 1 / math.sqrt(fan_in)
+        values = net.constants[f"{layer}.weight"]
+        assert values.abs().max() <= bound and values.abs().max() > 0.99 * bound
+        assert abs(values.mean()) < 0.03 * bound
+        assert abs(values.std() - bound / math.sqrt(3)) < 0.03 * bound  # of a uniform distribution
+        bias = net.constants[f"{layer}.bias"]
+        assert bias.abs().max() <= bound and bias.abs().max() > 0.9 * bound and bias.std() > 0.45 * bound
+    reference = nn.Linear(100, 49)
+    assert (
+        reference.weight.abs().max() <= 0.1 and reference.bias.abs().max() <= 0.1
+    )  # bounds are still torch's
+    assert len({row.sum().item() for row in net.flat}) == 4
+    other = StackedMLP(2, sizes)
+    other.init_([Seat(0, 0, i).generator("init") for i in (3, 1)])
+    assert torch.equal(other.flat, net.flat[[3, 1]])  # a row depends on its own generator only
+
+
+def adam_case(dtype, clip=None, rows=4, size=50):
+    generator = torch.Generator().manual_seed(0)
+    flat = torch.randn(rows, size, generator=generator, dtype=dtype)
+    lr = torch.tensor([1e-4, 1e-2, 0.3, 0.0][:rows], dtype=dtype).unsqueeze(1)
+    limit = None if clip is None else torch.tensor(clip, dtype=dtype).unsqueeze(1)
+    grads = [
+        torch.randn(rows, size, generator=generator, dtype=dtype)
+        * torch.tensor([1.0, 1e-6, 100.0, 1.0][:rows], dtype=dtype).unsqueeze(1)
+        for _ in range(8)
+    ]
+    grad = torch.zeros_like(flat)
+    return StackedAdam(flat.clone(), grad, lr, max_grad_norm=limit), grads
+
+
+@pytest.mark.parametrize("clip", [None, [0.5, 1e-7, 1e3, math.inf]])
+def test_stacked_adam_is_torchs_adam_per_row(clip):
+    stacked, grads = adam_case(F64, clip)
+    rows = [nn.Parameter(row.clone()) for row in stacked.flat]
+    own = [torch.optim.Adam([p], lr=stacked.lr[i].item()) for i, p in enumerate(rows)]
+    for grad in grads:
+        stacked.zero_grad()
+        stacked.grad += grad
+        stacked.step(torch.ones(4, dtype=torch.bool))
+        assert torch.equal(stacked.grad, grad)  # clipping does not touch what others may read
+        for i, (row, optimizer) in enumerate(zip(rows, own)):
+            row.grad = grad[i].clone()
+            if clip is not None:
+                nn.utils.clip_grad_norm_([row], clip[i])
+            optimizer.step()
+            moments = optimizer.state[row]
+            tight = {"rtol": 1e-12, "atol": 1e-16}
+            torch.testing.assert_close(stacked.exp_avg[i], moments["exp_avg"], **tight)
+            torch.testing.assert_close(stacked.exp_avg_sq[i], moments["exp_avg_sq"], rtol=1e-12, atol=1e-25)
+            torch.testing.assert_close(stacked.flat[i], row.detach(), **tight)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_frozen_row_keeps_its_bits_and_the_others_theirs(bad):
+    with_it, grads = adam_case(torch.float32, clip=[1.0, 1e-6, 5.0, 2.0])
+    without, _ = adam_case(torch.float32, clip=[1.0, 1e-6, 5.0, 2.0])
+    active = torch.ones(4, dtype=torch.bool)
+    kept = None
+    for k, grad in enumerate(grads):
+        without.grad.copy_(grad)
+        without.step(torch.ones(4, dtype=torch.bool))
+        with_it.grad.copy_(grad)
+        if k == 3:
+            kept = with_it.flat[1].clone()
+            with_it.grad[1, 7] = bad
+        assert with_it.finite().tolist() == [True, k != 3, True, True]
+        active &= with_it.finite()
+        with_it.step(active)
+    assert kept is not None and torch.equal(with_it.flat[1], kept)
+    for row in (0, 2, 3):
+        assert torch.equal(with_it.flat[row], without.flat[row])
+    assert not torch.equal(without.flat[1], kept)
+
+
+def test_a_row_of_both_infinities_is_not_finite():
+    stacked, _ = adam_case(torch.float32)
+    stacked.grad[2, 0], stacked.grad[2, 1] = math.inf, -math.inf
+    assert stacked.finite().tolist() == [True, True, False, True]
+
+
+def test_adam_goes_on_from_its_state():
+    one, grads = adam_case(torch.float32)
+    two, _ = adam_case(torch.float32)
+    active = torch.ones(4, dtype=torch.bool)
+    for k, grad in enumerate(grads):
+        one.grad.copy_(grad)
+        one.step(active)
+        if k == 4:
+            two.flat.copy_(one.flat)
+            two.load_state({name: value.clone() for name, value in one.state().items()})
+        if k > 4:
+            two.grad.copy_(grad)
+            two.step(active)
+    assert torch.equal(one.flat, two.flat)
+
+
+def test_soft_update_is_polyak():
+    target, online = (StackedMLP(3, (4, 6, 2), dtype=F64) for _ in range(2))
+    target.init_([np.random.default_rng(i) for i in range(3)])
+    online.init_([np.random.default_rng(9 + i) for i in range(3)])
+    tau = torch.tensor([[0.005], [0.6], [1.0]], dtype=F64)
+    expected = (1 - tau) * target.flat + tau * online.flat
+    online_before = online.flat.clone()
+    target.lerp_(online, tau)
+    torch.testing.assert_close(target.flat, expected, rtol=1e-13, atol=1e-15)
+    assert torch.equal(target.flat[2], online.flat[2])  # tau 1 copies
+    assert torch.equal(online.flat, online_before)
+
+
+# --- groups -----------------------------------------------------------------------------------------------------
+
+
+class World:
+    """Deterministic environments of rational functions, the same bits in any company; an episode has 17 steps,
+    every second of which ends in a terminal state."""
+
+    def __init__(self, seats):
+        rngs = [np.random.default_rng([s.replica, s.member]) for s in seats]
+        self.start = np.stack([rng.normal(size=OBS) for rng in rngs]).astype(np.float32)
+        self.obs, self.count = self.start.copy(), 0
+
+    def step(self, actions):
+        moved = self.obs[:, ::-1] * np.float32(1.5) + actions[:, :1] * np.float32(0.7) - actions[:, -1:]
+        next_obs = (moved / (1 + np.abs(moved))).astype(np.float32)
+        rewards = next_obs[:, 0] - next_obs[:, 1] * next_obs[:, 1]
+        self.count += 1
+        over = self.count % 17 == 0
+        terminated = np.full(len(rewards), self.count % 34 == 0, np.float32)
+        self.obs = self.start.copy() if over else next_obs
+        return next_obs, rewards, terminated, over
+
+
+def small(algorithm, **kwargs):
+    base = {"net_arch": (24, 16), "batch_size": 12, "buffer_size": 90, "learning_starts": 15, "train_freq": 2}
+    base |= {"gradient_steps": 1, "target_update_interval": 1, "learning_rate": 3e-3, "tau": 0.02}
+    return replace(DEFAULTS[algorithm], **(base | kwargs))
+
+
+def live(members, replicas, *, advice=None, steps=200, seed=5):
+    """Train; returns {(replica, member): everything it did and became} and the sharing."""
+    space = DISCRETE if members[0].algorithm == "dqn" else BOX
+    group = Group(members, replicas, seed, space, steps, advise=advice is not None)
+    sharing = NoSharing(group) if advice is None else Advice(advice, group, [], seed=seed, epoch_length=40)
+    world, start, log = World(group.seats), True, []
+    for step in range(1, steps + 1):
+        host = world.obs
+        obs = torch.from_numpy(host.copy())
+        actions = sharing.act(obs, host, np.full(group.M, start), step)
+        next_obs, rewards, terminated, start = world.step(actions.numpy())
+        group.observe(obs, actions, *(torch.from_numpy(x.copy()) for x in (rewards, next_obs, terminated)))
+        sharing.observe()
+        sharing.after_step(step)
+        group.after_step(step)
+        log.append(torch.cat((obs, actions), dim=1))
+    whole = torch.stack(log, dim=1)  # [M, steps, obs + act]
+    out = {}
+    for stack in group.stacks:
+        for row, m in enumerate(stack.index.tolist()):
+            parts = [whole[m].flatten(), everything(stack.learner, row)]
+            if isinstance(sharing, Advice):
+                if sharing.trust is not None:
+                    parts.append(sharing.trust.values[m])
+                if sharing.agents is not None:
+                    parts.append(sharing.agents.values[m // group.N])
+                parts += [sharing.history[m].float(), torch.as_tensor(sharing.counts[m]).float()]
+                parts.append(sharing.last_scores[m])
+            out[m // group.N, m % group.N] = torch.cat(parts)
+    return out, sharing
+
+
+def same_bits(one, two):
+    common = one.keys() & two.keys()
+    for key in common:
+        assert torch.equal(one[key], two[key]), key
+    assert len({v.sum().item() for v in one.values()}) == len(one)  # members differ
+    assert all(v.isfinite().all() for v in one.values())
+    return len(common)
+
+
+@pytest.mark.parametrize("algorithm", ["dqn", "sac", "td3"])
+def test_without_sharing_members_have_the_same_bits_in_any_group(algorithm):
+    member = small(algorithm)
+    four, _ = live([member] * 4, 1)
+    for n, replicas in ((2, 1), (3, 1), (2, 3)):
+        other, _ = live([member] * n, replicas)
+        assert same_bits(other, four) == n
+    two_by_two, _ = live([member] * 2, 2)
+    assert same_bits(other, two_by_two) == 4
+
+
+ADVICE = AdviceConfig(temperature=(0.5,), lr=0.05, follow_steps=4, use_advantage=True)
+ADVISED = {
+    "dqn": ([small("dqn")] * 3, ADVICE),
+    "dqn-mode": ([small("dqn")] * 2, replace(ADVICE, choice="paper", sample_with_noise=False)),
+    "sac": ([small("sac")] * 3, ADVICE),
+    "sac-mode": ([small("sac")] * 2, replace(ADVICE, sample_with_noise=False, switch_ratio=2)),
+    "gsde": ([small("sac", use_sde=True)] * 2, ADVICE),
+    "sac+td3": ([small("sac"), small("td3"), small("sac", gamma=0.9)], ADVICE),
+    "two shapes": ([small("sac"), small("sac", net_arch=(9,)), small("sac", train_freq=3)], ADVICE),
+}
+
+
+@pytest.mark.parametrize("case", ADVISED)
+def test_replicas_do_not_notice_each_other(case):
+    members, config = ADVISED[case]
+    three, sharing = live(members, 3, advice=config)
+    two, _ = live(members, 2, advice=config)
+    assert same_bits(two, three) == 2 * len(members)
+    assert (sharing.counts.sum(axis=0) > 0).all()  # everybody was followed
+    assert (sharing.trust.values != 200).any()
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("algorithm", ["dqn", "sac", "td3"])
+def test_advice_in_a_group_of_one_is_single_agent_training(algorithm, replicas):
+    member = small(algorithm)
+    alone, _ = live([member], replicas)
+    advised, sharing = live([member], replicas, advice=ADVICE)
+    assert sharing.trust is None and sharing.agents is None
+    for key, mine in alone.items():
+        assert torch.equal(advised[key][: len(mine)], mine)
+
+
+def test_warm_up_is_uniform_over_the_box():
+    group = Group([small("sac")] * 2, 1, 0, BOX, 100, advise=False)
+    drawn = torch.cat([group.warmup_actions() for _ in range(3000)])
+    low, high = torch.tensor(BOX.low), torch.tensor(BOX.high)
+    assert (drawn >= low).all() and (drawn <= high).all()
+    scaled = (drawn - low) / (high - low)
+    assert (scaled.mean(dim=0) - 0.5).abs().max() < 0.02 and (scaled.var(dim=0) - 1 / 12).abs().max() < 0.005
+    discrete = Group([small("dqn")] * 2, 1, 0, DISCRETE, 100, advise=False)
+    seen = torch.cat([discrete.warmup_actions() for _ in range(3000)]).flatten().long()
+    assert (torch.bincount(seen, minlength=5) / len(seen) - 0.2).abs().max() < 0.03 and seen.max() == 4
