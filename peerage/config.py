@@ -82,7 +82,7 @@ class AdviceConfig:
     """The agent-value term v^A (Eq. 6, 7), one value per adviser, shared by the group."""
     use_critic: bool = True
     """The critic term v^C (Eq. 3): the asker's own Q of each suggestion."""
-    use_advantage: bool = False
+    use_advantage: bool = True
     """Trust and agent values of advantages instead of returns (Eq. 8)."""
     follow_steps: int = 10
     """Steps that a member follows an adviser before it chooses again. Typical: 1 to 100."""
@@ -97,8 +97,11 @@ class AdviceConfig:
     """Never choose oneself."""
     sample_with_noise: bool = True
     """Other members suggest what they would do while exploring (SAC: a sample), not their mean action."""
-    epsilon: float = 0.0
-    """Share of choices that are uniform, whatever the scores say. 0 to 1."""
+    epsilon: float | None = None
+    """Share of choices that are uniform, whatever the scores say, 0 to 1; by default the one of the `choice`."""
+    self_share: float | None = None
+    """Share of choices that a member keeps for itself, whatever the scores say, so that it learns to stand alone;
+    by default the one of the `choice`. 0 to 1."""
     temperature: tuple[float, ...] = ()
     """Temperature of the softmax over the scores (Eq. 2); one value, or one per member; by default the
     one of the `choice`."""

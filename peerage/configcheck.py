@@ -37,6 +37,7 @@ INTERVALS: dict[str, str] = {
     "switch_ratio": "[0, inf)",
     "max_peer_epochs": "[0, inf)",
     "epsilon": "[0, 1]",
+    "self_share": "[0, 1]",
     "temperature": "(0, inf)",
     "temperature_decay": "[0, inf)",
     "lr": "(0, 1]",
@@ -179,6 +180,8 @@ def _check_group(config: Config) -> None:
 def _check_advice(advice: AdviceConfig, n_advisers: int) -> None:
     if advice.sharing != "none" and advice.only_follow_others and n_advisers < 2:
         raise UserError("--only-follow-others needs at least two advisers, members and fixed ones together")
+    if (advice.epsilon or 0) + (advice.self_share or 0) > 1:
+        raise UserError("--epsilon and --self-share are shares of the same choices: together at most 1")
 
 
 def _check_run(run: RunConfig) -> None:

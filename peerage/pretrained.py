@@ -42,9 +42,7 @@ def parse_spec(spec: str) -> tuple[Path, int]:
     return Path(spec), 0
 
 
-def load_policy(
-    spec: str, observation_space: gym.Space[Any], action_space: gym.Space[Any]
-) -> tuple[AnyLearner, bool]:
+def load_policy(spec: str, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> tuple[AnyLearner, bool]:
     """The trained member that `spec` names as a learner of one row, and whether its actions are discrete.
 
     Raises UserError where there is none or where it does not fit the spaces.
@@ -98,9 +96,7 @@ def _check_alike(member: int, place: Settings, spec: str, source: Settings) -> N
                 fix = "--use-sde" if source.use_sde else "--no-use-sde"
             else:
                 fix = f"{flag} {there}"
-            raise UserError(
-                f"member {member} has {name} {here} but {spec} has {there}: use {fix} for this member"
-            )
+            raise UserError(f"member {member} has {name} {here} but {spec} has {there}: use {fix} for this member")
 
 
 def _as_written(value: object) -> str:

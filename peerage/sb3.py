@@ -105,9 +105,7 @@ def read_zip(path: str | Path) -> Sb3Policy:
             raise UserError(f"{path} has n_critics = {len(critics)}: Peerage's {algorithm} has {N_CRITICS}")
         hidden = tuple(fan_out for fan_out, _ in _layers(tensors, "critic.qf0")[:-1])
         if hidden != net_arch:
-            raise UserError(
-                f"{path} has layers {net_arch} in the actor, {hidden} in the critics: not the same"
-            )
+            raise UserError(f"{path} has layers {net_arch} in the actor, {hidden} in the critics: not the same")
     if not layers:
         raise UserError(f"{path} has networks of an unknown form: only the plain MlpPolicy can be read")
     low, high = (_numbers(data.get("action_space"), bound, layers[-1][0]) for bound in ("low", "high"))
@@ -263,9 +261,7 @@ def learner_of(policy: Sb3Policy, space: Space) -> AnyLearner:
         if ours is not None and theirs is not None and not np.allclose(ours, theirs, rtol=1e-4):
             there, here = (f"{bound.min():g} to {bound.max():g}" for bound in (theirs, ours))
             raise UserError(f"{policy.path} was trained with actions bounded by {there}, here by {here}")
-    settings = replace(
-        DEFAULTS[policy.algorithm], net_arch=policy.net_arch, use_sde=policy.use_sde, gamma=policy.gamma
-    )
+    settings = replace(DEFAULTS[policy.algorithm], net_arch=policy.net_arch, use_sde=policy.use_sde, gamma=policy.gamma)
     learner = single(settings, space)
     views = sb3_views(learner, 0)
     if {k: v.shape for k, v in views.items()} != {k: v.shape for k, v in policy.tensors.items()}:

@@ -99,7 +99,7 @@ def normal_draws(monkeypatch):
     return queues
 
 
-# --- their parameters in our order: [in, out] weights ---------------------------------------------
+# --- their parameters in our order: [in, out] weights ----------------------------------------------------------------------
 
 
 def linears(module):
@@ -152,9 +152,7 @@ def transitions(seed, space, count, reward_scale, obs_scale=1.0):
 def feed(learner, data, updates):
     """Store every member's transitions; update `u` then samples numbers `u B ... (u + 1) B - 1`."""
     count = updates * BATCH
-    columns = [
-        torch.tensor(np.stack([d[k] for d in data])) for k in ("obs", "actions", "rewards", "next_obs")
-    ]
+    columns = [torch.tensor(np.stack([d[k] for d in data])) for k in ("obs", "actions", "rewards", "next_obs")]
     columns.append(torch.tensor(np.stack([d["terminated"] for d in data])))
     for t in range(count):
         learner.observe(*(c[:, t] for c in columns))
@@ -214,7 +212,7 @@ def compare_gradients(ours, references, name):
             assert_close(mine[s], other)
 
 
-# --- DQN ------------------------------------------------------------------------------------------
+# --- DQN ----------------------------------------------------------------------
 
 
 def test_dqn_equals_sb3(monkeypatch):
@@ -301,7 +299,7 @@ def test_dqn_equals_sb3(monkeypatch):
         assert_close(learner.value(ours, acts.expand(3, 6, 1))[s], q.gather(1, acts.long())[:, 0], 1e-8)
 
 
-# --- SAC ------------------------------------------------------------------------------------------
+# --- SAC ----------------------------------------------------------------------
 
 SAC_CASES = {
     "automatic": {"coef": ["auto", "auto_0.3", "auto_2"], "use_sde": False},
@@ -451,7 +449,7 @@ def compare_acting(learner, s, model, obs, noise):
     assert_close(learner.value(ours, everywhere.expand(3, -1, -1))[s], value, 1e-7)
 
 
-# --- TD3 ------------------------------------------------------------------------------------------
+# --- TD3 ----------------------------------------------------------------------
 
 
 def test_td3_equals_sb3(normal_draws):

@@ -41,7 +41,7 @@ def test_common_settings(name: str) -> None:
     assert (advice.temperature, advice.temperature_decay, advice.switch_ratio) == ((1.0,), (0.0,), 0)
     assert (advice.lr, advice.init_trust_values, advice.init_agent_values) == (0.001, 200.0, 200.0)
     assert (advice.trust_buffer_size, advice.trust_batch_size) == (1000, 10)
-    assert advice.sample_with_noise and advice.follow_across_episodes and advice.epsilon == 0
+    assert advice.sample_with_noise and advice.follow_across_episodes and advice.epsilon == advice.self_share == 0
     assert (config.run.eval_freq, config.run.n_eval_episodes) == (10_000, 10)
     assert config.steps == (600_000 if name.startswith("group-size") else 1_000_000)
     early = name.startswith("early")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import math
@@ -34,6 +35,13 @@ DISCRETE = gym.spaces.Discrete(4)
 BOX = gym.spaces.Box(np.array([-2, -0.5], np.float32), np.array([2, 1.5], np.float32))
 KINDS = ["dqn", "sac", "sac-sde", "td3"]
 RNG = np.random.default_rng(0)
+
+pytestmark = pytest.mark.filterwarnings("ignore:grad and param do not obey")
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
 
 
 class Stub(gym.Env):
@@ -119,7 +127,10 @@ def test_a_zip_acts_and_judges_as_in_stable_baselines3(tmp_path, kind):
             assert np.allclose(ours.numpy(), theirs, atol=1e-6)
             actions = np.stack([BOX.sample() for _ in obs])
             scaled = torch.as_tensor(model.policy.scale_action(actions))
-            q = torch.cat(model.critic(torch.as_tensor(obs), scaled), dim=1).min(dim=1).values
+            both = torch.cat(model.critic(torch.as_tensor(obs), scaled), dim=1)
+            mine = learner.critic(torch.cat((torch.as_tensor(obs), scaled), dim=1)[None])[0]
+            assert torch.allclose(mine, both.T, atol=1e-5)  # the first one first: TD3's actor learns from it
+            q = both.min(dim=1).values
             mine = learner.value(torch.as_tensor(obs)[None], torch.as_tensor(actions)[None])[0]
             assert torch.allclose(mine, q, atol=1e-5)
 
@@ -268,8 +279,6 @@ class Evil:
 
 
 def test_a_hostile_zip_can_do_nothing(tmp_path):
-    import base64
-
     mark = tmp_path / "mark"
     evil = pickle.dumps(Evil(mark))
     pickle.loads(evil)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from peerage.config import AdviceConfig
+from peerage.learners.defaults import resolve_advice
 from peerage.learners.streams import Seat, Streams
 from peerage.sharing import choice
 from peerage.sharing.advisers import Adviser
@@ -51,13 +52,17 @@ class Advice:
         seed: int,
         epoch_length: int,
     ) -> None:
-        self.config, self.group, self.epoch_length = config, group, epoch_length
+        self.config = config = resolve_advice(config)
+        assert config.lr is not None and config.epsilon is not None and config.self_share is not None
+        self.group, self.epoch_length = group, epoch_length
         N, R, M = group.N, group.R, group.M
         self.N, self.R, self.M, self.K = N, R, M, N + len(advisers)
         self.device, self.dtype = group.device, group.dtype
         self.gamma = group.gamma()
         self.self_index = np.tile(np.arange(N), R)  # [M]: everybody's own number among the advisers
         self.myself = torch.tensor(self.self_index, device=self.device)
+        self.self_one_hot = torch.nn.functional.one_hot(self.myself, self.K).to(self.dtype)
+        self.epsilon, self.self_share = config.epsilon, 0.0 if config.only_follow_others else config.self_share
         self.desks = []
         for f, copies in enumerate(advisers):
             shared = getattr(copies[0], "stateless", False)
@@ -69,10 +74,9 @@ class Advice:
         self.rule = choice.RULES.get(config.choice) if self.K > 1 else None
         read = self.rule is not None
         like = torch.zeros(0, device=self.device, dtype=self.dtype)
-        lr = config.lr if config.lr is not None else 0.05
-        self.trust = TDTable(M, self.K, config.init_trust_values, lr, like) if read and config.use_trust else None
+        self.trust = TDTable(M, self.K, config.init_trust_values, config.lr, like) if read and config.use_trust else None
         self.agents = (
-            AgentValues(R, self.K, config.init_agent_values, lr, like) if read and config.use_agent_values else None
+            AgentValues(R, self.K, config.init_agent_values, config.lr, like) if read and config.use_agent_values else None
         )
         if read and not (config.use_critic or self.trust or self.agents):
             self.rule = None  # no component at all: a uniform choice
@@ -195,7 +199,9 @@ class Advice:
             scores,
             allowed=self.allowed,
             temperature=None if greedy else self.temperature * torch.exp(-self.decay * epoch).clamp(min=1e-6),
-            epsilon=self.config.epsilon,
+            epsilon=self.epsilon,
+            myself=self.self_one_hot,
+            self_share=self.self_share,
         )
         return choice.pick(p, draw).cpu().numpy()
 

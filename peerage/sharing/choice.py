@@ -43,11 +43,20 @@ def standardised(components: Components) -> Tensor:
 RULES: dict[str, Rule] = {"paper": paper, "greedy": paper, "standardised": standardised}
 
 
-def probabilities(scores: Tensor, *, allowed: Tensor, temperature: Tensor | None, epsilon: float) -> Tensor:
+def probabilities(
+    scores: Tensor,
+    *,
+    allowed: Tensor,
+    temperature: Tensor | None,
+    epsilon: float = 0.0,
+    myself: Tensor | None = None,
+    self_share: float = 0.0,
+) -> Tensor:
     """The distribution over advisers, `[M, K]`.
 
     `temperature [M, 1]`: softmax(scores / T) (Eq. 2); None: all on the best. `allowed [M, K]` bool: who may be
-    chosen. `epsilon` of the probability goes uniformly to those.
+    chosen. `epsilon` of the probability goes uniformly to those, `self_share` to the asker itself (`myself [M, K]`
+    one-hot).
     """
     # a diverged critic must not decide: its askers choose uniformly
     scores = torch.where(scores.isfinite().all(dim=1, keepdim=True), scores, 0.0).masked_fill(~allowed, -torch.inf)
@@ -56,7 +65,8 @@ def probabilities(scores: Tensor, *, allowed: Tensor, temperature: Tensor | None
     else:
         p = torch.softmax(scores / temperature, dim=1)
     uniform = allowed / allowed.sum(dim=1, keepdim=True)
-    return (1 - epsilon) * p + epsilon * uniform
+    mixed = (1 - epsilon - self_share) * p + epsilon * uniform
+    return mixed if myself is None else mixed + self_share * myself
 
 
 def pick(p: Tensor, uniform: Tensor) -> Tensor:

@@ -189,10 +189,11 @@ class Trainer:
 
     def evaluation_rows(self) -> list[EvaluationRow]:
         """(replica, member, episode, return, length, success) of an evaluation now."""
-        return [
-            (m // self.N, self.names[m % self.N], n, e.return_, e.length, None if e.success is None else float(e.success))
-            for m, n, e in self.evaluator.run()
-        ]
+        rows: list[EvaluationRow] = []
+        for m, number, e in self.evaluator.run():
+            success = None if e.success is None else float(e.success)
+            rows.append((m // self.N, self.names[m % self.N], number, e.return_, e.length, success))
+        return rows
 
     def _report_frozen(self, folder: RunFolder) -> None:
         """Say which members have diverged since the last look, and keep what they looked like."""

@@ -1,0 +1,1 @@
+"""Measuring Peerage: speed (`bench`) against other libraries and against the machine."""

@@ -1,0 +1,278 @@
+"""What the benchmark measures: one contender trains, in a process of its own, and says how many steps a second.
+
+    python -m benchmarks.contenders '{"case": "hopper-sac", "who": "peerage", "members": 4}'
+
+prints one line of JSON. `benchmarks.bench` starts these processes; the functions can be called as well.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+TOTAL = 100_000  # the planned length of every training, from which exploration schedules follow
+
+
+@dataclass(frozen=True)
+class Case:
+    """A task and the settings, in Stable-Baselines3's names, that all contenders share."""
+
+    env: str
+    algorithm: str
+    net_arch: tuple[int, ...]
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+DQN = {
+    "learning_rate": 5e-4,
+    "buffer_size": 100_000,
+    "learning_starts": 500,
+    "train_freq": 4,
+    "gradient_steps": 1,
+    "gamma": 0.99,
+    "tau": 1.0,
+    "target_update_interval": 250,
+    "exploration_fraction": 0.1,
+    "exploration_final_eps": 0.05,
+    "max_grad_norm": 10.0,
+}
+SAC = {
+    "learning_rate": 3e-4,
+    "buffer_size": 100_000,
+    "learning_starts": 300,
+    "batch_size": 256,
+    "train_freq": 1,
+    "gradient_steps": 1,
+    "gamma": 0.99,
+    "tau": 0.005,
+    "ent_coef": "auto",
+}
+CASES = {
+    "hopper-sac": Case("Hopper-v4", "sac", (256, 256), SAC),
+    "lunarlander-dqn": Case("LunarLander-v3", "dqn", (64, 64), DQN | {"batch_size": 128}),
+    "room-dqn": Case("Room-v21", "dqn", (64, 64), DQN | {"batch_size": 64}),
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One measurement."""
+
+    case: str
+    who: str  # peerage, sb3, sbx, environment, gemm
+    members: int = 1
+    threads: int | None = None  # None: the contender's own choice
+    device: str = "cpu"
+    warm_up: int = 100
+    """Steps with learning before the clock starts: compilation, caches, the first trust updates."""
+    seconds: float = 5.0
+    """How long the clock runs."""
+
+    def key(self) -> str:
+        """Names the contender among all rounds."""
+        threads = "" if self.threads is None else f"/threads={self.threads}"
+        return f"{self.case}/{self.who}/{self.members}{threads}"
+
+
+def measure(job: Job) -> dict[str, Any]:
+    """`rate`: member-steps (steps of a single agent) a second, after `learning_starts` and the warm-up."""
+    warnings.filterwarnings("ignore")
+    return {"peerage": peerage, "sb3": sb3, "sbx": sbx, "environment": environment, "gemm": gemm}[job.who](job)
+
+
+def peerage(job: Job) -> dict[str, Any]:
+    """A group of `job.members` with advice (critic, trust and agent value): environments, advice and learning;
+    no evaluation, no run folder."""
+    import torch
+
+    from peerage.config import AdviceConfig, Config, LearnerConfig
+    from peerage.training.loop import Trainer
+
+    case = CASES[job.case]
+    columns = {name: (value,) for name, value in case.settings.items()}
+    trainer = Trainer(
+        Config(
+            env=case.env,
+            n_peers=job.members,
+            total_timesteps=TOTAL,
+            device=job.device,
+            threads=job.threads,
+            learner=LearnerConfig(algorithm=(case.algorithm,), net_arch=(case.net_arch,), **columns),  # type: ignore[arg-type]
+            advice=AdviceConfig(sharing="advice", use_critic=True, use_trust=True, use_agent_values=True),
+        )
+    )
+
+    def synchronise() -> None:
+        if trainer.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    trainer.reset()
+    for _ in range(case.settings["learning_starts"] + job.warm_up):
+        trainer.advance()
+    synchronise()
+    steps, began = 0, time.perf_counter()
+    while time.perf_counter() - began < job.seconds:
+        for _ in range(4):  # whole rounds of train_freq
+            trainer.advance()
+        steps += 4
+    synchronise()
+    seconds = time.perf_counter() - began
+    trainer.close()
+    return {"rate": steps * job.members / seconds, "steps": steps, "seconds": seconds, "threads": trainer.threads}
+
+
+def sb3(job: Job) -> dict[str, Any]:
+    """One agent of Stable-Baselines3, `model.learn` as a user would call it."""
+    import stable_baselines3
+    import torch
+
+    if job.threads is not None:
+        torch.set_num_threads(job.threads)
+    case = CASES[job.case]
+    build = stable_baselines3.SAC if case.algorithm == "sac" else stable_baselines3.DQN
+    policy = {"net_arch": list(case.net_arch)}
+    model = build("MlpPolicy", make(case.env), policy_kwargs=policy, device=job.device, seed=0, **case.settings)
+    return learn(model, job) | {"threads": torch.get_num_threads()}
+
+
+def sbx(job: Job) -> dict[str, Any]:
+    """One agent of SBX (Stable-Baselines3's agents in JAX)."""
+    import sbx as library
+
+    case = CASES[job.case]
+    build = library.SAC if case.algorithm == "sac" else library.DQN
+    policy = {"net_arch": list(case.net_arch)}
+    return learn(build("MlpPolicy", make(case.env), policy_kwargs=policy, seed=0, **case.settings), job)
+
+
+def learn(model: Any, job: Job) -> dict[str, Any]:
+    """Train a model of Stable-Baselines3's kind; its callback holds the clock."""
+    from stable_baselines3.common.callbacks import BaseCallback
+
+    class Clock(BaseCallback):
+        began = ended = 0.0
+        steps = 0
+
+        def _on_step(self) -> bool:
+            now = time.perf_counter()
+            if self.num_timesteps <= start:
+                self.began = now
+                return True
+            self.ended, self.steps = now, self.num_timesteps - start
+            return self.ended - self.began < job.seconds
+
+    start = CASES[job.case].settings["learning_starts"] + job.warm_up
+    clock = Clock()
+    model.learn(TOTAL, callback=clock)
+    seconds = clock.ended - clock.began
+    return {"rate": clock.steps / seconds, "steps": clock.steps, "seconds": seconds}
+
+
+def environment(job: Job) -> dict[str, Any]:
+    """Steps a second of Peerage's vector of environments alone, with random actions drawn beforehand."""
+    import numpy as np
+
+    from peerage.envs.vector import EnvGroup
+
+    envs = EnvGroup(CASES[job.case].env, {}, list(range(job.members)))
+    rng = np.random.default_rng(0)
+    size = (1024, job.members) if envs.discrete else (1024, job.members, envs.act_dim)
+    actions = (
+        rng.integers(envs.n_actions, size=size)
+        if envs.discrete
+        else rng.uniform(envs.action_low, envs.action_high, size=size)
+    )
+    envs.reset()
+    steps, began = 0, time.perf_counter()
+    while time.perf_counter() - began < min(job.seconds, 2):
+        envs.step(actions[steps % 1024])
+        steps += 1
+    seconds = time.perf_counter() - began
+    envs.close()
+    return {"rate": steps * job.members / seconds, "steps": steps, "seconds": seconds}
+
+
+def gemm(job: Job) -> dict[str, Any]:
+    """`rate`: GFLOP/s of a large float32 matrix product, the best of many."""
+    import torch
+
+    if job.threads is not None:
+        torch.set_num_threads(job.threads)
+    size = 1024 if job.device == "cpu" else 8192
+    a, b = (torch.randn(size, size, device=job.device) for _ in range(2))
+    best, end = float("inf"), time.perf_counter() + min(job.seconds, 2)
+    while time.perf_counter() < end:
+        began = time.perf_counter()
+        a @ b
+        if a.is_cuda:
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - began)
+    return {"rate": 2 * size**3 / best / 1e9, "threads": torch.get_num_threads()}
+
+
+def make(env: str) -> Any:
+    """The environment as Gymnasium makes it, ours registered."""
+    import gymnasium
+
+    import peerage.envs  # noqa: F401
+
+    return gymnasium.make(env)
+
+
+def update_flops(case: Case, obs: int, actions: int) -> float:
+    """Floating-point operations of the matrix products in one gradient step of one member (an addition and a
+    multiplication count two). Per layer and pass: forward, gradient of the weights, gradient of the input."""
+
+    def passes(first: int, last: int, forward: int, weights: int, inputs: int, into_first: int) -> float:
+        sizes = (first, *case.net_arch, last)
+        products = [a * b for a, b in zip(sizes, sizes[1:])]
+        return (forward + weights + inputs) * sum(products) - (inputs - into_first) * products[0]
+
+    if case.algorithm == "dqn":  # Q of s with gradients, Q_target of s'
+        total = passes(obs, actions, 2, 1, 1, 0)
+    else:
+        # the actor at s with gradients and at s'; two critics with gradients, two targets, two critics again for
+        # the actor's loss, through which its gradient goes back to the actions
+        total = passes(obs, 2 * actions, 2, 1, 1, 0) + 2 * passes(obs + actions, 1, 3, 1, 2, 1)
+    return 2 * case.settings["batch_size"] * total
+
+
+def shapes(case: Case) -> tuple[int, int]:
+    """Observations, and actions (of Discrete: how many there are)."""
+    env = make(case.env)
+    space = env.action_space
+    return env.observation_space.shape[0], int(space.n) if hasattr(space, "n") else space.shape[0]
+
+
+def in_process(job: Job) -> dict[str, Any]:
+    """`measure` in a fresh Python, with its threads fixed before any library is loaded."""
+    import subprocess
+
+    environ = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")}
+    if job.threads is not None:
+        environ |= {name: str(job.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.contenders", json.dumps(asdict(job))]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{job.key()} failed:\n{done.stderr[-2000:]}")
+    result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return result
+
+
+def available(who: str) -> bool:
+    """Is the library there?"""
+    from importlib.util import find_spec
+
+    return who not in ("sb3", "sbx") or find_spec({"sb3": "stable_baselines3", "sbx": "sbx"}[who]) is not None
+
+
+Measure = Callable[[Job], dict[str, Any]]
+
+if __name__ == "__main__":
+    print(json.dumps(measure(Job(**json.loads(sys.argv[1])))))

@@ -1,0 +1,370 @@
+"""Whole trainings, small and real: what a user runs, with nothing replaced by a stand-in but the task."""
+
+from __future__ import annotations
+
+import filecmp
+from dataclasses import replace
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+import peerage
+from peerage.config import AdviceConfig, Config, LearnerConfig, RunConfig
+from peerage.configfile import load
+from peerage.envs.make import make_env
+from peerage.errors import UserError
+from peerage.presets import preset_names
+from peerage.runs.listeners import Listener, Listeners
+from peerage.training.loop import Trainer
+
+
+class Match(gym.Env):
+    """Say the number you see: reward 1 for the right one. The optimum is 1 a step."""
+
+    observation_space = gym.spaces.Box(0, 1, (3,), np.float32)
+    action_space = gym.spaces.Discrete(3)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return self._draw(), {}
+
+    def _draw(self):
+        self.number = int(self.np_random.integers(3))
+        return np.eye(3, dtype=np.float32)[self.number]
+
+    def step(self, action):
+        reward = float(action == self.number)
+        self.steps += 1
+        return self._draw(), reward, False, self.steps == 10, {}
+
+
+class Copy(gym.Env):
+    """Give back the number you see, in [-2, 2]: reward -(a - s)^2. The optimum is 0."""
+
+    observation_space = gym.spaces.Box(-2, 2, (1,), np.float32)
+    action_space = gym.spaces.Box(-2, 2, (1,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return self._draw(), {}
+
+    def _draw(self):
+        self.number = self.np_random.uniform(-2, 2, 1).astype(np.float32)
+        return self.number
+
+    def step(self, action):
+        reward = -float((action[0] - self.number[0]) ** 2)
+        self.steps += 1
+        return self._draw(), reward, False, self.steps == 10, {}
+
+
+def small(**changes) -> Config:
+    """A group on Room-v6 that trains in a second."""
+    learner = LearnerConfig(
+        learning_starts=(20,), batch_size=(16,), net_arch=((16,),), train_freq=(4,), gradient_steps=(1,)
+    )
+    base = Config(
+        env="Room-v6",
+        n_peers=2,
+        advisers=("expert",),
+        total_timesteps=300,
+        learner=learner,
+        run=RunConfig(eval_freq=100, n_eval_episodes=2, log_freq=100, verbose=0),
+    )
+    return replace(base, **changes)
+
+
+def final_return(run: peerage.Run) -> float:
+    """Mean of the worst member in the last evaluation."""
+    last = run.evaluations[run.evaluations["step"] == run.evaluations["step"].max()]
+    return float(last.groupby(["replica", "member"])["return"].mean().min())
+
+
+# --- learning -------------------------------------------------------------------------------------------------
+
+
+def test_dqn_learns_the_trivial_task(tmp_path):
+    run = peerage.train(
+        Match, n_peers=2, total_timesteps=1500, gamma=0.0, learning_rate=3e-3, learning_starts=100, eval_freq=1500,
+        log_dir=str(tmp_path), verbose=0,
+    )  # fmt: skip
+    assert final_return(run) == 10.0  # every number of every episode, every member
+
+
+@pytest.mark.parametrize("settings", [{"algorithm": "sac"}, {"algorithm": "sac", "use_sde": True}, {"algorithm": "td3"}])
+def test_sac_and_td3_learn_the_trivial_task(tmp_path, settings):
+    run = peerage.train(
+        Copy, n_peers=2, total_timesteps=1200, gamma=0.0, learning_rate=3e-3, learning_starts=100, net_arch=(64, 64),
+        batch_size=64, tau=0.05, eval_freq=1200, log_dir=str(tmp_path), verbose=0, **settings,
+    )  # fmt: skip
+    assert final_return(run) > -0.2  # ten steps; doing nothing gives about -13
+
+
+def test_a_group_solves_room_v6(tmp_path):
+    run = peerage.train(
+        "Room-v6", n_peers=2, advisers=["expert"], total_timesteps=6000, learning_rate=1e-3, gamma=0.9, eval_freq=6000,
+        n_eval_episodes=20, learning_starts=100, log_dir=str(tmp_path), verbose=0,
+    )  # fmt: skip
+    assert final_return(run) > 0.95 * 47.10  # the optimum by enumeration
+
+
+# --- sameness -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("env", ["Room-v6", "Pendulum-v1"])
+def test_the_same_seed_gives_the_same_bytes(tmp_path, env):
+    config = small(env=env, advisers=("random",), run=replace(small().run, log_dir=str(tmp_path)))
+    runs = [peerage.train(config=config, exp_name=name).folder for name in ("a", "b")]
+    for name in ("metrics.csv", "evaluations.csv", "advice.csv"):
+        assert filecmp.cmp(runs[0] / name, runs[1] / name, shallow=False), name
+    other = peerage.train(config=config, exp_name="c", seed=1).folder
+    assert not filecmp.cmp(runs[0] / "metrics.csv", other / "metrics.csv", shallow=False)
+
+
+class Record(Listener):
+    def __init__(self):
+        self.metrics, self.advice = [], []
+
+    def on_metrics(self, step, rows):
+        self.metrics += [(step, *row) for row in rows]
+
+    def on_advice(self, step, rows):
+        self.advice += [(step, *row.items()) for row in rows]
+
+
+def record(config: Config, **kwargs) -> Record:
+    trainer = Trainer(config, **kwargs)
+    heard = Record()
+    trainer.listeners = Listeners([heard])
+    trainer.run()
+    trainer.close()
+    return heard
+
+
+def test_replicas_do_not_know_of_each_other():
+    """Advice, environments, learning: the first two replicas are the same bits beside a third one."""
+    config = small(replicas=2, advisers=("expert", "random"))
+    two, three = record(config), record(replace(config, replicas=3))
+    assert two.metrics == [row for row in three.metrics if row[1] < 2]
+    assert two.advice == [row for row in three.advice if dict(row[1:])["replica"] < 2]
+
+
+def test_one_member_with_advice_is_a_single_agent():
+    alone = replace(small(), n_peers=1, advisers=())
+    with_advice = record(alone)
+    without = record(replace(alone, advice=AdviceConfig(sharing="none")))
+    strip = [row for row in with_advice.metrics if not row[3].startswith("advice/")]
+    assert strip == without.metrics and any(row[3] == "loss/critic" for row in strip)
+
+
+# --- ways of stopping and going on ----------------------------------------------------------------------------
+
+
+class StopAt(Listener):
+    essential = True
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_metrics(self, step, rows):
+        if step == self.step:
+            raise KeyboardInterrupt
+
+
+def test_resume_goes_on_where_the_checkpoint_was(tmp_path):
+    config = small(run=replace(small().run, log_dir=str(tmp_path), checkpoint_freq=100, log_freq=50))
+    with pytest.raises(KeyboardInterrupt):
+        peerage.train(config=config, exp_name="run", listeners=[StopAt(250)])
+    run = peerage.load(tmp_path / "run")
+    assert (run.folder / "FAILED").exists() and run.metrics["step"].max() == 250
+    run = peerage.resume(run)
+    assert (run.folder / "DONE").exists() and not (run.folder / "FAILED").exists()
+    assert sorted(run.metrics["step"].unique()) == [50, 100, 150, 200, 250, 300]
+    assert sorted(run.evaluations["step"].unique()) == [0, 100, 200, 300]
+    counts = run.evaluations.groupby(["step", "replica", "member"])["episode"].count()
+    assert (counts == 2).all()  # what was written after the checkpoint is not there twice
+    with pytest.raises(UserError, match="is finished"):
+        peerage.resume(run)
+
+
+def test_a_checkpoint_restores_every_number():
+    """Two trainers in the same state do the same, weights, streams, trust and buffers included."""
+    config = small(total_timesteps=200)
+    first = Trainer(config)
+    first.reset()
+    for _ in range(120):
+        first.advance()
+    from peerage.training.checkpoint import _flatten, _unflatten
+
+    tensors: dict[str, torch.Tensor] = {}
+    tree = _flatten(first.state(), "", tensors)
+    state = _unflatten(tree, {k: v.clone() for k, v in tensors.items()})
+    second = Trainer(config)
+    second.load_state(state)
+    second.reset()
+    first.envs.set_rng_states(state["environments"])
+    first.reset()  # both begin new episodes
+    for _ in range(60):
+        one, two = first.advance(), second.advance()
+        assert np.array_equal(one.next_obs, two.next_obs)
+    for a, b in zip(first.group.stacks, second.group.stacks, strict=True):
+        assert torch.equal(a.learner.q.flat, b.learner.q.flat)
+    assert torch.equal(first.sharing.trust.values, second.sharing.trust.values)
+
+
+def test_a_diverged_member_is_frozen_and_the_others_go_on(tmp_path):
+    class Poison(Listener):
+        """Spoils one member's network half-way, as a too large step would."""
+
+        trainer: Trainer
+
+        def on_metrics(self, step, rows):
+            if step == 100:
+                self.trainer.group.stacks[0].learner.q.flat[1] = torch.nan
+
+        def on_message(self, step, text):
+            self.text = text
+
+    from peerage.runs.folder import RunFolder
+
+    poison = Poison()
+    trainer = poison.trainer = Trainer(small())
+    trainer.listeners = Listeners([poison])
+    folder = RunFolder.create(tmp_path, "run", "run", {"env": "Room-v6"})
+    trainer.run(folder)
+    assert trainer.group.active().tolist() == [True, False]
+    assert "member-1 of replica 0 is frozen" in poison.text
+    assert trainer.group.stacks[0].learner.q.flat[0].isfinite().all()
+    assert trainer.sharing.trust.values[0].isfinite().all()
+    assert len(list((folder.path / "dumps").iterdir())) == 1
+
+
+# --- presets and groups ---------------------------------------------------------------------------------------
+
+
+def shrunk(config: Config) -> Config:
+    """The same experiment with tiny networks and batches, just long enough to learn once."""
+    learner = replace(
+        config.learner, learning_starts=(4,), batch_size=(4,), net_arch=((4,),), buffer_size=(64,), train_freq=(4,),
+        gradient_steps=(1,),
+    )  # fmt: skip
+    return replace(config, total_timesteps=12, learner=learner, run=RunConfig(eval_freq=0))
+
+
+def test_every_preset_is_built_and_stepped():
+    for name in preset_names():
+        trainer = Trainer(shrunk(load(name)))
+        trainer.reset()
+        for _ in range(12):
+            trainer.advance()
+        assert all(stack.learner.metrics() for stack in trainer.group.stacks), f"{name} did not learn"
+        trainer.close()
+
+
+@pytest.mark.parametrize("n", [1, 3, 64])
+def test_groups_of_any_size(n):
+    trainer = Trainer(shrunk(small(n_peers=n, advisers=())))
+    trainer.reset()
+    for _ in range(12):
+        trainer.advance()
+    trainer.close()
+
+
+def test_sac_and_td3_advise_each_other():
+    learner = LearnerConfig(algorithm=("sac", "td3", "sac"), net_arch=((8,), (8,), (12,)), learning_starts=(10,))
+    config = Config(env="Pendulum-v1", n_peers=3, total_timesteps=60, learner=learner, run=RunConfig(eval_freq=0))
+    trainer = Trainer(config)
+    assert len(trainer.group.stacks) == 3
+    trainer.reset()
+    for _ in range(60):
+        trainer.advance()
+    counts = trainer.sharing.counts
+    assert counts.sum(axis=1).min() >= 5 and (counts.sum(axis=0) > 0).sum() >= 2
+    assert torch.isfinite(trainer.sharing.trust.values).all()
+    trainer.close()
+
+
+def test_envs_with_arguments():
+    """terminate_when_unhealthy=false reaches the environment: a fallen hopper goes on."""
+    config = Config(
+        env="Hopper-v4", env_args={"terminate_when_unhealthy": False}, n_peers=1, total_timesteps=300,
+        learner=LearnerConfig(learning_starts=(300,), net_arch=((4,),)), run=RunConfig(eval_freq=0),
+    )  # fmt: skip
+    trainer = Trainer(config)
+    trainer.reset()
+    assert not any(trainer.advance().terminated.any() for _ in range(300))
+    trainer.close()
+
+
+# --- from Python ----------------------------------------------------------------------------------------------
+
+
+class Says:
+    """An adviser that always says the same and remembers whom it told."""
+
+    name = "says"
+
+    def __init__(self):
+        self.told = []
+
+    def suggest(self, obs, asker, episode_start, rng):
+        assert obs.shape == (len(asker), 4) and episode_start.dtype == bool
+        self.told += asker.tolist()
+        return np.full(len(obs), 2)
+
+    def state(self):
+        return {"told": self.told}
+
+    def load_state(self, state):
+        self.told = list(state["told"])
+
+
+def test_custom_environment_and_adviser(tmp_path):
+    run = peerage.train(
+        lambda: make_env("Room-v6", {}), advisers=[Says(), "random", "random"], n_peers=2, total_timesteps=200,
+        learning_starts=10, log_freq=100, eval_freq=0, log_dir=str(tmp_path), verbose=0,
+    )  # fmt: skip
+    assert set(run.advice["adviser"]) == {"member-0", "member-1", "says", "random", "random-2"}
+    assert run.policy(1)(np.zeros(4, np.float32)) in range(4)
+    assert (run.folder / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"env": "Rom-v21"}, "Room"),
+        ({"algorithm": "sac"}, "Discrete"),
+        ({"n_peers": 0}, "n-peers"),
+        ({"total_timesteps": -5}, "total-timesteps"),
+        ({"advisers": ["expertt"]}, "did you mean 'expert'"),
+        ({"advisers": ["adversary"], "env": "CartPole-v1"}, "adversary"),
+        ({"advisers": ["negated:"]}, "negated"),
+        ({"learning_rate": (1e-3, 1e-3, 1e-3)}, "3 values"),
+        ({"learnin_rate": 1e-3}, "learning_rate"),
+        ({"device": "cuda:99"}, "cuda:99"),
+        ({"load_paths": "nowhere.zip"}, "nowhere.zip"),
+        ({"advisers": ["constant:9"]}, "constant:9"),
+        ({"exp_name": "../out"}, "exp-name"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_written(tmp_path, settings, words):
+    defaults = {"env": "Room-v6", "n_peers": 2, "total_timesteps": 100, "log_dir": str(tmp_path / "logs")}
+    with pytest.raises(UserError) as error:
+        peerage.train(**{**defaults, **settings})
+    assert words in str(error.value) and "\n" not in str(error.value)
+    assert not (tmp_path / "logs").exists()
+
+
+def test_an_environment_that_gives_nan_is_named_with_the_step(tmp_path):
+    class Broken(Match):
+        def step(self, action):
+            obs, *rest = super().step(action)
+            return (obs * np.nan if self.steps == 7 else obs), *rest
+
+    with pytest.raises(UserError, match="step 7.*not finite"):
+        peerage.train(Broken, n_peers=1, total_timesteps=50, eval_freq=0, log_dir=str(tmp_path), verbose=0)
+    assert (next(tmp_path.iterdir()) / "FAILED").exists()
