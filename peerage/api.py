@@ -48,21 +48,30 @@ def train(
         settings["env"], env = env, None
     if advisers is not None and all(isinstance(a, str) for a in advisers):
         settings["advisers"], advisers = tuple(advisers), None
-    return Run(run_training(validate(with_settings(start, settings)), env=env, advisers=advisers, listeners=listeners))
+    checked = validate(with_settings(start, settings))
+    folder = run_training(checked, env=env, advisers=advisers, listeners=listeners)
+    return Run(folder, env=env, advisers=advisers)
 
 
-def resume(run: Run | str | Path, **settings: Any) -> Run:
-    """Go on with an interrupted run from its newest checkpoint."""
+def resume(run: Run | str | Path, *, listeners: Sequence[Listener] = (), **settings: Any) -> Run:
+    """Go on with an interrupted run from its newest checkpoint. `settings` are fields of `RunConfig`."""
     from peerage.training.session import resume as resume_run
 
-    return Run(resume_run(run.folder if isinstance(run, Run) else run, **settings))
+    run = run if isinstance(run, Run) else load(run)
+    resume_run(run.folder, env=run.env, advisers=run.advisers, listeners=listeners, **settings)
+    return run
 
 
-def load(folder: str | Path) -> Run:
-    """The run in `folder`. Raises UserError if there is none."""
+def load(
+    folder: str | Path, *, env: Maker | None = None, advisers: Sequence[str | Adviser] | None = None
+) -> Run:
+    """The run in `folder`. Raises UserError if there is none.
+
+    A run that was begun with an environment or advisers as objects needs them again to act, evaluate or resume.
+    """
     from peerage.runs.folder import RunFolder
 
-    return Run(RunFolder.open(folder).path)
+    return Run(RunFolder.open(folder).path, env=env, advisers=advisers)
 
 
 def with_settings(config: Config, settings: dict[str, Any]) -> Config:
@@ -88,6 +97,8 @@ class Run:
     """A training on disk. The tables are pandas DataFrames with the columns of docs/run-folder.md."""
 
     folder: Path
+    env: Maker | None = None
+    advisers: Sequence[str | Adviser] | None = None
 
     @property
     def evaluations(self) -> pd.DataFrame:
@@ -120,13 +131,14 @@ class Run:
         """Evaluate the newest checkpoint anew: (replica, member, episode, return, length, success)."""
         from peerage.training.session import evaluate_run
 
-        return evaluate_run(self.folder, episodes)
+        return evaluate_run(self.folder, episodes, env=self.env)
 
     def policy(self, member: int = 0, replica: int = 0) -> Policy:
         """A trained member, to act with: `action = run.policy(0)(obs)`."""
         from peerage.training.session import restore
 
-        _, trainer = restore(self.folder)
+        _, trainer = restore(self.folder, env=self.env, policies_only=True)
+        trainer.close()
         if not (0 <= member < trainer.N and 0 <= replica < trainer.R):
             raise UserError(f"{self.folder} has members 0 to {trainer.N - 1} and replicas 0 to {trainer.R - 1}")
         return Policy(trainer.group, replica * trainer.N + member)

@@ -10,7 +10,7 @@ import os
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -22,14 +22,10 @@ from peerage.envs.make import check_env_id
 from peerage.errors import UserError
 from peerage.learners.base import Space
 from peerage.learners.defaults import Settings, member_settings
-from peerage.learners.dqn import DQN
 from peerage.learners.sac import SAC
 from peerage.learners.streams import Seat
-from peerage.learners.td3 import TD3
-from peerage.sharing.group import LEARNERS, Group
+from peerage.sharing.group import LEARNERS, AnyLearner, Group
 from peerage.training import checkpoint
-
-AnyLearner = DQN | SAC | TD3
 
 
 def parse_spec(spec: str) -> tuple[Path, int]:
@@ -67,7 +63,7 @@ def load_members(group: Group, observation_space: gym.Space[Any], action_space: 
             _check_alike(i, group.settings[i], spec, source.settings[0])
             for replica in range(group.R):
                 row = replica * len(stack.positions) + column
-                set_member_networks(cast(AnyLearner, stack.learner), row, member_networks(source, 0))
+                set_member_networks(stack.learner, row, member_networks(source, 0))
                 stack.learner.active[row] = False
 
 

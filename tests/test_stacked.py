@@ -118,18 +118,24 @@ def acts(learner, row):
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_stack_is_its_members(case):
-    """Five members in one stack, in 2 + 3, 3 + 2 and 4: the same bits; each alone: the same numbers."""
+    """In stacks of two to five rows a row has the same bits; each alone, and in other rows, the same numbers.
+
+    (Which row it is counts: where a row begins decides how its memory is aligned, and with it the last bits that
+    small batches get from the CPU's matrix products.)
+    """
     whole = make(case, range(5))
     start = make(case, range(5), updates=0)
     assert not torch.allclose(everything(whole, 0), everything(start, 0), atol=1e-3)  # something was learned
-    for members in ([0, 1], [2, 3, 4], [4, 2], [3, 0, 1], [1, 2, 3, 4]):
+    for members in ([0, 1], [0, 1, 2], [0, 1, 2, 3]):
         part = make(case, members)
         for row, i in enumerate(members):
             assert torch.equal(everything(part, row), everything(whole, i)), (members, i)
             assert torch.equal(acts(part, row), acts(whole, i)), (members, i)
-    for i in range(5):
-        alone = make(case, [i])
-        torch.testing.assert_close(everything(alone, 0), everything(whole, i), rtol=1e-3, atol=2e-5)
+    for members in ([4, 2], [3, 0, 1], [1, 2, 3, 4], [0], [1], [2], [3], [4]):
+        part = make(case, members)
+        for row, i in enumerate(members):
+            torch.testing.assert_close(everything(part, row), everything(whole, i), rtol=1e-3, atol=2e-5)
+            torch.testing.assert_close(acts(part, row), acts(whole, i), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -376,7 +382,8 @@ def same_bits(one, two):
 
 
 @pytest.mark.parametrize("algorithm", ["dqn", "sac", "td3"])
-def test_without_sharing_members_have_the_same_bits_in_any_group(algorithm):
+def test_without_sharing_nothing_depends_on_the_size_of_the_group(algorithm):
+    """The bits of members 0 and 1 are the same in groups of two to four, beside other replicas or not."""
     member = small(algorithm)
     four, _ = live([member] * 4, 1)
     for n, replicas in ((2, 1), (3, 1), (2, 3)):
@@ -386,7 +393,9 @@ def test_without_sharing_members_have_the_same_bits_in_any_group(algorithm):
     assert same_bits(other, two_by_two) == 4
 
 
-ADVICE = AdviceConfig(temperature=(0.5,), lr=0.05, follow_steps=4, use_advantage=True)
+ADVICE = AdviceConfig(
+    temperature=(0.5,), lr=0.05, epsilon=0.05, self_share=0.1, follow_steps=4, use_advantage=True, init_trust_values=9.0
+)
 ADVISED = {
     "dqn": ([small("dqn")] * 3, ADVICE),
     "dqn-mode": ([small("dqn")] * 2, replace(ADVICE, choice="paper", sample_with_noise=False)),
@@ -394,6 +403,7 @@ ADVISED = {
     "sac-mode": ([small("sac")] * 2, replace(ADVICE, sample_with_noise=False, switch_ratio=2)),
     "gsde": ([small("sac", use_sde=True)] * 2, ADVICE),
     "sac+td3": ([small("sac"), small("td3"), small("sac", gamma=0.9)], ADVICE),
+    "td3-odd": ([small("td3", net_arch=(256, 256), batch_size=3)] * 2, ADVICE),
     "two shapes": ([small("sac"), small("sac", net_arch=(9,)), small("sac", train_freq=3)], ADVICE),
 }
 
@@ -405,7 +415,7 @@ def test_replicas_do_not_notice_each_other(case):
     two, _ = live(members, 2, advice=config)
     assert same_bits(two, three) == 2 * len(members)
     assert (sharing.counts.sum(axis=0) > 0).all()  # everybody was followed
-    assert (sharing.trust.values != 200).any()
+    assert (sharing.trust.values != 9).any()
 
 
 @pytest.mark.parametrize("replicas", [1, 2])

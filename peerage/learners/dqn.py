@@ -83,7 +83,7 @@ class DQN:
     def after_step(self, step: int) -> None:
         # Stable-Baselines3's order: the target network moves in the environment step, then the learning
         if step % self.settings[0].target_update_interval == 0:
-            self.q_target.lerp_(self.q, self.tau)
+            self.q_target.lerp_(self.q, self.tau * self.active.unsqueeze(1))
         if due(self.settings[0], step):
             for _ in range(self.settings[0].gradient_steps):
                 self.update(self.replay.sample(self.sampler.next()))

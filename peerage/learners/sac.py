@@ -208,7 +208,7 @@ class SAC:
         self.active &= self.actor_optimizer.finite()
         self.actor_optimizer.step(self.active)
         if update_target:
-            self.critic_target.lerp_(self.critic, self.tau)
+            self.critic_target.lerp_(self.critic, self.tau * self.active.unsqueeze(1))
         self.means.add("loss/critic", critic_loss)
         self.means.add("loss/actor", actor_loss)
         self.means.add("entropy_coef", ent_coef.squeeze(1))

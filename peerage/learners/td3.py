@@ -122,8 +122,9 @@ class TD3:
             actor_loss.sum().backward()
             self.active &= self.actor_optimizer.finite()
             self.actor_optimizer.step(self.active)
-            self.critic_target.lerp_(self.critic, self.tau)
-            self.actor_target.lerp_(self.actor, self.tau)
+            tau = self.tau * self.active.unsqueeze(1)
+            self.critic_target.lerp_(self.critic, tau)
+            self.actor_target.lerp_(self.actor, tau)
             self.means.add("loss/actor", actor_loss)
 
     def metrics(self) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from peerage.learners.base import Learner, Space
+from peerage.learners.base import Space
 from peerage.learners.defaults import Settings
 from peerage.learners.dqn import DQN
 from peerage.learners.replay import Batch
@@ -22,6 +22,7 @@ from peerage.learners.sac import SAC
 from peerage.learners.streams import Seat, Streams
 from peerage.learners.td3 import TD3
 
+AnyLearner = DQN | SAC | TD3  # each of them is a `peerage.learners.base.Learner`
 LEARNERS: dict[str, type[DQN] | type[SAC] | type[TD3]] = {"dqn": DQN, "sac": SAC, "td3": TD3}
 
 
@@ -29,7 +30,7 @@ LEARNERS: dict[str, type[DQN] | type[SAC] | type[TD3]] = {"dqn": DQN, "sac": SAC
 class Stack:
     """The members of one algorithm and shape, of all replicas: row `replica * P + p` is member `positions[p]`."""
 
-    learner: Learner
+    learner: AnyLearner
     positions: list[int]
     index: Tensor  # [S] rows in the group
     policy_noise: Streams  # [S, askers, act]
@@ -59,7 +60,10 @@ class Group:
         for i, s in enumerate(members):
             keys.setdefault(s.stack_key, []).append(i)
         self.stacks = [self._stack(positions, total_steps) for positions in keys.values()]
-        self.learning_starts = np.array([s.learning_starts for s in members] * replicas)  # [M]
+        # A pretrained member knows what to do: no random actions at the start and no exploration later
+        self.pretrained = np.array([s.load_paths != "none" for s in members] * replicas)  # [M]
+        starts = np.array([s.learning_starts for s in members] * replicas)
+        self.learning_starts = np.where(self.pretrained, 0, starts)  # [M]
 
     def _stack(self, positions: list[int], total_steps: int) -> Stack:
         rows = [r * self.N + p for r in range(self.R) for p in positions]
@@ -122,7 +126,10 @@ class Group:
 
     def explore(self, actions: Tensor, step: int) -> Tensor:
         """Members' own exploration on top of `actions [M, act]` (epsilon-greedy, Gaussian noise)."""
-        return self._each(lambda stack, x: stack.learner.explore(x[0], step), actions)
+        explored = self._each(lambda stack, x: stack.learner.explore(x[0], step), actions)
+        if self.pretrained.any():
+            explored[self.pretrained] = actions[self.pretrained]
+        return explored
 
     def warmup_actions(self) -> Tensor:
         """Uniformly random actions `[M, act]`."""

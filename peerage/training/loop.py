@@ -19,7 +19,7 @@ from peerage.errors import UserError
 from peerage.evaluation.evaluate import Evaluator
 from peerage.learners.base import Space
 from peerage.learners.defaults import member_settings, resolve
-from peerage.pretrained import load_members
+from peerage.pretrained import load_members, member_networks
 from peerage.runs.folder import RunFolder
 from peerage.runs.listeners import EvaluationRow, Listeners, RunInfo
 from peerage.sharing.advice import Advice
@@ -35,7 +35,8 @@ class Trainer:
     """One training in memory. Building it checks everything and writes nothing; `run` trains.
 
     `env` may be a function that makes an environment, and `advisers` may hold objects with a `suggest` method (see
-    `peerage.sharing.advisers.Adviser`), where the configuration has names.
+    `peerage.sharing.advisers.Adviser`), where the configuration has names. Without `pretrained`, the members of
+    `load_paths` stay as they were drawn: a checkpoint will say what they are.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Trainer:
         env: Maker | None = None,
         advisers: Sequence[str | Adviser] | None = None,
         dtype: torch.dtype = torch.float32,
+        pretrained: bool = True,
     ) -> None:
         config = validate(config)
         maker: Maker = config.env if env is None else env
@@ -69,7 +71,8 @@ class Trainer:
         self.group = Group(
             members, self.R, config.seed, space, self.steps, advise=advise, device=self.device, dtype=dtype
         )
-        load_members(self.group, self.spec.observation_space, self.spec.action_space)
+        if pretrained:
+            load_members(self.group, self.spec.observation_space, self.spec.action_space)
         self.sharing: Advice | NoSharing = (
             Advice(config.advice, self.group, copies, seed=config.seed, epoch_length=config.epoch_length)
             if advise
@@ -210,13 +213,10 @@ class Trainer:
         """The networks of member `m` and its last transitions, for a look at what went wrong."""
         stack = next(s for s in self.group.stacks if m in s.index.tolist())
         row = stack.index.tolist().index(m)
-        networks = {}
-        for name, net in stack.learner.networks().items():
-            per_member = net.rows // len(stack.index)
-            networks[name] = net.flat[row * per_member : (row + 1) * per_member]
         age = torch.arange(min(1000, stack.learner.replay.size), device=self.device)
         batch = stack.learner.replay.recent(age.expand(len(stack.index), -1))
-        return {"networks": networks, "transitions": {f: getattr(batch, f)[row] for f in batch._fields}}
+        transitions = {name: getattr(batch, name)[row] for name in batch._fields}
+        return {"networks": member_networks(stack.learner, row), "transitions": transitions}
 
     # --- state ----------------------------------------------------------------------------------------------
 
@@ -233,12 +233,13 @@ class Trainer:
             "offsets": self.read_offsets(),
         }
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from `state`. Episodes that were under way begin anew."""
+    def load_state(self, state: dict[str, Any], *, policies_only: bool = False) -> None:
+        """Go on from `state`; episodes that were under way begin anew. `policies_only`: the members alone."""
         self.step = int(state["step"])
         self.group.load_state(state["group"])
-        self.sharing.load_state(state["sharing"])
-        self.envs.set_rng_states(state["environments"])
+        if not policies_only:
+            self.sharing.load_state(state["sharing"])
+            self.envs.set_rng_states(state["environments"])
         self.frozen = np.array(state["frozen"], bool)
         self.offsets = state["offsets"]
 

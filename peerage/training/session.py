@@ -60,56 +60,78 @@ def loggers_for(config: Config, folder: Path) -> list[Listener]:
     return loggers
 
 
-def restore(run: Path | str) -> tuple[list[str], Trainer]:
-    """A trainer in the state of the run's newest sound checkpoint, and a line for each damaged one passed over."""
+def restore(
+    run: Path | str,
+    *,
+    env: Maker | None = None,
+    advisers: Sequence[str | Adviser] | None = None,
+    policies_only: bool = False,
+) -> tuple[list[str], Trainer]:
+    """A trainer in the state of the run's newest sound checkpoint, and a line for each damaged one passed over.
+
+    `env` and `advisers` are what the run was begun with, where those were objects. With `policies_only` the members
+    are restored and nothing around them, so that no adviser is needed.
+    """
     folder = RunFolder.open(run)
     config = from_dict(folder.config())
     state, passed_over = checkpoint.load_latest(folder.path)
-    trainer = Trainer(config)
+    trainer = Trainer(config, env=env, advisers=() if policies_only else advisers, pretrained=False)
     try:
-        trainer.load_state(state)
+        trainer.load_state(state, policies_only=policies_only)
     except (KeyError, RuntimeError, ValueError, IndexError) as error:
         trainer.close()
         raise UserError(f"the checkpoint of {run} does not fit its config.yaml: {error}") from error
     return passed_over, trainer
 
 
-def resume(run: Path | str, *, listeners: Sequence[Listener] = (), **overrides: Any) -> Path:
+def resume(
+    run: Path | str,
+    *,
+    env: Maker | None = None,
+    advisers: Sequence[str | Adviser] | None = None,
+    listeners: Sequence[Listener] = (),
+    **overrides: Any,
+) -> Path:
     """Go on with an interrupted run from its newest sound checkpoint. `overrides` are fields of `RunConfig`.
 
     Everything but the episodes under way is restored; those begin anew.
     """
     folder = RunFolder.open(run)
-    passed_over, trainer = restore(run)
+    passed_over, trainer = restore(run, env=env, advisers=advisers)
     if trainer.step >= trainer.steps:
         trainer.close()
         raise UserError(f"{run} is finished: nothing to resume (`peerage report {run}` makes its report)")
     known = {key: value for key, value in overrides.items() if value is not None}
     trainer.config = replace(trainer.config, run=replace(trainer.config.run, **known))
+    loggers = loggers_for(trainer.config, folder.path)
     log = CsvLog(folder.path)
     log.truncate(trainer.offsets)
     trainer.read_offsets = log.offsets
     folder.reopen()
-    trainer.listeners = Listeners([log, *loggers_for(trainer.config, folder.path), *listeners])
+    trainer.listeners = Listeners([log, *loggers, *listeners])
     for line in passed_over:
         trainer.listeners.on_message(trainer.step, line)
     return finish(trainer, folder)
 
 
 def evaluate_run(
-    run: Path | str, episodes: int = 10, seed: int | None = None, members: Sequence[int] | None = None
+    run: Path | str,
+    episodes: int = 10,
+    seed: int | None = None,
+    members: Sequence[int] | None = None,
+    *,
+    env: Maker | None = None,
 ) -> list[EvaluationRow]:
     """Evaluate the newest checkpoint of a run: rows of (replica, member, episode, return, length, success).
 
     `members` picks some of each replica. Raises UserError for a member that the group has not.
     """
-    _, trainer = restore(run)
-    unknown = [i for i in members or [] if not 0 <= i < trainer.N]
-    if unknown:
-        raise UserError(f"{run} has no member {unknown[0]}: its members are 0 to {trainer.N - 1}")
-    trainer.evaluator.episodes = episodes
-    trainer.evaluator.seed = SEED if seed is None else seed
+    _, trainer = restore(run, env=env, policies_only=True)
     try:
+        if unknown := [i for i in members or [] if not 0 <= i < trainer.N]:
+            raise UserError(f"{run} has no member {unknown[0]}: its members are 0 to {trainer.N - 1}")
+        trainer.evaluator.episodes = episodes
+        trainer.evaluator.seed = SEED if seed is None else seed
         rows = trainer.evaluation_rows()
     finally:
         trainer.close()
