@@ -28,7 +28,7 @@ bench: setup
 	$(BIN)/python -m benchmarks.bench
 
 results: setup
-	$(BIN)/python -m benchmarks.results
+	$(BIN)/python -m benchmarks.peer_learning run
 
 docs: setup
 	$(BIN)/python -m peerage.manual > docs/command-line.md

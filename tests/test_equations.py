@@ -127,6 +127,34 @@ def test_suggestions_answer_the_askers_situation():
     assert ((said - expected).abs() > 1e-3).all()
 
 
+def test_in_a_mixed_group_everybody_keeps_its_place():
+    """TD3, SAC, TD3, SAC say tanh of 1, 0.5 s, 2 s and -s; only SAC's answers to itself have noise."""
+    kinds = [replace(DEFAULTS[a], net_arch=(), buffer_size=10, batch_size=2) for a in ("td3", "sac", "td3", "sac")]
+    group = Group(kinds, 2, 0, LINE, 100, advise=True, dtype=F64)
+    td3, sac = (stack.learner for stack in group.stacks)
+    for r in range(2):
+        put(td3.actor, 2 * r, [[0.0]], [1.0])
+        put(td3.actor, 2 * r + 1, [[2.0]], [0.0])
+        put(sac.actor, 2 * r, [[0.5, 0.0]], [0.0, 0.0])
+        put(sac.actor, 2 * r + 1, [[-1.0, 0.0]], [0.0, 0.0])
+    s = torch.tensor([0.1, 0.2, 0.3, 0.4, -0.1, -0.2, -0.3, -0.4], dtype=F64)
+    said = group.member_suggestions(s.unsqueeze(1), False)[..., 0] / 2
+    expected = torch.stack((torch.ones(8, dtype=F64), 0.5 * s, 2 * s, -s), dim=1).tanh()
+    noisy = (said - expected).abs() > 1e-9
+    assert noisy.nonzero().tolist() == [[1, 1], [3, 3], [5, 1], [7, 3]]  # [asker, adviser]
+    near(
+        group.mode(s.view(8, 1, 1))[:, 0, 0] / 2,
+        expected.gather(1, torch.arange(4).repeat(2).view(8, 1))[:, 0].tolist(),
+    )
+    # values come from the asker's own critics, in the group's order
+    for m in range(8):
+        learner, row = (td3, sac)[m % 2], (m // 4) * 2 + (m % 4) // 2
+        for k in range(2):
+            put(learner.critic.net, 2 * row + k, [[0.0], [0.0]], [float(m + 10 * k)])
+    near(group.value(s.view(8, 1, 1), torch.zeros(8, 1, 1, dtype=F64))[:, 0], [float(m) for m in range(8)])
+    near(group.state_value(s.view(8, 1, 1), torch.zeros(8, 1, 1, dtype=F64))[:, 0], [float(m) for m in range(8)])
+
+
 # --- trust and agent values ----------------------------------------------------------
 
 
@@ -492,6 +520,11 @@ def test_solo_epochs_come_after_so_many_peer_epochs_and_end():
         assert (followed[:, solo] == np.arange(4)[:, None]).all()
         assert (actions[:, solo] == 1000 + np.arange(4)[:, None]).all()  # one's own action, with exploration
     assert (followed[:, 30:50] != np.arange(4)[:, None]).any()
+
+
+def test_the_count_begins_anew_after_a_solo_epoch():
+    _, _, decisions = run(make(replace(UNIFORM, switch_ratio=2, follow_steps=7)), 45)
+    assert decisions == [[1, 8, 15, 31, 38, 45]] * 2
 
 
 def test_one_peer_epoch_a_solo_epoch():

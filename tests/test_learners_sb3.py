@@ -99,7 +99,7 @@ def normal_draws(monkeypatch):
     return queues
 
 
-# --- their parameters in our order: [in, out] weights ----------------------------------------------------------------------
+# --- their parameters in our order: [in, out] weights ---
 
 
 def linears(module):

@@ -54,11 +54,11 @@ class Settings:
 _COMMON = Settings(
     algorithm="dqn",
     learning_rate=5e-4,
-    batch_size=64,
+    batch_size=128,
     buffer_size=100_000,
     learning_starts=500,
     train_freq=4,
-    gradient_steps=2,
+    gradient_steps=4,
     tau=1.0,
     gamma=0.99,
     net_arch=(64, 64),
@@ -95,7 +95,7 @@ DQN is measured on Room-v21 and LunarLander-v3 (docs/methods/dqn.md)."""
 
 ADVICE_DEFAULTS: dict[str, dict[str, float]] = {
     "paper": {"temperature": 1.0, "lr": 0.001, "epsilon": 0.0, "self_share": 0.0},
-    "standardised": {"temperature": 0.2, "lr": 0.05, "epsilon": 0.05, "self_share": 0.15},
+    "standardised": {"temperature": 0.2, "lr": 0.05, "epsilon": 0.03, "self_share": 0.1},
     "greedy": {"temperature": 1.0, "lr": 0.05, "epsilon": 0.05, "self_share": 0.0},
     "uniform": {"temperature": 1.0, "lr": 0.05, "epsilon": 0.0, "self_share": 0.0},
 }

@@ -12,23 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from peerage.runs.listeners import is_member, role
 
-T975: tuple[float, ...] = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-T975 += (2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086)
-"""97.5% quantiles of Student's t for 1 to 20 degrees of freedom."""
-
 LATE = 0.2
 """The end of a run, for whom the members listen to: its last fifth."""
-
-
-def t975(freedom: int) -> float:
-    """97.5% quantile of Student's t; beyond the table Fisher's expansion, good to 0.001."""
-    if freedom <= len(T975):
-        return T975[freedom - 1]
-    z = 1.959964
-    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
 
 
 @dataclass(frozen=True)
@@ -56,7 +45,7 @@ def spread(values: np.ndarray) -> Spread:
             return Spread(mean, low, high, "min–max" if replicas == 2 else "", replicas)
         deviation = values - mean[..., None]
         error = np.sqrt(np.nansum(deviation**2, axis=-1) / (count - 1) / count)
-        half = error * np.vectorize(lambda n: t975(max(1, int(n) - 1)), otypes=[float])(count)
+        half = error * stats.t.ppf(0.975, np.maximum(count - 1, 1))
     return Spread(mean, mean - half, mean + half, "95% t-interval", replicas)
 
 

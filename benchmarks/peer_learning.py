@@ -1,0 +1,214 @@
+"""The evidence behind docs/results/peer-learning.md: real runs, and the page made from their run folders.
+
+    python -m benchmarks.peer_learning run [NAME ...]    train what is missing (`make results`); resumes what stopped
+    python -m benchmarks.peer_learning page              tables and curves from the run folders
+
+Every experiment is a preset or the default, plus the settings in `EXPERIMENTS`; the page shows them.
+"""
+
+from __future__ import annotations
+
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import pandas as pd
+
+import peerage
+from peerage.runs.summaries import by_replica, member_values, metric, spread
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+FOLDER = Path("experiments/peer-learning")
+DOCS = Path("docs/results")
+OPTIMUM = 85.99  # mean return of the Room-v21 expert, by enumeration
+
+ROOM: dict[str, Any] = {
+    "env": "Room-v21", "n_peers": 2, "replicas": 5, "total_timesteps": 100_000, "gamma": 0.95, "eval_freq": 5000, "n_eval_episodes": 20,
+}  # fmt: skip
+LANDER: dict[str, Any] = {
+    "env": "LunarLander-v3", "n_peers": 4, "replicas": 3, "total_timesteps": 100_000, "eval_freq": 10_000,
+}  # fmt: skip
+EXPERT: dict[str, Any] = {"advisers": ["expert", "adversary"], "eval_freq": 5000, "n_eval_episodes": 20}
+RANDOM: dict[str, Any] = {"choice": "uniform", "use_critic": False, "use_trust": False, "use_agent_values": False}
+EARLY: dict[str, Any] = {
+    **RANDOM, "only_follow_others": True, "follow_steps": 1, "epoch_length": 100, "max_peer_epochs": 500,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Experiment:
+    family: str
+    label: str
+    settings: dict[str, Any]
+
+
+EXPERIMENTS = {
+    "room-single": Experiment("room", "single agent", {**ROOM, "n_peers": 1, "sharing": "none"}),
+    "room-random": Experiment("room", "random advice", {**ROOM, **RANDOM}),
+    "room-early": Experiment("room", "early advice", {**ROOM, **EARLY}),
+    "room-paper": Experiment("room", "peer learning, paper's rule", {**ROOM, "choice": "paper"}),
+    "room-ours": Experiment("room", "peer learning, our rule", {**ROOM}),
+    "choice-paper": Experiment("choice", "paper's rule", {**ROOM, **EXPERT, "total_timesteps": 50_000, "choice": "paper"}),
+    "choice-ours": Experiment("choice", "our rule", {**ROOM, **EXPERT, "total_timesteps": 50_000}),
+    "choice-no-advantage": Experiment(
+        "choice", "ours, trust in returns (no Eq. 8)",
+        {**ROOM, **EXPERT, "total_timesteps": 50_000, "use_advantage": False},
+    ),
+    "choice-no-self": Experiment(
+        "choice", "ours, no share kept for oneself", {**ROOM, **EXPERT, "total_timesteps": 50_000, "self_share": 0.0}
+    ),
+    "choice-warm": Experiment(
+        "choice", "ours, T = 0.5", {**ROOM, **EXPERT, "total_timesteps": 50_000, "temperature": 0.5}
+    ),
+    "choice-critic": Experiment(
+        "choice", "ours, critic alone",
+        {**ROOM, **EXPERT, "total_timesteps": 50_000, "use_trust": False, "use_agent_values": False},
+    ),
+    "choice-no-critic": Experiment(
+        "choice", "ours, without the critic", {**ROOM, **EXPERT, "total_timesteps": 50_000, "use_critic": False}
+    ),
+    "lander-single": Experiment("lander", "single agent", {**LANDER, "n_peers": 1, "sharing": "none"}),
+    "lander-peer": Experiment("lander", "peer learning, our rule", {**LANDER}),
+    "lander-paper": Experiment("lander", "peer learning, paper's rule", {**LANDER, "choice": "paper"}),
+}  # fmt: skip
+COLOURS = ("#6B705C", "#E3B505", "#CC79A7", "#D55E00", "#0072B2", "#009E73", "#56B4E9")
+
+
+def train(name: str) -> str:
+    """Train one experiment unless it is done; go on with it if it was interrupted."""
+    folder = FOLDER / name
+    if (folder / "DONE").exists():
+        return f"{name}: done already"
+    if (folder / "checkpoints").exists():
+        peerage.resume(folder, verbose=0)
+    else:
+        settings = {"threads": 1, "verbose": 0, "log_dir": str(FOLDER), "exp_name": name, "overwrite": folder.exists()}
+        peerage.train(**settings, **EXPERIMENTS[name].settings)
+    return f"{name}: trained"
+
+
+# --- the page -------------------------------------------------------------------------------------------------
+
+
+def evaluations(name: str) -> pd.DataFrame:
+    """Mean evaluation return: a row per step, a column per replica."""
+    return by_replica(member_values(peerage.load(FOLDER / name).evaluations, "return"))
+
+
+def interval(values: Any) -> str:
+    """Mean and 95% t-interval over replicas."""
+    s = spread(values)
+    return f"{float(s.mean):.1f} [{float(s.low):.1f}, {float(s.high):.1f}]"
+
+
+def curve(family: str, title: str, optimum: float | None) -> str:
+    """Learning curves of a family as a picture; returns the Markdown that shows it."""
+    figure, axes = plt.subplots(figsize=(8, 4.2), layout="constrained")
+    done = [n for n, e in EXPERIMENTS.items() if e.family == family and (FOLDER / n / "DONE").exists()]
+    for name, colour in zip(done, COLOURS):
+        table = evaluations(name)
+        s = spread(table.to_numpy())
+        axes.plot(table.index / 1000, s.mean, color=colour, label=EXPERIMENTS[name].label, linewidth=1.8)
+        axes.fill_between(table.index / 1000, s.low, s.high, color=colour, alpha=0.15, linewidth=0)
+    if optimum is not None:
+        axes.axhline(optimum, color="0.5", linewidth=1, linestyle=":", label="optimum")
+    axes.set(xlabel="steps of every member (thousands)", ylabel="return alone, greedy", title=title)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8)
+    path = DOCS / f"peer-learning-{family}.png"
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+    plt.close(figure)
+    return f"![{title}]({path.name})"
+
+
+def final_rows(family: str, window: int = 3) -> list[str]:
+    """Return alone over the last `window` evaluations, area under the curve, worst replica."""
+    rows = ["| | return alone, last three evaluations | mean over the whole run | worst replica at the end |"]
+    rows.append("| --- | --- | --- | --- |")
+    for name, e in EXPERIMENTS.items():
+        if e.family != family or not (FOLDER / name / "DONE").exists():
+            continue
+        table = evaluations(name)
+        last = table.iloc[-window:].mean().to_numpy()
+        rows.append(f"| {e.label} | {interval(last)} | {interval(table.mean().to_numpy())} | {last.min():.1f} |")
+    return rows
+
+
+def shares(name: str, low: int, high: int) -> dict[str, Any]:
+    """Per replica: share of choices to the expert, to the adversary, to learners as good as the expert."""
+    run = peerage.load(FOLDER / name)
+    advice = run.advice
+    advice = advice[(advice["step"] > low) & (advice["step"] <= high)]
+    total = advice.groupby("replica")["chosen"].sum()
+    by = {k: advice[advice["adviser"] == k].groupby("replica")["chosen"].sum() / total for k in ("expert", "adversary")}
+    # A learner counts as good as the expert once its own greedy return is within 5% of the optimum
+    level = member_values(run.evaluations, "return")
+    level = level[level["step"] <= high].groupby(["replica", "member"])["value"].last()
+    good = level[level >= 0.95 * OPTIMUM].index
+    chosen = advice.set_index(["replica", "adviser"])["chosen"]
+    learners = chosen[chosen.index.isin(good)].groupby("replica").sum().reindex(total.index, fill_value=0) / total
+    training = by_replica(metric(run.metrics, "train/return"))
+    training = training[(training.index > low) & (training.index <= high)].mean()
+    return {**by, "as good": by["expert"] + learners, "training": training}
+
+
+def choice_rows() -> list[str]:
+    rows = [
+        "| | expert | adversary | as good as the expert | training return | alone at 50,000 |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, e in EXPERIMENTS.items():
+        if e.family != "choice" or not (FOLDER / name / "DONE").exists():
+            continue
+        early = shares(name, 2000, 5000)
+        cells = [interval(100 * early[k].to_numpy()) for k in ("expert", "adversary", "as good")]
+        cells += [interval(early["training"].to_numpy()), interval(evaluations(name).iloc[-3:].mean().to_numpy())]
+        rows.append(f"| {e.label} | " + " | ".join(cells) + " |")
+    return rows
+
+
+def described(family: str) -> list[str]:
+    rows = []
+    for name, e in EXPERIMENTS.items():
+        if e.family == family and (FOLDER / name / "DONE").exists():
+            settings = ", ".join(f"{k}={v}" for k, v in e.settings.items())
+            rows.append(f"- {e.label} (`{name}`): `{settings}`")
+    return rows
+
+
+def page() -> None:
+    """Fill the parts between the markers of docs/results/peer-learning.md; what is said between them is ours."""
+    DOCS.mkdir(parents=True, exist_ok=True)
+    parts = {
+        "room": [curve("room", "Room-v21, two DQN members", OPTIMUM), "", *final_rows("room"), "", *described("room")],
+        "choice": [curve("choice", "Room-v21, two DQN members, the expert and the adversary", OPTIMUM), "",
+                   *choice_rows(), "", *described("choice")],
+        "lander": [curve("lander", "LunarLander-v3, four DQN members", None), "", *final_rows("lander"), "",
+                   *described("lander")],
+    }  # fmt: skip
+    for target in (DOCS / "peer-learning.md", Path("docs/methods/peer-learning.md")):
+        text = target.read_text()
+        for part, lines in {**parts, "choice-table": choice_rows()}.items():
+            begin, end = f"<!-- {part} -->", f"<!-- /{part} -->"
+            if begin in text:
+                before, rest = text.split(begin)
+                text = before + begin + "\n\n" + "\n".join(lines) + "\n\n" + end + rest.split(end)[1]
+        target.write_text(text)
+
+
+def main() -> None:
+    command, *names = sys.argv[1:] or ["run"]
+    if command == "run":
+        with ProcessPoolExecutor(2) as pool:
+            for line in pool.map(train, names or list(EXPERIMENTS)):
+                print(line, flush=True)
+    page()
+
+
+if __name__ == "__main__":
+    main()
