@@ -28,13 +28,14 @@ DOCS = Path("docs/results")
 OPTIMUM = 85.99  # mean return of the Room-v21 expert, by enumeration
 
 ROOM: dict[str, Any] = {
-    "env": "Room-v21", "n_peers": 2, "replicas": 5, "total_timesteps": 100_000, "gamma": 0.95, "eval_freq": 5000, "n_eval_episodes": 20,
+    "env": "Room-v21", "n_peers": 2, "replicas": 5, "total_timesteps": 100_000, "gamma": 0.95, "eval_freq": 5000,
+    "n_eval_episodes": 20,
 }  # fmt: skip
 LANDER: dict[str, Any] = {
     "env": "LunarLander-v3", "n_peers": 4, "replicas": 3, "total_timesteps": 100_000, "eval_freq": 10_000,
 }  # fmt: skip
 EXPERT: dict[str, Any] = {"advisers": ["expert", "adversary"], "eval_freq": 5000, "n_eval_episodes": 20}
-RANDOM: dict[str, Any] = {"choice": "uniform", "use_critic": False, "use_trust": False, "use_agent_values": False}
+RANDOM: dict[str, Any] = {"choice": "uniform"}
 EARLY: dict[str, Any] = {
     **RANDOM, "only_follow_others": True, "follow_steps": 1, "epoch_length": 100, "max_peer_epochs": 500,
 }  # fmt: skip
@@ -53,7 +54,9 @@ EXPERIMENTS = {
     "room-early": Experiment("room", "early advice", {**ROOM, **EARLY}),
     "room-paper": Experiment("room", "peer learning, paper's rule", {**ROOM, "choice": "paper"}),
     "room-ours": Experiment("room", "peer learning, our rule", {**ROOM}),
-    "choice-paper": Experiment("choice", "paper's rule", {**ROOM, **EXPERT, "total_timesteps": 50_000, "choice": "paper"}),
+    "choice-paper": Experiment(
+        "choice", "paper's rule", {**ROOM, **EXPERT, "total_timesteps": 50_000, "choice": "paper"}
+    ),
     "choice-ours": Experiment("choice", "our rule", {**ROOM, **EXPERT, "total_timesteps": 50_000}),
     "choice-no-advantage": Experiment(
         "choice", "ours, trust in returns (no Eq. 8)",

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import peerage
+import peerage.api
 from peerage.config import AdviceConfig, Config, LearnerConfig, RunConfig
 from peerage.configfile import load
 from peerage.envs.make import make_env
@@ -95,7 +96,9 @@ def test_dqn_learns_the_trivial_task(tmp_path):
     assert final_return(run) == 10.0  # every number of every episode, every member
 
 
-@pytest.mark.parametrize("settings", [{"algorithm": "sac"}, {"algorithm": "sac", "use_sde": True}, {"algorithm": "td3"}])
+@pytest.mark.parametrize(
+    "settings", [{"algorithm": "sac"}, {"algorithm": "sac", "use_sde": True}, {"algorithm": "td3"}]
+)
 def test_sac_and_td3_learn_the_trivial_task(tmp_path, settings):
     run = peerage.train(
         Copy, n_peers=2, total_timesteps=1200, gamma=0.0, learning_rate=3e-3, learning_starts=100, net_arch=(64, 64),
@@ -365,6 +368,22 @@ def test_an_environment_that_gives_nan_is_named_with_the_step(tmp_path):
             obs, *rest = super().step(action)
             return (obs * np.nan if self.steps == 7 else obs), *rest
 
-    with pytest.raises(UserError, match="step 7.*not finite"):
+    with pytest.raises(UserError, match=r"step 7.*not finite"):
         peerage.train(Broken, n_peers=1, total_timesteps=50, eval_freq=0, log_dir=str(tmp_path), verbose=0)
     assert (next(tmp_path.iterdir()) / "FAILED").exists()
+
+
+def test_the_examples_run(tmp_path, monkeypatch):
+    """As a user runs them, but shorter."""
+    import runpy
+    from pathlib import Path
+
+    monkeypatch.chdir(tmp_path)
+    real = peerage.api.train
+    shorter = {"total_timesteps": 300, "learning_starts": 50, "eval_freq": 100, "n_eval_episodes": 1, "verbose": 0}
+    monkeypatch.setattr(peerage, "train", lambda env, **kw: real(env, **{**kw, **shorter}), raising=False)
+    examples = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
+    assert len(examples) >= 2
+    for example in examples:
+        runpy.run_path(str(example), run_name="__main__")
+    assert len(list((tmp_path / "experiments").glob("*/report.html"))) == len(examples)

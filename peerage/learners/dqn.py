@@ -58,7 +58,8 @@ class DQN:
         return self.q(obs).argmax(dim=-1, keepdim=True).to(obs.dtype)
 
     def epsilon(self, step: int) -> Tensor:
-        """Exploration rate `[S, 1]`: from 1 to `exploration_final_eps` over `exploration_fraction` of the run."""
+        """Exploration rate `[S, 1]` after `step` steps: from 1 to `exploration_final_eps` over
+        `exploration_fraction` of the run."""
         progress = (step / self.decay_steps).clamp(max=1.0)
         return 1.0 + progress * (self.final_epsilon - 1.0)
 
@@ -66,7 +67,7 @@ class DQN:
         """epsilon-greedy: with probability epsilon a uniform action instead of `actions [S, 1]`."""
         draw = self.exploration.next()  # [S, 2]
         at_random = (draw[:, 1:] * self.space.n_actions).floor().to(actions.dtype)
-        return torch.where(draw[:, :1] < self.epsilon(step), at_random, actions)
+        return torch.where(draw[:, :1] < self.epsilon(step - 1), at_random, actions)
 
     @torch.no_grad()
     def value(self, obs: Tensor, actions: Tensor) -> Tensor:

@@ -62,7 +62,8 @@ class Advice:
         self.self_index = np.tile(np.arange(N), R)  # [M]: everybody's own number among the advisers
         self.myself = torch.tensor(self.self_index, device=self.device)
         self.self_one_hot = torch.nn.functional.one_hot(self.myself, self.K).to(self.dtype)
-        self.epsilon, self.self_share = config.epsilon, 0.0 if config.only_follow_others else config.self_share
+        self.epsilon = config.epsilon
+        self.self_share = 0.0 if config.only_follow_others else config.self_share
         self.desks = []
         for f, copies in enumerate(advisers):
             shared = getattr(copies[0], "stateless", False)
@@ -74,10 +75,12 @@ class Advice:
         self.rule = choice.RULES.get(config.choice) if self.K > 1 else None
         read = self.rule is not None
         like = torch.zeros(0, device=self.device, dtype=self.dtype)
-        self.trust = TDTable(M, self.K, config.init_trust_values, config.lr, like) if read and config.use_trust else None
-        self.agents = (
-            AgentValues(R, self.K, config.init_agent_values, config.lr, like) if read and config.use_agent_values else None
-        )
+        self.trust: TDTable | None = None
+        self.agents: AgentValues | None = None
+        if read and config.use_trust:
+            self.trust = TDTable(M, self.K, config.init_trust_values, config.lr, like)
+        if read and config.use_agent_values:
+            self.agents = AgentValues(R, self.K, config.init_agent_values, config.lr, like)
         if read and not (config.use_critic or self.trust or self.agents):
             self.rule = None  # no component at all: a uniform choice
         self.allowed = torch.ones(M, self.K, dtype=torch.bool, device=self.device)

@@ -56,6 +56,11 @@ class Scripted:
 
     policy: Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
+    @property
+    def stateless(self) -> bool:
+        """Ours draw nothing; of a registered one we cannot know."""
+        return self.policy.__module__ == scripted.__name__
+
     def suggest(self, obs, asker, episode_start, rng):
         return self.policy(obs, rng)
 

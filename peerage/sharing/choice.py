@@ -54,17 +54,18 @@ def probabilities(
 ) -> Tensor:
     """The distribution over advisers, `[M, K]`.
 
-    `temperature [M, 1]`: softmax(scores / T) (Eq. 2); None: all on the best. `allowed [M, K]` bool: who may be
-    chosen. `epsilon` of the probability goes uniformly to those, `self_share` to the asker itself (`myself [M, K]`
+    `temperature [M, 1]`: softmax(scores / T) (Eq. 2); None: all on the best (ties share). `allowed [M, K]` bool: who
+    may be chosen. `epsilon` of the probability goes uniformly to those, `self_share` to the asker itself (`myself [M, K]`
     one-hot).
     """
     # a diverged critic must not decide: its askers choose uniformly
     scores = torch.where(scores.isfinite().all(dim=1, keepdim=True), scores, 0.0).masked_fill(~allowed, -torch.inf)
     if temperature is None:
-        p = torch.nn.functional.one_hot(scores.argmax(dim=1), scores.shape[1]).to(scores.dtype)
+        best = (scores == scores.amax(dim=1, keepdim=True)).to(scores.dtype)  # ties share
+        p = best / best.sum(dim=1, keepdim=True)
     else:
         p = torch.softmax(scores / temperature, dim=1)
-    uniform = allowed / allowed.sum(dim=1, keepdim=True)
+    uniform = allowed.to(p.dtype) / allowed.sum(dim=1, keepdim=True)
     mixed = (1 - epsilon - self_share) * p + epsilon * uniform
     return mixed if myself is None else mixed + self_share * myself
 
