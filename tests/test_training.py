@@ -362,6 +362,15 @@ def test_bad_input_is_one_line_and_nothing_is_written(tmp_path, settings, words)
     assert not (tmp_path / "logs").exists()
 
 
+def test_tensorboard_and_wandb_hear_a_training(tmp_path, monkeypatch):
+    """The real packages, W&B offline."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    config = small(run=replace(small().run, log_dir=str(tmp_path), use_tensorboard=True, use_wandb=True))
+    run = peerage.train(config=config, exp_name="logged")
+    assert list((run.folder / "tensorboard").glob("events*")) and list(run.folder.glob("wandb/offline-run-*/*.wandb"))
+
+
 def test_an_environment_that_gives_nan_is_named_with_the_step(tmp_path):
     class Broken(Match):
         def step(self, action):

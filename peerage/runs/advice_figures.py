@@ -185,13 +185,26 @@ def components_over_time(advice: pd.DataFrame) -> Draft | None:
         shown = [name for name in names if name in table.columns]
         handles |= dict(zip(shown, _lines(axes, scale, table, shown)))
         axes.set_title(COMPONENTS[column], loc="left")
+        _skip_start(axes, table)
     _trim(grid, len(present), across)
     legend(figure, list(handles.values()), [short(name) for name in handles])
     caption = (
         "The signals that scores are made of, by what the adviser is to the asker; mean over members and "
-        "replicas."
+        "replicas. Initial values far from what is learned lie outside the picture."
     )
     return Draft("components_over_time", "What the scores are made of", caption, figure)
+
+
+def _skip_start(axes: Axes, table: pd.DataFrame) -> None:
+    """Do not let initial values (200, say) hide what was learned: scale to the last four fifths of the run."""
+    late = table[table.index > 0.2 * table.index.max()]
+    if not late.notna().to_numpy().any():
+        return
+    low, high = float(np.nanmin(late.to_numpy())), float(np.nanmax(late.to_numpy()))
+    whole = float(np.nanmax(table.to_numpy()) - np.nanmin(table.to_numpy()))
+    if low < high and whole > 5 * (high - low):
+        margin = 0.1 * (high - low)
+        axes.set_ylim(low - margin, high + margin)
 
 
 def choice_entropy(metrics: pd.DataFrame, advice: pd.DataFrame) -> Draft | None:

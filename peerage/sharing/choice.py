@@ -54,9 +54,9 @@ def probabilities(
 ) -> Tensor:
     """The distribution over advisers, `[M, K]`.
 
-    `temperature [M, 1]`: softmax(scores / T) (Eq. 2); None: all on the best (ties share). `allowed [M, K]` bool: who
-    may be chosen. `epsilon` of the probability goes uniformly to those, `self_share` to the asker itself (`myself [M, K]`
-    one-hot).
+    `temperature [M, 1]`: softmax(scores / T) (Eq. 2); None: all on the best (ties share). `allowed [M, K]` bool:
+    who may be chosen. `epsilon` of the probability goes uniformly to those, `self_share` to the asker itself
+    (`myself [M, K]`, one-hot).
     """
     # a diverged critic must not decide: its askers choose uniformly
     scores = torch.where(scores.isfinite().all(dim=1, keepdim=True), scores, 0.0).masked_fill(~allowed, -torch.inf)

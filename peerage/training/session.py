@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -150,7 +151,10 @@ def finish(trainer: Trainer, folder: RunFolder) -> Path:
         raise
     finally:
         trainer.close()
-    write_report(folder.path)
-    trainer.listeners.on_end("DONE", "finished")
     folder.finish("DONE", "finished", trainer.step)
+    trainer.listeners.on_end("DONE", "finished")
+    try:
+        write_report(folder.path)
+    except Exception as error:  # a picture that cannot be drawn must not look like a failed training
+        print(f"peerage: no report: {type(error).__name__}: {error}", file=sys.stderr)
     return folder.path
