@@ -8,6 +8,7 @@ Every experiment is a preset or the default, plus the settings in `EXPERIMENTS`;
 
 from __future__ import annotations
 
+import shutil
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -194,6 +195,9 @@ def page() -> None:
         "lander": [curve("lander", "LunarLander-v3, four DQN members", None), "", *final_rows("lander"), "",
                    *described("lander")],
     }  # fmt: skip
+    picture = FOLDER / "choice-ours" / "figures" / "follow_over_time.png"
+    if picture.exists():
+        shutil.copy(picture, "docs/images/follow.png")  # the README's
     for target in (DOCS / "peer-learning.md", Path("docs/methods/peer-learning.md")):
         text = target.read_text()
         for part, lines in {**parts, "choice-table": choice_rows()}.items():

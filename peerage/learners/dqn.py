@@ -51,6 +51,7 @@ class DQN:
         self.exploration = Streams(seats, "exploration", (2,), "uniform", device)
         self.active = torch.ones(rows, dtype=torch.bool, device=device)
         self.means = Means()
+        self.step = 0
 
     @torch.no_grad()
     def suggest(self, obs: Tensor, noise: Tensor | None = None) -> Tensor:
@@ -82,6 +83,7 @@ class DQN:
         self.replay.add(obs, actions, rewards, next_obs, terminated)
 
     def after_step(self, step: int) -> None:
+        self.step = step
         # Stable-Baselines3's order: the target network moves in the environment step, then the learning
         if step % self.settings[0].target_update_interval == 0:
             self.q_target.lerp_(self.q, self.tau * self.active.unsqueeze(1))
@@ -108,7 +110,7 @@ class DQN:
         self.means.add("loss/critic", loss)
 
     def metrics(self) -> dict[str, Tensor]:
-        return self.means.take()
+        return {**self.means.take(), "exploration/epsilon": self.epsilon(self.step).squeeze(1)}
 
     def networks(self) -> dict[str, StackedMLP]:
         return {"q": self.q, "q_target": self.q_target}
