@@ -109,7 +109,8 @@ def test_sac_and_td3_learn_the_trivial_task(tmp_path, settings):
 
 def test_a_group_solves_room_v6(tmp_path):
     run = peerage.train(
-        "Room-v6", n_peers=2, advisers=["expert"], total_timesteps=12000, learning_rate=1e-3, gamma=0.9, eval_freq=12000,
+        "Room-v6", n_peers=2, advisers=["expert"], total_timesteps=12000, learning_rate=1e-3, gamma=0.9,
+        eval_freq=12000,
         n_eval_episodes=20, learning_starts=100, log_dir=str(tmp_path), verbose=0,
     )  # fmt: skip
     assert final_return(run) > 0.95 * 47.10  # the optimum by enumeration
