@@ -24,7 +24,9 @@ test: setup
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
+# The libraries to compare with are installed for this alone.
 bench: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
 	$(BIN)/python -m benchmarks.bench
 
 results: setup

@@ -44,6 +44,8 @@ def train(
     from peerage.training.session import run_training
 
     start = config if isinstance(config, Config) else Config() if config is None else load_config(config)
+    if isinstance(advisers, str):
+        advisers = [advisers]
     if isinstance(env, str):
         settings["env"], env = env, None
     if advisers is not None and all(isinstance(a, str) for a in advisers):
@@ -76,6 +78,8 @@ def load(
 
 def with_settings(config: Config, settings: dict[str, Any]) -> Config:
     """`config` with fields replaced by name, wherever in the tree they stand; lists become tuples."""
+    if "n_epochs" in settings and "total_timesteps" not in settings:
+        config = replace(config, total_timesteps=None)  # what was asked for last
     where = {f.name: part for part, cls in PARTS.items() for f in fields(cls) if f.name not in PARTS}
     changes: dict[str, dict[str, Any]] = {part: {} for part in PARTS}
     for name, value in settings.items():

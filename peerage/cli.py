@@ -20,7 +20,7 @@ from peerage.flags import Parser, add_flags, override, refuse_future, train_flag
 
 FUTURE_COMMANDS = ("compare", "sweep")
 # What may change when a run goes on: nothing that its results depend on.
-RESUME_FLAGS = ("checkpoint_freq", "use_tensorboard", "use_wandb", "wandb_project", "verbose")
+RESUME_FLAGS = ("checkpoint_freq", "device", "use_tensorboard", "use_wandb", "wandb_project", "verbose")
 EVALUATION_COLUMNS = ("replica", "member", "episode", "return", "length", "success")
 
 TRAIN_EXAMPLES = """EXAMPLES
@@ -90,12 +90,14 @@ def _resume_arguments(parser: Parser) -> None:
 def _resume(args: argparse.Namespace, command: list[str]) -> None:
     given = vars(args)
     run = _run_folder(given.pop("run"))
-    checked = validate(override(Config(), given)).run
+    device = given.get("device")
+    checked = validate(override(Config(), given))
 
     from peerage.training.session import resume
 
-    resume(run, **{name: getattr(checked, name) for name in given})
-    _say_where(run, checked.verbose)
+    settings = {name: getattr(checked.run, name) for name in given if name != "device"}
+    resume(run, command=command, device=checked.device if device else None, **settings)
+    _say_where(run, checked.run.verbose)
 
 
 def _say_where(run: Path, verbose: int) -> None:
@@ -325,6 +327,9 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # `peerage presets | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a full disk, a folder that may not be read, a name that is too long
+        print("peerage:", " ".join(str(error).split()), file=sys.stderr)
+        return 2
     except SystemExit as stop:  # argparse after --help
         return int(stop.code or 0)
     return 0

@@ -13,12 +13,12 @@ PARTS = ("expert", "adversary", "random", "constant", "negated", "checkpoint")
 # Field -> interval; a bracket includes its end, a parenthesis does not.
 INTERVALS: dict[str, str] = {
     "n_peers": "[1, 64]",
-    "replicas": "[1, inf)",
+    "replicas": "[1, 10000]",
     "seed": "[0, inf)",
     "total_timesteps": "[1, inf)",
     "n_epochs": "[1, inf)",
     "epoch_length": "[1, inf)",
-    "threads": "[1, inf)",
+    "threads": "[1, 1024]",
     "learning_rate": "(0, inf)",
     "batch_size": "[1, inf)",
     "buffer_size": "[1, inf)",
@@ -38,7 +38,7 @@ INTERVALS: dict[str, str] = {
     "max_peer_epochs": "[0, inf)",
     "epsilon": "[0, 1]",
     "self_share": "[0, 1]",
-    "temperature": "(0, inf)",
+    "temperature": "[1e-6, 1e6]",
     "temperature_decay": "[0, inf)",
     "lr": "(0, 1]",
     "trust_buffer_size": "[1, inf)",

@@ -107,7 +107,7 @@ class SavedRun:
         if not (path / "config.yaml").is_file():
             raise UserError(f"{path} is not a run folder: it holds no config.yaml")
         self.path = path
-        self.config = configfile.load(path / "config.yaml")
+        self.config = configfile.validate(configfile.load(path / "config.yaml"))
         # The algorithm, which a run's config.yaml always names, tells what kind of actions there were.
         self.members = member_settings(self.config, discrete="dqn" in self.config.learner.algorithm)
         state, passed_over = checkpoint.load_latest(path)

@@ -317,6 +317,8 @@ def export_member(run: Path, member: int, replica: int = 0, out: Path | None = N
     and return its path: `out`, or `<run>/export/member-<i>-replica-<r>.zip`. No existing file is replaced."""
     run = Path(run)
     out = run / "export" / f"member-{member}-replica-{replica}.zip" if out is None else Path(out)
+    if not out.name:
+        raise UserError("--out must name a file")
     if out.suffix != ".zip":  # Stable-Baselines3 would add it too
         out = out.with_name(f"{out.name}.zip")
     if os.path.lexists(out):

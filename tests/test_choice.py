@@ -235,3 +235,13 @@ def test_a_rule_does_not_change_its_values(rule):
     values = torch.tensor([[1.0, 2.0, -5.0]])
     RULES[rule]({"critic": values})
     assert values.tolist() == [[1.0, 2.0, -5.0]]
+
+
+@pytest.mark.parametrize("given", [{"epsilon": 1.0}, {"self_share": 1.0}, {"epsilon": 0.95}, {"self_share": 0.99}])
+def test_shares_are_shares_whatever_was_given(given):
+    from peerage.config import AdviceConfig
+    from peerage.learners.defaults import resolve_advice
+
+    advice = resolve_advice(AdviceConfig(**given))
+    assert 0 <= advice.epsilon + advice.self_share <= 1
+    assert all(getattr(advice, name) == value for name, value in given.items())

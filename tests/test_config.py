@@ -129,7 +129,7 @@ def test_yaml_12_words() -> None:
         # ranges
         ("n_peers: 0", ["--n-peers", "[1, 64]", "0"]),
         ("n_peers: 65", ["--n-peers"]),
-        ("replicas: 0", ["--replicas", "at least 1"]),
+        ("replicas: 0", ["--replicas", "[1, 10000]"]),
         ("total_timesteps: -1", ["--total-timesteps"]),
         ("n_epochs: -1", ["--n-epochs"]),
         ("learner: {gamma: 1.1}", ["--gamma", "[0, 1]", "1.1"]),
@@ -140,7 +140,7 @@ def test_yaml_12_words() -> None:
         ("learner: {net_arch: [[]]}", ["--net-arch", "layer"]),
         ("learner: {gamma: [0.9, 0.8]}", ["--gamma", "2 values", "4 members"]),
         ("advice: {temperature: [1, 2, 3]}", ["--temperature", "3 values"]),
-        ("advice: {temperature: 0}", ["--temperature", "above 0"]),
+        ("advice: {temperature: 0}", ["--temperature", "1e-6"]),
         ("advice: {epsilon: 2}", ["--epsilon"]),
         ("advice: {follow_steps: 0}", ["--follow-steps"]),
         ("advice: {lr: 0}", ["--lr"]),

@@ -226,7 +226,7 @@ class Stub:
         self.N, self.R, self.M = n, replicas, n * replicas
         self.device, self.dtype = torch.device("cpu"), F64
         self.seats = [Seat(seed, r, i) for r in range(replicas) for i in range(n)]
-        self.space = Space(1, 1, low=np.array([-1], np.float32), high=np.array([1], np.float32))
+        self.space = Space(1, 1, low=np.array([-10], np.float32), high=np.array([10], np.float32))
         self.stacks = [SimpleNamespace(learner=SimpleNamespace(replay=SimpleNamespace(capacity=capacity)))]
         self.learning_starts = np.broadcast_to(np.array(learning_starts), n) if np.ndim(learning_starts) else None
         if self.learning_starts is None:

@@ -12,6 +12,7 @@ import torch
 
 import peerage
 import peerage.api
+import peerage.configfile
 from peerage.config import AdviceConfig, Config, LearnerConfig, RunConfig
 from peerage.configfile import load
 from peerage.envs.make import make_env
@@ -247,6 +248,33 @@ def test_a_diverged_member_is_frozen_and_the_others_go_on(tmp_path):
     assert len(list((folder.path / "dumps").iterdir())) == 1
 
 
+def test_ctrl_c_saves_and_resumes(tmp_path):
+    """A real signal, at the earliest moment the loop can hear it."""
+    import os
+    import signal
+
+    class CtrlC(Listener):
+        def on_metrics(self, step, rows):
+            if step == 100:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    config = small(run=replace(small().run, log_dir=str(tmp_path), checkpoint_freq=0))
+    with pytest.raises(KeyboardInterrupt):
+        peerage.train(config=config, exp_name="run", listeners=[CtrlC()])
+    run = peerage.resume(tmp_path / "run", verbose=0)
+    assert run.metrics["step"].max() == 300
+    assert run.evaluations.groupby(["step", "replica", "member"])["episode"].count().max() == 2
+    assert len((run.folder / "command.txt").read_text().splitlines()) == 2
+
+
+def test_what_a_run_was_begun_with_does_not_hinder_looking_at_it(tmp_path):
+    config = small(n_peers=1, advice=AdviceConfig(only_follow_others=True))
+    run = peerage.train(config=config, log_dir=str(tmp_path), exp_name="1e3", overwrite=True)
+    assert len(run.evaluate(2)) == 2
+    again = peerage.configfile.load(run.folder)  # a name that looks like a number comes back as a name
+    assert again.run.exp_name == "1e3" and not again.run.overwrite
+
+
 # --- presets and groups ---------------------------------------------------------------------------------------
 
 
@@ -337,9 +365,36 @@ def test_custom_environment_and_adviser(tmp_path):
     assert (run.folder / "report.html").exists()
 
 
+class Wrong:
+    def __init__(self, answer):
+        self.answer = answer
+
+    def suggest(self, obs, asker, episode_start, rng):
+        return np.full(len(obs), self.answer) if np.isscalar(self.answer) else self.answer
+
+
+@pytest.mark.parametrize("answer", [7, 0.5, np.nan, np.zeros((1, 3)), "left", None])
+def test_an_adviser_with_a_bad_answer_is_named(tmp_path, answer):
+    with pytest.raises(UserError, match="adviser Wrong"):
+        peerage.train(config=small(), advisers=[Wrong(answer)], log_dir=str(tmp_path))
+
+
+def test_what_lies_outside_the_box_is_clipped():
+    config = small(env="Pendulum-v1", advisers=())
+    trainer = Trainer(config, advisers=[Wrong(50.0)])
+    trainer.reset()
+    for _ in range(60):
+        trainer.advance()
+    assert (trainer.sharing.history == 2).any() and trainer.group.stacks[0].learner.replay.data[:, :60].abs().max() < 20
+    trainer.close()
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
+        ({"trust_buffer_size": 5}, "trust-batch-size"),
+        ({"advisers": [object()]}, "no adviser"),
+        ({"n_peers": 64, "buffer_size": 10**13, "total_timesteps": 10**13}, "memory"),
         ({"env": "Rom-v21"}, "Room"),
         ({"algorithm": "sac"}, "Discrete"),
         ({"n_peers": 0}, "n-peers"),

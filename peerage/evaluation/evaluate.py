@@ -11,10 +11,14 @@ import numpy as np
 import torch
 
 from peerage.envs.vector import EnvGroup, Episode, Maker
+from peerage.errors import UserError
 from peerage.sharing.group import Group
 
 SEED = 1_000_003
 """Episode e of an evaluation is seeded with SEED + e, for every member, evaluation and run."""
+
+MAX_STEPS = 100_000
+"""An episode that is longer than this is taken for one that never ends."""
 
 
 class Evaluator:
@@ -30,7 +34,7 @@ class Evaluator:
         if self.envs is None:
             self.envs = EnvGroup(self.env, self.env_args, [self.seed + e for e in range(E)] * M)
         obs = self.envs.reset(reseed=True)
-        pending = np.ones(M * E, bool)
+        pending, steps = np.ones(M * E, bool), 0
         results: list[tuple[int, int, Episode]] = []
         while pending.any():
             tensor = torch.as_tensor(obs, device=self.group.device, dtype=self.group.dtype).view(M, E, -1)
@@ -40,7 +44,12 @@ class Evaluator:
                 if pending[episode.env]:
                     pending[episode.env] = False
                     results.append((episode.env // E, episode.env % E, episode))
-            obs = step.obs
+            obs, steps = step.obs, steps + 1
+            if steps == MAX_STEPS and pending.any():
+                raise UserError(
+                    f"an evaluation episode of {self.envs.spec.id} has not ended after {MAX_STEPS:,} steps: "
+                    "give the environment a time limit, or use --eval-freq 0"
+                )
         return sorted(results, key=lambda row: row[:2])
 
     def close(self) -> None:

@@ -103,6 +103,13 @@ class Means:
         self.sums[name] = self.sums[name] + value if name in self.sums else value
         self.counts[name] = self.counts.get(name, 0) + 1
 
+    def state(self) -> dict[str, Any]:
+        return {"sums": self.sums, "counts": self.counts}
+
+    def load_state(self, state: dict[str, Any], like: Tensor) -> None:
+        self.sums = {name: total.to(like.device) for name, total in state["sums"].items()}
+        self.counts = dict(state["counts"])
+
     def take(self) -> dict[str, Tensor]:
         means = {name: total / self.counts[name] for name, total in self.sums.items()}
         self.sums, self.counts = {}, {}

@@ -155,4 +155,10 @@ def resolve_advice(advice: AdviceConfig) -> AdviceConfig:
         for name, value in ADVICE_DEFAULTS[advice.choice].items()
         if getattr(advice, name) in (None, ())
     }
-    return replace(advice, **missing)  # type: ignore[arg-type]
+    resolved = replace(advice, **missing)  # type: ignore[arg-type]
+    # What the user gave of the two shares leaves less for the default of the other.
+    if advice.self_share is None:
+        resolved = replace(resolved, self_share=min(resolved.self_share or 0.0, 1 - (resolved.epsilon or 0.0)))
+    elif advice.epsilon is None:
+        resolved = replace(resolved, epsilon=min(resolved.epsilon or 0.0, 1 - advice.self_share))
+    return resolved

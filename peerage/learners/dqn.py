@@ -120,6 +120,8 @@ class DQN:
             "networks": {name: net.flat for name, net in self.networks().items()},
             "optimizer": self.optimizer.state(),
             "active": self.active,
+            "means": self.means.state(),
+            "step": self.step,
             "streams": {"replay": self.sampler.state(), "exploration": self.exploration.state()},
         }
 
@@ -128,5 +130,7 @@ class DQN:
             net.flat.copy_(state["networks"][name])
         self.optimizer.load_state(state["optimizer"])
         self.active.copy_(state["active"])
+        self.means.load_state(state["means"], self.active)
+        self.step = int(state["step"])
         self.sampler.load_state(state["streams"]["replay"])
         self.exploration.load_state(state["streams"]["exploration"])

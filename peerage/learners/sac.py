@@ -233,6 +233,7 @@ class SAC:
             "critic_optimizer": self.critic_optimizer.state(),
             "ent_coef_optimizer": self.ent_coef_optimizer.state(),
             "active": self.active,
+            "means": self.means.state(),
             "streams": {name: stream.state() for name, stream in self._streams().items()},
         }
         if self.use_sde:
@@ -247,6 +248,7 @@ class SAC:
         self.critic_optimizer.load_state(state["critic_optimizer"])
         self.ent_coef_optimizer.load_state(state["ent_coef_optimizer"])
         self.active.copy_(state["active"])
+        self.means.load_state(state["means"], self.active)
         for name, stream in self._streams().items():
             stream.load_state(state["streams"][name])
         if self.use_sde:

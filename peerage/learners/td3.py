@@ -144,6 +144,7 @@ class TD3:
             "actor_optimizer": self.actor_optimizer.state(),
             "critic_optimizer": self.critic_optimizer.state(),
             "active": self.active,
+            "means": self.means.state(),
             "updates": self.updates,
             "streams": {
                 "replay": self.sampler.state(),
@@ -158,6 +159,7 @@ class TD3:
         self.actor_optimizer.load_state(state["actor_optimizer"])
         self.critic_optimizer.load_state(state["critic_optimizer"])
         self.active.copy_(state["active"])
+        self.means.load_state(state["means"], self.active)
         self.updates = int(state["updates"])
         self.sampler.load_state(state["streams"]["replay"])
         self.update_noise.load_state(state["streams"]["update"])

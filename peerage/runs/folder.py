@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from peerage.configfile import parse, to_yaml
 from peerage.errors import UserError
 
 HEADER = "# Peerage run: `peerage train --config` of this file repeats it.\n"
@@ -116,21 +117,14 @@ class RunFolder:
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """config.yaml from plain data (tuples become lists)."""
-        import yaml
-
-        write_atomically(
-            self.path / "config.yaml",
-            HEADER + yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True),
-        )
+        write_atomically(self.path / "config.yaml", HEADER + to_yaml(_plain(config)))
 
     def config(self) -> dict[str, Any]:
         """config.yaml as plain data; UserError if it is damaged."""
-        import yaml
-
         path = self.path / "config.yaml"
         try:
-            config = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeError, yaml.YAMLError) as error:
+            config = parse(path.read_text(encoding="utf-8"), str(path))
+        except (OSError, UnicodeError) as error:
             raise UserError(f"cannot read {path}: {' '.join(str(error).split())}") from error
         if not isinstance(config, dict):
             raise UserError(f"{path} does not hold a configuration")

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from peerage.config import AdviceConfig
+from peerage.errors import UserError
 from peerage.learners.defaults import resolve_advice
 from peerage.learners.streams import Seat, Streams
 from peerage.sharing import choice
@@ -103,6 +104,11 @@ class Advice:
         # The suggestion buffer: the last transitions stand in the replay buffer, beside them whom we followed
         smallest = min(stack.learner.replay.capacity for stack in group.stacks)
         self.memory = min(config.trust_buffer_size, smallest)
+        if (self.trust or self.agents) and self.memory < config.trust_batch_size:
+            raise UserError(
+                f"--trust-batch-size {config.trust_batch_size} is more than the {self.memory} transitions that "
+                "--trust-buffer-size and --buffer-size keep: trust would never be learned"
+            )
         self.history = torch.zeros(M, self.memory, dtype=torch.long, device=self.device)
         self.history_position = 0
 
@@ -171,8 +177,24 @@ class Advice:
             rows = rows[due[rows] | (self.followed[rows] == desk.number)]
             if len(rows):
                 said = desk.adviser.suggest(obs[rows], rows % self.N, episode_start[rows], desk.rng)
-                answers[rows, desk.number - self.N] = np.asarray(said).reshape(len(rows), -1)
+                answers[rows, desk.number - self.N] = self._checked(said, len(rows), desk)
         return torch.cat((members, torch.as_tensor(answers, device=self.device, dtype=self.dtype)), dim=1)
+
+    def _checked(self, said: Any, rows: int, desk: Desk) -> np.ndarray:
+        """An adviser's answer as `[rows, act]`; what lies outside a box is clipped to it."""
+        space, name = self.group.space, type(desk.adviser).__name__
+        try:
+            actions = np.asarray(said, np.float32).reshape(rows, space.act_dim)
+        except (TypeError, ValueError):
+            raise UserError(f"adviser {name} must answer {rows} askers with {rows} actions, not {said!r:.80}") from None
+        if space.discrete:
+            wrong = ~np.isin(actions, np.arange(space.n_actions))
+        else:
+            wrong = ~np.isfinite(actions)
+            actions = np.clip(actions, space.low, space.high)
+        if wrong.any():
+            raise UserError(f"adviser {name} suggested {actions[wrong][0]:g}, which is no action here")
+        return actions
 
     def components(self, obs: Tensor, suggestions: Tensor) -> choice.Components:
         """The values a choice is made of, `[M, K]` each."""
@@ -201,7 +223,7 @@ class Advice:
         p = choice.probabilities(
             scores,
             allowed=self.allowed,
-            temperature=None if greedy else self.temperature * torch.exp(-self.decay * epoch).clamp(min=1e-6),
+            temperature=None if greedy else (self.temperature * torch.exp(-self.decay * epoch)).clamp(1e-6, 1e6),
             epsilon=self.epsilon,
             myself=self.self_one_hot,
             self_share=self.self_share,

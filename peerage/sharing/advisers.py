@@ -7,6 +7,7 @@ registered with `register_adviser`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -170,7 +171,12 @@ def adviser_names(n_members: int, specs: Sequence[Any]) -> list[str]:
     """Names of all advisers of a group: members first; a second one of a kind is `expert-2`."""
     names = [f"member-{i}" for i in range(n_members)]
     for spec in specs:
-        base = spec if isinstance(spec, str) else getattr(spec, "name", type(spec).__name__.lower())
-        count = sum(name == base or name.startswith(f"{base}-") for name in names)
-        names.append(base if count == 0 else f"{base}-{count + 1}")
+        base = spec if isinstance(spec, str) else str(getattr(spec, "name", type(spec).__name__.lower()))
+        if not isinstance(spec, str):  # it will stand in config.yaml, as a name that can be read back
+            base = re.sub(r"[^A-Za-z0-9_.-]+", "-", base).strip("-.") or "adviser"
+        name, count = base, 1
+        while name in names:
+            count += 1
+            name = f"{base}-{count}"
+        names.append(name)
     return names

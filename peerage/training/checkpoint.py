@@ -13,6 +13,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -33,6 +34,8 @@ def _flatten(tree: Any, path: str, tensors: dict[str, torch.Tensor]) -> Any:
         return {str(key): _flatten(value, f"{prefix}{key}", tensors) for key, value in tree.items()}
     if isinstance(tree, list | tuple):
         return [_flatten(value, f"{path}/{i}", tensors) for i, value in enumerate(tree)]
+    if isinstance(tree, np.ndarray | np.generic):  # an adviser's state, say
+        return tree.tolist()
     return tree
 
 
@@ -97,8 +100,9 @@ def load_latest(run: Path) -> tuple[dict[str, Any], list[str]]:
         try:
             return load(folder), passed_over
         except UserError as error:
-            passed_over.append(f"{error}; using an older one")
-    raise UserError(passed_over[0] if passed_over else f"{run} has no checkpoint: was it trained by peerage?")
+            passed_over.append(str(error))
+    why = passed_over[0] if passed_over else f"{run} was stopped before its first checkpoint (--checkpoint-freq)"
+    raise UserError(f"{why}: begin it anew")
 
 
 def _sha256(path: Path) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -29,6 +31,28 @@ from peerage.sharing.none import NoSharing
 from peerage.training import checkpoint
 
 PROGRESS_SECONDS = 0.2
+TOO_BIG = "the group does not fit into memory: use fewer members or replicas, or a smaller --buffer-size or --net-arch"
+
+
+class Interrupt:
+    """Remembers a Ctrl-C instead of raising at once; the second one raises. Only in the main thread."""
+
+    asked = False
+
+    def __enter__(self) -> Interrupt:
+        self.before = None
+        if threading.current_thread() is threading.main_thread():
+            self.before = signal.signal(signal.SIGINT, self._hear)
+        return self
+
+    def _hear(self, number: int, frame: object) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def __exit__(self, *error: object) -> None:
+        if self.before is not None:
+            signal.signal(signal.SIGINT, self.before)
 
 
 class Trainer:
@@ -68,9 +92,12 @@ class Trainer:
         copies = [[self._adviser(a) for _ in range(self.R)] for a in chosen]
         if advise and config.advice.only_follow_others and len(self.names) < 2:
             raise UserError("--only-follow-others needs somebody else: use --n-peers 2 or more, or --advisers")
-        self.group = Group(
-            members, self.R, config.seed, space, self.steps, advise=advise, device=self.device, dtype=dtype
-        )
+        try:
+            self.group = Group(
+                members, self.R, config.seed, space, self.steps, advise=advise, device=self.device, dtype=dtype
+            )
+        except (MemoryError, RuntimeError) as error:  # torch says RuntimeError for what it cannot allocate
+            raise UserError(f"{TOO_BIG} ({type(error).__name__}: {error})"[:300]) from error
         if pretrained:
             load_members(self.group, self.spec.observation_space, self.spec.action_space)
         self.sharing: Advice | NoSharing = (
@@ -90,7 +117,11 @@ class Trainer:
         self.offsets: dict[str, int] = {}
 
     def _adviser(self, adviser: str | Adviser) -> Adviser:
-        return make_adviser(adviser, self.spec) if isinstance(adviser, str) else copy.deepcopy(adviser)
+        if isinstance(adviser, str):
+            return make_adviser(adviser, self.spec)
+        if not callable(getattr(adviser, "suggest", None)):
+            raise UserError(f"{adviser!r} is no adviser: it has no method suggest(obs, asker, episode_start, rng)")
+        return copy.deepcopy(adviser)
 
     # --- one step -------------------------------------------------------------------------------------------
 
@@ -124,7 +155,14 @@ class Trainer:
     # --- the whole training ---------------------------------------------------------------------------------
 
     def run(self, folder: RunFolder | None = None) -> None:
-        """Train to the end, evaluating, logging and writing checkpoints into `folder` on the way."""
+        """Train to the end, evaluating, logging and writing checkpoints into `folder` on the way.
+
+        Ctrl-C finishes the step and writes a checkpoint before it raises KeyboardInterrupt; a second one does not wait.
+        """
+        with Interrupt() as interrupt:
+            self._run(folder, interrupt)
+
+    def _run(self, folder: RunFolder | None, interrupt: Interrupt) -> None:
         run = self.config.run
         info = RunInfo(
             folder=folder.path if folder else None,
@@ -146,6 +184,11 @@ class Trainer:
         paused = time.perf_counter() - began  # evaluation and checkpoints do not count as training time
         while self.step < self.steps:
             self.advance()
+            if interrupt.asked:
+                self.log()
+                if folder is not None:
+                    self.save(folder)
+                raise KeyboardInterrupt
             now = time.perf_counter()
             if now - shown > PROGRESS_SECONDS:
                 self.listeners.on_progress(self.step, now - began)
@@ -230,6 +273,7 @@ class Trainer:
             "sharing": self.sharing.state(),
             "environments": self.envs.rng_states(),
             "frozen": self.frozen.tolist(),
+            "episodes": [list(episode) for episode in self.episodes],
             "offsets": self.read_offsets(),
         }
 
@@ -241,6 +285,7 @@ class Trainer:
             self.sharing.load_state(state["sharing"])
             self.envs.set_rng_states(state["environments"])
         self.frozen = np.array(state["frozen"], bool)
+        self.episodes = [Episode(*episode) for episode in state["episodes"]]
         self.offsets = state["offsets"]
 
     def close(self) -> None:

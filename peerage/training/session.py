@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from peerage.config import Config
-from peerage.configfile import from_dict, to_dict
+from peerage.configfile import from_dict, to_dict, validate
 from peerage.envs.vector import Maker
-from peerage.errors import UserError
+from peerage.errors import UserError, nearest
 from peerage.evaluation.evaluate import SEED
 from peerage.runs.display import Display
 from peerage.runs.folder import RunFolder, default_name
@@ -22,6 +22,8 @@ from peerage.runs.tables import CsvLog
 from peerage.sharing.advisers import Adviser
 from peerage.training import checkpoint
 from peerage.training.loop import Trainer, device_name
+
+RESUMABLE = ("checkpoint_freq", "use_tensorboard", "use_wandb", "wandb_project", "verbose")
 
 
 def run_training(
@@ -39,10 +41,10 @@ def run_training(
     default = default_name(trainer.spec.id, algorithms, config.n_peers, config.seed)
     planned = RunFolder.plan(config.run.log_dir, config.run.exp_name, default, config.run.overwrite)
     loggers = loggers_for(config, planned.path)  # a package that is missing is said before anything is written
-    config = trainer.config = replace(config, run=replace(config.run, exp_name=planned.path.name))
-    folder = RunFolder.create(
-        config.run.log_dir, planned.path.name, default, to_dict(config), overwrite=config.run.overwrite
-    )
+    overwrite = config.run.overwrite  # not for config.yaml: whoever repeats the run must ask again
+    config = replace(config, run=replace(config.run, exp_name=planned.path.name, overwrite=False))
+    trainer.config = config
+    folder = RunFolder.create(config.run.log_dir, planned.path.name, default, to_dict(config), overwrite=overwrite)
     folder.write_environment(trainer.spec.id, device_name(trainer.device))
     folder.write_command(command or ["peerage", "train", "(from Python)"])
     log = CsvLog(folder.path)
@@ -66,6 +68,7 @@ def restore(
     *,
     env: Maker | None = None,
     advisers: Sequence[str | Adviser] | None = None,
+    device: str | None = None,
     policies_only: bool = False,
 ) -> tuple[list[str], Trainer]:
     """A trainer in the state of the run's newest sound checkpoint, and a line for each damaged one passed over.
@@ -75,6 +78,11 @@ def restore(
     """
     folder = RunFolder.open(run)
     config = from_dict(folder.config())
+    if policies_only:
+        advice = replace(config.advice, only_follow_others=False)
+        config = replace(config, device="cpu", advisers=(), advice=advice)
+    elif device is not None:
+        config = replace(config, device=device)
     state, passed_over = checkpoint.load_latest(folder.path)
     trainer = Trainer(config, env=env, advisers=() if policies_only else advisers, pretrained=False)
     try:
@@ -91,24 +99,32 @@ def resume(
     env: Maker | None = None,
     advisers: Sequence[str | Adviser] | None = None,
     listeners: Sequence[Listener] = (),
+    command: Sequence[str] = (),
+    device: str | None = None,
     **overrides: Any,
 ) -> Path:
-    """Go on with an interrupted run from its newest sound checkpoint. `overrides` are fields of `RunConfig`.
+    """Go on with an interrupted run from its newest sound checkpoint. `overrides` are those fields of `RunConfig` that
+    do not change what is trained (`RESUMABLE`).
 
     Everything but the episodes under way is restored; those begin anew.
     """
+    for name in overrides:
+        if name not in RESUMABLE:
+            can = ", ".join(RESUMABLE)
+            raise UserError(f"{name!r} cannot be changed in a resume{nearest(name, RESUMABLE)}: {can} can")
     folder = RunFolder.open(run)
-    passed_over, trainer = restore(run, env=env, advisers=advisers)
+    passed_over, trainer = restore(run, env=env, advisers=advisers, device=device)
     if trainer.step >= trainer.steps:
         trainer.close()
         raise UserError(f"{run} is finished: nothing to resume (`peerage report {run}` makes its report)")
     known = {key: value for key, value in overrides.items() if value is not None}
-    trainer.config = replace(trainer.config, run=replace(trainer.config.run, **known))
+    trainer.config = validate(replace(trainer.config, run=replace(trainer.config.run, **known)))
     loggers = loggers_for(trainer.config, folder.path)
     log = CsvLog(folder.path)
     log.truncate(trainer.offsets)
     trainer.read_offsets = log.offsets
     folder.reopen()
+    folder.write_command(command or ["peerage", "resume", str(run)])
     trainer.listeners = Listeners([log, *loggers, *listeners])
     for line in passed_over:
         trainer.listeners.on_message(trainer.step, line)
