@@ -49,7 +49,16 @@ class Experiment:
     settings: dict[str, Any]
 
 
+# The choice rule's trial: short, two orders of the fixed advisers, and how good a learner is looked at every 500 steps
+JUDGE: dict[str, Any] = {**ROOM, "total_timesteps": 5000, "eval_freq": 500}
+FORWARDS, BACKWARDS = {"advisers": ["expert", "adversary"]}, {"advisers": ["adversary", "expert"], "seed": 1}
+
 EXPERIMENTS = {
+    "judge-paper": Experiment("judge", "paper's rule", {**JUDGE, **FORWARDS, "choice": "paper"}),
+    "judge-paper-backwards": Experiment("judge", "paper's rule, other order", {**JUDGE, **BACKWARDS, "choice": "paper"}),
+    "judge-ours": Experiment("judge", "our rule", {**JUDGE, **FORWARDS}),
+    "judge-ours-backwards": Experiment("judge", "our rule, other order", {**JUDGE, **BACKWARDS}),
+    "judge-ours-gamma": Experiment("judge", "our rule, gamma 0.99", {**JUDGE, **FORWARDS, "gamma": 0.99}),
     "room-single": Experiment("room", "single agent", {**ROOM, "n_peers": 1, "sharing": "none"}),
     "room-random": Experiment("room", "random advice", {**ROOM, **RANDOM}),
     "room-early": Experiment("room", "early advice", {**ROOM, **EARLY}),
@@ -144,34 +153,39 @@ def final_rows(family: str, window: int = 3) -> list[str]:
 
 
 def shares(name: str, low: int, high: int) -> dict[str, Any]:
-    """Per replica: share of choices to the expert, to the adversary, to learners as good as the expert."""
+    """Per replica: share of choices to the expert, to the adversary, to advisers as good as the expert."""
     run = peerage.load(FOLDER / name)
     advice = run.advice
     advice = advice[(advice["step"] > low) & (advice["step"] <= high)]
     total = advice.groupby("replica")["chosen"].sum()
     by = {k: advice[advice["adviser"] == k].groupby("replica")["chosen"].sum() / total for k in ("expert", "adversary")}
-    # A learner counts as good as the expert once its own greedy return is within 5% of the optimum
-    level = member_values(run.evaluations, "return")
-    level = level[level["step"] <= high].groupby(["replica", "member"])["value"].last()
-    good = level[level >= 0.95 * OPTIMUM].index
-    chosen = advice.set_index(["replica", "adviser"])["chosen"]
-    learners = chosen[chosen.index.isin(good)].groupby("replica").sum().reindex(total.index, fill_value=0) / total
+    # A learner counts as good as the expert where its last evaluation before the choice was within 5% of the optimum
+    level = member_values(run.evaluations, "return").rename(columns={"member": "adviser"}).sort_values("step")
+    judged = pd.merge_asof(
+        advice.sort_values("step"), level, on="step", by=["replica", "adviser"], allow_exact_matches=False
+    )
+    good = judged[judged["value"] >= 0.95 * OPTIMUM].groupby("replica")["chosen"].sum()
+    learners = good.reindex(total.index, fill_value=0) / total
     training = by_replica(metric(run.metrics, "train/return"))
     training = training[(training.index > low) & (training.index <= high)].mean()
     return {**by, "as good": by["expert"] + learners, "training": training}
 
 
-def choice_rows() -> list[str]:
+def choice_rows(family: str) -> list[str]:
+    """Whom the learners follow in steps 2,000 to 5,000, and what it is worth."""
+    long = family == "choice"
     rows = [
-        "| | expert | adversary | as good as the expert | training return | alone at 50,000 |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| | expert | adversary | as good as the expert | training return |" + (" alone at the end |" if long else ""),
+        "| --- | --- | --- | --- | --- |" + (" --- |" if long else ""),
     ]
     for name, e in EXPERIMENTS.items():
-        if e.family != "choice" or not (FOLDER / name / "DONE").exists():
+        if e.family != family or not (FOLDER / name / "DONE").exists():
             continue
         early = shares(name, 2000, 5000)
         cells = [interval(100 * early[k].to_numpy()) for k in ("expert", "adversary", "as good")]
-        cells += [interval(early["training"].to_numpy()), interval(evaluations(name).iloc[-3:].mean().to_numpy())]
+        cells.append(interval(early["training"].to_numpy()))
+        if long:
+            cells.append(interval(evaluations(name).iloc[-3:].mean().to_numpy()))
         rows.append(f"| {e.label} | " + " | ".join(cells) + " |")
     return rows
 
@@ -191,7 +205,8 @@ def page() -> None:
     parts = {
         "room": [curve("room", "Room-v21, two DQN members", OPTIMUM), "", *final_rows("room"), "", *described("room")],
         "choice": [curve("choice", "Room-v21, two DQN members, the expert and the adversary", OPTIMUM), "",
-                   *choice_rows(), "", *described("choice")],
+                   *choice_rows("choice"), "", *described("choice")],
+        "judge": [*choice_rows("judge"), "", *described("judge")],
         "lander": [curve("lander", "LunarLander-v3, four DQN members", None), "", *final_rows("lander"), "",
                    *described("lander")],
     }  # fmt: skip
@@ -200,7 +215,7 @@ def page() -> None:
         shutil.copy(picture, "docs/images/follow.png")  # the README's
     for target in (DOCS / "peer-learning.md", Path("docs/methods/peer-learning.md")):
         text = target.read_text()
-        for part, lines in {**parts, "choice-table": choice_rows()}.items():
+        for part, lines in {**parts, "choice-table": choice_rows("choice")}.items():
             begin, end = f"<!-- {part} -->", f"<!-- /{part} -->"
             if begin in text:
                 before, rest = text.split(begin)

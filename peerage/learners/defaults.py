@@ -95,7 +95,7 @@ DQN is measured on Room-v21 and LunarLander-v3 (docs/methods/dqn.md)."""
 
 ADVICE_DEFAULTS: dict[str, dict[str, float]] = {
     "paper": {"temperature": 1.0, "lr": 0.001, "epsilon": 0.0, "self_share": 0.0},
-    "standardised": {"temperature": 0.2, "lr": 0.05, "epsilon": 0.03, "self_share": 0.1},
+    "standardised": {"temperature": 0.1, "lr": 0.05, "epsilon": 0.03, "self_share": 0.1},
     "greedy": {"temperature": 1.0, "lr": 0.05, "epsilon": 0.05, "self_share": 0.0},
     "uniform": {"temperature": 1.0, "lr": 0.05, "epsilon": 0.0, "self_share": 0.0},
 }
