@@ -17,6 +17,7 @@ from peerage.learners.dqn import DQN
 from peerage.learners.sac import SAC
 from peerage.learners.streams import Seat
 from peerage.learners.td3 import TD3
+from peerage.nets import passes
 from peerage.nets.stacked import StackedAdam, StackedMLP
 from peerage.sharing.advice import Advice
 from peerage.sharing.group import Group
@@ -439,3 +440,30 @@ def test_warm_up_is_uniform_over_the_box():
     discrete = Group([small("dqn")] * 2, 1, 0, DISCRETE, 100, advise=False)
     seen = torch.cat([discrete.warmup_actions() for _ in range(3000)]).flatten().long()
     assert (torch.bincount(seen, minlength=5) / len(seen) - 0.2).abs().max() < 0.03 and seen.max() == 4
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_wide_layers_row_by_row_are_the_same_function(threads):
+    """oneDNN's way for wide layers gives values and gradients of the batched one; with any number of threads and
+    beside any other rows, the same bits."""
+    torch.manual_seed(0)
+    net = StackedMLP(3, (5, 128, 128, 2))
+    net.flat.copy_(0.1 * torch.randn_like(net.flat))
+    x = torch.randn(3, 64, 5, requires_grad=True)
+    seen = []
+    passes.WORKERS.set_threads(threads)
+    for wide in (True, False):
+        before, passes.ONEDNN = passes.ONEDNN, wide and passes.ONEDNN
+        net.grad.zero_()
+        x.grad = None
+        out = net(x, grad=True)
+        out.square().sum().backward()
+        seen.append((out.detach().clone(), net.grad.clone(), x.grad.clone()))
+        passes.ONEDNN = before
+    passes.WORKERS.set_threads(1)
+    for one, other in zip(*seen, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+    alone = StackedMLP(1, (5, 128, 128, 2))
+    alone.flat.copy_(net.flat[:1])
+    if passes.ONEDNN:
+        assert torch.equal(alone(x[:1].detach()), seen[0][0][:1])

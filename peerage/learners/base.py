@@ -38,6 +38,7 @@ class Learner(Protocol):
     settings: Sequence[Settings]
     replay: Replay
     active: Tensor  # [S] bool: learns; False once frozen
+    samples: bool  # a stochastic policy: its suggestions need noise
 
     def suggest(self, obs: Tensor, noise: Tensor | None) -> Tensor:
         """What each member would do: `obs [S, B, obs]` -> `[S, B, act]`. With `noise [S, B, act]` (standard normal)

@@ -23,6 +23,8 @@ from peerage.nets.stacked import StackedAdam, StackedMLP
 class DQN:
     """`S` DQN agents; see `peerage.learners.base.Learner` for the interface."""
 
+    samples = False
+
     def __init__(
         self,
         settings: Sequence[Settings],
@@ -44,6 +46,8 @@ class DQN:
         self.tau = column(settings, lambda s: s.tau, self.q.flat)
         self.final_epsilon = column(settings, lambda s: s.exploration_final_eps, self.q.flat)
         self.decay_steps = column(settings, lambda s: max(s.exploration_fraction * total_steps, 1e-9), self.q.flat)
+        self.first_epsilon = torch.ones_like(self.final_epsilon)
+        self.decayed = float(self.decay_steps.max())
         lr = column(settings, lambda s: s.learning_rate, self.q.flat)
         self.optimizer = StackedAdam(self.q.flat, self.q.grad, lr, max_grad_norm=clip_column(settings, self.q.flat))
         self.replay = Replay(rows, min(first.buffer_size, total_steps), space.obs_dim, 1, device, dtype)
@@ -61,14 +65,16 @@ class DQN:
     def epsilon(self, step: int) -> Tensor:
         """Exploration rate `[S, 1]` after `step` steps: from 1 to `exploration_final_eps` over
         `exploration_fraction` of the run."""
-        progress = (step / self.decay_steps).clamp(max=1.0)
-        return 1.0 + progress * (self.final_epsilon - 1.0)
+        if step >= self.decayed:
+            return self.final_epsilon
+        progress = (step / self.decay_steps).clamp_(max=1.0)
+        return torch.lerp(self.first_epsilon, self.final_epsilon, progress)
 
     def explore(self, actions: Tensor, step: int) -> Tensor:
         """epsilon-greedy: with probability epsilon a uniform action instead of `actions [S, 1]`."""
-        draw = self.exploration.next()  # [S, 2]
-        at_random = (draw[:, 1:] * self.space.n_actions).floor().to(actions.dtype)
-        return torch.where(draw[:, :1] < self.epsilon(step - 1), at_random, actions)
+        threshold, at_random = self.exploration.next().split(1, dim=1)  # [S, 1] each
+        explores = threshold < self.epsilon(step - 1)
+        return torch.where(explores, (at_random * self.space.n_actions).floor_().to(actions.dtype), actions)
 
     @torch.no_grad()
     def value(self, obs: Tensor, actions: Tensor) -> Tensor:
@@ -91,20 +97,26 @@ class DQN:
             for _ in range(self.settings[0].gradient_steps):
                 self.update(self.replay.sample(self.sampler.next()))
 
+    @torch.no_grad()
     def loss(self, batch: Batch) -> Tensor:
-        """`L = mean_B huber(Q(s, a) - (r + gamma (1 - terminated) max_a' Q_target(s', a')))`, `[S]`."""
-        with torch.no_grad():
-            next_q = self.q_target(batch.next_obs).amax(dim=-1)  # [S, B]
-            target = batch.rewards + (1 - batch.terminated) * self.gamma * next_q
-        q = self.q(batch.obs, grad=True).gather(-1, batch.actions.long()).squeeze(-1)  # [S, B]
+        """`L = mean_B huber(Q(s, a) - (r + gamma (1 - terminated) max_a' Q_target(s', a')))`, `[S]`; its gradients
+        are added to those of the Q-network."""
+        next_q = self.q_target(batch.next_obs).amax(dim=-1)  # [S, B]
+        target = batch.rewards + (1 - batch.terminated) * self.gamma * next_q
+        taken = batch.actions.long()
+        q_all, backward = self.q.tape(batch.obs)  # [S, B, n_actions]
+        q = q_all.gather(-1, taken).squeeze(-1)  # [S, B]
+        error = q - target
+        # d huber(e) / de = e, cut to [-1, 1]
+        slope = error.clamp(-1, 1).div_(error.shape[1]).unsqueeze(-1)
+        backward(torch.zeros_like(q_all).scatter_(-1, taken, slope))
         self.means.add("q/mean", q.mean(dim=1))
         return F.smooth_l1_loss(q, target, reduction="none").mean(dim=1)
 
     def update(self, batch: Batch) -> None:
         """One gradient step of every active member."""
-        loss = self.loss(batch)
         self.optimizer.zero_grad()
-        loss.sum().backward()
+        loss = self.loss(batch)
         self.active &= self.optimizer.finite()
         self.optimizer.step(self.active)
         self.means.add("loss/critic", loss)

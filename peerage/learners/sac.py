@@ -29,6 +29,8 @@ HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 class SAC:
     """`S` SAC agents; see `peerage.learners.base.Learner` for the interface."""
 
+    samples = True
+
     def __init__(
         self,
         settings: Sequence[Settings],
@@ -93,9 +95,9 @@ class SAC:
         `u = mean + std * noise`, `a = tanh(u)`, `log pi = log N(u) - sum log(1 - a^2 + eps)`. `noise` is
         `[S, B, act]`, with gSDE the standard normal matrix `[S, latent, act]`.
         """
-        latent = self.actor.trunk(obs, grad=grad)
-        out = self.actor.tail(latent, grad=grad)
         if self.use_sde:
+            latent = self.actor.trunk(obs, grad=grad)
+            out = self.actor.tail(latent, grad=grad)
             mean = out.clamp(-CLIP_MEAN, CLIP_MEAN)
             if noise is None:
                 return mean.tanh(), None
@@ -106,7 +108,7 @@ class SAC:
             log_normal = -0.5 * shift.square() / variance - 0.5 * variance.log() - HALF_LOG_TWO_PI
             actions = (mean + shift).tanh()
         else:
-            mean, log_std = out.chunk(2, dim=-1)
+            mean, log_std = self.actor(obs, grad=grad).chunk(2, dim=-1)
             if noise is None:
                 return mean.tanh(), None
             log_std = log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)

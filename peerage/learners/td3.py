@@ -26,6 +26,8 @@ TARGET_NOISE_CLIP = 0.5
 class TD3:
     """`S` TD3 agents; see `peerage.learners.base.Learner` for the interface."""
 
+    samples = False
+
     def __init__(
         self,
         settings: Sequence[Settings],

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from peerage.nets.passes import Layer, run, tape
 
 # Gradients are views into one flat tensor, whose rows are longer than the view: intended, and measured faster.
 warnings.filterwarnings("ignore", message="grad and param do not obey the gradient layout contract")
@@ -58,6 +60,13 @@ class StackedMLP:
             leaf.grad = self.grad[:, part].view(rows, *shape)
             self.parameters[name] = leaf
             start = part.stop
+        self._layers: dict[bool, list[Layer]] = {True: [], False: []}  # with gradients, without
+        for n in range(self.layers):
+            weight, bias = f"{n}.weight", f"{n}.bias"
+            without = Layer(self.constants[weight], self.constants[bias], n < self.layers - 1, None, None)
+            grads = self.parameters[weight].grad, self.parameters[bias].grad
+            self._layers[False].append(without)
+            self._layers[True].append(without._replace(weight_grad=grads[0], bias_grad=grads[1]))
 
     @property
     def layers(self) -> int:
@@ -66,25 +75,25 @@ class StackedMLP:
     def __call__(self, x: Tensor, *, grad: bool = False, rows: slice = slice(None)) -> Tensor:
         """`x [S, B, in]` -> `[S, B, out]`, for all rows of the stack or a slice of them. With `grad`, the
         parameters collect gradients in the backward pass."""
-        p = self.parameters if grad else self.constants
-        for layer in range(self.layers):
-            x = torch.baddbmm(p[f"{layer}.bias"][rows], x, p[f"{layer}.weight"][rows])
-            if layer < self.layers - 1:
-                x = x.relu_()
-        return x
+        return self._run(x, grad, 0, self.layers, rows)
+
+    def tape(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], None]]:
+        """The output, and a function that adds the parameters' gradients, given the output's: without autograd."""
+        return tape(x, self._layers[True])
 
     def trunk(self, x: Tensor, *, grad: bool = False) -> Tensor:
         """All layers but the last: `x [S, B, in]` -> `[S, B, hidden]`."""
-        p = self.parameters if grad else self.constants
-        for layer in range(self.layers - 1):
-            x = torch.baddbmm(p[f"{layer}.bias"], x, p[f"{layer}.weight"]).relu_()
-        return x
+        return self._run(x, grad, 0, self.layers - 1) if self.layers > 1 else x
 
     def tail(self, x: Tensor, *, grad: bool = False) -> Tensor:
         """The last layer: `x [S, B, hidden]` -> `[S, B, out]`."""
-        p = self.parameters if grad else self.constants
-        last = self.layers - 1
-        return torch.baddbmm(p[f"{last}.bias"], x, p[f"{last}.weight"])
+        return self._run(x, grad, self.layers - 1, self.layers)
+
+    def _run(self, x: Tensor, grad: bool, first: int, last: int, rows: slice = slice(None)) -> Tensor:
+        layers = self._layers[grad][first:last]
+        if rows != slice(None):
+            layers = [layer.of(rows) for layer in layers]
+        return run(x, layers, self.parameters[f"{first}.weight"] if grad else None)
 
     @torch.no_grad()
     def init_(self, generators: Sequence[np.random.Generator]) -> None:
@@ -129,6 +138,12 @@ class StackedAdam:
         self.exp_avg = torch.zeros_like(flat)
         self.exp_avg_sq = torch.zeros_like(flat)
         self.steps = 0
+        # On a CPU torch's fused kernel goes over the memory once instead of ten times. Row by row, so that a row's
+        # bits depend on no other; rows with the same rate in one call.
+        self.rows_by_lr: dict[float, list[int]] = {}
+        if flat.device.type == "cpu" and hasattr(torch, "_fused_adam_"):
+            for row, rate in enumerate(lr.flatten().tolist()):
+                self.rows_by_lr.setdefault(rate, []).append(row)
 
     def zero_grad(self) -> None:
         self.grad.zero_()
@@ -142,6 +157,9 @@ class StackedAdam:
     def step(self, active: Tensor) -> None:
         """One step of the rows with `active [S]`."""
         self.steps += 1
+        if self.rows_by_lr:
+            self._fused_step(active.tolist())
+            return
         beta1, beta2 = self.betas
         active = active.unsqueeze(1)
         grad = torch.where(active, self.grad, 0.0)
@@ -153,6 +171,33 @@ class StackedAdam:
         step_size = torch.where(active, self.lr / (1 - beta1**self.steps), 0.0)
         denominator = self.exp_avg_sq.sqrt().div_(math.sqrt(1 - beta2**self.steps)).add_(self.eps)
         self.flat.sub_(torch.div(self.exp_avg, denominator, out=denominator).mul_(step_size))
+
+    def _fused_step(self, active: Sequence[bool]) -> None:
+        grad = self.grad
+        if self.max_grad_norm is not None:
+            norm = torch.linalg.vector_norm(grad, dim=1, keepdim=True)  # [S, 1]
+            grad = grad * (self.max_grad_norm / (norm + 1e-6)).clamp_(max=1.0)
+        columns = [x.unbind() for x in (self.flat, grad, self.exp_avg, self.exp_avg_sq)]
+        steps = torch.tensor(float(self.steps))
+        for lr, rows in self.rows_by_lr.items():
+            learning = [row for row in rows if active[row]]
+            if learning:
+                flat, grads, first, second = ([column[row] for row in learning] for column in columns)
+                torch._fused_adam_(
+                    flat,
+                    grads,
+                    first,
+                    second,
+                    [],
+                    [steps] * len(learning),
+                    lr=lr,
+                    beta1=self.betas[0],
+                    beta2=self.betas[1],
+                    weight_decay=0.0,
+                    eps=self.eps,
+                    amsgrad=False,
+                    maximize=False,
+                )
 
     def state(self) -> dict[str, Tensor]:
         return {

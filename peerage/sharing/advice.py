@@ -62,6 +62,7 @@ class Advice:
         self.gamma = group.gamma()
         self.self_index = np.tile(np.arange(N), R)  # [M]: everybody's own number among the advisers
         self.myself = torch.tensor(self.self_index, device=self.device)
+        self.rows = torch.arange(M, device=self.device)
         self.self_one_hot = torch.nn.functional.one_hot(self.myself, self.K).to(self.dtype)
         self.epsilon = config.epsilon
         self.self_share = 0.0 if config.only_follow_others else config.self_share
@@ -142,14 +143,17 @@ class Advice:
         if due.any() and self.K > 1:
             chosen = self._choose(obs, suggestions, draw, step, due)
             self._follow(chosen, due)
-        np.add.at(self.counts, (np.flatnonzero(due), self.followed[due]), 1)
-        self.queries += due * (self.K - 1) + (~due & (self.followed != self.self_index))
-        self.followed_for = np.where(follow_self, 0, np.where(due, 1, self.followed_for + 1))
+        elsewhere = self.followed != self.self_index
+        self.counts[due, self.followed[due]] += 1
+        self.queries += due * (self.K - 1) + (~due & elsewhere)
+        self.followed_for += 1
+        self.followed_for[due], self.followed_for[follow_self] = 1, 0
 
-        index = self.following.view(-1, 1, 1).expand(-1, 1, suggestions.shape[2])
-        actions = suggestions.gather(1, index).squeeze(1)  # [M, act]
+        actions = suggestions[self.rows, self.following]  # [M, act]
         explored = self.group.explore(actions, step)
-        actions = torch.where((self.following == self.myself).unsqueeze(1), explored, actions)
+        if elsewhere.any():
+            explored = torch.where((self.following == self.myself).unsqueeze(1), explored, actions)
+        actions = explored
         if warm.any():
             mask = torch.as_tensor(warm, device=self.device).unsqueeze(1)
             actions = torch.where(mask, self.group.warmup_actions(), actions)

@@ -16,28 +16,25 @@ Rule = Callable[[Components], Tensor]
 
 def paper(components: Components) -> Tensor:
     """Eq. 9: `v_ij = sum_k v^k_ij / max_j |v^k_ij|`; a component that is zero throughout stays zero."""
-    total: Tensor | None = None
-    for values in components.values():
-        largest = values.abs().amax(dim=1, keepdim=True)
-        scaled = torch.where(largest > 0, values / largest, 0.0)
-        total = scaled if total is None else total + scaled
-    assert total is not None, "a choice needs at least one component"
-    return total
+    values = _stacked(components)
+    largest = values.abs().amax(dim=2, keepdim=True)
+    return torch.where(largest > 0, values / largest, 0.0).sum(dim=0)
 
 
 def standardised(components: Components) -> Tensor:
     """Ours: `v_ij = mean_k (v^k_ij - mean_j v^k_ij) / std_j v^k_ij`; a component in which all advisers are equal
     says nothing and is zero. What counts is how far advisers are apart, not how far they are from zero."""
-    total: Tensor | None = None
-    for values in components.values():
-        centred = values - values.mean(dim=1, keepdim=True)
-        spread = centred.square().mean(dim=1, keepdim=True).sqrt()
-        # relative to the values' size, so that rounding is not blown up into an opinion
-        floor = 1e-5 * values.abs().amax(dim=1, keepdim=True)
-        scaled = torch.where(spread > floor, centred / spread, 0.0)
-        total = scaled if total is None else total + scaled
-    assert total is not None, "a choice needs at least one component"
-    return total / len(components)
+    values = _stacked(components)
+    spread, mean = torch.std_mean(values, dim=2, correction=0, keepdim=True)
+    # relative to the values' size, so that rounding is not blown up into an opinion
+    floor = 1e-5 * values.abs().amax(dim=2, keepdim=True)
+    return torch.where(spread > floor, (values - mean) / spread, 0.0).mean(dim=0)
+
+
+def _stacked(components: Components) -> Tensor:
+    """`[components, M, K]`."""
+    assert components, "a choice needs at least one component"
+    return torch.stack(list(components.values()))
 
 
 RULES: dict[str, Rule] = {"paper": paper, "greedy": paper, "standardised": standardised}

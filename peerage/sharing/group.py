@@ -97,7 +97,10 @@ class Group:
     def own_suggestions(self, obs: Tensor) -> Tensor:
         """What every member would do in its own situation, sampled: `obs [M, obs]` -> `[M, act]`."""
         return self._each(
-            lambda stack, x: stack.learner.suggest(x[0].unsqueeze(1), stack.policy_noise.next()[:, :1]).squeeze(1), obs
+            lambda stack, x: stack.learner.suggest(
+                x[0].unsqueeze(1), stack.policy_noise.next()[:, :1] if stack.learner.samples else None
+            ).squeeze(1),
+            obs,
         )
 
     def member_suggestions(self, obs: Tensor, sample_with_noise: bool) -> Tensor:
@@ -111,9 +114,9 @@ class Group:
         for stack in self.stacks:
             p = len(stack.positions)
             x = askers.expand(self.R, p, self.N, -1).reshape(self.R * p, self.N, -1)
-            noise = stack.policy_noise.next()  # [S, N, act]
+            noise = stack.policy_noise.next() if stack.learner.samples else None  # [S, N, act]
             answers = stack.learner.suggest(x, noise)  # [S, N, act]
-            if not sample_with_noise:
+            if noise is not None and not sample_with_noise:
                 own = torch.zeros(p, self.N, 1, dtype=torch.bool, device=self.device)
                 own[torch.arange(p), stack.positions] = True
                 answers = torch.where(own.repeat(self.R, 1, 1), answers, stack.learner.suggest(x, None))

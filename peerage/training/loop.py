@@ -21,6 +21,7 @@ from peerage.errors import UserError
 from peerage.evaluation.evaluate import Evaluator
 from peerage.learners.base import Space
 from peerage.learners.defaults import member_settings, resolve
+from peerage.nets import passes
 from peerage.pretrained import load_members, member_networks
 from peerage.runs.folder import RunFolder
 from peerage.runs.listeners import EvaluationRow, Listeners, RunInfo
@@ -83,7 +84,9 @@ class Trainer:
         self.config = config = resolve(config, self.spec.discrete)
         self.device = pick_device(config.device)
         self.threads = pick_threads(config)
-        torch.set_num_threads(self.threads)
+        # Wide layers are spread over threads row by row; for everything else a second thread is too late
+        torch.set_num_threads(1 if passes.ONEDNN else self.threads)
+        passes.WORKERS.set_threads(self.threads)
         box = (None, None) if self.spec.discrete else (self.spec.action_low, self.spec.action_high)
         space = Space(self.spec.obs_dim, self.spec.act_dim, self.spec.n_actions, *box)
         members = member_settings(config, self.spec.discrete)

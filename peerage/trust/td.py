@@ -25,14 +25,14 @@ class TDTable:
     def __init__(self, rows: int, n_advisers: int, initial: float, lr: float, like: Tensor) -> None:
         self.values = torch.full((rows, n_advisers), initial, device=like.device, dtype=like.dtype)
         self.lr = lr
+        self.advisers = torch.arange(n_advisers, device=like.device)
 
     def update(self, target: Tensor, adviser: Tensor, valid: Tensor) -> None:
         """`target, adviser, valid [X, B]`: what was gained, whom it was gained with (index), and whether the
         sample counts. A target that is not finite (its asker has diverged) does not."""
-        n_advisers = self.values.shape[1]
         valid = valid & target.isfinite()
-        one_hot = torch.nn.functional.one_hot(adviser, n_advisers).to(target.dtype) * valid.unsqueeze(2)
+        one_hot = ((adviser.unsqueeze(2) == self.advisers) & valid.unsqueeze(2)).to(target.dtype)  # [X, B, K]
         count = one_hot.sum(dim=1)  # [X, K]
         total = (torch.where(valid, target, 0.0).unsqueeze(2) * one_hot).sum(dim=1)
         mean = total / count.clamp(min=1)
-        self.values = torch.where(count > 0, self.values + self.lr * (mean - self.values), self.values)
+        self.values = self.values.lerp(mean, self.lr * (count > 0).to(mean.dtype))
