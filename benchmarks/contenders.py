@@ -14,6 +14,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from typing import Any
 
 TOTAL = 100_000  # the planned length of every training, from which exploration schedules follow
@@ -81,9 +82,12 @@ class Job:
 
 
 def measure(job: Job) -> dict[str, Any]:
-    """`rate`: member-steps (steps of a single agent) a second, after `learning_starts` and the warm-up."""
+    """`rate`: member-steps (steps of a single agent) a second, after `learning_starts` and the warm-up. Of those that
+    train also `cpu`: milliseconds of processor time a member-step, all threads together, which a busy machine
+    disturbs less."""
     warnings.filterwarnings("ignore")
-    return {"peerage": peerage, "sb3": sb3, "sbx": sbx, "environment": environment, "gemm": gemm}[job.who](job)
+    ways = {"peerage": peerage, "sb3": sb3, "sbx": sbx, "environment": environment, "gemm": gemm}
+    return ways[job.who](job)
 
 
 def peerage(job: Job) -> dict[str, Any]:
@@ -116,15 +120,20 @@ def peerage(job: Job) -> dict[str, Any]:
     for _ in range(case.settings["learning_starts"] + job.warm_up):
         trainer.advance()
     synchronise()
-    steps, began = 0, time.perf_counter()
+    steps, began, cpu = 0, time.perf_counter(), time.process_time()
     while time.perf_counter() - began < job.seconds:
         for _ in range(4):  # whole rounds of train_freq
             trainer.advance()
         steps += 4
     synchronise()
-    seconds = time.perf_counter() - began
+    seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
     trainer.close()
-    return {"rate": steps * job.members / seconds, "steps": steps, "seconds": seconds, "threads": trainer.threads}
+    return {
+        "rate": steps * job.members / seconds,
+        "cpu": 1e3 * cpu / (steps * job.members),
+        "steps": steps,
+        "threads": trainer.threads,
+    }
 
 
 def sb3(job: Job) -> dict[str, Any]:
@@ -137,7 +146,9 @@ def sb3(job: Job) -> dict[str, Any]:
     case = CASES[job.case]
     build = stable_baselines3.SAC if case.algorithm == "sac" else stable_baselines3.DQN
     policy = {"net_arch": list(case.net_arch)}
-    model = build("MlpPolicy", make(case.env), policy_kwargs=policy, device=job.device, seed=0, **case.settings)
+    model = build(
+        "MlpPolicy", make(case.env), policy_kwargs=policy, device=job.device, seed=0, **case.settings
+    )
     return learn(model, job) | {"threads": torch.get_num_threads()}
 
 
@@ -156,22 +167,25 @@ def learn(model: Any, job: Job) -> dict[str, Any]:
     from stable_baselines3.common.callbacks import BaseCallback
 
     class Clock(BaseCallback):
-        began = ended = 0.0
+        began = ended = cpu = 0.0
         steps = 0
 
         def _on_step(self) -> bool:
             now = time.perf_counter()
             if self.num_timesteps <= start:
-                self.began = now
+                self.began, self.cpu = now, -time.process_time()
                 return True
             self.ended, self.steps = now, self.num_timesteps - start
-            return self.ended - self.began < job.seconds
+            if now - self.began < job.seconds:
+                return True
+            self.cpu += time.process_time()
+            return False
 
     start = CASES[job.case].settings["learning_starts"] + job.warm_up
     clock = Clock()
     model.learn(TOTAL, callback=clock)
-    seconds = clock.ended - clock.began
-    return {"rate": clock.steps / seconds, "steps": clock.steps, "seconds": seconds}
+    rate = clock.steps / (clock.ended - clock.began)
+    return {"rate": rate, "cpu": 1e3 * clock.cpu / clock.steps, "steps": clock.steps}
 
 
 def environment(job: Job) -> dict[str, Any]:
@@ -195,25 +209,32 @@ def environment(job: Job) -> dict[str, Any]:
         steps += 1
     seconds = time.perf_counter() - began
     envs.close()
-    return {"rate": steps * job.members / seconds, "steps": steps, "seconds": seconds}
+    return {"rate": steps * job.members / seconds, "steps": steps}
 
 
 def gemm(job: Job) -> dict[str, Any]:
-    """`rate`: GFLOP/s of a large float32 matrix product, the best of many."""
+    """`rate`: GFLOP/s of a float32 matrix product, the best of many and of torch's ways to it: its own (`matmul`)
+    and, on a CPU, oneDNN's (`onednn`)."""
     import torch
 
     if job.threads is not None:
         torch.set_num_threads(job.threads)
-    size = 1024 if job.device == "cpu" else 8192
+    size = 512 if job.device == "cpu" else 8192
     a, b = (torch.randn(size, size, device=job.device) for _ in range(2))
-    best, end = float("inf"), time.perf_counter() + min(job.seconds, 2)
-    while time.perf_counter() < end:
-        began = time.perf_counter()
-        a @ b
-        if a.is_cuda:
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - began)
-    return {"rate": 2 * size**3 / best / 1e9, "threads": torch.get_num_threads()}
+    ways: dict[str, Callable[[], Any]] = {"matmul": lambda: a @ b}
+    if job.device == "cpu" and torch.backends.mkldnn.is_available():
+        ways["onednn"] = lambda: torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
+    rates = {}
+    for name, product in ways.items():
+        best, end = float("inf"), time.perf_counter() + min(job.seconds, 2)
+        while time.perf_counter() < end:
+            began = time.perf_counter()
+            product()
+            if a.is_cuda:
+                torch.cuda.synchronize()
+            best = min(best, time.perf_counter() - began)
+        rates[name] = 2 * size**3 / best / 1e9
+    return {"rate": max(rates.values()), "threads": torch.get_num_threads()} | rates
 
 
 def make(env: str) -> Any:
@@ -231,7 +252,7 @@ def update_flops(case: Case, obs: int, actions: int) -> float:
 
     def passes(first: int, last: int, forward: int, weights: int, inputs: int, into_first: int) -> float:
         sizes = (first, *case.net_arch, last)
-        products = [a * b for a, b in zip(sizes, sizes[1:])]
+        products = [a * b for a, b in pairwise(sizes)]
         return (forward + weights + inputs) * sum(products) - (inputs - into_first) * products[0]
 
     if case.algorithm == "dqn":  # Q of s with gradients, Q_target of s'
@@ -271,8 +292,6 @@ def available(who: str) -> bool:
 
     return who not in ("sb3", "sbx") or find_spec({"sb3": "stable_baselines3", "sbx": "sbx"}[who]) is not None
 
-
-Measure = Callable[[Job], dict[str, Any]]
 
 if __name__ == "__main__":
     print(json.dumps(measure(Job(**json.loads(sys.argv[1])))))

@@ -8,8 +8,8 @@ Every experiment is a preset or the default, plus the settings in `EXPERIMENTS`;
 
 from __future__ import annotations
 
+import argparse
 import shutil
-import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +55,9 @@ FORWARDS, BACKWARDS = {"advisers": ["expert", "adversary"]}, {"advisers": ["adve
 
 EXPERIMENTS = {
     "judge-paper": Experiment("judge", "paper's rule", {**JUDGE, **FORWARDS, "choice": "paper"}),
-    "judge-paper-backwards": Experiment("judge", "paper's rule, other order", {**JUDGE, **BACKWARDS, "choice": "paper"}),
+    "judge-paper-backwards": Experiment(
+        "judge", "paper's rule, other order", {**JUDGE, **BACKWARDS, "choice": "paper"}
+    ),
     "judge-ours": Experiment("judge", "our rule", {**JUDGE, **FORWARDS}),
     "judge-ours-backwards": Experiment("judge", "our rule, other order", {**JUDGE, **BACKWARDS}),
     "judge-ours-gamma": Experiment("judge", "our rule, gamma 0.99", {**JUDGE, **FORWARDS, "gamma": 0.99}),
@@ -224,11 +226,19 @@ def page() -> None:
 
 
 def main() -> None:
-    command, *names = sys.argv[1:] or ["run"]
-    if command == "run":
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.peer_learning", description=__doc__.split("\n")[0])
+    parser.add_argument("command", nargs="?", choices=("run", "page"), default="run")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="by default all")
+    args = parser.parse_args()
+    if unknown := [name for name in args.names if name not in EXPERIMENTS]:
+        parser.error(f"there is no experiment {unknown[0]}: {', '.join(EXPERIMENTS)}")
+    if args.command == "run":
         with ProcessPoolExecutor(2) as pool:
-            for line in pool.map(train, names or list(EXPERIMENTS)):
+            for line in pool.map(train, args.names or list(EXPERIMENTS)):
                 print(line, flush=True)
+    missing = [name for name in EXPERIMENTS if not (FOLDER / name / "DONE").exists()]
+    if missing:  # a page with holes must not replace a whole one
+        raise SystemExit(f"the page is left as it is, not trained yet: {', '.join(missing)}")
     page()
 
 

@@ -6,6 +6,6 @@ python examples/train_group.py
 import peerage
 
 if __name__ == "__main__":
-    run = peerage.train("Room-v21", n_peers=2, advisers=["expert", "adversary"], gamma=0.95, total_timesteps=20_000)
+    run = peerage.train("Room-v21", n_peers=2, advisers=["expert", "adversary"], gamma=0.95, total_timesteps=50_000)
     print(run.evaluations.groupby("step")["return"].mean())
     print(run.report())

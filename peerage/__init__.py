@@ -34,6 +34,10 @@ _WHERE = {
 }
 
 
+def __dir__() -> list[str]:
+    return [*globals(), *_WHERE]
+
+
 def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module 'peerage' has no attribute {name!r}")

@@ -322,7 +322,7 @@ def main(argv: list[str] | None = None) -> int:
         print("peerage:", " ".join(str(error).split()), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("peerage: interrupted", file=sys.stderr)
+        print("peerage: interrupted; `peerage resume RUN` goes on with a training", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `peerage presets | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

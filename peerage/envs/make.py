@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -69,6 +71,8 @@ def make_env(env: Maker, env_args: dict[str, Any]) -> gymnasium.Env:
             elif {"id", "disable_env_checker"} & env_args.keys():
                 raise UserError(f"{name} takes no arguments id and disable_env_checker")
             else:
+                if ":" in env and os.getcwd() not in sys.path:  # MODULE:Name-v0, a module of the current folder
+                    sys.path.insert(0, os.getcwd())
                 built = gymnasium.make(env, disable_env_checker=True, **env_args)
         except UserError:
             raise

@@ -244,7 +244,7 @@ def _member_table(
 
 
 def _reproduce(run: RunFolder, name: str) -> str:
-    text = f"<pre>peerage train --config {escape(name)}/config.yaml --exp-name {escape(name)}-again</pre>"
+    text = f"<pre>peerage train --config {escape(str(run.path))}/config.yaml --exp-name {escape(name)}-again</pre>"
     if commands := run.commands():
         text += f"<p>It was started with</p><pre>{escape(chr(10).join(commands))}</pre>"
     return text

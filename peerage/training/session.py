@@ -87,7 +87,7 @@ def restore(
     trainer = Trainer(config, env=env, advisers=() if policies_only else advisers, pretrained=False)
     try:
         trainer.load_state(state, policies_only=policies_only)
-    except (KeyError, RuntimeError, ValueError, IndexError) as error:
+    except (KeyError, RuntimeError, ValueError, IndexError, TypeError) as error:
         trainer.close()
         raise UserError(f"the checkpoint of {run} does not fit its config.yaml: {error}") from error
     return passed_over, trainer
