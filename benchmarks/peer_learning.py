@@ -91,7 +91,11 @@ EXPERIMENTS = {
     "lander-peer": Experiment("lander", "peer learning, our rule", {**LANDER}),
     "lander-paper": Experiment("lander", "peer learning, paper's rule", {**LANDER, "choice": "paper"}),
 }  # fmt: skip
-COLOURS = ("#6B705C", "#E3B505", "#CC79A7", "#D55E00", "#0072B2", "#009E73", "#56B4E9")
+COLOURS = ("#CC79A7", "#009E73", "#56B4E9", "#8C6D46", "#5B2A86", "#9A9A9A")
+FIXED_COLOURS = {  # the same meaning in every figure
+    "single agent": "#6B705C", "random advice": "#E3B505", "paper's rule": "#D55E00", "our rule": "#0072B2",
+    "peer learning, paper's rule": "#D55E00", "peer learning, our rule": "#0072B2",
+}  # fmt: skip
 
 
 def train(name: str) -> str:
@@ -125,11 +129,15 @@ def curve(family: str, title: str, optimum: float | None) -> str:
     """Learning curves of a family as a picture; returns the Markdown that shows it."""
     figure, axes = plt.subplots(figsize=(8, 4.2), layout="constrained")
     done = [n for n, e in EXPERIMENTS.items() if e.family == family and (FOLDER / n / "DONE").exists()]
-    for name, colour in zip(done, COLOURS):
-        table = evaluations(name)
+    others, lowest = iter(COLOURS), float("inf")
+    for name in done:
+        table, label = evaluations(name), EXPERIMENTS[name].label
+        colour = FIXED_COLOURS.get(label) or next(others)
         s = spread(table.to_numpy())
-        axes.plot(table.index / 1000, s.mean, color=colour, label=EXPERIMENTS[name].label, linewidth=1.8)
-        axes.fill_between(table.index / 1000, s.low, s.high, color=colour, alpha=0.15, linewidth=0)
+        axes.plot(table.index / 1000, s.mean, color=colour, label=label, linewidth=1.8)
+        axes.fill_between(table.index / 1000, s.low, s.high, color=colour, alpha=0.12, linewidth=0)
+        lowest = min(lowest, *s.mean, *s.low[1:])  # an untrained network's band would rule the axis
+    axes.set_ylim(bottom=lowest - 0.03 * (axes.get_ylim()[1] - lowest))
     if optimum is not None:
         axes.axhline(optimum, color="0.5", linewidth=1, linestyle=":", label="optimum")
     axes.set(xlabel="steps of every member (thousands)", ylabel="return alone, greedy", title=title)
