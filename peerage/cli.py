@@ -148,6 +148,14 @@ def _evaluate(args: argparse.Namespace, command: list[str]) -> None:
 
     rows = evaluate_run(run, args.episodes, args.seed, args.members)
     _print_table(dict(zip(EVALUATION_COLUMNS, row)) for row in rows)
+    returns: dict[tuple[int, str], list[float]] = {}
+    for row in rows:
+        returns.setdefault((row[0], row[1]), []).append(row[3])
+    print()
+    _print_table(
+        {"replica": r, "member": m, "mean return": sum(v) / len(v), "episodes": len(v)}
+        for (r, m), v in returns.items()
+    )
 
 
 def _report(args: argparse.Namespace, command: list[str]) -> None:
@@ -252,7 +260,7 @@ COMMANDS: dict[str, Command] = {
         _report,
     ),
     "export": Command(
-        "RUN --member N [--replica N] [--to sb3] [--out FILE]",
+        "RUN [--member N] [--replica N] [--to sb3] [--out FILE]",
         "Write one member of a run in the format of another library.",
         _export_arguments,
         _export,

@@ -81,7 +81,11 @@ class Display(Listener):
             else:
                 self._print(self._progress_line())
 
+    def on_timing(self, step: int, seconds: float, member_steps_per_second: float) -> None:
+        self.step = step  # so that the last line says how far it came
+
     def on_evaluations(self, step: int, rows: list[EvaluationRow]) -> None:
+        self.step = step
         values: dict[str, list[float]] = {}
         for _, member, _, total, _, _ in rows:
             values.setdefault(member, []).append(total)

@@ -155,7 +155,10 @@ def _facts(values: pd.DataFrame, advice: pd.DataFrame) -> str:
     shares = _late_roles(advice)
     if len(shares) > 1:
         top = f"{shares.index[0]}: {shares.iloc[0]:.0%}"
-        facts.append((top, "followed most: share of all choices in the last fifth of the run"))
+        advisers = advice["adviser"].nunique()
+        alike = sum(map(is_member, advice["adviser"].unique())) - 1 if shares.index[0] == "other members" else 1
+        by_lot = f"by lot it would be {alike / advisers:.0%}"
+        facts.append((top, f"followed most: share of all choices in the last fifth of the run; {by_lot}"))
     cells = [f'<div class="fact"><b>{escape(b)}</b><span>{escape(text)}</span></div>' for b, text in facts]
     return f'<div class="facts">{"".join(cells)}</div>' if cells else ""
 

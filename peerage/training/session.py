@@ -84,7 +84,13 @@ def restore(
     elif device is not None:
         config = replace(config, device=device)
     state, passed_over = checkpoint.load_latest(folder.path)
-    trainer = Trainer(config, env=env, advisers=() if policies_only else advisers, pretrained=False)
+    try:
+        trainer = Trainer(config, env=env, advisers=() if policies_only else advisers, pretrained=False)
+    except UserError as error:
+        if folder.commands() and "(from Python)" in folder.commands()[0]:
+            hint = "begun from Python, with objects? `peerage.load(folder, env=..., advisers=...)` takes them"
+            raise UserError(f"{error} ({hint})") from error
+        raise
     try:
         trainer.load_state(state, policies_only=policies_only)
     except (KeyError, RuntimeError, ValueError, IndexError, TypeError) as error:
