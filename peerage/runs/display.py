@@ -81,9 +81,6 @@ class Display(Listener):
             else:
                 self._print(self._progress_line())
 
-    def on_timing(self, step: int, seconds: float, member_steps_per_second: float) -> None:
-        self.step = step  # so that the last line says how far it came
-
     def on_evaluations(self, step: int, rows: list[EvaluationRow]) -> None:
         self.step = step
         values: dict[str, list[float]] = {}
@@ -126,6 +123,7 @@ class Display(Listener):
             self._say(2, f"step {step:,}: {means}")
 
     def on_timing(self, step: int, seconds: float, member_steps_per_second: float) -> None:
+        self.step = step  # so that the last line says how far it came
         self._say(2, f"step {step:,}: {member_steps_per_second:,.0f} member-steps/s, {duration(seconds)}")
 
     def on_message(self, step: int, text: str) -> None:

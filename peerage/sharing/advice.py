@@ -243,9 +243,9 @@ class Advice:
 
     def after_step(self, step: int) -> None:
         """Update trust and agent values from the suggestion buffers (Eq. 4-8)."""
-        samples, noise = self.trust_samples.next(), self.trust_noise.next()
         if self.trust is None and self.agents is None:
-            return
+            return  # for the whole run: nobody misses the draws
+        samples, noise = self.trust_samples.next(), self.trust_noise.next()
         stored = np.minimum(step - self.group.learning_starts, self.memory)  # [M] transitions made with advice
         valid = stored >= self.config.trust_batch_size
         if not valid.any():
