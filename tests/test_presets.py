@@ -8,7 +8,7 @@ from peerage.configfile import dump, from_dict, load, parse, to_yaml, validate
 from peerage.errors import UserError
 from peerage.presets import describe, preset, preset_names
 
-PAPER = [name for name in preset_names() if name != "quick-lunarlander"]
+PAPER = [name for name in preset_names() if name not in ("quick-lunarlander", "seed-td-lunarlander")]
 FAMILIES = ["halfcheetah", "ant", "hopper", "walker2d", "room-v21", "room-v27"]
 
 
@@ -30,6 +30,10 @@ def test_one_for_every_row() -> None:
     assert len({dump(load(name)) for name in ablation}) == 56
 
 
+def test_the_other_alpha() -> None:
+    config = load("seed-td-lunarlander")
+    assert (config.advice.lr, config.advice.trust_buffer_size, config.steps) == (0.95, 100, 500_000)
+    assert (config.learner.batch_size, config.learner.target_update_interval) == ((128,), (1000,))
 
 
 @pytest.mark.parametrize("name", PAPER)
