@@ -165,11 +165,13 @@ class Flag:
 
 
 def _assignments(words: list[str], option: str) -> dict[str, Any]:
-    data = {}
+    data: dict[str, Any] = {}
     for word in words:
         name, equals, value = word.partition("=")
-        if not equals or not name.isidentifier():
+        if not equals or not name.isidentifier() or not value:
             raise UserError(f"{option}: expected name=value, got {short(word)}")
+        if name in data:
+            raise UserError(f"{option}: {name!r} is given twice")
         data[name] = parse(value, f"{option} {name}")
     return data
 

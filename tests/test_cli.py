@@ -15,7 +15,7 @@ from peerage.cli import COMMANDS, main
 from peerage.config import Config
 from peerage.configfile import dump
 from peerage.errors import UserError
-from peerage.flags import train_flags
+from peerage.flags import _assignments, train_flags
 from peerage.manual import page
 from peerage.presets import preset_names
 
@@ -262,3 +262,31 @@ def test_presets_are_files_to_start_from(
 def test_documentation_is_current() -> None:
     """`make docs` writes the page."""
     assert (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8") == page()
+
+
+def test_environment_arguments() -> None:
+    words = [
+        "a=1e-3",
+        "b=true",
+        "c=5",
+        "d=-2.5",
+        "e=[1, 2e3]",
+        "f=text",
+        "g='7'",
+        "h=a=b",
+        "i=null",
+        "j=1.5E+2",
+    ]
+    assert _assignments(words, "--env-args") == {
+        "a": 0.001, "b": True, "c": 5, "d": -2.5, "e": [1, 2000.0], "f": "text", "g": "7", "h": "a=b",
+        "i": None, "j": 150.0,
+    }  # fmt: skip
+    for bad in ("a", "=1", "a b=1", "a=", "a=[1", "a=!!python/name:os.system"):
+        with pytest.raises(UserError) as caught:
+            _assignments([bad], "--env-args")
+        assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="twice"):
+        _assignments(["a=1", "a=2"], "--env-args")
+    # 2020-01-01 is text, as in YAML 1.2; what no constructor can take is refused before anything is built
+    assert _assignments(["a=2020-01-01"], "--env-args") == {"a": "2020-01-01"}
+    assert main(["train", "--env-args", "a={1: 2}"]) == 2

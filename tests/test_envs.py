@@ -14,7 +14,7 @@ from gymnasium.utils.env_checker import check_env
 
 import peerage.envs
 from peerage.envs.catalogue import list_envs
-from peerage.envs.make import check_env_id, make_env, parse_env_args
+from peerage.envs.make import check_env_id, make_env
 from peerage.errors import UserError
 
 OURS = [f"Room-v{n}" for n in (3, 6, 21, 27, 33)] + ["Hallway-v0", "Hallway-v1", "CartpoleSwingUp-v0"]
@@ -195,31 +195,6 @@ def test_environment_arguments_pass_through():
     env.reset(seed=0)
     ends = [env.step(env.action_space.high)[2] for _ in range(60)]  # it falls, and goes on
     assert not any(ends)
-
-
-def test_parse_env_args():
-    words = [
-        "a=1e-3",
-        "b=true",
-        "c=5",
-        "d=-2.5",
-        "e=[1, 2e3]",
-        "f=text",
-        "g='7'",
-        "h=a=b",
-        "i=null",
-        "j=1.5E+2",
-    ]
-    assert parse_env_args(words) == {
-        "a": 0.001, "b": True, "c": 5, "d": -2.5, "e": [1, 2000.0], "f": "text", "g": "7", "h": "a=b",
-        "i": None, "j": 150.0,
-    }  # fmt: skip
-    for bad in ("a", "=1", "a b=1", "a=", "a=[1", "a=!!python/name:os.system", "a=2020-01-01", "a={1: 2}"):
-        with pytest.raises(UserError) as caught:
-            parse_env_args([bad])
-        assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match="twice"):
-        parse_env_args(["a=1", "a=2"])
 
 
 def test_warnings_come_once(monkeypatch):

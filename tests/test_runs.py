@@ -124,15 +124,6 @@ def test_a_run_folder_holds_what_was_asked_for(tmp_path):
     assert not [p for p in path.iterdir() if p.name.endswith(".tmp")]
 
 
-def test_checkpoints_are_found_in_order(tmp_path):
-    run = RunFolder(make_run(tmp_path))
-    assert run.checkpoint(100_000) == run.path / "checkpoints" / "step_000100000"
-    for step in (1_500_000_000, 5, 100_000):
-        run.checkpoint(step).mkdir(parents=True)
-    (run.path / "checkpoints" / "step_000000007.tmp").mkdir()
-    assert [step for step, _ in run.checkpoints()] == [5, 100_000, 1_500_000_000]
-
-
 def test_an_existing_run_is_refused_before_anything_is_written(tmp_path):
     path = make_run(tmp_path)
     before = {p: p.read_bytes() for p in path.rglob("*") if p.is_file()}

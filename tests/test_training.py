@@ -196,6 +196,15 @@ def test_resume_goes_on_where_the_checkpoint_was(tmp_path):
         peerage.resume(run)
 
 
+def test_checkpoints_are_found_in_order(tmp_path):
+    from peerage.training.checkpoint import checkpoints
+
+    whole = ("step_1500000000", "step_000000005", "step_999999999")
+    for name in (*whole, "step_000000007.tmp", ".step_000000009.partial"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    assert [path.name for path in checkpoints(tmp_path)] == ["step_000000005", "step_999999999", "step_1500000000"]
+
+
 def test_a_checkpoint_restores_every_number():
     """Two trainers in the same state do the same, weights, streams, trust and buffers included."""
     config = small(total_timesteps=200)

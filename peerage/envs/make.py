@@ -13,7 +13,6 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-import yaml
 from gymnasium.envs.registration import load_env_creator
 from gymnasium.spaces import Box, Discrete
 
@@ -127,38 +126,6 @@ def spec_of(built: gymnasium.Env, env: Maker) -> Spec:
     )
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML in which 1e-3 is a number, as in YAML 1.2 and everywhere else."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
-
-
-def parse_env_args(words: list[str]) -> dict[str, Any]:
-    """`["gravity=-5", "enable_wind=true"]` as a dictionary; values are written as in YAML.
-
-    Raises UserError for a word that is not `name=value`, for a name said twice and for a value that is not
-    made of truth values, numbers, text and lists.
-    """
-    arguments: dict[str, Any] = {}
-    for word in words:
-        name, equals, text = word.partition("=")
-        if not equals or not name.isidentifier() or not text:
-            raise UserError(f"environment arguments are written name=value, not {word!r}")
-        if name in arguments:
-            raise UserError(f"the environment argument {name!r} is given twice")
-        try:
-            value = yaml.load(text, Loader=_Loader)
-        except (yaml.YAMLError, ValueError) as error:
-            raise UserError(f"the value of {word!r} cannot be read: {one_line(error)}") from error
-        if not _is_plain(value):
-            raise UserError(f"the value of {word!r} is a {type(value).__name__}; put quotes around text")
-        arguments[name] = value
-    return arguments
-
-
 def name_of(env: Maker) -> str:
     """The id, or the name of the function that builds the environment."""
     return env if isinstance(env, str) else getattr(env, "__name__", type(env).__name__)
@@ -168,14 +135,6 @@ def one_line(error: BaseException) -> str:
     """The first line of an exception's message, or its type where it has none."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, list):
-        return all(map(_is_plain, value))
-    if isinstance(value, dict):
-        return all(isinstance(key, str) for key in value) and all(map(_is_plain, value.values()))
-    return value is None or isinstance(value, (bool, int, float, str))
 
 
 def _explain(error: TypeError, env: Maker) -> str:

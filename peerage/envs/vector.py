@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy as np
 
-from peerage.envs.make import Maker, Spec, check_env_id, make_env, one_line, parse_env_args, spec_of
+from peerage.envs.make import Maker, Spec, check_env_id, make_env, one_line, spec_of
 from peerage.errors import UserError
 
-__all__ = ["EnvGroup", "Episode", "Maker", "Spec", "Step", "check_env_id", "make_env", "parse_env_args"]
+__all__ = ["EnvGroup", "Episode", "Maker", "Spec", "Step", "check_env_id", "make_env"]
 
 
 class Episode(NamedTuple):

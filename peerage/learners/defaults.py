@@ -90,8 +90,8 @@ DEFAULTS: dict[str, Settings] = {
     "sac": replace(_ACTOR_CRITIC, algorithm="sac"),
     "td3": replace(_ACTOR_CRITIC, algorithm="td3"),
 }
-"""By algorithm. SAC and TD3 are Stable-Baselines3's, with CleanRL's 1,000 random steps less than its 5,000;
-DQN is measured on Room-v21 and LunarLander-v3 (docs/methods/dqn.md)."""
+"""By algorithm. SAC and TD3 are Stable-Baselines3's but for 1,000 random steps at the start instead of 100 and TD3's
+exploration noise; DQN's were chosen by trials on Room-v21 (docs/methods/dqn.md)."""
 
 ADVICE_DEFAULTS: dict[str, dict[str, float]] = {
     "paper": {"temperature": 1.0, "lr": 0.001, "epsilon": 0.0, "self_share": 0.0},

@@ -174,18 +174,6 @@ class RunFolder:
 
     # --- places -----------------------------------------------------------------------------------
 
-    def checkpoint(self, step: int) -> Path:
-        """Where the checkpoint of a step lives: `checkpoints/step_000100000`."""
-        return self.path / "checkpoints" / f"step_{step:09d}"
-
-    def checkpoints(self) -> list[tuple[int, Path]]:
-        """(step, folder) of every checkpoint that was written to its end, oldest first."""
-        found = []
-        for path in (self.path / "checkpoints").glob("step_*"):
-            if path.is_dir() and re.fullmatch(r"step_\d{9,}", path.name):
-                found.append((int(path.name[len("step_") :]), path))
-        return sorted(found)
-
     @property
     def figures(self) -> Path:
         return self.path / "figures"

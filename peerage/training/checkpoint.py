@@ -73,8 +73,9 @@ def save(run: Path, step: int, state: dict[str, Any]) -> Path:
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """The run's checkpoint folders, oldest first."""
-    return sorted((run / "checkpoints").glob("step_*"))
+    """The run's checkpoint folders, oldest first; one that was not written to its end has another name."""
+    named = [path for path in (run / "checkpoints").glob("step_*") if path.name[len("step_") :].isdecimal()]
+    return sorted(named, key=lambda path: int(path.name[len("step_") :]))
 
 
 def load(folder: Path) -> dict[str, Any]:
