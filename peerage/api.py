@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from peerage.config import AdviceConfig, Config, LearnerConfig, RunConfig
+from peerage.config import PARTS, Config, changed
 from peerage.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from peerage.envs.vector import Maker
     from peerage.runs.listeners import EvaluationRow, Listener
     from peerage.sharing.advisers import Adviser
-
-PARTS = {"": Config, "learner": LearnerConfig, "advice": AdviceConfig, "run": RunConfig}
 
 
 def train(
@@ -87,13 +85,7 @@ def with_settings(config: Config, settings: dict[str, Any]) -> Config:
             raise UserError(f"there is no setting {name!r}{nearest(name, list(where))}")
         else:
             changes[where[name]][name] = tuple(value) if isinstance(value, list) else value
-    return replace(
-        config,
-        learner=replace(config.learner, **changes["learner"]),
-        advice=replace(config.advice, **changes["advice"]),
-        run=replace(config.run, **changes["run"]),
-        **changes[""],
-    )
+    return changed(config, changes)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any
 from peerage.config import Config
 from peerage.configfile import load, to_yaml, validate
 from peerage.errors import UserError, nearest
-from peerage.flags import Parser, add_flags, override, refuse_future, train_flags
+from peerage.flags import Parser, add_flags, override, train_flags
 
 FUTURE_COMMANDS = ("compare", "sweep")
 # What may change when a run goes on: nothing that its results depend on.
@@ -313,7 +313,6 @@ def _dispatch(words: list[str]) -> None:
     if name in FUTURE_COMMANDS:
         raise UserError(f"the command {name} belongs to a later version; this one does not have it")
     if name not in COMMANDS:
-        refuse_future(name)
         kind = "flag" if name.startswith("-") else "command"
         known = [*COMMANDS, "--help", "--version"]
         raise UserError(f"unknown {kind} {name[:60]!r}{nearest(name, known)}; see `peerage --help`")

@@ -9,7 +9,8 @@ Settings of the learners are tuples: one value for all members, or one for each.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 Algorithm = Literal["auto", "dqn", "sac", "td3"]
@@ -71,8 +72,10 @@ class AdviceConfig:
 
     sharing: Literal["advice", "none"] = "advice"
     """advice: peer learning. none: every member for itself."""
-    trust: Literal["td"] = "td"
-    """How the trust term is computed. td: Eq. 4 and 5."""
+    trust: Literal["td", "transformer", "hybrid", "in-context"] = "td"
+    """How the trust term is computed. td: temporal differences (Eq. 4, 5); transformer: the reward that a
+    transformer predicts if the adviser had been followed; hybrid: both, weighted by confidence;
+    in-context: what a transformer over past decisions expects of following the adviser now."""
     choice: Choice = "standardised"
     """How scores become a choice. standardised: ours; paper: Eq. 9 and 2; greedy: epsilon-greedy on the
     scores; uniform: random advice."""
@@ -117,6 +120,57 @@ class AdviceConfig:
     """Last transitions with the adviser followed, from which trust is estimated."""
     trust_batch_size: int = 10
     """Transitions per update of trust; agent values take max(1, this // N) of every member."""
+    shuffle_advisers: bool = False
+    """Every replica has the fixed advisers in an order of its own, so that no place in the group means
+    anything."""
+
+
+@dataclass(frozen=True)
+class AttentionConfig:
+    """The trust transformer over the last steps (trust: transformer or hybrid; docs/methods/transformer-trust.md)."""
+
+    use_phase_aware: bool = False
+    """Let the attention depend on the phase of the task (a family of features has phases, or none)."""
+    features: str = "auto"
+    """Family of features: auto (by environment), lunarlander, hopper, walker2d, ant, room, generic, or a
+    name registered with `peerage.register_features`."""
+    attention_lr: float = 1e-5
+    """Adam's learning rate of the trust transformer."""
+    attention_update_freq: int = 20
+    """Steps between its gradient steps."""
+    attention_batch_size: int = 32
+    """Windows in a gradient step."""
+    sequence_length: int = 50
+    """Steps in a window, 2 to 200."""
+    attention_history: int = 10_000
+    """Steps of its history that a member keeps."""
+    warmup_steps: int = 500_000
+    """Steps over which the transformer's weight in the hybrid rises to its limit."""
+    max_attention_weight: float = 0.5
+    """That limit, 0 to 1."""
+    wiring: Literal["causal", "seed"] = "causal"
+    """causal: a step sees itself and the past, and predictions cannot see their own reward; seed: as published,
+    in both directions."""
+    lagged_rewards: bool = True
+    """Features describe rewards before the step whose reward is predicted; off: as published, with it."""
+
+
+@dataclass(frozen=True)
+class ContextConfig:
+    """The in-context trust transformer over the last decisions (docs/methods/in-context-trust.md)."""
+
+    context_lr: float = 3e-4
+    """Adam's learning rate."""
+    context_update_freq: int = 20
+    """Steps between its gradient steps."""
+    context_batch_size: int = 32
+    """Windows in a gradient step."""
+    context_length: int = 50
+    """Decisions in a window, the query included."""
+    context_history: int = 2000
+    """Decisions that a member keeps."""
+    context_permute: float = 0.5
+    """Share of the windows in which the advisers' identities are permuted, 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -176,9 +230,28 @@ class Config:
     """CPU threads of torch; by default chosen by network size (docs/performance.md)."""
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     advice: AdviceConfig = field(default_factory=AdviceConfig)
+    attention: AttentionConfig = field(default_factory=AttentionConfig)
+    context: ContextConfig = field(default_factory=ContextConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
     @property
     def steps(self) -> int:
         """Environment steps of every member."""
         return self.n_epochs * self.epoch_length if self.total_timesteps is None else self.total_timesteps
+
+
+PARTS: dict[str, type] = {
+    "": Config,
+    "learner": LearnerConfig,
+    "advice": AdviceConfig,
+    "attention": AttentionConfig,
+    "context": ContextConfig,
+    "run": RunConfig,
+}
+"""The tree: the name of each part ("" is the top), no field name in two of them."""
+
+
+def changed(config: Config, changes: Mapping[str, Mapping[str, Any]]) -> Config:
+    """`config` with other values in its parts: part -> field -> value."""
+    parts = {part: replace(getattr(config, part), **changes.get(part, {})) for part in PARTS if part}
+    return replace(config, **parts, **changes.get("", {}))

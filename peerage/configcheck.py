@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import re
 
-from peerage.config import AdviceConfig, Config, LearnerConfig, RunConfig
+from peerage.config import PARTS, AdviceConfig, Config, LearnerConfig, RunConfig
 from peerage.errors import UserError
 
-PARTS = ("expert", "adversary", "random", "constant", "negated", "checkpoint")
+ADVISERS = ("expert", "adversary", "random", "constant", "negated", "checkpoint")
 
 # Field -> interval; a bracket includes its end, a parenthesis does not.
 INTERVALS: dict[str, str] = {
@@ -43,6 +43,19 @@ INTERVALS: dict[str, str] = {
     "lr": "(0, 1]",
     "trust_buffer_size": "[1, inf)",
     "trust_batch_size": "[1, inf)",
+    "attention_lr": "(0, inf)",
+    "attention_update_freq": "[1, inf)",
+    "attention_batch_size": "[1, inf)",
+    "sequence_length": "[2, 200]",
+    "attention_history": "[2, inf)",
+    "warmup_steps": "[1, inf)",
+    "max_attention_weight": "[0, 1]",
+    "context_lr": "(0, inf)",
+    "context_update_freq": "[1, inf)",
+    "context_batch_size": "[1, inf)",
+    "context_length": "[2, 200]",
+    "context_history": "[2, inf)",
+    "context_permute": "[0, 1]",
     "eval_freq": "[0, inf)",
     "n_eval_episodes": "[1, inf)",
     "log_freq": "[1, inf)",
@@ -57,7 +70,7 @@ def flag(name: str) -> str:
 
 def check(config: Config) -> None:
     """Raise a one-line UserError for the first thing that is wrong."""
-    for part in (config, config.learner, config.advice, config.run):
+    for part in (getattr(config, part) if part else config for part in PARTS):
         for name, interval in INTERVALS.items():
             for value in _numbers(getattr(part, name, ())):
                 if not inside(value, interval):
@@ -146,7 +159,7 @@ def check_adviser(text: str, where: str = "") -> None:
     where = where or f"--advisers {text!r}"
     name, colon, rest = text.partition(":")
     if not re.fullmatch(r"[A-Za-z_][\w.-]*", name):
-        raise UserError(f"{where}: no adviser can have this name ({', '.join(PARTS)}, or a registered one)")
+        raise UserError(f"{where}: no adviser can have this name ({', '.join(ADVISERS)}, or a registered one)")
     if name == "negated":
         if not rest:
             raise UserError(f"{where}: say which adviser, as in negated:expert")

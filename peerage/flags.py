@@ -16,7 +16,7 @@ from itertools import pairwise
 from types import NoneType
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
-from peerage.config import AdviceConfig, Config, LearnerConfig, RunConfig
+from peerage.config import PARTS, Config, changed
 from peerage.configfile import convert, hints, parse, parse_scalar, short
 from peerage.errors import UserError, nearest
 
@@ -31,6 +31,12 @@ SECTIONS: dict[str, tuple[str, str]] = {
         "How members learn from each other: every --follow-steps steps a member chooses whose suggestion "
         "it follows.",
     ),
+    "attention": (
+        "transformer trust",
+        "For --trust transformer and hybrid. One of these flags without --trust and --choice means --trust hybrid "
+        "--choice paper with the published settings.",
+    ),
+    "context": ("in-context trust", "For --trust in-context."),
     "run": ("run", "The run folder, what goes into it, and the machine."),
 }
 # Fields at the top of the tree that a reader looks for under another heading.
@@ -47,16 +53,6 @@ METAVARS = {
     "device": "DEVICE",
     "ent_coef": "COEF",
 }
-
-# Parts of the command line that later versions bring: refused by name, so that nothing is ignored.
-FUTURE_FLAGS = ("--use-phase-aware", "--no-use-phase-aware", "--sequence-length", "--warmup-steps")
-FUTURE_TRUST = ("transformer", "hybrid", "in-context")
-
-
-def refuse_future(text: str) -> None:
-    if text in FUTURE_FLAGS or text.startswith("--attention-"):
-        raise UserError(f"{text} belongs to transformer trust, which this version does not have")
-
 
 class Parser(argparse.ArgumentParser):
     """argparse with one-line errors that name the nearest flag, and no guessing from abbreviations."""
@@ -75,7 +71,6 @@ class Parser(argparse.ArgumentParser):
         for word in words:
             option = word.split("=")[0]
             if word.startswith("--") and len(word) > 2 and option not in known:
-                refuse_future(option)
                 guess = nearest(option, known)
                 raise UserError(f"unknown flag {short(option)}{guess}; see `{self.prog} --help`")
         return self.parse_args(words)
@@ -92,7 +87,7 @@ class Flag:
     """One field of the configuration tree."""
 
     name: str
-    part: str  # "", "learner", "advice" or "run": where in the tree
+    part: str  # of the tree
     section: str  # the heading in the help
     hint: Any
     default: Any
@@ -147,8 +142,6 @@ class Flag:
 
     def value(self, given: Any, before: Any) -> Any:
         """What stood on the command line, as the field's value; `before` is the value it replaces."""
-        if self.name == "trust" and given in FUTURE_TRUST:
-            raise UserError(f"--trust {given} belongs to transformer trust, which this version does not have")
         if self.is_switch:
             return (given,) if get_origin(self.hint) is tuple else given
         if self.name == "env_args":
@@ -190,7 +183,7 @@ def _docs(cls: type) -> dict[str, str]:
 def train_flags() -> list[Flag]:
     """A flag for every field of the tree, in its order."""
     flags = []
-    for part, cls in (("", Config), ("learner", LearnerConfig), ("advice", AdviceConfig), ("run", RunConfig)):
+    for part, cls in PARTS.items():
         docs = _docs(cls)
         for field in fields(cls):
             hint = hints(cls)[field.name]
@@ -216,15 +209,9 @@ def override(config: Config, given: Mapping[str, Any]) -> Config:
     # A number of epochs on the command line beats a number of steps from a file.
     if "n_epochs" in given and "total_timesteps" not in given:
         config = replace(config, total_timesteps=None)
-    changes: dict[str, dict[str, Any]] = {"": {}, "learner": {}, "advice": {}, "run": {}}
+    changes: dict[str, dict[str, Any]] = {part: {} for part in PARTS}
     for name, words in given.items():
         flag = flags[name]
         part = getattr(config, flag.part) if flag.part else config
         changes[flag.part][name] = flag.value(words, getattr(part, name))
-    return replace(
-        config,
-        learner=replace(config.learner, **changes["learner"]),
-        advice=replace(config.advice, **changes["advice"]),
-        run=replace(config.run, **changes["run"]),
-        **changes[""],
-    )
+    return changed(config, changes)

@@ -22,9 +22,9 @@ from peerage.envs.make import check_env_id
 from peerage.errors import UserError
 from peerage.learners.base import Space
 from peerage.learners.defaults import Settings, member_settings
+from peerage.learners.group import LEARNERS, AnyLearner, Group
 from peerage.learners.sac import SAC
 from peerage.learners.streams import Seat
-from peerage.sharing.group import LEARNERS, AnyLearner, Group
 from peerage.training import checkpoint
 
 
@@ -123,7 +123,7 @@ class SavedRun:
             raise self._damaged() from None
 
     def _stacks(self) -> list[list[int]]:
-        """The members of every stack, in the order of `peerage.sharing.group.Group`."""
+        """The members of every stack, in the order of `peerage.learners.group.Group`."""
         stacks: dict[tuple[Any, ...], list[int]] = {}
         for i, settings in enumerate(self.members):
             stacks.setdefault(settings.stack_key, []).append(i)

@@ -27,11 +27,11 @@ from peerage.learners.base import Space
 from peerage.learners.critics import N_CRITICS
 from peerage.learners.defaults import DEFAULTS, Settings
 from peerage.learners.dqn import DQN
+from peerage.learners.group import AnyLearner
 from peerage.learners.sac import SAC
 from peerage.learners.td3 import TD3
 from peerage.nets.stacked import StackedMLP
 from peerage.pretrained import SavedRun, shape_of, single, space_of
-from peerage.sharing.group import AnyLearner
 
 MAX_BYTES = 512 * 1024**2  # of weights, unpacked: far above any MlpPolicy, far below what hurts
 MAX_JSON_BYTES = 64 * 1024**2

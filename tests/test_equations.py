@@ -13,13 +13,14 @@ import torch
 from peerage.config import AdviceConfig
 from peerage.learners.base import Space
 from peerage.learners.defaults import DEFAULTS
+from peerage.learners.group import Group
 from peerage.learners.replay import Batch
 from peerage.learners.streams import Seat, Streams
 from peerage.sharing import choice
 from peerage.sharing.advice import Advice
-from peerage.sharing.group import Group
 from peerage.trust.agent_value import AgentValues, samples_per_member
 from peerage.trust.critic import critic_values
+from peerage.trust.signals import Transition
 from peerage.trust.td import TDTable, targets
 
 F64 = torch.float64
@@ -170,8 +171,10 @@ def test_equation_4_and_8():
     near(targets(rewards, terminated, gamma, next_value, value), [[2.0, -3.0], [-12.0, 11.0]])
 
 
-def everyone(like):
-    return torch.ones_like(like, dtype=torch.bool)
+def update(table, target, adviser, valid=None):
+    """One update from a batch `[X, B]`; all samples count unless said otherwise."""
+    valid = torch.ones_like(adviser, dtype=torch.bool) if valid is None else valid
+    table.update(target.unsqueeze(1), adviser.unsqueeze(1), valid.unsqueeze(1))
 
 
 def test_equation_5():
@@ -180,11 +183,11 @@ def test_equation_5():
     table = TDTable(2, 3, 200.0, 0.25, torch.zeros(0, dtype=F64))
     target = torch.tensor([[10.0, 6.0, 20.0], [8.0, 10.0, 0.0]], dtype=F64)
     adviser = torch.tensor([[1, 2, 1], [0, 0, 0]])
-    table.update(target, adviser, everyone(target))
+    update(table, target, adviser)
     near(table.values, [[200.0, 153.75, 151.5], [151.5, 200.0, 200.0]])
     # again, with advisers 0 and 1: 200 + 0.25 (0 - 200) = 150; 153.75 + 0.25 (33.75 - 153.75) = 123.75
     target = torch.tensor([[0.0, 33.75, 33.75], [151.5, 151.5, 151.5]], dtype=F64)
-    table.update(target, torch.tensor([[0, 1, 1], [0, 0, 0]]), everyone(target))
+    update(table, target, torch.tensor([[0, 1, 1], [0, 0, 0]]))
     near(table.values, [[150.0, 123.75, 151.5], [151.5, 200.0, 200.0]])
 
 
@@ -193,14 +196,14 @@ def test_what_does_not_count_is_left_out():
     table = TDTable(2, 2, 0.0, 0.5, torch.zeros(0, dtype=F64))
     target = torch.tensor([[10.0, 30.0, math.nan, math.inf], [math.nan] * 4], dtype=F64)
     valid = torch.tensor([[True, False, True, True]] * 2)
-    table.update(target, torch.zeros(2, 4, dtype=torch.long), valid)
+    update(table, target, torch.zeros(2, 4, dtype=torch.long), valid)
     near(table.values, [[5.0, 0.0], [0.0, 0.0]])
 
 
 def test_alpha_one_is_the_last_mean():
     table = TDTable(1, 2, 200.0, 1.0, torch.zeros(0, dtype=F64))
     target = torch.tensor([[3.0, 5.0]], dtype=F64)
-    table.update(target, torch.tensor([[1, 1]]), everyone(target))
+    update(table, target, torch.tensor([[1, 1]]))
     near(table.values, [[200.0, 4.0]])
 
 
@@ -210,7 +213,7 @@ def test_equation_6_and_7():
     table = AgentValues(2, 3, 200.0, 0.5, torch.zeros(0, dtype=F64))
     target = torch.tensor([[2.0, 8.0], [4.0, 6.0], [0.0, 0.0], [0.0, 4.0]], dtype=F64)
     adviser = torch.tensor([[0, 1], [0, 0], [1, 1], [1, 1]])
-    table.update(target, adviser, everyone(target))
+    update(table, target, adviser)
     near(table.values, [[102.0, 104.0, 200.0], [200.0, 100.5, 200.0]])
     assert [samples_per_member(10, n) for n in (1, 2, 3, 4, 10, 11, 64)] == [10, 5, 3, 2, 1, 1, 1]
 
@@ -227,7 +230,7 @@ class Stub:
         self.device, self.dtype = torch.device("cpu"), F64
         self.seats = [Seat(seed, r, i) for r in range(replicas) for i in range(n)]
         self.space = Space(1, 1, low=np.array([-10], np.float32), high=np.array([10], np.float32))
-        self.stacks = [SimpleNamespace(learner=SimpleNamespace(replay=SimpleNamespace(capacity=capacity)))]
+        self.stacks = [SimpleNamespace(learner=SimpleNamespace(samples=True, replay=SimpleNamespace(capacity=capacity)))]
         self.learning_starts = np.broadcast_to(np.array(learning_starts), n) if np.ndim(learning_starts) else None
         if self.learning_starts is None:
             self.learning_starts = np.full(n, learning_starts)
@@ -241,6 +244,9 @@ class Stub:
 
     def member_suggestions(self, obs, sample_with_noise):
         return torch.arange(self.N, dtype=F64).view(1, -1, 1).expand(self.M, -1, 1).clone()
+
+    def learns(self, step):
+        return False
 
     def explore(self, actions, step):
         return actions + 1000
@@ -298,7 +304,8 @@ def run(advice, steps, starts=(1,), first=1):
         for m in np.flatnonzero(advice.counts.sum(axis=1) - before):
             decisions[m].append(step)
         followed.append(advice.followed.copy())
-        advice.observe()
+        nothing = np.zeros(M)
+        advice.observe(Transition(*[torch.zeros(M, 1)] * 2, host, host, nothing, *[nothing > 0] * 3))
         advice.group.now = step
         advice.after_step(step)
     return np.stack(followed, axis=1), torch.stack(actions, dim=1).numpy(), decisions
@@ -319,16 +326,16 @@ AGENTS = [[10.0, -20.0, 5.0]]
 
 def advised(config, **kwargs):
     advice = make(config, n=2, opinion=OPINION, fixed=[Says(2.0)], **kwargs)
-    if advice.trust is not None:
-        advice.trust.values = torch.tensor(TRUST, dtype=F64)
-    if advice.agents is not None:
-        advice.agents.values = torch.tensor(AGENTS, dtype=F64)
+    if advice.signals["td"].trust is not None:
+        advice.signals["td"].trust.values = torch.tensor(TRUST, dtype=F64)
+    if advice.signals["td"].agents is not None:
+        advice.signals["td"].agents.values = torch.tensor(AGENTS, dtype=F64)
     return advice
 
 
 def test_values_start_where_they_were_told():
     advice = make(replace(PLAIN, init_trust_values=200.0, init_agent_values=50.0), n=2, replicas=2, fixed=[Says(2)])
-    assert advice.trust.values.tolist() == [[200.0] * 3] * 4 and advice.agents.values.tolist() == [[50.0] * 3] * 2
+    assert advice.signals["td"].trust.values.tolist() == [[200.0] * 3] * 4 and advice.signals["td"].agents.values.tolist() == [[50.0] * 3] * 2
     assert AdviceConfig().init_trust_values == AdviceConfig().init_agent_values == 200.0
 
 
@@ -345,16 +352,16 @@ def test_equation_9_with_any_components(use, chances):
     run(advice, 1)
     parts = [torch.tensor(p) for p, on in zip((CRITIC_9, TRUST_9, AGENTS_9), use) if on]
     expected = torch.stack(parts).sum(dim=0).double()
-    torch.testing.assert_close(advice.last_scores, expected)
+    torch.testing.assert_close(advice.last["score"], expected)
     torch.testing.assert_close(chances[0], expected.exp() / expected.exp().sum(dim=1, keepdim=True))
 
 
 def test_a_component_of_zeros_stays_zero(chances):
     advice = advised(PLAIN)
-    advice.trust.values = torch.zeros(2, 3, dtype=F64)
+    advice.signals["td"].trust.values = torch.zeros(2, 3, dtype=F64)
     run(advice, 1)
     # critic and agent values: (0.75, -2, 0.75) and (1, -1, 1.25)
-    near(advice.last_scores, [[0.75, -2.0, 0.75], [1.0, -1.0, 1.25]])
+    near(advice.last["score"], [[0.75, -2.0, 0.75], [1.0, -1.0, 1.25]])
 
 
 def test_equation_2_temperature_falls_with_the_epochs(chances):
@@ -386,7 +393,7 @@ def test_greedy(chances):
 
 def test_uniform(chances):
     advice = advised(replace(PLAIN, choice="uniform"))
-    assert advice.trust is None and advice.agents is None
+    assert advice.signals["td"].trust is None and advice.signals["td"].agents is None
     run(advice, 1)
     near(chances[0], [[1 / 3] * 3] * 2)
 
@@ -428,9 +435,11 @@ def test_a_member_whose_critic_diverged_chooses_uniformly_and_alone(rule, chance
 
 
 @pytest.mark.parametrize("advantage", [False, True])
-@pytest.mark.parametrize("memory, capacity", [(1000, 10_000), (25, 10_000), (1000, 25)])
-def test_trust_is_learned_from_whom_was_followed(memory, capacity, advantage):
-    """Against Equations 4 to 8 written as loops over plain numbers; the history wraps around."""
+@pytest.mark.parametrize("looks", [1, 20])
+@pytest.mark.parametrize("memory, capacity", [(1000, 10_000), (25, 10_000), (1000, 25), (1000, 30)])
+def test_trust_is_learned_from_whom_was_followed(memory, capacity, looks, advantage):
+    """Against Equations 4 to 8 written as loops over plain numbers, looked at every `looks` steps; the history
+    wraps around."""
     N, R, K, B, steps, alpha = 2, 2, 3, 4, 80, 0.3
     starts, gammas = [0, 7], [0.5, 0.9]
     group = Stub(N, R, learning_starts=starts, gammas=(*gammas, *gammas), capacity=capacity)
@@ -470,8 +479,10 @@ def test_trust_is_learned_from_whom_was_followed(memory, capacity, advantage):
             for j in range(K):
                 if pools[r][j]:
                     agents[r][j] += alpha * (sum(pools[r][j]) / len(pools[r][j]) - agents[r][j])
-        near(advice.trust.values, trust)
-        near(advice.agents.values, agents)
+        if step % looks == 0:  # in between the updates may be put off
+            seen = advice.signals["td"].report()
+            near(seen["trust_td"], trust)
+            near(seen["agent_value"][::N], agents)
     assert len({len(set(h)) for h in history}) == 1 and set(history[0]) == {0, 1, 2}
 
 

@@ -14,14 +14,15 @@ from peerage.config import AdviceConfig
 from peerage.learners.base import Space
 from peerage.learners.defaults import DEFAULTS
 from peerage.learners.dqn import DQN
+from peerage.learners.group import Group
 from peerage.learners.sac import SAC
 from peerage.learners.streams import Seat
 from peerage.learners.td3 import TD3
 from peerage.nets import passes
 from peerage.nets.stacked import StackedAdam, StackedMLP
 from peerage.sharing.advice import Advice
-from peerage.sharing.group import Group
 from peerage.sharing.none import NoSharing
+from peerage.trust.signals import Transition
 
 F64 = torch.float64
 OBS = 7
@@ -353,7 +354,7 @@ def live(members, replicas, *, advice=None, steps=200, seed=5):
         actions = sharing.act(obs, host, np.full(group.M, start), step)
         next_obs, rewards, terminated, start = world.step(actions.numpy())
         group.observe(obs, actions, *(torch.from_numpy(x.copy()) for x in (rewards, next_obs, terminated)))
-        sharing.observe()
+        sharing.observe(Transition(obs, obs, host, host, rewards, terminated, start, start))
         sharing.after_step(step)
         group.after_step(step)
         log.append(torch.cat((obs, actions), dim=1))
@@ -363,12 +364,12 @@ def live(members, replicas, *, advice=None, steps=200, seed=5):
         for row, m in enumerate(stack.index.tolist()):
             parts = [whole[m].flatten(), everything(stack.learner, row)]
             if isinstance(sharing, Advice):
-                if sharing.trust is not None:
-                    parts.append(sharing.trust.values[m])
-                if sharing.agents is not None:
-                    parts.append(sharing.agents.values[m // group.N])
-                parts += [sharing.history[m].float(), torch.as_tensor(sharing.counts[m]).float()]
-                parts.append(sharing.last_scores[m])
+                if sharing.signals["td"].trust is not None:
+                    parts.append(sharing.signals["td"].trust.values[m])
+                if sharing.signals["td"].agents is not None:
+                    parts.append(sharing.signals["td"].agents.values[m // group.N])
+                parts += [sharing.signals["td"].history[m].float(), torch.as_tensor(sharing.counts[m]).float()]
+                parts.append(sharing.last["score"][m])
             out[m // group.N, m % group.N] = torch.cat(parts)
     return out, sharing
 
@@ -416,7 +417,7 @@ def test_replicas_do_not_notice_each_other(case):
     two, _ = live(members, 2, advice=config)
     assert same_bits(two, three) == 2 * len(members)
     assert (sharing.counts.sum(axis=0) > 0).all()  # everybody was followed
-    assert (sharing.trust.values != 9).any()
+    assert (sharing.signals["td"].trust.values != 9).any()
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
@@ -425,7 +426,7 @@ def test_advice_in_a_group_of_one_is_single_agent_training(algorithm, replicas):
     member = small(algorithm)
     alone, _ = live([member], replicas)
     advised, sharing = live([member], replicas, advice=ADVICE)
-    assert sharing.trust is None and sharing.agents is None
+    assert sharing.signals["td"].trust is None and sharing.signals["td"].agents is None
     for key, mine in alone.items():
         assert torch.equal(advised[key][: len(mine)], mine)
 

@@ -227,7 +227,7 @@ def test_a_checkpoint_restores_every_number():
         assert np.array_equal(one.next_obs, two.next_obs)
     for a, b in zip(first.group.stacks, second.group.stacks, strict=True):
         assert torch.equal(a.learner.q.flat, b.learner.q.flat)
-    assert torch.equal(first.sharing.trust.values, second.sharing.trust.values)
+    assert torch.equal(first.sharing.signals["td"].trust.values, second.sharing.signals["td"].trust.values)
 
 
 def test_a_diverged_member_is_frozen_and_the_others_go_on(tmp_path):
@@ -253,7 +253,7 @@ def test_a_diverged_member_is_frozen_and_the_others_go_on(tmp_path):
     assert trainer.group.active().tolist() == [True, False]
     assert "member-1 of replica 0 is frozen" in poison.text
     assert trainer.group.stacks[0].learner.q.flat[0].isfinite().all()
-    assert trainer.sharing.trust.values[0].isfinite().all()
+    assert trainer.sharing.signals["td"].trust.values[0].isfinite().all()
     assert len(list((folder.path / "dumps").iterdir())) == 1
 
 
@@ -325,7 +325,7 @@ def test_sac_and_td3_advise_each_other():
         trainer.advance()
     counts = trainer.sharing.counts
     assert counts.sum(axis=1).min() >= 5 and (counts.sum(axis=0) > 0).sum() >= 2
-    assert torch.isfinite(trainer.sharing.trust.values).all()
+    assert torch.isfinite(trainer.sharing.signals["td"].trust.values).all()
     trainer.close()
 
 
@@ -394,7 +394,8 @@ def test_what_lies_outside_the_box_is_clipped():
     trainer.reset()
     for _ in range(60):
         trainer.advance()
-    assert (trainer.sharing.history == 2).any() and trainer.group.stacks[0].learner.replay.data[:, :60].abs().max() < 20
+    assert (trainer.sharing.signals["td"].history == 2).any()
+    assert trainer.group.stacks[0].learner.replay.data[:, :60].abs().max() < 20
     trainer.close()
 
 

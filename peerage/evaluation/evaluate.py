@@ -12,7 +12,7 @@ import torch
 
 from peerage.envs.vector import EnvGroup, Episode, Maker
 from peerage.errors import UserError
-from peerage.sharing.group import Group
+from peerage.learners.group import Group
 
 SEED = 1_000_003
 """Episode e of an evaluation is seeded with SEED + e, for every member, evaluation and run."""

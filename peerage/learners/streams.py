@@ -78,6 +78,14 @@ class Streams:
         self.position += 1
         return out
 
+    def take(self, n: int) -> Tensor:
+        """What `n` calls of `next` would give, `[S, n, *shape]`."""
+        if self.tensor is not None and self.position + n <= self.block:
+            out = self.tensor[:, self.position : self.position + n]
+            self.position += n
+            return out
+        return torch.stack([self.next() for _ in range(n)], dim=1)
+
     def state(self) -> dict[str, Any]:
         """JSON-able: the generators' states before the current block and the place in it."""
         return {"starts": self.starts, "position": self.position if self.tensor is not None else -1}

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from peerage.sharing.group import Group
+from peerage.learners.group import Group
+from peerage.trust.signals import Transition
 
 
 class NoSharing:
@@ -27,7 +28,7 @@ class NoSharing:
             actions = torch.where(mask, self.group.warmup_actions(), actions)
         return actions
 
-    def observe(self) -> None:
+    def observe(self, transition: Transition) -> None:
         pass
 
     def after_step(self, step: int) -> None:

@@ -21,15 +21,17 @@ from peerage.errors import UserError
 from peerage.evaluation.evaluate import Evaluator
 from peerage.learners.base import Space
 from peerage.learners.defaults import member_settings, resolve
+from peerage.learners.group import Group
 from peerage.nets import passes
 from peerage.pretrained import load_members, member_networks
 from peerage.runs.folder import RunFolder
 from peerage.runs.listeners import EvaluationRow, Listeners, RunInfo
 from peerage.sharing.advice import Advice
 from peerage.sharing.advisers import Adviser, adviser_names, make_adviser
-from peerage.sharing.group import Group
 from peerage.sharing.none import NoSharing
+from peerage.sharing.signals import make_signals
 from peerage.training import checkpoint
+from peerage.trust.signals import Transition
 
 PROGRESS_SECONDS = 0.2
 TOO_BIG = "the group does not fit into memory: use fewer members or replicas, or a smaller --buffer-size or --net-arch"
@@ -104,9 +106,17 @@ class Trainer:
         if pretrained:
             load_members(self.group, self.spec.observation_space, self.spec.action_space)
         self.sharing: Advice | NoSharing = (
-            Advice(config.advice, self.group, copies, seed=config.seed, epoch_length=config.epoch_length)
-            if advise
-            else NoSharing(self.group)
+            Advice(
+                config.advice,
+                self.group,
+                copies,
+                seed=config.seed,
+                epoch_length=config.epoch_length,
+                total_steps=self.steps,
+                signals=make_signals(config, self.spec, self.group, len(self.names), self.steps),
+            )
+            if advise and len(self.names) > 1
+            else NoSharing(self.group)  # with one adviser, oneself, advice changes nothing
         )
         seeds = [int(seat.generator("environment").integers(2**31)) for seat in self.group.seats]
         self.envs = EnvGroup(maker, config.env_args, seeds)
@@ -144,7 +154,18 @@ class Trainer:
         self.group.observe(
             self.obs, actions, self._tensor(result.reward), next_obs, self._tensor(result.terminated)
         )
-        self.sharing.observe()
+        self.sharing.observe(
+            Transition(
+                obs=self.obs,
+                next_obs=next_obs,
+                host_obs=self.host_obs,
+                host_actions=host,
+                rewards=result.reward,
+                terminated=result.terminated,
+                done=result.done,
+                first=self.episode_start,
+            )
+        )
         self.sharing.after_step(self.step)
         self.group.after_step(self.step)
         self.host_obs, self.episode_start = result.obs, result.done

@@ -1,4 +1,4 @@
-"""Agent values (arXiv 2312.09950, Eq. 6, 7): the trust update on one vector per group.
+"""Agent values (arXiv 2312.09950, Eq. 6 and 7): the trust update on one vector per group.
 
 Every member gives a few of its latest transitions, valued by its own critic; all members read the same result.
 """
@@ -19,6 +19,11 @@ class AgentValues(TDTable):
     """`values [R, K]`, one row per replica."""
 
     def update(self, target: Tensor, adviser: Tensor, valid: Tensor) -> None:
-        """`[M, B]` each, as for trust; the members of a replica are pooled into `[R, N B]`."""
+        """`[M, U, B]` each, as for trust; the members of a replica are pooled into `[R, U, N B]`."""
         replicas = self.values.shape[0]
-        super().update(*(x.reshape(replicas, -1) for x in (target, adviser, valid)))
+
+        def pooled(x: Tensor) -> Tensor:
+            members, updates, batch = x.shape
+            return x.view(replicas, -1, updates, batch).transpose(1, 2).reshape(replicas, updates, -1)
+
+        super().update(pooled(target), pooled(adviser), pooled(valid))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Judge(Protocol):
-    """Whoever has critics: `peerage.sharing.group.Group`."""
+    """Whoever has critics: `peerage.learners.group.Group`."""
 
     def value(self, obs: Tensor, actions: Tensor) -> Tensor: ...
 

@@ -28,11 +28,14 @@ class TDTable:
         self.advisers = torch.arange(n_advisers, device=like.device)
 
     def update(self, target: Tensor, adviser: Tensor, valid: Tensor) -> None:
-        """`target, adviser, valid [X, B]`: what was gained, whom it was gained with (index), and whether the
-        sample counts. A target that is not finite (its asker has diverged) does not."""
+        """One update after the other for each of `U` batches. `target, adviser, valid [X, U, B]`: what was gained,
+        whom it was gained with (index), and whether the sample counts. A target that is not finite (its asker has
+        diverged) does not."""
         valid = valid & target.isfinite()
-        one_hot = ((adviser.unsqueeze(2) == self.advisers) & valid.unsqueeze(2)).to(target.dtype)  # [X, B, K]
-        count = one_hot.sum(dim=1)  # [X, K]
-        total = (torch.where(valid, target, 0.0).unsqueeze(2) * one_hot).sum(dim=1)
+        one_hot = ((adviser.unsqueeze(-1) == self.advisers) & valid.unsqueeze(-1)).to(target.dtype)  # [X, U, B, K]
+        count = one_hot.sum(dim=2)  # [X, U, K]
+        total = (torch.where(valid, target, 0.0).unsqueeze(-1) * one_hot).sum(dim=2)
         mean = total / count.clamp(min=1)
-        self.values = self.values.lerp(mean, self.lr * (count > 0).to(mean.dtype))
+        weight = self.lr * (count > 0).to(mean.dtype)
+        for batch_mean, batch_weight in zip(mean.unbind(1), weight.unbind(1)):
+            self.values = self.values.lerp(batch_mean, batch_weight)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from peerage.learners.base import Space
+from peerage.learners.base import Space, due
 from peerage.learners.defaults import Settings
 from peerage.learners.dqn import DQN
 from peerage.learners.replay import Batch
@@ -152,8 +152,10 @@ class Group:
         """The members' critics: `obs [M, B, obs]`, `actions [M, B, act]` -> `[M, B]`."""
         return self._each(lambda stack, x: stack.learner.value(x[0], x[1]), obs, actions)
 
-    def state_value(self, obs: Tensor, noise: Tensor) -> Tensor:
-        """`V_i(s)`: `obs [M, B, obs]`, `noise [M, B, act]` -> `[M, B]`."""
+    def state_value(self, obs: Tensor, noise: Tensor | None) -> Tensor:
+        """`V_i(s)`: `obs [M, B, obs]`, `noise [M, B, act]` (None: of the mode of the policy) -> `[M, B]`."""
+        if noise is None:
+            return self._each(lambda stack, x: stack.learner.state_value(x[0], None), obs)
         return self._each(lambda stack, x: stack.learner.state_value(x[0], x[1]), obs, noise)
 
     def recent(self, age: Tensor) -> Batch:
@@ -176,6 +178,10 @@ class Group:
         for stack in self.stacks:
             rows = columns if len(self.stacks) == 1 else tuple(x[stack.index] for x in columns)
             stack.learner.observe(*rows)
+
+    def learns(self, step: int) -> bool:
+        """Will networks change after environment step `step`?"""
+        return any(due(stack.learner.settings[0], step) for stack in self.stacks)
 
     def after_step(self, step: int) -> None:
         """Learning, in the stacks for which it is time."""

@@ -1,0 +1,117 @@
+"""The fixed advisers of all replicas: asking them, checking what they say, and knowing who stands where."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from peerage.errors import UserError
+from peerage.learners.group import Group
+from peerage.learners.streams import Seat
+from peerage.sharing.advisers import Adviser
+
+
+@dataclass
+class Desk:
+    """One fixed adviser of one replica, or of all replicas if it is stateless."""
+
+    adviser: Adviser
+    rows: np.ndarray  # the members it answers
+    columns: np.ndarray  # for each of them, its place among all K advisers
+    rng: np.random.Generator
+
+
+class Desks:
+    """`F` fixed advisers beside the `N` members of each replica; `advisers[f][r]` is adviser `f` of replica `r`.
+
+    With `shuffle` every replica has them in an order of its own, so that no place means anything; `order[r, p]` says
+    which adviser stands at place `N + p`.
+    """
+
+    def __init__(
+        self, advisers: Sequence[Sequence[Adviser]], group: Group, seed: int, total_steps: int, shuffle: bool
+    ) -> None:
+        self.group = group
+        N, R, F = group.N, group.R, len(advisers)
+        self.order = np.tile(np.arange(F), (R, 1))
+        if shuffle:
+            for r in range(R):
+                self.order[r] = Seat(seed, r, N).generator("order of advisers").permutation(F)
+        place = self.order.argsort(axis=1)  # [R, F]
+        self.desks: list[Desk] = []
+        for f, copies in enumerate(advisers):
+            shared = getattr(copies[0], "stateless", False)
+            for r in range(1 if shared else R):
+                replicas = np.arange(R) if shared else np.array([r])
+                rows = (replicas[:, None] * N + np.arange(N)).ravel()
+                columns = np.repeat(N + place[replicas, f], N)
+                self.desks.append(Desk(copies[r], rows, columns, Seat(seed, r, N + f).generator("adviser")))
+                if begin := getattr(copies[r], "begin", None):  # the same draws for every adviser of a replica
+                    begin(Seat(seed, r, N).generator("advisers"), total_steps)
+        self.clocks: list[Any] = [desk.adviser for desk in self.desks if hasattr(desk.adviser, "at")]
+        self.has_roles = any(hasattr(desk.adviser, "role") for desk in self.desks)
+
+    def __len__(self) -> int:
+        return len(self.desks)
+
+    def begin_step(self, step: int) -> None:
+        """Tell the advisers with a clock that environment step `step` begins."""
+        for adviser in self.clocks:
+            adviser.at(step)
+
+    def ask(
+        self, obs: np.ndarray, episode_start: np.ndarray, due: np.ndarray, followed: np.ndarray
+    ) -> np.ndarray:
+        """Suggestions `[M, F, act]`: for members who choose now from all, for the others from the one they follow
+        (`followed [M]`); what was not asked is 0. `obs [M, obs]`, `episode_start, due [M]` bool."""
+        group = self.group
+        answers = np.zeros((group.M, self.order.shape[1], group.space.act_dim), np.float32)
+        for desk in self.desks:
+            asking = due[desk.rows] | (followed[desk.rows] == desk.columns)
+            if asking.any():
+                rows, columns = desk.rows[asking], desk.columns[asking]
+                said = desk.adviser.suggest(obs[rows], rows % group.N, episode_start[rows], desk.rng)
+                answers[rows, columns - group.N] = self._checked(said, len(rows), desk)
+        return answers
+
+    def _checked(self, said: Any, rows: int, desk: Desk) -> np.ndarray:
+        """An adviser's answer as `[rows, act]`; what lies outside a box is clipped to it."""
+        space, name = self.group.space, type(desk.adviser).__name__
+        try:
+            actions = np.asarray(said, np.float32).reshape(rows, space.act_dim)
+        except (TypeError, ValueError):
+            raise UserError(f"adviser {name} must answer {rows} askers with {rows} actions, not {said!r:.80}") from None
+        if space.discrete:
+            wrong = ~np.isin(actions, np.arange(space.n_actions))
+        else:
+            wrong = ~np.isfinite(actions)
+            actions = np.clip(actions, space.low, space.high)
+        if wrong.any():
+            raise UserError(f"adviser {name} suggested {actions[wrong][0]:g}, which is no action here")
+        return actions
+
+    def roles(self, obs: np.ndarray, due: np.ndarray, followed: np.ndarray) -> np.ndarray:
+        """`[M]`: +1 where a member that chooses now follows a fixed adviser that acts as the expert here, -1 where
+        one that acts as an adversary, else 0."""
+        roles = np.zeros(self.group.M, np.int64)
+        for desk in self.desks:
+            if hasattr(desk.adviser, "role"):
+                rows = desk.rows[due[desk.rows] & (followed[desk.rows] == desk.columns)]
+                if len(rows):
+                    roles[rows] = desk.adviser.role(obs[rows])
+        return roles
+
+    def state(self) -> list[dict[str, Any]]:
+        return [
+            {"rng": d.rng.bit_generator.state, "state": d.adviser.state() if hasattr(d.adviser, "state") else None}
+            for d in self.desks
+        ]
+
+    def load_state(self, state: list[dict[str, Any]]) -> None:
+        for desk, saved in zip(self.desks, state, strict=True):
+            desk.rng.bit_generator.state = saved["rng"]
+            if saved["state"] is not None and hasattr(desk.adviser, "load_state"):
+                desk.adviser.load_state(saved["state"])

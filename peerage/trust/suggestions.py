@@ -1,0 +1,152 @@
+"""The suggestion buffer, and what is learned from it by temporal differences: trust and agent values (arXiv
+2312.09950, Eq. 4-8).
+
+Both are updated in every step. Only choices read them, though, so the updates are put off and then made together,
+one after the other: at a choice, and before the critics change that value the samples. The result is the same.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from peerage.config import AdviceConfig
+from peerage.errors import UserError
+from peerage.learners.group import Group
+from peerage.learners.streams import Streams
+from peerage.trust.agent_value import AgentValues, samples_per_member
+from peerage.trust.signals import Transition
+from peerage.trust.td import TDTable, targets
+
+PUT_OFF = 16
+"""At most so many updates at once."""
+
+
+class SuggestionTrust:
+    """A `peerage.trust.signals.Signal`: `trust [M, K]` and `agents [R, K]`, each None if the choice does not use it.
+
+    The last transitions stand in the members' replay buffers; beside them is kept whom they followed.
+    """
+
+    def __init__(
+        self, config: AdviceConfig, group: Group, n_advisers: int, *, reads: bool = True, enters: bool = True
+    ) -> None:
+        """`reads`: somebody reads values at all. `enters`: the trust term is a component of its own (it is not when
+        another kind of trust takes its place and mixes it in)."""
+        assert config.lr is not None
+        self.config, self.group, self.enters = config, group, enters
+        self.gamma = group.gamma()
+        like = torch.zeros(0, device=group.device, dtype=group.dtype)
+        self.trust: TDTable | None = None
+        self.agents: AgentValues | None = None
+        if reads and config.use_trust:
+            self.trust = TDTable(group.M, n_advisers, config.init_trust_values, config.lr, like)
+        if reads and config.use_agent_values:
+            self.agents = AgentValues(group.R, n_advisers, config.init_agent_values, config.lr, like)
+        self.n_trust = config.trust_batch_size if self.trust else 0
+        self.n_agents = samples_per_member(config.trust_batch_size, group.N) if self.agents else 0
+        n = max(self.n_trust + self.n_agents, 1)
+        # Drawn in every step, needed or not, so that a member's draws depend on nothing beside it
+        self.samples = Streams(group.seats, "trust", (n,), "uniform", group.device)
+        self.noise: Streams | None = None
+        if any(stack.learner.samples for stack in group.stacks):
+            act = group.space.act_dim
+            self.noise = Streams(group.seats, "trust-noise", (n, act), "normal", group.device, group.dtype)
+        smallest = min(stack.learner.replay.capacity for stack in group.stacks)
+        self.memory = min(config.trust_buffer_size, smallest)
+        if (self.trust or self.agents) and self.memory < config.trust_batch_size:
+            raise UserError(
+                f"--trust-batch-size {config.trust_batch_size} is more than the {self.memory} transitions that "
+                "--trust-buffer-size and --buffer-size keep: trust would never be learned"
+            )
+        # An update that was put off must still find its transitions
+        self.put_off = max(1, min(PUT_OFF, smallest - self.memory + 1))
+        self.history = torch.zeros(group.M, self.memory + self.put_off, dtype=torch.long, device=group.device)
+        self.position = 0
+        self.pending: list[np.ndarray] = []  # [M] each: transitions made with advice when the update was due
+
+    def observe(self, transition: Transition, followed: Tensor, host_followed: np.ndarray, chose: np.ndarray) -> None:
+        self.history[:, self.position] = followed
+        self.position = (self.position + 1) % self.history.shape[1]
+
+    def after_step(self, step: int) -> None:
+        if self.trust is None and self.agents is None:
+            return  # for the whole run: nobody misses the draws
+        self.pending.append(np.minimum(step - self.group.learning_starts, self.memory))
+        if len(self.pending) >= self.put_off or self.group.learns(step):
+            self.catch_up()
+
+    @torch.no_grad()
+    def catch_up(self) -> None:
+        """Make the updates that were put off."""
+        if not self.pending:
+            return
+        stored = np.stack(self.pending, axis=1)  # [M, U]
+        self.pending = []
+        members, updates = stored.shape
+        samples = self.samples.take(updates)  # [M, U, B]
+        noise = self.noise.take(updates).flatten(1, 2) if self.noise is not None else None  # [M, U B, act]
+        valid = stored >= self.config.trust_batch_size
+        if not valid.any():
+            return
+        device = self.group.device
+        available = torch.as_tensor(np.maximum(stored, 1), device=device).unsqueeze(2)
+        since = torch.arange(updates - 1, -1, -1, device=device).view(1, updates, 1)  # steps since the update was due
+        age = ((samples * available).long() + since).view(members, -1)  # [M, U B]
+        batch = self.group.recent(age)
+        adviser = self.history.gather(1, (self.position - 1 - age) % self.history.shape[1])
+        next_value = self.group.state_value(batch.next_obs, noise)
+        value = self.group.state_value(batch.obs, noise) if self.config.use_advantage else None
+        target = targets(batch.rewards, batch.terminated, self.gamma, next_value, value).view(members, updates, -1)
+        adviser = adviser.view(members, updates, -1)
+        enough = torch.as_tensor(valid, device=device).unsqueeze(2).expand_as(target)
+        n = self.n_trust
+        if self.trust is not None:
+            self.trust.update(target[..., :n], adviser[..., :n], enough[..., :n])
+        if self.agents is not None:
+            self.agents.update(target[..., n:], adviser[..., n:], enough[..., n:])
+
+    def values(self, obs: Tensor, suggestions: Tensor, due: np.ndarray, step: int) -> dict[str, Tensor]:
+        columns = self.report()
+        return columns if self.enters else {name: v for name, v in columns.items() if name != "trust_td"}
+
+    def report(self) -> dict[str, Tensor]:
+        self.catch_up()
+        columns = {}
+        if self.agents is not None:
+            columns["agent_value"] = self.agents.values.repeat_interleave(self.group.N, dim=0)
+        if self.trust is not None:
+            columns["trust_td"] = self.trust.values
+        return columns
+
+    def metrics(self) -> dict[str, Tensor]:
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        self.catch_up()
+        state: dict[str, Any] = {
+            "history": self.history,
+            "position": self.position,
+            "samples": self.samples.state(),
+            "noise": None if self.noise is None else self.noise.state(),
+        }
+        if self.trust is not None:
+            state["trust"] = self.trust.values
+        if self.agents is not None:
+            state["agent_values"] = self.agents.values
+        return state
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.history.copy_(state["history"])
+        self.position = int(state["position"])
+        self.samples.load_state(state["samples"])
+        if self.noise is not None:
+            self.noise.load_state(state["noise"])
+        if self.trust is not None:
+            self.trust.values = state["trust"].to(self.history.device)
+        if self.agents is not None:
+            self.agents.values = state["agent_values"].to(self.history.device)
+        self.pending = []
