@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from peerage.config import AdviceConfig, LearnerConfig
 from peerage.configfile import dump, from_dict, load, parse, to_yaml, validate
 from peerage.errors import UserError
 from peerage.presets import describe, preset, preset_names
 
-PAPER = [name for name in preset_names() if name not in ("quick-lunarlander", "seed-td-lunarlander")]
+PROBES = [name for name in preset_names() if name.startswith("probe-")]
+PAPER = [name for name in preset_names() if name not in ("quick-lunarlander", "seed-td-lunarlander", *PROBES)]
 FAMILIES = ["halfcheetah", "ant", "hopper", "walker2d", "room-v21", "room-v27"]
 
 
@@ -34,6 +36,28 @@ def test_the_other_alpha() -> None:
     config = load("seed-td-lunarlander")
     assert (config.advice.lr, config.advice.trust_buffer_size, config.steps) == (0.95, 100, 500_000)
     assert (config.learner.batch_size, config.learner.target_update_interval) == ((128,), (1000,))
+
+
+def test_probes() -> None:
+    advisers = {
+        "room-plain": ("expert", "adversary", "random"),
+        "room-turncoat": ("turncoat", "convert"),
+        "room-regional": ("regional:a", "regional:b", "adversary"),
+        "lunarlander-plain": ("expert", "negated:expert", "random"),
+        "lunarlander-turncoat": ("turncoat", "convert"),
+        "lunarlander-regional": ("regional:a", "regional:b", "negated:expert"),
+    }
+    assert [f"probe-{name}" for name in advisers] == PROBES
+    for name in PROBES:
+        config = load(name)
+        assert config.advisers == advisers[name.removeprefix("probe-")]
+        assert (config.n_peers, config.replicas, config.steps) == (2, 5, 16_000)
+        assert config.advice == AdviceConfig(shuffle_advisers=True)  # the way of trusting is the house default
+        assert config.run.log_freq == 250
+        room = "room" in name
+        assert config.env == ("Room-v21" if room else "LunarLander-v3")
+        pace = {"train_freq": (4,), "gradient_steps": (1,)} if room else {}  # a gradient step in four steps
+        assert config.learner == LearnerConfig(algorithm=("dqn",), **pace)
 
 
 @pytest.mark.parametrize("name", PAPER)

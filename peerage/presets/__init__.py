@@ -1,7 +1,8 @@
 """Experiments by name: `peerage train --config NAME`.
 
 The papers' experiments are a product, environments times settings, so they are kept as one
-(families.yaml, settings.yaml); every other YAML file here is a preset by itself.
+(families.yaml, settings.yaml), and so are the probes of trust (probes.yaml: environments times groups of
+advisers); every other YAML file here is a preset by itself.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from peerage.config import Config
 from peerage.errors import UserError, nearest
 
 FOLDER = Path(__file__).parent
-PRODUCT = ("families", "settings")
+PRODUCT = ("families", "settings", "probes")
 
 
 class _Recipe(NamedTuple):
@@ -75,7 +76,18 @@ def _recipes() -> dict[str, _Recipe]:
         if path.stem not in PRODUCT:
             own = _read(path.stem)
             recipes[path.stem] = _Recipe(own["title"], (own["config"],))
-    return recipes | _product(_read("families"), _read("settings"))
+    return recipes | _product(_read("families"), _read("settings")) | _probes(_read("probes"))
+
+
+def _probes(made: dict[str, Any]) -> dict[str, _Recipe]:
+    """`probe-ENVIRONMENT-PROBE`, for every environment and probe."""
+    recipes = {}
+    for env, of_env in made["environments"].items():
+        for probe, of_probe in made["probes"].items():
+            advisers = {"advisers": of_probe.get("environments", {}).get(env, of_probe["advisers"])}
+            title = f"{of_env['title']}: {of_probe['title']}"
+            recipes[f"probe-{env}-{probe}"] = _Recipe(title, (made["common"], of_env["config"], advisers))
+    return recipes
 
 
 def _product(shared: dict[str, Any], made: dict[str, Any]) -> dict[str, _Recipe]:

@@ -1,8 +1,8 @@
 """Fixed advisers: whoever can say what to do and is no member of the group.
 
 An adviser is any object with `suggest(obs, asker, episode_start, rng)`. Names on the command line: `expert`,
-`adversary`, `random`, `constant[:ACTION]`, `negated:ADVISER`, `checkpoint:PATH[:MEMBER]`, and whatever was
-registered with `register_adviser`.
+`adversary`, `random`, `constant[:ACTION]`, `negated:ADVISER`, `checkpoint:PATH[:MEMBER]`, the probes' `turncoat`,
+`convert`, `regional:a` and `regional:b` (peerage.sharing.probes), and whatever was registered with `register_adviser`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import torch
 from peerage.envs import scripted
 from peerage.envs.make import Spec
 from peerage.errors import UserError, nearest
+from peerage.learners.streams import Seat
+from peerage.sharing.probes import make_regional, make_turning
 
 
 class Adviser(Protocol):
@@ -31,6 +33,16 @@ class Adviser(Protocol):
     An adviser that keeps something between calls gives it out by `state()` (JSON-able) and takes it back by
     `load_state(state)`; every replica has its own copy of it. One with `stateless = True` neither remembers nor
     draws from `rng`; then all replicas share it and ask in one call.
+
+    Three more methods are called where an adviser has them:
+
+    - `begin(rng, total_steps)`, once, when the training is built (a resumed one too, before `load_state`). `rng` is
+      keyed by (seed, replica), and all advisers of a replica get a fresh copy of the same: two of them can draw the
+      same moment (`replica_generator`). `total_steps` are environment steps per member.
+    - `at(step)`, with the number of the environment step that begins (1, 2, ...), before anybody is asked.
+    - `role(obs [B, obs]) -> int [B]`: +1 where it acts as the task's expert, -1 where it acts as an adversary, 0
+      where it is neither; without the method 0 everywhere. Learning never sees it: the probes' metrics
+      `advice/right` and `advice/wrong` are made of it.
     """
 
     def suggest(
@@ -38,9 +50,21 @@ class Adviser(Protocol):
     ) -> np.ndarray: ...
 
 
+def replica_generator(seed: int, replica: int, n_peers: int) -> np.random.Generator:
+    """What `begin` gets: the same numbers for every adviser of a replica, others in every other replica. It sits in
+    the first seat after the replica's `n_peers` members."""
+    return Seat(seed, replica, n_peers).generator("advisers")
+
+
+def role_of(adviser: Adviser, obs: np.ndarray) -> np.ndarray:
+    """What `adviser` acts as at `obs [B, obs]`: int64 `[B]`, +1 expert, -1 adversary, 0 neither."""
+    role = getattr(adviser, "role", None)
+    return np.zeros(len(obs), np.int64) if role is None else np.asarray(role(obs), np.int64)
+
+
 Factory = Callable[[Spec], Adviser]
 _REGISTRY: dict[str, Factory] = {}
-BUILT_IN = ("expert", "adversary", "random", "constant", "negated", "checkpoint")
+BUILT_IN = ("expert", "adversary", "random", "constant", "negated", "checkpoint", "turncoat", "convert", "regional")
 
 
 def register_adviser(name: str, factory: Factory) -> None:
@@ -53,9 +77,10 @@ def register_adviser(name: str, factory: Factory) -> None:
 
 @dataclass
 class Scripted:
-    """A hand-written policy `policy(obs, rng) -> actions`."""
+    """A hand-written policy `policy(obs, rng) -> actions`, and what it is: +1 an expert, -1 an adversary, 0 neither."""
 
     policy: Callable[[np.ndarray, np.random.Generator], np.ndarray]
+    acts_as: int = 0
 
     @property
     def stateless(self) -> bool:
@@ -64,6 +89,9 @@ class Scripted:
 
     def suggest(self, obs, asker, episode_start, rng):
         return self.policy(obs, rng)
+
+    def role(self, obs):
+        return np.full(len(obs), self.acts_as)
 
 
 @dataclass
@@ -119,6 +147,17 @@ class Negated:
     def suggest(self, obs, asker, episode_start, rng):
         return scripted.opposite(self.env, self.space, self.inner.suggest(obs, asker, episode_start, rng))
 
+    def begin(self, rng: np.random.Generator, total_steps: int) -> None:
+        if hasattr(self.inner, "begin"):
+            self.inner.begin(rng, total_steps)
+
+    def at(self, step: int) -> None:
+        if hasattr(self.inner, "at"):
+            self.inner.at(step)
+
+    def role(self, obs):
+        return -role_of(self.inner, obs)
+
     def state(self) -> Any:
         return self.inner.state() if hasattr(self.inner, "state") else None
 
@@ -144,9 +183,9 @@ def make_adviser(name: str, spec: Spec) -> Adviser:
     """The adviser called `name`. Raises UserError for one that does not exist or does not fit the environment."""
     kind, _, rest = name.partition(":")
     if kind == "expert" and not rest:
-        return Scripted(scripted.expert_for(spec.id, spec))
+        return Scripted(scripted.expert_for(spec.id, spec), +1)
     if kind == "adversary" and not rest:
-        return Scripted(scripted.adversary_for(spec.id, spec))
+        return Scripted(scripted.adversary_for(spec.id, spec), -1)
     if kind == "random" and not rest:
         return Random(spec.action_space)
     if kind == "constant":
@@ -156,6 +195,10 @@ def make_adviser(name: str, spec: Spec) -> Adviser:
             raise UserError(f"malformed adviser {name!r}: write constant or constant:NUMBER") from None
     if kind == "negated" and rest:
         return Negated(spec.id, spec.action_space, make_adviser(rest, spec))
+    if kind in ("turncoat", "convert") and not rest:
+        return make_turning(spec, turns_bad=kind == "turncoat")
+    if kind == "regional":
+        return make_regional(spec, rest)
     if kind == "checkpoint" and rest:
         from peerage.pretrained import load_policy
 

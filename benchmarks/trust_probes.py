@@ -1,0 +1,322 @@
+"""Does it find out whom to trust? The probes (probe-... of `peerage presets`) under every way of trusting.
+
+    python -m benchmarks.trust_probes run [--jobs 1|2] [--only NAME ...] [--replicas 5] [--steps 16000]
+    python -m benchmarks.trust_probes table     tables from the run folders, printed and written beside them
+    python -m benchmarks.trust_probes page      tables and figures into docs/results/transformer-trust.md
+
+`run` trains what is missing, a process for each run: what is DONE is left as it is, what was interrupted begins anew.
+A NAME is that of a folder, such as room-turncoat-td, or a pattern such as 'room-*'. The numbers come from
+benchmarks/trust_counts.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+from benchmarks import trust_counts as counts
+from benchmarks.trust_counts import Replica
+from peerage.configfile import load
+from peerage.runs.summaries import spread
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+FOLDER = Path("experiments/trust-probes")
+PAGE = Path("docs/results/transformer-trust.md")
+SKELETON = "# Transformer trust: what is known\n\n## Whom to trust: the probes\n"
+ENVS = {"room": "Room-v21", "lunarlander": "LunarLander-v3"}
+PROBES = {
+    "plain": "an expert, an adversary and a random adviser",
+    "turncoat": "an expert that becomes an adversary, and the reverse",
+    "regional": "two advisers, each an expert in one region, and an adversary",
+}
+TD = "--trust td --choice standardised --no-use-agent-values"
+IN_CONTEXT = "--trust in-context --choice standardised --no-use-agent-values"
+# The published settings: no advantage, alpha 0.95, 100 transitions, a warm-up as long as the run; our wiring
+SEED = (
+    "--trust hybrid --choice paper --use-phase-aware --attention-lr 1e-5 --attention-update-freq 20 "
+    "--sequence-length 50 --warmup-steps {steps} --temperature 1.0 --lr 0.95 --trust-buffer-size 100 "
+    "--no-use-advantage --follow-across-episodes"
+)
+VARIANTS = {  # flags beside `--config probe-ENV-PROBE`
+    "uniform": "--choice uniform",
+    "paper": "--trust td --choice paper --use-trust --use-agent-values --use-critic",
+    "td": f"{TD} --use-trust --no-use-critic",
+    "critic": f"{TD} --no-use-trust --use-critic",
+    "td-critic": f"{TD} --use-trust --use-critic",
+    "hybrid": SEED,
+    "in-context": f"{IN_CONTEXT} --use-trust --no-use-critic",
+    "in-context-critic": f"{IN_CONTEXT} --use-trust --use-critic",
+}
+LABELS = {
+    "uniform": "uniform", "paper": "paper's rule", "td": "td", "critic": "critic alone (Q-switch)",
+    "td-critic": "td + critic", "hybrid": "hybrid", "in-context": "in-context",
+    "in-context-critic": "in-context + critic",
+}  # fmt: skip
+COLOURS = dict(zip(VARIANTS, (
+    "#E3B505", "#D55E00", "#56B4E9", "#6B705C", "#0072B2", "#CC79A7", "#009E73", "#5B2A86",
+)))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Experiment:
+    env: str
+    probe: str
+    variant: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.env}-{self.probe}-{self.variant}"
+
+    @property
+    def folder(self) -> Path:
+        return FOLDER / self.name
+
+    @property
+    def done(self) -> bool:
+        return (self.folder / "DONE").exists()
+
+    def settings(self, replicas: int, steps: int) -> list[str]:
+        """What `peerage train` is told about the training itself."""
+        flags = VARIANTS[self.variant].format(steps=steps).split()
+        size = ["--replicas", str(replicas), "--total-timesteps", str(steps)]
+        return ["--config", f"probe-{self.env}-{self.probe}", *flags, *size]
+
+    def command(self, replicas: int, steps: int) -> list[str]:
+        where = ["--log-dir", str(FOLDER), "--exp-name", self.name, "--threads", "1", "--verbose", "0"]
+        anew = ["--overwrite"] if self.folder.exists() else []
+        return [sys.executable, "-m", "peerage", "train", *self.settings(replicas, steps), *where, *anew]
+
+
+EXPERIMENTS = [Experiment(env, probe, variant) for env in ENVS for probe in PROBES for variant in VARIANTS]
+
+
+def train(experiment: Experiment, replicas: int, steps: int) -> tuple[bool, str]:
+    """Train one experiment in a process of its own, unless it is done: whether it went well, and a line about it."""
+    name = experiment.name
+    if experiment.done:
+        config = load(experiment.folder / "config.yaml")
+        if (config.replicas, config.steps) == (replicas, steps):
+            return True, f"{name}: done already"
+        was = f"{config.replicas} replicas of {config.steps} steps"
+        return True, f"{name}: done already, with {was}; remove {experiment.folder} to train it anew"
+    ended = subprocess.run(experiment.command(replicas, steps), capture_output=True, text=True)
+    if ended.returncode:
+        return False, f"{name}: {(ended.stderr.strip() or 'failed').splitlines()[-1]}"
+    return True, f"{name}: trained"
+
+
+# --- tables ---------------------------------------------------------------------------------------------------
+
+
+def interval(values: Iterable[float], digits: int = 1) -> str:
+    """Mean and 95% t-interval over replicas; with fewer than three of them the smallest and largest."""
+    values = np.array(list(values), float)
+    if np.isnan(values).any():  # a window outside the run, or a replica without a choice in it
+        return "–"
+    s = spread(values)
+    middle, low, high = (f"{round(float(x), digits) + 0.0:.{digits}f}" for x in (s.mean, s.low, s.high))  # no -0.0
+    return f"{middle} [{low}, {high}]"
+
+
+def reaction_cell(replicas: list[Replica]) -> str:
+    """Steps to react; who did not react in the run is counted up to its end, and said."""
+    found = [counts.reaction(replica) for replica in replicas]
+    never = sum(censored for _, censored in found)
+    if never == len(found):
+        return f"not within the run ({min(steps for steps, _ in found):.0f} steps and more)"
+    cell = interval((steps for steps, _ in found), 0)
+    return f"{cell}, at least: {never} of {len(found)} not within the run" if never else cell
+
+
+Cell = Callable[[list[Replica]], str]
+
+
+def mean(measure: Callable[[Replica], float], scale: float = 1) -> Cell:
+    return lambda replicas: interval(scale * measure(replica) for replica in replicas)
+
+
+def columns(probe: str) -> tuple[dict[str, Cell], dict[str, Cell]]:
+    """Heading -> cell, of the table of choices and of the table of what they are worth."""
+    windows = {"steps 2,000–5,000": counts.early, "last 2,000": counts.late}
+    if probe == "turncoat":
+        windows = {"2,000 after the turn": counts.turning, "the 2,000 after those": counts.turned} | windows
+    choices: dict[str, Cell] = {}
+    worth: dict[str, Cell] = {
+        "training return, whole run": mean(lambda r: counts.training(r, (0, r.steps[-1]))),
+    }
+    for title, window in windows.items():
+        for kind in ("right", "wrong"):
+            choices[f"{kind}, {title}"] = mean(lambda r, w=window, k=kind: counts.share(r, k, w(r)), 100)
+        worth[f"training return, {title}"] = mean(lambda r, w=window: counts.training(r, w(r)))
+    if probe == "turncoat":
+        choices["steps to react"] = reaction_cell
+    worth["alone, at the end"] = mean(lambda r: r.alone[-1])
+    worth["alone, over the run"] = mean(lambda r: float(np.mean(r.alone)))
+    worth["queries per step"] = mean(lambda r: r.queries)
+    return choices, worth
+
+
+def table(env: str, probe: str) -> list[str]:
+    """Two Markdown tables of what is done of a probe: choices (%), and what they are worth."""
+    done = {e.variant: counts.read(e.folder) for e in EXPERIMENTS if (e.env, e.probe) == (env, probe) and e.done}
+    if not done:
+        return []
+    lines = []
+    for cells in columns(probe):
+        lines += ["| | " + " | ".join(cells) + " |", "| --- |" + " --- |" * len(cells)]
+        for variant, replicas in done.items():
+            row = " | ".join(cell(replicas) for cell in cells.values())
+            lines.append(f"| {LABELS[variant]} | {row} |")
+        lines.append("")
+    return lines[:-1]
+
+
+def tables(env: str) -> list[str]:
+    lines = []
+    for probe, title in PROBES.items():
+        if rows := table(env, probe):
+            lines += [f"### {ENVS[env]}, {probe}: {title}", "", *rows, ""]
+    return lines[:-1]
+
+
+# --- figures --------------------------------------------------------------------------------------------------
+
+
+def figure(env: str) -> str:
+    """Right and wrong share and training return over time, a panel per probe; returns the Markdown that shows it."""
+    rows = {
+        "right (% of choices)": (500, lambda r, w: 100 * counts.share(r, "right", w)),
+        "wrong (% of choices)": (500, lambda r, w: 100 * counts.share(r, "wrong", w)),
+        "training return": (1000, counts.training),
+    }
+    drawn, panels = plt.subplots(
+        len(rows), len(PROBES), figsize=(12, 9), sharex="col", sharey="row", squeeze=False, layout="constrained"
+    )
+    means: list[float] = []  # of the returns, whose bands would rule the axis
+    for column, probe in enumerate(PROBES):
+        for e in EXPERIMENTS:
+            if (e.env, e.probe) != (env, probe) or not e.done:
+                continue
+            replicas = counts.read(e.folder)
+            for (width, measure), axes in zip(rows.values(), panels[:, column]):
+                x, values = counts.over_time(replicas, measure, width)
+                s = spread(values)
+                if measure is counts.training:
+                    means += s.mean[~np.isnan(s.mean)].tolist()
+                axes.plot(x / 1000, s.mean, color=COLOURS[e.variant], label=LABELS[e.variant], linewidth=1.5)
+                axes.fill_between(x / 1000, s.low, s.high, color=COLOURS[e.variant], alpha=0.12, linewidth=0)
+        panels[0, column].set_title(probe)
+        turned = probe == "turncoat"
+        panels[-1, column].set_xlabel("thousands of steps " + ("since the turn" if turned else "of every member"))
+        for axes in panels[:, column]:
+            axes.spines[["top", "right"]].set_visible(False)
+            if turned:
+                axes.axvline(0, color="0.5", linewidth=1, linestyle=":")
+    for label, axes in zip(rows, panels[:, 0]):
+        axes.set_ylabel(label)
+        if "%" in label:
+            axes.set_ylim(-2, 102)  # a t-interval knows nothing of it
+        elif means:
+            axes.set_ylim(min(means) - 0.2 * np.ptp(means), max(means) + 0.2 * np.ptp(means))
+    named: dict[str, object] = {}
+    for axes in panels[0]:
+        for handle, label in zip(*axes.get_legend_handles_labels()):
+            named.setdefault(label, handle)
+    drawn.legend(list(named.values()), list(named), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    path = PAGE.parent / f"transformer-trust-probes-{env}.png"
+    drawn.savefig(path, dpi=110, metadata={"Software": None})
+    plt.close(drawn)
+    return f"![{ENVS[env]}: right and wrong choices and training return over time]({path.name})"
+
+
+# --- the page -------------------------------------------------------------------------------------------------
+
+
+def part(env: str) -> list[str]:
+    """All that the page says about the probes of an environment."""
+    experiments = [e for e in EXPERIMENTS if e.env == env and e.done]
+    hours = sum(counts.hours(e.folder) for e in experiments)
+    configs = [load(e.folder / "config.yaml") for e in experiments]
+    if len({(c.replicas, c.steps) for c in configs}) > 1:
+        raise SystemExit(f"the runs on {ENVS[env]} differ in replicas or steps: remove those that are not meant")
+    config = configs[0]
+    size = f"{config.replicas} replicas of {config.n_peers} learners, {config.steps:,} steps each"
+    flags = [f"- {LABELS[v]} (`{v}`): `{text.format(steps=config.steps)}`" for v, text in VARIANTS.items()]
+    return [
+        f"{size}; {len(experiments)} runs, {hours:.2g} hours in all, a run on one thread. Right and wrong are % of the "
+        "choices; the rest went to learners and to the random adviser. Mean and 95% t-interval over replicas.",
+        "", figure(env), "", *tables(env), "", f"With `--config probe-{env}-{{{','.join(PROBES)}}}` and", "", *flags,
+    ]  # fmt: skip
+
+
+def page() -> None:
+    """Fill the part of every environment whose runs are all done; what is said between the markers is ours."""
+    missing = {env: [e.name for e in EXPERIMENTS if e.env == env and not e.done] for env in ENVS}
+    whole = [env for env, names in missing.items() if not names]
+    for env, names in missing.items():
+        if names:  # a part with holes must not replace a whole one
+            print(f"{ENVS[env]} is left as it is, not trained yet: {', '.join(names)}")
+    if not whole:
+        raise SystemExit("there is nothing to write yet")
+    PAGE.parent.mkdir(parents=True, exist_ok=True)
+    text = PAGE.read_text(encoding="utf-8") if PAGE.exists() else SKELETON
+    for env in whole:
+        text = with_part(text, f"probes-{env}", part(env))
+    PAGE.write_text(text, encoding="utf-8")
+
+
+def with_part(text: str, name: str, lines: list[str]) -> str:
+    """`text` with `lines` between the markers of `name`, which are added at its end if they are not there."""
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    if begin not in text:
+        text = f"{text.rstrip()}\n\n{begin}\n{end}\n"
+    before, rest = text.split(begin)
+    return before + begin + "\n\n" + "\n".join(lines) + "\n\n" + end + rest.split(end)[1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.trust_probes", description=__doc__.split("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="train what is missing")
+    run.add_argument("--jobs", type=int, choices=(1, 2), default=1, help="runs at the same time")
+    run.add_argument("--only", nargs="+", metavar="NAME", default=["*"], help="names of runs, or patterns")
+    run.add_argument("--replicas", type=int, default=5)
+    run.add_argument("--steps", type=int, default=16_000)
+    commands.add_parser("table", help="tables from the run folders")
+    commands.add_parser("page", help="tables and figures into the docs")
+    args = parser.parse_args()
+    if args.command == "page":
+        page()
+    elif args.command == "table":
+        text = "\n\n".join("\n".join(lines) for env in ENVS if (lines := tables(env)))
+        if not text:
+            raise SystemExit(f"no run in {FOLDER} is done yet")
+        (FOLDER / "tables.md").write_text(text + "\n", encoding="utf-8")
+        print(text)
+    else:
+        for pattern in args.only:
+            if not any(fnmatch(e.name, pattern) for e in EXPERIMENTS):
+                parser.error(f"there is no run {pattern}: {', '.join(e.name for e in EXPERIMENTS)}")
+        chosen = [e for e in EXPERIMENTS if any(fnmatch(e.name, pattern) for pattern in args.only)]
+        failed = 0
+        with ThreadPoolExecutor(args.jobs) as pool:
+            for well, line in pool.map(lambda e: train(e, args.replicas, args.steps), chosen):
+                print(line, flush=True)
+                failed += not well
+        if failed:
+            raise SystemExit(f"{failed} of {len(chosen)} failed")
+
+
+if __name__ == "__main__":
+    main()
