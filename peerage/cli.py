@@ -74,11 +74,31 @@ def _train_arguments(parser: Parser) -> None:
 def _train(args: argparse.Namespace, command: list[str]) -> None:
     given = vars(args)
     source = given.pop("config")
-    config = validate(override(load(source) if source is not None else Config(), given))
+    base = load(source) if source is not None else Config()
+    config = validate(override(_as_published(base, given) if source is None else base, given))
 
     from peerage.training.session import run_training
 
     _say_where(run_training(config, command), config.run.verbose)
+
+
+# The flags by which one tells a command of the published transformer-trust code.
+PUBLISHED = ("use_phase_aware", "sequence_length", "warmup_steps")
+
+
+def _as_published(config: Config, given: Mapping[str, Any]) -> Config:
+    """The settings of the published transformer trust, if the flags are those of its commands and do not themselves
+    say how to trust or choose."""
+    asked = any(name in PUBLISHED or name.startswith("attention_") for name in given)
+    if not asked or "trust" in given or "choice" in given:
+        return config
+    from peerage.configfile import from_dict
+    from peerage.envs.make import check_env_id
+    from peerage.presets import seed_flags
+
+    named = override(config, {name: given[name] for name in ("env", "env_args") if name in given})
+    discrete = check_env_id(named.env, named.env_args).discrete
+    return from_dict(seed_flags("dqn" if discrete else "sac"), config)
 
 
 def _resume_arguments(parser: Parser) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import types
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 
 from peerage.cli import COMMANDS, main
 from peerage.config import Config
-from peerage.configfile import dump
+from peerage.configfile import dump, load
 from peerage.errors import UserError
 from peerage.flags import _assignments, train_flags
 from peerage.manual import page
@@ -85,9 +86,6 @@ def test_help_is_a_manual(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.splitlines()[-1].startswith("peerage ")
 
 
-FUTURE = "which this version does not have"
-
-
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
@@ -95,16 +93,10 @@ FUTURE = "which this version does not have"
         ("--verson", ["'--version'"]),
         ("compare a b", ["compare", "later version"]),
         ("sweep x.yaml", ["sweep", "later version"]),
-        ("train --use-phase-aware", ["--use-phase-aware", "transformer trust", FUTURE]),
-        ("train --no-use-phase-aware", [FUTURE]),
-        ("train --attention-lr 1e-5", ["--attention-lr", FUTURE]),
-        ("train --attention-update-freq=20", ["--attention-update-freq", FUTURE]),
-        ("train --sequence-length 50", [FUTURE]),
-        ("train --warmup-steps 9", [FUTURE]),
-        ("train --trust transformer", ["--trust transformer", FUTURE]),
-        ("train --trust hybrid", [FUTURE]),
-        ("train --trust in-context", [FUTURE]),
         ("train --trust tdd", ["--trust", "td"]),
+        ("train --sequence-length 201", ["--sequence-length", "[2, 200]", "201"]),
+        ("train --warmup-steps 0", ["--warmup-steps", "at least 1"]),
+        ("train --context-permute 2", ["--context-permute", "[0, 1]"]),
         ("train --lerning-rate 1", ["'--lerning-rate'", "'--learning-rate'"]),
         ("train --learning 1", ["'--learning'"]),  # no abbreviations
         ("train foo", ["foo"]),
@@ -290,3 +282,34 @@ def test_environment_arguments() -> None:
     # 2020-01-01 is text, as in YAML 1.2; what no constructor can take is refused before anything is built
     assert _assignments(["a=2020-01-01"], "--env-args") == {"a": "2020-01-01"}
     assert main(["train", "--env-args", "a={1: 2}"]) == 2
+
+
+PUBLISHED = (
+    "--n-peers 4 --total-timesteps 500000 --epoch-length 1000 --use-trust --use-agent-values --temperature 1.0 --lr 0.95 "
+    "--use-phase-aware --attention-lr 1e-5 --attention-update-freq 20 --sequence-length 50 --warmup-steps 500000 "
+    "--exp-name x --use-wandb --wandb-project p --seed 1 --verbose 1"
+)
+
+
+@pytest.mark.parametrize(
+    "env", ["LunarLander-v3", "Hopper-v4", "Walker2d-v4", "Ant-v4", "Room-v6", "Room-v21", "Room-v27", "Room-v33"]
+)
+def test_the_published_commands_mean_the_published_settings(train: Any, tmp_path: Path, env: str) -> None:
+    """Their flags unchanged: the same experiment as the preset, whatever the preset leaves to the command."""
+    config = train(*f"--env {env} {PUBLISHED} --log-dir {tmp_path}".split())
+    name = env.lower() if env.startswith("Room") else env.split("-")[0].lower()
+    expected = load(f"seed-hybrid-{name}")
+    assert (config.env, config.steps, config.n_peers) == (env, expected.steps, 4)
+    assert (config.learner, config.advice, config.attention) == (expected.learner, expected.advice, expected.attention)
+    assert config.advice.trust == "hybrid" and config.advice.choice == "paper" and config.advice.lr == (0.95)
+
+
+def test_which_trust_a_command_means(train: Any) -> None:
+    assert train(*"--sequence-length 20".split()).advice.trust == "hybrid"
+    house = Config()
+    assert train(*"--env Room-v21".split()).advice == house.advice
+    assert train(*"--sequence-length 20 --trust td".split()).advice == replace(house.advice, trust="td")
+    assert train(*"--attention-lr 1e-4 --choice standardised".split()).advice == house.advice
+    assert train(*"--warmup-steps 9 --trust transformer".split()).learner == house.learner
+    assert train(*"--config peer-room-v21 --attention-lr 1e-4".split()).advice == load("peer-room-v21").advice
+    assert train(*"--warmup-steps 9 --lr 0.5 --batch-size 7".split()).advice.lr == 0.5  # flags beat the published settings

@@ -115,7 +115,7 @@ def test_yaml_12_words() -> None:
         ("learner: {gamma: .nan}", ["learner.gamma", "finite"]),
         ("advice: {init_trust_values: .inf}", ["advice.init_trust_values", "finite"]),
         ("advice: {choice: papr}", ["advice.choice", "'paper'"]),
-        ("advice: {trust: hybrid}", ["advice.trust", "td"]),
+        ("advice: {trust: hybird}", ["advice.trust", "hybrid"]),
         ("learner: {algorithm: [dqn, sac, sac, sac]}", ["--algorithm"]),
         ("a: 1\na: 2", ["twice", "line 2"]),
         ("env: [", ["line"]),

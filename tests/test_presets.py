@@ -10,7 +10,8 @@ from peerage.errors import UserError
 from peerage.presets import describe, preset, preset_names
 
 PROBES = [name for name in preset_names() if name.startswith("probe-")]
-PAPER = [name for name in preset_names() if name not in ("quick-lunarlander", "seed-td-lunarlander", *PROBES)]
+SEED = [name for name in preset_names() if name.startswith("seed-")]
+PAPER = [name for name in preset_names() if name not in ("quick-lunarlander", *SEED, *PROBES)]
 FAMILIES = ["halfcheetah", "ant", "hopper", "walker2d", "room-v21", "room-v27"]
 
 
@@ -32,10 +33,18 @@ def test_one_for_every_row() -> None:
     assert len({dump(load(name)) for name in ablation}) == 56
 
 
-def test_the_other_alpha() -> None:
-    config = load("seed-td-lunarlander")
-    assert (config.advice.lr, config.advice.trust_buffer_size, config.steps) == (0.95, 100, 500_000)
-    assert (config.learner.batch_size, config.learner.target_update_interval) == ((128,), (1000,))
+def test_the_published_transformer_trust() -> None:
+    for env in ("LunarLander-v3", "Hopper-v4", "Walker2d-v4", "Ant-v4", "Room-v6", "Room-v21", "Room-v27", "Room-v33"):
+        same = [name for name in SEED if load(name).env == env]
+        assert [load(name).advice.trust for name in same] == ["td", "hybrid"]
+        for config in map(load, same):
+            assert (config.advice.lr, config.advice.trust_buffer_size, config.steps) == (0.95, 100, 500_000)
+            dqn = not env.startswith(("Hopper", "Walker", "Ant"))
+            assert config.learner.tau == ((1.0,) if dqn else (0.02,))
+            assert config.learner.buffer_size == ((100_000,) if dqn else (1_000_000,))
+            assert (config.n_peers, config.learner.learning_starts) == (4, (1000,) if dqn else (10_000,))
+    hybrid = load("seed-hybrid-ant").attention
+    assert (hybrid.use_phase_aware, hybrid.warmup_steps, hybrid.attention_lr) == (True, 500_000, 1e-5)
 
 
 def test_probes() -> None:

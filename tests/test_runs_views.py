@@ -14,10 +14,11 @@ import pytest
 from test_runs import make_info, make_run
 
 from peerage.errors import UserError
-from peerage.runs import CsvLog, RunFolder, RunInfo, summaries
+from peerage.evaluation.analysis import entropy, gini
+from peerage.runs import CsvLog, RunFolder, RunInfo, advice_figures, summaries
 from peerage.runs.display import Display
 from peerage.runs.figures import adviser_colour, fresh_figures, make_figures
-from peerage.runs.loggers import TensorBoardLog, WandbLog
+from peerage.runs.loggers import ScalarLog, TensorBoardLog, WandbLog
 from peerage.runs.report import write_report
 
 NAMES_WITH_ADVICE = {
@@ -28,7 +29,15 @@ NAMES_WITH_ADVICE = {
     "trust_over_time",
     "components_over_time",
     "choice_entropy",
+    "trust_heatmaps",
+    "follow_heatmaps",
+    "components_matrix",
+    "trust_td_by_asker",
+    "agent_value_by_asker",
+    "critic_by_asker",
 }
+"""What a run of `make_run` has data for."""
+BY_ASKER = {name for name in NAMES_WITH_ADVICE if name.endswith("_by_asker")}
 
 
 # --- display --------------------------------------------------------------------------------------
@@ -123,7 +132,48 @@ def test_tensorboard_files_are_read_back(tmp_path):
     assert [s.value for s in scalars] == pytest.approx(expected["value"].tolist(), rel=1e-6)
     assert "evaluation/return/replica-0/member-1" in events.Tags()["scalars"]
     assert "advice_score/replica-0/member-1/expert" in events.Tags()["scalars"]
+    advice = pd.read_csv(path / "advice.csv")
+    own = advice[(advice["replica"] == 1) & (advice["asker"] == "member-0")]
+    trust = events.Scalars("advice_trust_td/replica-1/member-0/expert")
+    assert [s.value for s in trust] == pytest.approx(own[own["adviser"] == "expert"]["trust_td"].tolist(), rel=1e-6)
+    for name, measure in (("entropy", entropy), ("gini", gini)):
+        counts = own.pivot(index="step", columns="adviser", values="chosen").to_numpy()
+        logged = events.Scalars(f"advice_{name}/replica-1/member-0")
+        assert [s.value for s in logged] == pytest.approx([measure(row) for row in counts], rel=1e-6)
     assert set(events.Tags()["images"]) == {f"figures/{name}" for name in NAMES_WITH_ADVICE}
+
+
+class Kept(ScalarLog):
+    """Keeps what a logger would store."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, float] = {}
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        self.kept |= values
+
+
+def test_scalars_of_small_and_large_groups():
+    def advice(n: int):
+        names = [f"member-{i}" for i in range(n)]
+        return [
+            {"replica": 0, "asker": a, "adviser": b, "chosen": 0, "trust_td": -float(k), "in_context": None}
+            for a in names
+            for k, b in enumerate([*names, "expert"])
+        ]
+
+    log = Kept()
+    log.on_advice(1, advice(7))  # 7 x 8 pairs
+    assert log.kept["advice_trust_td/replica-0/member-0/member-6"] == -6
+    # Nothing was chosen, so neither entropy nor Gini is defined; in_context was not computed.
+    assert {name.partition("/")[0] for name in log.kept} == {"advice_chosen", "advice_trust_td"}
+    log = Kept()
+    log.on_advice(1, advice(8))  # 8 x 9 pairs: by what the adviser is
+    assert log.kept["advice_trust_td/replica-0/member-0/other members"] == -4
+    assert log.kept["advice_trust_td/replica-0/member-0/expert"] == -8
+    assert "advice_chosen/replica-0/member-0/member-6" in log.kept
+    log.on_metrics(1, [(0, "member-0", name, 0.5) for name in ("advice/right", "trust/confidence", "trust/omega")])
+    assert log.kept["trust/omega/replica-0/member-0"] == log.kept["advice/right/replica-0/member-0"] == 0.5
 
 
 def test_a_resume_hides_what_tensorboard_saw_after_the_checkpoint(tmp_path):
@@ -245,8 +295,81 @@ def test_groups_without_advice_and_short_runs(tmp_path, n, replicas, rows):
 def test_large_groups_are_summed_up(tmp_path):
     path = make_run(tmp_path, 40, ("expert",), replicas=1, rows=3)
     text = write_report(path).read_text()
-    assert {p.stem for p in (path / "figures").iterdir()} == NAMES_WITH_ADVICE
+    assert {p.stem for p in (path / "figures").iterdir()} == NAMES_WITH_ADVICE - BY_ASKER
     assert "40 DQN members" in text and "other members" in text and "<td>member-39</td>" in text
+
+
+def fill_in(path, drop: tuple[str, ...] = ()) -> None:
+    """Every column of advice.csv and every metric of trust, with negative and missing values; or none of `drop`."""
+    advice = pd.read_csv(path / "advice.csv")
+    t = advice["step"] / advice["step"].max()
+    advice["trust_attention"] = 0.1 * advice["score"]
+    advice["confidence"], advice["omega"] = 0.5 + 0.2 * t, 0.3 * t
+    advice["in_context"] = advice["score"].where(t > 0.3) - 1
+    advice.assign(**{name: math.nan for name in drop}).to_csv(path / "advice.csv", index=False)
+    rows = advice[["step", "replica", "asker"]].drop_duplicates().rename(columns={"asker": "member"})
+    values = {"trust/loss": 5 / rows["step"], "advice/right": 0.6, "advice/wrong": 0.1, "trust/omega": 0.2}
+    metrics = [rows.assign(name=name, value=value) for name, value in values.items()]
+    pd.concat([pd.read_csv(path / "metrics.csv"), *metrics]).to_csv(path / "metrics.csv", index=False)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("n, replicas", [(2, 3), (6, 1), (62, 2)])
+def test_every_column_has_its_figures(tmp_path, n, replicas):
+    path = make_run(tmp_path, n, replicas=replicas, rows=8)
+    fill_in(path)
+    text = write_report(path).read_text()
+    more = {"right_wrong", "trust_model"}
+    each = BY_ASKER | {"trust_attention_by_asker", "in_context_by_asker"} if n <= 8 else set()
+    drawn = {p.stem for p in (path / "figures").iterdir()}
+    assert drawn == (NAMES_WITH_ADVICE - BY_ASKER) | more | each
+    assert all(png_size(path / "figures" / f"{name}.png")[0] == 1200 for name in drawn)
+    assert "<h2>Trust</h2>" in text and "Trust here is the column in_context." in text
+    assert "rank stability of trust" in text and "share of choices that were right, last fifth" in text
+    assert ("lowest and highest asker" in text) == (n > 8)
+    assert text.index("<h2>Learning</h2>") < text.index("<h2>Trust</h2>") < text.index("Every signal behind")
+
+
+@pytest.mark.filterwarnings("error")
+def test_no_signal_at_all_leaves_who_follows_whom(tmp_path):
+    path = make_run(tmp_path)
+    fill_in(path, tuple(pd.read_csv(path / "advice.csv").columns[5:]))
+    metrics = pd.read_csv(path / "metrics.csv")
+    metrics[metrics["name"] == "train/return"].to_csv(path / "metrics.csv", index=False)
+    text = write_report(path).read_text()
+    drawn = {p.stem for p in (path / "figures").iterdir()}
+    assert drawn == {"evaluation_return", "training_return", "trust_matrix", "follow_over_time", "follow_heatmaps"}
+    assert "no trust was computed" in text and "Gini of choices" in text
+
+
+def test_the_same_agent_values_for_all_askers_are_drawn_once(tmp_path):
+    path = make_run(tmp_path)
+    advice = pd.read_csv(path / "advice.csv")
+    apart = advice_figures.component_by_asker(advice, "agent_value")
+    assert len(apart.figure.axes) == 2
+    group = advice["adviser"].map({"expert": 1.0, "adversary": -1.0}).fillna(0.0)
+    once = advice_figures.component_by_asker(advice.assign(agent_value=group), "agent_value")
+    assert len(once.figure.axes) == 1 and len(once.figure.axes[0].lines) == 4
+
+
+def test_heatmaps_have_the_colours_of_both_signs():
+    """Blue above zero, red below, and initial values do not take the colours for themselves."""
+    rows = [
+        {"step": s, "replica": 0, "asker": a, "adviser": b, "chosen": 1, "trust_td": 200.0 if s == 100 else v}
+        for s in (100, 200, 300, 400)
+        for a in ("member-0", "member-1")
+        for b, v in (("member-0", 0.5), ("member-1", 0.0), ("expert", 1.0), ("adversary", -2.0))
+    ]
+    names = ("score", "trust_attention", "agent_value", "critic", "confidence", "omega", "in_context")
+    advice = pd.DataFrame(rows).assign(**{name: math.nan for name in names})
+    draft = advice_figures.trust_heatmaps(advice)
+    images = [axes.images[0] for axes in draft.figure.axes if axes.images]
+    assert len(images) == 4 and {image.get_clim() for image in images} == {(-2.0, 2.0)}
+    assert images[-1].get_array()[0].tolist() == [0.5, 0.0, 1.0, -2.0]
+    red, _, blue, _ = images[-1].cmap(images[-1].norm(-2.0))
+    assert red > blue
+    texts = [text.get_text() for text in draft.figure.axes[3].texts]
+    assert texts == ["0.5", "0.0", "1.0", "−2.0"] * 2
 
 
 def test_a_run_that_has_just_begun_or_failed(tmp_path):

@@ -18,7 +18,7 @@ from peerage.config import Config
 from peerage.errors import UserError, nearest
 
 FOLDER = Path(__file__).parent
-PRODUCT = ("families", "settings", "probes")
+PRODUCT = ("families", "settings", "seed", "probes")
 
 
 class _Recipe(NamedTuple):
@@ -76,7 +76,29 @@ def _recipes() -> dict[str, _Recipe]:
         if path.stem not in PRODUCT:
             own = _read(path.stem)
             recipes[path.stem] = _Recipe(own["title"], (own["config"],))
-    return recipes | _product(_read("families"), _read("settings")) | _probes(_read("probes"))
+    papers = _product(_read("families"), _read("settings")) | _seed(_read("seed"))
+    return recipes | papers | _probes(_read("probes"))
+
+
+def seed_flags(algorithm: str) -> dict[str, Any]:
+    """What a command of the published transformer-trust code means beside its flags: `algorithm` is dqn or sac."""
+    made = _read("seed")
+    data: dict[str, Any] = {}
+    for layer in (made["common"], made[algorithm], {"advice": made["trusts"]["hybrid"]["config"]["advice"]}):
+        _lay_over(data, layer)
+    return data
+
+
+def _seed(made: dict[str, Any]) -> dict[str, _Recipe]:
+    """`seed-TRUST-ENVIRONMENT`."""
+    recipes = {}
+    for trust, of_trust in made["trusts"].items():
+        for env, of_env in made["environments"].items():
+            algorithm, env_id = of_env["algorithm"], of_env["env"]
+            title = f"{env_id}, 4 {algorithm.upper()} members: {of_trust['title']}"
+            layers = (made["common"], made[algorithm], of_trust["config"], {"env": env_id})
+            recipes[f"seed-{trust}-{env}"] = _Recipe(title, layers)
+    return recipes
 
 
 def _probes(made: dict[str, Any]) -> dict[str, _Recipe]:

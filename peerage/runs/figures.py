@@ -67,6 +67,7 @@ class Drawn:
     path: Path
     title: str
     caption: str
+    section: str = "Learning"
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,8 @@ class Draft:
     title: str
     caption: str
     figure: Figure
+    section: str = "Learning"
+    """Heading of the report that it stands under: Learning, Trust or Signals."""
 
 
 def make_figures(folder: Path | str) -> list[Drawn]:
@@ -94,11 +97,7 @@ def make_figures(folder: Path | str) -> list[Drawn]:
         lambda: evaluation_return(evaluations),
         lambda: evaluation_success(evaluations),
         lambda: training_return(metrics),
-        lambda: advice_figures.trust_matrix(advice),
-        lambda: advice_figures.follow_over_time(advice),
-        lambda: advice_figures.trust_over_time(advice),
-        lambda: advice_figures.components_over_time(advice),
-        lambda: advice_figures.choice_entropy(metrics, advice),
+        *advice_figures.makers(metrics, advice),
     ]
     target = Path(folder) / "figures"
     target.mkdir(exist_ok=True)
@@ -110,7 +109,7 @@ def make_figures(folder: Path | str) -> list[Drawn]:
             if (draft := make()) is not None:
                 path = target / f"{draft.name}.png"
                 path.write_bytes(png(draft.figure))
-                drawn.append(Drawn(path, draft.title, draft.caption))
+                drawn.append(Drawn(path, draft.title, draft.caption, draft.section))
     for old in set(target.glob("*.png")) - {item.path for item in drawn}:
         old.unlink()
     return drawn
@@ -164,27 +163,11 @@ def curve(
     """
     if values.empty:
         return None
-    replicas = summaries.by_replica(values)
-    members = summaries.by_member(values)
-    result = summaries.spread(replicas.to_numpy())
     figure = new_figure(4.2)
     axes = figure.subplots()
-    scale = StepScale(float(replicas.index.max()))
-    x = scale(replicas.index)
-    marker = "o" if len(x) == 1 else None
-    many = members.shape[1] > MANY
-    if members.shape[1] > 1:
-        for place, member in enumerate(members.columns):
-            line = members[member].dropna()
-            colour = "#9BB4C7" if many else adviser_colour(member)
-            label = member if not many else f"each of {members.shape[1]} members" if place == 0 else None
-            width = 0.6 if many else 1.1
-            axes.plot(scale(line.index), line, color=colour, lw=width, alpha=0.8, marker=marker, label=label)
-    if result.kind:
-        label = f"{result.kind} over {result.replicas} replicas"
-        axes.fill_between(x, result.low, result.high, color="#222222", alpha=0.15, lw=0, label=label)
-    label = "mean" if members.shape[1] > 1 or result.replicas > 1 else str(members.columns[0])
-    axes.plot(x, result.mean, color="#222222", lw=2.2, marker=marker, label=label)
+    scale = StepScale(float(values["step"].max()))
+    result = draw_curve(axes, scale, values)
+    members = summaries.by_member(values)
     if reference:
         axes.axhline(reference[0], color="#888888", ls=":", lw=1.5, label=reference[1])
     axes.set_ylabel(ylabel)
@@ -200,6 +183,29 @@ def curve(
     if members.shape[1] > 1:
         caption += "; thin lines are single members" + (", mean over replicas" if result.replicas > 1 else "")
     return Draft(name, title, caption + ".", figure)
+
+
+def draw_curve(axes: Axes, scale: StepScale, values: pd.DataFrame) -> summaries.Spread:
+    """The lines of `curve` in one panel, labelled for its legend; returns mean and spread over replicas."""
+    replicas = summaries.by_replica(values)
+    members = summaries.by_member(values)
+    result = summaries.spread(replicas.to_numpy())
+    x = scale(replicas.index)
+    marker = "o" if len(x) == 1 else None
+    many = members.shape[1] > MANY
+    if members.shape[1] > 1:
+        for place, member in enumerate(members.columns):
+            line = members[member].dropna()
+            colour = "#9BB4C7" if many else adviser_colour(member)
+            label = member if not many else f"each of {members.shape[1]} members" if place == 0 else None
+            width = 0.6 if many else 1.1
+            axes.plot(scale(line.index), line, color=colour, lw=width, alpha=0.8, marker=marker, label=label)
+    if result.kind:
+        label = f"{result.kind} over {result.replicas} replicas"
+        axes.fill_between(x, result.low, result.high, color="#222222", alpha=0.15, lw=0, label=label)
+    label = "mean" if members.shape[1] > 1 or result.replicas > 1 else str(members.columns[0])
+    axes.plot(x, result.mean, color="#222222", lw=2.2, marker=marker, label=label)
+    return result
 
 
 # --- shared by all figures ------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,12 @@ from peerage.errors import UserError
 from peerage.runs.listeners import AdviceRow, EvaluationRow, Listener, MetricRow, RunInfo, role
 
 PAIRS = 16
-"""Groups with at most so many advisers log every pair; larger ones self, other members and fixed advisers."""
+"""Groups with at most so many advisers log score and choices of every pair; larger ones self, other members and
+fixed advisers."""
+TRUST_PAIRS = 64
+"""Groups with at most so many pairs of asker and adviser log the signals behind the score of every pair, too."""
+TRUST = ("trust_td", "trust_attention", "in_context", "agent_value", "critic")
+"""Columns of advice.csv that are such signals. Confidence and ω are metrics, one for each member."""
 
 
 class ScalarLog(Listener):
@@ -36,17 +42,30 @@ class ScalarLog(Listener):
         self.scalars(step, {name: sum(values) / len(values) for name, values in lists.items()})
 
     def on_advice(self, step: int, rows: list[AdviceRow]) -> None:
+        from peerage.evaluation.analysis import entropy, gini  # not at the top: pandas takes its time
+
         large = len({row["adviser"] for row in rows}) > PAIRS
+        # Replicas have the same pairs.
+        many = len({(row["asker"], row["adviser"]) for row in rows}) > TRUST_PAIRS
         chosen: dict[str, float] = {}
-        scores: dict[str, list[float]] = {}
+        counts: dict[str, list[float]] = {}
+        means: dict[str, list[float]] = {}
         for row in rows:
-            adviser = role(row["asker"], row["adviser"]) if large else row["adviser"]
-            place = f"replica-{row['replica']}/{row['asker']}/{adviser}"
+            group = role(row["asker"], row["adviser"])
+            asker = f"replica-{row['replica']}/{row['asker']}"
+            place = f"{asker}/{group if large else row['adviser']}"
             name = f"advice_chosen/{place}"
             chosen[name] = chosen.get(name, 0) + (row.get("chosen") or 0)
+            counts.setdefault(asker, []).append(row.get("chosen") or 0)
             if row.get("score") is not None:
-                scores.setdefault(f"advice_score/{place}", []).append(row["score"])
-        self.scalars(step, chosen | {name: sum(values) / len(values) for name, values in scores.items()})
+                means.setdefault(f"advice_score/{place}", []).append(row["score"])
+            place = f"{asker}/{group if many else row['adviser']}"
+            for column in TRUST:
+                if row.get(column) is not None:
+                    means.setdefault(f"advice_{column}/{place}", []).append(row[column])
+        measures = {f"advice_{f.__name__}/{asker}": f(n) for asker, n in counts.items() for f in (entropy, gini)}
+        known = {name: value for name, value in measures.items() if not math.isnan(value)}
+        self.scalars(step, chosen | known | {name: sum(values) / len(values) for name, values in means.items()})
 
     def on_timing(self, step: int, seconds: float, member_steps_per_second: float) -> None:
         self.scalars(

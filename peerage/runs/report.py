@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from peerage.evaluation.analysis import Analysis, analyse
 from peerage.runs import summaries, tables
 from peerage.runs.figures import Drawn, make_figures
 from peerage.runs.folder import RunFolder, write_atomically
@@ -49,6 +50,7 @@ th, td { padding: .4rem .7rem; text-align: right; white-space: nowrap;
 tr:last-child td { border-bottom: 0; } th { color: var(--dim); font-weight: 600; font-size: .87rem; }
 th:first-child, td:first-child, td.text, th.text { text-align: left; }
 td.text { white-space: normal; overflow-wrap: anywhere; }
+td.name { white-space: normal; min-width: 10rem; font-size: .92rem; line-height: 1.3; }
 pre { padding: .8rem; white-space: pre-wrap; overflow-wrap: anywhere; font-size: .85rem;
   line-height: 1.45; margin: .4rem 0; }
 summary { cursor: pointer; color: var(--accent); margin: .4rem 0; }
@@ -82,8 +84,16 @@ def render(run: RunFolder, figures: list[Drawn]) -> str:
         _facts(values, advice),
         f"<p>{escape(_listening(advice))}</p>" if len(advice) else "",
     ]
-    if figures:
-        body += ["<h2>Figures</h2>", *map(_figure, figures)]
+    learning, trust, signals = (
+        [_figure(drawn) for drawn in figures if drawn.section == name] for name in ("Learning", "Trust", "Signals")
+    )
+    if learning:
+        body += ["<h2>Learning</h2>", *learning]
+    if trust:
+        body += ["<h2>Trust</h2>", *trust, _measures(analyse(run.path))]
+    if signals:
+        hidden = "\n".join(signals)
+        body += [f"<details><summary>Every signal behind the scores</summary>\n{hidden}\n</details>"]
     if members:
         body += ["<h2>Members</h2>", _member_table(config, members, values, metrics, advice)]
     body += ["<h2>How to repeat it</h2>", _reproduce(run, name)]
@@ -246,6 +256,17 @@ def _member_table(
     return table + '<p class="dim">* mean over the last fifth of the run. Values are means over replicas.</p>'
 
 
+def _measures(analysis: Analysis) -> str:
+    """The analysis in numbers; docs/analysis.md has the definitions."""
+    head, rows = analysis.rows()
+    notes = [
+        "Every measure is taken for one asking member in one replica, then averaged over members and replicas. "
+        "docs/analysis.md says what each means.",
+        *analysis.notes(),
+    ]
+    return _table(head, rows, wrap=True) + "".join(f'<p class="dim">{escape(note)}</p>' for note in notes)
+
+
 def _reproduce(run: RunFolder, name: str) -> str:
     text = f"<pre>peerage train --config {escape(str(run.path))}/config.yaml --exp-name {escape(name)}-again</pre>"
     if commands := run.commands():
@@ -268,11 +289,15 @@ def _environment(run: RunFolder) -> str:
     return _table(["what", "value"], [[str(cell) for cell in row] for row in rows], text=True)
 
 
-def _table(head: list[str], rows: list[list[str]], text: bool = False) -> str:
-    """An HTML table that scrolls sideways on a narrow screen; `text`: all columns to the left."""
+def _table(head: list[str], rows: list[list[str]], text: bool = False, wrap: bool = False) -> str:
+    """An HTML table that scrolls sideways on a narrow screen; `text`: all columns to the left.
+
+    `wrap`: the first column holds long names and may take several lines, so that a phone shows numbers too.
+    """
     kind = ' class="text"' if text else ""
     top = "".join(f"<th{kind}>{escape(cell)}</th>" for cell in head)
-    lines = ["".join(f"<td{kind}>{escape(cell)}</td>" for cell in row) for row in rows]
+    kinds = [' class="name"' if wrap else kind, *[kind] * (len(head) - 1)]
+    lines = ["".join(f"<td{k}>{escape(cell)}</td>" for k, cell in zip(kinds, row)) for row in rows]
     body = "".join(f"<tr>{line}</tr>\n" for line in lines)
     return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>\n{body}</tbody></table></div>'
 

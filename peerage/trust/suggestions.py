@@ -32,17 +32,18 @@ class SuggestionTrust:
     """
 
     def __init__(
-        self, config: AdviceConfig, group: Group, n_advisers: int, *, reads: bool = True, enters: bool = True
+        self, config: AdviceConfig, group: Group, n_advisers: int, *, reads: bool = True, learns_trust: bool = True
     ) -> None:
-        """`reads`: somebody reads values at all. `enters`: the trust term is a component of its own (it is not when
-        another kind of trust takes its place and mixes it in)."""
+        """`reads`: somebody reads values at all. `learns_trust`: the trust term is one of them; no if another kind of
+        trust takes its place."""
         assert config.lr is not None
-        self.config, self.group, self.enters = config, group, enters
+        self.config, self.group = config, group
+        self.enters = True  # is the trust term a component of its own? Not if another kind of trust mixes it in
         self.gamma = group.gamma()
         like = torch.zeros(0, device=group.device, dtype=group.dtype)
         self.trust: TDTable | None = None
         self.agents: AgentValues | None = None
-        if reads and config.use_trust:
+        if reads and config.use_trust and learns_trust:
             self.trust = TDTable(group.M, n_advisers, config.init_trust_values, config.lr, like)
         if reads and config.use_agent_values:
             self.agents = AgentValues(group.R, n_advisers, config.init_agent_values, config.lr, like)
