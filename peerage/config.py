@@ -157,20 +157,27 @@ class AttentionConfig:
 
 @dataclass(frozen=True)
 class ContextConfig:
-    """The in-context trust transformer over the last decisions (docs/methods/in-context-trust.md)."""
+    """In-context trust: a transformer over the group's last decisions (docs/methods/in-context-trust.md)."""
 
-    context_lr: float = 3e-4
-    """Adam's learning rate."""
-    context_update_freq: int = 20
-    """Steps between its gradient steps."""
-    context_batch_size: int = 32
-    """Windows in a gradient step."""
-    context_length: int = 50
-    """Decisions in a window, the query included."""
+    context_length: int = 100
+    """Decisions in a window, the query included. Typical: 30 to 200."""
     context_history: int = 2000
     """Decisions that a member keeps."""
-    context_permute: float = 0.5
-    """Share of the windows in which the advisers' identities are permuted, 0 to 1."""
+    context_lr: float = 1e-3
+    """Adam's learning rate."""
+    context_update_freq: int = 20
+    """Steps between gradient steps."""
+    context_batch_size: int = 32
+    """Windows in a gradient step, per replica."""
+    context_estimator: Literal["both", "kernel", "transformer"] = "both"
+    """kernel: means over past decisions in similar states; transformer: learned alone; both: the transformer
+    corrects the kernel."""
+    context_critics: bool = True
+    """Let it see what the askers' critics say of all suggestions, now and in past decisions."""
+    context_identity: bool = False
+    """Let it see who the candidate is, so that it can remember names."""
+    context_hide_identity: float = 0.5
+    """Share of the training windows in which names are hidden all the same, 0 to 1."""
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ INTERVALS: dict[str, str] = {
     "context_batch_size": "[1, inf)",
     "context_length": "[2, 200]",
     "context_history": "[2, inf)",
-    "context_permute": "[0, 1]",
+    "context_hide_identity": "[0, 1]",
     "eval_freq": "[0, inf)",
     "n_eval_episodes": "[1, inf)",
     "log_freq": "[1, inf)",

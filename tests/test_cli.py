@@ -96,7 +96,7 @@ def test_help_is_a_manual(capsys: pytest.CaptureFixture[str]) -> None:
         ("train --trust tdd", ["--trust", "td"]),
         ("train --sequence-length 201", ["--sequence-length", "[2, 200]", "201"]),
         ("train --warmup-steps 0", ["--warmup-steps", "at least 1"]),
-        ("train --context-permute 2", ["--context-permute", "[0, 1]"]),
+        ("train --context-hide-identity 2", ["--context-hide-identity", "[0, 1]"]),
         ("train --lerning-rate 1", ["'--lerning-rate'", "'--learning-rate'"]),
         ("train --learning 1", ["'--learning'"]),  # no abbreviations
         ("train foo", ["foo"]),

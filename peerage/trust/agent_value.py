@@ -23,7 +23,7 @@ class AgentValues(TDTable):
         replicas = self.values.shape[0]
 
         def pooled(x: Tensor) -> Tensor:
-            members, updates, batch = x.shape
+            _, updates, batch = x.shape
             return x.view(replicas, -1, updates, batch).transpose(1, 2).reshape(replicas, updates, -1)
 
         super().update(pooled(target), pooled(adviser), pooled(valid))

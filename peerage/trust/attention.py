@@ -1,4 +1,4 @@
-"""Attention trust: what each member's own transformer expects of the advisers (docs/methods/transformer.md).
+"""Attention trust: what each member's own transformer expects of the advisers (docs/methods/transformer-trust.md).
 
 Every member keeps its last 10,000 steps (features, phase, reward), trains a trust transformer on windows of them, and
 asks it the counterfactual question: had every step of my latest window been taken with adviser j, everything else

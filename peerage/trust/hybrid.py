@@ -108,7 +108,8 @@ class TransformerTrust:
             before = self.attention.updates
             self.attention.train()
             if self.attention.updates > before:
-                self.loss_sum = self.loss_sum + self.attention.recent[(self.attention.updates - 1) % len(self.attention.recent)]
+                newest = before % len(self.attention.recent)
+                self.loss_sum = self.loss_sum + self.attention.recent[newest]
                 self.loss_count += 1
 
     def _catch_up(self) -> None:
@@ -122,9 +123,9 @@ class TransformerTrust:
 
     def values(self, obs: Tensor, suggestions: Tensor, due: np.ndarray, step: int) -> dict[str, Tensor]:
         self._catch_up()
-        rows = torch.as_tensor(np.flatnonzero(due), device=self.group.device)
+        asking = np.flatnonzero(due).tolist()
         v_attention = torch.zeros(self.group.M, self.K, device=self.group.device, dtype=self.group.dtype)
-        v_attention[rows] = self.attention.values(rows)
+        v_attention[torch.as_tensor(asking, device=self.group.device)] = self.attention.values(asking)
         now = {"trust_attention": v_attention}
         component = now  # of the choice
         if self.td is not None:
@@ -153,7 +154,8 @@ class TransformerTrust:
     def state(self) -> dict[str, Any]:
         self._catch_up()
         return {
-            "features": self.features.state(),
+            # Tensors keep their type in a checkpoint, and with it every bit of later features
+            "features": {name: torch.from_numpy(x) for name, x in self.features.state().items()},
             "attention": self.attention.state(),
             "last": self.last,
             "loss_sum": self.loss_sum,
@@ -161,9 +163,7 @@ class TransformerTrust:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self.features.load_state(
-            {k: v.cpu().numpy() if isinstance(v, Tensor) else v for k, v in state["features"].items()}
-        )
+        self.features.load_state({name: x.cpu().numpy() for name, x in state["features"].items()})
         self.attention.load_state(state["attention"])
         self.last = {name: values.to(self.group.device) for name, values in state["last"].items()}
         self.loss_sum = state["loss_sum"].to(self.group.device)

@@ -1,0 +1,101 @@
+"""A memory of decisions: where a member stood, whom it followed, what everybody had suggested, what came of it.
+
+A decision begins when a member chooses an adviser and ends when it chooses again or the episode ends.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+
+class Decisions:
+    """The last `capacity` finished decisions of each of `M = R * N` members, on the host.
+
+    Per member, in a ring: `obs, end [M, C, obs]` (the states at the beginning and the end), `suggestions
+    [M, C, K, act]`, `followed [M, C]`, `reward [M, C]` (`sum gamma^k r`), `discount [M, C]` (gamma^n, 0 at a terminal
+    state), `begun, ended [M, C]` (steps). Per replica the same decisions in the order in which they ended:
+    `order [R, N C]` holds `member * C + slot`.
+    """
+
+    def __init__(
+        self, members: int, replicas: int, n_advisers: int, obs_dim: int, act_dim: int, capacity: int, gamma: np.ndarray
+    ) -> None:
+        self.M, self.R, self.K, self.capacity = members, replicas, n_advisers, capacity
+        self.N, self.gamma = members // replicas, gamma.astype(np.float64)  # [M]
+        shape = (members, capacity)
+        self.kept: dict[str, np.ndarray] = {
+            "obs": np.zeros((*shape, obs_dim), np.float32),
+            "end": np.zeros((*shape, obs_dim), np.float32),
+            "suggestions": np.zeros((*shape, n_advisers, act_dim), np.float32),
+            "followed": np.zeros(shape, np.int64),
+            "reward": np.zeros(shape),
+            "discount": np.zeros(shape),
+            "begun": np.zeros(shape, np.int64),
+            "ended": np.zeros(shape, np.int64),
+        }
+        self.count = np.zeros(members, np.int64)  # decisions that ended, since the start
+        self.order = np.zeros((replicas, self.N * capacity), np.int64)
+        self.ordered = np.zeros(replicas, np.int64)  # the same per replica
+        # The decision that is under way, per member; `discount` is gamma^k after k steps
+        self.open = np.zeros(members, bool)
+        self.running: dict[str, np.ndarray] = {n: np.zeros_like(x[:, 0]) for n, x in self.kept.items()}
+
+    def begin(self, who: np.ndarray, obs: np.ndarray, suggestions: np.ndarray, followed: np.ndarray, step: int) -> None:
+        """The members `who [M]` (bool) follow `followed [M]` from `obs [M, obs]` in step `step` on."""
+        self.open |= who
+        self.running["obs"][who], self.running["suggestions"][who] = obs[who], suggestions[who]
+        self.running["followed"][who], self.running["begun"][who] = followed[who], step
+        self.running["reward"][who], self.running["discount"][who] = 0.0, 1.0
+
+    def advance(self, rewards: np.ndarray) -> None:
+        """A step of everybody was worth `rewards [M]`."""
+        self.running["reward"] += self.running["discount"] * rewards
+        self.running["discount"] *= self.gamma
+
+    def finish(self, who: np.ndarray, end: np.ndarray, terminated: np.ndarray, step: int) -> None:
+        """The open decisions of `who [M]` have ended in `end [M, obs]`, after step `step`."""
+        rows = np.flatnonzero(who & self.open)
+        if not len(rows):
+            return
+        self.open[rows] = False
+        self.running["end"][rows] = end[rows]
+        self.running["ended"][rows] = step
+        self.running["discount"][rows[terminated[rows]]] = 0.0
+        slots = self.count[rows] % self.capacity
+        for name, kept in self.kept.items():
+            kept[rows, slots] = self.running[name][rows]
+        self.count[rows] += 1
+        # Their places in the replica's order: one after the other, members in their order
+        replicas = rows // self.N
+        nth = np.arange(len(rows)) - np.searchsorted(replicas, replicas)  # of those that end now
+        self.order[replicas, (self.ordered[replicas] + nth) % self.order.shape[1]] = rows * self.capacity + slots
+        np.add.at(self.ordered, replicas, 1)
+
+    def drop(self, who: np.ndarray) -> None:
+        """Forget the open decisions of `who [M]`: they follow somebody else without having chosen."""
+        self.open &= ~who
+
+    def finished(self, replica: int, last: int) -> np.ndarray:
+        """The last finished decisions of a replica, oldest first, as `member * C + slot`; at most `last`."""
+        n, size = int(self.ordered[replica]), self.order.shape[1]
+        # A member that decides more often than the others overwrites its own decisions sooner: those that are in the
+        # order twice count once, at their newest place
+        places = np.arange(max(0, n - min(last, size)), n) % size
+        entries = self.order[replica, places]
+        newest = len(entries) - 1 - np.unique(entries[::-1], return_index=True)[1]
+        return entries[np.sort(newest)]
+
+    def state(self) -> dict[str, Any]:
+        arrays = {"count": self.count, "order": self.order, "ordered": self.ordered, "open": self.open}
+        parts = {"kept": self.kept, "running": self.running, "arrays": arrays}
+        return {part: {n: torch.as_tensor(x) for n, x in values.items()} for part, values in parts.items()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        for name in self.kept:
+            self.kept[name][...] = state["kept"][name].cpu().numpy()
+            self.running[name][...] = state["running"][name].cpu().numpy()
+        for name, value in state["arrays"].items():
+            getattr(self, name)[...] = value.cpu().numpy()

@@ -1,0 +1,401 @@
+"""In-context trust (ours): how much better than my own value will the next steps be if I follow this adviser now?
+
+A transformer reads the last decisions of the group and a query (the state now and a candidate) and corrects what a
+kernel makes of them. Nobody has a name in it: every decision is told from the candidate's side, so that what is
+learned about one adviser serves for all, and an adviser that changes is seen to change. Equations, settings and what
+each part brings: docs/methods/in-context-trust.md.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from peerage.config import ContextConfig
+from peerage.learners.group import Group
+from peerage.learners.streams import Seat
+from peerage.nets.attention import MASKED, Part, Stack, Weights, by_rows, layer_norm, linear, linear_part, norm_part
+from peerage.nets.stacked import StackedAdam
+from peerage.trust.decisions import Decisions
+from peerage.trust.signals import Transition
+
+WIDTH, HEADS, HIDDEN, LAYERS = 32, 4, 64, 2
+ENOUGH = 32  # finished decisions of a replica before anything is learned or said
+CLIP = 5.0  # advantages beyond so many standard deviations say no more
+SHARPNESS = 2.0  # of the kernel, in squared standard deviations of the states
+LOOK_BACK = 4  # contexts whose decisions are valued anew in every update; all of them every so many updates:
+LOOK_FAR = 25
+
+# A token: the state, then these facts (of a decision told from the candidate's side; * the query has it too)
+FACTS = (
+    "followed",  # was it the candidate that was followed?
+    "advantage",  # of the decision, in standard deviations of its member's
+    "advantage if followed",
+    "critic of candidate",  # * Q(s, what the candidate suggested) - V(s), likewise
+    "critic of all",  # * the mean over the advisers
+    "agrees",  # did the candidate suggest what the one followed did?
+    "advantage if it agrees",
+    "mine",  # the querying member's own decision
+    "age",  # log(1 + steps since / follow_steps) / 4
+    "is myself",  # * the candidate is the member itself
+    "is a member",  # * the candidate is a learner
+    "query",  # *
+)
+# The query also has what a kernel makes of its context: over all decisions and, the second four, over similar states
+SUMS = ("mean if followed", "times followed", "mean if it agrees", "mean critic")
+
+
+class InContextTrust:
+    """A `peerage.trust.signals.Signal`. One model per replica, `R` stacked; it reads and learns from the decisions of
+    all `N` members of the group, each valued by its own critic."""
+
+    def __init__(
+        self, config: ContextConfig, group: Group, n_advisers: int, *, seed: int, follow_steps: int, total_steps: int
+    ) -> None:
+        self.config, self.group, self.K, self.follow_steps = config, group, n_advisers, follow_steps
+        self.N, self.R, self.M = group.N, group.R, group.M
+        space, M, R = group.space, group.M, group.R
+        gamma = group.gamma()[:, 0].cpu().numpy()
+        capacity = max(2, min(config.context_history, total_steps))
+        self.decisions = Decisions(M, R, n_advisers, space.obs_dim, space.act_dim, capacity, gamma)
+        # Of the finished decisions, by the critics of the last look
+        self.advantage = np.zeros((M, capacity))
+        self.critic = np.zeros((M, capacity, n_advisers))  # Q(s, suggestion) - V(s)
+        self.agree = np.zeros((M, capacity, n_advisers))
+        self.looked = np.zeros(M, np.int64)  # decisions that have been looked at
+        self.scale = np.ones(M)  # root mean square of a member's advantages
+        self.facts = space.obs_dim
+        self.sums = self.facts + len(FACTS)
+        self.names = self.sums + 2 * len(SUMS)
+        self.width = self.names + (n_advisers if config.context_identity else 0)
+        parts = linear_part("embed", self.width, WIDTH) | linear_part("fact", WIDTH, WIDTH)
+        for n in range(LAYERS):
+            parts |= linear_part(f"{n}.kv", WIDTH, 2 * WIDTH) | linear_part(f"{n}.q", WIDTH, WIDTH)
+            parts |= linear_part(f"{n}.out", WIDTH, WIDTH) | norm_part(f"{n}.norm1", WIDTH)
+            parts |= linear_part(f"{n}.ff1", WIDTH, HIDDEN) | linear_part(f"{n}.ff2", HIDDEN, WIDTH)
+            parts |= norm_part(f"{n}.norm2", WIDTH)
+        parts |= linear_part("head", WIDTH, WIDTH)
+        # Begins with no correction at all
+        parts |= {"out.weight": Part((WIDTH, 1), constant=0.0), "out.bias": Part((1, 1), constant=0.0)}
+        self.stack = Stack(R, parts, device=group.device, dtype=group.dtype)
+        seats = [Seat(seed, r, self.N) for r in range(R)]  # the group's own, behind its members'
+        self.stack.init_([seat.generator("in-context-init") for seat in seats])
+        self.rngs = [seat.generator("in-context-windows") for seat in seats]
+        ones = torch.ones(R, 1, device=group.device, dtype=group.dtype)
+        self.optimizer = StackedAdam(self.stack.flat, self.stack.grad, config.context_lr * ones, max_grad_norm=ones)
+        self.active = torch.ones(R, dtype=torch.bool, device=group.device)
+        self.updates = 0
+        self.asked = np.zeros((M, n_advisers, space.act_dim), np.float32)  # suggestions at the last choice
+        self.last = torch.full((M, n_advisers), torch.nan, device=group.device, dtype=group.dtype)
+        self.loss_sum, self.loss_count = torch.zeros(R, device=group.device, dtype=group.dtype), 0
+        self.step = 0
+
+    # --- what happened --------------------------------------------------------------------------------------
+
+    def observe(self, transition: Transition, followed: Tensor, host_followed: np.ndarray, chose: np.ndarray) -> None:
+        self.step += 1
+        t, d = transition, self.decisions
+        d.begin(chose, t.host_obs, self.asked, host_followed, self.step)
+        d.drop(d.running["followed"] != host_followed)
+        d.advance(t.rewards)
+        if t.done.any():
+            d.finish(t.done, t.next_obs.cpu().numpy(), t.terminated, self.step)
+
+    def after_step(self, step: int) -> None:
+        if step % self.config.context_update_freq == 0:
+            self.train()
+
+    @torch.no_grad()
+    def look_back(self, last: int) -> None:
+        """Value the last finished decisions of every member by the critics of today:
+        `A = sum gamma^k r + gamma^n V(s_n) - V(s)`, and `Q(s, a_j) - V(s)` of every suggestion."""
+        d, g = self.decisions, self.group
+        n = int(min(last, d.count.max(), d.capacity))
+        self.looked[:] = d.count
+        if n == 0:
+            return
+        rows, slots = np.arange(self.M)[:, None], (d.count[:, None] - 1 - np.arange(n)) % d.capacity  # [M, n]
+
+        def kept(name: str) -> Tensor:
+            return torch.as_tensor(d.kept[name][rows, slots], device=g.device, dtype=g.dtype)
+
+        obs = kept("obs")
+        both = g.state_value(torch.cat((obs, kept("end")), dim=1), None).cpu().numpy()
+        value, end_value = both[:, :n], both[:, n:]
+        reward, discount = d.kept["reward"][rows, slots], d.kept["discount"][rows, slots]
+        self.advantage[rows, slots] = _finite(reward + discount * end_value - value)
+        self.critic[rows, slots] = self._critics(obs, kept("suggestions"), value)
+        self.agree[rows, slots] = self._agreement(d.kept["suggestions"][rows, slots], d.kept["followed"][rows, slots])
+
+    def _critics(self, obs: Tensor, suggestions: Tensor, value: np.ndarray) -> np.ndarray:
+        """`Q(s, a_j) - V(s)`: `obs [M, n, obs]`, `suggestions [M, n, K, act]`, `value [M, n]` -> `[M, n, K]`."""
+        M, n, K, act = suggestions.shape
+        q = self.group.value(obs.repeat_interleave(K, dim=1), suggestions.reshape(M, n * K, act))
+        return _finite(q.view(M, n, K).cpu().numpy() - value[..., None])
+
+    def _agreement(self, suggestions: np.ndarray, followed: np.ndarray) -> np.ndarray:
+        """1 where an adviser suggests what the one followed does, falling to 0 with the distance: `[..., K]`."""
+        taken = np.take_along_axis(suggestions, followed[..., None, None], axis=-2)  # [..., 1, act]
+        space = self.group.space
+        if space.discrete:
+            return (suggestions == taken)[..., 0].astype(np.float64)
+        assert space.low is not None and space.high is not None
+        return np.exp(-4 * np.abs((suggestions - taken) / (space.high - space.low)).mean(-1))
+
+    def _measure(self) -> None:
+        """The scale of every member's advantages, from its last decisions."""
+        d = self.decisions
+        n = int(min(LOOK_BACK * self.config.context_length, d.count.max(), d.capacity))
+        rows, slots = np.arange(self.M)[:, None], (d.count[:, None] - 1 - np.arange(n)) % d.capacity
+        known = np.arange(n) < d.count[:, None]
+        squares = np.where(known, self.advantage[rows, slots] ** 2, 0).sum(1) / np.maximum(known.sum(1), 1)
+        self.scale = np.sqrt(squares) + 1e-6
+
+    # --- tokens -----------------------------------------------------------------------------------------------
+
+    def _context(self, replica: int, now: np.ndarray, finished: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """For queries in the steps `now [B]`: the last decisions that had ended before, `[B, L - 1]`, and which of
+        these places are filled."""
+        ended = self.decisions.kept["ended"].ravel()[finished]
+        places = np.searchsorted(ended, now)[:, None] + np.arange(1 - self.config.context_length, 0)
+        return finished[np.maximum(places, 0)], places >= 0
+
+    def tokens(
+        self,
+        entries: np.ndarray,  # [B, L - 1] finished decisions, `member * C + slot`, the oldest first
+        valid: np.ndarray,  # [B, L - 1]
+        asker: np.ndarray,  # [B] members
+        candidate: np.ndarray,  # [B] advisers
+        now: np.ndarray,  # [B] steps
+        obs: np.ndarray,  # [B, obs]
+        critic: np.ndarray,  # [B, K] of the query
+    ) -> np.ndarray:
+        """`[B, L, width]` float32, the query last."""
+        d, obs_dim = self.decisions, self.facts
+        member, slot = np.divmod(entries, d.capacity)
+        j = candidate[:, None]
+        out = np.zeros((len(entries), entries.shape[1] + 1, self.width), np.float32)
+        past, query = out[:, :-1], out[:, -1]
+        past[..., :obs_dim], query[:, :obs_dim] = _squash(d.kept["obs"][member, slot]), _squash(obs)
+
+        scale = self.scale[member]
+        advantage = np.clip(self.advantage[member, slot] / scale, -CLIP, CLIP)
+        follows = d.kept["followed"][member, slot] == j
+        agrees = np.take_along_axis(self.agree[member, slot], j[..., None], axis=2)[..., 0]
+        critics = np.clip(self.critic[member, slot] / scale[..., None], -CLIP, CLIP)
+        critic_j = np.take_along_axis(critics, j[..., None], axis=2)[..., 0]
+        age = np.log1p(np.maximum(now[:, None] - d.kept["ended"][member, slot], 0) / self.follow_steps) / 4
+        columns = (
+            follows, advantage, advantage * follows, critic_j, critics.mean(-1), agrees, advantage * agrees,
+            member == asker[:, None], age,
+        )  # fmt: skip
+        for n, column in enumerate(columns):
+            past[..., obs_dim + n] = column
+        past[~valid] = 0.0
+        own = np.clip(critic / self.scale[asker][:, None], -CLIP, CLIP)
+        facts = query[:, obs_dim : self.sums]
+        facts[:, 3], facts[:, 4] = np.take_along_axis(own, j, axis=1)[:, 0], own.mean(-1)
+        facts[:, 9], facts[:, 10], facts[:, 11] = candidate == asker % self.N, candidate < self.N, 1.0
+        for n, weight in enumerate((valid.astype(np.float64), valid * _kernel(past, query, valid, obs_dim))):
+            sums = query[:, self.sums + n * len(SUMS) :]
+            # one more in the denominator: what has hardly been tried is worth nothing, neither good nor bad
+            sums[:, 0] = (weight * follows * advantage).sum(1) / ((weight * follows).sum(1) + 1)
+            sums[:, 1] = np.log1p((weight * follows).sum(1)) / 4
+            sums[:, 2] = (weight * agrees * advantage).sum(1) / ((weight * agrees).sum(1) + 1)
+            sums[:, 3] = (weight * critic_j).sum(1) / (weight.sum(1) + 1)
+        if not self.config.context_critics:
+            past[..., obs_dim + 3 : obs_dim + 5] = facts[:, 3:5] = 0.0
+            query[:, [self.sums + 3, self.sums + 7]] = 0.0
+        if self.config.context_identity:
+            query[np.arange(len(query)), self.names + candidate] = 1.0
+        return out
+
+    def kernel_estimate(self, tokens: Tensor) -> Tensor:
+        """What past decisions in similar states say: the mean advantage of following the candidate, of doing what it
+        suggested, and the critic's mean opinion of that. `tokens [..., L, width]` -> `[...]`."""
+        near = tokens[..., -1, self.sums + len(SUMS) :]
+        return near[..., 0] + near[..., 2] + near[..., 3]
+
+    # --- the model --------------------------------------------------------------------------------------------
+
+    def predict(self, weights: Weights, tokens: Tensor, valid: Tensor, keep: list[Tensor] | None = None) -> Tensor:
+        """The query's advantage in standard deviations, `[s, B]`: `tokens [s, B, L, width]`, `valid [s, B, L]`. What
+        the query attends to, `[s, B, L, heads]`, is appended to `keep`."""
+        estimator = self.config.context_estimator
+        prior = self.kernel_estimate(tokens)
+        if estimator == "kernel":
+            return prior
+        x = linear(weights, "fact", linear(weights, "embed", tokens, relu=True), relu=True)  # [s, B, L, W]
+        bias = torch.zeros(valid.shape, device=x.device, dtype=x.dtype).masked_fill_(~valid, MASKED)
+        q = x[:, :, -1]  # [s, B, W]: only the query asks, so the cost grows with L and not with its square
+        for n in range(LAYERS):
+            q = layer_norm(weights, f"{n}.norm1", q + self._read(weights, n, q, x, bias, keep))
+            hidden = linear(weights, f"{n}.ff1", q, relu=True)
+            q = layer_norm(weights, f"{n}.norm2", q + linear(weights, f"{n}.ff2", hidden))
+        correction = linear(weights, "out", linear(weights, "head", q, relu=True))[..., 0]
+        return correction if estimator == "transformer" else prior + correction
+
+    def _read(
+        self, weights: Weights, n: int, q: Tensor, x: Tensor, bias: Tensor, keep: list[Tensor] | None
+    ) -> Tensor:
+        """What the query `q [s, B, W]` finds among the tokens `x [s, B, L, W]`: `[s, B, W]`."""
+        s, b, length, width = x.shape
+        d = width // HEADS
+        keys, values = linear(weights, f"{n}.kv", x).view(s * b, length, 2, HEADS, d).unbind(2)  # [sB, L, H, d]
+        asked = linear(weights, f"{n}.q", q).view(s * b, 1, HEADS, d) * d**-0.5
+        logits = (asked * keys).sum(-1) + bias.view(s * b, length, 1)  # [sB, L, H]
+        attention = torch.softmax(logits, dim=1)
+        if keep is not None:
+            keep.append(attention.view(s, b, length, HEADS))
+        found = (attention.unsqueeze(-1) * values).sum(1)  # [sB, H, d]
+        return linear(weights, f"{n}.out", found.view(s, b, width))
+
+    def train(self) -> None:
+        """One gradient step of every replica's model on queries of the past whose outcome is known by now."""
+        c, d, g = self.config, self.decisions, self.group
+        if d.ordered.min() < ENOUGH or c.context_estimator == "kernel":
+            return
+        far = self.updates % LOOK_FAR == 0
+        self.look_back(d.capacity if far else LOOK_BACK * c.context_length)
+        self._measure()
+        tokens, valid, outcome = (torch.as_tensor(x, device=g.device) for x in self._windows())
+        self.optimizer.zero_grad()
+
+        def work(rows: slice) -> Tensor:
+            weights = self.stack.weights(rows, grad=True)
+            error = self.predict(weights, tokens[rows], valid[rows]) - outcome[rows].to(g.dtype)
+            loss = torch.where(error.abs() < 1, 0.5 * error**2, error.abs() - 0.5).mean(dim=1)  # Huber's
+            loss.sum().backward()
+            return loss.detach()
+
+        with torch.enable_grad():
+            loss = by_rows(work, self.R, g.device)
+        self.active &= self.optimizer.finite()
+        self.optimizer.step(self.active)
+        self.updates += 1
+        self.loss_sum, self.loss_count = self.loss_sum + loss, self.loss_count + 1
+
+    def _windows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Random finished decisions as queries, `B` a replica, each with what was known when it was made: tokens
+        `[R, B, L, width]`, valid `[R, B, L]`, outcome `[R, B]`."""
+        c, d = self.config, self.decisions
+        B, L = c.context_batch_size, c.context_length
+        parts = []
+        for r, rng in enumerate(self.rngs):
+            finished = d.finished(r, d.order.shape[1])
+            entry = finished[(rng.random(B) * len(finished)).astype(np.int64)]
+            hidden = rng.random(B) < c.context_hide_identity
+            parts.append((entry, hidden, *self._context(r, d.kept["begun"].ravel()[entry], finished)))
+        entry, hidden, entries, filled = (np.concatenate(x) for x in zip(*parts, strict=True))
+        member, slot = np.divmod(entry, d.capacity)
+        followed, begun, obs = (d.kept[name][member, slot] for name in ("followed", "begun", "obs"))
+        tokens = self.tokens(entries, filled, member, followed, begun, obs, self.critic[member, slot])
+        tokens[hidden, -1, self.names :] = 0.0
+        outcome = np.clip(self.advantage[member, slot] / self.scale[member], -CLIP, CLIP)
+        valid = np.concatenate((filled, np.ones((len(entry), 1), bool)), axis=1)
+        return tokens.reshape(self.R, B, L, -1), valid.reshape(self.R, B, L), outcome.reshape(self.R, B)
+
+    # --- the choice -------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def values(self, obs: Tensor, suggestions: Tensor, due: np.ndarray, step: int) -> dict[str, Tensor]:
+        d, g = self.decisions, self.group
+        host = obs.cpu().numpy()
+        self.asked = suggestions.cpu().numpy()
+        d.finish(due, host, np.zeros(self.M, bool), step - 1)
+        values = torch.zeros(self.M, self.K, device=g.device, dtype=g.dtype)
+        rows = np.flatnonzero(due & (d.ordered >= ENOUGH).repeat(self.N))
+        if len(rows):
+            self.look_back(int((d.count - self.looked).max()))  # what has ended since the last look
+            tokens, valid = self.queries(rows, host, obs, suggestions, step)
+            for r in np.unique(rows // self.N):
+                of_replica = np.flatnonzero(rows // self.N == r)
+                asks = np.repeat(rows // self.N == r, self.K)
+                out = self.predict(
+                    self.stack.weights(slice(r, r + 1)),
+                    torch.as_tensor(tokens[asks], device=g.device).unsqueeze(0),
+                    torch.as_tensor(valid[asks], device=g.device).unsqueeze(0),
+                )
+                values[torch.as_tensor(rows[of_replica], device=g.device)] = out.view(-1, self.K).to(g.dtype)
+        mask = torch.as_tensor(due, device=g.device).unsqueeze(1)
+        self.last = torch.where(mask, values, self.last)
+        return {"in_context": values}
+
+    def queries(
+        self, rows: np.ndarray, host: np.ndarray, obs: Tensor, suggestions: Tensor, step: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """What the members `rows` ask in step `step` about every adviser: tokens `[len(rows) K, L, width]`, valid."""
+        last = 2 * self.config.context_length
+        contexts = {
+            r: self._context(r, np.array([step]), self.decisions.finished(r, last)) for r in np.unique(rows // self.N)
+        }
+        entries, filled = (np.concatenate([contexts[m // self.N][n] for m in rows]) for n in (0, 1))  # [rows, L - 1]
+        value = self.group.state_value(obs.unsqueeze(1), None).cpu().numpy()
+        critic = self._critics(obs.unsqueeze(1), suggestions.unsqueeze(1), value)[:, 0]  # [M, K]
+        asker = rows.repeat(self.K)
+        entries, filled = entries.repeat(self.K, axis=0), filled.repeat(self.K, axis=0)
+        candidate = np.tile(np.arange(self.K), len(rows))
+        tokens = self.tokens(
+            entries, filled, asker, candidate, np.full(len(asker), step), host[asker], critic[asker]
+        )
+        return tokens, np.concatenate((filled, np.ones((len(asker), 1), bool)), axis=1)
+
+    # --- reports ----------------------------------------------------------------------------------------------
+
+    def report(self) -> dict[str, Tensor]:
+        return {"in_context": self.last}
+
+    def metrics(self) -> dict[str, Tensor]:
+        """The group's mean loss since the last call."""
+        if not self.loss_count:
+            return {}
+        loss = (self.loss_sum / self.loss_count).repeat_interleave(self.N)
+        self.loss_sum, self.loss_count = torch.zeros_like(self.loss_sum), 0
+        return {"trust/loss": loss}
+
+    def state(self) -> dict[str, Any]:
+        tensors = ("active", "last", "loss_sum")
+        arrays = ("advantage", "critic", "agree", "looked", "scale", "asked")
+        return {
+            "decisions": self.decisions.state(),
+            **{name: getattr(self, name) for name in tensors},
+            **{name: torch.as_tensor(getattr(self, name)) for name in arrays},
+            "weights": self.stack.flat,
+            "optimizer": self.optimizer.state(),
+            "rngs": [rng.bit_generator.state for rng in self.rngs],
+            "counters": [self.step, self.updates, self.loss_count],
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.decisions.load_state(state["decisions"])
+        for name in ("active", "last", "loss_sum"):
+            setattr(self, name, state[name].to(self.group.device))
+        for name in ("advantage", "critic", "agree", "looked", "scale", "asked"):
+            setattr(self, name, state[name].cpu().numpy().copy())
+        self.stack.flat.copy_(state["weights"])
+        self.optimizer.load_state(state["optimizer"])
+        for rng, saved in zip(self.rngs, state["rngs"], strict=True):
+            rng.bit_generator.state = saved
+        self.step, self.updates, self.loss_count = (int(n) for n in state["counters"])
+
+
+def _finite(x: np.ndarray) -> np.ndarray:
+    """Nothing is known where a critic has diverged."""
+    return np.where(np.isfinite(x), x, 0.0)
+
+
+def _squash(obs: np.ndarray) -> np.ndarray:
+    return np.sign(obs) * np.log1p(np.abs(obs))
+
+
+def _kernel(past: np.ndarray, query: np.ndarray, valid: np.ndarray, obs_dim: int) -> np.ndarray:
+    """`exp(-sharpness * d^2)`, `d^2` the mean over the state's numbers of the squared distance in standard deviations
+    of the context: `past [B, L - 1, ...]`, `query [B, ...]` -> `[B, L - 1]`."""
+    z, weight = past[..., :obs_dim], valid[..., None]
+    count = np.maximum(valid.sum(1), 1)[:, None, None]
+    mean = (z * weight).sum(1, keepdims=True) / count
+    spread = np.sqrt((((z - mean) ** 2) * weight).sum(1, keepdims=True) / count) + 1e-3
+    return np.exp(-SHARPNESS * (((z - query[:, None, :obs_dim]) / spread) ** 2).mean(-1))
