@@ -30,10 +30,11 @@ OPTIMUM = 85.99  # mean return of the Room-v21 expert, by enumeration
 
 ROOM: dict[str, Any] = {
     "env": "Room-v21", "n_peers": 2, "replicas": 5, "total_timesteps": 100_000, "gamma": 0.95, "eval_freq": 5000,
-    "n_eval_episodes": 20,
+    "n_eval_episodes": 20, "trust": "td",
 }  # fmt: skip
 LANDER: dict[str, Any] = {
     "env": "LunarLander-v3", "n_peers": 4, "replicas": 3, "total_timesteps": 100_000, "eval_freq": 10_000,
+    "trust": "td",
 }  # fmt: skip
 EXPERT: dict[str, Any] = {"advisers": ["expert", "adversary"], "eval_freq": 5000, "n_eval_episodes": 20}
 RANDOM: dict[str, Any] = {"choice": "uniform"}
@@ -53,6 +54,9 @@ class Experiment:
 JUDGE: dict[str, Any] = {**ROOM, "total_timesteps": 5000, "eval_freq": 500}
 FORWARDS, BACKWARDS = {"advisers": ["expert", "adversary"]}, {"advisers": ["adversary", "expert"], "seed": 1}
 
+# The page is about trust by temporal differences; the default of `peerage train` has become in-context trust
+IN_CONTEXT: dict[str, Any] = {"trust": "in-context"}
+
 EXPERIMENTS = {
     "judge-paper": Experiment("judge", "paper's rule", {**JUDGE, **FORWARDS, "choice": "paper"}),
     "judge-paper-backwards": Experiment(
@@ -66,6 +70,13 @@ EXPERIMENTS = {
     "room-early": Experiment("room", "early advice", {**ROOM, **EARLY}),
     "room-paper": Experiment("room", "peer learning, paper's rule", {**ROOM, "choice": "paper"}),
     "room-ours": Experiment("room", "peer learning, our rule", {**ROOM}),
+    "judge-in-context": Experiment("judge", "our rule, in-context trust", {**JUDGE, **FORWARDS, **IN_CONTEXT}),
+    "judge-in-context-backwards": Experiment(
+        "judge", "our rule, in-context trust, other order", {**JUDGE, **BACKWARDS, **IN_CONTEXT}
+    ),
+    "choice-in-context": Experiment(
+        "choice", "our rule, in-context trust", {**ROOM, **EXPERT, "total_timesteps": 50_000, **IN_CONTEXT}
+    ),
     "choice-paper": Experiment(
         "choice", "paper's rule", {**ROOM, **EXPERT, "total_timesteps": 50_000, "choice": "paper"}
     ),

@@ -33,6 +33,7 @@ import matplotlib.pyplot as plt
 
 FOLDER = Path("experiments/trust-probes")
 PAGE = Path("docs/results/transformer-trust.md")
+METHOD = Path("docs/methods/in-context-trust.md")  # its part on what each part brings
 SKELETON = "# Transformer trust: what is known\n\n## Whom to trust: the probes\n"
 ENVS = {"room": "Room-v21", "lunarlander": "LunarLander-v3"}
 PROBES = {
@@ -58,10 +59,22 @@ VARIANTS = {  # flags beside `--config probe-ENV-PROBE`
     "in-context": f"{IN_CONTEXT} --use-trust --no-use-critic",
     "in-context-critic": f"{IN_CONTEXT} --use-trust --use-critic",
 }
+ABLATIONS = {  # what each part of in-context trust brings, on Room alone
+    "in-context-kernel": f"{IN_CONTEXT} --use-trust --no-use-critic --context-estimator kernel",
+    "in-context-transformer": f"{IN_CONTEXT} --use-trust --no-use-critic --context-estimator transformer",
+    "in-context-blind": f"{IN_CONTEXT} --use-trust --no-use-critic --no-context-critics",
+    "in-context-names": f"{IN_CONTEXT} --use-trust --no-use-critic --context-identity",
+    "in-context-short": f"{IN_CONTEXT} --use-trust --no-use-critic --context-length 30",
+}
 LABELS = {
     "uniform": "uniform", "paper": "paper's rule", "td": "td", "critic": "critic alone (Q-switch)",
     "td-critic": "td + critic", "hybrid": "hybrid", "in-context": "in-context",
     "in-context-critic": "in-context + critic",
+    "in-context-kernel": "the kernel alone, nothing learned",
+    "in-context-transformer": "the transformer alone, no kernel",
+    "in-context-blind": "without the critics' opinions",
+    "in-context-names": "with the advisers' names",
+    "in-context-short": "30 decisions instead of 100",
 }  # fmt: skip
 COLOURS = dict(zip(VARIANTS, (
     "#E3B505", "#D55E00", "#56B4E9", "#6B705C", "#0072B2", "#CC79A7", "#009E73", "#5B2A86",
@@ -88,7 +101,7 @@ class Experiment:
 
     def settings(self, replicas: int, steps: int) -> list[str]:
         """What `peerage train` is told about the training itself."""
-        flags = VARIANTS[self.variant].format(steps=steps).split()
+        flags = (VARIANTS | ABLATIONS)[self.variant].format(steps=steps).split()
         size = ["--replicas", str(replicas), "--total-timesteps", str(steps)]
         return ["--config", f"probe-{self.env}-{self.probe}", *flags, *size]
 
@@ -99,6 +112,8 @@ class Experiment:
 
 
 EXPERIMENTS = [Experiment(env, probe, variant) for env in ENVS for probe in PROBES for variant in VARIANTS]
+PARTS = [Experiment("room", probe, variant) for probe in PROBES for variant in ("in-context", *ABLATIONS)]
+ALL = EXPERIMENTS + [e for e in PARTS if e not in EXPERIMENTS]
 
 
 def train(experiment: Experiment, replicas: int, steps: int) -> tuple[bool, str]:
@@ -167,9 +182,9 @@ def columns(probe: str) -> tuple[dict[str, Cell], dict[str, Cell]]:
     return choices, worth
 
 
-def table(env: str, probe: str) -> list[str]:
+def table(env: str, probe: str, of: list[Experiment]) -> list[str]:
     """Two Markdown tables of what is done of a probe: choices (%), and what they are worth."""
-    done = {e.variant: counts.read(e.folder) for e in EXPERIMENTS if (e.env, e.probe) == (env, probe) and e.done}
+    done = {e.variant: counts.read(e.folder) for e in of if (e.env, e.probe) == (env, probe) and e.done}
     if not done:
         return []
     lines = []
@@ -182,10 +197,10 @@ def table(env: str, probe: str) -> list[str]:
     return lines[:-1]
 
 
-def tables(env: str) -> list[str]:
+def tables(env: str, of: list[Experiment]) -> list[str]:
     lines = []
     for probe, title in PROBES.items():
-        if rows := table(env, probe):
+        if rows := table(env, probe, of):
             lines += [f"### {ENVS[env]}, {probe}: {title}", "", *rows, ""]
     return lines[:-1]
 
@@ -256,7 +271,8 @@ def part(env: str) -> list[str]:
     return [
         f"{size}; {len(experiments)} runs, {hours:.2g} hours in all, a run on one thread. Right and wrong are % of the "
         "choices; the rest went to learners and to the random adviser. Mean and 95% t-interval over replicas.",
-        "", figure(env), "", *tables(env), "", f"With `--config probe-{env}-{{{','.join(PROBES)}}}` and", "", *flags,
+        "", figure(env), "", *tables(env, EXPERIMENTS), "",
+        f"With `--config probe-{env}-{{{','.join(PROBES)}}}` and", "", *flags,
     ]  # fmt: skip
 
 
@@ -267,6 +283,11 @@ def page() -> None:
     for env, names in missing.items():
         if names:  # a part with holes must not replace a whole one
             print(f"{ENVS[env]} is left as it is, not trained yet: {', '.join(names)}")
+    if all(e.done for e in PARTS):
+        rows = [f"- {LABELS[v]} (`{v}`): `{text}`" for v, text in ABLATIONS.items()]
+        lines = ["As in the probes of [docs/results/transformer-trust.md](../results/transformer-trust.md):", "", *rows]
+        text = with_part(METHOD.read_text(encoding="utf-8"), "ablation", [*lines, "", *tables("room", PARTS)])
+        METHOD.write_text(text, encoding="utf-8")
     if not whole:
         raise SystemExit("there is nothing to write yet")
     PAGE.parent.mkdir(parents=True, exist_ok=True)
@@ -299,16 +320,16 @@ def main() -> None:
     if args.command == "page":
         page()
     elif args.command == "table":
-        text = "\n\n".join("\n".join(lines) for env in ENVS if (lines := tables(env)))
+        text = "\n\n".join("\n".join(lines) for env in ENVS if (lines := tables(env, ALL)))
         if not text:
             raise SystemExit(f"no run in {FOLDER} is done yet")
         (FOLDER / "tables.md").write_text(text + "\n", encoding="utf-8")
         print(text)
     else:
         for pattern in args.only:
-            if not any(fnmatch(e.name, pattern) for e in EXPERIMENTS):
-                parser.error(f"there is no run {pattern}: {', '.join(e.name for e in EXPERIMENTS)}")
-        chosen = [e for e in EXPERIMENTS if any(fnmatch(e.name, pattern) for pattern in args.only)]
+            if not any(fnmatch(e.name, pattern) for e in ALL):
+                parser.error(f"there is no run {pattern}: {', '.join(e.name for e in ALL)}")
+        chosen = [e for e in ALL if any(fnmatch(e.name, pattern) for pattern in args.only)]
         failed = 0
         with ThreadPoolExecutor(args.jobs) as pool:
             for well, line in pool.map(lambda e: train(e, args.replicas, args.steps), chosen):

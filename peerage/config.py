@@ -72,8 +72,8 @@ class AdviceConfig:
 
     sharing: Literal["advice", "none"] = "advice"
     """advice: peer learning. none: every member for itself."""
-    trust: Literal["td", "transformer", "hybrid", "in-context"] = "td"
-    """How the trust term is computed. td: temporal differences (Eq. 4, 5); transformer: the reward that a
+    trust: Literal["td", "transformer", "hybrid", "in-context"] | None = None
+    """How the trust term is computed, by default as the `choice` does. td: temporal differences (Eq. 4, 5); transformer: the reward that a
     transformer predicts if the adviser had been followed; hybrid: both, weighted by confidence;
     in-context: what a transformer over past decisions expects of following the adviser now."""
     choice: Choice = "standardised"
@@ -81,10 +81,11 @@ class AdviceConfig:
     scores; uniform: random advice."""
     use_trust: bool = True
     """The trust term v^T (Eq. 4, 5), one value per asker and adviser."""
-    use_agent_values: bool = True
-    """The agent-value term v^A (Eq. 6, 7), one value per adviser, shared by the group."""
-    use_critic: bool = True
-    """The critic term v^C (Eq. 3): the asker's own Q of each suggestion."""
+    use_agent_values: bool | None = None
+    """The agent-value term v^A (Eq. 6, 7), one value per adviser, shared by the group; by default on, but off
+    beside in-context trust, which has learned from the whole group already."""
+    use_critic: bool | None = None
+    """The critic term v^C (Eq. 3): the asker's own Q of each suggestion; by default as use_agent_values."""
     use_advantage: bool = True
     """Trust and agent values of advantages instead of returns (Eq. 8)."""
     follow_steps: int = 10

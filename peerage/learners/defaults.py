@@ -93,13 +93,13 @@ DEFAULTS: dict[str, Settings] = {
 """By algorithm. SAC and TD3 are Stable-Baselines3's but for 1,000 random steps at the start instead of 100 and TD3's
 exploration noise; DQN's were chosen by trials on Room-v21 (docs/methods/dqn.md)."""
 
-ADVICE_DEFAULTS: dict[str, dict[str, float]] = {
-    "paper": {"temperature": 1.0, "lr": 0.001, "epsilon": 0.0, "self_share": 0.0},
-    "standardised": {"temperature": 0.1, "lr": 0.05, "epsilon": 0.03, "self_share": 0.1},
-    "greedy": {"temperature": 1.0, "lr": 0.05, "epsilon": 0.05, "self_share": 0.0},
-    "uniform": {"temperature": 1.0, "lr": 0.05, "epsilon": 0.0, "self_share": 0.0},
+ADVICE_DEFAULTS: dict[str, dict[str, Any]] = {
+    "paper": {"trust": "td", "temperature": 1.0, "lr": 0.001, "epsilon": 0.0, "self_share": 0.0},
+    "standardised": {"trust": "in-context", "temperature": 0.1, "lr": 0.05, "epsilon": 0.03, "self_share": 0.1},
+    "greedy": {"trust": "td", "temperature": 1.0, "lr": 0.05, "epsilon": 0.05, "self_share": 0.0},
+    "uniform": {"trust": "td", "temperature": 1.0, "lr": 0.05, "epsilon": 0.0, "self_share": 0.0},
 }
-"""By `choice`, where the user has not said: softmax temperature, learning rate of trust, share of uniform choices and
+"""By `choice`, where the user has not said: the kind of trust, softmax temperature, learning rate of trust, share of uniform choices and
 of choices a member keeps for itself. Measured on Room-v21: docs/methods/peer-learning.md."""
 
 
@@ -155,7 +155,12 @@ def resolve_advice(advice: AdviceConfig) -> AdviceConfig:
         for name, value in ADVICE_DEFAULTS[advice.choice].items()
         if getattr(advice, name) in (None, ())
     }
-    resolved = replace(advice, **missing)  # type: ignore[arg-type]
+    resolved = replace(advice, **missing)
+    # The other signals add nothing to in-context trust (docs/results/transformer-trust.md)
+    beside = resolved.trust != "in-context" or not resolved.use_trust
+    for name in ("use_critic", "use_agent_values"):
+        if getattr(resolved, name) is None:
+            resolved = replace(resolved, **{name: beside})
     # What the user gave of the two shares leaves less for the default of the other.
     if advice.self_share is None:
         resolved = replace(resolved, self_share=min(resolved.self_share or 0.0, 1 - (resolved.epsilon or 0.0)))

@@ -17,7 +17,7 @@ class Decisions:
     Per member, in a ring: `obs, end [M, C, obs]` (the states at the beginning and the end), `suggestions
     [M, C, K, act]`, `followed [M, C]`, `reward [M, C]` (`sum gamma^k r`), `discount [M, C]` (gamma^n, 0 at a terminal
     state), `begun, ended [M, C]` (steps). Per replica the same decisions in the order in which they ended:
-    `order [R, N C]` holds `member * C + slot`.
+    `order [R, N C]` holds `member * C + slot`, `numbers [R, N C]` which of its member's decisions that was (0, 1, ...).
     """
 
     def __init__(
@@ -38,7 +38,8 @@ class Decisions:
         }
         self.count = np.zeros(members, np.int64)  # decisions that ended, since the start
         self.order = np.zeros((replicas, self.N * capacity), np.int64)
-        self.ordered = np.zeros(replicas, np.int64)  # the same per replica
+        self.numbers = np.zeros((replicas, self.N * capacity), np.int64)
+        self.ordered = np.zeros(replicas, np.int64)  # decisions that ended in a replica, since the start
         # The decision that is under way, per member; `discount` is gamma^k after k steps
         self.open = np.zeros(members, bool)
         self.running: dict[str, np.ndarray] = {n: np.zeros_like(x[:, 0]) for n, x in self.kept.items()}
@@ -67,11 +68,13 @@ class Decisions:
         slots = self.count[rows] % self.capacity
         for name, kept in self.kept.items():
             kept[rows, slots] = self.running[name][rows]
-        self.count[rows] += 1
         # Their places in the replica's order: one after the other, members in their order
         replicas = rows // self.N
         nth = np.arange(len(rows)) - np.searchsorted(replicas, replicas)  # of those that end now
-        self.order[replicas, (self.ordered[replicas] + nth) % self.order.shape[1]] = rows * self.capacity + slots
+        places = (self.ordered[replicas] + nth) % self.order.shape[1]
+        self.order[replicas, places] = rows * self.capacity + slots
+        self.numbers[replicas, places] = self.count[rows]
+        self.count[rows] += 1
         np.add.at(self.ordered, replicas, 1)
 
     def drop(self, who: np.ndarray) -> None:
@@ -81,15 +84,14 @@ class Decisions:
     def finished(self, replica: int, last: int) -> np.ndarray:
         """The last finished decisions of a replica, oldest first, as `member * C + slot`; at most `last`."""
         n, size = int(self.ordered[replica]), self.order.shape[1]
-        # A member that decides more often than the others overwrites its own decisions sooner: those that are in the
-        # order twice count once, at their newest place
         places = np.arange(max(0, n - min(last, size)), n) % size
         entries = self.order[replica, places]
-        newest = len(entries) - 1 - np.unique(entries[::-1], return_index=True)[1]
-        return entries[np.sort(newest)]
+        # A member that decides more often than the others overwrites its own decisions sooner
+        overwritten = self.numbers[replica, places] < self.count[entries // self.capacity] - self.capacity
+        return entries[~overwritten]
 
     def state(self) -> dict[str, Any]:
-        arrays = {"count": self.count, "order": self.order, "ordered": self.ordered, "open": self.open}
+        arrays = {name: getattr(self, name) for name in ("count", "order", "numbers", "ordered", "open")}
         parts = {"kept": self.kept, "running": self.running, "arrays": arrays}
         return {part: {n: torch.as_tensor(x) for n, x in values.items()} for part, values in parts.items()}
 

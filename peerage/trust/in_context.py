@@ -28,6 +28,9 @@ CLIP = 5.0  # advantages beyond so many standard deviations say no more
 SHARPNESS = 2.0  # of the kernel, in squared standard deviations of the states
 LOOK_BACK = 4  # contexts whose decisions are valued anew in every update; all of them every so many updates:
 LOOK_FAR = 25
+PART = 65_536  # suggestions of a replica that are valued at once
+TENSORS = ("active", "last", "loss_sum")
+ARRAYS = ("advantage", "critic", "agree", "looked", "scale", "asked", "updates", "loss_count")
 
 # A token: the state, then these facts (of a decision told from the candidate's side; * the query has it too)
 FACTS = (
@@ -85,12 +88,17 @@ class InContextTrust:
         self.stack.init_([seat.generator("in-context-init") for seat in seats])
         self.rngs = [seat.generator("in-context-windows") for seat in seats]
         ones = torch.ones(R, 1, device=group.device, dtype=group.dtype)
-        self.optimizer = StackedAdam(self.stack.flat, self.stack.grad, config.context_lr * ones, max_grad_norm=ones)
+        # One a replica: they begin to learn at different times, and Adam counts its steps
+        self.optimizers = [
+            StackedAdam(flat, grad, config.context_lr * one, max_grad_norm=one)
+            for flat, grad, one in zip(self.stack.flat.split(1), self.stack.grad.split(1), ones.split(1), strict=True)
+        ]
         self.active = torch.ones(R, dtype=torch.bool, device=group.device)
-        self.updates = 0
+        self.updates = np.zeros(R, np.int64)
         self.asked = np.zeros((M, n_advisers, space.act_dim), np.float32)  # suggestions at the last choice
         self.last = torch.full((M, n_advisers), torch.nan, device=group.device, dtype=group.dtype)
-        self.loss_sum, self.loss_count = torch.zeros(R, device=group.device, dtype=group.dtype), 0
+        self.loss_sum = torch.zeros(R, device=group.device, dtype=group.dtype)
+        self.loss_count = np.zeros(R, np.int64)
         self.step = 0
 
     # --- what happened --------------------------------------------------------------------------------------
@@ -109,26 +117,34 @@ class InContextTrust:
             self.train()
 
     @torch.no_grad()
-    def look_back(self, last: int) -> None:
-        """Value the last finished decisions of every member by the critics of today:
+    def look_back(self, last: int, who: np.ndarray) -> None:
+        """Value the last finished decisions of the members `who [M]` (bool) by the critics of today:
         `A = sum gamma^k r + gamma^n V(s_n) - V(s)`, and `Q(s, a_j) - V(s)` of every suggestion."""
-        d, g = self.decisions, self.group
-        n = int(min(last, d.count.max(), d.capacity))
-        self.looked[:] = d.count
-        if n == 0:
-            return
-        rows, slots = np.arange(self.M)[:, None], (d.count[:, None] - 1 - np.arange(n)) % d.capacity  # [M, n]
+        d = self.decisions
+        # In parts that fit into memory. Their sizes depend on no other replica: a product's size can be in its bits
+        last, part = min(last, d.capacity, self.step), max(8, PART // (self.N * self.K))
+        for first in range(0, last, part):
+            self._look(np.arange(first, min(first + part, last)), who)
+        self.looked[who] = d.count[who]
 
-        def kept(name: str) -> Tensor:
-            return torch.as_tensor(d.kept[name][rows, slots], device=g.device, dtype=g.dtype)
-
-        obs = kept("obs")
-        both = g.state_value(torch.cat((obs, kept("end")), dim=1), None).cpu().numpy()
+    def _look(self, ages: np.ndarray, who: np.ndarray) -> None:
+        """The same for the decisions of some `ages [n]` (0: the last)."""
+        d, g, n = self.decisions, self.group, len(ages)
+        rows, slots = np.arange(self.M)[:, None], (d.count[:, None] - 1 - ages) % d.capacity  # [M, n]
+        kept = {name: d.kept[name][rows, slots] for name in ("obs", "end", "suggestions", "followed")}
+        obs, end, suggestions = (
+            torch.as_tensor(kept[name], device=g.device, dtype=g.dtype) for name in ("obs", "end", "suggestions")
+        )
+        both = g.state_value(torch.cat((obs, end), dim=1), None).cpu().numpy()
         value, end_value = both[:, :n], both[:, n:]
-        reward, discount = d.kept["reward"][rows, slots], d.kept["discount"][rows, slots]
-        self.advantage[rows, slots] = _finite(reward + discount * end_value - value)
-        self.critic[rows, slots] = self._critics(obs, kept("suggestions"), value)
-        self.agree[rows, slots] = self._agreement(d.kept["suggestions"][rows, slots], d.kept["followed"][rows, slots])
+        discount = d.kept["discount"][rows, slots]
+        # V of a terminal state counts for nothing, whatever it is
+        later = np.where(discount > 0, discount * end_value, 0.0)
+        seen = who[:, None] & (ages < d.count[:, None])
+        at = np.broadcast_to(rows, seen.shape)[seen], slots[seen]
+        self.advantage[at] = _finite(d.kept["reward"][rows, slots] + later - value)[seen]
+        self.critic[at] = self._critics(obs, suggestions, value)[seen]
+        self.agree[at] = self._agreement(kept["suggestions"], kept["followed"])[seen]
 
     def _critics(self, obs: Tensor, suggestions: Tensor, value: np.ndarray) -> np.ndarray:
         """`Q(s, a_j) - V(s)`: `obs [M, n, obs]`, `suggestions [M, n, K, act]`, `value [M, n]` -> `[M, n, K]`."""
@@ -146,19 +162,19 @@ class InContextTrust:
         return np.exp(-4 * np.abs((suggestions - taken) / (space.high - space.low)).mean(-1))
 
     def _measure(self) -> None:
-        """The scale of every member's advantages, from its last decisions."""
+        """The scale of every member's advantages, from its last decisions; 1 before there are any."""
         d = self.decisions
-        n = int(min(LOOK_BACK * self.config.context_length, d.count.max(), d.capacity))
+        n = min(LOOK_BACK * self.config.context_length, d.capacity, self.step)
         rows, slots = np.arange(self.M)[:, None], (d.count[:, None] - 1 - np.arange(n)) % d.capacity
         known = np.arange(n) < d.count[:, None]
         squares = np.where(known, self.advantage[rows, slots] ** 2, 0).sum(1) / np.maximum(known.sum(1), 1)
-        self.scale = np.sqrt(squares) + 1e-6
+        self.scale = np.where(d.count > 0, np.sqrt(squares) + 1e-6, 1.0)
 
     # --- tokens -----------------------------------------------------------------------------------------------
 
-    def _context(self, replica: int, now: np.ndarray, finished: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """For queries in the steps `now [B]`: the last decisions that had ended before, `[B, L - 1]`, and which of
-        these places are filled."""
+    def _context(self, now: np.ndarray, finished: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """For queries in the steps `now [B]`: the last of the decisions `finished` that had ended before,
+        `[B, L - 1]`, and which of these places are filled."""
         ended = self.decisions.kept["ended"].ravel()[finished]
         places = np.searchsorted(ended, now)[:, None] + np.arange(1 - self.config.context_length, 0)
         return finished[np.maximum(places, 0)], places >= 0
@@ -168,56 +184,61 @@ class InContextTrust:
         entries: np.ndarray,  # [B, L - 1] finished decisions, `member * C + slot`, the oldest first
         valid: np.ndarray,  # [B, L - 1]
         asker: np.ndarray,  # [B] members
-        candidate: np.ndarray,  # [B] advisers
+        candidates: np.ndarray,  # [B, c] advisers
         now: np.ndarray,  # [B] steps
         obs: np.ndarray,  # [B, obs]
         critic: np.ndarray,  # [B, K] of the query
     ) -> np.ndarray:
-        """`[B, L, width]` float32, the query last."""
+        """`[B, c, L, width]` float32, the query last: what `c` queries say that differ in the candidate alone."""
         d, obs_dim = self.decisions, self.facts
         member, slot = np.divmod(entries, d.capacity)
-        j = candidate[:, None]
-        out = np.zeros((len(entries), entries.shape[1] + 1, self.width), np.float32)
-        past, query = out[:, :-1], out[:, -1]
-        past[..., :obs_dim], query[:, :obs_dim] = _squash(d.kept["obs"][member, slot]), _squash(obs)
+        j = candidates[:, None]  # [B, 1, c]
+        out = np.zeros((*candidates.shape, entries.shape[1] + 1, self.width), np.float32)
+        past, query = out[:, :, :-1], out[:, :, -1]
+        states, state = _squash(d.kept["obs"][member, slot]), _squash(obs)
+        past[..., :obs_dim], query[..., :obs_dim] = states[:, None], state[:, None]
 
         scale = self.scale[member]
-        advantage = np.clip(self.advantage[member, slot] / scale, -CLIP, CLIP)
-        follows = d.kept["followed"][member, slot] == j
-        agrees = np.take_along_axis(self.agree[member, slot], j[..., None], axis=2)[..., 0]
+        advantage = np.clip(self.advantage[member, slot] / scale, -CLIP, CLIP)[:, None]  # [B, 1, L - 1]
+        follows = d.kept["followed"][member, slot][:, None] == candidates[..., None]  # [B, c, L - 1]
+        agrees = _of(self.agree[member, slot], j)  # [B, c, L - 1]
         critics = np.clip(self.critic[member, slot] / scale[..., None], -CLIP, CLIP)
-        critic_j = np.take_along_axis(critics, j[..., None], axis=2)[..., 0]
+        critic_j = _of(critics, j)
         age = np.log1p(np.maximum(now[:, None] - d.kept["ended"][member, slot], 0) / self.follow_steps) / 4
         columns = (
-            follows, advantage, advantage * follows, critic_j, critics.mean(-1), agrees, advantage * agrees,
-            member == asker[:, None], age,
+            follows, advantage, advantage * follows, critic_j, critics.mean(-1)[:, None], agrees, advantage * agrees,
+            (member == asker[:, None])[:, None], age[:, None],
         )  # fmt: skip
         for n, column in enumerate(columns):
             past[..., obs_dim + n] = column
-        past[~valid] = 0.0
+        if not valid.all():
+            past[np.broadcast_to(~valid[:, None], past.shape[:3])] = 0.0
         own = np.clip(critic / self.scale[asker][:, None], -CLIP, CLIP)
-        facts = query[:, obs_dim : self.sums]
-        facts[:, 3], facts[:, 4] = np.take_along_axis(own, j, axis=1)[:, 0], own.mean(-1)
-        facts[:, 9], facts[:, 10], facts[:, 11] = candidate == asker % self.N, candidate < self.N, 1.0
-        for n, weight in enumerate((valid.astype(np.float64), valid * _kernel(past, query, valid, obs_dim))):
-            sums = query[:, self.sums + n * len(SUMS) :]
+        facts = query[..., obs_dim : self.sums]
+        facts[..., 3], facts[..., 4] = np.take_along_axis(own, candidates, axis=1), own.mean(-1, keepdims=True)
+        facts[..., 9], facts[..., 10] = candidates == asker[:, None] % self.N, candidates < self.N
+        facts[..., 11] = 1.0
+        for n, weight in enumerate((valid.astype(np.float64), valid * _kernel(states, state, valid))):
+            sums, weight = query[..., self.sums + n * len(SUMS) :], weight[:, None]
+            followed, agreed = weight * follows, weight * agrees
+            times = followed.sum(-1)
             # one more in the denominator: what has hardly been tried is worth nothing, neither good nor bad
-            sums[:, 0] = (weight * follows * advantage).sum(1) / ((weight * follows).sum(1) + 1)
-            sums[:, 1] = np.log1p((weight * follows).sum(1)) / 4
-            sums[:, 2] = (weight * agrees * advantage).sum(1) / ((weight * agrees).sum(1) + 1)
-            sums[:, 3] = (weight * critic_j).sum(1) / (weight.sum(1) + 1)
+            sums[..., 0] = (followed * advantage).sum(-1) / (times + 1)
+            sums[..., 1] = np.log1p(times) / 4
+            sums[..., 2] = (agreed * advantage).sum(-1) / (agreed.sum(-1) + 1)
+            sums[..., 3] = (weight * critic_j).sum(-1) / (weight.sum(-1) + 1)
         if not self.config.context_critics:
-            past[..., obs_dim + 3 : obs_dim + 5] = facts[:, 3:5] = 0.0
-            query[:, [self.sums + 3, self.sums + 7]] = 0.0
+            past[..., obs_dim + 3 : obs_dim + 5] = facts[..., 3:5] = 0.0
+            query[..., [self.sums + 3, self.sums + 7]] = 0.0
         if self.config.context_identity:
-            query[np.arange(len(query)), self.names + candidate] = 1.0
+            np.put_along_axis(query[..., self.names :], candidates[..., None], 1.0, axis=2)
         return out
 
     def kernel_estimate(self, tokens: Tensor) -> Tensor:
-        """What past decisions in similar states say: the mean advantage of following the candidate, of doing what it
-        suggested, and the critic's mean opinion of that. `tokens [..., L, width]` -> `[...]`."""
+        """What past decisions in similar states say: the mean advantage of following the candidate, and of doing what
+        it suggested. `tokens [..., L, width]` -> `[...]`."""
         near = tokens[..., -1, self.sums + len(SUMS) :]
-        return near[..., 0] + near[..., 2] + near[..., 3]
+        return near[..., 0] + near[..., 2]
 
     # --- the model --------------------------------------------------------------------------------------------
 
@@ -254,49 +275,57 @@ class InContextTrust:
         return linear(weights, f"{n}.out", found.view(s, b, width))
 
     def train(self) -> None:
-        """One gradient step of every replica's model on queries of the past whose outcome is known by now."""
+        """Value the last decisions anew, then one gradient step of every replica's model on queries of the past whose
+        outcome is known by now."""
         c, d, g = self.config, self.decisions, self.group
-        if d.ordered.min() < ENOUGH or c.context_estimator == "kernel":
-            return
-        far = self.updates % LOOK_FAR == 0
-        self.look_back(d.capacity if far else LOOK_BACK * c.context_length)
+        far = self.step // c.context_update_freq % LOOK_FAR == 0
+        self.look_back(d.capacity if far else LOOK_BACK * c.context_length, np.ones(self.M, bool))
         self._measure()
-        tokens, valid, outcome = (torch.as_tensor(x, device=g.device) for x in self._windows())
-        self.optimizer.zero_grad()
+        ready = d.ordered >= ENOUGH  # [R]
+        if not ready.any() or c.context_estimator == "kernel":
+            return
+        tokens, valid, outcome = (torch.as_tensor(x, device=g.device) for x in self._windows(ready))
+        tokens, outcome = tokens.to(g.dtype), outcome.to(g.dtype)
+        self.stack.grad.zero_()
 
         def work(rows: slice) -> Tensor:
             weights = self.stack.weights(rows, grad=True)
-            error = self.predict(weights, tokens[rows], valid[rows]) - outcome[rows].to(g.dtype)
+            error = self.predict(weights, tokens[rows], valid[rows]) - outcome[rows]
             loss = torch.where(error.abs() < 1, 0.5 * error**2, error.abs() - 0.5).mean(dim=1)  # Huber's
             loss.sum().backward()
             return loss.detach()
 
         with torch.enable_grad():
             loss = by_rows(work, self.R, g.device)
-        self.active &= self.optimizer.finite()
-        self.optimizer.step(self.active)
-        self.updates += 1
-        self.loss_sum, self.loss_count = self.loss_sum + loss, self.loss_count + 1
+        for r in np.flatnonzero(ready):
+            self.active[r : r + 1] &= self.optimizers[r].finite()
+            self.optimizers[r].step(self.active[r : r + 1])
+        self.updates += ready
+        self.loss_sum = self.loss_sum + torch.where(torch.as_tensor(ready, device=g.device), loss, 0.0)
+        self.loss_count += ready
 
-    def _windows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _windows(self, ready: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Random finished decisions as queries, `B` a replica, each with what was known when it was made: tokens
-        `[R, B, L, width]`, valid `[R, B, L]`, outcome `[R, B]`."""
+        `[R, B, L, width]`, valid `[R, B, L]`, outcome `[R, B]`; nothing but a query where a replica is not `ready`."""
         c, d = self.config, self.decisions
         B, L = c.context_batch_size, c.context_length
         parts = []
-        for r, rng in enumerate(self.rngs):
-            finished = d.finished(r, d.order.shape[1])
+        for r in np.flatnonzero(ready).tolist():
+            rng, finished = self.rngs[r], d.finished(r, d.order.shape[1])
             entry = finished[(rng.random(B) * len(finished)).astype(np.int64)]
             hidden = rng.random(B) < c.context_hide_identity
-            parts.append((entry, hidden, *self._context(r, d.kept["begun"].ravel()[entry], finished)))
+            parts.append((entry, hidden, *self._context(d.kept["begun"].ravel()[entry], finished)))
         entry, hidden, entries, filled = (np.concatenate(x) for x in zip(*parts, strict=True))
         member, slot = np.divmod(entry, d.capacity)
         followed, begun, obs = (d.kept[name][member, slot] for name in ("followed", "begun", "obs"))
-        tokens = self.tokens(entries, filled, member, followed, begun, obs, self.critic[member, slot])
-        tokens[hidden, -1, self.names :] = 0.0
-        outcome = np.clip(self.advantage[member, slot] / self.scale[member], -CLIP, CLIP)
-        valid = np.concatenate((filled, np.ones((len(entry), 1), bool)), axis=1)
-        return tokens.reshape(self.R, B, L, -1), valid.reshape(self.R, B, L), outcome.reshape(self.R, B)
+        made = self.tokens(entries, filled, member, followed[:, None], begun, obs, self.critic[member, slot])[:, 0]
+        made[hidden, -1, self.names :] = 0.0
+        tokens, outcome = np.zeros((self.R, B, L, self.width), np.float32), np.zeros((self.R, B))
+        valid = np.zeros((self.R, B, L), bool)
+        valid[..., -1] = True
+        tokens[ready], valid[ready, :, :-1] = made.reshape(-1, B, L, self.width), filled.reshape(-1, B, L - 1)
+        outcome[ready] = np.clip(self.advantage[member, slot] / self.scale[member], -CLIP, CLIP).reshape(-1, B)
+        return tokens, valid, outcome
 
     # --- the choice -------------------------------------------------------------------------------------------
 
@@ -307,41 +336,41 @@ class InContextTrust:
         self.asked = suggestions.cpu().numpy()
         d.finish(due, host, np.zeros(self.M, bool), step - 1)
         values = torch.zeros(self.M, self.K, device=g.device, dtype=g.dtype)
+        asking = due.reshape(self.R, self.N).any(axis=1)  # [R]
+        # What has ended since the last look, in the replicas that ask: between two choices a member ends one at most
+        fresh = asking.repeat(self.N) & (d.count > self.looked)
+        if fresh.any():
+            self.look_back(1, fresh)
         rows = np.flatnonzero(due & (d.ordered >= ENOUGH).repeat(self.N))
         if len(rows):
-            self.look_back(int((d.count - self.looked).max()))  # what has ended since the last look
             tokens, valid = self.queries(rows, host, obs, suggestions, step)
-            for r in np.unique(rows // self.N):
-                of_replica = np.flatnonzero(rows // self.N == r)
-                asks = np.repeat(rows // self.N == r, self.K)
+            replicas = rows // self.N
+            for r in np.unique(replicas):
+                asks = replicas == r
                 out = self.predict(
                     self.stack.weights(slice(r, r + 1)),
-                    torch.as_tensor(tokens[asks], device=g.device).unsqueeze(0),
-                    torch.as_tensor(valid[asks], device=g.device).unsqueeze(0),
+                    torch.as_tensor(tokens[asks], device=g.device, dtype=g.dtype).flatten(0, 1).unsqueeze(0),
+                    torch.as_tensor(valid[asks], device=g.device).repeat_interleave(self.K, dim=0).unsqueeze(0),
                 )
-                values[torch.as_tensor(rows[of_replica], device=g.device)] = out.view(-1, self.K).to(g.dtype)
-        mask = torch.as_tensor(due, device=g.device).unsqueeze(1)
-        self.last = torch.where(mask, values, self.last)
+                values[torch.as_tensor(rows[asks], device=g.device)] = out.view(-1, self.K)
+            mask = torch.zeros(self.M, 1, dtype=torch.bool)
+            mask[rows] = True
+            self.last = torch.where(mask.to(g.device), values, self.last)
         return {"in_context": values}
 
     def queries(
         self, rows: np.ndarray, host: np.ndarray, obs: Tensor, suggestions: Tensor, step: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """What the members `rows` ask in step `step` about every adviser: tokens `[len(rows) K, L, width]`, valid."""
-        last = 2 * self.config.context_length
-        contexts = {
-            r: self._context(r, np.array([step]), self.decisions.finished(r, last)) for r in np.unique(rows // self.N)
-        }
+        """What the members `rows` ask in step `step` about every adviser: tokens `[len(rows), K, L, width]`, valid
+        `[len(rows), L]`."""
+        now, last = np.array([step]), 2 * self.config.context_length
+        contexts = {r: self._context(now, self.decisions.finished(r, last)) for r in np.unique(rows // self.N).tolist()}
         entries, filled = (np.concatenate([contexts[m // self.N][n] for m in rows]) for n in (0, 1))  # [rows, L - 1]
         value = self.group.state_value(obs.unsqueeze(1), None).cpu().numpy()
         critic = self._critics(obs.unsqueeze(1), suggestions.unsqueeze(1), value)[:, 0]  # [M, K]
-        asker = rows.repeat(self.K)
-        entries, filled = entries.repeat(self.K, axis=0), filled.repeat(self.K, axis=0)
-        candidate = np.tile(np.arange(self.K), len(rows))
-        tokens = self.tokens(
-            entries, filled, asker, candidate, np.full(len(asker), step), host[asker], critic[asker]
-        )
-        return tokens, np.concatenate((filled, np.ones((len(asker), 1), bool)), axis=1)
+        candidates = np.broadcast_to(np.arange(self.K), (len(rows), self.K))
+        tokens = self.tokens(entries, filled, rows, candidates, now.repeat(len(rows)), host[rows], critic[rows])
+        return tokens, np.concatenate((filled, np.ones((len(rows), 1), bool)), axis=1)
 
     # --- reports ----------------------------------------------------------------------------------------------
 
@@ -350,36 +379,37 @@ class InContextTrust:
 
     def metrics(self) -> dict[str, Tensor]:
         """The group's mean loss since the last call."""
-        if not self.loss_count:
+        if not self.loss_count.any():
             return {}
-        loss = (self.loss_sum / self.loss_count).repeat_interleave(self.N)
-        self.loss_sum, self.loss_count = torch.zeros_like(self.loss_sum), 0
+        count = torch.as_tensor(self.loss_count, device=self.group.device)
+        loss = (self.loss_sum / count).repeat_interleave(self.N)  # NaN where nothing was learned
+        self.loss_sum, self.loss_count = torch.zeros_like(self.loss_sum), np.zeros_like(self.loss_count)
         return {"trust/loss": loss}
 
     def state(self) -> dict[str, Any]:
-        tensors = ("active", "last", "loss_sum")
-        arrays = ("advantage", "critic", "agree", "looked", "scale", "asked")
         return {
             "decisions": self.decisions.state(),
-            **{name: getattr(self, name) for name in tensors},
-            **{name: torch.as_tensor(getattr(self, name)) for name in arrays},
+            **{name: getattr(self, name) for name in TENSORS},
+            **{name: torch.as_tensor(getattr(self, name)) for name in ARRAYS},
             "weights": self.stack.flat,
-            "optimizer": self.optimizer.state(),
+            "optimizers": [optimizer.state() for optimizer in self.optimizers],
             "rngs": [rng.bit_generator.state for rng in self.rngs],
-            "counters": [self.step, self.updates, self.loss_count],
+            "step": self.step,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.decisions.load_state(state["decisions"])
-        for name in ("active", "last", "loss_sum"):
+        self.decisions.drop(np.ones(self.M, bool))  # episodes that were under way begin anew
+        for name in TENSORS:
             setattr(self, name, state[name].to(self.group.device))
-        for name in ("advantage", "critic", "agree", "looked", "scale", "asked"):
+        for name in ARRAYS:
             setattr(self, name, state[name].cpu().numpy().copy())
         self.stack.flat.copy_(state["weights"])
-        self.optimizer.load_state(state["optimizer"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state(saved)
         for rng, saved in zip(self.rngs, state["rngs"], strict=True):
             rng.bit_generator.state = saved
-        self.step, self.updates, self.loss_count = (int(n) for n in state["counters"])
+        self.step = int(state["step"])
 
 
 def _finite(x: np.ndarray) -> np.ndarray:
@@ -391,11 +421,16 @@ def _squash(obs: np.ndarray) -> np.ndarray:
     return np.sign(obs) * np.log1p(np.abs(obs))
 
 
-def _kernel(past: np.ndarray, query: np.ndarray, valid: np.ndarray, obs_dim: int) -> np.ndarray:
+def _of(table: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+    """The columns of `candidates [B, 1, c]` in `table [B, L - 1, K]`: `[B, c, L - 1]`."""
+    return np.ascontiguousarray(np.take_along_axis(table, candidates, axis=2).swapaxes(1, 2))
+
+
+def _kernel(states: np.ndarray, state: np.ndarray, valid: np.ndarray) -> np.ndarray:
     """`exp(-sharpness * d^2)`, `d^2` the mean over the state's numbers of the squared distance in standard deviations
-    of the context: `past [B, L - 1, ...]`, `query [B, ...]` -> `[B, L - 1]`."""
-    z, weight = past[..., :obs_dim], valid[..., None]
+    of the context: `states [B, L - 1, obs]`, `state [B, obs]` -> `[B, L - 1]`."""
+    weight = valid[..., None]
     count = np.maximum(valid.sum(1), 1)[:, None, None]
-    mean = (z * weight).sum(1, keepdims=True) / count
-    spread = np.sqrt((((z - mean) ** 2) * weight).sum(1, keepdims=True) / count) + 1e-3
-    return np.exp(-SHARPNESS * (((z - query[:, None, :obs_dim]) / spread) ** 2).mean(-1))
+    mean = (states * weight).sum(1, keepdims=True) / count
+    spread = np.sqrt((((states - mean) ** 2) * weight).sum(1, keepdims=True) / count) + 1e-3
+    return np.exp(-SHARPNESS * (((states - state[:, None]) / spread) ** 2).mean(-1))

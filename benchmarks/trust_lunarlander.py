@@ -1,0 +1,118 @@
+"""Does better trust make better pilots? LunarLander-v3, four members, 100,000 steps, the published learners' settings.
+
+    python -m benchmarks.trust_lunarlander run [--only NAME ...] [--replicas 3]
+    python -m benchmarks.trust_lunarlander page     the part of docs/results/transformer-trust.md
+
+Nobody is an expert here: four members learn from scratch. What differs is whether and whom they trust.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+from benchmarks import trust_counts as counts
+from benchmarks.trust_probes import PAGE, SKELETON, interval, with_part
+from peerage.configfile import load
+from peerage.runs.summaries import spread
+from peerage.runs.tables import read_evaluations
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+FOLDER = Path("experiments/trust-lunarlander")
+STEPS = 100_000
+RUNS = {  # flags beside `--config seed-td-lunarlander`
+    "single": "--sharing none",
+    "td": "",
+    "hybrid": f"--trust hybrid --use-phase-aware --warmup-steps {STEPS}",
+    "in-context": "--trust in-context --choice standardised --temperature 0.1 --no-use-critic --no-use-agent-values "
+    "--no-follow-across-episodes",
+}
+LABELS = {
+    "single": "every member for itself", "td": "td, as published", "hybrid": "hybrid, as published",
+    "in-context": "in-context (the house default)",
+}  # fmt: skip
+COLOURS = {"single": "#6B705C", "td": "#56B4E9", "hybrid": "#CC79A7", "in-context": "#009E73"}
+
+
+def run(names: list[str], replicas: int) -> None:
+    for name in names:
+        folder = FOLDER / name
+        if (folder / "DONE").exists():
+            print(f"{name}: done already", flush=True)
+            continue
+        size = f"--replicas {replicas} --total-timesteps {STEPS} --eval-freq 10000 --n-eval-episodes 5"
+        where = f"--log-dir {FOLDER} --exp-name {name} --threads 1 --verbose 0 --checkpoint-freq 0"
+        words = f"train --config seed-td-lunarlander {RUNS[name]} {size} {where}".split()
+        subprocess.run([sys.executable, "-m", "peerage", *words, *(["--overwrite"] * folder.exists())], check=True)
+        print(f"{name}: trained", flush=True)
+
+
+def returns(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps, and the mean evaluation return of the members of each replica `[R, steps]`."""
+    table = read_evaluations(FOLDER / name)
+    wide = table.groupby(["replica", "step"])["return"].mean().unstack("step")
+    return wide.columns.to_numpy(), wide.to_numpy()
+
+
+def page() -> None:
+    missing = [name for name in RUNS if not (FOLDER / name / "DONE").exists()]
+    if missing:
+        raise SystemExit(f"not trained yet: {', '.join(missing)}")
+    config = load(FOLDER / "td" / "config.yaml")
+    hours = sum(counts.hours(FOLDER / name) for name in RUNS)
+    drawn, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    rows = []
+    for name in RUNS:
+        steps, values = returns(name)
+        s = spread(values)
+        axes.plot(steps / 1000, s.mean, color=COLOURS[name], label=LABELS[name], linewidth=1.5)
+        axes.fill_between(steps / 1000, s.low, s.high, color=COLOURS[name], alpha=0.12, linewidth=0)
+        half = values[:, steps >= STEPS / 2].mean(axis=1)
+        rows.append(
+            f"| {LABELS[name]} | {interval(values[:, -1])} | {interval(half)} | {interval(values.mean(axis=1))} | "
+            f"{counts.hours(FOLDER / name):.2g} |"
+        )
+    axes.set(xlabel="thousands of steps of every member", ylabel="return alone", ylim=(-700, 320))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=9)
+    path = PAGE.parent / "transformer-trust-lunarlander.png"
+    drawn.savefig(path, dpi=110, metadata={"Software": None})
+    flags = [f"- {LABELS[name]}: `--config seed-td-lunarlander {flags}`" for name, flags in RUNS.items()]
+    lines = [
+        f"{config.replicas} replicas of 4 DQN members, {STEPS:,} steps each, the published learners' settings; "
+        f"{hours:.2g} hours in all, each run on one thread. The return of every member alone, greedy, the members of a "
+        "replica averaged first; mean and 95% t-interval over replicas.",
+        "",
+        f"![Return alone over time]({path.name})",
+        "",
+        "| | at the end | second half of the run | whole run | hours |",
+        "| --- | --- | --- | --- | --- |",
+        *rows,
+        "",
+        *flags,
+    ]
+    text = PAGE.read_text(encoding="utf-8") if PAGE.exists() else SKELETON
+    PAGE.write_text(with_part(text, "lunarlander-100k", lines), encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.trust_lunarlander", description=__doc__.split("\n")[0])
+    parser.add_argument("command", choices=("run", "page"))
+    parser.add_argument("--only", nargs="+", choices=RUNS, default=list(RUNS))
+    parser.add_argument("--replicas", type=int, default=3)
+    args = parser.parse_args()
+    if args.command == "run":
+        run(args.only, args.replicas)
+    else:
+        page()
+
+
+if __name__ == "__main__":
+    main()
