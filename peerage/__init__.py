@@ -13,7 +13,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Config", "Run", "UserError", "load", "register_adviser", "register_expert", "resume", "train"]
+__all__ = [
+    "Config",
+    "Run",
+    "UserError",
+    "load",
+    "register_adviser",
+    "register_expert",
+    "register_features",
+    "resume",
+    "train",
+]
 
 if TYPE_CHECKING:
     from peerage.api import Run, load, resume, train
@@ -21,6 +31,7 @@ if TYPE_CHECKING:
     from peerage.envs.scripted import register_expert
     from peerage.errors import UserError
     from peerage.sharing.advisers import register_adviser
+    from peerage.trust.features import register_features
 
 _WHERE = {
     "Run": "peerage.api",
@@ -31,6 +42,7 @@ _WHERE = {
     "UserError": "peerage.errors",
     "register_adviser": "peerage.sharing.advisers",
     "register_expert": "peerage.envs.scripted",
+    "register_features": "peerage.trust.features",
 }
 
 

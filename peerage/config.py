@@ -73,9 +73,10 @@ class AdviceConfig:
     sharing: Literal["advice", "none"] = "advice"
     """advice: peer learning. none: every member for itself."""
     trust: Literal["td", "transformer", "hybrid", "in-context"] | None = None
-    """How the trust term is computed, by default as the `choice` does. td: temporal differences (Eq. 4, 5); transformer: the reward that a
-    transformer predicts if the adviser had been followed; hybrid: both, weighted by confidence;
-    in-context: what a transformer over past decisions expects of following the adviser now."""
+    """How the trust term is computed, by default as the `choice` does. td: temporal differences (Eq. 4, 5);
+    transformer: the reward that a transformer predicts if the adviser had been followed; hybrid: both,
+    weighted by confidence; in-context: what a transformer over past decisions expects of following the
+    adviser now."""
     choice: Choice = "standardised"
     """How scores become a choice. standardised: ours; paper: Eq. 9 and 2; greedy: epsilon-greedy on the
     scores; uniform: random advice."""

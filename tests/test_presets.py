@@ -11,7 +11,8 @@ from peerage.presets import describe, preset, preset_names
 
 PROBES = [name for name in preset_names() if name.startswith("probe-")]
 SEED = [name for name in preset_names() if name.startswith("seed-")]
-PAPER = [name for name in preset_names() if name not in ("quick-lunarlander", *SEED, *PROBES)]
+OPEN = [name for name in preset_names() if name.startswith("open-")]
+PAPER = [name for name in preset_names() if name not in ("quick-lunarlander", *SEED, *PROBES, *OPEN)]
 FAMILIES = ["halfcheetah", "ant", "hopper", "walker2d", "room-v21", "room-v27"]
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from gymnasium.envs.registration import load_env_creator
 from gymnasium.spaces import Box, Discrete
 
+from peerage.envs.changing import OWN, Changing
 from peerage.errors import UserError, nearest
 
 Maker = str | Callable[..., gymnasium.Env]
@@ -58,10 +59,15 @@ def check_env_id(env: Maker, env_args: dict[str, Any]) -> Spec:
 def make_env(env: Maker, env_args: dict[str, Any]) -> gymnasium.Env:
     """One environment, without Gymnasium's passive checker; each of its warnings is shown once a process.
 
-    `env_args` go to the constructor; with an id, `max_episode_steps` replaces the time limit (-1: none).
+    `env_args` go to the constructor; with an id, `max_episode_steps` replaces the time limit (-1: none). `change_at`
+    and `change`, and knobs that the constructor does not know, make it a `peerage.envs.changing.Changing`.
     Raises UserError, in one line, for an unknown id, a missing package or arguments that do not fit.
     """
     name = name_of(env)
+    ours = {"change_at", "change", *OWN} & env_args.keys()
+    known = frozenset(_parameters(env)) if ours else frozenset()
+    changes = {key: env_args[key] for key in env_args if key in ours - known}
+    env_args = {key: value for key, value in env_args.items() if key not in changes}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -92,7 +98,14 @@ def make_env(env: Maker, env_args: dict[str, Any]) -> gymnasium.Env:
     _show_once(caught)
     if not isinstance(built, gymnasium.Env):
         raise UserError(f"{name} made a {type(built).__name__}, not a gymnasium.Env")
-    return built
+    if not changes:
+        return built
+    try:
+        change_at, change = changes.pop("change_at", None), changes.pop("change", None)
+        return Changing(built, changes, change_at, change, known)
+    except UserError:
+        built.close()
+        raise
 
 
 def spec_of(built: gymnasium.Env, env: Maker) -> Spec:

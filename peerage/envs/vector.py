@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy as np
 
+from peerage.envs.changing import Changing
 from peerage.envs.make import Maker, Spec, check_env_id, make_env, one_line, spec_of
 from peerage.errors import UserError
 
@@ -169,6 +170,15 @@ class EnvGroup:
                     generator.state = copy.deepcopy(state)
                 except (TypeError, ValueError, KeyError) as error:
                     raise UserError(f"the state of environment {i} is broken: {one_line(error)}") from error
+
+    def set_clock(self, steps: int, *, running: bool = True) -> None:
+        """Tell environments that change under way how many `steps` were made so far; call `reset` afterwards.
+
+        With `running` off they stay in the state that belongs to it, however many steps are made now.
+        """
+        for env in self.envs:
+            if isinstance(env, Changing):
+                env.steps, env.running = steps, running
 
     def close(self) -> None:
         """Close all environments."""

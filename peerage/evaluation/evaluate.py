@@ -28,11 +28,15 @@ class Evaluator:
         self.env, self.env_args, self.group, self.episodes, self.seed = env, env_args, group, episodes, seed
         self.envs: EnvGroup | None = None
 
-    def run(self) -> list[tuple[int, int, Episode]]:
-        """(member, episode number, episode) for every member and episode."""
+    def run(self, trained: int = 0) -> list[tuple[int, int, Episode]]:
+        """(member, episode number, episode) for every member and episode.
+
+        An environment that changes under way is what it is after `trained` steps of training, for the whole evaluation.
+        """
         M, E = self.group.M, self.episodes
         if self.envs is None:
             self.envs = EnvGroup(self.env, self.env_args, [self.seed + e for e in range(E)] * M)
+        self.envs.set_clock(trained, running=False)
         obs = self.envs.reset(reseed=True)
         pending, steps = np.ones(M * E, bool), 0
         results: list[tuple[int, int, Episode]] = []

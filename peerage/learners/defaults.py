@@ -99,8 +99,8 @@ ADVICE_DEFAULTS: dict[str, dict[str, Any]] = {
     "greedy": {"trust": "td", "temperature": 1.0, "lr": 0.05, "epsilon": 0.05, "self_share": 0.0},
     "uniform": {"trust": "td", "temperature": 1.0, "lr": 0.05, "epsilon": 0.0, "self_share": 0.0},
 }
-"""By `choice`, where the user has not said: the kind of trust, softmax temperature, learning rate of trust, share of uniform choices and
-of choices a member keeps for itself. Measured on Room-v21: docs/methods/peer-learning.md."""
+"""By `choice`, where the user has not said: the kind of trust, softmax temperature, learning rate of trust, share of
+uniform choices and of choices a member keeps for itself. Measured on Room-v21: docs/methods/peer-learning.md."""
 
 
 def member_settings(config: Config, discrete: bool) -> list[Settings]:
@@ -150,7 +150,7 @@ def resolve(config: Config, discrete: bool) -> Config:
 
 def resolve_advice(advice: AdviceConfig) -> AdviceConfig:
     """`advice` with the defaults of its `choice` filled in."""
-    missing = {
+    missing: Any = {
         name: (value,) if name == "temperature" else value
         for name, value in ADVICE_DEFAULTS[advice.choice].items()
         if getattr(advice, name) in (None, ())
@@ -160,7 +160,8 @@ def resolve_advice(advice: AdviceConfig) -> AdviceConfig:
     beside = resolved.trust != "in-context" or not resolved.use_trust
     for name in ("use_critic", "use_agent_values"):
         if getattr(resolved, name) is None:
-            resolved = replace(resolved, **{name: beside})
+            missing[name] = beside
+    resolved = replace(resolved, **missing)
     # What the user gave of the two shares leaves less for the default of the other.
     if advice.self_share is None:
         resolved = replace(resolved, self_share=min(resolved.self_share or 0.0, 1 - (resolved.epsilon or 0.0)))

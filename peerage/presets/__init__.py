@@ -2,7 +2,7 @@
 
 The papers' experiments are a product, environments times settings, so they are kept as one
 (families.yaml, settings.yaml), and so are the probes of trust (probes.yaml: environments times groups of
-advisers); every other YAML file here is a preset by itself.
+advisers); the paper's open questions are a list (open.yaml); every other YAML file here is a preset by itself.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from peerage.config import Config
 from peerage.errors import UserError, nearest
 
 FOLDER = Path(__file__).parent
-PRODUCT = ("families", "settings", "seed", "probes")
+PRODUCT = ("families", "settings", "seed", "probes", "open")
 
 
 class _Recipe(NamedTuple):
@@ -77,7 +77,7 @@ def _recipes() -> dict[str, _Recipe]:
             own = _read(path.stem)
             recipes[path.stem] = _Recipe(own["title"], (own["config"],))
     papers = _product(_read("families"), _read("settings")) | _seed(_read("seed"))
-    return recipes | papers | _probes(_read("probes"))
+    return recipes | papers | _probes(_read("probes")) | _open(_read("open"))
 
 
 def seed_flags(algorithm: str) -> dict[str, Any]:
@@ -109,6 +109,19 @@ def _probes(made: dict[str, Any]) -> dict[str, _Recipe]:
             advisers = {"advisers": of_probe.get("environments", {}).get(env, of_probe["advisers"])}
             title = f"{of_env['title']}: {of_probe['title']}"
             recipes[f"probe-{env}-{probe}"] = _Recipe(title, (made["common"], of_env["config"], advisers))
+    return recipes
+
+
+def _open(made: dict[str, Any]) -> dict[str, _Recipe]:
+    """`open-size-TASK-N`, and one for every other question."""
+    recipes = {}
+    for task, of_task in made["tasks"].items():
+        for size in made["sizes"]:
+            title = f"{of_task['config']['env']}, {size} DQN members: does the size of the group matter?"
+            layers = (made["common"], made["dqn"], of_task["config"], {"n_peers": size})
+            recipes[f"open-size-{task}-{size}"] = _Recipe(title, layers)
+    for name, own in made["presets"].items():
+        recipes[f"open-{name}"] = _Recipe(own["title"], (made["common"], made[own["like"]], own["config"]))
     return recipes
 
 

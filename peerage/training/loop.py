@@ -260,7 +260,7 @@ class Trainer:
     def evaluation_rows(self) -> list[EvaluationRow]:
         """(replica, member, episode, return, length, success) of an evaluation now."""
         rows: list[EvaluationRow] = []
-        for m, number, e in self.evaluator.run():
+        for m, number, e in self.evaluator.run(self.step):
             success = None if e.success is None else float(e.success)
             rows.append((m // self.N, self.names[m % self.N], number, e.return_, e.length, success))
         return rows
@@ -308,6 +308,7 @@ class Trainer:
         if not policies_only:
             self.sharing.load_state(state["sharing"])
             self.envs.set_rng_states(state["environments"])
+        self.envs.set_clock(self.step)
         self.frozen = np.array(state["frozen"], bool)
         self.episodes = [Episode(*episode) for episode in state["episodes"]]
         self.offsets = state["offsets"]

@@ -1,0 +1,335 @@
+"""The paper's open questions (open-... of `peerage presets`), with a first answer to each.
+
+    python -m benchmarks.open_questions run [--jobs 1] [--only NAME ...] [--replicas 3] [--scale 1.0]
+    python -m benchmarks.open_questions table     tables from the run folders, printed and written beside them
+    python -m benchmarks.open_questions page      tables and figures into docs/results/open-questions.md
+
+`run` trains what is missing, a process for each run: what is DONE is left as it is, what was interrupted begins anew.
+A NAME is that of a folder, such as size-cartpole-8, or a pattern such as 'change-*'. `--scale` multiplies the steps of
+every run, the moment of a change with them. Every group has its counterpart of single agents (NAME-single: the same
+with `--sharing none`); group sizes share one of eight agents. The numbers come from benchmarks/open_numbers.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from functools import lru_cache
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+from benchmarks import open_numbers as numbers
+from benchmarks.open_numbers import Part
+from benchmarks.trust_counts import hours
+from benchmarks.trust_probes import interval, with_part
+from peerage.config import Config
+from peerage.configfile import load
+from peerage.presets import describe
+from peerage.runs.summaries import spread
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+FOLDER = Path("experiments/open-questions")
+PAGE = Path("docs/results/open-questions.md")
+SIZES = (2, 4, 8, 16, 32)
+QUESTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "size": (
+        "Does the size of the group matter?",
+        tuple(f"size-{task}-{n}" for task in ("room-v6", "cartpole", "lunarlander") for n in SIZES),
+    ),
+    "change": (
+        "What if rewards, goals or physics change under way?",
+        ("change-goals-room", "change-reward-room", "change-physics-cartpole", "change-physics-lunarlander"),
+    ),
+    "mixed": (
+        "Can different algorithms and networks learn from each other?",
+        ("mixed-algorithms-pendulum", "mixed-networks-cartpole"),
+    ),
+    "frozen": (
+        "What do novices make of an expert that does not learn?",
+        ("frozen-expert-lunarlander", "frozen-members-room"),
+    ),
+    "hard": (
+        "Does it help where rewards are sparse, or observations and actions many?",
+        ("sparse-hallway", "sparse-mountaincar", "highdim-humanoid"),
+    ),
+}
+SKELETON = """# The open questions: first answers
+
+The paper's open questions (arXiv 2312.09950), each with short runs of a few replicas: a first answer, no more. Made by
+`python -m benchmarks.open_questions run`, and written from the run folders by `… page`.
+
+"Alone" is the return of greedy episodes without advisers, a mean over members, and the unit of statistics is the
+replica of a group: mean and 95% t-interval. A group is compared with single agents that have the same seeds
+(`--sharing none`), replica by replica. "Better advisers" is the share of choices (%) that went to an adviser whose last
+evaluation before was better than the asker's own, "by lot" what uniform choices would have given; evaluations are of a
+few episodes, so neither is exact. With a scripted expert it is the share of choices that went to it. Queries are
+questions asked of others in a step of one member. Every interval excludes the truth once in twenty times: of many
+comparisons some say too much.
+"""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    preset: str
+    """The preset's name without `open-`."""
+    single: bool
+
+    @property
+    def name(self) -> str:
+        if not self.single:
+            return self.preset
+        task = self.preset.rsplit("-", 1)[0] if self.preset.startswith("size-") else self.preset
+        return f"{task}-single"
+
+    @property
+    def folder(self) -> Path:
+        return FOLDER / self.name
+
+    @property
+    def done(self) -> bool:
+        return (self.folder / "DONE").exists()
+
+    @property
+    def counterpart(self) -> Experiment:
+        task = self.preset.rsplit("-", 1)[0]
+        return Experiment(f"{task}-8" if self.preset.startswith("size-") else self.preset, True)
+
+    def settings(self, replicas: int, scale: float) -> list[str]:
+        """What `peerage train` is told about the training itself."""
+        config = load(f"open-{self.preset}")
+        evaluations = config.steps // config.run.eval_freq
+        every = max(1, round(scale * config.run.eval_freq))
+        steps = every * evaluations
+        flags = ["--config", f"open-{self.preset}", "--replicas", str(replicas), "--total-timesteps", str(steps)]
+        log_freq = max(1, every * config.run.log_freq // config.run.eval_freq)
+        flags += ["--eval-freq", str(every), "--log-freq", str(log_freq)]
+        if "change_at" in config.env_args:
+            flags += ["--env-args", f"change_at={steps * config.env_args['change_at'] // config.steps}"]
+        if self.preset == "frozen-members-room":
+            flags += ["--load-paths", f"{PRETRAIN.folder}:0", "none", "none", "none"]
+        if self.single:
+            flags += ["--sharing", "none"]
+            if config.advisers:
+                flags += ["--advisers"]
+        return flags
+
+    def command(self, replicas: int, scale: float) -> list[str]:
+        where = ["--log-dir", str(FOLDER), "--exp-name", self.name, "--threads", "1", "--verbose", "0"]
+        anew = ["--overwrite"] if self.folder.exists() else []
+        return [sys.executable, "-m", "peerage", "train", *self.settings(replicas, scale), *where, *anew]
+
+
+PRETRAIN = Experiment("pretrain-room", False)  # of one replica, whatever is asked for, and of full length
+
+
+def experiments_of(question: str) -> list[Experiment]:
+    """The groups of a question, each with its counterpart."""
+    groups = [Experiment(preset, False) for preset in QUESTIONS[question][1]]
+    return list(dict.fromkeys(e for group in groups for e in (group, group.counterpart)))
+
+
+EXPERIMENTS = [e for question in QUESTIONS for e in experiments_of(question)]
+
+
+def train(experiment: Experiment, replicas: int, scale: float) -> tuple[bool, str]:
+    """Train one experiment in a process of its own, unless it is done: whether it went well, and a line about it."""
+    name = experiment.name
+    if experiment.done:
+        config, settings = load(experiment.folder / "config.yaml"), experiment.settings(replicas, scale)
+        if [str(config.replicas), str(config.steps)] == [settings[3], settings[5]]:
+            return True, f"{name}: done already"
+        was = f"{config.replicas} replicas of {config.steps} steps"
+        return True, f"{name}: done already, with {was}; remove {experiment.folder} to train it anew"
+    ended = subprocess.run(experiment.command(replicas, scale), capture_output=True, text=True)
+    if ended.returncode:
+        return False, f"{name}: {(ended.stderr.strip() or 'failed').splitlines()[-1]}"
+    return True, f"{name}: trained"
+
+
+# --- what was found -------------------------------------------------------------------------------------------
+
+
+@lru_cache
+def read(folder: Path) -> list[Part]:
+    return numbers.read(folder)
+
+
+def verdict(label: str, difference: np.ndarray) -> str:
+    """A sentence on `difference [R]`, group minus single agents, of the return alone at the end."""
+    s = spread(difference)
+    if s.replicas < 3 or np.isnan(difference).any():
+        return f"{label}: {s.replicas} replicas give no interval; these replicas cannot tell."
+    size = interval(difference)
+    if s.low <= 0 <= s.high:
+        return f"{label}: group minus single agents is {size}, which holds no difference: these replicas cannot tell."
+    word = "better" if s.mean > 0 else "worse"
+    return f"{label}: the group is {word} than single agents, by {size}; the interval excludes no difference."
+
+
+def about_trust(label: str, part: Part) -> str:
+    """A sentence on whether choices went to better advisers more often than by lot."""
+    gain = 100 * (part.better - part.lot)
+    if np.isnan(gain).any():
+        return f"{label}: nobody was better than an asker, or nobody chose, so trust has nothing to show."
+    s = spread(gain)
+    said = f"{label}: the share of choices for better advisers minus that by lot is {interval(gain)} points"
+    if s.replicas < 3 or s.low <= 0 <= s.high:
+        return f"{said}: these replicas cannot tell whether trust finds them."
+    return f"{said}: {'more' if s.mean > 0 else 'less'} than by lot."
+
+
+def rows(question: str) -> tuple[list[str], list[str]]:
+    """A Markdown table of what is done of a question, and a sentence for each comparison."""
+    changes = question == "change"
+    moments = ["before the change", "right after it", "at the end"] if changes else ["at the end"]
+    heads = [f"alone {m}" for m in moments] + [f"single agents {m}" for m in moments]
+    heads += ["better advisers", "by lot", "queries per step"]
+    lines = ["| | " + " | ".join(heads) + " |", "| --- |" + " --- |" * len(heads)]
+    said = []
+    for preset in QUESTIONS[question][1]:
+        group = Experiment(preset, False)
+        if not (group.done and group.counterpart.done):
+            continue
+        singles = {part.label: part for part in read(group.counterpart.folder)}
+        for part in read(group.folder):
+            label = f"{preset}{', ' + part.label if part.label else ''}"
+            single = singles[part.label]
+            if part.steps != single.steps or len(part.end) != len(single.end):
+                raise SystemExit(f"{group.folder} and {group.counterpart.folder} differ in replicas or steps")
+            cells = [interval(values) for p in (part, single) for values in p.moments(changes)]
+            cells += [interval(100 * part.better), interval(100 * part.lot), interval(part.queries, 2)]
+            lines.append(f"| {label} | " + " | ".join(cells) + " |")
+            said += [f"- {verdict(label, part.end - single.end)}", f"- {about_trust(label, part)}"]
+    return (lines, said) if said else ([], [])
+
+
+def panels(question: str) -> dict[str, list[tuple[str, Experiment]]]:
+    """Title -> curves, of a question's figure."""
+    found: dict[str, list[tuple[str, Experiment]]] = {}
+    for preset in QUESTIONS[question][1]:
+        group = Experiment(preset, False)
+        if question == "size":
+            task, size = preset.removeprefix("size-").rsplit("-", 1)
+            found.setdefault(task, [("single agents", group.counterpart)]).append((f"{size} members", group))
+        else:
+            found[preset] = [("single agents", group.counterpart), ("group", group)]
+    return found
+
+
+def figure(question: str) -> str:
+    """Return alone over time, a panel for each task; returns the Markdown that shows it."""
+    found = panels(question)
+    drawn, axes = plt.subplots(1, len(found), figsize=(4.2 * len(found), 3.8), squeeze=False, layout="constrained")
+    for (title, curves), panel in zip(found.items(), axes[0]):
+        tints = plt.get_cmap("viridis")(np.linspace(0.05, 0.85, max(1, len(curves) - 1)))
+        for (label, experiment), colour in zip(curves, ["#6B705C", *tints]):
+            if not experiment.done:
+                continue
+            curve = read(experiment.folder)[0].curve  # the first part is everybody who learns
+            s = spread(curve.to_numpy())
+            style = "--" if experiment.single else "-"
+            panel.plot(curve.index / 1000, s.mean, style, color=colour, label=label, linewidth=1.6)
+            if len(curves) == 2:
+                panel.fill_between(curve.index / 1000, s.low, s.high, color=colour, alpha=0.12, linewidth=0)
+            if (at := read(experiment.folder)[0].change_at) is not None and experiment.single:
+                panel.axvline(at / 1000, color="0.5", linewidth=1, linestyle=":")
+        panel.set(title=title, xlabel="thousands of steps of every member")
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.legend(frameon=False, fontsize=8)
+    axes[0, 0].set_ylabel("return alone")
+    path = PAGE.parent / f"open-questions-{question}.png"
+    drawn.savefig(path, dpi=110, metadata={"Software": None})
+    plt.close(drawn)
+    return f"![{QUESTIONS[question][0]}]({path.name})"
+
+
+def table(question: str) -> list[str]:
+    lines, said = rows(question)
+    return [f"## {QUESTIONS[question][0]}", "", *lines, "", *said] if lines else []
+
+
+# --- the page -------------------------------------------------------------------------------------------------
+
+
+def part_of_page(question: str) -> list[str]:
+    """All that the page says about a question."""
+    presets = QUESTIONS[question][1]
+    experiments = experiments_of(question)
+    configs: dict[str, Config] = {e.name: load(e.folder / "config.yaml") for e in experiments}
+    if len({config.replicas for config in configs.values()}) > 1:
+        raise SystemExit(f"the runs of {question!r} differ in replicas: remove those that are not meant")
+    lines, said = rows(question)
+    lengths = [f"- `open-{name}`: {describe(f'open-{name}')}; {configs[name].steps:,} steps" for name in presets]
+    size = f"{configs[presets[0]].replicas} replicas, {len(experiments)} runs, "
+    spent = sum(hours(e.folder) for e in experiments)
+    return [f"{size}{spent:.2g} hours in all, a run on one thread.", "", figure(question), "", *lines, "", *said, "",
+            *lengths]  # fmt: skip
+
+
+def page() -> None:
+    """Fill the part of every question whose runs are all done; what is said between the markers is ours."""
+    text = PAGE.read_text(encoding="utf-8") if PAGE.exists() else SKELETON
+    whole = 0
+    for question, (title, _) in QUESTIONS.items():
+        if names := [e.name for e in experiments_of(question) if not e.done]:
+            print(f"{question} is left as it is, not trained yet: {', '.join(names)}")
+            continue
+        whole += 1
+        PAGE.parent.mkdir(parents=True, exist_ok=True)
+        if f"<!-- {question} -->" not in text:
+            text = f"{text.rstrip()}\n\n## {title}\n"
+        text = with_part(text, question, part_of_page(question))
+    if not whole:
+        raise SystemExit("there is nothing to write yet")
+    PAGE.write_text(text, encoding="utf-8")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.open_questions", description=__doc__.split("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="train what is missing")
+    run.add_argument("--jobs", type=int, default=1, help="runs at the same time")
+    run.add_argument("--only", nargs="+", metavar="NAME", default=["*"], help="names of runs, or patterns")
+    run.add_argument("--replicas", type=int, default=3)
+    run.add_argument("--scale", type=float, default=1.0, help="times the steps of every run")
+    commands.add_parser("table", help="tables from the run folders")
+    commands.add_parser("page", help="tables and figures into the docs")
+    args = parser.parse_args(arguments)
+    if args.command == "page":
+        return page()
+    if args.command == "table":
+        text = "\n\n".join("\n".join(lines) for question in QUESTIONS if (lines := table(question)))
+        if not text:
+            raise SystemExit(f"no pair of runs in {FOLDER} is done yet")
+        (FOLDER / "tables.md").write_text(text + "\n", encoding="utf-8")
+        return print(text)
+    if args.jobs < 1 or args.replicas < 1 or not args.scale > 0:
+        parser.error("--jobs, --replicas and --scale must be above 0")
+    for pattern in args.only:
+        if not any(fnmatch(e.name, pattern) for e in EXPERIMENTS):
+            parser.error(f"there is no run {pattern}: {', '.join(e.name for e in EXPERIMENTS)}")
+    chosen = [e for e in EXPERIMENTS if any(fnmatch(e.name, pattern) for pattern in args.only)]
+    if any(e.preset == "frozen-members-room" and not e.done for e in chosen):
+        well, line = train(PRETRAIN, 1, 1.0)
+        print(line, flush=True)
+        if not well:
+            raise SystemExit("the expert of frozen-members-room could not be trained")
+    failed = 0
+    with ThreadPoolExecutor(args.jobs) as pool:
+        for well, line in pool.map(lambda e: train(e, args.replicas, args.scale), chosen):
+            print(line, flush=True)
+            failed += not well
+    if failed:
+        raise SystemExit(f"{failed} of {len(chosen)} failed")
+
+
+if __name__ == "__main__":
+    main()

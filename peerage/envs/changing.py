@@ -1,0 +1,210 @@
+"""Environments that change while a run goes on: other rewards, goals or physics from a given step on.
+
+`make_env` takes two more arguments beside those of the constructor: `change_at`, the number of steps after which the
+change comes, and `change`, what is different from then on, a mapping of *knobs*:
+
+    peerage train --env Room-v21 --env-args goals=left change_at=50000 'change={goals: right}'
+    peerage train --env LunarLander-v3 --env-args change_at=50000 'change={enable_wind: true, gravity: -6}'
+
+Knobs of every environment: `reward_scale` (1; -1 turns the task round). Of Room: `goals` (any, left, right: on which
+side of the middle column, x / (length - 1) < 0.5 or not, goals are drawn) and `reward_at` (shown; opposite: the cell
+that pays is the mirror image, through the centre, of the one that is shown). Of the classic tasks their physical
+constants (`CLASSIC`), of MuJoCo `gravity`, `damping_scale`, `friction_scale` and `mass_scale`. Besides, every argument
+of the constructor that is a number or a switch and that the environment keeps as an attribute of that name
+(LunarLander's `enable_wind`) or with an underscore before it (HalfCheetah's `forward_reward_weight`), unless it is
+about sizes or pictures. What the constructor does not take itself (`goals`, CartPole's `length`) can be given without
+a change too; it holds from the start.
+
+The change comes between two episodes: step `change_at` ends its episode, truncated, so that no episode is half of one
+task and half of the other and nobody bootstraps from one into the other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.utils import RecordConstructorArgs
+
+from peerage.envs.room import Room
+from peerage.errors import UserError, nearest
+
+CLASSIC: dict[str, tuple[str, ...]] = {
+    "CartPole": ("length", "gravity", "masscart", "masspole", "force_mag"),
+    "Pendulum": ("g", "m", "l", "max_torque"),
+    "MountainCar": ("gravity", "force"),
+    "MountainCarContinuous": ("power",),
+    "Acrobot": ("LINK_LENGTH_1", "LINK_MASS_1", "LINK_MASS_2", "torque_noise_max"),
+}
+"""Attributes that are physical constants, by the id without its version, in the units of Gymnasium's documentation
+(CartPole's `length` is half of the pole)."""
+
+MUJOCO: dict[str, tuple[str, ...]] = {  # factor -> fields of mujoco.MjModel
+    "damping_scale": ("dof_damping",),
+    "friction_scale": ("geom_friction",),
+    "mass_scale": ("body_mass", "body_inertia"),
+}
+CHOICES = {"goals": ("any", "left", "right"), "reward_at": ("shown", "opposite")}
+NO_TASK = {  # arguments that spaces, pictures or Gymnasium's own wrapper hang on
+    "length", "n_actions", "continuous", "max_episode_steps", "width", "height", "camera_id", "use_contact_forces",
+    "exclude_current_positions_from_observation", "include_cinert_in_observation", "include_cvel_in_observation",
+    "include_qfrc_actuator_in_observation", "include_cfrc_ext_in_observation",
+}  # fmt: skip
+POSITIVE = ("length", "masscart", "masspole", "m", "l", "max_torque", "LINK_LENGTH_1", "LINK_MASS_1", "LINK_MASS_2")
+
+OWN = frozenset({"reward_scale", "gravity", *CHOICES, *MUJOCO, *(name for names in CLASSIC.values() for name in names)})
+"""Knobs that no constructor needs to know."""
+
+
+@dataclass(frozen=True)
+class Knob:
+    """Something about an environment that can be set to a value like `default`."""
+
+    default: Any
+    """What it is if nobody sets it: a number, a switch or one of `choices`."""
+    put: Callable[[Any], None]
+    choices: tuple[str, ...] = ()
+    low: float = -math.inf
+    """Numbers lie strictly between `low` and `high`."""
+    high: float = math.inf
+
+    def check(self, name: str, value: Any) -> None:
+        """UserError unless `value` is one for this knob."""
+        if self.choices:
+            if value not in self.choices:
+                raise UserError(f"{name} must be {', '.join(self.choices)}, not {value!r}")
+        elif isinstance(self.default, bool):
+            if not isinstance(value, bool):
+                raise UserError(f"{name} must be true or false, not {value!r}")
+        elif isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise UserError(f"{name} must be a number, not {value!r}")
+        elif not self.low < value < self.high:
+            above = f"above {self.low:g}" if self.high == math.inf else f"between {self.low:g} and {self.high:g}"
+            raise UserError(f"{name} must be {above}, not {value:g}")
+
+
+class Changing(gymnasium.Wrapper, RecordConstructorArgs):
+    """An environment whose knobs are set to `given` and, from the first episode after `change_at` steps, to `change`.
+
+    `steps` is the clock: steps made so far, episodes whatever they were. It is all that a resume needs, and
+    `running = False` stops it, for evaluations. Both may be set at any time; the next `reset` obeys them.
+
+    Observations, actions and everything random are those of the environment. `parameters` are the names of its
+    constructor's arguments. Raises UserError, in one line, for what cannot be changed.
+    """
+
+    def __init__(
+        self,
+        env: gymnasium.Env,
+        given: Mapping[str, Any],
+        change_at: int | None = None,
+        change: Mapping[str, Any] | None = None,
+        parameters: frozenset[str] = frozenset(),
+    ) -> None:
+        RecordConstructorArgs.__init__(  # so that `spec.make` builds the whole
+            self, given=given, change_at=change_at, change=change, parameters=parameters
+        )
+        gymnasium.Wrapper.__init__(self, env)
+        self.reward_scale, self.goals, self.reward_at = 1.0, "any", "shown"
+        self.knobs = self._find_knobs(parameters)
+        name = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
+        if (change_at is None) != (change is None):
+            missing = "change_at=STEPS" if change_at is None else "change={NAME: VALUE}"
+            raise UserError(f"{name}: change and change_at go together; add {missing}")
+        if change_at is not None and (isinstance(change_at, bool) or not isinstance(change_at, int) or change_at < 1):
+            raise UserError(f"{name}: change_at must be a whole number of steps, at least 1, not {change_at!r}")
+        if change is not None and (not isinstance(change, Mapping) or not change):
+            raise UserError(f"{name}: change must say what, as in {{reward_scale: -1}}, not {change!r}")
+        for knob, value in [*given.items(), *(change or {}).items()]:
+            if knob not in self.knobs:
+                hint = nearest(str(knob), list(self.knobs))
+                raise UserError(f"{name} cannot change {str(knob)!r}{hint}; it can: {', '.join(self.knobs)}")
+            self.knobs[knob].check(f"{name}: {knob}", value)
+        self.change_at = change_at
+        before = {knob: self.knobs[knob].default for knob in {**given, **(change or {})}} | dict(given)
+        self.phases = (before, before | dict(change or {}))
+        self.steps = 0
+        self.running = True
+        self.now: dict[str, Any] = {}
+        self._put()
+
+    @property
+    def changed(self) -> bool:
+        """Whether an episode that begins now is one after the change."""
+        return self.change_at is not None and self.steps >= self.change_at
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        self._put()
+        obs, info = self.env.reset(seed=seed, options=options)
+        room = self.unwrapped
+        if isinstance(room, Room):
+            if not (options and "goal" in options):
+                while self.goals != "any" and (2 * room.goal_x < room.last) != (self.goals == "left"):
+                    obs, info = self.env.reset()  # drawn again: the distribution of goals, given the side
+            if self.reward_at == "opposite":  # what is observed of the goal was written by the reset
+                room.goal_x, room.goal_y = room.last - room.goal_x, room.last - room.goal_y
+        return obs, info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        if self.running:
+            self.steps += 1
+            truncated = truncated or self.steps == self.change_at
+        return obs, reward * self.reward_scale, terminated, truncated, info  # type: ignore[operator]
+
+    def _put(self) -> None:
+        """Set the knobs as the clock says, unless they are."""
+        wanted = self.phases[self.changed]
+        if wanted != self.now:
+            for name, value in wanted.items():
+                self.knobs[name].put(value)
+            self.now = dict(wanted)
+
+    def _find_knobs(self, parameters: frozenset[str]) -> dict[str, Knob]:
+        """Everything that can be set, by name."""
+        inner: Any = self.unwrapped
+        knobs = {"reward_scale": Knob(1.0, partial(setattr, self, "reward_scale"))}
+        if isinstance(inner, Room):
+            for name, choices in CHOICES.items():
+                knobs[name] = Knob(choices[0], partial(setattr, self, name), choices)
+            return knobs  # its other argument is the size, which nothing may change under way
+        family = self.env.spec.id.split(":")[-1].rsplit("-v", 1)[0] if self.env.spec is not None else ""
+        constants = CLASSIC.get(family, ())
+        for name in (*constants, *sorted(parameters.difference(NO_TASK, constants))):
+            kept = name if hasattr(inner, name) else f"_{name}"
+            if not isinstance(getattr(inner, kept, None), bool | int | float):
+                continue
+            low, high = (0.0 if name in POSITIVE else -math.inf), math.inf
+            if name == "gravity" and family.startswith("LunarLander"):
+                low, high = -12.0, 0.0  # Gymnasium's own bounds
+            put = partial(_put_attribute, inner, kept)
+            knobs[name] = Knob(getattr(inner, kept), put, (), low, high)
+        model: Any = getattr(inner, "model", None)
+        if hasattr(model, "dof_damping") and hasattr(model, "opt"):
+            knobs["gravity"] = Knob(float(model.opt.gravity[2]), partial(model.opt.gravity.__setitem__, 2))
+            for name, arrays in MUJOCO.items():
+                knobs[name] = Knob(1.0, _scaler(model, arrays), (), 0.0)
+        return knobs
+
+
+def _put_attribute(env: Any, name: str, value: Any) -> None:
+    setattr(env, name, value)
+    if hasattr(env, "polemass_length"):  # CartPole works these two out once
+        env.total_mass = env.masspole + env.masscart
+        env.polemass_length = env.masspole * env.length
+
+
+def _scaler(model: Any, arrays: tuple[str, ...]) -> Callable[[float], None]:
+    """Sets `arrays` of a MuJoCo model to so many times what they are now."""
+    original = {name: np.array(getattr(model, name)) for name in arrays}
+
+    def scale(factor: float) -> None:
+        for name, values in original.items():
+            getattr(model, name)[:] = values * factor
+
+    return scale
