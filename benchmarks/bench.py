@@ -1,8 +1,8 @@
 """How fast is Peerage? Against Stable-Baselines3, SBX and what the machine can do at all.
 
-    python -m benchmarks.bench                       everything, a quarter of an hour; writes benchmarks/results/speed.*
+    python -m benchmarks.bench                       everything, half an hour; writes benchmarks/results/speed.*
     python -m benchmarks.bench --quick               a first impression; writes nothing
-    python -m benchmarks.bench --only room-dqn       one case; writes nothing
+    python -m benchmarks.bench --only room-dqn       one case (lunarlander-hybrid, ...: of trust); writes nothing
     python -m benchmarks.bench --write-docs          everything, and the table in docs/performance.md as well
     python -m benchmarks.bench --no-run --write-docs the table from the numbers of the last full run
 
@@ -19,11 +19,12 @@ import platform
 import warnings
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.contenders import CASES, Job, available, in_process, shapes, update_flops
+from benchmarks.contenders import CASES, TRUST_CASES, TRUSTS, Job, available, in_process, shapes, update_flops
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -36,6 +37,7 @@ TARGETS = {
     ("lunarlander-dqn", "sb3"): 4.0,
     ("room-dqn", "sb3"): 1.5,
 }
+TRUST_ROUNDS = 3  # at most
 NAMES = {"peerage": "Peerage", "sb3": "Stable-Baselines3", "sbx": "SBX"}
 
 Results = dict[str, Any]
@@ -57,6 +59,13 @@ def contenders(case: str, device: str, seconds: float, threads: bool) -> list[Jo
     return [job for job in jobs if available(job.who)]
 
 
+def trust_jobs(case: str, device: str, seconds: float) -> list[Job]:
+    """A round of a case of trust."""
+    sizes = TRUST_CASES[case].members
+    where: dict[str, Any] = {"device": device, "seconds": seconds}
+    return [Job(case, "peerage", n, trust=trust, **where) for n in sizes for trust in TRUSTS]
+
+
 def run(
     cases: Sequence[str],
     *,
@@ -67,14 +76,18 @@ def run(
     measure: Callable[[Job], dict[str, Any]] = in_process,
     say: Callable[[str], None] = print,
 ) -> Results:
-    """Measure. JSON-able: `cases[case][contender]` is `{"rates": one a round, "threads": ..., ...}`."""
-    results: Results = {"machine": machine(device), "rounds": rounds, "seconds": seconds, "cases": {}}
+    """Measure. JSON-able: `cases[case]["contenders"][contender]`, or `trust[case][contender]` of a case of trust, is
+    `{"rates": one a round, "threads": ..., ...}`."""
+    results: Results = {"machine": machine(device), "rounds": rounds, "seconds": seconds, "cases": {}, "trust": {}}
     load: list[float] = []
     for case in cases:
         found: dict[str, Any] = {}
-        for n in range(rounds):
+        of_trust = case in TRUST_CASES
+        repeats = min(rounds, TRUST_ROUNDS) if of_trust else rounds
+        for n in range(repeats):
             load.append(busy())
-            for job in contenders(case, device, seconds, threads):
+            jobs = trust_jobs(case, device, seconds) if of_trust else contenders(case, device, seconds, threads)
+            for job in jobs:
                 one = measure(job)
                 row = found.setdefault(job.key().removeprefix(case + "/"), {"rates": [], "threads": None})
                 row["rates"].append(round(one["rate"], 2))
@@ -82,7 +95,10 @@ def run(
                     row.setdefault("cpu", []).append(round(one["cpu"], 4))
                 row["threads"] = one.get("threads", row["threads"])
                 row |= {k: round(one[k], 1) for k in ("matmul", "onednn") if k in one}
-                say(f"round {n + 1} of {rounds}  {job.key():32s} {one['rate']:10.1f}")
+                say(f"round {n + 1} of {repeats}  {job.key():44s} {one['rate']:10.1f}")
+        if of_trust:
+            results["trust"][case] = found
+            continue
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Gymnasium's about old versions of environments
             flops = update_flops(CASES[case], *shapes(CASES[case]))
@@ -176,15 +192,64 @@ def table(results: Results) -> str:
     lines = [
         f"{m['cpu']}, {m['cores']} cores{gpu}; load {results['load'][0]} to {results['load'][1]}; "
         f"Python {m['python']}, "
-        f"{versions}. Medians of {results['rounds']} rounds of {results['seconds']:g} s.",
+        f"{versions}. Medians of {results['rounds']} rounds (trust: at most {TRUST_ROUNDS}) of "
+        f"{results['seconds']:g} s.",
+    ]
+    if results["load"][1] > (m["cores"] or 1) + 1:
+        lines += ["", "The machine was busy with other things: rates are too low, and ratios uncertain."]
+    if results["cases"]:
+        lines += ["", *against_others(results)]
+    if results.get("trust"):
+        lines += ["", *costs_of_trust(results["trust"])]
+    return "\n".join(lines) + "\n"
+
+
+def costs_of_trust(found: dict[str, dict[str, Any]]) -> list[str]:
+    """Members who trust in three ways, everything else alike; and how that grows with the number of advisers."""
+    lines = [
+        "### Trust",
         "",
+        "The published settings of transformer trust (`seed-hybrid-...`; 32 windows of 50 steps every 20 steps), and "
+        "the same with another trust.",
+        "",
+        "| case | members | trust | threads | member-steps/s | CPU ms each | target |",
+        "| --- | ---: | --- | ---: | ---: | ---: | ---: |",
+    ]
+    for case, rows in found.items():
+        for n, trust in product(TRUST_CASES[case].members, TRUSTS):
+            key, target = f"peerage/{n}/trust={trust}", TRUST_CASES[case].target
+            aim = f"{target:g}" if target is not None and trust == "hybrid" else ""
+            lines.append(
+                f"| {case} | {n} | {trust} | {rows[key]['threads']} | {rate(rows, key):,.0f} | {cpu(rows, key):.3f} "
+                f"| {aim} |"
+            )
+    for case, rows in found.items():
+        sizes = TRUST_CASES[case].members
+        if len(sizes) > 1:
+            lines += [
+                "",
+                f"### Cost of trust with the number of advisers ({case})",
+                "",
+                "CPU milliseconds of a member-step in a group whose members are each other's advisers.",
+                "",
+                "| advisers | " + " | ".join(TRUSTS) + " | hybrid less td |",
+                "| ---: |" + " ---: |" * (len(TRUSTS) + 1),
+            ]
+            for n in sizes:
+                costs = {trust: cpu(rows, f"peerage/{n}/trust={trust}") for trust in TRUSTS}
+                cells = " | ".join(f"{cost:.3f}" for cost in costs.values())
+                lines.append(f"| {n} | {cells} | {costs['hybrid'] - costs['td']:.3f} |")
+    return lines
+
+
+def against_others(results: Results) -> list[str]:
+    """Peerage beside other libraries and beside what the machine can do."""
+    lines = [
         "### Against other libraries",
         "",
         "| case | contender | threads | member-steps/s | CPU ms each | Peerage is faster by | by CPU | target |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    if results["load"][1] > (m["cores"] or 1) + 1:
-        lines[1:1] = ["", "The machine was busy with other things: rates are too low, and ratios uncertain."]
     for case, found in results["cases"].items():
         rows, members = found["contenders"], MEMBERS[case][0]
         ours = f"peerage/{members}"
@@ -239,7 +304,7 @@ def table(results: Results) -> str:
             f"A matrix product of 512 x 512 with one thread: torch's own {products['matmul']:.0f} GFLOP/s, oneDNN "
             f"{products['onednn']:.0f}.",
         ]
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def group_sizes(case: str, rows: dict[str, Any]) -> list[str]:
@@ -281,7 +346,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m benchmarks.bench", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("--quick", action="store_true", help="one short round: a first impression")
-    parser.add_argument("--only", choices=list(CASES), help="one case")
+    parser.add_argument("--only", choices=[*CASES, *TRUST_CASES], help="one case")
     parser.add_argument("--device", default="cpu", help="Peerage's device, cpu or cuda")
     parser.add_argument("--rounds", type=int, help="rounds (default 5, quick: 1)")
     parser.add_argument("--seconds", type=float, help="seconds a measurement (default 4, quick: 1)")
@@ -295,7 +360,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         results = json.loads((RESULTS / "speed.json").read_text())
     else:
         results = run(
-            [args.only] if args.only else list(CASES),
+            [args.only] if args.only else [*CASES, *TRUST_CASES],
             rounds=args.rounds or (1 if args.quick else 5),
             seconds=args.seconds or (1.0 if args.quick else 4.0),
             device=args.device,

@@ -61,6 +61,28 @@ CASES = {
 }
 
 
+TRUSTS = ("td", "hybrid", "in-context")
+
+
+@dataclass(frozen=True)
+class TrustCase:
+    """A preset whose trust is exchanged: what ways of trusting cost. Its `learning_starts` are shortened, so that the
+    clock runs while everything learns."""
+
+    preset: str
+    learning_starts: int
+    members: tuple[int, ...]
+    target: float | None = None
+    """Member-steps a second that `hybrid` shall reach."""
+
+
+TRUST_CASES = {
+    "lunarlander-hybrid": TrustCase("seed-hybrid-lunarlander", 500, (4,), 500.0),
+    "hopper-hybrid": TrustCase("seed-hybrid-hopper", 300, (4,), 120.0),
+    "room-hybrid": TrustCase("seed-hybrid-room-v21", 200, (2, 4, 8, 16)),
+}
+
+
 @dataclass(frozen=True)
 class Job:
     """One measurement."""
@@ -74,11 +96,14 @@ class Job:
     """Steps with learning before the clock starts: compilation, caches, the first trust updates."""
     seconds: float = 5.0
     """How long the clock runs."""
+    trust: str | None = None
+    """One of TRUSTS, in a case of TRUST_CASES."""
 
     def key(self) -> str:
         """Names the contender among all rounds."""
         threads = "" if self.threads is None else f"/threads={self.threads}"
-        return f"{self.case}/{self.who}/{self.members}{threads}"
+        trust = "" if self.trust is None else f"/trust={self.trust}"
+        return f"{self.case}/{self.who}/{self.members}{threads}{trust}"
 
 
 def measure(job: Job) -> dict[str, Any]:
@@ -98,10 +123,12 @@ def peerage(job: Job) -> dict[str, Any]:
     from peerage.config import AdviceConfig, Config, LearnerConfig
     from peerage.training.loop import Trainer
 
-    case = CASES[job.case]
-    columns = {name: (value,) for name, value in case.settings.items()}
-    trainer = Trainer(
-        Config(
+    if job.case in TRUST_CASES:
+        config, starts, whole = trust_config(job), TRUST_CASES[job.case].learning_starts, 20
+    else:
+        case = CASES[job.case]
+        columns = {name: (value,) for name, value in case.settings.items()}
+        config = Config(
             env=case.env,
             n_peers=job.members,
             total_timesteps=TOTAL,
@@ -110,21 +137,22 @@ def peerage(job: Job) -> dict[str, Any]:
             learner=LearnerConfig(algorithm=(case.algorithm,), net_arch=(case.net_arch,), **columns),  # type: ignore[arg-type]
             advice=AdviceConfig(sharing="advice", use_critic=True, use_trust=True, use_agent_values=True),
         )
-    )
+        starts, whole = case.settings["learning_starts"], 4
+    trainer = Trainer(config)
 
     def synchronise() -> None:
         if trainer.device.type == "cuda":
             torch.cuda.synchronize()
 
     trainer.reset()
-    for _ in range(case.settings["learning_starts"] + job.warm_up):
+    for _ in range(starts + job.warm_up):
         trainer.advance()
     synchronise()
     steps, began, cpu = 0, time.perf_counter(), time.process_time()
     while time.perf_counter() - began < job.seconds:
-        for _ in range(4):  # whole rounds of train_freq
+        for _ in range(whole):  # whole rounds: of train_freq, and of the trust transformer's training
             trainer.advance()
-        steps += 4
+        steps += whole
     synchronise()
     seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
     trainer.close()
@@ -134,6 +162,19 @@ def peerage(job: Job) -> dict[str, Any]:
         "steps": steps,
         "threads": trainer.threads,
     }
+
+
+def trust_config(job: Job) -> Any:
+    """The preset of a trust case with `job.members` members who trust by `job.trust`."""
+    from peerage.config import changed
+    from peerage.configfile import load
+
+    case = TRUST_CASES[job.case]
+    run = {"n_peers": job.members, "total_timesteps": TOTAL, "device": job.device, "threads": job.threads}
+    advice = {"trust": job.trust or "hybrid"}
+    return changed(
+        load(case.preset), {"": run, "learner": {"learning_starts": (case.learning_starts,)}, "advice": advice}
+    )
 
 
 def sb3(job: Job) -> dict[str, Any]:

@@ -1,13 +1,13 @@
-"""A feature family of one's own: CartPole with three blocks and three phases.
+"""A feature family of one's own, and a group that trusts by it: CartPole with three blocks and three phases.
 
 python examples/custom_features.py
 """
 
-import gymnasium as gym
 import numpy as np
 
+import peerage
 from peerage.envs.make import check_env_id
-from peerage.trust.features import ADVISER, Family, Past, columns, make_features, one_hot, register_features
+from peerage.trust.features import ADVISER, Family, Past, columns, make_features, one_hot
 
 
 def phases(past: Past) -> np.ndarray:
@@ -35,25 +35,27 @@ def pole(spec) -> Family:
     )
 
 
-register_features("CartPole-v1", pole)  # under the name of the environment, so `auto` finds it
+peerage.register_features("CartPole-v1", pole)  # under the name of the environment, so `auto` finds it
 
 if __name__ == "__main__":
-    features = make_features("auto", check_env_id("CartPole-v1", {}), n_members=1, n_advisers=3)
+    features = make_features("auto", check_env_id("CartPole-v1", {}), n_members=2, n_advisers=3)
     print(features.width, "features:", {name: (block.start, block.stop) for name, block in features.slices.items()})
+    print("phases:", *features.phase_names)
 
-    env, rng = gym.make("CartPole-v1"), np.random.default_rng(0)
-    obs, _ = env.reset(seed=0)
-    steps, first = [], True
-    for _ in range(200):
-        action = int(obs[2] + obs[3] > 0) if rng.random() < 0.8 else int(rng.integers(2))
-        after, reward, terminated, truncated, _ = env.step(action)
-        steps.append((obs, action, reward, rng.integers(3), first))
-        first = terminated or truncated
-        obs = env.reset()[0] if first else after
-
-    # [steps, ...] -> [1 member, steps, ...]: the features of all steps in one call
-    values, phase = features.extend(*(np.array(column)[None] for column in zip(*steps)))
-    print("the last step:")
-    for name, block in features.slices.items():
-        print(f"  {name}:", *(f"{value:.2f}" for value in values[0, -1, block]))
-    print("phases:", dict(zip(features.phase_names, np.bincount(phase[0], minlength=3).tolist())))
+    run = peerage.train(
+        "CartPole-v1",
+        n_peers=2,
+        advisers=["random"],
+        total_timesteps=4000,
+        learning_starts=200,
+        eval_freq=1000,
+        trust="hybrid",
+        use_phase_aware=True,
+        attention_lr=1e-3,
+        warmup_steps=2000,
+    )
+    advice = run.advice[run.advice["step"] > 2000]
+    print(advice.groupby(["asker", "adviser"])[["trust_td", "trust_attention", "omega"]].mean().round(3))
+    chosen = advice.groupby("adviser")["chosen"].sum()
+    print((chosen / chosen.sum()).round(2))
+    print(run.folder / "report.html")

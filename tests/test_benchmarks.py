@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 from benchmarks import bench
-from benchmarks.contenders import CASES, Case, Job, in_process, measure, shapes, update_flops
+from benchmarks.contenders import (
+    CASES,
+    TRUST_CASES,
+    TRUSTS,
+    Case,
+    Job,
+    TrustCase,
+    in_process,
+    measure,
+    shapes,
+    trust_config,
+    update_flops,
+)
+from peerage.configfile import load
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +63,30 @@ def test_flops_of_an_update():
     assert update_flops(CASES["hopper-sac"], *shapes(CASES["hopper-sac"])) == 2 * 256 * total
 
 
+@pytest.mark.parametrize("trust", TRUSTS)
+def test_ways_of_trusting_have_positive_rates(trust, monkeypatch):
+    monkeypatch.setitem(TRUST_CASES, "room-hybrid", TrustCase("seed-hybrid-room-v6", 20, (3,)))
+    found = measure(Job("room-hybrid", "peerage", 3, threads=1, warm_up=20, seconds=0.02, trust=trust))
+    assert found["rate"] > 0 and found["cpu"] > 0 and found["steps"] % 20 == 0
+
+
+def test_cases_of_trust_differ_in_trust_alone():
+    """What is measured is the published experiment."""
+    for case in TRUST_CASES:
+        made = [trust_config(Job(case, "peerage", 4, trust=trust)) for trust in TRUSTS]
+        assert [config.advice.trust for config in made] == list(TRUSTS)
+        alike = {repr(replace(config, advice=replace(config.advice, trust="td"))) for config in made}
+        assert len(alike) == 1
+        published = load(TRUST_CASES[case].preset)
+        assert published.advice == made[1].advice and published.attention == made[1].attention
+        assert published.attention.attention_update_freq == 20 and published.attention.attention_batch_size == 32
+        assert published.attention.use_phase_aware and published.attention.sequence_length == 50
+
+
 def canned(job: Job) -> dict:
+    if job.trust is not None:
+        cpu = {"td": 0.5, "hybrid": 0.5 + job.members, "in-context": 0.75}
+        return {"rate": 2000.0, "cpu": cpu[job.trust], "threads": 1}
     rates = {"peerage": 300.0 + job.members, "sb3": 100.0, "sbx": 150.0, "environment": 1e4, "gemm": 200.0}
     extra = {"matmul": 100.0, "onednn": 200.0} if job.who == "gemm" else {}
     return {
@@ -69,8 +106,22 @@ def test_the_table(threads, tmp_path):
     assert "| | Stable-Baselines3 | 1 | 100 | 10.000 | 3.04 | 3.04 | 3 |" in text
     assert ("### Threads" in text) == threads
     assert "| 64 |" in text and "torch's own 100 GFLOP/s, oneDNN 200" in text
+    assert "### Trust" not in text
     bench.write(tmp_path / "new" / "speed.md", text)
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["speed.md"]
+
+
+def test_the_table_of_trust():
+    """Measured three times at most, whatever the others need."""
+    rounds = []
+    results = bench.run(list(TRUST_CASES), rounds=5, seconds=1.0, measure=canned, say=rounds.append)
+    assert json.loads(json.dumps(results)) == results and results["cases"] == {}
+    assert len(rounds) == 3 * 3 * (1 + 1 + 4)
+    text = bench.table(results)
+    assert "| lunarlander-hybrid | 4 | hybrid | 1 | 2,000 | 4.500 | 500 |" in text
+    assert "| hopper-hybrid | 4 | td | 1 | 2,000 | 0.500 | |" in text.replace("|  |", "| |")
+    assert "| 16 | 0.500 | 16.500 | 0.750 | 16.000 |" in text
+    assert "Against other libraries" not in text
 
 
 def test_the_page():

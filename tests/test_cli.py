@@ -154,7 +154,7 @@ def test_flags(train: Any) -> None:
     assert config.learner.use_sde == (True,) and config.learner.ent_coef == ("0.1",)
     assert config.learner.algorithm == ("sac", "td3") and config.learner.log_std_init == (-1.5,)
     advice = config.advice
-    assert (advice.use_trust, advice.use_agent_values, advice.use_critic) == (False, True, False)
+    assert (advice.use_trust, advice.use_agent_values, advice.use_critic) == (False, None, False)
     assert (advice.use_advantage, advice.lr, advice.temperature) == (True, 0.95, (2.0,))
     assert not advice.sample_with_noise and advice.max_peer_epochs == 4
     assert (config.run.verbose, config.run.use_wandb, config.run.wandb_project) == (0, True, "p")

@@ -344,4 +344,5 @@ def pick_threads(config: Config) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     widest = max((width for arch in config.learner.net_arch for width in arch), default=0)
     batch = max(config.learner.batch_size, default=0)
-    return min(cores, 4) if widest * batch >= 128 * 128 else 1
+    transformer = config.advice.sharing == "advice" and config.advice.trust in ("transformer", "hybrid")
+    return min(cores, 4) if transformer or widest * batch >= 128 * 128 else 1

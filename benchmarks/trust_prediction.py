@@ -1,0 +1,129 @@
+"""How well does a trust transformer foresee rewards? Both wirings, with lagged rewards and with the step's own.
+
+    python -m benchmarks.trust_prediction                             some minutes on a core; prints a table
+    python -m benchmarks.trust_prediction --steps 900 --updates 20    a first impression
+
+Two DQN members and the scripted expert, with the published settings and TD trust, play and learn; their steps are kept.
+On the first three quarters of them transformers are trained, phase-aware, as a group trains its own (32 windows of 50
+steps an update). The last quarter, later in the members' lives, is held out:
+
+mse      squared error of the predictions of single rewards r_t
+steps    share of the variance of r_t that they explain, 1 - mse / variance
+windows  the same of the mean reward of a window, which is what v_attn is about
+spread   how far advisers are apart: standard deviation over the candidates of v_attn, over that of r_t
+expert   how often v_attn is largest for the expert; by lot: 0.33
+
+A share of the variance below 0 is worse than a constant that knows the held-out mean.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+MEMBERS, ADVISERS, WINDOW, HELD_OUT = 2, 3, 50, 0.25
+PRESETS = {"LunarLander-v3": "seed-td-lunarlander", "Room-v21": "seed-td-room-v21"}
+WAYS = [("causal", True), ("causal", False), ("seed", True), ("seed", False)]
+
+
+def record(env: str, steps: int) -> tuple[Any, list[np.ndarray]]:
+    """The environment and a group's steps in it: obs, action, reward, adviser, first, each `[M, steps, ...]`."""
+    from peerage.config import changed
+    from peerage.configfile import load
+    from peerage.training.loop import Trainer
+
+    run = {"n_peers": MEMBERS, "advisers": ("expert",), "total_timesteps": steps, "device": "cpu"}
+    learner = {"learning_starts": (200,), "exploration_fraction": (0.5,)}
+    trainer = Trainer(changed(load(PRESETS[env]), {"": run, "learner": learner}))
+    followed, first = [], []
+    trainer.reset()
+    for _ in range(steps):
+        first.append(trainer.episode_start)
+        trainer.advance()
+        followed.append(trainer.sharing.followed.copy())  # type: ignore[union-attr]
+    kept = trainer.group.recent(torch.arange(steps - 1, -1, -1).expand(MEMBERS, -1))
+    trainer.close()
+    actions = kept.actions[..., 0].long()
+    stored = [x.numpy() for x in (kept.obs, actions, kept.rewards)]
+    return trainer.spec, [*stored, np.stack(followed, axis=1), np.stack(first, axis=1)]
+
+
+def measure(
+    spec: Any, columns: list[np.ndarray], wiring: Any, lagged: bool, lr: float, updates: int
+) -> list[float]:
+    """mse, steps, windows, spread and expert (see above), means over members."""
+    from peerage.learners.streams import Seat
+    from peerage.trust.attention import AttentionTrust
+    from peerage.trust.features import make_features
+
+    maker = make_features("auto", spec, MEMBERS, ADVISERS, lagged)
+    features, phases = maker.extend(*columns)
+    rewards, first = columns[2], columns[4]
+    steps = rewards.shape[1]
+    learned = steps - int(HELD_OUT * steps)
+    seats = [Seat(0, 0, m) for m in range(MEMBERS)]
+    trust = AttentionTrust(
+        seats, maker.width, maker.adviser, ADVISERS, maker.n_phases, lr=lr, wiring=wiring, capacity=steps
+    )
+    trust.append(features[:, :learned], phases[:, :learned], rewards[:, :learned], first[:, :learned])
+    for _ in range(updates):
+        trust.train()
+
+    asked = []
+    for start in range(learned, steps - WINDOW + 1, WINDOW):  # v_attn as it is asked for on the way
+        part = slice(start, start + WINDOW)
+        trust.append(features[:, part], phases[:, part], rewards[:, part], first[:, part])
+        asked.append(trust.values())
+    values = torch.stack(asked)  # [windows, M, K]
+    ends = torch.arange(0, WINDOW * len(asked), WINDOW).expand(MEMBERS, -1)
+    windows, r = trust.history.windows(ends, WINDOW)
+    predicted, on = trust.model.predict(windows), windows.valid
+    found = []
+    for m in range(MEMBERS):
+        real, guess = r[m][on[m]], predicted[m][on[m]]
+        mse = (real - guess).square().mean()
+        count = on[m].sum(dim=1)
+        of_window, guessed = ((x[m] * on[m]).sum(dim=1) / count for x in (r, predicted))
+        explained = 1 - (of_window - guessed).square().mean() / of_window.var(correction=0)
+        apart = values[:, m].std(dim=1, correction=0).mean() / real.std()
+        expert = (values[:, m].argmax(dim=1) == ADVISERS - 1).double().mean()
+        found.append([mse, 1 - mse / real.var(correction=0), explained, apart, expert])
+    return torch.tensor(found).mean(dim=0).tolist()
+
+
+def table(envs: Sequence[str], steps: int, updates: int, rates: Sequence[float]) -> str:
+    lines = [
+        "| environment | learning rate | wiring | rewards in features | mse | steps | windows | spread | expert |",
+        "| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for env in envs:
+        spec, columns = record(env, steps)
+        for lr in rates:
+            for wiring, lagged in WAYS:
+                mse, each, windows, spread, expert = measure(spec, columns, wiring, lagged, lr, updates)
+                which = "before the step" if lagged else "the step's own"
+                numbers = f"{mse:.3g} | {each:.3f} | {windows:.3f} | {spread:.2g} | {expert:.2f}"
+                lines.append(f"| {env} | {lr:g} | {wiring} | {which} | {numbers} |")
+                print(lines[-1], flush=True)
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.trust_prediction")
+    parser.add_argument("--env", nargs="+", choices=list(PRESETS), default=list(PRESETS))
+    parser.add_argument("--steps", type=int, default=8000, help="of every member (default 8000)")
+    parser.add_argument("--updates", type=int, default=400, help="as many as 8000 steps bring (default 400)")
+    parser.add_argument("--lr", type=float, nargs="+", default=[1e-5, 1e-3], help="Adam's (default 1e-5 1e-3)")
+    args = parser.parse_args(arguments)
+    if args.steps * HELD_OUT < 2 * WINDOW:
+        parser.error(f"--steps must be at least {round(2 * WINDOW / HELD_OUT)}, so that two windows are held out")
+    torch.set_num_threads(1)
+    print("\n" + table(args.env, args.steps, args.updates, args.lr))
+
+
+if __name__ == "__main__":
+    main()
