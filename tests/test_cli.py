@@ -285,9 +285,9 @@ def test_environment_arguments() -> None:
 
 
 PUBLISHED = (
-    "--n-peers 4 --total-timesteps 500000 --epoch-length 1000 --use-trust --use-agent-values --temperature 1.0 --lr 0.95 "
-    "--use-phase-aware --attention-lr 1e-5 --attention-update-freq 20 --sequence-length 50 --warmup-steps 500000 "
-    "--exp-name x --use-wandb --wandb-project p --seed 1 --verbose 1"
+    "--n-peers 4 --total-timesteps 500000 --epoch-length 1000 --use-trust --use-agent-values --temperature 1.0 "
+    "--lr 0.95 --use-phase-aware --attention-lr 1e-5 --attention-update-freq 20 --sequence-length 50 "
+    "--warmup-steps 500000 --exp-name x --use-wandb --wandb-project p --seed 1 --verbose 1"
 )
 
 
@@ -305,11 +305,11 @@ def test_the_published_commands_mean_the_published_settings(train: Any, tmp_path
 
 
 def test_which_trust_a_command_means(train: Any) -> None:
-    assert train(*"--sequence-length 20".split()).advice.trust == "hybrid"
+    assert train(*["--sequence-length", "20"]).advice.trust == "hybrid"
     house = Config()
-    assert train(*"--env Room-v21".split()).advice == house.advice
-    assert train(*"--sequence-length 20 --trust td".split()).advice == replace(house.advice, trust="td")
-    assert train(*"--attention-lr 1e-4 --choice standardised".split()).advice == house.advice
-    assert train(*"--warmup-steps 9 --trust transformer".split()).learner == house.learner
-    assert train(*"--config peer-room-v21 --attention-lr 1e-4".split()).advice == load("peer-room-v21").advice
-    assert train(*"--warmup-steps 9 --lr 0.5 --batch-size 7".split()).advice.lr == 0.5  # flags beat the published settings
+    assert train(*["--env", "Room-v21"]).advice == house.advice
+    assert train(*["--sequence-length", "20", "--trust", "td"]).advice == replace(house.advice, trust="td")
+    assert train(*["--attention-lr", "1e-4", "--choice", "standardised"]).advice == house.advice
+    assert train(*["--warmup-steps", "9", "--trust", "transformer"]).learner == house.learner
+    assert train(*["--config", "peer-room-v21", "--attention-lr", "1e-4"]).advice == load("peer-room-v21").advice
+    assert train(*["--warmup-steps", "9", "--lr", "0.5", "--batch-size", "7"]).advice.lr == 0.5

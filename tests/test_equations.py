@@ -230,7 +230,8 @@ class Stub:
         self.device, self.dtype = torch.device("cpu"), F64
         self.seats = [Seat(seed, r, i) for r in range(replicas) for i in range(n)]
         self.space = Space(1, 1, low=np.array([-10], np.float32), high=np.array([10], np.float32))
-        self.stacks = [SimpleNamespace(learner=SimpleNamespace(samples=True, replay=SimpleNamespace(capacity=capacity)))]
+        learner = SimpleNamespace(samples=True, replay=SimpleNamespace(capacity=capacity))
+        self.stacks = [SimpleNamespace(learner=learner)]
         self.learning_starts = np.broadcast_to(np.array(learning_starts), n) if np.ndim(learning_starts) else None
         if self.learning_starts is None:
             self.learning_starts = np.full(n, learning_starts)
@@ -335,7 +336,8 @@ def advised(config, **kwargs):
 
 def test_values_start_where_they_were_told():
     advice = make(replace(PLAIN, init_trust_values=200.0, init_agent_values=50.0), n=2, replicas=2, fixed=[Says(2)])
-    assert advice.signals["td"].trust.values.tolist() == [[200.0] * 3] * 4 and advice.signals["td"].agents.values.tolist() == [[50.0] * 3] * 2
+    td = advice.signals["td"]
+    assert td.trust.values.tolist() == [[200.0] * 3] * 4 and td.agents.values.tolist() == [[50.0] * 3] * 2
     assert AdviceConfig().init_trust_values == AdviceConfig().init_agent_values == 200.0
 
 

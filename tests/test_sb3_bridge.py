@@ -24,10 +24,10 @@ from peerage.config import Config, LearnerConfig
 from peerage.envs.make import check_env_id
 from peerage.errors import UserError
 from peerage.learners.defaults import member_settings, resolve
+from peerage.learners.group import Group
 from peerage.pretrained import load_members, load_policy, member_networks, parse_spec, space_of
 from peerage.sb3 import export_member, read_zip, sb3_views, to_learner
 from peerage.sharing.advisers import make_adviser
-from peerage.learners.group import Group
 from peerage.training import checkpoint
 
 OBS = gym.spaces.Box(-np.inf, np.inf, (5,), np.float32)

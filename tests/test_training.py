@@ -205,9 +205,11 @@ def test_checkpoints_are_found_in_order(tmp_path):
     assert [path.name for path in checkpoints(tmp_path)] == ["step_000000005", "step_999999999", "step_1500000000"]
 
 
-def test_a_checkpoint_restores_every_number():
+@pytest.mark.parametrize("trust", ["td", "hybrid", "in-context"])
+def test_a_checkpoint_restores_every_number(trust):
     """Two trainers in the same state do the same, weights, streams, trust and buffers included."""
-    config = small(total_timesteps=200)
+    advice = AdviceConfig(trust=trust, choice="standardised", use_critic=True, use_agent_values=True, follow_steps=2)
+    config = small(total_timesteps=200, advice=advice)
     first = Trainer(config)
     first.reset()
     for _ in range(120):
@@ -227,10 +229,14 @@ def test_a_checkpoint_restores_every_number():
         assert np.array_equal(one.next_obs, two.next_obs)
     for a, b in zip(first.group.stacks, second.group.stacks, strict=True):
         assert torch.equal(a.learner.q.flat, b.learner.q.flat)
-    assert torch.equal(first.sharing.signals["td"].trust.values, second.sharing.signals["td"].trust.values)
+    rows = [trainer.sharing.advice_rows(trainer.names) for trainer in (first, second)]
+    assert rows[0] == rows[1] and any(row["chosen"] for row in rows[0])
+    column = {"td": "trust_td", "hybrid": "trust_attention", "in-context": "in_context"}[trust]
+    assert len({row[column] for row in rows[0]}) > 2
 
 
-def test_a_diverged_member_is_frozen_and_the_others_go_on(tmp_path):
+@pytest.mark.parametrize("trust", ["td", "in-context"])
+def test_a_diverged_member_is_frozen_and_the_others_go_on(tmp_path, trust):
     class Poison(Listener):
         """Spoils one member's network half-way, as a too large step would."""
 
@@ -246,14 +252,14 @@ def test_a_diverged_member_is_frozen_and_the_others_go_on(tmp_path):
     from peerage.runs.folder import RunFolder
 
     poison = Poison()
-    trainer = poison.trainer = Trainer(small())
+    trainer = poison.trainer = Trainer(small(advice=AdviceConfig(trust=trust)))
     trainer.listeners = Listeners([poison])
     folder = RunFolder.create(tmp_path, "run", "run", {"env": "Room-v6"})
     trainer.run(folder)
     assert trainer.group.active().tolist() == [True, False]
     assert "member-1 of replica 0 is frozen" in poison.text
     assert trainer.group.stacks[0].learner.q.flat[0].isfinite().all()
-    assert trainer.sharing.signals["td"].trust.values[0].isfinite().all()
+    assert trainer.sharing.last["score"][0].isfinite().all()
     assert len(list((folder.path / "dumps").iterdir())) == 1
 
 
@@ -325,7 +331,7 @@ def test_sac_and_td3_advise_each_other():
         trainer.advance()
     counts = trainer.sharing.counts
     assert counts.sum(axis=1).min() >= 5 and (counts.sum(axis=0) > 0).sum() >= 2
-    assert torch.isfinite(trainer.sharing.signals["td"].trust.values).all()
+    assert trainer.sharing.last["score"].isfinite().all()
     trainer.close()
 
 
@@ -389,7 +395,7 @@ def test_an_adviser_with_a_bad_answer_is_named(tmp_path, answer):
 
 
 def test_what_lies_outside_the_box_is_clipped():
-    config = small(env="Pendulum-v1", advisers=())
+    config = small(env="Pendulum-v1", advisers=(), advice=AdviceConfig(trust="td"))
     trainer = Trainer(config, advisers=[Wrong(50.0)])
     trainer.reset()
     for _ in range(60):
@@ -402,7 +408,7 @@ def test_what_lies_outside_the_box_is_clipped():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"trust_buffer_size": 5}, "trust-batch-size"),
+        ({"trust_buffer_size": 5, "trust": "td"}, "trust-batch-size"),
         ({"advisers": [object()]}, "no adviser"),
         ({"n_peers": 64, "buffer_size": 10**13, "total_timesteps": 10**13}, "memory"),
         ({"env": "Rom-v21"}, "Room"),

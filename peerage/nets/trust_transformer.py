@@ -1,4 +1,5 @@
-"""The trust transformer: from a window of steps with an adviser, what each step brings (docs/methods/transformer-trust.md).
+"""The trust transformer: from a window of steps with an adviser, what each step brings. Equations and settings:
+docs/methods/transformer-trust.md.
 
 features -> Linear, LayerNorm, ReLU, dropout -> sinusoidal positions -> 2 post-norm encoder layers -> mean and max
 pooling over the valid steps, fused 128 -> 64 -> outcome predictor 64 -> 32 -> 1 per step. The phase-aware model adds

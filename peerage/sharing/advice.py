@@ -184,6 +184,11 @@ class Advice:
         for signal in self.signals.values():
             signal.observe(transition, self.following, self.followed, self.chose)
 
+    def reset(self) -> None:
+        """All episodes begin anew."""
+        for signal in self.signals.values():
+            signal.reset()
+
     def after_step(self, step: int) -> None:
         """Learn whom to trust; comes before the members themselves learn."""
         for signal in self.signals.values():

@@ -31,6 +31,9 @@ class NoSharing:
     def observe(self, transition: Transition) -> None:
         pass
 
+    def reset(self) -> None:
+        pass
+
     def after_step(self, step: int) -> None:
         pass
 

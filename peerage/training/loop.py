@@ -139,7 +139,8 @@ class Trainer:
     # --- one step -------------------------------------------------------------------------------------------
 
     def reset(self) -> None:
-        """Begin the first episodes."""
+        """Begin the first episodes, or all of them anew."""
+        self.sharing.reset()
         self.host_obs = self.envs.reset()
         self.obs = self._tensor(self.host_obs)
         self.episode_start = np.ones(self.group.M, bool)

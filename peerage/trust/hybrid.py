@@ -102,6 +102,9 @@ class TransformerTrust:
         for column, now in zip(self.pending, (t.host_obs, actions, t.rewards, host_followed, t.first), strict=True):
             column.append(now)
 
+    def reset(self) -> None:
+        pass
+
     def after_step(self, step: int) -> None:
         if self.attention.due(step):
             self._catch_up()

@@ -112,6 +112,9 @@ class InContextTrust:
         if t.done.any():
             d.finish(t.done, t.next_obs.cpu().numpy(), t.terminated, self.step)
 
+    def reset(self) -> None:
+        self.decisions.drop(np.ones(self.M, bool))
+
     def after_step(self, step: int) -> None:
         if step % self.config.context_update_freq == 0:
             self.train()
@@ -399,7 +402,6 @@ class InContextTrust:
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.decisions.load_state(state["decisions"])
-        self.decisions.drop(np.ones(self.M, bool))  # episodes that were under way begin anew
         for name in TENSORS:
             setattr(self, name, state[name].to(self.group.device))
         for name in ARRAYS:

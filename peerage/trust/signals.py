@@ -29,6 +29,10 @@ class Signal(Protocol):
         adviser anew in this step (`[M]` bool)."""
         ...
 
+    def reset(self) -> None:
+        """All episodes begin anew, wherever they stood."""
+        ...
+
     def after_step(self, step: int) -> None:
         """Learn, before the members' networks change."""
         ...

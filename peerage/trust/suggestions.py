@@ -73,6 +73,9 @@ class SuggestionTrust:
         self.history[:, self.position] = followed
         self.position = (self.position + 1) % self.history.shape[1]
 
+    def reset(self) -> None:
+        pass
+
     def after_step(self, step: int) -> None:
         if self.trust is None and self.agents is None:
             return  # for the whole run: nobody misses the draws
