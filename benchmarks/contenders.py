@@ -135,7 +135,7 @@ def peerage(job: Job) -> dict[str, Any]:
             device=job.device,
             threads=job.threads,
             learner=LearnerConfig(algorithm=(case.algorithm,), net_arch=(case.net_arch,), **columns),  # type: ignore[arg-type]
-            advice=AdviceConfig(sharing="advice", use_critic=True, use_trust=True, use_agent_values=True),
+            advice=AdviceConfig(sharing="advice", trust="td", use_critic=True, use_trust=True, use_agent_values=True),
         )
         starts, whole = case.settings["learning_starts"], 4
     trainer = Trainer(config)

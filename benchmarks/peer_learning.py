@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,9 +55,7 @@ class Experiment:
 JUDGE: dict[str, Any] = {**ROOM, "total_timesteps": 5000, "eval_freq": 500}
 FORWARDS, BACKWARDS = {"advisers": ["expert", "adversary"]}, {"advisers": ["adversary", "expert"], "seed": 1}
 
-# The page is about trust by temporal differences; the default of `peerage train` has become in-context trust
-IN_CONTEXT: dict[str, Any] = {"trust": "in-context"}
-
+# Trust by temporal differences, but for the family `in-context`, which is the default of `peerage train`
 EXPERIMENTS = {
     "judge-paper": Experiment("judge", "paper's rule", {**JUDGE, **FORWARDS, "choice": "paper"}),
     "judge-paper-backwards": Experiment(
@@ -70,13 +69,6 @@ EXPERIMENTS = {
     "room-early": Experiment("room", "early advice", {**ROOM, **EARLY}),
     "room-paper": Experiment("room", "peer learning, paper's rule", {**ROOM, "choice": "paper"}),
     "room-ours": Experiment("room", "peer learning, our rule", {**ROOM}),
-    "judge-in-context": Experiment("judge", "our rule, in-context trust", {**JUDGE, **FORWARDS, **IN_CONTEXT}),
-    "judge-in-context-backwards": Experiment(
-        "judge", "our rule, in-context trust, other order", {**JUDGE, **BACKWARDS, **IN_CONTEXT}
-    ),
-    "choice-in-context": Experiment(
-        "choice", "our rule, in-context trust", {**ROOM, **EXPERT, "total_timesteps": 50_000, **IN_CONTEXT}
-    ),
     "choice-paper": Experiment(
         "choice", "paper's rule", {**ROOM, **EXPERT, "total_timesteps": 50_000, "choice": "paper"}
     ),
@@ -97,6 +89,16 @@ EXPERIMENTS = {
     ),
     "choice-no-critic": Experiment(
         "choice", "ours, without the critic", {**ROOM, **EXPERT, "total_timesteps": 50_000, "use_critic": False}
+    ),
+    "in-context-judge": Experiment(
+        "in-context", "in-context trust", {**JUDGE, **FORWARDS, "trust": "in-context"}
+    ),
+    "in-context-judge-backwards": Experiment(
+        "in-context", "in-context trust, other order", {**JUDGE, **BACKWARDS, "trust": "in-context"}
+    ),
+    "in-context-choice": Experiment(
+        "in-context", "in-context trust, 50,000 steps",
+        {**ROOM, **EXPERT, "total_timesteps": 50_000, "trust": "in-context"},
     ),
     "lander-single": Experiment("lander", "single agent", {**LANDER, "n_peers": 1, "sharing": "none"}),
     "lander-peer": Experiment("lander", "peer learning, our rule", {**LANDER}),
@@ -194,7 +196,7 @@ def shares(name: str, low: int, high: int) -> dict[str, Any]:
 
 def choice_rows(family: str) -> list[str]:
     """Whom the learners follow in steps 2,000 to 5,000, and what it is worth."""
-    long = family == "choice"
+    long = family in ("choice", "in-context")
     rows = [
         "| | expert | adversary | as good as the expert | training return |" + (" alone at the end |" if long else ""),
         "| --- | --- | --- | --- | --- |" + (" --- |" if long else ""),
@@ -220,23 +222,37 @@ def described(family: str) -> list[str]:
     return rows
 
 
+def unfinished(family: str) -> list[str]:
+    return [n for n, e in EXPERIMENTS.items() if e.family == family and not (FOLDER / n / "DONE").exists()]
+
+
 def page() -> None:
-    """Fill the parts between the markers of docs/results/peer-learning.md; what is said between them is ours."""
+    """Fill the parts between the markers of the pages, of every family whose runs are all done; what is said between
+    them is ours."""
     DOCS.mkdir(parents=True, exist_ok=True)
-    parts = {
-        "room": [curve("room", "Room-v21, two DQN members", OPTIMUM), "", *final_rows("room"), "", *described("room")],
-        "choice": [curve("choice", "Room-v21, two DQN members, the expert and the adversary", OPTIMUM), "",
-                   *choice_rows("choice"), "", *described("choice")],
-        "judge": [*choice_rows("judge"), "", *described("judge")],
-        "lander": [curve("lander", "LunarLander-v3, four DQN members", None), "", *final_rows("lander"), "",
-                   *described("lander")],
+    makers: dict[str, Callable[[], list[str]]] = {
+        "room": lambda: [curve("room", "Room-v21, two DQN members", OPTIMUM), "", *final_rows("room")],
+        "choice": lambda: [
+            curve("choice", "Room-v21, two DQN members, the expert and the adversary", OPTIMUM), "",
+            *choice_rows("choice"),
+        ],
+        "judge": lambda: choice_rows("judge"),
+        "in-context": lambda: choice_rows("in-context"),
+        "lander": lambda: [curve("lander", "LunarLander-v3, four DQN members", None), "", *final_rows("lander")],
     }  # fmt: skip
-    picture = FOLDER / "choice-ours" / "figures" / "follow_over_time.png"
-    if picture.exists():
+    parts = {}
+    for family, make in makers.items():
+        if missing := unfinished(family):  # a part with holes must not replace a whole one
+            print(f"the part {family} is left as it is, not trained yet: {', '.join(missing)}")
+        else:
+            parts[family] = [*make(), "", *described(family)]
+    if "choice" in parts:
+        parts["choice-table"] = choice_rows("choice")
+        picture = FOLDER / "choice-ours" / "figures" / "follow_over_time.png"
         shutil.copy(picture, "docs/images/follow.png")  # the README's
-    for target in (DOCS / "peer-learning.md", Path("docs/methods/peer-learning.md")):
+    for target in (DOCS / "peer-learning.md", DOCS / "transformer-trust.md", Path("docs/methods/peer-learning.md")):
         text = target.read_text()
-        for part, lines in {**parts, "choice-table": choice_rows("choice")}.items():
+        for part, lines in parts.items():
             begin, end = f"<!-- {part} -->", f"<!-- /{part} -->"
             if begin in text:
                 before, rest = text.split(begin)
@@ -255,9 +271,6 @@ def main() -> None:
         with ProcessPoolExecutor(2) as pool:
             for line in pool.map(train, args.names or list(EXPERIMENTS)):
                 print(line, flush=True)
-    missing = [name for name in EXPERIMENTS if not (FOLDER / name / "DONE").exists()]
-    if missing:  # a page with holes must not replace a whole one
-        raise SystemExit(f"the page is left as it is, not trained yet: {', '.join(missing)}")
     page()
 
 
