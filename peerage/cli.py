@@ -73,13 +73,42 @@ def _train_arguments(parser: Parser) -> None:
 
 def _train(args: argparse.Namespace, command: list[str]) -> None:
     given = vars(args)
+    from peerage.presets import preset_names
+
     source = given.pop("config")
     base = load(source) if source is not None else Config()
     config = validate(override(_as_published(base, given) if source is None else base, given))
+    _refuse_idle_flags(config, given)
+    if source in preset_names() and config.run.exp_name is None:  # two presets of one environment are two runs
+        config = replace(config, run=replace(config.run, exp_name=f"{source}-seed-{config.seed}"))
 
     from peerage.training.session import run_training
 
     _say_where(run_training(config, command), config.run.verbose)
+
+
+def _refuse_idle_flags(config: Config, given: Mapping[str, Any]) -> None:
+    """No flag of the command line may be without effect."""
+    from peerage.config import AttentionConfig, ContextConfig
+    from peerage.learners.defaults import fits, resolve_advice
+
+    advice = resolve_advice(config.advice)
+    listens = advice.sharing == "advice" and advice.use_trust and advice.choice != "uniform"
+    trust = advice.trust if listens else "nobody's"
+    for name in given:
+        flag = "--" + name.replace("_", "-")
+        if name in AttentionConfig.__dataclass_fields__ and trust not in ("transformer", "hybrid"):
+            raise UserError(f"{flag} is for --trust transformer or hybrid, but trust is {trust} here")
+        if name in ContextConfig.__dataclass_fields__ and trust != "in-context":
+            raise UserError(f"{flag} is for --trust in-context, but trust is {trust} here")
+    algorithms = set(config.learner.algorithm)
+    if "auto" in algorithms and any(not fits(name, algorithm) for name in given for algorithm in ("dqn", "sac")):
+        from peerage.envs.make import check_env_id
+
+        algorithms = algorithms - {"auto"} | {"dqn" if check_env_id(config.env, config.env_args).discrete else "sac"}
+    for name in given:
+        if not any(fits(name, algorithm) for algorithm in algorithms):
+            raise UserError(f"--{name.replace('_', '-')} is nothing that {' or '.join(sorted(algorithms))} has")
 
 
 # The flags by which one tells a command of the published transformer-trust code.

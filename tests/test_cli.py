@@ -245,7 +245,10 @@ def test_presets_are_files_to_start_from(
     assert main(["presets", "early-advice-ant"]) == 0
     path = tmp_path / "mine.yaml"
     path.write_text(capsys.readouterr().out)
-    assert train("--config", str(path)) == train("--config", "early-advice-ant")
+    mine, named = train("--config", str(path)), train("--config", "early-advice-ant")
+    assert named.run.exp_name == "early-advice-ant-seed-0"  # two presets of one environment are two runs
+    assert mine == replace(named, run=replace(named.run, exp_name=None))
+    assert train("--config", "early-advice-ant", "--exp-name", "x").run.exp_name == "x"
     capsys.readouterr()
     assert main(["presets"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == len(preset_names())
@@ -305,11 +308,32 @@ def test_the_published_commands_mean_the_published_settings(train: Any, tmp_path
 
 
 def test_which_trust_a_command_means(train: Any) -> None:
-    assert train(*["--sequence-length", "20"]).advice.trust == "hybrid"
+    assert train("--sequence-length", "20").advice.trust == "hybrid"
     house = Config()
-    assert train(*["--env", "Room-v21"]).advice == house.advice
-    assert train(*["--sequence-length", "20", "--trust", "td"]).advice == replace(house.advice, trust="td")
-    assert train(*["--attention-lr", "1e-4", "--choice", "standardised"]).advice == house.advice
-    assert train(*["--warmup-steps", "9", "--trust", "transformer"]).learner == house.learner
-    assert train(*["--config", "peer-room-v21", "--attention-lr", "1e-4"]).advice == load("peer-room-v21").advice
-    assert train(*["--warmup-steps", "9", "--lr", "0.5", "--batch-size", "7"]).advice.lr == 0.5
+    assert train("--env", "Room-v21").advice == house.advice
+    assert train("--warmup-steps", "9", "--trust", "transformer").learner == house.learner
+    assert train("--config", "seed-td-ant", "--trust", "hybrid", "--sequence-length", "9").advice.lr == 0.95
+    assert train("--warmup-steps", "9", "--lr", "0.5", "--batch-size", "7").advice.lr == 0.5  # flags beat it
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        ("--sequence-length 20 --trust td", ["--sequence-length", "transformer or hybrid", "td"]),
+        ("--attention-lr 1e-4 --choice standardised", ["--attention-lr", "in-context"]),
+        ("--config peer-room-v21 --attention-lr 1e-4", ["--attention-lr"]),
+        ("--context-lr 1e-4 --trust td", ["--context-lr", "in-context"]),
+        ("--context-lr 1e-4 --sharing none", ["--context-lr", "nobody"]),
+        ("--env LunarLander-v3 --ent-coef 0.1", ["--ent-coef", "dqn"]),
+        ("--env Pendulum-v1 --exploration-fraction 0.1", ["--exploration-fraction", "sac"]),
+        ("--env Pendulum-v1 --algorithm td3 --use-sde", ["--use-sde", "td3"]),
+    ],
+)
+def test_no_flag_is_without_effect(words: str, parts: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", *words.split()]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and all(part in error for part in parts)
+
+
+def test_a_flag_that_one_member_needs_is_none_too_many(train: Any) -> None:
+    train("--env", "Pendulum-v1", "--n-peers", "2", "--algorithm", "sac", "td3", "--use-sde", "--action-noise", "0.2")

@@ -644,8 +644,7 @@ def test_saved_and_loaded(begin, tmp_path):
     second.load_state(checkpoint.load_latest(tmp_path)[0])
     a, b = model(first), model(second)
     torch.testing.assert_close(a.last, b.last, rtol=0, atol=0, equal_nan=True)
-    assert not b.decisions.open.any()  # the episodes begin anew, so what was under way came to nothing
-    a.decisions.drop(np.ones(4, bool))
+    assert a.decisions.open.any() and np.array_equal(a.decisions.open, b.decisions.open)
     rng, due = np.random.default_rng(0), np.ones(4, bool)
     for step in range(first.step + 1, first.step + 40):
         obs = torch.as_tensor(rng.normal(size=(4, 8)), dtype=torch.float32)
@@ -657,7 +656,9 @@ def test_saved_and_loaded(begin, tmp_path):
             act(trust, obs, followed, rewards)
         assert torch.equal(*answers) and answers[0].std() > 0
     assert torch.equal(a.stack.flat, b.stack.flat) and np.array_equal(a.updates, b.updates) and a.updates.min() > 10
-    assert all(torch.equal(x, y) for x, y in zip(a.metrics()["trust/loss"], b.metrics()["trust/loss"], strict=True))
+    assert torch.equal(a.metrics()["trust/loss"], b.metrics()["trust/loss"])
+    second.reset()  # as a resumed run does: the episodes begin anew, so what was under way comes to nothing
+    assert not b.decisions.open.any()
 
 
 def test_it_is_in_the_reports(begin):

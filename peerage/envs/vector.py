@@ -98,33 +98,33 @@ class EnvGroup:
         self._lengths[:] = 0
         return obs
 
-    def step(self, actions: np.ndarray) -> Step:
+    def step(self, actions: np.ndarray, only: np.ndarray | None = None) -> Step:
         """One step of every environment; call `reset` first.
 
         `actions`: Discrete: integers [n] in 0 ... n_actions - 1 (the space's own start is added here);
-        Box: [n, act] in the environment's units, passed on as they are, as float32.
+        Box: [n, act] in the environment's units, passed on as they are, as float32. `only [n]` bool: the others
+        rest (zeros, and nothing has happened to them).
         """
         if np.shape(actions) != self._action_shape:
             raise ValueError(f"actions must have shape {self._action_shape}, not {np.shape(actions)}")
         # A copy for Box: an environment that changes its action in place must not reach the caller's.
         batch = (actions + self._first_action).tolist() if self.discrete else np.array(actions, np.float32)
-        next_obs = np.empty((self.n, self.obs_dim), np.float32)
-        reward = np.empty(self.n)
-        terminated, truncated = np.empty(self.n, bool), np.empty(self.n, bool)
-        infos: list[dict[str, Any]] = []
+        next_obs = np.zeros((self.n, self.obs_dim), np.float32)
+        reward = np.zeros(self.n)
+        terminated, truncated = np.zeros(self.n, bool), np.zeros(self.n, bool)
+        infos: dict[int, dict[str, Any]] = {}
         self._steps += 1
         i = 0
         try:
-            for i, env in enumerate(self.envs):
-                next_obs[i], reward[i], terminated[i], truncated[i], info = env.step(batch[i])
-                infos.append(info)
+            for i in range(self.n) if only is None else np.flatnonzero(only).tolist():
+                next_obs[i], reward[i], terminated[i], truncated[i], infos[i] = self.envs[i].step(batch[i])
         except Exception as error:
             raise self._failed(i, error) from error
         if not (np.isfinite(next_obs).all() and np.isfinite(reward).all()):
             self._refuse(next_obs, reward)
 
         self._returns += reward
-        self._lengths += 1
+        self._lengths += 1 if only is None else only
         obs, done, episodes = next_obs.copy(), terminated | truncated, []
         if done.any():
             ended = np.flatnonzero(done).tolist()

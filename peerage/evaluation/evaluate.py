@@ -43,11 +43,10 @@ class Evaluator:
         while pending.any():
             tensor = torch.as_tensor(obs, device=self.group.device, dtype=self.group.dtype).view(M, E, -1)
             actions = self.group.mode(tensor).view(M * E, -1).cpu().numpy()
-            step = self.envs.step(actions[:, 0].astype(np.int64) if self.envs.discrete else actions)
+            step = self.envs.step(actions[:, 0].astype(np.int64) if self.envs.discrete else actions, only=pending)
             for episode in step.episodes:
-                if pending[episode.env]:
-                    pending[episode.env] = False
-                    results.append((episode.env // E, episode.env % E, episode))
+                pending[episode.env] = False
+                results.append((episode.env // E, episode.env % E, episode))
             obs, steps = step.obs, steps + 1
             if steps == MAX_STEPS and pending.any():
                 raise UserError(

@@ -103,6 +103,21 @@ ADVICE_DEFAULTS: dict[str, dict[str, Any]] = {
 uniform choices and of choices a member keeps for itself. Measured on Room-v21: docs/methods/peer-learning.md."""
 
 
+_ONLY = {  # settings that not every algorithm has
+    "exploration_fraction": ("dqn",),
+    "exploration_final_eps": ("dqn",),
+    "action_noise": ("td3",),
+    "use_sde": ("sac",),
+    "log_std_init": ("sac",),
+    "ent_coef": ("sac",),
+}
+
+
+def fits(setting: str, algorithm: str) -> bool:
+    """Does `algorithm` (or `auto`, which may become any) read this setting?"""
+    return algorithm == "auto" or algorithm in _ONLY.get(setting, (algorithm,))
+
+
 def member_settings(config: Config, discrete: bool) -> list[Settings]:
     """The settings of members 0 ... n_peers-1. Raises UserError for an algorithm unfit for the actions."""
     learner = config.learner
