@@ -168,14 +168,15 @@ def reaction(replica: Replica) -> tuple[float, bool]:
 
 
 def training(replica: Replica, window: Window) -> float:
-    """Mean return of the training episodes that ended in `window` (by the rows of the log), mean over learners; NaN if
-    there are none or the window is not within the run."""
+    """Mean return of the training episodes that ended in `window`, by the rows of the log that lie wholly in it, mean
+    over learners; NaN if there are none or the window is not within the run. What came before a turn does not count
+    as after it, but for the episode that was under way."""
     low, high = window
     if low < 0 or high > replica.steps[-1]:
         return float("nan")
-    means = []
+    means, spacing = [], float(np.diff(replica.steps).max())
     for rows in replica.episodes:
-        inside = rows[(rows[:, 0] > low) & (rows[:, 0] <= high)]
+        inside = rows[(rows[:, 0] - spacing >= low) & (rows[:, 0] <= high)]
         if len(inside):
             means.append(float(np.average(inside[:, 2], weights=inside[:, 1])))
     return float(np.mean(means)) if means else float("nan")

@@ -35,8 +35,8 @@ RUNS = {  # flags beside `--config seed-td-lunarlander`
     "--no-follow-across-episodes",
 }
 LABELS = {
-    "single": "every member for itself", "td": "td, as published", "hybrid": "hybrid, as published",
-    "in-context": "in-context (the house default)",
+    "single": "every member for itself", "td": "td, the published settings",
+    "hybrid": "hybrid, the published settings, causal wiring", "in-context": "in-context (the house default)",
 }  # fmt: skip
 COLOURS = {"single": "#6B705C", "td": "#56B4E9", "hybrid": "#CC79A7", "in-context": "#009E73"}
 
@@ -55,8 +55,9 @@ def run(names: list[str], replicas: int) -> None:
 
 
 def returns(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps, and the mean evaluation return of the members of each replica `[R, steps]`."""
+    """Steps, and the mean evaluation return of the members of each replica `[R, steps]`; not of the untrained."""
     table = read_evaluations(FOLDER / name)
+    table = table[table["step"] > 0]
     wide = table.groupby(["replica", "step"])["return"].mean().unstack("step")
     return wide.columns.to_numpy(), wide.to_numpy()
 
@@ -65,21 +66,28 @@ def page() -> None:
     missing = [name for name in RUNS if not (FOLDER / name / "DONE").exists()]
     if missing:
         raise SystemExit(f"not trained yet: {', '.join(missing)}")
-    config = load(FOLDER / "td" / "config.yaml")
+    configs = [load(FOLDER / name / "config.yaml") for name in RUNS]
+    if len({(c.replicas, c.steps) for c in configs}) > 1:
+        raise SystemExit("the runs differ in replicas or steps: remove those that are not meant")
+    config = configs[0]
     hours = sum(counts.hours(FOLDER / name) for name in RUNS)
     drawn, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
-    rows = []
+    rows: list[str] = []
+    means: list[float] = []  # three replicas' bands would rule the axis
     for name in RUNS:
         steps, values = returns(name)
         s = spread(values)
         axes.plot(steps / 1000, s.mean, color=COLOURS[name], label=LABELS[name], linewidth=1.5)
         axes.fill_between(steps / 1000, s.low, s.high, color=COLOURS[name], alpha=0.12, linewidth=0)
+        means += s.mean.tolist()
         half = values[:, steps >= STEPS / 2].mean(axis=1)
         rows.append(
             f"| {LABELS[name]} | {interval(values[:, -1])} | {interval(half)} | {interval(values.mean(axis=1))} | "
             f"{counts.hours(FOLDER / name):.2g} |"
         )
-    axes.set(xlabel="thousands of steps of every member", ylabel="return alone", ylim=(-700, 320))
+    margin = 0.5 * float(np.ptp(means))
+    axes.set_ylim(min(means) - margin, max(means) + margin)
+    axes.set(xlabel="thousands of steps of every member", ylabel="return alone")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=9)
     path = PAGE.parent / "transformer-trust-lunarlander.png"

@@ -68,7 +68,8 @@ ABLATIONS = {  # what each part of in-context trust brings, on Room alone
 }
 LABELS = {
     "uniform": "uniform", "paper": "paper's rule", "td": "td", "critic": "critic alone (Q-switch)",
-    "td-critic": "td + critic", "hybrid": "hybrid", "in-context": "in-context",
+    "td-critic": "td + critic", "hybrid": "hybrid, published settings",
+    "in-context": "in-context",
     "in-context-critic": "in-context + critic",
     "in-context-kernel": "the kernel alone, nothing learned",
     "in-context-transformer": "the transformer alone, no kernel",
@@ -197,11 +198,29 @@ def table(env: str, probe: str, of: list[Experiment]) -> list[str]:
     return lines[:-1]
 
 
+def against_baseline(env: str, probe: str) -> list[str]:
+    """In-context trust against td + critic: the difference in training return over the whole run, replica by replica
+    (they share adviser order, turn and environment seeds), and what it is of the baseline's mean."""
+    mine, other = (Experiment(env, probe, variant) for variant in ("in-context", "td-critic"))
+    if not (mine.done and other.done):
+        return []
+    a, b = (
+        np.array([counts.training(r, (0, r.steps[-1])) for r in counts.read(e.folder)]) for e in (mine, other)
+    )
+    share = f"{100 * (a.mean() - b.mean()) / abs(b.mean()):+.0f}%"
+    return [
+        "",
+        f"In-context minus td + critic, training return over the whole run, paired by replica: {interval(a - b)}, "
+        f"{share} of the baseline's mean.",
+    ]
+
+
 def tables(env: str, of: list[Experiment]) -> list[str]:
     lines = []
     for probe, title in PROBES.items():
         if rows := table(env, probe, of):
-            lines += [f"### {ENVS[env]}, {probe}: {title}", "", *rows, ""]
+            paired = against_baseline(env, probe) if of is EXPERIMENTS else []
+            lines += [f"### {ENVS[env]}, {probe}: {title}", "", *rows, *paired, ""]
     return lines[:-1]
 
 

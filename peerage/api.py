@@ -39,6 +39,7 @@ def train(
     """
     from peerage.configfile import load as load_config
     from peerage.configfile import validate
+    from peerage.learners.defaults import refuse_idle_trust
     from peerage.training.session import run_training
 
     start = config if isinstance(config, Config) else Config() if config is None else load_config(config)
@@ -49,6 +50,7 @@ def train(
     if advisers is not None and all(isinstance(a, str) for a in advisers):
         settings["advisers"], advisers = tuple(advisers), None
     checked = validate(with_settings(start, settings))
+    refuse_idle_trust(checked.advice, settings)
     folder = run_training(checked, env=env, advisers=advisers, listeners=listeners)
     return Run(folder, env=env, advisers=advisers)
 

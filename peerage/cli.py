@@ -89,18 +89,9 @@ def _train(args: argparse.Namespace, command: list[str]) -> None:
 
 def _refuse_idle_flags(config: Config, given: Mapping[str, Any]) -> None:
     """No flag of the command line may be without effect."""
-    from peerage.config import AttentionConfig, ContextConfig
-    from peerage.learners.defaults import fits, resolve_advice
+    from peerage.learners.defaults import fits, refuse_idle_trust
 
-    advice = resolve_advice(config.advice)
-    listens = advice.sharing == "advice" and advice.use_trust and advice.choice != "uniform"
-    trust = advice.trust if listens else "nobody's"
-    for name in given:
-        flag = "--" + name.replace("_", "-")
-        if name in AttentionConfig.__dataclass_fields__ and trust not in ("transformer", "hybrid"):
-            raise UserError(f"{flag} is for --trust transformer or hybrid, but trust is {trust} here")
-        if name in ContextConfig.__dataclass_fields__ and trust != "in-context":
-            raise UserError(f"{flag} is for --trust in-context, but trust is {trust} here")
+    refuse_idle_trust(config.advice, given)
     algorithms = set(config.learner.algorithm)
     if "auto" in algorithms and any(not fits(name, algorithm) for name in given for algorithm in ("dqn", "sac")):
         from peerage.envs.make import check_env_id
@@ -209,11 +200,15 @@ def _evaluate(args: argparse.Namespace, command: list[str]) -> None:
 
 def _report(args: argparse.Namespace, command: list[str]) -> None:
     runs = [_run_folder(text) for text in args.run]
+    from peerage.evaluation.analysis import analyse
     from peerage.runs.report import write_report
 
     for run in runs:
         write_report(run)
         _say_where(run, verbose=1)
+        found = analyse(run)
+        if len(found.advisers) > 1:  # who can ask only itself trusts nobody
+            print(f"\n{found.table()}")
 
 
 def _export_arguments(parser: Parser) -> None:
@@ -233,7 +228,7 @@ def _export_arguments(parser: Parser) -> None:
 
 def _export(args: argparse.Namespace, command: list[str]) -> None:
     run = _run_folder(args.run)
-    from peerage.sb3 import export_member
+    from peerage.sb3_export import export_member
 
     print(export_member(run, args.member, args.replica, args.out))
 
@@ -304,7 +299,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "report": Command(
         "RUN [RUN ...]",
-        "Draw the figures of finished or running runs again and write their report.html.",
+        "Draw the figures of finished or running runs again, write report.html and, with advice, print the analysis.",
         lambda parser: _add_run(parser, nargs="+"),
         _report,
     ),

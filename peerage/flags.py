@@ -33,8 +33,8 @@ SECTIONS: dict[str, tuple[str, str]] = {
     ),
     "attention": (
         "transformer trust",
-        "For --trust transformer and hybrid. One of these flags without --trust and --choice means --trust hybrid "
-        "--choice paper with the published settings.",
+        "For --trust transformer and hybrid. --use-phase-aware, --attention-*, --sequence-length or --warmup-steps "
+        "without --trust, --choice and --config mean --trust hybrid --choice paper with the published settings.",
     ),
     "context": ("in-context trust", "For --trust in-context."),
     "run": ("run", "The run folder, what goes into it, and the machine."),

@@ -14,9 +14,11 @@ import pytest
 from scipy import stats
 from test_runs import make_run
 
+from peerage.cli import main
 from peerage.errors import UserError
-from peerage.evaluation import analysis
-from peerage.evaluation.analysis import analyse, entropy, gini, kendall, movement, spearman, trust_shares
+from peerage.evaluation import advice_log, measures
+from peerage.evaluation.analysis import analyse
+from peerage.evaluation.measures import entropy, gini, kendall, movement, spearman, trust_shares
 from peerage.runs import CsvLog, RunFolder
 
 nan = math.nan
@@ -71,13 +73,13 @@ def test_rank_correlation_with_negative_trust_ties_and_gaps():
 def test_correlation_over_time_does_not_mistake_growth_for_agreement():
     # Both grow by 100, but within a moment trust goes against performance.
     pairs = [([1, 2, 3], [3, 2, 1]), ([101, 102, 103], [103, 102, 101])]
-    assert analysis.pooled_spearman(pairs) == pytest.approx(-1)
+    assert measures.pooled_spearman(pairs) == pytest.approx(-1)
     assert np.corrcoef(np.ravel([p[0] for p in pairs]), np.ravel([p[1] for p in pairs]))[0, 1] > 0.99
     # Ranks about their mean: (−1, 0, 1)(−1, 0, 1) = 2, then (−1, 0, 1)(−1, 1, 0) = 1, so 3 / sqrt(4 · 4). Two
     # advisers do not count, nor does trust that is the same for all.
     pairs = [([1, 2, 3], [1, 2, 3]), ([1, 2, 3], [2, 3, 2.5]), ([1, 2], [2, 1]), ([200] * 3, [1, 2, 3])]
-    assert analysis.pooled_spearman(pairs) == pytest.approx(3 / 4)
-    assert math.isnan(analysis.pooled_spearman([]))
+    assert measures.pooled_spearman(pairs) == pytest.approx(3 / 4)
+    assert math.isnan(measures.pooled_spearman([]))
 
 
 def test_rank_stability():
@@ -87,8 +89,8 @@ def test_rank_stability():
     assert kendall([1, 1, 2], [1, 2, 3]) == pytest.approx(2 / math.sqrt(6))
     assert math.isnan(kendall([1], [1])) and math.isnan(kendall([200, 200], [1, 2]))
     rows = [[200, 200, 200], [-3, -2, -1], [-3, -1, -2], [-3, -1, -2]]
-    assert analysis.rank_stability(rows) == pytest.approx((1 / 3 + 1) / 2)
-    assert math.isnan(analysis.rank_stability([[1, 2]])) and math.isnan(analysis.rank_stability(np.empty((0, 3))))
+    assert measures.rank_stability(rows) == pytest.approx((1 / 3 + 1) / 2)
+    assert math.isnan(measures.rank_stability([[1, 2]])) and math.isnan(measures.rank_stability(np.empty((0, 3))))
 
 
 def test_ranks_agree_with_scipy():
@@ -121,9 +123,9 @@ def test_movement_is_relative_to_the_spread_over_advisers():
 
 def test_moving_average_counts_episodes():
     # Rows of 1, 2 and 2 episodes. The last 3 episodes at the end: two of 5, one of 2.
-    average = analysis.moving_average([1.0, 2.0, 5.0], [1, 2, 2], 3)
+    average = measures.moving_average([1.0, 2.0, 5.0], [1, 2, 2], 3)
     assert average == pytest.approx([1.0, 5 / 3, 4.0])
-    assert analysis.moving_average([], [], 10).tolist() == []
+    assert measures.moving_average([], [], 10).tolist() == []
 
 
 # --- a run ----------------------------------------------------------------------------------------
@@ -213,22 +215,22 @@ def test_too_few_known_performances_are_named(tmp_path):
 
 def test_which_column_is_trust():
     one = pd.DataFrame({"step": [1, 1], "replica": 0, "asker": "member-0", "adviser": ["member-0", "expert"]})
-    blank = one.assign(**{name: nan for name in (*analysis.TRUST_COLUMNS, "omega")})
-    assert analysis.trust_in_use(blank)[0] == ""
+    blank = one.assign(**{name: nan for name in (*advice_log.TRUST_COLUMNS, "omega")})
+    assert advice_log.trust_in_use(blank)[0] == ""
     td = blank.assign(score=[1.0, 2.0], trust_td=[-4.0, 2.0])
-    assert analysis.trust_in_use(td)[0] == "trust_td"
+    assert advice_log.trust_in_use(td)[0] == "trust_td"
     # norm(td) = (−1, 0.5), norm(attention) = (0.2, −1), ω = 0.25.
     hybrid = td.assign(trust_attention=[0.1, -0.5], omega=0.25)
-    name, values = analysis.trust_in_use(hybrid)
+    name, values = advice_log.trust_in_use(hybrid)
     assert name == "hybrid" and values.tolist() == pytest.approx([0.25 * 0.2 - 0.75, -0.25 + 0.75 * 0.5])
     # A row without attention is TD trust alone, whatever ω says; all zeros stay zeros.
     second = td.assign(step=2, omega=0.25)
     both = pd.concat([hybrid, second], ignore_index=True)
-    assert analysis.trust_in_use(both)[1].tolist()[2:] == pytest.approx([-1, 0.5])
+    assert advice_log.trust_in_use(both)[1].tolist()[2:] == pytest.approx([-1, 0.5])
     zeros = hybrid.assign(trust_td=0.0, trust_attention=0.0)
-    assert analysis.trust_in_use(zeros)[1].tolist() == [0, 0]
-    assert analysis.trust_in_use(hybrid.assign(omega=nan))[0] == "trust_attention"
-    assert analysis.trust_in_use(hybrid.assign(in_context=[nan, 3.0]))[0] == "in_context"
+    assert advice_log.trust_in_use(zeros)[1].tolist() == [0, 0]
+    assert advice_log.trust_in_use(hybrid.assign(omega=nan))[0] == "trust_attention"
+    assert advice_log.trust_in_use(hybrid.assign(in_context=[nan, 3.0]))[0] == "in_context"
 
 
 def test_choices_are_counted_per_asker(tmp_path):
@@ -363,3 +365,15 @@ def test_a_whole_run_as_json_and_as_a_table(tmp_path):
     assert data["measures"]["improvement"]["overall"]["low"] > 0
     wide = analyse(make_run(tmp_path, 6, (), replicas=1, rows=4, name="wide"))
     assert "lowest and highest asker" in wide.table() and "member-5" not in wide.table()
+
+
+def test_the_report_command_prints_the_table_of_runs_with_advice(tmp_path, capsys):
+    listens = make_run(tmp_path, 2, ("expert",), replicas=2, rows=4, name="listens")
+    silent = make_run(tmp_path, 1, (), replicas=1, rows=2, name="silent")
+    itself = write(tmp_path / "itself", rows_of(lambda s, r, i, j: {"chosen": 5, "score": 1.0}, names=("member-0",)))
+    assert main(["report", *map(str, (silent, listens, itself))]) == 0
+    places = {run: f"figures: {run / 'figures'}\nreport:  {run / 'report.html'}\n" for run in (silent, listens, itself)}
+    table = analyse(listens).table()
+    assert "Gini of choices" in table
+    assert capsys.readouterr().out == f"{places[silent]}{places[listens]}\n{table}\n{places[itself]}"
+    assert all((run / "report.html").is_file() for run in places)

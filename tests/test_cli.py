@@ -230,11 +230,7 @@ def test_other_commands(
         "0        member-1  2.00         1",
     ]
 
-    stub(monkeypatch, "peerage.runs.report", write_report=calls.append)
-    assert main(["report", run, run]) == 0
-    assert calls == [tmp_path, tmp_path]
-
-    stub(monkeypatch, "peerage.sb3", export_member=lambda *a: calls.append(a) or "out.zip")
+    stub(monkeypatch, "peerage.sb3_export", export_member=lambda *a: calls.append(a) or "out.zip")
     assert main(["export", run, "--member", "2", "--to", "sb3", "--out", "x.zip"]) == 0
     assert calls[-1] == (tmp_path, 2, 0, Path("x.zip"))
 

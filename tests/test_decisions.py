@@ -223,12 +223,16 @@ def test_state():
     frozen = {part: {n: x.clone() for n, x in values.items()} for part, values in saved.items()}
     second = memory(4, 2, 3)
     second.load_state(frozen)
+    entries = first.finished(0, 100).tolist()
     before = {n: x.copy() for n, x in second.kept.items()}
     simulate(first, Lists(first), np.random.default_rng(2), range(30, 60))
     for name, value in before.items():
         np.testing.assert_array_equal(second.kept[name], value)
+    assert second.finished(0, 100).tolist() == entries
     simulate(second, Lists(second), np.random.default_rng(2), range(30, 60))
     for part, values in first.state().items():
         for name, value in values.items():
             assert torch.equal(value, second.state()[part][name]), (part, name)
+    for r in range(2):
+        assert second.finished(r, 100).tolist() == first.finished(r, 100).tolist()
     assert any(not torch.equal(x, first.state()["kept"][n]) for n, x in frozen["kept"].items())

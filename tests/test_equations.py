@@ -571,9 +571,17 @@ def test_fixed_advisers_are_asked_by_who_chooses_or_follows_them():
         who = [0, 1, 2] if step % 5 == 1 else np.flatnonzero(followed[:, step - 1] == 3).tolist()
         assert (next(asked) if who else []) == who
     assert next(asked, None) is None
-    # three questions at a choice, one a step for following another
-    others = (followed != np.arange(3)[:, None]) & (np.arange(40) % 5 != 0)
-    assert advice.queries.tolist() == (8 * 3 + others.sum(axis=1)).tolist()
+    # to choose by lot nobody needs to be heard: one question a step for following another
+    others = followed != np.arange(3)[:, None]
+    assert advice.queries.tolist() == others.sum(axis=1).tolist()
+
+
+def test_who_scores_its_advisers_asks_them_all():
+    """Two questions at a choice, one a step in between for following another."""
+    advice = advised(replace(PLAIN, follow_steps=5))
+    followed, _, _ = run(advice, 40)
+    others = (followed != np.arange(2)[:, None]) & (np.arange(40) % 5 != 0)
+    assert advice.queries.tolist() == (8 * 2 + others.sum(axis=1)).tolist() and others.any()
 
 
 def test_choices_are_drawn_by_the_member_itself():

@@ -19,6 +19,7 @@ from peerage.envs import scripted
 from peerage.envs.make import check_env_id
 from peerage.errors import UserError
 from peerage.flags import Parser, add_flags, override, train_flags
+from peerage.learners.defaults import resolve_advice
 from peerage.presets import preset_names
 from peerage.sharing.advisers import make_adviser, replica_generator, role_of
 from peerage.sharing.probes import Turning, turn_step
@@ -206,7 +207,7 @@ def test_the_variants_are_flags_of_peerage_train():
     for experiment in trust_probes.EXPERIMENTS:
         given = vars(parser.parse(experiment.settings(4, 9000)))
         config = validate(override(load(given.pop("config")), given))
-        advice = config.advice
+        advice = resolve_advice(config.advice)
         told = (advice.choice, advice.trust, advice.use_trust, advice.use_critic, advice.use_agent_values)
         assert told == TRUST[experiment.variant], experiment.name
         assert (config.replicas, config.steps, advice.shuffle_advisers) == (4, 9000, True)

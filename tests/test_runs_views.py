@@ -14,8 +14,8 @@ import pytest
 from test_runs import make_info, make_run
 
 from peerage.errors import UserError
-from peerage.evaluation.analysis import entropy, gini
-from peerage.runs import CsvLog, RunFolder, RunInfo, advice_figures, summaries
+from peerage.evaluation.measures import entropy, gini
+from peerage.runs import CsvLog, RunFolder, RunInfo, advice_figures, heatmaps, summaries
 from peerage.runs.display import Display
 from peerage.runs.figures import adviser_colour, fresh_figures, make_figures
 from peerage.runs.loggers import ScalarLog, TensorBoardLog, WandbLog
@@ -362,7 +362,7 @@ def test_heatmaps_have_the_colours_of_both_signs():
     ]
     names = ("score", "trust_attention", "agent_value", "critic", "confidence", "omega", "in_context")
     advice = pd.DataFrame(rows).assign(**{name: math.nan for name in names})
-    draft = advice_figures.trust_heatmaps(advice)
+    draft = heatmaps.trust_heatmaps(advice)
     images = [axes.images[0] for axes in draft.figure.axes if axes.images]
     assert len(images) == 4 and {image.get_clim() for image in images} == {(-2.0, 2.0)}
     assert images[-1].get_array()[0].tolist() == [0.5, 0.0, 1.0, -2.0]

@@ -26,7 +26,8 @@ from peerage.errors import UserError
 from peerage.learners.defaults import member_settings, resolve
 from peerage.learners.group import Group
 from peerage.pretrained import load_members, load_policy, member_networks, parse_spec, space_of
-from peerage.sb3 import export_member, read_zip, sb3_views, to_learner
+from peerage.sb3 import read_zip, sb3_views, to_learner
+from peerage.sb3_export import export_member
 from peerage.sharing.advisers import make_adviser
 from peerage.training import checkpoint
 

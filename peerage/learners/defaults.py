@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from peerage.config import AdviceConfig, Config, LearnerConfig
+from peerage.config import AdviceConfig, AttentionConfig, Config, ContextConfig, LearnerConfig
 from peerage.errors import UserError
 
 
@@ -163,6 +163,18 @@ def resolve(config: Config, discrete: bool) -> Config:
     )
 
 
+def refuse_idle_trust(advice: AdviceConfig, given: Iterable[str]) -> None:
+    """UserError if one of the settings that were `given` by name belongs to another kind of trust than `advice` has."""
+    resolved = resolve_advice(advice)
+    trust = resolved.trust if advice.sharing == "advice" else "nobody's"
+    for name in given:
+        flag = "--" + name.replace("_", "-")
+        if name in AttentionConfig.__dataclass_fields__ and trust not in ("transformer", "hybrid"):
+            raise UserError(f"{flag} is for --trust transformer or hybrid, but trust is {trust} here")
+        if name in ContextConfig.__dataclass_fields__ and trust != "in-context":
+            raise UserError(f"{flag} is for --trust in-context, but trust is {trust} here")
+
+
 def resolve_advice(advice: AdviceConfig) -> AdviceConfig:
     """`advice` with the defaults of its `choice` filled in."""
     missing: Any = {
@@ -170,6 +182,12 @@ def resolve_advice(advice: AdviceConfig) -> AdviceConfig:
         for name, value in ADVICE_DEFAULTS[advice.choice].items()
         if getattr(advice, name) in (None, ())
     }
+    unread = not advice.use_trust or advice.choice == "uniform"
+    if unread and advice.trust not in (None, "td"):
+        why = "--choice uniform" if advice.choice == "uniform" else "--no-use-trust"
+        raise UserError(f"--trust {advice.trust} with {why}: nobody would read it; leave one of the two out")
+    if unread:
+        missing["trust"] = "td"
     resolved = replace(advice, **missing)
     # The other signals add nothing to in-context trust (docs/results/transformer-trust.md)
     beside = resolved.trust != "in-context" or not resolved.use_trust

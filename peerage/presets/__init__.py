@@ -86,6 +86,7 @@ def seed_flags(algorithm: str) -> dict[str, Any]:
     data: dict[str, Any] = {}
     for layer in (made["common"], made[algorithm], {"advice": made["trusts"]["hybrid"]["config"]["advice"]}):
         _lay_over(data, layer)
+    del data["n_epochs"], data["epoch_length"]  # a command says how long it is, or has the flags' own defaults
     return data
 
 

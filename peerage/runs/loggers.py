@@ -42,7 +42,7 @@ class ScalarLog(Listener):
         self.scalars(step, {name: sum(values) / len(values) for name, values in lists.items()})
 
     def on_advice(self, step: int, rows: list[AdviceRow]) -> None:
-        from peerage.evaluation.analysis import entropy, gini  # not at the top: pandas takes its time
+        from peerage.evaluation.measures import entropy, gini  # not at the top: SciPy takes its time
 
         large = len({row["adviser"] for row in rows}) > PAIRS
         # Replicas have the same pairs.

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from peerage.evaluation.analysis import Analysis, analyse
+from peerage.evaluation.analysis import analyse
+from peerage.evaluation.findings import Analysis
 from peerage.runs import summaries, tables
 from peerage.runs.figures import Drawn, make_figures
 from peerage.runs.folder import RunFolder, write_atomically
@@ -39,9 +40,8 @@ p { margin: .4rem 0; overflow-wrap: anywhere; } .dim { color: var(--dim); }
   overflow-wrap: anywhere; }
 .fact span { color: var(--dim); font-size: .87rem; }
 .failed { border-left: 4px solid #c2410c; padding-left: .8rem; }
-figure { margin: 0 0 1rem; overflow: hidden; } figure > div { overflow-x: auto; background: #fff;
-  padding: .6rem .3rem 0; }
-figure img { display: block; width: 100%; min-width: 28rem; height: auto; }
+figure { margin: 0 0 1rem; overflow: hidden; } figure > div { background: #fff; padding: .6rem .3rem 0; }
+figure img { display: block; width: 100%; height: auto; }
 figcaption { padding: .6rem .9rem; color: var(--dim); font-size: .9rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
@@ -54,6 +54,7 @@ td.name { white-space: normal; min-width: 10rem; font-size: .92rem; line-height:
 pre { padding: .8rem; white-space: pre-wrap; overflow-wrap: anywhere; font-size: .85rem;
   line-height: 1.45; margin: .4rem 0; }
 summary { cursor: pointer; color: var(--accent); margin: .4rem 0; }
+@media (max-width: 34rem) { body { padding: 1rem .5rem 3rem; } figure > div { padding: .3rem 0 0; } }
 """
 
 

@@ -117,7 +117,8 @@ class Advice:
             if self.desks.has_roles:
                 self.roles += np.eye(3, dtype=np.int64)[self.desks.roles(host_obs, due, self.followed)]
         elsewhere = self.followed != self.self_index
-        self.queries += due * (self.K - 1) + (~due & elsewhere)
+        # To choose by lot one need not hear what the others say
+        self.queries += (due * (self.K - 1) + (~due & elsewhere)) if self.rule is not None else elsewhere
         self.followed_for += 1
         if chooses:
             self.followed_for[due] = 1

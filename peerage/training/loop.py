@@ -28,8 +28,8 @@ from peerage.runs.folder import RunFolder
 from peerage.runs.listeners import EvaluationRow, Listeners, RunInfo
 from peerage.sharing.advice import Advice
 from peerage.sharing.advisers import Adviser, adviser_names, make_adviser
+from peerage.sharing.build import make_signals
 from peerage.sharing.none import NoSharing
-from peerage.sharing.signals import make_signals
 from peerage.training import checkpoint
 from peerage.trust.signals import Transition
 

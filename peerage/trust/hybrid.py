@@ -147,11 +147,12 @@ class TransformerTrust:
         return dict(self.last)
 
     def metrics(self) -> dict[str, Tensor]:
-        """The mean loss since the last call; confidence and omega of the last choice."""
+        """The mean loss since the last call; confidence and omega of the last choice; 1 for a frozen model."""
         out = {f"trust/{name}": self.last[name][:, 0] for name in ("confidence", "omega") if name in self.last}
         if self.loss_count:
             out["trust/loss"] = self.loss_sum / self.loss_count
         self.loss_sum, self.loss_count = torch.zeros_like(self.loss_sum), 0
+        out["trust/frozen"] = torch.where(self.attention.active, torch.nan, 1.0)
         return out
 
     def state(self) -> dict[str, Any]:

@@ -107,7 +107,8 @@ class InContextTrust:
         self.step += 1
         t, d = transition, self.decisions
         d.begin(chose, t.host_obs, self.asked, host_followed, self.step)
-        d.drop(d.running["followed"] != host_followed)
+        # Whom one follows without having chosen, as in a solo epoch, says nothing of an adviser
+        d.drop((d.running["followed"] != host_followed) | (self.step - d.running["begun"] >= self.follow_steps))
         d.advance(t.rewards)
         if t.done.any():
             d.finish(t.done, t.next_obs.cpu().numpy(), t.terminated, self.step)
@@ -150,8 +151,10 @@ class InContextTrust:
         self.agree[at] = self._agreement(kept["suggestions"], kept["followed"])[seen]
 
     def _critics(self, obs: Tensor, suggestions: Tensor, value: np.ndarray) -> np.ndarray:
-        """`Q(s, a_j) - V(s)`: `obs [M, n, obs]`, `suggestions [M, n, K, act]`, `value [M, n]` -> `[M, n, K]`."""
+        """`Q(s, a_j) - V(s)`: `obs [M, n, obs]`, `suggestions [M, n, K, act]`, `value [M, n]` -> `[M, n, K]`; K > 1."""
         M, n, K, act = suggestions.shape
+        if self.group.space.discrete and n > 1:  # one pass says what all actions are worth in a state
+            return _finite(self.group.value(obs, suggestions[..., 0]).cpu().numpy() - value[..., None])
         q = self.group.value(obs.repeat_interleave(K, dim=1), suggestions.reshape(M, n * K, act))
         return _finite(q.view(M, n, K).cpu().numpy() - value[..., None])
 
@@ -381,13 +384,14 @@ class InContextTrust:
         return {"in_context": self.last}
 
     def metrics(self) -> dict[str, Tensor]:
-        """The group's mean loss since the last call."""
+        """The group's mean loss since the last call; 1 for a frozen model."""
+        frozen = torch.where(self.active, torch.nan, 1.0).repeat_interleave(self.N)
         if not self.loss_count.any():
-            return {}
+            return {"trust/frozen": frozen}
         count = torch.as_tensor(self.loss_count, device=self.group.device)
         loss = (self.loss_sum / count).repeat_interleave(self.N)  # NaN where nothing was learned
         self.loss_sum, self.loss_count = torch.zeros_like(self.loss_sum), np.zeros_like(self.loss_count)
-        return {"trust/loss": loss}
+        return {"trust/loss": loss, "trust/frozen": frozen}
 
     def state(self) -> dict[str, Any]:
         return {

@@ -32,13 +32,19 @@ class SuggestionTrust:
     """
 
     def __init__(
-        self, config: AdviceConfig, group: Group, n_advisers: int, *, reads: bool = True, learns_trust: bool = True
+        self,
+        config: AdviceConfig,
+        group: Group,
+        n_advisers: int,
+        *,
+        reads: bool = True,
+        learns_trust: bool = True,
+        enters: bool = True,
     ) -> None:
         """`reads`: somebody reads values at all. `learns_trust`: the trust term is one of them; no if another kind of
-        trust takes its place."""
+        trust takes its place. `enters`: it is a component of its own; no if another kind mixes it in."""
         assert config.lr is not None
-        self.config, self.group = config, group
-        self.enters = True  # is the trust term a component of its own? Not if another kind of trust mixes it in
+        self.config, self.group, self.enters = config, group, enters
         self.gamma = group.gamma()
         like = torch.zeros(0, device=group.device, dtype=group.dtype)
         self.trust: TDTable | None = None

@@ -15,9 +15,11 @@ def make_signals(config: Config, spec: Spec, group: Group, n_advisers: int, tota
     advice = config.advice
     reads = advice.choice in choice.RULES and n_advisers > 1
     trust = advice.trust if reads and advice.use_trust else "td"
-    td = SuggestionTrust(advice, group, n_advisers, reads=reads, learns_trust=trust in ("td", "hybrid"))
-    td.enters = trust == "td"
-    signals: dict[str, Signal] = {"td": td}
+    signals: dict[str, Signal] = {}
+    if reads and (advice.use_agent_values or (advice.use_trust and trust in ("td", "hybrid"))):
+        signals["td"] = td = SuggestionTrust(
+            advice, group, n_advisers, learns_trust=trust in ("td", "hybrid"), enters=trust == "td"
+        )
     if trust in ("transformer", "hybrid"):
         from peerage.trust.hybrid import TransformerTrust
 
