@@ -222,7 +222,8 @@ class Config:
     """Learners in the group, 1 to 64."""
     advisers: tuple[str, ...] = ()
     """Fixed advisers: expert, adversary, random, constant[:ACTION], negated:ADVISER,
-    checkpoint:PATH[:MEMBER], or a name registered with `peerage.register_adviser`."""
+    checkpoint:PATH[:MEMBER]; to put trust to the proof turncoat, convert, regional:a, regional:b; or a name
+    registered with `peerage.register_adviser`."""
     replicas: int = 1
     """Independent copies of the whole group, each with another seed: the unit of statistics."""
     seed: int = 0
