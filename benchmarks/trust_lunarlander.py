@@ -76,7 +76,7 @@ def page() -> None:
     means: list[float] = []  # three replicas' bands would rule the axis
     for name in RUNS:
         steps, values = returns(name)
-        s = spread(values)
+        s = spread(values.T)
         axes.plot(steps / 1000, s.mean, color=COLOURS[name], label=LABELS[name], linewidth=1.5)
         axes.fill_between(steps / 1000, s.low, s.high, color=COLOURS[name], alpha=0.12, linewidth=0)
         means += s.mean.tolist()
