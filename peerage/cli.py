@@ -77,8 +77,14 @@ def _train(args: argparse.Namespace, command: list[str]) -> None:
 
     source = given.pop("config")
     base = load(source) if source is not None else Config()
-    config = validate(override(_as_published(base, given) if source is None else base, given))
+    start = _as_published(base, given) if source is None else base
+    config = validate(override(start, given))
     _refuse_idle_flags(config, given)
+    if start is not base and config.run.verbose:
+        print(
+            "These flags mean the published transformer trust: its choice rule (paper) and its learners' settings; with "
+            "--trust hybrid the house's own."
+        )
     if source in preset_names() and config.run.exp_name is None:  # two presets of one environment are two runs
         config = replace(config, run=replace(config.run, exp_name=f"{source}-seed-{config.seed}"))
 
@@ -91,6 +97,13 @@ def _refuse_idle_flags(config: Config, given: Mapping[str, Any]) -> None:
     """No flag of the command line may be without effect."""
     from peerage.learners.defaults import fits, refuse_idle_trust
 
+    if config.advice.sharing == "none":
+        from peerage.config import AdviceConfig
+
+        for name in given:
+            if name in AdviceConfig.__dataclass_fields__ and name != "sharing":
+                flag = "--" + name.replace("_", "-")
+                raise UserError(f"{flag} with --sharing none: nobody asks for advice; leave one of the two out")
     refuse_idle_trust(config.advice, given)
     algorithms = set(config.learner.algorithm)
     if "auto" in algorithms and any(not fits(name, algorithm) for name in given for algorithm in ("dqn", "sac")):
@@ -373,7 +386,7 @@ def main(argv: list[str] | None = None) -> int:
         print("peerage:", " ".join(str(error).split()), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("peerage: interrupted; `peerage resume RUN` goes on with a training", file=sys.stderr)
+        print("peerage: interrupted; `peerage resume` with the run's folder goes on with a training", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `peerage presets | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

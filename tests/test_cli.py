@@ -319,7 +319,7 @@ def test_which_trust_a_command_means(train: Any) -> None:
         ("--attention-lr 1e-4 --choice standardised", ["--attention-lr", "in-context"]),
         ("--config peer-room-v21 --attention-lr 1e-4", ["--attention-lr"]),
         ("--context-lr 1e-4 --trust td", ["--context-lr", "in-context"]),
-        ("--context-lr 1e-4 --sharing none", ["--context-lr", "nobody"]),
+        ("--context-lr 1e-4 --sharing none", ["--context-lr", "--sharing none"]),
         ("--env LunarLander-v3 --ent-coef 0.1", ["--ent-coef", "dqn"]),
         ("--env Pendulum-v1 --exploration-fraction 0.1", ["--exploration-fraction", "sac"]),
         ("--env Pendulum-v1 --algorithm td3 --use-sde", ["--use-sde", "td3"]),

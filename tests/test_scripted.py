@@ -116,7 +116,7 @@ def test_environments_without_one():
         with pytest.raises(UserError, match=r"for CartPole-v1; there is one for: Room") as caught:
             find("CartPole-v1", spec)
         assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match="negated:ADVISER"):
+    with pytest.raises(UserError, match="use negated:expert"):
         scripted.adversary_for("LunarLander-v3", spec)
 
 

@@ -41,7 +41,8 @@ def expert_for(env_id: str, spec: Spec) -> Policy:
     elif policy is None and _family(env_id).startswith("LunarLander"):
         policy = lunar_lander_discrete if spec.discrete else lunar_lander_continuous
     if policy is None:
-        raise UserError(_none("expert", env_id, ["Room", "LunarLander", *_experts]))
+        known = _none("expert", env_id, ["Room", "LunarLander", *_experts])
+        raise UserError(f"{known}; use checkpoint:PATH of a trained agent, or register one (docs/environments.md)")
     return policy
 
 
@@ -51,9 +52,8 @@ def adversary_for(env_id: str, spec: Spec) -> Policy:
     if policy is None and _family(env_id) == "Room":
         policy = room_adversary
     if policy is None:
-        raise UserError(
-            _none("adversary", env_id, ["Room", *_adversaries]) + "; negated:ADVISER always works"
-        )
+        way = "use negated:expert" if has_expert(env_id) else "use negated:checkpoint:PATH"
+        raise UserError(f"{_none('adversary', env_id, ['Room', *_adversaries])}; {way}")
     return policy
 
 

@@ -166,13 +166,13 @@ def resolve(config: Config, discrete: bool) -> Config:
 def refuse_idle_trust(advice: AdviceConfig, given: Iterable[str]) -> None:
     """UserError if one of the settings that were `given` by name belongs to another kind of trust than `advice` has."""
     resolved = resolve_advice(advice)
-    trust = resolved.trust if advice.sharing == "advice" else "nobody's"
+    trust = f"--trust {resolved.trust}" if advice.sharing == "advice" else "--sharing none"
     for name in given:
         flag = "--" + name.replace("_", "-")
-        if name in AttentionConfig.__dataclass_fields__ and trust not in ("transformer", "hybrid"):
-            raise UserError(f"{flag} is for --trust transformer or hybrid, but trust is {trust} here")
-        if name in ContextConfig.__dataclass_fields__ and trust != "in-context":
-            raise UserError(f"{flag} is for --trust in-context, but trust is {trust} here")
+        if name in AttentionConfig.__dataclass_fields__ and resolved.trust not in ("transformer", "hybrid"):
+            raise UserError(f"{flag} is for --trust transformer or hybrid, but this is {trust}")
+        if name in ContextConfig.__dataclass_fields__ and trust != "--trust in-context":
+            raise UserError(f"{flag} is for --trust in-context, but this is {trust}")
 
 
 def resolve_advice(advice: AdviceConfig) -> AdviceConfig:

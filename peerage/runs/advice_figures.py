@@ -96,8 +96,8 @@ def follow_over_time(advice: pd.DataFrame) -> Draft | None:
 def trust_over_time(advice: pd.DataFrame) -> Draft | None:
     """Small multiples, a panel per asker: the score of every adviser over steps."""
     caption = (
-        "Score of every adviser in the eyes of each member, mean over replicas: the higher, the more often "
-        "chosen."
+        "Score of every adviser in the eyes of each member at its last choice before the point in time, mean over "
+        "replicas: the opinion of one moment and one state, so it jumps; whom a member follows on the whole is above."
     )
     figure = _by_asker(advice, "score", "score")
     return None if figure is None else Draft("trust_over_time", "How advisers are scored", caption, figure, "Trust")
@@ -205,10 +205,11 @@ def trust_model(metrics: pd.DataFrame, advice: pd.DataFrame) -> Draft | None:
         handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels())}
     _trim(grid)
     legend(figure, list(handles.values()), list(handles))
-    caption = (
-        "What the trust transformer makes of its own history: its loss, the confidence that follows from it, and "
-        "the weight that attention trust gets in the hybrid"
-    )
+    caption = "What the trust model makes of its own history: its loss"
+    if len(panels) > 1:
+        caption += ", the confidence that follows from it, and the weight that attention trust gets in the hybrid"
+    elif panels[0][1].groupby(["step", "replica"])["value"].nunique().max() == 1:
+        caption += "; one model for the group, so all members' lines are the same"
     caption += f"; the band is the {result.kind} over {result.replicas} replicas." if result.kind else "."
     return Draft("trust_model", "The trust model", caption, figure, "Trust")
 

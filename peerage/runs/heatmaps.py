@@ -40,7 +40,7 @@ def trust_matrix(advice: pd.DataFrame) -> Draft | None:
         return None
     panels = []
     if advice["score"].notna().any():
-        panels.append(("Score at the end", summaries.last_matrix(advice, "score")))
+        panels.append(("Score at the last choice", summaries.last_matrix(advice, "score")))
     shares = summaries.late_share_matrix(advice)
     if len(shares):
         panels.append(("Choices, last fifth of the run (%)", 100 * shares))

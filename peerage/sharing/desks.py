@@ -73,7 +73,13 @@ class Desks:
             asking = due[desk.rows] | (followed[desk.rows] == desk.columns)
             if asking.any():
                 rows, columns = desk.rows[asking], desk.columns[asking]
-                said = desk.adviser.suggest(obs[rows], rows % group.N, episode_start[rows], desk.rng)
+                try:
+                    said = desk.adviser.suggest(obs[rows], rows % group.N, episode_start[rows], desk.rng)
+                except UserError:
+                    raise
+                except Exception as error:
+                    what = f"{type(error).__name__}: {error}"[:200]
+                    raise UserError(f"adviser {type(desk.adviser).__name__} failed in suggest: {what}") from error
                 answers[rows, columns - group.N] = self._checked(said, len(rows), desk)
         return answers
 

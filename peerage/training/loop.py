@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import os
 import signal
 import threading
@@ -31,6 +32,7 @@ from peerage.sharing.advisers import Adviser, adviser_names, make_adviser
 from peerage.sharing.build import make_signals
 from peerage.sharing.none import NoSharing
 from peerage.training import checkpoint
+from peerage.trust.features import family_name
 from peerage.trust.signals import Transition
 
 PROGRESS_SECONDS = 0.2
@@ -83,7 +85,11 @@ class Trainer:
         if env is not None or advisers is not None:  # the configuration names what was given as objects
             named = tuple(a if isinstance(a, str) else n for a, n in zip(chosen, self.names[config.n_peers :]))
             config = replace(config, env=self.spec.id, advisers=named)
-        self.config = config = resolve(config, self.spec.discrete)
+        config = resolve(config, self.spec.discrete)
+        if config.advice.trust in ("transformer", "hybrid"):  # what `auto` means may be registered in this process only
+            family = family_name(config.attention.features, self.spec)
+            config = replace(config, attention=replace(config.attention, features=family))
+        self.config = config
         self.device = pick_device(config.device)
         self.threads = pick_threads(config)
         # Wide layers are spread over threads row by row; for everything else a second thread is too late
@@ -132,8 +138,15 @@ class Trainer:
     def _adviser(self, adviser: str | Adviser) -> Adviser:
         if isinstance(adviser, str):
             return make_adviser(adviser, self.spec)
+        name = getattr(adviser, "__name__", type(adviser).__name__)
+        if isinstance(adviser, type):
+            raise UserError(f"an adviser is an object, not a class: pass {name}(), not {name}")
         if not callable(getattr(adviser, "suggest", None)):
             raise UserError(f"{adviser!r} is no adviser: it has no method suggest(obs, asker, episode_start, rng)")
+        try:
+            inspect.signature(adviser.suggest).bind(None, None, None, None)
+        except TypeError as error:
+            raise UserError(f"adviser {name}: suggest must take (obs, asker, episode_start, rng): {error}") from None
         return copy.deepcopy(adviser)
 
     # --- one step -------------------------------------------------------------------------------------------

@@ -79,8 +79,7 @@ def restore(
     folder = RunFolder.open(run)
     config = from_dict(folder.config())
     if policies_only:
-        advice = replace(config.advice, only_follow_others=False)
-        config = replace(config, device="cpu", advisers=(), advice=advice)
+        config = replace(config, device="cpu", advisers=(), advice=replace(config.advice, sharing="none"))
     elif device is not None:
         config = replace(config, device=device)
     state, passed_over = checkpoint.load_latest(folder.path)

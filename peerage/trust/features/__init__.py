@@ -27,6 +27,7 @@ __all__ = [
     "Past",
     "columns",
     "family_for",
+    "family_name",
     "inverse",
     "make_features",
     "norm",
@@ -68,8 +69,7 @@ def register_features(name: str, factory: Factory) -> None:
 def family_for(name: str, spec: Spec) -> Family:
     """The family `name`, or with `auto` the one for the environment: one registered under its id, else the built-in one
     that knows it, else the generic one. UserError for an unknown name or an environment that does not fit."""
-    if name == "auto":
-        name = _choose(spec)
+    name = family_name(name, spec)
     if name not in _factories:
         known = ["auto", *_factories]
         raise UserError(f"unknown feature family {name!r}{nearest(name, known)}; there are: {', '.join(known)}")
@@ -91,7 +91,10 @@ def make_features(name: str, spec: Spec, n_members: int, n_advisers: int, lagged
     return Features(family, n_members, n_advisers, lagged)
 
 
-def _choose(spec: Spec) -> str:
+def family_name(name: str, spec: Spec) -> str:
+    """The name under which a family is registered: `name` itself, or what `auto` means for an environment."""
+    if name != "auto":
+        return name
     env_id = spec.id.split(":")[-1]
     if env_id in _factories:
         return env_id
