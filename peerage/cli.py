@@ -82,8 +82,8 @@ def _train(args: argparse.Namespace, command: list[str]) -> None:
     _refuse_idle_flags(config, given)
     if start is not base and config.run.verbose:
         print(
-            "These flags mean the published transformer trust: its choice rule (paper) and its learners' settings; with "
-            "--trust hybrid the house's own."
+            "These flags mean the published transformer trust: its choice rule (paper) and its learners' settings; "
+            "with --trust hybrid the house's own."
         )
     if source in preset_names() and config.run.exp_name is None:  # two presets of one environment are two runs
         config = replace(config, run=replace(config.run, exp_name=f"{source}-seed-{config.seed}"))
