@@ -521,7 +521,8 @@ COMMANDS = {
 def test_the_published_commands_run(env, tmp_path, monkeypatch):
     """Their flags as they are, shortened by --total-timesteps; nobody watches the evaluations and the report here."""
     pytest.importorskip("wandb")
-    monkeypatch.setenv("WANDB_MODE", "disabled")
+    # W&B has tests of its own; "disabled", wandb would stay so for the rest of the process
+    monkeypatch.setattr("peerage.training.session.WandbLog", lambda project: Listener())
     monkeypatch.setattr(Trainer, "evaluate", lambda self: None)
     monkeypatch.setattr("peerage.training.session.write_report", lambda folder: folder)
     epoch = 5000 if env.startswith("Room") else 1000

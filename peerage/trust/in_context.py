@@ -146,7 +146,8 @@ class InContextTrust:
         later = np.where(discount > 0, discount * end_value, 0.0)
         seen = who[:, None] & (ages < d.count[:, None])
         at = np.broadcast_to(rows, seen.shape)[seen], slots[seen]
-        self.advantage[at] = _finite(d.kept["reward"][rows, slots] + later - value)[seen]
+        with np.errstate(invalid="ignore"):  # a diverged critic's infinities
+            self.advantage[at] = _finite(d.kept["reward"][rows, slots] + later - value)[seen]
         self.critic[at] = self._critics(obs, suggestions, value)[seen]
         self.agree[at] = self._agreement(kept["suggestions"], kept["followed"])[seen]
 
