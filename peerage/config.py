@@ -81,7 +81,8 @@ class AdviceConfig:
     """How scores become a choice. standardised: ours; paper: Eq. 9 and 2; greedy: epsilon-greedy on the
     scores; uniform: random advice."""
     use_trust: bool = True
-    """The trust term v^T (Eq. 4, 5), one value per asker and adviser."""
+    """The trust term v^T (Eq. 4, 5), one value per asker and adviser; without it the critic and agent values
+    are on by default."""
     use_agent_values: bool | None = None
     """The agent-value term v^A (Eq. 6, 7), one value per adviser, shared by the group; by default on, but off
     beside in-context trust, which has learned from the whole group already."""
