@@ -13,11 +13,7 @@ with `--sharing none`); group sizes share one of eight agents. The numbers come 
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from functools import lru_cache
 from pathlib import Path
 
@@ -25,6 +21,7 @@ import matplotlib
 import numpy as np
 
 from benchmarks import open_numbers as numbers
+from benchmarks import runs
 from benchmarks.open_numbers import Part
 from benchmarks.trust_counts import hours
 from benchmarks.trust_probes import interval, with_part
@@ -95,7 +92,7 @@ class Experiment:
 
     @property
     def done(self) -> bool:
-        return (self.folder / "DONE").exists()
+        return runs.done(self.folder)
 
     @property
     def counterpart(self) -> Experiment:
@@ -122,9 +119,7 @@ class Experiment:
         return flags
 
     def command(self, replicas: int, scale: float) -> list[str]:
-        where = ["--log-dir", str(FOLDER), "--exp-name", self.name, "--threads", "1", "--verbose", "0"]
-        anew = ["--overwrite"] if self.folder.exists() else []
-        return [sys.executable, "-m", "peerage", "train", *self.settings(replicas, scale), *where, *anew]
+        return runs.command(self.settings(replicas, scale), self.folder)
 
 
 PRETRAIN = Experiment("pretrain-room", False)  # of one replica, whatever is asked for, and of full length
@@ -140,18 +135,8 @@ EXPERIMENTS = [e for question in QUESTIONS for e in experiments_of(question)]
 
 
 def train(experiment: Experiment, replicas: int, scale: float) -> tuple[bool, str]:
-    """Train one experiment in a process of its own, unless it is done: whether it went well, and a line about it."""
-    name = experiment.name
-    if experiment.done:
-        config, settings = load(experiment.folder / "config.yaml"), experiment.settings(replicas, scale)
-        if [str(config.replicas), str(config.steps)] == [settings[3], settings[5]]:
-            return True, f"{name}: done already"
-        was = f"{config.replicas} replicas of {config.steps} steps"
-        return True, f"{name}: done already, with {was}; remove {experiment.folder} to train it anew"
-    ended = subprocess.run(experiment.command(replicas, scale), capture_output=True, text=True)
-    if ended.returncode:
-        return False, f"{name}: {(ended.stderr.strip() or 'failed').splitlines()[-1]}"
-    return True, f"{name}: trained"
+    settings = experiment.settings(replicas, scale)
+    return runs.train(settings, experiment.folder, (int(settings[3]), int(settings[5])))
 
 
 # --- what was found -------------------------------------------------------------------------------------------
@@ -313,22 +298,13 @@ def main(arguments: list[str] | None = None) -> None:
         return print(text)
     if args.jobs < 1 or args.replicas < 1 or not args.scale > 0:
         parser.error("--jobs, --replicas and --scale must be above 0")
-    for pattern in args.only:
-        if not any(fnmatch(e.name, pattern) for e in EXPERIMENTS):
-            parser.error(f"there is no run {pattern}: {', '.join(e.name for e in EXPERIMENTS)}")
-    chosen = [e for e in EXPERIMENTS if any(fnmatch(e.name, pattern) for pattern in args.only)]
+    chosen = runs.chosen(EXPERIMENTS, args.only, parser.error)
     if any(e.preset == "frozen-members-room" and not e.done for e in chosen):
         well, line = train(PRETRAIN, 1, 1.0)
         print(line, flush=True)
         if not well:
             raise SystemExit("the expert of frozen-members-room could not be trained")
-    failed = 0
-    with ThreadPoolExecutor(args.jobs) as pool:
-        for well, line in pool.map(lambda e: train(e, args.replicas, args.scale), chosen):
-            print(line, flush=True)
-            failed += not well
-    if failed:
-        raise SystemExit(f"{failed} of {len(chosen)} failed")
+    runs.train_all(chosen, args.jobs, lambda e: train(e, args.replicas, args.scale))
 
 
 if __name__ == "__main__":

@@ -9,13 +9,12 @@ Nobody is an expert here: four members learn from scratch. What differs is wheth
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 
+from benchmarks import runs
 from benchmarks import trust_counts as counts
 from benchmarks.trust_probes import PAGE, SKELETON, interval, with_part
 from peerage.configfile import load
@@ -43,15 +42,12 @@ COLOURS = {"single": "#6B705C", "td": "#56B4E9", "hybrid": "#CC79A7", "in-contex
 
 def run(names: list[str], replicas: int) -> None:
     for name in names:
-        folder = FOLDER / name
-        if (folder / "DONE").exists():
-            print(f"{name}: done already", flush=True)
-            continue
         size = f"--replicas {replicas} --total-timesteps {STEPS} --eval-freq 10000 --n-eval-episodes 5"
-        where = f"--log-dir {FOLDER} --exp-name {name} --threads 1 --verbose 0 --checkpoint-freq 0"
-        words = f"train --config seed-td-lunarlander {RUNS[name]} {size} {where}".split()
-        subprocess.run([sys.executable, "-m", "peerage", *words, *(["--overwrite"] * folder.exists())], check=True)
-        print(f"{name}: trained", flush=True)
+        settings = f"--config seed-td-lunarlander {RUNS[name]} {size} --checkpoint-freq 0".split()
+        well, line = runs.train(settings, FOLDER / name, (replicas, STEPS))
+        print(line, flush=True)
+        if not well:
+            raise SystemExit(1)
 
 
 def returns(name: str) -> tuple[np.ndarray, np.ndarray]:

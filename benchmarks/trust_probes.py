@@ -12,17 +12,14 @@ benchmarks/trust_counts.py.
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 
+from benchmarks import runs
 from benchmarks import trust_counts as counts
 from benchmarks.trust_counts import Replica
 from peerage.configfile import load
@@ -98,7 +95,7 @@ class Experiment:
 
     @property
     def done(self) -> bool:
-        return (self.folder / "DONE").exists()
+        return runs.done(self.folder)
 
     def settings(self, replicas: int, steps: int) -> list[str]:
         """What `peerage train` is told about the training itself."""
@@ -107,9 +104,7 @@ class Experiment:
         return ["--config", f"probe-{self.env}-{self.probe}", *flags, *size]
 
     def command(self, replicas: int, steps: int) -> list[str]:
-        where = ["--log-dir", str(FOLDER), "--exp-name", self.name, "--threads", "1", "--verbose", "0"]
-        anew = ["--overwrite"] if self.folder.exists() else []
-        return [sys.executable, "-m", "peerage", "train", *self.settings(replicas, steps), *where, *anew]
+        return runs.command(self.settings(replicas, steps), self.folder)
 
 
 EXPERIMENTS = [Experiment(env, probe, variant) for env in ENVS for probe in PROBES for variant in VARIANTS]
@@ -118,18 +113,7 @@ ALL = EXPERIMENTS + [e for e in PARTS if e not in EXPERIMENTS]
 
 
 def train(experiment: Experiment, replicas: int, steps: int) -> tuple[bool, str]:
-    """Train one experiment in a process of its own, unless it is done: whether it went well, and a line about it."""
-    name = experiment.name
-    if experiment.done:
-        config = load(experiment.folder / "config.yaml")
-        if (config.replicas, config.steps) == (replicas, steps):
-            return True, f"{name}: done already"
-        was = f"{config.replicas} replicas of {config.steps} steps"
-        return True, f"{name}: done already, with {was}; remove {experiment.folder} to train it anew"
-    ended = subprocess.run(experiment.command(replicas, steps), capture_output=True, text=True)
-    if ended.returncode:
-        return False, f"{name}: {(ended.stderr.strip() or 'failed').splitlines()[-1]}"
-    return True, f"{name}: trained"
+    return runs.train(experiment.settings(replicas, steps), experiment.folder, (replicas, steps))
 
 
 # --- tables ---------------------------------------------------------------------------------------------------
@@ -267,7 +251,7 @@ def figure(env: str) -> str:
             named.setdefault(label, handle)
     drawn.legend(list(named.values()), list(named), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     path = PAGE.parent / f"transformer-trust-probes-{env}.png"
-    drawn.savefig(path, dpi=110, metadata={"Software": None})
+    drawn.savefig(path, dpi=80, metadata={"Software": None})
     plt.close(drawn)
     return f"![{ENVS[env]}: right and wrong choices and training return over time]({path.name})"
 
@@ -343,17 +327,8 @@ def main() -> None:
         (FOLDER / "tables.md").write_text(text + "\n", encoding="utf-8")
         print(text)
     else:
-        for pattern in args.only:
-            if not any(fnmatch(e.name, pattern) for e in ALL):
-                parser.error(f"there is no run {pattern}: {', '.join(e.name for e in ALL)}")
-        chosen = [e for e in ALL if any(fnmatch(e.name, pattern) for pattern in args.only)]
-        failed = 0
-        with ThreadPoolExecutor(args.jobs) as pool:
-            for well, line in pool.map(lambda e: train(e, args.replicas, args.steps), chosen):
-                print(line, flush=True)
-                failed += not well
-        if failed:
-            raise SystemExit(f"{failed} of {len(chosen)} failed")
+        chosen = runs.chosen(ALL, args.only, parser.error)
+        runs.train_all(chosen, args.jobs, lambda e: train(e, args.replicas, args.steps))
 
 
 if __name__ == "__main__":

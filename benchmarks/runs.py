@@ -1,0 +1,66 @@
+"""Training what is missing: a process for each run; what is DONE is left as it is, what was interrupted begins anew."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from peerage.configfile import load
+
+
+class Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+E = TypeVar("E", bound=Named)
+
+
+def done(folder: Path) -> bool:
+    return (folder / "DONE").exists()
+
+
+def command(settings: Sequence[str], folder: Path) -> list[str]:
+    """`peerage train` with `settings`, on one thread and without a word, into `folder`."""
+    where = ["--log-dir", str(folder.parent), "--exp-name", folder.name, "--threads", "1", "--verbose", "0"]
+    anew = ["--overwrite"] if folder.exists() else []
+    return [sys.executable, "-m", "peerage", "train", *settings, *where, *anew]
+
+
+def train(settings: Sequence[str], folder: Path, size: tuple[int, int]) -> tuple[bool, str]:
+    """Train one run unless it is done: whether it went well, and a line about it. `size`: replicas and steps."""
+    name = folder.name
+    if done(folder):
+        config = load(folder / "config.yaml")
+        if (config.replicas, config.steps) == size:
+            return True, f"{name}: done already"
+        was = f"{config.replicas} replicas of {config.steps} steps"
+        return True, f"{name}: done already, with {was}; remove {folder} to train it anew"
+    ended = subprocess.run(command(settings, folder), capture_output=True, text=True)
+    if ended.returncode:
+        return False, f"{name}: {(ended.stderr.strip() or 'failed').splitlines()[-1]}"
+    return True, f"{name}: trained"
+
+
+def chosen(experiments: Sequence[E], patterns: Sequence[str], refuse: Callable[[str], object]) -> list[E]:
+    """The experiments that a pattern names. `refuse` (a parser's `error`) hears of a pattern that names none."""
+    for pattern in patterns:
+        if not any(fnmatch(e.name, pattern) for e in experiments):
+            refuse(f"there is no run {pattern}: {', '.join(e.name for e in experiments)}")
+    return [e for e in experiments if any(fnmatch(e.name, pattern) for pattern in patterns)]
+
+
+def train_all(experiments: Iterable[E], jobs: int, train_one: Callable[[E], tuple[bool, str]]) -> None:
+    """`jobs` at the same time, a line for each; SystemExit at the end if some failed."""
+    with ThreadPoolExecutor(jobs) as pool:
+        results = []
+        for well, line in pool.map(train_one, experiments):
+            print(line, flush=True)
+            results.append(well)
+    if not all(results):
+        raise SystemExit(f"{results.count(False)} of {len(results)} failed")
