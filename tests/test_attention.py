@@ -31,13 +31,7 @@ F64 = torch.float64
 WIDTH, HEADS, HIDDEN, B, T = 16, 4, 24, 3, 6
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    passes.WORKERS.set_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def generators(rows, start=0):

@@ -14,7 +14,6 @@ import peerage
 from peerage.cli import main
 from peerage.config import AdviceConfig, AttentionConfig, Config, LearnerConfig, RunConfig
 from peerage.learners.streams import Seat
-from peerage.nets import passes
 from peerage.runs.listeners import Listener, Listeners
 from peerage.training import checkpoint
 from peerage.training.loop import Trainer
@@ -34,13 +33,7 @@ FAMILIES = {  # environment of each of the five families
 }
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    passes.WORKERS.set_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def near(ours, expected, tolerance=1e-9):
@@ -73,24 +66,6 @@ def small(env="Room-v6", n_peers=2, **changes) -> Config:
         run=RunConfig(eval_freq=0, log_freq=20, verbose=0),
     )
     return replace(base, **changes)
-
-
-@pytest.fixture
-def begin():
-    """Trainers at the start of their first episode."""
-    made = []
-
-    def build(config, steps=0, **arguments) -> Trainer:
-        trainer = Trainer(config, **arguments)
-        made.append(trainer)
-        trainer.reset()
-        for _ in range(steps):
-            trainer.advance()
-        return trainer
-
-    yield build
-    for trainer in made:
-        trainer.close()
 
 
 def hybrid(trainer) -> TransformerTrust:

@@ -13,10 +13,8 @@ from peerage.config import AdviceConfig, Config, ContextConfig, LearnerConfig, R
 from peerage.learners.base import Space
 from peerage.learners.defaults import DEFAULTS
 from peerage.learners.group import Group
-from peerage.nets import passes
 from peerage.runs.listeners import Listener, Listeners
 from peerage.training import checkpoint
-from peerage.training.loop import Trainer
 from peerage.trust import in_context
 from peerage.trust.in_context import ENOUGH, FACTS, SUMS, InContextTrust
 from peerage.trust.signals import Transition
@@ -27,13 +25,7 @@ F64 = torch.float64
 NEVER = 10**9
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    passes.WORKERS.set_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Critics:
@@ -587,24 +579,6 @@ def small(env="Room-v6", n_peers=2, **changes) -> Config:
         run=RunConfig(eval_freq=0, log_freq=20, verbose=0),
     )
     return replace(base, **changes)
-
-
-@pytest.fixture
-def begin():
-    """Trainers at the start of their first episode, some steps on."""
-    made = []
-
-    def build(config, steps=0, **arguments) -> Trainer:
-        trainer = Trainer(config, **arguments)
-        made.append(trainer)
-        trainer.reset()
-        for _ in range(steps):
-            trainer.advance()
-        return trainer
-
-    yield build
-    for trainer in made:
-        trainer.close()
 
 
 def model(trainer) -> InContextTrust:

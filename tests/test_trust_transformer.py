@@ -21,13 +21,7 @@ F64 = torch.float64
 N_FEATURES, PHASES, B, T = 9, 4, 5, 12
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    passes.WORKERS.set_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def generators(rows, start=0):
