@@ -135,7 +135,7 @@ class Run:
         """A trained member, to act with: `action = run.policy(0)(obs)`."""
         from peerage.training.session import restore
 
-        _, trainer = restore(self.folder, env=self.env, policies_only=True)
+        trainer = restore(self.folder, env=self.env, policies_only=True)
         trainer.close()
         if not (0 <= member < trainer.N and 0 <= replica < trainer.R):
             raise UserError(f"{self.folder} has members 0 to {trainer.N - 1} and replicas 0 to {trainer.R - 1}")

@@ -13,14 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from peerage.config import Config
+from peerage.config import ELSEWHERE, RESUMABLE, Config
 from peerage.configfile import load, to_yaml, validate
 from peerage.errors import UserError, nearest
 from peerage.flags import Parser, add_flags, override, train_flags
 
 FUTURE_COMMANDS = ("compare", "sweep")
-# What may change when a run goes on: nothing that its results depend on.
-RESUME_FLAGS = ("checkpoint_freq", "device", "use_tensorboard", "use_wandb", "wandb_project", "verbose")
+GOES_ON = "`peerage resume` with the run's folder goes on with a training"
 EVALUATION_COLUMNS = ("replica", "member", "episode", "return", "length", "success")
 
 TRAIN_EXAMPLES = """EXAMPLES
@@ -136,20 +135,19 @@ def _as_published(config: Config, given: Mapping[str, Any]) -> Config:
 
 def _resume_arguments(parser: Parser) -> None:
     _add_run(parser)
-    flags = [flag for flag in train_flags() if flag.name in RESUME_FLAGS]
+    flags = [flag for flag in train_flags() if flag.name in RESUMABLE + ELSEWHERE]
     add_flags(parser, [replace(flag, default=None) for flag in flags])  # the default is the run's own
 
 
 def _resume(args: argparse.Namespace, command: list[str]) -> None:
     given = vars(args)
     run = _run_folder(given.pop("run"))
-    device = given.get("device")
     checked = validate(override(Config(), given))
 
     from peerage.training.session import resume
 
-    settings = {name: getattr(checked.run, name) for name in given if name != "device"}
-    resume(run, command=command, device=checked.device if device else None, **settings)
+    settings = {name: getattr(checked if name in ELSEWHERE else checked.run, name) for name in given}
+    resume(run, command=command, **settings)
     _say_where(run, checked.run.verbose)
 
 
@@ -378,7 +376,8 @@ def _dispatch(words: list[str]) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; the exit status: 0, 2 for a mistake of the user, 130 when interrupted."""
+    """Run one command; the exit status: 0, 2 for a mistake of the user, 128 + the signal that ended a training (130 for
+    Ctrl-C), 1 for a fault of ours."""
     try:
         _dispatch(sys.argv[1:] if argv is None else list(argv))
         sys.stdout.flush()
@@ -386,7 +385,7 @@ def main(argv: list[str] | None = None) -> int:
         print("peerage:", " ".join(str(error).split()), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("peerage: interrupted; `peerage resume` with the run's folder goes on with a training", file=sys.stderr)
+        print(f"peerage: interrupted; {GOES_ON}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `peerage presets | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -394,8 +393,16 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:  # a full disk, a folder that may not be read, a name that is too long
         print("peerage:", " ".join(str(error).split()), file=sys.stderr)
         return 2
-    except SystemExit as stop:  # argparse after --help
+    except SystemExit as stop:  # argparse after --help; a training that was told to end
+        if isinstance(stop.code, int) and stop.code > 128:
+            print(f"peerage: ended by a signal; {GOES_ON}", file=sys.stderr)
         return int(stop.code or 0)
+    except Exception as error:
+        if os.environ.get("PEERAGE_TRACEBACK"):
+            raise
+        what = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        print(f"peerage: a fault of Peerage: {what} (with PEERAGE_TRACEBACK=1 it says where)", file=sys.stderr)
+        return 1
     return 0
 
 

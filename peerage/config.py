@@ -200,7 +200,9 @@ class RunConfig:
     log_freq: int = 500
     """Steps between rows of metrics.csv and advice.csv."""
     checkpoint_freq: int = 50_000
-    """Steps between checkpoints; 0: only at the end."""
+    """Steps between checkpoints; 0: only at the beginning and the end."""
+    keep_checkpoints: int = 2
+    """The newest so many checkpoints stay on the disk, at least 1."""
     use_tensorboard: bool = False
     """Write the metrics for TensorBoard as well."""
     use_wandb: bool = False
@@ -266,3 +268,9 @@ def changed(config: Config, changes: Mapping[str, Mapping[str, Any]]) -> Config:
     """`config` with other values in its parts: part -> field -> value."""
     parts = {part: replace(getattr(config, part), **changes.get(part, {})) for part in PARTS if part}
     return replace(config, **parts, **changes.get("", {}))
+
+
+RESUMABLE = ("checkpoint_freq", "keep_checkpoints", "use_tensorboard", "use_wandb", "wandb_project", "verbose")
+"""Fields of `RunConfig` that may be others when a run goes on: nothing that is trained or logged depends on them."""
+ELSEWHERE = ("device", "threads")
+"""Fields of `Config` that may be others as well: the run goes on, but not bit for bit."""

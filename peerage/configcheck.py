@@ -60,6 +60,7 @@ INTERVALS: dict[str, str] = {
     "n_eval_episodes": "[1, inf)",
     "log_freq": "[1, inf)",
     "checkpoint_freq": "[0, inf)",
+    "keep_checkpoints": "[1, inf)",
     "verbose": "[0, 2]",
 }
 

@@ -110,13 +110,13 @@ class SavedRun:
         self.config = configfile.validate(configfile.load(path / "config.yaml"))
         # The algorithm, which a run's config.yaml always names, tells what kind of actions there were.
         self.members = member_settings(self.config, discrete="dqn" in self.config.learner.algorithm)
-        state, passed_over = checkpoint.load_latest(path)
+        _, state, passed_over = checkpoint.load_latest(path, buffers=False)
         for line in passed_over:
             warnings.warn(line, stacklevel=2)
         try:
             self.step = int(state.get("step", 0))
             self.parts = [
-                (state["group"][str(k)]["learner"], int(state["group"][str(k)]["replay"]["data"].shape[2]))
+                (state["group"][str(k)]["learner"], int(state["group"][str(k)]["replay"]["width"]))
                 for k in range(len(self._stacks()))
             ]
         except (AttributeError, IndexError, KeyError, TypeError, ValueError):

@@ -2,11 +2,46 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
+from peerage.learners.entries import Entries
 from peerage.nets import passes
 from peerage.training.loop import Trainer
+
+
+def assert_same(a, b, place: str = "state") -> None:
+    """Two states are the same, every bit; `Entries` by what they hold, however they are cut."""
+    assert type(a) is type(b) or isinstance(a, tuple | list), place
+    if isinstance(a, torch.Tensor):
+        # As bytes: what is not a number equals itself here
+        alike = a.dtype == b.dtype and a.shape == b.shape
+        assert alike and a.contiguous().numpy().tobytes() == b.contiguous().numpy().tobytes(), place
+    elif isinstance(a, Entries):
+        whole = [[tensors for _, _, tensors in entries.pieces()] for entries in (a, b)]
+        assert (a.start, a.stop) == (b.start, b.stop), place
+        names = [list(parts[0]) if parts else [] for parts in whole]
+        assert names[0] == names[1], place
+        for name in names[0]:
+            one, two = (torch.cat([part[name] for part in parts], dim=1) for parts in whole)
+            assert_same(one, two, f"{place}/{name}")
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), place
+        for name in a:
+            assert_same(a[name], b[name], f"{place}/{name}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), place
+        for i, (x, y) in enumerate(zip(a, b)):
+            assert_same(x, y, f"{place}/{i}")
+    else:
+        assert np.array_equal(a, b), place
+
+
+@pytest.fixture
+def same():
+    """Asserts that two states are the same."""
+    return assert_same
 
 
 @pytest.fixture

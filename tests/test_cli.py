@@ -215,7 +215,7 @@ def test_other_commands(
     )
     assert main(["resume", run, "--checkpoint-freq", "9", "--verbose", "0"]) == 0
     command = ["peerage", "resume", run, "--checkpoint-freq", "9", "--verbose", "0"]
-    assert calls.pop() == (tmp_path, {"command": command, "device": None, "checkpoint_freq": 9, "verbose": 0})
+    assert calls.pop() == (tmp_path, {"command": command, "checkpoint_freq": 9, "verbose": 0})
     assert main(["resume", run, "--checkpoint-freq", "-9"]) == 2
 
     assert main(["evaluate", run, "--episodes", "3", "--members", "0", "1"]) == 0

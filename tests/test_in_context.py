@@ -671,28 +671,14 @@ def test_sixty_four_members(begin):
     assert model(trainer).last.shape == (64, 64)
 
 
-def assert_same(a, b):
-    if isinstance(a, torch.Tensor):
-        torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys()
-        for name in a:
-            assert_same(a[name], b[name])
-    elif isinstance(a, list):
-        for x, y in zip(a, b, strict=True):
-            assert_same(x, y)
-    else:
-        assert a == b
-
-
-def test_saved_and_loaded(begin, tmp_path):
+def test_saved_and_loaded(begin, same, tmp_path):
     """From a checkpoint: the same answers to the same questions, bit for bit, and the same learning after it."""
     first = begin(small("LunarLander-v3", replicas=2), 70)
     checkpoint.save(tmp_path, first.step, first.state())
     second = begin(small("LunarLander-v3", replicas=2))
-    second.load_state(checkpoint.load_latest(tmp_path)[0])
+    second.load_state(checkpoint.load_latest(tmp_path)[1])
     a, b = model(first), model(second)
-    assert_same(a.state(), b.state())
+    same(a.state(), b.state())
     assert np.array_equal(a.looked, b.looked) and a.looked.any()
     assert a.decisions.open.any() and np.array_equal(a.decisions.open, b.decisions.open)
     rng, due = np.random.default_rng(0), np.ones(4, bool)
@@ -707,8 +693,9 @@ def test_saved_and_loaded(begin, tmp_path):
         assert torch.equal(*answers) and answers[0].std() > 0
     assert torch.equal(a.stack.flat, b.stack.flat) and np.array_equal(a.updates, b.updates) and a.updates.min() > 10
     assert torch.equal(a.metrics()["trust/loss"], b.metrics()["trust/loss"])
-    second.reset()  # as a resumed run does: the episodes begin anew, so what was under way comes to nothing
-    assert not b.decisions.open.any()
+    b.decisions.open[:] = True
+    second.sharing.reset(np.array([False, True, False, False]))  # her episode begins anew
+    assert b.decisions.open.tolist() == [True, False, True, True]
 
 
 def test_it_is_in_the_reports(begin):

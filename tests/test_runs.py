@@ -137,7 +137,7 @@ def test_overwrite_replaces_runs_and_nothing_else(tmp_path):
     path = make_run(tmp_path)
     (path / "old").touch()
     run = RunFolder.create(tmp_path, "run", "x", {"env": "new"}, overwrite=True)
-    assert [p.name for p in run.path.iterdir()] == ["config.yaml"] and run.config() == {"env": "new"}
+    assert sorted(p.name for p in run.path.iterdir()) == [".lock", "config.yaml"] and run.config() == {"env": "new"}
     (tmp_path / "empty").mkdir()
     assert RunFolder.create(tmp_path, "empty", "x", {}, overwrite=True).config() == {}
 

@@ -184,7 +184,7 @@ def test_samples_are_uniform_and_members_draw_for_themselves():
 def test_replay_goes_on_from_its_state(count):
     replay = filled(count)
     fresh = filled(2)
-    fresh.load_state({name: value.clone() for name, value in replay.state().items()})
+    fresh.load_state(replay.state())
     assert (fresh.size, fresh.position) == (replay.size, replay.position)
     age = torch.arange(replay.size).expand(2, -1)
     check(fresh.recent(age), count - 1 - age)

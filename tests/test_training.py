@@ -19,6 +19,7 @@ from peerage.envs.make import make_env
 from peerage.errors import UserError
 from peerage.presets import preset_names
 from peerage.runs.listeners import Listener, Listeners
+from peerage.training import checkpoint
 from peerage.training.loop import Trainer
 
 
@@ -206,33 +207,29 @@ def test_checkpoints_are_found_in_order(tmp_path):
 
 
 @pytest.mark.parametrize("trust", ["td", "hybrid", "in-context"])
-def test_a_checkpoint_restores_every_number(trust):
-    """Two trainers in the same state do the same, weights, streams, trust and buffers included."""
+def test_a_checkpoint_restores_every_number(trust, begin, same, tmp_path):
+    """Two trainers in the same state do the same, weights, streams, trust, buffers and running episodes included; and
+    looking at a state, at whatever step, changes nothing."""
     advice = AdviceConfig(trust=trust, choice="standardised", use_critic=True, use_agent_values=True, follow_steps=2)
-    config = small(total_timesteps=200, advice=advice)
-    first = Trainer(config)
-    first.reset()
-    for _ in range(120):
+    config = small(total_timesteps=200, advice=advice, learner=replace(small().learner, buffer_size=(50,)))
+    first, unseen = begin(config), begin(config, 181)
+    after = None
+    for _ in range(121):  # in the middle of an episode, of a block of trust updates and of features not made yet
         first.advance()
-    from peerage.training.checkpoint import _flatten, _unflatten
-
-    tensors: dict[str, torch.Tensor] = {}
-    tree = _flatten(first.state(), "", tensors)
-    state = _unflatten(tree, {k: v.clone() for k, v in tensors.items()})
+        after = checkpoint.save(tmp_path, first.step, first.state(), after=after)
     second = Trainer(config)
-    second.load_state(state)
-    second.reset()
-    first.envs.set_rng_states(state["environments"])
-    first.reset()  # both begin new episodes
+    second.load_state(checkpoint.load(after))
+    assert second.news == [] and not second.episode_start.all()
     for _ in range(60):
         one, two = first.advance(), second.advance()
         assert np.array_equal(one.next_obs, two.next_obs)
-    for a, b in zip(first.group.stacks, second.group.stacks, strict=True):
-        assert torch.equal(a.learner.q.flat, b.learner.q.flat)
-    rows = [trainer.sharing.advice_rows(trainer.names) for trainer in (first, second)]
-    assert rows[0] == rows[1] and any(row["chosen"] for row in rows[0])
+    same(first.state(), second.state())
+    same(first.state(), unseen.state())
+    rows = [trainer.sharing.advice_rows(trainer.names) for trainer in (first, second, unseen)]
+    assert rows[0] == rows[1] == rows[2] and any(row["chosen"] for row in rows[0])
     column = {"td": "trust_td", "hybrid": "trust_attention", "in-context": "in_context"}[trust]
     assert len({row[column] for row in rows[0]}) > 2
+    second.close()
 
 
 @pytest.mark.parametrize("trust", ["td", "in-context"])

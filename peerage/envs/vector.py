@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ import numpy as np
 
 from peerage.envs.changing import Changing
 from peerage.envs.make import Maker, Spec, check_env_id, make_env, one_line, spec_of
+from peerage.envs.running import MAX_STEPS, RunningEpisodes, generator_state, set_generator_state
 from peerage.errors import UserError
 
 __all__ = ["EnvGroup", "Episode", "Maker", "Spec", "Step", "check_env_id", "make_env"]
@@ -52,7 +52,8 @@ class Step:
 class EnvGroup:
     """`len(seeds)` environments of one kind, which reset themselves in the step that ends an episode.
 
-    Environment i is seeded with `seeds[i]` at its first reset only; after that its own generator runs on.
+    Environment i is seeded with `seeds[i]` at its first reset only; after that its own generator runs on. With `keep`
+    the running episodes are kept, so that `state` and `restore` can take them from one process to another.
     Attributes, as in `Spec`: n, spec, observation_space, action_space, obs_dim, discrete, n_actions,
     act_dim, action_low, action_high.
 
@@ -60,7 +61,7 @@ class EnvGroup:
     on and, naming environment and step, if it raises or gives numbers that are not finite while it runs.
     """
 
-    def __init__(self, env: Maker, env_args: dict[str, Any], seeds: Sequence[int]):
+    def __init__(self, env: Maker, env_args: dict[str, Any], seeds: Sequence[int], *, keep: bool = False):
         if len(seeds) == 0:
             raise UserError("a group of environments needs at least one seed")
         self.n = len(seeds)
@@ -85,6 +86,10 @@ class EnvGroup:
         self._steps = 0
         self._returns = np.zeros(self.n)
         self._lengths = np.zeros(self.n, np.int64)
+        self._obs = np.zeros((self.n, self.obs_dim), np.float32)
+        self._running: RunningEpisodes | None = None
+        if keep:
+            self._running = RunningEpisodes(self.n, self._action_shape[1:], np.int64 if self.discrete else np.float32)
 
     def reset(self, *, reseed: bool = False) -> np.ndarray:
         """Begin new episodes everywhere; what was under way is dropped. Returns obs, float32 [n, obs].
@@ -96,7 +101,8 @@ class EnvGroup:
         self._seeded = True
         self._returns[:] = 0
         self._lengths[:] = 0
-        return obs
+        self._obs = obs
+        return obs.copy()
 
     def step(self, actions: np.ndarray, only: np.ndarray | None = None) -> Step:
         """One step of every environment; call `reset` first.
@@ -108,7 +114,9 @@ class EnvGroup:
         if np.shape(actions) != self._action_shape:
             raise ValueError(f"actions must have shape {self._action_shape}, not {np.shape(actions)}")
         # A copy for Box: an environment that changes its action in place must not reach the caller's.
-        batch = (actions + self._first_action).tolist() if self.discrete else np.array(actions, np.float32)
+        batch = self._batch(actions)
+        if self._running is not None:
+            self._running.add(actions, self._lengths)
         next_obs = np.zeros((self.n, self.obs_dim), np.float32)
         reward = np.zeros(self.n)
         terminated, truncated = np.zeros(self.n, bool), np.zeros(self.n, bool)
@@ -141,35 +149,60 @@ class EnvGroup:
             self._returns[ended] = 0
             self._lengths[ended] = 0
             self._reset(ended, obs, None)
+        if self._running is not None:
+            self._obs = obs.copy()
         return Step(obs, next_obs, reward.astype(np.float32), terminated, truncated, done, episodes)
 
-    def rng_states(self) -> list[dict[str, Any] | None]:
-        """The state of each environment's generator, fit for JSON; None where it has none.
+    def state(self) -> dict[str, Any]:
+        """Everything that `restore` needs: plain data and arrays. Only of a group made with `keep`."""
+        assert self._running is not None
+        return {
+            **self._running.state(self._lengths),
+            "generators": [generator_state(env) for env in self.envs],
+            "lengths": self._lengths.copy(),
+            "returns": self._returns.copy(),
+            "obs": self._obs.copy(),
+        }
 
-        With it a resumed run draws the episodes that would have come next. It does not hold an episode that
-        is under way: that one is begun anew.
+    def restore(self, state: dict[str, Any], clock: int) -> tuple[np.ndarray, dict[int, str]]:
+        """Live the running episodes again, which stood where they stood after `clock` steps of training.
+
+        Returns the observations `[n, obs]` and, for every environment that did not come out where it had been, why;
+        its episode has been begun anew, with the generator as it was. Raises ValueError, TypeError or KeyError for a
+        state that is not of these environments.
         """
-        states = []
-        for env in self.envs:
-            generator = _bit_generator(env)
-            states.append(None if generator is None else copy.deepcopy(dict(generator.state)))
-        return states
-
-    def set_rng_states(self, states: Sequence[dict[str, Any] | None]) -> None:
-        """Put back what `rng_states` gave; call `reset` afterwards. UserError if the states do not fit."""
-        if len(states) != self.n:
-            raise UserError(f"{len(states)} states of environments for {self.n} environments")
-        if not self._seeded:
-            self.reset()  # so that the coming reset does not seed again
-        for i, (env, state) in enumerate(zip(self.envs, states)):
-            generator = _bit_generator(env)
-            if (generator is None) != (state is None):
-                raise UserError(f"the state of environment {i} is not one of {self.spec.id}")
-            if generator is not None:
-                try:
-                    generator.state = copy.deepcopy(state)
-                except (TypeError, ValueError, KeyError) as error:
-                    raise UserError(f"the state of environment {i} is broken: {one_line(error)}") from error
+        assert self._running is not None
+        lengths, returns = np.asarray(state["lengths"], np.int64), np.asarray(state["returns"], np.float64)
+        obs = np.asarray(state["obs"], np.float32)
+        if obs.shape != (self.n, self.obs_dim) or lengths.shape != (self.n,) or returns.shape != (self.n,):
+            raise ValueError(f"episodes of other environments than {self.n} of {self.spec.id}")
+        if len(state["generators"]) != self.n or (lengths < 0).any():
+            raise ValueError("no state of environments")
+        self._running.load_state(state)
+        self._seeded, self._steps = True, clock
+        anew: dict[int, str] = {}
+        for i, (env, length) in enumerate(zip(self.envs, lengths.tolist())):
+            taken = self._running.actions[:, :length].swapaxes(0, 1)  # [length, n, ...]
+            try:
+                if len(taken) < length:
+                    raise UserError(f"it is longer than {MAX_STEPS:,} steps")
+                actions = [self._batch(at)[i] for at in taken]
+                now, total, generator = self._running.relive(i, env, actions, clock)
+                if now.tobytes() != obs[i].tobytes():
+                    raise UserError(f"its observation after {length} steps is another one")
+                if total != returns[i] or generator != state["generators"][i]:
+                    raise UserError(f"its rewards or random numbers in {length} steps were others")
+            except UserError as error:
+                anew[i] = str(error)
+        self._lengths, self._returns, self._obs = lengths.copy(), returns.copy(), obs.copy()
+        for i in anew:
+            if state["generators"][i] is not None:
+                set_generator_state(self.envs[i], state["generators"][i])
+            if isinstance(env := self.envs[i], Changing):
+                env.steps, env.running = clock, True
+            self._lengths[i], self._returns[i] = 0, 0.0
+        self._reset(list(anew), self._obs, None)
+        return self._obs.copy(), anew
 
     def set_clock(self, steps: int, *, running: bool = True) -> None:
         """Tell environments that change under way how many `steps` were made so far; call `reset` afterwards.
@@ -185,11 +218,17 @@ class EnvGroup:
         for env in self.envs:
             env.close()
 
+    def _batch(self, actions: np.ndarray) -> Any:
+        """What the environments' own `step` takes, one entry each."""
+        return (actions + self._first_action).tolist() if self.discrete else np.array(actions, np.float32)
+
     def _reset(self, which: Sequence[int], obs: np.ndarray, seeds: list[int] | None) -> None:
         """Reset the environments `which` and write what they show to their rows of `obs`."""
         i = 0
         try:
             for i in which:
+                if self._running is not None:
+                    self._running.begin(i, self.envs[i], None if seeds is None else seeds[i])
                 obs[i], _ = self.envs[i].reset(seed=None if seeds is None else seeds[i])
         except Exception as error:
             raise self._failed(i, error) from error
@@ -215,8 +254,3 @@ class EnvGroup:
         what = "an observation" if bad_obs[index] else "a reward"
         where = f"{self.spec.id}, environment {index}, step {self._steps}"
         raise UserError(f"{where}: the environment gave {what} that is not finite")
-
-
-def _bit_generator(env: gymnasium.Env) -> Any:
-    """The bit generator behind an environment, or None: not every environment has one."""
-    return getattr(getattr(env.unwrapped, "np_random", None), "bit_generator", None)

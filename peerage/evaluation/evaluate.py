@@ -5,6 +5,7 @@ Members act by the mode of their policy and ask nobody, so that two runs, and tw
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,10 @@ class Evaluator:
         self.env, self.env_args, self.group, self.episodes, self.seed = env, env_args, group, episodes, seed
         self.envs: EnvGroup | None = None
 
-    def run(self, trained: int = 0) -> list[tuple[int, int, Episode]]:
-        """(member, episode number, episode) for every member and episode.
+    def run(
+        self, trained: int = 0, stop: Callable[[], bool] = lambda: False
+    ) -> list[tuple[int, int, Episode]] | None:
+        """(member, episode number, episode) for every member and episode; None if `stop()` became true under way.
 
         An environment that changes under way is what it is after `trained` steps of training, for the whole evaluation.
         """
@@ -41,6 +44,8 @@ class Evaluator:
         pending, steps = np.ones(M * E, bool), 0
         results: list[tuple[int, int, Episode]] = []
         while pending.any():
+            if stop():
+                return None
             tensor = torch.as_tensor(obs, device=self.group.device, dtype=self.group.dtype).view(M, E, -1)
             actions = self.group.mode(tensor).view(M * E, -1).cpu().numpy()
             step = self.envs.step(actions[:, 0].astype(np.int64) if self.envs.discrete else actions, only=pending)

@@ -217,10 +217,13 @@ class Group:
             for k, stack in enumerate(self.stacks)
         }
 
-    def load_state(self, state: dict[str, Any]) -> None:
+    def load_state(self, state: dict[str, Any], *, policies_only: bool = False) -> None:
+        """Go on from `state`. `policies_only`: what the members know, not what they remember."""
         for k, stack in enumerate(self.stacks):
             part = state[str(k)]
             stack.learner.load_state(part["learner"])
+            if policies_only:
+                continue
             stack.learner.replay.load_state(part["replay"])
             stack.policy_noise.load_state(part["policy_noise"])
             stack.warmup.load_state(part["warmup"])

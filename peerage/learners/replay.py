@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from peerage.learners.entries import Entries
 
 
 class Batch(NamedTuple):
@@ -43,7 +45,8 @@ class Replay:
         self.data = torch.empty(rows, capacity, self.width, device=device, dtype=dtype)
         self.flat = self.data.view(rows * capacity, self.width)
         self.offsets = torch.arange(rows, device=device).unsqueeze(1) * capacity
-        self.position = 0
+        self.total = 0  # transitions of a member, ever
+        self.position = 0  # of the next one
         self.size = 0
 
     def add(self, obs: Tensor, actions: Tensor, rewards: Tensor, next_obs: Tensor, terminated: Tensor) -> None:
@@ -51,7 +54,8 @@ class Replay:
         `terminated [S]`."""
         row = torch.cat((obs, actions, next_obs, rewards.unsqueeze(1), terminated.unsqueeze(1)), dim=1)
         self.data[:, self.position] = row
-        self.position = (self.position + 1) % self.capacity
+        self.total += 1
+        self.position = self.total % self.capacity
         self.size = min(self.size + 1, self.capacity)
 
     def sample(self, uniform: Tensor) -> Batch:
@@ -76,13 +80,23 @@ class Replay:
             terminated=batch[..., -1],
         )
 
-    def state(self) -> dict[str, Tensor]:
-        return {
-            "data": self.data[:, : self.size].contiguous(),
-            "position": torch.tensor(self.position),
-        }
+    def state(self) -> dict[str, Any]:
+        return {"data": Entries(self.total - self.size, self.total, self._read), "width": self.width}
 
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        self.size = state["data"].shape[1]
-        self.data[:, : self.size] = state["data"].to(self.data.device)
-        self.position = int(state["position"]) % self.capacity
+    def load_state(self, state: dict[str, Any]) -> None:
+        entries = state["data"]
+        if state["width"] != self.width or entries.stop - entries.start != min(entries.stop, self.capacity):
+            raise ValueError("a replay buffer of another width or capacity")
+        for start, stop, tensors in entries.pieces():
+            data = tensors["data"].to(self.data.device)
+            if data.shape != (self.rows, stop - start, self.width) or data.dtype != self.data.dtype:
+                raise ValueError("a replay buffer of other members")
+            self.data[:, self._slots(start, stop)] = data
+        self.total = int(entries.stop)
+        self.position, self.size = self.total % self.capacity, min(self.total, self.capacity)
+
+    def _read(self, start: int, stop: int) -> dict[str, Tensor]:
+        return {"data": self.data[:, self._slots(start, stop)]}
+
+    def _slots(self, start: int, stop: int) -> Tensor:
+        return torch.arange(start, stop, device=self.data.device) % self.capacity

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import platform
@@ -13,15 +15,20 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from peerage.configfile import parse, to_yaml
 from peerage.errors import UserError
 
+try:
+    import fcntl
+except ImportError:  # no locks on Windows
+    fcntl = None  # type: ignore[assignment]
+
 HEADER = "# Peerage run: `peerage train --config` of this file repeats it.\n"
 """First line of every config.yaml: it marks a folder as ours, and only such a folder is ever replaced."""
 
-PACKAGES = ("peerage", "torch", "numpy", "gymnasium", "mujoco", "stable-baselines3")
+PACKAGES = ("peerage", "torch", "numpy", "gymnasium", "mujoco", "box2d", "stable-baselines3")
 
 
 def default_name(env: str, algorithms: Sequence[str], n: int, seed: int) -> str:
@@ -50,6 +57,45 @@ class RunFolder:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
+        self._lock: BinaryIO | None = None
+
+    # --- one process at a time --------------------------------------------------------------------
+
+    def lock(self) -> None:
+        """Keep other trainings away until `unlock`, or until this process has ended, however that comes about.
+
+        Raises UserError if one is at work here.
+        """
+        if fcntl is None or self._lock is not None:
+            return
+        file = (self.path / ".lock").open("a+b")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            who = file.read(100).decode(errors="replace").strip() or "another process"
+            file.close()
+            raise UserError(f"{self.path} is being trained by {who}: wait for its end, or stop it") from None
+        except OSError:  # a file system that knows no locks
+            file.close()
+            return
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}\n".encode())
+        file.flush()
+        self._lock = file
+
+    def unlock(self) -> None:
+        """Let others in; twice is fine."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def __enter__(self) -> RunFolder:
+        self.lock()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.unlock()
 
     @classmethod
     def plan(cls, log_dir: Path | str, name: str | None, default: str, overwrite: bool = False) -> RunFolder:
@@ -90,18 +136,27 @@ class RunFolder:
         config: Mapping[str, Any],
         overwrite: bool = False,
     ) -> RunFolder:
-        """Make the folder with its config.yaml. Arguments and errors as in `plan`."""
-        folder = cls.plan(log_dir, name, default, overwrite)
+        """Make the folder with its config.yaml, all at once, and lock it. Arguments and errors as in `plan`."""
+        path = cls.plan(log_dir, name, default, overwrite).path
+        partial, old = (path.with_name(f".{path.name[:100]}.{os.getpid()}.{kind}") for kind in ("partial", "old"))
         try:
-            if folder.path.exists():
-                shutil.rmtree(folder.path)
-            folder.path.mkdir(parents=True)
-            folder.write_config(config)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with cls(path) if path.exists() else contextlib.nullcontext():  # nobody is at work in what is replaced
+                partial.mkdir()
+                made = cls(partial)
+                made.write_config(config)
+                made.lock()  # of the file, whatever its folder will be called
+                if path.exists():
+                    os.rename(path, old)
+                os.rename(partial, path)  # fails if somebody else was quicker
         except OSError as error:
-            raise UserError(
-                f"cannot write the run folder {folder.path}: {error.strerror or error}"
-            ) from error
-        return folder
+            shutil.rmtree(partial, ignore_errors=True)
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                raise UserError(f"{path} was made by another training just now: use another --exp-name") from error
+            raise UserError(f"cannot write the run folder {path}: {error.strerror or error}") from error
+        shutil.rmtree(old, ignore_errors=True)
+        made.path = path
+        return made
 
     @classmethod
     def open(cls, path: Path | str) -> RunFolder:
@@ -135,6 +190,14 @@ class RunFolder:
         write_atomically(
             self.path / "environment.json", json.dumps(describe_environment(env, device), indent=2) + "\n"
         )
+
+    def note_resume(self, step: int, now: Mapping[str, Any], differences: Sequence[str]) -> None:
+        """Add to environment.json that the run went on after `step`, on what, and what was different there."""
+        environment = self.environment()
+        resumed = environment.get("resumed")
+        entry = {"step": step, **now, "different": list(differences)}
+        environment["resumed"] = [*(resumed if isinstance(resumed, list) else []), entry]
+        write_atomically(self.path / "environment.json", json.dumps(environment, indent=2) + "\n")
 
     def environment(self) -> dict[str, Any]:
         """environment.json; empty if it is missing or damaged."""
@@ -202,24 +265,29 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def describe_environment(env: str, device: str) -> dict[str, Any]:
-    """What a run ran on. A package that is not installed has the version null."""
-    versions: dict[str, str | None] = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = None
-    if versions["peerage"] is None:  # run from a checkout that is not installed
-        import peerage
-
-        versions["peerage"] = peerage.__version__
+    """What a run ran on."""
     return {
-        "versions": versions,
+        "versions": versions(),
         "git": _git_commit(),
-        "hardware": {"cpu": _cpu_model(), "cores": os.cpu_count(), "device": device},
+        "hardware": {"cpu": cpu_model(), "cores": os.cpu_count(), "device": device},
         "platform": platform.platform(),
         "env": env,
     }
+
+
+def versions() -> dict[str, str | None]:
+    """Of Python and the packages that results depend on; None where one is not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = None
+    if found["peerage"] is None:  # run from a checkout that is not installed
+        import peerage
+
+        found["peerage"] = peerage.__version__
+    return found
 
 
 def _git_commit() -> dict[str, Any] | None:
@@ -236,7 +304,8 @@ def _git_commit() -> dict[str, Any] | None:
     return {"commit": answers[0], "modified": bool(answers[1])}
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
+    """The processor's name."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             for line in file:

@@ -120,12 +120,17 @@ class CsvLog(Listener):
             os.fsync(file.fileno())
         return {name: os.fstat(file.fileno()).st_size for name, file in self._files.items()}
 
-    def truncate(self, offsets: Mapping[str, int]) -> None:
-        """Forget every line written after `offsets` was taken, so that a resumed run writes it again.
+    def truncate(self, offsets: Mapping[str, int] | None) -> None:
+        """Forget every line written after `offsets` was taken, so that a resumed run writes it again; with None all.
 
         UserError if a file is shorter than that or would be cut within a line: then the files are not
         those of the checkpoint, and nothing has been cut.
         """
+        if offsets is None:
+            for name, file in self._files.items():
+                file.truncate(0)
+                self._write(name, [COLUMNS[name]])
+            return
         for name in self._files:
             length = offsets.get(name)
             data = (self.folder / name).open("rb")

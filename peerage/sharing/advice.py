@@ -185,10 +185,10 @@ class Advice:
         for signal in self.signals.values():
             signal.observe(transition, self.following, self.followed, self.chose)
 
-    def reset(self) -> None:
-        """All episodes begin anew."""
+    def reset(self, who: np.ndarray) -> None:
+        """The episodes of the members `who [M]` (bool) begin anew, wherever they stood."""
         for signal in self.signals.values():
-            signal.reset()
+            signal.reset(who)
 
     def after_step(self, step: int) -> None:
         """Learn whom to trust; comes before the members themselves learn."""

@@ -31,7 +31,7 @@ class NoSharing:
     def observe(self, transition: Transition) -> None:
         pass
 
-    def reset(self) -> None:
+    def reset(self, who: np.ndarray) -> None:
         pass
 
     def after_step(self, step: int) -> None:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import copy
 import inspect
-import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,32 +30,13 @@ from peerage.sharing.advisers import Adviser, adviser_names, make_adviser
 from peerage.sharing.build import make_signals
 from peerage.sharing.none import NoSharing
 from peerage.training import checkpoint
+from peerage.training.machine import describe, pick_device, pick_threads
+from peerage.training.signals import Interrupt
 from peerage.trust.features import family_name
 from peerage.trust.signals import Transition
 
 PROGRESS_SECONDS = 0.2
 TOO_BIG = "the group does not fit into memory: use fewer members or replicas, or a smaller --buffer-size or --net-arch"
-
-
-class Interrupt:
-    """Remembers a Ctrl-C instead of raising at once; the second one raises. Only in the main thread."""
-
-    asked = False
-
-    def __enter__(self) -> Interrupt:
-        self.before = None
-        if threading.current_thread() is threading.main_thread():
-            self.before = signal.signal(signal.SIGINT, self._hear)
-        return self
-
-    def _hear(self, number: int, frame: object) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-
-    def __exit__(self, *error: object) -> None:
-        if self.before is not None:
-            signal.signal(signal.SIGINT, self.before)
 
 
 class Trainer:
@@ -125,15 +104,18 @@ class Trainer:
             else NoSharing(self.group)  # with one adviser, oneself, advice changes nothing
         )
         seeds = [int(seat.generator("environment").integers(2**31)) for seat in self.group.seats]
-        self.envs = EnvGroup(maker, config.env_args, seeds)
+        self.envs = EnvGroup(maker, config.env_args, seeds, keep=True)
         self.evaluator = Evaluator(maker, config.env_args, self.group, config.run.n_eval_episodes)
         self.listeners = Listeners()
         self.step = 0
+        self.begun = False  # an episode is under way
+        self.checkpoint: Path | None = None  # the one that this training has written or gone on from last
         self.frozen = ~self.group.active()  # pretrained members do not learn, and that is no news
         self.episodes: list[Episode] = []
         self.evaluated_at = -1
         self.read_offsets: Callable[[], dict[str, int]] = dict
         self.offsets: dict[str, int] = {}
+        self.news: list[str] = []  # to be told when the training goes on
 
     def _adviser(self, adviser: str | Adviser) -> Adviser:
         if isinstance(adviser, str):
@@ -152,11 +134,12 @@ class Trainer:
     # --- one step -------------------------------------------------------------------------------------------
 
     def reset(self) -> None:
-        """Begin the first episodes, or all of them anew."""
-        self.sharing.reset()
-        self.host_obs = self.envs.reset()
-        self.obs = self._tensor(self.host_obs)
-        self.episode_start = np.ones(self.group.M, bool)
+        """Begin the first episodes."""
+        self._stand(self.envs.reset(), np.ones(self.group.M, bool))
+
+    def _stand(self, obs: np.ndarray, episode_start: np.ndarray) -> None:
+        """This is what everybody sees now: `obs [M, obs]`, and who is at the start of an episode, `[M]` bool."""
+        self.host_obs, self.obs, self.episode_start, self.begun = obs, self._tensor(obs), episode_start, True
 
     def advance(self) -> Step:
         """One environment step of every member, and all the learning that belongs to it."""
@@ -195,7 +178,8 @@ class Trainer:
     def run(self, folder: RunFolder | None = None) -> None:
         """Train to the end, evaluating, logging and writing checkpoints into `folder` on the way.
 
-        Ctrl-C finishes the step and writes a checkpoint before it raises KeyboardInterrupt; a second one does not wait.
+        Ctrl-C, SIGTERM and SIGHUP finish the step and write a checkpoint before they raise what
+        `peerage.training.signals.Interrupt.error` says; a second one does not wait.
         """
         with Interrupt() as interrupt:
             self._run(folder, interrupt)
@@ -207,32 +191,30 @@ class Trainer:
             env=self.spec.id,
             algorithms=tuple(s.algorithm for s in self.group.settings),
             members=tuple(self.names[: self.N]),
-            advisers=tuple(self.names) if isinstance(self.sharing, Advice) else (),
+            advisers=tuple(self.names),
             replicas=self.R,
             total_steps=self.steps,
             start_step=self.step,
             config=to_dict(self.config),
         )
         self.listeners.on_start(info)
-        self.reset()
+        for text in self.news:
+            self.listeners.on_message(self.step, text)
+        if not self.begun:
+            self.reset()
+            self._save(folder)  # before the first evaluation: a run can be resumed from its first moment on
         began = shown = logged_at = time.perf_counter()
         logged_step = self.step
-        if self.step == 0 and run.eval_freq:
-            self.evaluate()
+        self._evaluate_if_due(interrupt)
+        self._leave_if_asked(folder, interrupt)
         paused = time.perf_counter() - began  # evaluation and checkpoints do not count as training time
         while self.step < self.steps:
             self.advance()
-            if interrupt.asked:
-                self.log()
-                if folder is not None:
-                    self.save(folder)
-                raise KeyboardInterrupt
             now = time.perf_counter()
             if now - shown > PROGRESS_SECONDS:
                 self.listeners.on_progress(self.step, now - began)
                 shown = now
-            last = self.step == self.steps
-            if last or self.step % run.log_freq == 0:
+            if self.step == self.steps or self.step % run.log_freq == 0:
                 self.log()
                 if folder is not None:
                     self._report_frozen(folder)
@@ -241,11 +223,17 @@ class Trainer:
                 self.listeners.on_timing(self.step, now - began, rate)
                 logged_at, logged_step, paused = now, self.step, 0.0
             pause = time.perf_counter()
-            if run.eval_freq and (last or self.step % run.eval_freq == 0):
-                self.evaluate()
-            if folder is not None and (last or (run.checkpoint_freq and self.step % run.checkpoint_freq == 0)):
-                self.save(folder)
+            self._evaluate_if_due(interrupt)
+            self._leave_if_asked(folder, interrupt)
+            if run.checkpoint_freq and self.step % run.checkpoint_freq == 0 and self.step < self.steps:
+                self._save(folder)
             paused += time.perf_counter() - pause
+        self._save(folder)
+
+    def _leave_if_asked(self, folder: RunFolder | None, interrupt: Interrupt) -> None:
+        if interrupt.asked:
+            self._save(folder)
+            raise interrupt.error()
 
     def log(self) -> None:
         """Metrics and advice since the last call."""
@@ -264,17 +252,32 @@ class Trainer:
             self.listeners.on_advice(self.step, advice)
         self.sharing.reset_counts()
 
-    def evaluate(self) -> None:
-        """Every member by itself, acting by the mode of its policy, on separate environments with fixed seeds."""
-        if self.evaluated_at == self.step:
-            return
-        self.evaluated_at = self.step
-        self.listeners.on_evaluations(self.step, self.evaluation_rows())
+    @property
+    def evaluation_due(self) -> bool:
+        """Is an evaluation after this step asked for, and not made yet?"""
+        freq = self.config.run.eval_freq
+        return bool(freq) and (self.step == self.steps or self.step % freq == 0) and self.evaluated_at < self.step
 
-    def evaluation_rows(self) -> list[EvaluationRow]:
-        """(replica, member, episode, return, length, success) of an evaluation now."""
+    @property
+    def finished(self) -> bool:
+        """Is nothing left to do?"""
+        return self.step >= self.steps and not self.evaluation_due
+
+    def _evaluate_if_due(self, interrupt: Interrupt) -> None:
+        if self.evaluation_due:
+            rows = self.evaluation_rows(lambda: interrupt.asked)
+            if rows is not None:  # otherwise it is made when the run is resumed
+                self.evaluated_at = self.step
+                self.listeners.on_evaluations(self.step, rows)
+
+    def evaluation_rows(self, stop: Callable[[], bool] = lambda: False) -> list[EvaluationRow] | None:
+        """Every member by itself, acting by the mode of its policy, on separate environments with fixed seeds:
+        (replica, member, episode, return, length, success). None if `stop()` became true under way."""
+        found = self.evaluator.run(self.step, stop)
+        if found is None:
+            return None
         rows: list[EvaluationRow] = []
-        for m, number, e in self.evaluator.run(self.step):
+        for m, number, e in found:
             success = None if e.success is None else float(e.success)
             rows.append((m // self.N, self.names[m % self.N], number, e.return_, e.length, success))
         return rows
@@ -301,62 +304,60 @@ class Trainer:
 
     # --- state ----------------------------------------------------------------------------------------------
 
-    def save(self, folder: RunFolder) -> None:
-        checkpoint.save(folder.path, self.step, self.state())
+    def _save(self, folder: RunFolder | None) -> None:
+        """Write a checkpoint, if there is a folder."""
+        if folder is not None:
+            self.checkpoint = checkpoint.save(
+                folder.path,
+                self.step,
+                self.state(),
+                about={**describe(self.device, self.threads), "config": to_dict(self.config)},
+                after=self.checkpoint,
+                keep=self.config.run.keep_checkpoints,
+            )
 
     def state(self) -> dict[str, Any]:
+        """Everything, of a training whose episodes have begun. Looking at it changes nothing."""
+        running = self.envs.state()
+        environments = {n: torch.from_numpy(x) if isinstance(x, np.ndarray) else x for n, x in running.items()}
         return {
             "step": self.step,
+            "evaluated_at": self.evaluated_at,
             "group": self.group.state(),
             "sharing": self.sharing.state(),
-            "environments": self.envs.rng_states(),
+            "environments": environments,
+            "episode_start": self.episode_start.tolist(),
             "frozen": self.frozen.tolist(),
             "episodes": [list(episode) for episode in self.episodes],
             "offsets": self.read_offsets(),
         }
 
     def load_state(self, state: dict[str, Any], *, policies_only: bool = False) -> None:
-        """Go on from `state`; episodes that were under way begin anew. `policies_only`: the members alone."""
+        """Go on from `state`. `policies_only`: the members alone, without what they remember.
+
+        An episode that cannot be lived again begins anew, and `news` says so.
+        """
         self.step = int(state["step"])
-        self.group.load_state(state["group"])
-        if not policies_only:
-            self.sharing.load_state(state["sharing"])
-            self.envs.set_rng_states(state["environments"])
-        self.envs.set_clock(self.step)
+        self.group.load_state(state["group"], policies_only=policies_only)
+        if policies_only:
+            return
+        self.sharing.load_state(state["sharing"])
+        self.evaluated_at = int(state["evaluated_at"])
         self.frozen = np.array(state["frozen"], bool)
         self.episodes = [Episode(*episode) for episode in state["episodes"]]
-        self.offsets = state["offsets"]
+        self.offsets = {str(name): int(offset) for name, offset in state["offsets"].items()}
+        environments = {n: x.numpy() if isinstance(x, torch.Tensor) else x for n, x in state["environments"].items()}
+        obs, anew = self.envs.restore(environments, self.step)
+        who = np.isin(np.arange(self.group.M), list(anew))
+        self._stand(obs, np.array(state["episode_start"], bool) | who)
+        self.sharing.reset(who)
+        for m, why in anew.items():
+            r, i = divmod(m, self.N)
+            self.news.append(
+                f"{self.spec.id}: the episode of {self.names[i]}{f' in replica {r}' if self.R > 1 else ''} begins anew,"
+                f" because it could not be lived again: {why}"
+            )
 
     def close(self) -> None:
         self.envs.close()
         self.evaluator.close()
-
-
-def pick_device(name: str) -> torch.device:
-    """`auto` is a GPU where there is one. Raises UserError for a device that this machine or torch has not."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        if device.type not in ("cpu", "cuda"):
-            raise RuntimeError
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError):
-        raise UserError(f"--device {name} is not to be had on this machine: use cpu or auto") from None
-    return device
-
-
-def device_name(device: torch.device) -> str:
-    """For the record: `cpu` or the GPU's name."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
-
-
-def pick_threads(config: Config) -> int:
-    """CPU threads: one for small networks, whose layers end before a second thread is awake (docs/performance.md)."""
-    if config.threads is not None:
-        return config.threads
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    widest = max((width for arch in config.learner.net_arch for width in arch), default=0)
-    batch = max(config.learner.batch_size, default=0)
-    transformer = config.advice.sharing == "advice" and config.advice.trust in ("transformer", "hybrid")
-    return min(cores, 4) if transformer or widest * batch >= 128 * 128 else 1

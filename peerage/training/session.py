@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from peerage.config import Config
+import torch
+
+from peerage.config import ELSEWHERE, PARTS, RESUMABLE, Config
 from peerage.configfile import from_dict, to_dict, validate
 from peerage.envs.vector import Maker
 from peerage.errors import UserError, nearest
@@ -21,9 +26,8 @@ from peerage.runs.report import write_report
 from peerage.runs.tables import CsvLog
 from peerage.sharing.advisers import Adviser
 from peerage.training import checkpoint
-from peerage.training.loop import Trainer, device_name
-
-RESUMABLE = ("checkpoint_freq", "use_tensorboard", "use_wandb", "wandb_project", "verbose")
+from peerage.training.loop import TOO_BIG, Trainer
+from peerage.training.machine import describe, device_name, differences
 
 
 def run_training(
@@ -45,12 +49,13 @@ def run_training(
     config = replace(config, run=replace(config.run, exp_name=planned.path.name, overwrite=False))
     trainer.config = config
     folder = RunFolder.create(config.run.log_dir, planned.path.name, default, to_dict(config), overwrite=overwrite)
-    folder.write_environment(trainer.spec.id, device_name(trainer.device))
-    folder.write_command(command or ["peerage", "train", "(from Python)"])
-    log = CsvLog(folder.path)
-    trainer.read_offsets = log.offsets
-    trainer.listeners = Listeners([log, *loggers, *listeners])
-    return finish(trainer, folder)
+    with folder:
+        folder.write_environment(trainer.spec.id, device_name(trainer.device))
+        folder.write_command(command or ["peerage", "train", "(from Python)"])
+        log = CsvLog(folder.path)
+        trainer.read_offsets = log.offsets
+        trainer.listeners = Listeners([log, *loggers, *listeners])
+        return finish(trainer, folder)
 
 
 def loggers_for(config: Config, folder: Path) -> list[Listener]:
@@ -69,33 +74,63 @@ def restore(
     env: Maker | None = None,
     advisers: Sequence[str | Adviser] | None = None,
     device: str | None = None,
+    threads: int | None = None,
     policies_only: bool = False,
-) -> tuple[list[str], Trainer]:
-    """A trainer in the state of the run's newest sound checkpoint, and a line for each damaged one passed over.
+) -> Trainer:
+    """A trainer in the state of the run's newest sound checkpoint; its `news` name each damaged one passed over.
 
     `env` and `advisers` are what the run was begun with, where those were objects. With `policies_only` the members
-    are restored and nothing around them, so that no adviser is needed.
+    are restored and nothing around them, so that no adviser is needed. A run that was stopped before its first
+    checkpoint is at its beginning.
     """
     folder = RunFolder.open(run)
     config = from_dict(folder.config())
     if policies_only:
         config = replace(config, device="cpu", advisers=(), advice=replace(config.advice, sharing="none"))
-    elif device is not None:
-        config = replace(config, device=device)
-    state, passed_over = checkpoint.load_latest(folder.path)
+    else:
+        config = replace(config, device=device or config.device, threads=threads or config.threads)
+    fresh = not policies_only and not checkpoint.checkpoints(folder.path) and folder.status()[0] != "DONE"
+    if not fresh:
+        newest, state, passed_over = checkpoint.load_latest(folder.path, buffers=not policies_only)
     try:
-        trainer = Trainer(config, env=env, advisers=() if policies_only else advisers, pretrained=False)
+        trainer = Trainer(config, env=env, advisers=() if policies_only else advisers, pretrained=fresh)
     except UserError as error:
         if folder.commands() and "(from Python)" in folder.commands()[0]:
             hint = "begun from Python, with objects? `peerage.load(folder, env=..., advisers=...)` takes them"
             raise UserError(f"{error} ({hint})") from error
         raise
+    if fresh:
+        return trainer
     try:
+        if not policies_only:
+            _refuse_changes(trainer.config, checkpoint.read_manifest(newest).about["config"], env, advisers)
         trainer.load_state(state, policies_only=policies_only)
-    except (KeyError, RuntimeError, ValueError, IndexError, TypeError) as error:
+    except UserError:
         trainer.close()
-        raise UserError(f"the checkpoint of {run} does not fit its config.yaml: {error}") from error
-    return passed_over, trainer
+        raise
+    except Exception as error:  # whatever a state that was not made by this configuration leads to
+        trainer.close()
+        what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(f"the checkpoint {newest} does not fit {folder.path / 'config.yaml'}: {what}") from error
+    trainer.checkpoint = newest
+    trainer.news = [*passed_over, *trainer.news]
+    return trainer
+
+
+def _refuse_changes(config: Config, before: dict[str, Any], env: Maker | None, advisers: Sequence[Any] | None) -> None:
+    """UserError if config.yaml is not the one that the checkpoint was written with, naming what differs."""
+    now, free = to_dict(config), {"exp_name", "log_dir", "overwrite", *RESUMABLE, *ELSEWHERE}
+    free |= {name for name, given in (("env", env), ("advisers", advisers)) if given is not None}  # named after objects
+    for part, values in (("", now), *((part, now[part]) for part in now if isinstance(now[part], dict))):
+        old = before if not part else before.get(part, {})
+        for name, value in values.items():
+            if name in free or name not in old or (not part and name in PARTS):
+                continue
+            if json.loads(json.dumps(value)) != old[name]:
+                raise UserError(
+                    f"config.yaml says {f'{part}.{name}' if part else name}: {value}, and the checkpoint was written "
+                    f"with {old[name]}: put it back, or train anew"
+                )
 
 
 def resume(
@@ -106,34 +141,46 @@ def resume(
     listeners: Sequence[Listener] = (),
     command: Sequence[str] = (),
     device: str | None = None,
+    threads: int | None = None,
     **overrides: Any,
 ) -> Path:
-    """Go on with an interrupted run from its newest sound checkpoint. `overrides` are those fields of `RunConfig` that
-    do not change what is trained (`RESUMABLE`).
-
-    Everything but the episodes under way is restored; those begin anew.
+    """Go on with an interrupted run from its newest sound checkpoint, as if it had never been interrupted: bit for
+    bit, on the same machine, device and number of threads. `overrides` are those fields of `RunConfig` that do not
+    change what is trained (`peerage.config.RESUMABLE`). What is promised, and what is not: docs/crashes.md.
     """
     for name in overrides:
         if name not in RESUMABLE:
             can = ", ".join(RESUMABLE)
             raise UserError(f"{name!r} cannot be changed in a resume{nearest(name, RESUMABLE)}: {can} can")
-    folder = RunFolder.open(run)
-    passed_over, trainer = restore(run, env=env, advisers=advisers, device=device)
-    if trainer.step >= trainer.steps:
-        trainer.close()
-        raise UserError(f"{run} is finished: nothing to resume (`peerage report {run}` makes its report)")
-    known = {key: value for key, value in overrides.items() if value is not None}
-    trainer.config = validate(replace(trainer.config, run=replace(trainer.config.run, **known)))
-    loggers = loggers_for(trainer.config, folder.path)
-    log = CsvLog(folder.path)
-    log.truncate(trainer.offsets)
-    trainer.read_offsets = log.offsets
-    folder.reopen()
-    folder.write_command(command or ["peerage", "resume", str(run)])
-    trainer.listeners = Listeners([log, *loggers, *listeners])
-    for line in passed_over:
-        trainer.listeners.on_message(trainer.step, line)
-    return finish(trainer, folder)
+    with RunFolder.open(run) as folder:
+        trainer = restore(run, env=env, advisers=advisers, device=device, threads=threads)
+        try:
+            if trainer.finished and folder.status()[0] == "DONE":
+                raise UserError(f"{run} is finished: nothing to resume (`peerage report {run}` makes its report)")
+            known = {key: value for key, value in overrides.items() if value is not None}
+            trainer.config = validate(replace(trainer.config, run=replace(trainer.config.run, **known)))
+            loggers = loggers_for(trainer.config, folder.path)
+            log = CsvLog(folder.path)
+            log.truncate(trainer.offsets if trainer.checkpoint is not None else None)
+        except BaseException:
+            trainer.close()
+            raise
+        trainer.read_offsets = log.offsets
+        folder.reopen()
+        folder.write_command(command or ["peerage", "resume", str(run)])
+        _say_what_differs(trainer, folder)
+        trainer.listeners = Listeners([log, *loggers, *listeners])
+        return finish(trainer, folder)
+
+
+def _say_what_differs(trainer: Trainer, folder: RunFolder) -> None:
+    """Note where the run goes on, and say so if that is another machine than before."""
+    now = describe(trainer.device, trainer.threads)
+    before = checkpoint.read_manifest(trainer.checkpoint).about if trainer.checkpoint is not None else now
+    different = differences(before, now)
+    folder.note_resume(trainer.step, now, different)
+    if different:
+        trainer.news.append(f"not bit for bit the run that was interrupted: {'; '.join(different)}")
 
 
 def evaluate_run(
@@ -148,13 +195,13 @@ def evaluate_run(
 
     `members` picks some of each replica. Raises UserError for a member that the group has not.
     """
-    _, trainer = restore(run, env=env, policies_only=True)
+    trainer = restore(run, env=env, policies_only=True)
     try:
         if unknown := [i for i in members or [] if not 0 <= i < trainer.N]:
             raise UserError(f"{run} has no member {unknown[0]}: its members are 0 to {trainer.N - 1}")
         trainer.evaluator.episodes = episodes
         trainer.evaluator.seed = SEED if seed is None else seed
-        rows = trainer.evaluation_rows()
+        rows = trainer.evaluation_rows() or []
     finally:
         trainer.close()
     kept = None if members is None else {trainer.names[i] for i in members}
@@ -162,14 +209,24 @@ def evaluate_run(
 
 
 def finish(trainer: Trainer, folder: RunFolder) -> Path:
-    """Run, and leave a folder that says how it ended, with figures and a report."""
+    """Run, and leave a folder that says how it ended, with figures and a report.
+
+    What ended it is a UserError of one line wherever the user can mend it: a full disk, too little memory, an
+    environment or adviser that failed.
+    """
     try:
         trainer.run(folder)
     except BaseException as error:
-        why = "interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"
+        told = _told(error, trainer, folder)
+        why = str(told) if isinstance(told, UserError) else f"{type(error).__name__}: {error}"
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            why = "interrupted"
         trainer.listeners.on_end("FAILED", why)
-        folder.finish("FAILED", why, trainer.step)
-        raise
+        with contextlib.suppress(OSError):  # the disk may be full, and then the folder says RUNNING
+            folder.finish("FAILED", why, trainer.step)
+        if told is error:
+            raise
+        raise told from error
     finally:
         trainer.close()
     folder.finish("DONE", "finished", trainer.step)
@@ -179,3 +236,18 @@ def finish(trainer: Trainer, folder: RunFolder) -> Path:
     except Exception as error:  # a picture that cannot be drawn must not look like a failed training
         print(f"peerage: no report: {type(error).__name__}: {error}", file=sys.stderr)
     return folder.path
+
+
+def _told(error: BaseException, trainer: Trainer, folder: RunFolder) -> BaseException:
+    """The error as the user should hear it, and where the run would go on."""
+    at = f" from step {int(trainer.checkpoint.name[5:]):,}" if trainer.checkpoint is not None else ""
+    then = f"`peerage resume {shlex.quote(str(folder.path))}` goes on{at}"
+    if isinstance(error, UserError):
+        return UserError(f"{error}; once that is mended, {then}")
+    if isinstance(error, OSError):
+        place = f" {error.filename}" if error.filename else ""
+        why = f"cannot write to the run folder{place}: {error.strerror or error}"
+        return UserError(f"{why}; once that is mended, {then}")
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return UserError(f"{TOO_BIG}; on a larger machine {then}")
+    return error

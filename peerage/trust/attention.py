@@ -15,12 +15,14 @@ import torch
 from torch import Tensor
 
 from peerage.errors import UserError
+from peerage.learners.entries import Entries
 from peerage.learners.streams import Seat, Streams
 from peerage.nets.dropout import Dropout
 from peerage.nets.stacked import StackedAdam
 from peerage.nets.trust_transformer import DROPOUT, MAX_STEPS, TrustTransformer, Windows, Wiring, mean_valid
 
 MAX_GRAD_NORM = 1.0  # of a member
+STORED = ("features", "rewards", "phases", "begins")  # of a step, in the history
 LOSSES = 50  # kept per member: what the hybrid's confidence looks back on
 
 
@@ -84,20 +86,25 @@ class History:
         return Windows(features, valid, phases), rewards
 
     def state(self) -> dict[str, Any]:
-        stored = {name: getattr(self, name)[:, : self.size].contiguous() for name in self._stored()}
-        return {**stored, "episode": self.episode, "total": self.total}
+        return {"steps": Entries(self.total - self.size, self.total, self._read), "episode": self.episode}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self.total = int(state["total"])
-        if state["features"].shape != (self.rows, self.size, self.features.shape[2]):
-            raise ValueError("a history of other members, features or capacity")
-        for name in self._stored():
-            getattr(self, name)[:, : self.size] = state[name].to(self.features.device)
-        self.episode = state["episode"].to(self.features.device).clone()
+        entries = state["steps"]
+        if entries.stop - entries.start != min(entries.stop, self.capacity):
+            raise ValueError("a history of another capacity")
+        for start, stop, tensors in entries.pieces():
+            slots = torch.arange(start, stop) % self.capacity
+            for name in STORED:
+                kept, values = getattr(self, name), tensors[name]
+                if values.shape != (self.rows, stop - start, *kept.shape[2:]) or values.dtype != kept.dtype:
+                    raise ValueError("a history of other members or features")
+                kept[:, slots.to(kept.device)] = values.to(kept.device)
+        self.total = int(entries.stop)
+        self.episode.copy_(state["episode"])
 
-    @staticmethod
-    def _stored() -> tuple[str, ...]:
-        return "features", "rewards", "phases", "begins"
+    def _read(self, start: int, stop: int) -> dict[str, Tensor]:
+        slots = torch.arange(start, stop, device=self.rewards.device) % self.capacity
+        return {name: getattr(self, name)[:, slots] for name in STORED}
 
 
 class AttentionTrust:

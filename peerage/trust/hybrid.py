@@ -102,7 +102,7 @@ class TransformerTrust:
         for column, now in zip(self.pending, (t.host_obs, actions, t.rewards, host_followed, t.first), strict=True):
             column.append(now)
 
-    def reset(self) -> None:
+    def reset(self, who: np.ndarray) -> None:
         pass
 
     def after_step(self, step: int) -> None:
@@ -156,8 +156,9 @@ class TransformerTrust:
         return out
 
     def state(self) -> dict[str, Any]:
-        self._catch_up()
         return {
+            # As they are: features made in other portions could have other last bits
+            "pending": [torch.as_tensor(np.array(column)) for column in self.pending],
             # Tensors keep their type in a checkpoint, and with it every bit of later features
             "features": {name: torch.from_numpy(x) for name, x in self.features.state().items()},
             "attention": self.attention.state(),
@@ -172,5 +173,5 @@ class TransformerTrust:
         self.last = {name: values.to(self.group.device) for name, values in state["last"].items()}
         self.loss_sum = state["loss_sum"].to(self.group.device)
         self.loss_count = int(state["loss_count"])
-        for column in self.pending:
-            column.clear()
+        for column, saved in zip(self.pending, state["pending"], strict=True):
+            column[:] = list(saved.cpu().numpy())

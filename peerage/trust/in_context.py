@@ -113,8 +113,8 @@ class InContextTrust:
         if t.done.any():
             d.finish(t.done, t.next_obs.cpu().numpy(), t.terminated, self.step)
 
-    def reset(self) -> None:
-        self.decisions.drop(np.ones(self.M, bool))
+    def reset(self, who: np.ndarray) -> None:
+        self.decisions.drop(who)
 
     def after_step(self, step: int) -> None:
         if step % self.config.context_update_freq == 0:

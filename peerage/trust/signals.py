@@ -29,8 +29,8 @@ class Signal(Protocol):
         adviser anew in this step (`[M]` bool)."""
         ...
 
-    def reset(self) -> None:
-        """All episodes begin anew, wherever they stood."""
+    def reset(self, who: np.ndarray) -> None:
+        """The episodes of the members `who [M]` (bool) begin anew, wherever they stood."""
         ...
 
     def after_step(self, step: int) -> None:

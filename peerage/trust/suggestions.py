@@ -79,7 +79,7 @@ class SuggestionTrust:
         self.history[:, self.position] = followed
         self.position = (self.position + 1) % self.history.shape[1]
 
-    def reset(self) -> None:
+    def reset(self, who: np.ndarray) -> None:
         pass
 
     def after_step(self, step: int) -> None:
@@ -136,8 +136,9 @@ class SuggestionTrust:
         return {}
 
     def state(self) -> dict[str, Any]:
-        self.catch_up()
         state: dict[str, Any] = {
+            # Put off still: made now, in other portions, they could have other last bits
+            "pending": [stored.tolist() for stored in self.pending],
             "history": self.history,
             "position": self.position,
             "samples": self.samples.state(),
@@ -159,4 +160,4 @@ class SuggestionTrust:
             self.trust.values = state["trust"].to(self.history.device)
         if self.agents is not None:
             self.agents.values = state["agent_values"].to(self.history.device)
-        self.pending = []
+        self.pending = [np.array(stored, np.int64) for stored in state["pending"]]
