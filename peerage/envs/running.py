@@ -62,7 +62,9 @@ class RunningEpisodes:
     def state(self, lengths: np.ndarray) -> dict[str, Any]:
         """For `load_state`: what is JSON-able, and one array."""
         longest = min(int(lengths.max()), self.actions.shape[1])
-        return {"begun": copy.deepcopy(self.begun), "actions": self.actions[:, :longest].copy()}
+        actions = self.actions[:, :longest].copy()
+        actions[np.arange(longest) >= lengths[:, None]] = 0  # left by episodes before
+        return {"begun": copy.deepcopy(self.begun), "actions": actions}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Raises ValueError for what is of other environments."""

@@ -83,6 +83,9 @@ class RunFolder:
         file.write(f"process {os.getpid()} on {platform.node()}\n".encode())
         file.flush()
         self._lock = file
+        for name in ("config.yaml", "environment.json", "command.txt", "DONE", "FAILED"):
+            for left in self.path.glob(f".{name}.*.tmp"):  # by a process that was killed
+                left.unlink(missing_ok=True)
 
     def unlock(self) -> None:
         """Let others in; twice is fine."""
@@ -141,16 +144,19 @@ class RunFolder:
         partial, old = (path.with_name(f".{path.name[:100]}.{os.getpid()}.{kind}") for kind in ("partial", "old"))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with cls(path) if path.exists() else contextlib.nullcontext():  # nobody is at work in what is replaced
+            replaces = overwrite and path.exists()
+            with cls(path) if replaces else contextlib.nullcontext():  # nobody is at work in what is replaced
                 partial.mkdir()
                 made = cls(partial)
                 made.write_config(config)
                 made.lock()  # of the file, whatever its folder will be called
-                if path.exists():
+                if replaces:
                     os.rename(path, old)
                 os.rename(partial, path)  # fails if somebody else was quicker
         except OSError as error:
             shutil.rmtree(partial, ignore_errors=True)
+            if old.exists() and not path.exists():
+                os.rename(old, path)
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
                 raise UserError(f"{path} was made by another training just now: use another --exp-name") from error
             raise UserError(f"cannot write the run folder {path}: {error.strerror or error}") from error

@@ -1,0 +1,589 @@
+"""What a resume stands on: episodes lived again, checkpoints in chunks, locks and signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+import peerage
+from peerage.cli import main
+from peerage.config import AdviceConfig, Config, LearnerConfig, RunConfig
+from peerage.configfile import parse, to_yaml
+from peerage.envs import running
+from peerage.envs.vector import EnvGroup
+from peerage.errors import UserError
+from peerage.learners.entries import Entries
+from peerage.learners.replay import Replay
+from peerage.runs.folder import HEADER, RunFolder
+from peerage.runs.listeners import Listener, Listeners
+from peerage.training import checkpoint
+from peerage.training.machine import differences
+from peerage.training.signals import Interrupt
+
+
+def actions_for(group: EnvGroup, steps: int, seed: int = 0) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    if group.discrete:
+        return list(rng.integers(0, group.n_actions, (steps, group.n)))
+    return list(rng.uniform(group.action_low, group.action_high, (steps, group.n, group.act_dim)).astype(np.float32))
+
+
+def through_a_file(group: EnvGroup) -> dict:
+    """A state as a checkpoint brings it back: arrays as they were, everything else by way of JSON."""
+    state = group.state()
+    return {n: x if isinstance(x, np.ndarray) else json.loads(json.dumps(x)) for n, x in state.items()}
+
+
+# --- episodes that are lived again ----------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "env, args, steps",
+    [
+        ("Room-v21", {}, 130),
+        ("CartPole-v1", {}, 100),
+        ("Pendulum-v1", {}, 250),
+        ("LunarLander-v3", {"enable_wind": True}, 150),
+        ("LunarLanderContinuous-v3", {}, 150),
+        ("Hopper-v4", {}, 75),
+        ("Ant-v5", {}, 70),
+        ("Room-v21", {"change_at": 60, "change": {"reward_scale": -1}}, 55),
+        ("CartPole-v1", {"change_at": 20, "change": {"length": 1.5}}, 30),
+    ],
+)
+def test_an_episode_is_lived_again_bit_for_bit(env, args, steps):
+    """Observations, rewards, ends and later episodes, with episodes of different age beside each other."""
+    one, two = EnvGroup(env, args, [1, 2, 3], keep=True), EnvGroup(env, args, [7, 8, 9], keep=True)
+    one.reset()
+    taken = actions_for(one, steps + 300)
+    for k in range(steps):
+        last = one.step(taken[k])
+    assert (one.state()["lengths"] > 0).any()
+    obs, anew = two.restore(through_a_file(one), steps)
+    assert anew == {} and obs.tobytes() == last.obs.tobytes()
+    ended = 0
+    for k in range(steps, steps + 300):
+        a, b = one.step(taken[k]), two.step(taken[k])
+        assert a.obs.tobytes() == b.obs.tobytes() and a.next_obs.tobytes() == b.next_obs.tobytes()
+        assert a.reward.tobytes() == b.reward.tobytes() and a.episodes == b.episodes
+        ended += len(a.episodes)
+    assert ended > 0
+    again, state = one.state(), two.state()
+    assert all(np.array_equal(again[name], state[name]) for name in ("actions", "lengths", "returns", "obs"))
+    assert again["begun"] == state["begun"]
+
+
+def test_right_after_the_first_reset():
+    one, two = EnvGroup("CartPole-v1", {}, [1, 2], keep=True), EnvGroup("CartPole-v1", {}, [1, 2], keep=True)
+    obs = one.reset()
+    again, anew = two.restore(through_a_file(one), 0)
+    assert not anew and again.tobytes() == obs.tobytes() and again.any()
+
+
+class Odd(gym.Env):
+    """Not all that happens here is decided by `np_random`."""
+
+    observation_space = gym.spaces.Box(-9, 9, (2,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+    made = 0
+
+    def __init__(self, how: str = "sound") -> None:
+        Odd.made += 1
+        self.how, self.number, self.episode = how, Odd.made, 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.count, self.episode = 0, self.episode + 1
+        self.seen = self.np_random.random()
+        return self._obs(), {}
+
+    def _obs(self):
+        return np.array([self.seen, self.number if self.how == "number" else 0], np.float32)
+
+    def step(self, action):
+        self.count += 1
+        self.seen = self.np_random.random()
+        reward = float(self.number) if self.how == "reward" else 1.0
+        if self.how == "draws" and self.number % 2:  # an odd one among even ones
+            self.np_random.random(self.number)
+        over = self.count == (3 + self.number if self.how == "ends" else 9)
+        if self.how == "raises" and self.number > 5:
+            raise RuntimeError("no more of these")
+        return self._obs(), reward, over, False, {}
+
+
+@pytest.mark.parametrize(
+    "how, steps, why",
+    [
+        ("number", 4, "its observation after 4 steps is another one"),
+        ("reward", 4, "its rewards or random numbers in 4 steps were others"),
+        ("draws", 4, "its observation after 4 steps is another one"),
+        ("raises", 4, "it raised RuntimeError: no more of these"),
+        ("sound", 8, ""),
+    ],
+)
+def test_what_cannot_be_lived_again_begins_anew(how, steps, why):
+    Odd.made = 0
+    one = EnvGroup(Odd, {"how": how}, [1, 2], keep=True)
+    Odd.made = 7 if how == "draws" else 5
+    two = EnvGroup(Odd, {"how": how}, [1, 2], keep=True)
+    one.reset()
+    for _ in range(steps):
+        one.step(np.zeros(2, np.int64))
+    state = through_a_file(one)
+    obs, anew = two.restore(state, steps)
+    if not why:
+        assert anew == {}
+        return
+    assert why in anew[0]
+    lengths = two.state()["lengths"]
+    assert all(lengths[i] == (0 if i in anew else steps) for i in range(2)) and np.isfinite(obs).all()
+    if how in ("number", "reward"):  # the generator goes on where it was: as if that episode had just ended
+        expected = np.random.Generator(np.random.PCG64())
+        expected.bit_generator.state = state["generators"][0]
+        assert obs[0, 0] == np.float32(expected.random())
+
+
+def test_an_episode_that_ends_too_early():
+    Odd.made = 2
+    one = EnvGroup(Odd, {"how": "ends"}, [1], keep=True)  # ends after 6 steps
+    Odd.made = -1
+    two = EnvGroup(Odd, {"how": "ends"}, [1], keep=True)  # after 3
+    one.reset()
+    for _ in range(5):
+        one.step(np.zeros(1, np.int64))
+    assert two.restore(through_a_file(one), 5)[1] == {0: "it ended after 3 of 5 steps"}
+
+
+def test_very_long_episodes_are_not_kept(monkeypatch):
+    """Neither in memory nor in a checkpoint; shorter ones beside them are."""
+    monkeypatch.setattr(running, "MAX_STEPS", 100)
+    monkeypatch.setattr("peerage.envs.vector.MAX_STEPS", 100)
+    args = {"max_episode_steps": -1}
+    one, two = EnvGroup("Pendulum-v1", args, [1, 2], keep=True), EnvGroup("Pendulum-v1", args, [1, 2], keep=True)
+    one.reset()
+    for k, actions in enumerate(actions_for(one, 230)):
+        one.step(actions)
+        if k in (99, 100):
+            anew = two.restore(through_a_file(one), k + 1)[1]
+            assert anew == ({} if k == 99 else {i: "it is longer than 100 steps" for i in (0, 1)})
+    assert one.state()["actions"].shape == (2, 100, 1)
+
+
+def test_a_state_of_other_environments_is_refused():
+    one = EnvGroup("CartPole-v1", {}, [1, 2], keep=True)
+    one.reset()
+    for other in (EnvGroup("CartPole-v1", {}, [1], keep=True), EnvGroup("Pendulum-v1", {}, [1, 2], keep=True)):
+        with pytest.raises(ValueError, match="other environments"):
+            other.restore(one.state(), 0)
+
+
+def test_the_run_says_which_episode_begins_anew_and_goes_on(tmp_path):
+    class Heard(Listener):
+        text = ""
+
+        def on_message(self, step, text):
+            self.text += text
+
+    Odd.made = 0
+    config = small(n_peers=2, advisers=(), run=replace(small().run, log_dir=str(tmp_path), checkpoint_freq=70))
+    with pytest.raises(KeyboardInterrupt):
+        peerage.train(lambda: Odd("number"), config=config, exp_name="run", listeners=[Stop(104)])
+    heard = Heard()
+    run = peerage.load(tmp_path / "run", env=lambda: Odd("number"))
+    peerage.resume(run, listeners=[heard])
+    assert "the episode of member-0 begins anew, because it could not be lived again: its observation" in heard.text
+    assert (tmp_path / "run" / "DONE").exists()
+
+
+# --- checkpoints ----------------------------------------------------------------------------------------------
+
+
+def buffer(total: int, capacity: int = 1000, width: int = 3) -> Entries:
+    """Entry n of member s is filled with 1000 s + n."""
+
+    def read(a: int, b: int) -> dict[str, torch.Tensor]:
+        numbers = torch.arange(a, b).view(1, -1, 1) + torch.tensor([0, 1000]).view(2, 1, 1)
+        return {"data": numbers.expand(2, b - a, width).float()}
+
+    return Entries(max(0, total - capacity), total, read)
+
+
+def content(state: dict) -> list[int]:
+    entries = state["buffer"]
+    parts = [tensors["data"] for _, _, tensors in entries.pieces()]
+    if not parts:
+        return []
+    numbers = torch.cat(parts, dim=1)
+    assert torch.equal(numbers[0] + 1000, numbers[1])
+    return numbers[0, :, 0].int().tolist()
+
+
+def names(run: Path) -> list[str]:
+    return sorted(path.name for path in (run / "checkpoints" / "chunks").iterdir())
+
+
+def test_a_checkpoint_writes_what_is_new(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "SMALL", 0)
+    after, written = None, {}
+    for total in (0, 40, 90, 91, 200):
+        after = checkpoint.save(tmp_path, total, {"buffer": buffer(total)}, after=after)
+        for path in (tmp_path / "checkpoints" / "chunks").iterdir():
+            assert written.setdefault(path.name, path.stat().st_mtime_ns) == path.stat().st_mtime_ns
+        assert content(checkpoint.load(after)) == list(range(total))
+    assert [n[7:26] for n in names(tmp_path)] == [
+        "000000000-000000040", "000000040-000000090", "000000090-000000091", "000000091-000000200",
+    ]
+    assert [path.name for path in checkpoint.checkpoints(tmp_path)] == ["step_000000091", "step_000000200"]
+
+
+def test_a_ring_leaves_no_old_chunks_behind(tmp_path, monkeypatch):
+    """The disk holds the buffer, and what of the oldest chunk is no longer in it: not the whole run."""
+    monkeypatch.setattr(checkpoint, "SMALL", 0)
+    after = None
+    for total in range(0, 1000, 50):
+        after = checkpoint.save(tmp_path, total, {"buffer": buffer(total, capacity=120)}, after=after, keep=2)
+        assert content(checkpoint.load(after)) == list(range(max(0, total - 120), total))
+        assert len(names(tmp_path)) <= 5
+    for folder in checkpoint.checkpoints(tmp_path):
+        checkpoint.load(folder)
+
+
+def test_many_checkpoints_are_not_many_files(tmp_path):
+    after = None
+    for total in range(0, 300, 3):
+        after = checkpoint.save(tmp_path, total, {"buffer": buffer(total, 250)}, after=after)
+        assert content(checkpoint.load(after)) == list(range(max(0, total - 250), total))
+    assert len(names(tmp_path)) <= 4
+
+
+def test_large_buffers_are_cut(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "LARGE", 24 * 64)  # an entry has 2 * 3 * 4 bytes
+    folder = checkpoint.save(tmp_path, 5, {"buffer": buffer(150)})
+    assert [n[7:26] for n in names(tmp_path)] == [
+        "000000000-000000064", "000000064-000000128", "000000128-000000150",
+    ]
+    assert content(checkpoint.load(folder)) == list(range(150))
+
+
+def test_a_replay_buffer_comes_back_from_its_chunks(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "SMALL", 0)
+    one, two = Replay(2, 70, 3, 1), Replay(2, 70, 3, 1)
+    after = None
+    for n in range(200):
+        x = torch.full((2, 3), float(n))
+        one.add(x, x[:, :1], x[:, 0], x + 0.5, x[:, 0])
+        if n % 33 == 0:
+            after = checkpoint.save(tmp_path, n, one.state(), after=after)
+    after = checkpoint.save(tmp_path, 200, one.state(), after=after)
+    two.load_state(checkpoint.load(after))
+    assert torch.equal(one.data, two.data) and (one.total, one.position, one.size) == (200, 60, 70)
+    assert (two.total, two.position, two.size) == (200, 60, 70)
+    for other in (Replay(2, 71, 3, 1), Replay(2, 70, 4, 1), Replay(3, 70, 3, 1)):
+        with pytest.raises(ValueError, match="a replay buffer of"):
+            other.load_state(checkpoint.load(after))
+
+
+def spoil(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("how", ["state.safetensors", "state.json", "manifest.json", "chunk", "cut", "gone", "empty"])
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, monkeypatch, how):
+    monkeypatch.setattr(checkpoint, "SMALL", 0)
+    first = checkpoint.save(tmp_path, 10, {"buffer": buffer(10), "x": torch.arange(9)})
+    second = checkpoint.save(tmp_path, 20, {"buffer": buffer(20), "x": torch.ones(9)}, after=first)
+    new = tmp_path / "checkpoints" / "chunks" / "buffer-000000010-000000020.safetensors"
+    match how:
+        case "chunk":
+            spoil(new)
+        case "cut":
+            new.write_bytes(new.read_bytes()[:-1])
+        case "gone":
+            new.unlink()
+        case "empty":
+            for file in second.iterdir():
+                file.write_bytes(b"")
+        case _:
+            spoil(second / how)
+    folder, state, passed_over = checkpoint.load_latest(tmp_path)
+    assert folder == first and content(state) == list(range(10)) and torch.equal(state["x"], torch.arange(9))
+    assert len(passed_over) == 1 and "step_000000020" in passed_over[0] and "\n" not in passed_over[0]
+    # The run goes on from the sound one, and the damaged one does not come back
+    third = checkpoint.save(tmp_path, 15, {"buffer": buffer(15), "x": torch.ones(1)}, after=folder)
+    assert checkpoint.checkpoints(tmp_path) == [first, third] and content(checkpoint.load(third)) == list(range(15))
+    spoil(first / "state.json")
+    spoil(third / "state.json")
+    with pytest.raises(UserError, match=r"damaged.*train it anew"):
+        checkpoint.load_latest(tmp_path)
+
+
+def test_a_chunk_that_somebody_took_away_is_written_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "SMALL", 0)
+    after = None
+    for total in (10, 20, 30):
+        after = checkpoint.save(tmp_path, total, {"buffer": buffer(total)}, after=after)
+    (tmp_path / "checkpoints" / "chunks" / names(tmp_path)[1]).unlink()
+    after = checkpoint.save(tmp_path, 40, {"buffer": buffer(40)}, after=after)
+    assert content(checkpoint.load(after)) == list(range(40))
+
+
+def test_an_older_format_is_named(tmp_path):
+    folder = checkpoint.save(tmp_path, 3, {"x": 1})
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({"format": 1, "step": 3, "sha256": manifest["files"]}))
+    with pytest.raises(UserError, match=r"checkpoint format 1 by an older version, and this version reads format 2"):
+        checkpoint.load(folder)
+
+
+def test_a_sealed_manifest_may_not_name_files_elsewhere(tmp_path):
+    (tmp_path / "secret.safetensors").write_bytes(b"")
+    folder = checkpoint.save(tmp_path, 3, {"buffer": buffer(5)})
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest.pop("seal")
+    manifest["chunks"]["buffer"][0]["name"] = "../../secret.safetensors"
+    manifest["seal"] = checkpoint._seal(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="not one of ours"):
+        checkpoint.load(folder)
+    checkpoint.save(tmp_path, 4, {"x": 1}, after=folder)
+    assert (tmp_path / "secret.safetensors").exists()
+
+
+# --- runs -----------------------------------------------------------------------------------------------------
+
+
+class Stop(Listener):
+    """As Ctrl-C would, once a row of metrics is that far."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_metrics(self, step, rows):
+        if step >= self.step:
+            raise KeyboardInterrupt
+
+
+def small(**changes) -> Config:
+    learner = LearnerConfig(
+        learning_starts=(20,), batch_size=(16,), net_arch=((16,),), train_freq=(4,), gradient_steps=(1,),
+        buffer_size=(60,),
+    )
+    run = RunConfig(eval_freq=100, n_eval_episodes=1, log_freq=13, checkpoint_freq=40, verbose=0)
+    base = Config(env="Room-v6", n_peers=2, advisers=("expert",), total_timesteps=150, learner=learner, run=run)
+    return replace(base, **changes)
+
+
+@pytest.fixture
+def stopped(tmp_path) -> Path:
+    """A run that came to an end at step 91: its last checkpoint is that of step 80."""
+    with pytest.raises(KeyboardInterrupt):
+        peerage.train(config=small(), log_dir=str(tmp_path), exp_name="run", listeners=[Stop(90)])
+    return tmp_path / "run"
+
+
+def test_settings_that_were_changed_are_named(stopped, capsys):
+    path = stopped / "config.yaml"
+    for part, name, value in (("learner", "batch_size", [17]), ("", "n_peers", 3), ("advice", "self_share", 0.5)):
+        before = path.read_text()
+        config = parse(before, "config.yaml")
+        (config if not part else config[part])[name] = value
+        path.write_text(HEADER + to_yaml(config))
+        assert main(["resume", str(stopped)]) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1 and f"config.yaml says {f'{part}.' if part else ''}{name}: " in said
+        path.write_text(before)
+    assert main(["resume", str(stopped), "--keep-checkpoints", "1", "--checkpoint-freq", "50"]) == 0
+    assert [folder.name for folder in checkpoint.checkpoints(stopped)] == ["step_000000150"]
+
+
+def test_a_run_without_a_sound_checkpoint(stopped, capsys):
+    for folder in checkpoint.checkpoints(stopped):
+        spoil(folder / "state.safetensors")
+    assert main(["resume", str(stopped)]) == 2
+    assert capsys.readouterr().err.endswith("does not match its checksum: train it anew\n")
+
+
+def test_one_process_at_a_time(stopped, capsys):
+    files = {path: path.read_bytes() for path in stopped.rglob("*") if path.is_file()}
+    words = (
+        "import sys, time; from peerage.runs.folder import RunFolder\n"
+        "run = RunFolder(sys.argv[1]); run.lock(); print('locked', flush=True); time.sleep(60)"
+    )
+    other = subprocess.Popen([sys.executable, "-c", words, str(stopped)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout.readline() == "locked\n"
+        where = ["--log-dir", str(stopped.parent), "--exp-name", "run"]
+        for command in (["resume", str(stopped)], ["train", "--env", "Room-v6", "--overwrite", *where]):
+            assert main(command) == 2
+            assert f"is being trained by process {other.pid} on " in capsys.readouterr().err
+        files.pop(stopped / ".lock")
+        assert {p: p.read_bytes() for p in stopped.rglob("*") if p.is_file() and p.name != ".lock"} == files
+    finally:
+        other.kill()
+        other.wait()
+    assert main(["resume", str(stopped), "--verbose", "0"]) == 0  # the lock ended with the process
+
+
+def test_two_trainings_of_one_name(tmp_path, monkeypatch):
+    """The second one finds out when it wants to put its folder there, and leaves nothing behind."""
+    plan = RunFolder.plan
+
+    def quicker(*args, **kwargs):
+        planned = plan(*args, **kwargs)
+        monkeypatch.setattr(RunFolder, "plan", plan)
+        RunFolder.create(*args[:3], {"env": "first"}).unlock()
+        return planned
+
+    monkeypatch.setattr(RunFolder, "plan", quicker)
+    with pytest.raises(UserError, match="was made by another training just now"):
+        RunFolder.create(tmp_path, "run", "x", {"env": "second"})
+    assert RunFolder(tmp_path / "run").config() == {"env": "first"}
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_run_that_never_wrote_a_checkpoint_begins_anew(tmp_path):
+    """Killed between the birth of its folder and its first checkpoint."""
+    whole = peerage.train(config=small(), log_dir=str(tmp_path), exp_name="whole")
+    young = RunFolder.create(tmp_path, "young", "x", parse((whole.folder / "config.yaml").read_text(), ""))
+    young.unlock()
+    (young.path / "metrics.csv").write_text("step,repl")  # half a header
+    run = peerage.resume(young.path)
+    for name in ("metrics.csv", "evaluations.csv", "advice.csv"):
+        assert (run.folder / name).read_bytes() == (whole.folder / name).read_bytes()
+
+
+def test_another_machine_is_noted_and_said(stopped):
+    class Heard(Listener):
+        texts: list[str] = []  # noqa: RUF012
+
+        def on_message(self, step, text):
+            self.texts.append(text)
+
+    newest = checkpoint.checkpoints(stopped)[-1]
+    manifest = json.loads((newest / "manifest.json").read_text())
+    manifest.pop("seal")
+    manifest["about"]["versions"]["torch"], manifest["about"]["threads"] = "1.0", 7
+    (newest / "manifest.json").write_text(json.dumps({**manifest, "seal": checkpoint._seal(manifest)}))
+    heard = Heard()
+    peerage.resume(stopped, listeners=[heard], threads=1)
+    expected = [f"torch 1.0, now {torch.__version__.split('+')[0]}", "threads 7, now 1"]
+    assert len(heard.texts) == 1
+    assert heard.texts[0].startswith("not bit for bit the run that was interrupted: torch 1.0, now")
+    noted = json.loads((stopped / "environment.json").read_text())["resumed"]
+    assert [n["step"] for n in noted] == [80] and noted[0]["threads"] == 1
+    assert [d.split("+")[0] for d in noted[0]["different"]] == expected
+    same = {"versions": {"torch": "2", "python": "3.11"}, "cpu": "x", "config": 1}
+    assert differences(same, {**same, "config": 2, "versions": {"torch": "2", "python": "3.12"}}) == []
+
+
+# --- signals --------------------------------------------------------------------------------------------------
+
+
+class Signal(Listener):
+    def __init__(self, number: int, step: int = 26, times: int = 1) -> None:
+        self.number, self.step, self.times = number, step, times
+
+    def on_metrics(self, step, rows):
+        if step == self.step:
+            for _ in range(self.times):
+                os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_writes_a_checkpoint_and_the_run_is_the_same_in_the_end(tmp_path, monkeypatch, capsys, number, status):
+    whole = peerage.train(config=small(), log_dir=str(tmp_path), exp_name="whole")
+    init = Listeners.__init__
+    monkeypatch.setattr(Listeners, "__init__", lambda self, some=(): init(self, [*some, Signal(number)]))
+    command = ["train", "--config", str(whole.folder), "--log-dir", str(tmp_path), "--exp-name", "run"]
+    before = signal.getsignal(number)
+    assert main(command) == status and signal.getsignal(number) is before
+    assert "peerage resume" in capsys.readouterr().err
+    monkeypatch.undo()
+    run = tmp_path / "run"
+    assert [folder.name for folder in checkpoint.checkpoints(run)] == ["step_000000000", "step_000000026"]
+    assert json.loads((run / "FAILED").read_text())["why"] == "interrupted"
+    assert main(["resume", str(run)]) == 0
+    for name in ("metrics.csv", "evaluations.csv", "advice.csv"):
+        assert (run / name).read_bytes() == (whole.folder / name).read_bytes()
+
+
+def test_the_second_signal_does_not_wait(tmp_path):
+    with pytest.raises(SystemExit) as caught:
+        peerage.train(
+            config=small(), log_dir=str(tmp_path), exp_name="run", listeners=[Signal(signal.SIGTERM, times=2)]
+        )
+    assert caught.value.code == 143
+    run = tmp_path / "run"
+    assert [folder.name for folder in checkpoint.checkpoints(run)] == ["step_000000000"]  # no other was written
+    assert peerage.resume(run).metrics["step"].max() == 150
+
+
+def test_an_evaluation_does_not_keep_a_signal_waiting(tmp_path, monkeypatch):
+    """It is given up and made again by the resumed run."""
+    from peerage.evaluation.evaluate import Evaluator
+
+    whole = peerage.train(config=small(), log_dir=str(tmp_path), exp_name="whole")
+    run = Evaluator.run
+
+    def with_signal(self, trained, stop):
+        if trained == 100:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return run(self, trained, stop)
+
+    monkeypatch.setattr(Evaluator, "run", with_signal)
+    with pytest.raises(SystemExit):
+        peerage.train(config=small(), log_dir=str(tmp_path), exp_name="run")
+    monkeypatch.undo()
+    assert peerage.load(tmp_path / "run").evaluations["step"].max() == 0
+    assert checkpoint.checkpoints(tmp_path / "run")[-1].name == "step_000000100"
+    again = peerage.resume(tmp_path / "run")
+    assert (again.folder / "evaluations.csv").read_bytes() == (whole.folder / "evaluations.csv").read_bytes()
+
+
+def test_what_the_process_ignores_stays_ignored():
+    """`nohup peerage train` outlives its terminal."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interrupt() as interrupt:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not interrupt.asked and interrupt.name == ""
+            os.kill(os.getpid(), signal.SIGINT)
+            assert interrupt.asked and interrupt.name == "SIGINT"
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_resumed_with_advice_of_every_kind_is_finished_once(stopped):
+    """Finished, and not to be finished again; but killed before it could say so, it is."""
+    run = peerage.resume(stopped)
+    with pytest.raises(UserError, match="is finished"):
+        peerage.resume(run)
+    rows = {name: (stopped / name).read_bytes() for name in ("metrics.csv", "evaluations.csv", "advice.csv")}
+    (stopped / "DONE").unlink()
+    (stopped / "report.html").unlink()
+    peerage.resume(run)
+    assert (stopped / "DONE").exists() and (stopped / "report.html").exists()
+    assert {name: (stopped / name).read_bytes() for name in rows} == rows
+
+
+def test_a_single_agent_resumes_too(tmp_path):
+    config = small(n_peers=1, advisers=(), advice=AdviceConfig(sharing="none"))
+    whole = peerage.train(config=config, log_dir=str(tmp_path), exp_name="whole")
+    with pytest.raises(KeyboardInterrupt):
+        peerage.train(config=config, log_dir=str(tmp_path), exp_name="run", listeners=[Stop(90)])
+    run = peerage.resume(tmp_path / "run")
+    assert (run.folder / "metrics.csv").read_bytes() == (whole.folder / "metrics.csv").read_bytes()
