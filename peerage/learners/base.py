@@ -127,7 +127,9 @@ class BoxScale:
         self.unit = bool((self.low == -1).all() and (self.high == 1).all())
 
     def to_env(self, actions: Tensor) -> Tensor:
-        """From [-1, 1] to the environment's units."""
+        """From [-1, 1] to the environment's units. A network that has diverged may say what is no number: that is the
+        middle of the box, so that neither its environment nor those whom it advises come to harm."""
+        actions = actions.nan_to_num(0.0)
         return actions if self.unit else self.low + 0.5 * (actions + 1) * (self.high - self.low)
 
     def from_env(self, actions: Tensor) -> Tensor:
