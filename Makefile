@@ -1,9 +1,9 @@
-# make setup | run | test | bench | results | docs | clean. Needs Python 3.11 or newer and nothing else.
+# make setup | run | test | crash-test | bench | results | docs | clean. Needs Python 3.11 or newer and nothing else.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup run test bench results docs clean
+.PHONY: setup run test crash-test bench results docs clean
 
 setup: $(STAMP)
 
@@ -23,6 +23,10 @@ test: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+# Kills and resumes 200 tiny runs and compares them with runs that were left alone; a few minutes.
+crash-test: setup
+	$(BIN)/python -m benchmarks.crash --trials 200
 
 # The libraries to compare with are installed for this alone.
 bench: setup

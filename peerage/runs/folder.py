@@ -146,10 +146,11 @@ class RunFolder:
             path.parent.mkdir(parents=True, exist_ok=True)
             replaces = overwrite and path.exists()
             with cls(path) if replaces else contextlib.nullcontext():  # nobody is at work in what is replaced
+                _clear(path)
                 partial.mkdir()
                 made = cls(partial)
-                made.write_config(config)
                 made.lock()  # of the file, whatever its folder will be called
+                made.write_config(config)
                 if replaces:
                     os.rename(path, old)
                 os.rename(partial, path)  # fails if somebody else was quicker
@@ -255,6 +256,29 @@ def is_run(path: Path) -> bool:
             return file.readline() == HEADER
     except (OSError, UnicodeError):
         return False
+
+
+def _clear(path: Path) -> None:
+    """Remove what a process that was killed while it made the run folder `path` has left beside it."""
+    for left in path.parent.iterdir():
+        name, _, end = left.name.rpartition(".")
+        name, _, pid = name.rpartition(".")
+        ours = name == f".{path.name[:100]}" and end in ("partial", "old") and pid.isdecimal()
+        if not ours or _alive(int(pid)):
+            continue
+        with contextlib.suppress(UserError, OSError):
+            RunFolder(left).lock()  # on a shared disk the process may live on another machine
+            shutil.rmtree(left)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # somebody else's
+        return True
+    return True
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -1,0 +1,533 @@
+"""Does a resumed run know that it was interrupted? Tiny runs are killed at random moments, resumed, and compared.
+
+    python -m benchmarks.crash                            200 trials over all cases; `make crash-test`
+    python -m benchmarks.crash --quick --trials 12        the cases that take a second or two
+    python -m benchmarks.crash --cases room-td --at 57 12      killed at event 57, its resume at event 12
+    python -m benchmarks.crash --cases room-td --at s97:TERM   a signal where step 97 begins
+
+A *trial* trains a case, kills the process at a moment that a seeded generator drew, resumes it with `peerage resume`,
+perhaps kills that too, and compares what the run left, once it is DONE, with a run that nobody interrupted. Exit
+status 1 if any differs; the line of a trial that does says how to repeat it.
+
+The moments are *events*: the beginning and end of every training step, and of every call that changes the run folder
+(`Tripwire`), up to the writing of DONE. Half of the trials draw among the steps, half among the other events. A kill is
+SIGKILL of the process by itself; in some of those among the steps it is SIGTERM, SIGINT or SIGHUP, after which the run
+has to end by itself, with a checkpoint and the right exit status.
+
+Compared are, byte for byte: metrics.csv, evaluations.csv and advice.csv; every tensor and every other value of the
+newest checkpoint, and the content of the chunks that it needs, one after the other; in some trials the figures. May
+differ: timing.csv and its length in the checkpoint (wall clock), and how the chunks are cut (a checkpoint that a
+signal caused ends one). In every other trial the chunks are cut into small pieces, as those of long runs are. Besides,
+what is left in the folder must be what belongs there.
+
+One process imports everything, computes nothing, and forks a child for each training: importing torch takes longer
+than most of these runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import traceback
+import zlib
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Any, NamedTuple
+
+if "torch" not in sys.modules:
+    os.environ["OMP_NUM_THREADS"] = "1"  # read once, at the import: a pool of threads would not survive a fork
+
+import numpy as np
+import safetensors.numpy
+import safetensors.torch
+
+import peerage.runs.figures  # imported here, so that no child has to
+import peerage.runs.report  # noqa: F401
+from benchmarks.crash_cases import CASES, QUICK
+from peerage import cli
+from peerage.configfile import dump
+from peerage.evaluation.evaluate import Evaluator
+from peerage.runs.folder import RunFolder
+from peerage.runs.tables import CsvLog
+from peerage.training import checkpoint, session
+from peerage.training.loop import Trainer
+
+PATIENCE = 300
+"""Seconds after which a training that has not ended is taken for one that hangs."""
+STATUS = {"TERM": 143, "INT": 130, "HUP": 129}
+"""What a run that one of these signals ended says to the shell."""
+FILES = ("metrics.csv", "evaluations.csv", "advice.csv")
+
+# --- a training in a child --------------------------------------------------------------------------------------
+
+
+class Kill(NamedTuple):
+    """What happens to a training, and when."""
+
+    event: int | str
+    """Which event, from 1 (for a signal, the next step from there on), or the one that begins a step: `s97`."""
+    how: str = "KILL"
+    """KILL, TERM, INT or HUP."""
+
+    def __str__(self) -> str:
+        return str(self.event) if self.how == "KILL" else f"{self.event}:{self.how}"
+
+    def is_now(self, number: int, label: str) -> bool:
+        if isinstance(self.event, str):
+            return label == f"step {self.event[1:]} begins"
+        if self.how != "KILL":  # in a training, not before or after it
+            return number >= self.event and label.startswith("step ")
+        return number == self.event
+
+
+class Tripwire:
+    """Counts events in this process, and sends it a signal at one of them.
+
+    A write that could be cut short is a third event, half-way: half of what it wrote is taken back, as if the process
+    had ended in the middle of it. Nothing is replaced: what is watched runs as ever.
+    """
+
+    def __init__(self, kill: Kill | None, mark: Path) -> None:
+        self.kill, self.mark = kill, mark
+        self.labels: list[str] = []
+        self.step = 0
+        self.over = False
+
+    def event(self, label: str, cut: tuple[Path, int] | None = None) -> None:
+        """One more event. `cut`: a file that is being written, and how long it was before."""
+        if self.over:
+            return
+        self.labels.append(label)
+        if self.kill is None or self.mark.exists() or not self.kill.is_now(len(self.labels), label):
+            return
+        if cut is not None:
+            os.truncate(cut[0], (cut[1] + _size(cut[0])) // 2)
+        with self.mark.open("w") as file:
+            file.write(f"{self.step} {label}")
+        os.kill(os.getpid(), getattr(signal, f"SIG{self.kill.how}"))
+
+    def watch(self, owner: Any, name: str, label: Callable[..., str], file: Callable[..., Path] | None = None) -> None:
+        """An event before and after every call of `owner.name`, and one half-way if it writes a `file`; both functions
+        see its arguments."""
+        original = getattr(owner, name)
+
+        @wraps(original)
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            text = label(*args, **kwargs)
+            self.event(f"before {text}")
+            written = None if file is None else file(*args, **kwargs)
+            length = _size(written) if owner is CsvLog else 0  # the others begin at the beginning
+            result = original(*args, **kwargs)
+            if written is not None:
+                self.event(f"half-way in {text}", (written, length))
+            self.event(f"after {text}")
+            return result
+
+        setattr(owner, name, watched)
+        for module in list(sys.modules.values()):  # whoever imported it by name
+            if module.__name__.startswith("peerage.") and vars(module).get(name) is original:
+                setattr(module, name, watched)
+
+    def install(self) -> None:
+        advance, finish = Trainer.advance, RunFolder.finish
+
+        def step(trainer: Trainer) -> Any:
+            self.step = trainer.step
+            self.event(f"step {trainer.step + 1} begins")
+            result = advance(trainer)
+            self.step = trainer.step
+            self.event(f"step {trainer.step} ends")
+            return result
+
+        def end(folder: RunFolder, status: str, *args: Any, **kwargs: Any) -> None:
+            finish(folder, status, *args, **kwargs)
+            self.over = True
+
+        self.watch(os, "fsync", lambda fd: "fsync")
+        for name in ("replace", "rename"):
+            self.watch(os, name, lambda source, target, name=name, **_: f"{name} to {_last(target)}")
+        for name in ("unlink", "remove"):
+            self.watch(os, name, lambda path, name=name, **_: f"{name} of {_last(path)}")
+        self.watch(shutil, "rmtree", lambda path, *_, **__: f"rmtree of {_last(path)}")
+        for library in (safetensors.torch, safetensors.numpy):
+            self.watch(library, "save_file", lambda _, path, *__, **___: f"save_file {_last(path)}", _second)
+        for name in ("write_text", "write_bytes"):
+            label = lambda path, *_, name=name, **__: f"{name} of {_last(path)}"  # noqa: E731
+            self.watch(Path, name, label, lambda path, *_, **__: path)
+        self.watch(CsvLog, "_write", lambda _, name, *__: f"rows of {name}", lambda log, name, *_: log.folder / name)
+        self.watch(Evaluator, "run", lambda *_: f"evaluation of step {self.step}")
+        self.watch(checkpoint, "save", lambda run, step, *_, **__: f"checkpoint of step {step}")
+        for owner, name, watched in ((Trainer, "advance", step), (RunFolder, "finish", end)):
+            setattr(owner, name, watched)
+
+
+def _size(path: Path | None) -> int:
+    return path.stat().st_size if path is not None and path.exists() else 0
+
+
+def _last(path: Any) -> str:
+    """The name alone, without the number of the process that some hold."""
+    return re.sub(r"\.\d+\.", ".", Path(os.fsdecode(path)).name)
+
+
+def _second(_: Any, path: Any, *__: Any, **___: Any) -> Path:
+    return Path(path)
+
+
+@dataclass(frozen=True)
+class Training:
+    """One process: what it is told, what happens to it and where it writes beside the run."""
+
+    command: tuple[str, ...]
+    place: Path
+    kill: Kill | None = None
+    figures: bool = False
+    pieces: bool = False
+    """Many small chunks."""
+
+    @property
+    def mark(self) -> Path:
+        return self.place / "mark"
+
+    def start(self) -> int:
+        """Fork a child that runs it; its process number."""
+        self.mark.unlink(missing_ok=True)
+        sys.stdout.flush()
+        if pid := os.fork():
+            return pid
+        status = 70
+        try:
+            status = self._run()
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+
+    def _run(self) -> int:
+        output = os.open(self.place / "output", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the parent was started with
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
+            signal.signal(number, signal.SIG_DFL)
+        signal.alarm(PATIENCE)
+        os.environ["PEERAGE_TRACEBACK"] = "1"
+        if self.pieces:
+            checkpoint.SMALL, checkpoint.LARGE = 3000, 12_000
+        if not self.figures:  # they are drawn after DONE, from the CSV files alone
+            vars(session)["write_report"] = lambda run: None
+        wire = Tripwire(self.kill, self.mark)
+        wire.install()
+        status = cli.main(list(self.command))
+        wire.over = True
+        (self.place / "events.json").write_text(json.dumps(wire.labels))
+        return status
+
+    def output(self) -> str:
+        """The last line that it printed."""
+        lines = (self.place / "output").read_text(errors="replace").strip().splitlines()
+        return lines[-1] if lines else "not a word"
+
+
+Work = Generator[Training, int, Any]
+"""Yields trainings, is sent their exit statuses, and returns what it found out."""
+
+
+def side_by_side(works: Sequence[Work], jobs: int) -> Iterator[Any]:
+    """What the works return, as they end; up to `jobs` children at a time."""
+    waiting = iter(works)
+    running: dict[int, Work] = {}
+
+    def go_on(work: Work, status: int | None) -> Iterator[Any]:
+        try:
+            running[(next(work) if status is None else work.send(status)).start()] = work
+        except StopIteration as end:
+            yield end.value
+
+    try:
+        while True:
+            while len(running) < jobs and (work := next(waiting, None)) is not None:
+                yield from go_on(work, None)
+            if not running:
+                return
+            pid, status = os.wait()
+            if pid in running:
+                yield from go_on(running.pop(pid), os.waitstatus_to_exitcode(status))
+    finally:
+        for pid in running:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+
+# --- trials -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The run that nobody interrupted."""
+
+    case: str
+    run: Path
+    events: list[str]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    case: str
+    number: int
+    kills: list[Kill]
+    where: list[str]
+    faults: list[str]
+
+    def __str__(self) -> str:
+        told = "; then ".join(self.where) or "not interrupted"
+        if not self.faults:
+            return f"{self.case} #{self.number}: {told}: the same"
+        again = f"python -m benchmarks.crash --cases {self.case} --at {' '.join(map(str, self.kills))}"
+        return f"{self.case} #{self.number}: {told}: FAILED: {'; '.join(self.faults)}  [{again}]"
+
+
+def begin(case: str, place: Path) -> tuple[str, ...]:
+    """The command that trains `case` into `place/runs/run`."""
+    place.mkdir(parents=True)
+    file = place / "case.yaml"
+    file.write_text(dump(CASES[case]))
+    return ("train", "--config", str(file), "--log-dir", str(place / "runs"), "--exp-name", "run")
+
+
+def reference(case: str, folder: Path, figures: bool) -> Work:
+    place = folder / case / "reference"
+    training = Training(begin(case, place), place, figures=figures)
+    status = yield training
+    if status:
+        raise SystemExit(f"{case} cannot be trained: status {status}: {training.output()}")
+    return Reference(case, place / "runs" / "run", json.loads((place / "events.json").read_text()))
+
+
+def draw(rng: np.random.Generator, events: Sequence[str]) -> list[Kill]:
+    """One to three interruptions: those of resumed runs among as many events as the first one left, so that they come
+    before the end, wherever they fall there."""
+    kills: list[Kill] = []
+    last, more = len(events), 1.0
+    while len(kills) < 3 and last > 0 and rng.random() < more:
+        numbers = range(1, last + 1)
+        steps = [i for i in numbers if events[i - 1].startswith("step ")]
+        others = [i for i in numbers if not events[i - 1].startswith("step ")]
+        if steps and rng.random() < 0.5:
+            how = str(rng.choice(["KILL", "TERM", "INT", "HUP"], p=[0.7, 0.1, 0.1, 0.1]))
+            kills.append(Kill(int(rng.choice(steps)), how))
+        else:
+            kills.append(Kill(int(rng.choice(others))))
+        last, more = len(events) - int(kills[0].event), 0.3
+    return kills
+
+
+def trial(known: Reference, number: int, kills: list[Kill], folder: Path, figures: bool) -> Work:
+    place = folder / known.case / str(number)
+    run, command = place / "runs" / "run", begin(known.case, place)
+    where: list[str] = []
+    faults: list[str] = []
+    for kill in (*kills, None):
+        training = Training(command, place, kill, figures, number % 2 == 1)
+        status = yield training
+        if kill is not None and training.mark.exists():
+            step, label = training.mark.read_text().split(" ", 1)
+            where.append(f"SIG{kill.how} at {kill.event}, {label}")
+            faults += after_signal(run, kill.how, status, int(step), training)
+        elif status == 2 and (run / "DONE").exists() and "nothing to resume" in training.output():
+            break
+        elif status:
+            faults.append(f"status {status}: {training.output()}")
+        else:
+            break
+        if faults:
+            break
+        if run.exists():
+            command = ("resume", str(run), "--verbose", "0")
+    faults = faults or differences(known.run, run, figures)
+    if not faults:
+        shutil.rmtree(place)
+    return Outcome(known.case, number, kills, where, faults)
+
+
+def after_signal(run: Path, how: str, status: int, step: int, training: Training) -> list[str]:
+    """What is wrong with how a run ended that got signal `how` in or after `step` steps."""
+    if how == "KILL":
+        return [] if status == -signal.SIGKILL else [f"status {status}: {training.output()}"]
+    if status == 0 and (run / "DONE").exists():
+        return []  # it was in its last step
+    if status != STATUS[how]:
+        return [f"status {status} after SIG{how}, not {STATUS[how]}: {training.output()}"]
+    saved = checkpoints(run)
+    if not saved or int(saved[-1].name.removeprefix("step_")) < step:
+        return [f"SIG{how} in step {step}, but the newest checkpoint is {saved[-1].name if saved else 'none'}"]
+    return []
+
+
+# --- comparison -------------------------------------------------------------------------------------------------
+
+
+def checkpoints(run: Path) -> list[Path]:
+    return sorted(path for path in (run / "checkpoints").glob("step_*") if path.name[len("step_") :].isdecimal())
+
+
+def differences(expected: Path, run: Path, figures: bool) -> list[str]:
+    """What two finished runs do not have in common, a line each."""
+    if not (run / "DONE").exists():
+        return ["not DONE"]
+    found = []
+    for name in FILES:
+        if (line := first_difference((expected / name).read_bytes(), (run / name).read_bytes())) is not None:
+            found.append(f"{name} from line {line}")
+    one, two = state(expected), state(run)
+    if changed := sorted(key for key in one.keys() | two.keys() if one.get(key) != two.get(key)):
+        found.append(f"{len(changed)} of {len(one)} parts of the state, such as {', '.join(changed[:4])}")
+    found += leftovers(run)
+    if figures:
+        names = {path.name for folder in (expected, run) for path in (folder / "figures").glob("*.png")}
+        for name in sorted(names):
+            pair = [path / "figures" / name for path in (expected, run)]
+            if not all(path.is_file() for path in pair) or pair[0].read_bytes() != pair[1].read_bytes():
+                found.append(f"figures/{name}")
+        if not names or not (run / "report.html").is_file():
+            found.append("no figures or no report")
+    return found
+
+
+def first_difference(one: bytes, two: bytes) -> int | None:
+    """The number of the first line, from 1, that is not the same."""
+    a, b = one.splitlines(keepends=True), two.splitlines(keepends=True)
+    same = next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
+    return None if one == two else same + 1
+
+
+def state(run: Path) -> dict[str, Any]:
+    """Everything in the newest checkpoint of a run by its path there, but for what may differ."""
+    newest = checkpoints(run)[-1]
+    parts: dict[str, Any] = {"step": newest.name}
+    tensors = safetensors.numpy.load_file(newest / "state.safetensors")
+    flatten(json.loads((newest / "state.json").read_text()), "", parts)
+    for place, chunks in json.loads((newest / "manifest.json").read_text())["chunks"].items():
+        pieces = [safetensors.numpy.load_file(newest.parent / "chunks" / chunk["name"]) for chunk in chunks]
+        held = int(parts[f"/{place}/start"]) - chunks[0]["start"]  # the oldest chunk may begin with what is gone
+        for name in pieces[0]:
+            tensors[f"chunks of {place}/{name}"] = np.concatenate([piece[name] for piece in pieces], axis=1)[:, held:]
+    parts |= {key: (str(array.dtype), array.shape, array.tobytes()) for key, array in tensors.items()}
+    parts.pop("/offsets/timing.csv", None)
+    return parts
+
+
+def flatten(tree: Any, path: str, parts: dict[str, Any]) -> None:
+    """The leaves of nested dicts and lists, by their paths."""
+    if isinstance(tree, dict | list) and tree:
+        for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
+            flatten(value, f"{path}/{key}", parts)
+    else:
+        parts[path] = repr(tree)
+
+
+def leftovers(run: Path) -> list[str]:
+    """What an interruption left behind for good: it should be cleared away by whoever goes on."""
+    odd = [path for path in run.rglob("*") if re.search(r"\.(tmp|partial|old)$", path.name)]
+    odd += [path for path in (*run.parent.iterdir(), run / "FAILED") if path != run and path.exists()]
+    manifests = [json.loads((folder / "manifest.json").read_text()) for folder in checkpoints(run)]
+    needed = {chunk["name"] for manifest in manifests for chunks in manifest["chunks"].values() for chunk in chunks}
+    odd += [path for path in (run / "checkpoints" / "chunks").iterdir() if path.name not in needed]
+    return [f"left behind: {', '.join(str(path.relative_to(run.parent)) for path in odd)}"] if odd else []
+
+
+# --- all of it --------------------------------------------------------------------------------------------------
+
+
+def crash(
+    cases: Sequence[str],
+    trials: int,
+    folder: Path,
+    *,
+    seed: int = 0,
+    jobs: int = 1,
+    figures: int = 0,
+    at: Sequence[Kill] = (),
+    say: Callable[[str], None] = print,
+) -> list[Outcome]:
+    """`trials` trials, case after case in turn. The figures are compared in every `figures`-th trial of a case (0: in
+    none). `at`: these interruptions instead of random ones."""
+    per_case = [len(range(i, trials, len(cases))) for i in range(len(cases))]
+    known: dict[str, Reference] = {}
+    for found in side_by_side([reference(case, folder, bool(figures)) for case in cases], jobs):
+        known[found.case] = found
+        kinds = Counter(re.sub(r"^(before|half-way in|after) ", "", label).split()[0] for label in found.events)
+        say(f"{found.case}: {len(found.events)} events: {', '.join(f'{n} of {kind}' for kind, n in kinds.items())}")
+    works = []
+    for number in range(max(per_case)):
+        for case, count in zip(cases, per_case):
+            if number < count:
+                rng = np.random.default_rng([seed, zlib.crc32(case.encode()), number])
+                kills = list(at) or draw(rng, known[case].events)
+                works.append(trial(known[case], number, kills, folder, bool(figures) and number % figures == 0))
+    outcomes: list[Outcome] = []
+    for outcome in side_by_side(works, jobs):
+        outcomes.append(outcome)
+        well = sum(not o.faults for o in outcomes)
+        say(f"[{len(outcomes)}/{trials}, {well} survived] {outcome}")
+    return outcomes
+
+
+def table(outcomes: Sequence[Outcome]) -> str:
+    """A line per case and the sum."""
+    lines = [f"{'case':18} trials  interruptions  survived"]
+    for case in dict.fromkeys(o.case for o in outcomes):
+        mine = [o for o in outcomes if o.case == case]
+        well = sum(not o.faults for o in mine)
+        lines.append(f"{case:18} {len(mine):6}  {sum(len(o.where) for o in mine):13}  {well:8}")
+    well = sum(not o.faults for o in outcomes)
+    return "\n".join([*lines, f"{well} of {len(outcomes)} survived"])
+
+
+def _kill(text: str) -> Kill:
+    found = re.fullmatch(rf"(s?\d+)(?::({'|'.join(['KILL', *STATUS])}))?", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"write 57 (an event) or s57 (a step), with :TERM, :INT or :HUP, not {text!r}")
+    event, how = found.groups()
+    return Kill(event if event[0] == "s" else int(event), how or "KILL")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.crash", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--trials", type=int, default=200, help="how many (default 200)")
+    parser.add_argument("--cases", nargs="+", choices=CASES, metavar="NAME", help=f"of {', '.join(CASES)}")
+    parser.add_argument("--quick", action="store_true", help="the cases that take a second or two")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments (default 0)")
+    parser.add_argument("--jobs", type=int, default=2, help="processes at a time (default 2)")
+    parser.add_argument("--figures", type=int, default=5, help="compare them in every so many trials (0: in none)")
+    parser.add_argument("--at", type=_kill, nargs="+", default=(), metavar="EVENT", help="one trial, killed there")
+    parser.add_argument("--keep", type=Path, help="an empty folder for the runs; those that differ stay there")
+    args = parser.parse_args(arguments)
+    if args.trials < 1 or args.jobs < 1 or args.figures < 0:
+        parser.error("--trials and --jobs are at least 1, --figures at least 0")
+    if args.keep is not None and args.keep.exists() and any(args.keep.iterdir()):
+        parser.error(f"--keep {args.keep} is not empty")
+    cases = args.cases or list(QUICK if args.quick else CASES)
+    trials = len(cases) if args.at else args.trials
+    with tempfile.TemporaryDirectory(prefix="peerage-crash-") as made:
+        outcomes = crash(
+            cases[:trials], trials, args.keep or Path(made), seed=args.seed, jobs=args.jobs, figures=args.figures,
+            at=args.at, say=lambda line: print(line, flush=True),
+        )  # fmt: skip
+    print("\n" + table(outcomes))
+    raise SystemExit(any(o.faults for o in outcomes))
+
+
+if __name__ == "__main__":
+    main()
