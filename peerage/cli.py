@@ -6,6 +6,7 @@ Whatever the user can mend is one line on stderr, `peerage: ...`, and exit statu
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -13,12 +14,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from peerage.config import ELSEWHERE, RESUMABLE, Config
+from peerage.config import ELSEWHERE, PARTS, RESUMABLE, Config
 from peerage.configfile import load, to_yaml, validate
 from peerage.errors import UserError, nearest
 from peerage.flags import Parser, add_flags, override, train_flags
 
-FUTURE_COMMANDS = ("compare", "sweep")
 GOES_ON = "`peerage resume` with the run's folder goes on with a training"
 EVALUATION_COLUMNS = ("replica", "member", "episode", "return", "length", "success")
 
@@ -157,6 +157,36 @@ def _say_where(run: Path, verbose: int) -> None:
         print(f"report:  {run / 'report.html'}")
 
 
+def _sweep_arguments(parser: Parser) -> None:
+    about = "a sweep file, or the name of a shipped one; without it those are listed"
+    parser.add_argument("file", metavar="FILE|NAME", nargs="?", help=about)
+    about = "print the runs, what would be done to each, and the time; write nothing"
+    parser.add_argument("--dry-run", action="store_true", help=about)
+    about = "with --dry-run: time some hundred steps of runs of unknown speed"
+    parser.add_argument("--measure", action="store_true", help=about)
+    about = "runs at the same time (default: as many as there are cores for)"
+    parser.add_argument("--jobs", type=_number(1), metavar="N", help=about)
+    add_flags(parser, [flag for flag in train_flags() if flag.name not in ("seed", "exp_name", "overwrite")])
+
+
+def _sweep(args: argparse.Namespace, command: list[str]) -> None:
+    from peerage.sweeps import describe, run, sweep_names
+
+    given = vars(args)
+    own = {name: given.pop(name) for name in ("file", "dry_run", "measure", "jobs") if name in given}
+    if (file := own.pop("file")) is None:
+        _print_table({"sweep": name, "about": describe(name)} for name in sweep_names())
+        return
+    config = override(Config(), given)
+    values: dict[str, Any] = {}
+    for part in PARTS:
+        values |= vars(getattr(config, part) if part else config)
+    settings = {name: values[name] for name in given}
+    about = {name: settings.pop(name) for name in ("log_dir", "verbose") if name in settings}
+    if status := run(file, **own, **about, settings=settings, command=command):
+        raise SystemExit(status)
+
+
 # --- what reads a run folder --------------------------------------------------------------------------
 
 
@@ -220,6 +250,60 @@ def _report(args: argparse.Namespace, command: list[str]) -> None:
         found = analyse(run)
         if len(found.advisers) > 1:  # who can ask only itself trusts nobody
             print(f"\n{found.table()}")
+
+
+def _compare_arguments(parser: Parser) -> None:
+    parser.add_argument(
+        "runs",
+        metavar="RUN",
+        nargs="+",
+        help="run folders, patterns such as 'experiments/td-*', or a sweep's folder; the first is the reference. Runs "
+        "that differ in nothing but their seed are replicas of one side",
+    )
+    parser.add_argument(
+        "--metric",
+        choices=["return", "success", "length"],
+        default="return",
+        help="of evaluation episodes (default: return)",
+    )
+    parser.add_argument(
+        "--measure",
+        choices=["final", "area"],
+        default="final",
+        help="what the verdict is about: the last evaluation, or the area under the learning curve (default: final)",
+    )
+    parser.add_argument("--threshold", type=float, metavar="X", help="also the steps until a group's mean reaches X")
+    parser.add_argument("--target", type=float, metavar="X", help="also the optimality gap below X")
+    parser.add_argument("--paired", action="store_true", help="replicas with the same seed are pairs")
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="where page, figures, JSON and LaTeX go (default: in comparisons/)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON and write nothing")
+    parser.add_argument("--latex", action="store_true", help="print a LaTeX table and write nothing")
+
+
+def _compare(args: argparse.Namespace, command: list[str]) -> None:
+    from peerage.evaluation.compare import compare
+    from peerage.evaluation.formats import as_json, as_latex, as_text
+
+    for name in ("threshold", "target"):
+        if (value := getattr(args, name, None)) is not None and not math.isfinite(value):
+            raise UserError(f"--{name} {value} is not a number to reach")
+    found = compare(
+        args.runs,
+        metric=args.metric,
+        measure=args.measure,
+        threshold=args.threshold,
+        target=args.target,
+        paired=args.paired,
+    )
+    if args.json or args.latex:
+        print(as_json(found) if args.json else as_latex(found), end="")
+        return
+    from peerage.runs.comparison_page import write_comparison
+
+    print(as_text(found))
+    print(f"page:    {write_comparison(found, args.out, command)}")
 
 
 def _export_arguments(parser: Parser) -> None:
@@ -301,6 +385,13 @@ COMMANDS: dict[str, Command] = {
         "EXAMPLES\n  peerage resume experiments/my-run\n"
         "  peerage resume experiments/my-run --checkpoint-freq 10000\n",
     ),
+    "sweep": Command(
+        "[FILE|NAME] [--dry-run] [--jobs N] [flags]",
+        "Train every combination of settings, environments and seeds that a file names: what is missing, no more.",
+        _sweep_arguments,
+        _sweep,
+        "EXAMPLES\n  peerage sweep quick\n  peerage sweep ablation --dry-run\n  peerage compare sweeps/quick\n",
+    ),
     "evaluate": Command(
         "RUN [--episodes N] [--seed N] [--members N ...]",
         "Let the trained members of a run play without exploration and print their returns.",
@@ -313,6 +404,15 @@ COMMANDS: dict[str, Command] = {
         "Draw the figures of finished or running runs again, write report.html and, with advice, print the analysis.",
         lambda parser: _add_run(parser, nargs="+"),
         _report,
+    ),
+    "compare": Command(
+        "RUN RUN [RUN ...] [--metric NAME] [--measure NAME] [--threshold X] [--target X] [--paired] [--out FOLDER]",
+        "Is one way of training better than another? A table with intervals over replicas, a verdict and a page.",
+        _compare_arguments,
+        _compare,
+        "EXAMPLES\n  peerage compare experiments/td experiments/in-context\n"
+        "  peerage compare 'experiments/td-seed-*' 'experiments/in-context-seed-*' --threshold 200\n"
+        "  peerage compare sweeps/quick\n",
     ),
     "export": Command(
         "RUN [--member N] [--replica N] [--to sb3] [--out FILE]",
@@ -365,8 +465,6 @@ def _dispatch(words: list[str]) -> None:
 
         print(f"peerage {__version__}")
         return
-    if name in FUTURE_COMMANDS:
-        raise UserError(f"the command {name} belongs to a later version; this one does not have it")
     if name not in COMMANDS:
         kind = "flag" if name.startswith("-") else "command"
         known = [*COMMANDS, "--help", "--version"]
@@ -378,8 +476,9 @@ def _dispatch(words: list[str]) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run one command; the exit status: 0, 2 for a mistake of the user, 128 + the signal that ended a training (130 for
     Ctrl-C), 1 for a fault of ours."""
+    words = sys.argv[1:] if argv is None else list(argv)
     try:
-        _dispatch(sys.argv[1:] if argv is None else list(argv))
+        _dispatch(words)
         sys.stdout.flush()
     except UserError as error:
         print("peerage:", " ".join(str(error).split()), file=sys.stderr)
@@ -394,7 +493,7 @@ def main(argv: list[str] | None = None) -> int:
         print("peerage:", " ".join(str(error).split()), file=sys.stderr)
         return 2
     except SystemExit as stop:  # argparse after --help; a training that was told to end
-        if isinstance(stop.code, int) and stop.code > 128:
+        if isinstance(stop.code, int) and stop.code > 128 and words[0] != "sweep":  # which has said so itself
             print(f"peerage: ended by a signal; {GOES_ON}", file=sys.stderr)
         return int(stop.code or 0)
     except Exception as error:

@@ -481,8 +481,8 @@ def test_another_machine_is_noted_and_said(stopped):
     heard = Heard()
     peerage.resume(stopped, listeners=[heard], threads=1)
     expected = [f"torch 1.0, now {torch.__version__.split('+')[0]}", "threads 7, now 1"]
-    assert len(heard.texts) == 1
-    assert heard.texts[0].startswith("not bit for bit the run that was interrupted: torch 1.0, now")
+    assert len(heard.texts) == 2 and heard.texts[0].startswith("memory: ")
+    assert heard.texts[1].startswith("not bit for bit the run that was interrupted: torch 1.0, now")
     noted = json.loads((stopped / "environment.json").read_text())["resumed"]
     assert [n["step"] for n in noted] == [80] and noted[0]["threads"] == 1
     assert [d.split("+")[0] for d in noted[0]["different"]] == expected

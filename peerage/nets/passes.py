@@ -7,6 +7,7 @@ fast as MKL, which torch's own matrix product uses (docs/performance.md). A row'
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -81,6 +82,10 @@ def _find_onednn() -> bool:
         return False
 
 
+# oneDNN and what torch lays over it keep a compiled kernel of half a megabyte for every shape they ever met, up to
+# 1,024 each; a run has some tens of shapes. Read at their first use.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
+os.environ.setdefault("LRU_CACHE_CAPACITY", "256")
 ONEDNN = _find_onednn()
 
 

@@ -30,13 +30,12 @@ from peerage.sharing.advisers import Adviser, adviser_names, make_adviser
 from peerage.sharing.build import make_signals
 from peerage.sharing.none import NoSharing
 from peerage.training import checkpoint
-from peerage.training.machine import describe, pick_device, pick_threads
+from peerage.training.machine import describe, give_memory_back, pick_device, pick_threads
 from peerage.training.signals import Interrupt
 from peerage.trust.features import family_name
 from peerage.trust.signals import Transition
 
 PROGRESS_SECONDS = 0.2
-TOO_BIG = "the group does not fit into memory: use fewer members or replicas, or a smaller --buffer-size or --net-arch"
 
 
 class Trainer:
@@ -82,12 +81,9 @@ class Trainer:
         copies = [[self._adviser(a) for _ in range(self.R)] for a in chosen]
         if advise and config.advice.only_follow_others and len(self.names) < 2:
             raise UserError("--only-follow-others needs somebody else: use --n-peers 2 or more, or --advisers")
-        try:
-            self.group = Group(
-                members, self.R, config.seed, space, self.steps, advise=advise, device=self.device, dtype=dtype
-            )
-        except (MemoryError, RuntimeError) as error:  # torch says RuntimeError for what it cannot allocate
-            raise UserError(f"{TOO_BIG} ({type(error).__name__}: {error})"[:300]) from error
+        self.group = Group(
+            members, self.R, config.seed, space, self.steps, advise=advise, device=self.device, dtype=dtype
+        )
         if pretrained:
             load_members(self.group, self.spec.observation_space, self.spec.action_space)
         self.sharing: Advice | NoSharing = (
@@ -315,6 +311,7 @@ class Trainer:
                 after=self.checkpoint,
                 keep=self.config.run.keep_checkpoints,
             )
+            give_memory_back()
 
     def state(self) -> dict[str, Any]:
         """Everything, of a training whose episodes have begun. Looking at it changes nothing."""

@@ -26,7 +26,8 @@ from peerage.runs.report import write_report
 from peerage.runs.tables import CsvLog
 from peerage.sharing.advisers import Adviser
 from peerage.training import checkpoint
-from peerage.training.loop import TOO_BIG, Trainer
+from peerage.training.budget import check, estimate, guard
+from peerage.training.loop import Trainer
 from peerage.training.machine import describe, device_name, differences
 
 
@@ -39,8 +40,10 @@ def run_training(
     listeners: Sequence[Listener] = (),
 ) -> Path:
     """Train as `config` says and return the run folder. Raises UserError before anything is written."""
-    trainer = Trainer(config, env=env, advisers=advisers)
+    with guard():
+        trainer = Trainer(config, env=env, advisers=advisers)
     config = trainer.config
+    trainer.news = _budgeted(trainer, Path(config.run.log_dir))
     algorithms = [s.algorithm for s in trainer.group.settings]
     default = default_name(trainer.spec.id, algorithms, config.n_peers, config.seed)
     planned = RunFolder.plan(config.run.log_dir, config.run.exp_name, default, config.run.overwrite)
@@ -56,6 +59,13 @@ def run_training(
         trainer.read_offsets = log.offsets
         trainer.listeners = Listeners([log, *loggers, *listeners])
         return finish(trainer, folder)
+
+
+def _budgeted(trainer: Trainer, folder: Path) -> list[str]:
+    """What memory and disk the run takes, in a line; UserError if it cannot fit. `folder`: where the disk is."""
+    budget = estimate(trainer, trainer.config.run.keep_checkpoints)
+    tight = check(budget, folder)
+    return [budget.text(), *tight]
 
 
 def loggers_for(config: Config, folder: Path) -> list[Listener]:
@@ -90,15 +100,19 @@ def restore(
     else:
         config = replace(config, device=device or config.device, threads=threads or config.threads)
     fresh = not policies_only and not checkpoint.checkpoints(folder.path) and folder.status()[0] != "DONE"
+    passed_over: list[str] = []
     if not fresh:
         newest, state, passed_over = checkpoint.load_latest(folder.path, buffers=not policies_only)
     try:
-        trainer = Trainer(config, env=env, advisers=() if policies_only else advisers, pretrained=fresh)
+        with guard():
+            trainer = Trainer(config, env=env, advisers=() if policies_only else advisers, pretrained=fresh)
     except UserError as error:
         if folder.commands() and "(from Python)" in folder.commands()[0]:
             hint = "begun from Python, with objects? `peerage.load(folder, env=..., advisers=...)` takes them"
             raise UserError(f"{error} ({hint})") from error
         raise
+    if not policies_only:
+        trainer.news = [*passed_over, *_budgeted(trainer, folder.path)]
     if fresh:
         return trainer
     try:
@@ -113,7 +127,6 @@ def restore(
         what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise UserError(f"the checkpoint {newest} does not fit {folder.path / 'config.yaml'}: {what}") from error
     trainer.checkpoint = newest
-    trainer.news = [*passed_over, *trainer.news]
     return trainer
 
 
@@ -249,5 +262,5 @@ def _told(error: BaseException, trainer: Trainer, folder: RunFolder) -> BaseExce
         why = f"cannot write to the run folder{place}: {error.strerror or error}"
         return UserError(f"{why}; once that is mended, {then}")
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return UserError(f"{TOO_BIG}; on a larger machine {then}")
+        return UserError(f"the run does not fit into memory: free some, or use a larger machine; {then}")
     return error

@@ -1,0 +1,147 @@
+"""A comparison as text for a terminal, as JSON, and as a LaTeX table."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from typing import Any
+
+from peerage.evaluation.compare import MEASURES, Comparison, Task, in_brackets
+from peerage.evaluation.statistics import Interval
+from peerage.runs.text import listing, number
+
+
+def _with_range(interval: Interval) -> str:
+    return f"{number(interval.estimate)} {in_brackets(interval)}"
+
+
+def table(comparison: Comparison, task: Task) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows of the table of a task, as text."""
+    heads = ["", "replicas", "IQM", "mean", "median", "area"]
+    heads += [f"steps to {number(comparison.threshold)}"] if comparison.threshold is not None else []
+    heads += [f"gap below {number(comparison.target)}"] if comparison.target is not None else []
+    heads += ["P(better)", "verdict"]
+    rows = []
+    against = {v.b: v for v in task.versus}
+    for row in task.rows:
+        cells = [row.side, str(row.replicas), _with_range(row.iqm), _with_range(row.mean), number(row.median)]
+        cells.append(_with_range(row.area))
+        if row.threshold is not None:
+            reached, steps = row.threshold
+            cells.append(f"{'never' if math.isinf(steps) else f'{steps:,.0f}'} ({reached} of {row.replicas})")
+        if row.gap is not None:
+            cells.append(_with_range(row.gap))
+        v = against.get(row.side)
+        word = "reference" if v is None else "better" if v.winner == v.b else "worse" if v.winner else "not told apart"
+        cells += ["" if v is None else f"{v.improvement.estimate:.2f} {in_brackets(v.improvement, '.2f')}", word]
+        rows.append(cells)
+    return heads, rows
+
+
+def differing(comparison: Comparison) -> list[tuple[str, str]]:
+    """Settings that are not the same on all sides: who has which value, or with many sides how many have it."""
+    told = []
+    for name, values in comparison.differences.items():
+        by_value: dict[str, list[str]] = {}
+        for side, value in values.items():
+            text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            by_value.setdefault(text or "–", []).append(side)
+        whose = {v: listing(sides) if len(values) <= 4 else f"{len(sides)} sides" for v, sides in by_value.items()}
+        told.append((name, "; ".join(f"{value} ({sides})" for value, sides in whose.items())))
+    return told
+
+
+def title(comparison: Comparison, task: Task) -> str:
+    """What the table of a task shows."""
+    return f"{task.name}: {comparison.metric} at step {task.step:,} (95% intervals over replicas)"
+
+
+def as_text(comparison: Comparison) -> str:
+    """For a terminal: tables, verdicts, what differs, warnings."""
+    lines: list[str] = []
+    for task in comparison.tasks:
+        heads, rows = table(comparison, task)
+        widths = [max(len(line[i]) for line in [heads, *rows]) for i in range(len(heads))]
+        lines += [title(comparison, task)]
+        lines += ["  ".join(f"{cell:{w}}" for cell, w in zip(line, widths)).rstrip() for line in [heads, *rows]]
+        if comparison.measure != "final":
+            lines.append(f"The verdicts compare the {comparison.metric} {MEASURES[comparison.measure]}.")
+        lines += ["", *(f"{v.verdict}." for v in task.versus), ""]
+    lines += [f"{line}." for line in comparison.overall] + ([""] if comparison.overall else [])
+    if comparison.differences:
+        lines.append("Settings that differ:")
+        lines += [f"  {name}: {told}" for name, told in differing(comparison)]
+        lines.append("")
+    lines += [f"warning: {line}" for line in comparison.warnings]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def as_json(comparison: Comparison) -> str:
+    """Everything as JSON; numbers that do not exist are null."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, float):
+            return value if math.isfinite(value) else None
+        if isinstance(value, dict):
+            return {str(key): plain(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(item) for item in value]
+        return value
+
+    tasks = []
+    for task in comparison.tasks:
+        sides = [
+            {"name": s.name, "runs": [str(run) for run in s.runs], "env": s.env, "seeds": s.seeds,
+             "steps": s.steps.tolist(), "curves": s.curves.tolist()}
+            for s in task.sides
+        ]  # fmt: skip
+        rows, versus = [asdict(row) for row in task.rows], [asdict(v) for v in task.versus]
+        tasks.append({"name": task.name, "step": task.step, "sides": sides, "rows": rows, "versus": versus})
+    whole = {
+        "metric": comparison.metric,
+        "measure": comparison.measure,
+        "threshold": comparison.threshold,
+        "target": comparison.target,
+        "tasks": tasks,
+        "overall": comparison.overall,
+        "differences": comparison.differences,
+        "warnings": comparison.warnings,
+    }
+    return json.dumps(plain(whole), indent=1, ensure_ascii=False) + "\n"
+
+
+def as_latex(comparison: Comparison) -> str:
+    """A table for a paper (booktabs): sides in rows, IQM and mean with their 95% intervals, the winner in bold."""
+    lines = [
+        "% IQM and mean over replicas with 95% intervals; P: probability of improvement over the first row",
+        r"\begin{tabular}{llrrrr}",
+        r"\toprule",
+        r"Environment & Method & $n$ & IQM & Mean & $P$ \\",
+        r"\midrule",
+    ]
+    for k, task in enumerate(comparison.tasks):
+        lines += [r"\midrule"] if k else []
+        against = {v.b: v for v in task.versus}
+        best = max(task.rows, key=lambda row: row.iqm.estimate).side
+        beaten = {v.winner for v in task.versus} - {None}
+        for i, row in enumerate(task.rows):
+            iqm = f"{row.iqm.estimate:.4g}"
+            bold = rf"\textbf{{{iqm}}}" if row.side == best and row.side in beaten else iqm
+            cells = [_tex(task.name) if i == 0 else "", _tex(row.side), str(row.replicas)]
+            cells += [f"{bold} {_tex_range(row.iqm)}", f"{row.mean.estimate:.4g} {_tex_range(row.mean)}"]
+            v = against.get(row.side)
+            cells.append("--" if v is None else f"{v.improvement.estimate:.2f}")
+            lines.append(" & ".join(cells) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def _tex_range(interval: Interval) -> str:
+    return "" if math.isnan(interval.low) else rf"{{\small [{interval.low:.4g}, {interval.high:.4g}]}}"
+
+
+def _tex(text: str) -> str:
+    """Text in which nothing is a command."""
+    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    special |= {c: f"\\{c}" for c in "&%$#_{}"}
+    return "".join(special.get(c, c) for c in text)

@@ -1,0 +1,117 @@
+"""What the values of an axis are made of: fields of the configuration, checked one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from peerage.config import PARTS
+from peerage.configfile import convert, hints, short
+from peerage.errors import UserError, nearest
+
+HINTS = {f.name: hints(cls)[f.name] for cls in PARTS.values() for f in fields(cls) if f.name not in PARTS}
+"""Every field of the configuration by its name -> its type."""
+NOT_HERE = {
+    "seed": "`seeds` says which seeds",
+    "exp_name": "runs are named after the axes",
+    "log_dir": "`where` says where the runs go",
+    "overwrite": "a sweep replaces nothing",
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One value of an axis, or one environment."""
+
+    value: Any
+    label: str
+    """In the run's name; an empty one is left out."""
+    word: str | None
+    """What it is in the base's braces; None: cannot stand there."""
+    settings: dict[str, Any]
+
+
+def settings_of(data: Any, where: str) -> dict[str, Any]:
+    """Field -> value, of fields by their own names or nested as in a configuration file, or both."""
+    if data is None:
+        return {}
+    if not isinstance(data, Mapping):
+        raise UserError(f"{where}: expected settings, got {short(data)}")
+    found: dict[str, Any] = {}
+    for key, value in data.items():
+        inside = _inside(key, value, where) if isinstance(key, str) and key in PARTS and key else [(key, value)]
+        for name, given in inside:
+            hint = hint_of(name, where)
+            if name in found:
+                raise UserError(f"{where}: {name} is there twice")
+            found[name] = convert(hint, given, f"{where}.{name}")
+    return found
+
+
+def _inside(part: str, values: Any, where: str) -> Iterator[tuple[str, Any]]:
+    if values is not None and not isinstance(values, Mapping):
+        raise UserError(f"{where}.{part}: expected settings, got {short(values)}")
+    here = [f.name for f in fields(PARTS[part])]
+    for name, value in (values or {}).items():
+        if name not in here:
+            raise UserError(f"{where}: unknown setting {short(f'{part}.{name}')}{nearest(str(name), here)}")
+        yield name, value
+
+
+def hint_of(name: Any, where: str, instead: str = "") -> Any:
+    """The type of a field; UserError if there is none or if it is not for a sweep to say."""
+    if not isinstance(name, str) or name not in HINTS:
+        guess = nearest(str(name), list(HINTS))
+        raise UserError(f"{where}: {short(name)} is not a setting{instead}{guess}")
+    if name in NOT_HERE:
+        raise UserError(f"{where}: {name} is not for here: {NOT_HERE[name]}")
+    return HINTS[name]
+
+
+def named(name: Any, values: Any, where: str) -> Choice:
+    if not isinstance(name, str) or not name.strip() or not name.isprintable():
+        raise UserError(f"{where}: a name must be text, got {short(name)}")
+    return Choice(name, name, name, settings_of(values, f"{where}.{name}"))
+
+
+def word(axis: str, value: Any, where: str) -> Choice:
+    """A value that only picks the base."""
+    if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
+        raise UserError(f"{where}: expected words or whole numbers, for {{{axis}}} in `base`, got {short(value)}")
+    return Choice(value, f"{axis}={value}", str(value), {})
+
+
+def checked(choices: list[Choice], where: str) -> list[Choice]:
+    if not choices:
+        raise UserError(f"{where}: is empty")
+    labels = [choice.label for choice in choices]
+    if twice := [label for label in labels if labels.count(label) > 1]:
+        raise UserError(f"{where}: {twice[0]} is there twice")
+    return choices
+
+
+def label_of(value: Any) -> str:
+    """A value in a run's name: `0.001`, `true`, `none`, `16,64x64` (networks of two members)."""
+    if value is None or value == ():
+        return "none"
+    if isinstance(value, tuple):
+        return ",".join("x".join(map(label_of, item)) if isinstance(item, tuple) else label_of(item) for item in value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def meant(choices: list[Choice], values: Any, where: str) -> list[Choice]:
+    """The choices with this value, or with one of these values."""
+
+    def one(value: Any) -> list[Choice]:
+        return [c for c in choices if isinstance(c.value, bool) == isinstance(value, bool) and c.value == value]
+
+    if found := one(values):
+        return found
+    found = []
+    for value in values if isinstance(values, list) else [values]:
+        if not (some := one(value)):
+            guess = nearest(str(value), [str(choice.value) for choice in choices])
+            raise UserError(f"{where}: there is no {short(value)} among the values{guess}")
+        found += some
+    return found

@@ -1,0 +1,394 @@
+"""How much memory and disk a run will take, said before it begins; what cannot fit is refused.
+
+Nothing is worked out a second time: the trainer is built, which costs little (replay buffers and histories are not
+touched until something is stored), and then every tensor and array that it holds is counted, each storage once. Only
+two things are estimates: what is made and thrown away in every step (batches and activations), and what goes to disk.
+
+Not counted is what `OTHER` stands for, which makes a run tight but never has it refused: what Python, torch and the
+report's figures take while the run goes on. Environments count as the smallest there are; measured: 4 to 5 KB each for
+Room, CartPole and Pendulum, but 0.1 MB for LunarLander and 1.2 MB for Hopper, Ant and Humanoid. An evaluation has
+`n_eval_episodes` of them for every member.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import traceback
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from typing import TYPE_CHECKING, Any
+
+import gymnasium
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from peerage.envs.vector import EnvGroup
+from peerage.errors import UserError
+from peerage.learners.group import Group
+from peerage.learners.replay import Replay
+from peerage.learners.streams import Streams
+from peerage.nets.stacked import StackedMLP
+from peerage.training.checkpoint import LARGE, SMALL
+from peerage.training.machine import available_memory
+from peerage.trust.attention import AttentionTrust, History
+from peerage.trust.decisions import Decisions
+from peerage.trust.in_context import InContextTrust
+from peerage.trust.suggestions import SuggestionTrust
+
+if TYPE_CHECKING:
+    from peerage.training.loop import Trainer
+
+OTHER = 200_000_000
+"""Bytes that the process of a run grows by beyond its budget, measured: 30 to 120 MB in training, 70 for figures."""
+TIGHT = 0.8
+
+# What belongs to which part: an object's own kind, else that of whatever holds it
+KINDS: tuple[tuple[type, str], ...] = (
+    (Replay, "replay"),
+    (History, "histories"),
+    (InContextTrust, "decisions"),
+    (Decisions, "decisions"),
+    (SuggestionTrust, "suggestions"),
+    (AttentionTrust, "trust networks"),
+    (Streams, "random streams"),
+    (StackedMLP, "networks"),
+    (Group, "networks"),
+    (EnvGroup, "environments"),
+)
+SETTINGS = {
+    "replay": "a smaller --buffer-size",
+    "networks": "a smaller --net-arch",
+    "histories": "a smaller --attention-history",
+    "decisions": "a smaller --context-history",
+    "suggestions": "a smaller --trust-buffer-size",
+    "batches": "a smaller --batch-size",
+    "trust batches": "a smaller --attention-batch-size",
+    "in-context batches": "a smaller --context-batch-size",
+    "random streams": "a smaller --batch-size",
+    "checkpoints": "fewer --keep-checkpoints",
+    "environments": "fewer --n-eval-episodes",
+    "evaluations": "fewer --n-eval-episodes",
+    "metrics": "a larger --log-freq",
+}
+"""What makes a part smaller; of what is not here there is less with fewer members alone."""
+SHORT = {"histories": "trust", "decisions": "trust", "suggestions": "trust", "trust networks": "trust",
+         "trust batches": "batches", "in-context batches": "batches"}  # fmt: skip
+
+# Measured. Copies of a chunk on its way to the disk; of a batch's activations, in a gradient step; floats of a step in
+# a window of the trust transformer, and of a decision in one of in-context trust; metrics of a member; bytes of a row
+# of a table, of a generator's state in JSON, of the smallest environment.
+COPIES, PASSES, STEP_FLOATS, DECISION_FLOATS = 1, 2, 6000, 600
+METRICS, METRIC_BYTES, ADVICE_BYTES, EVALUATION_BYTES = 14, 45, 130, 45
+GENERATOR_BYTES, ENVIRONMENT_BYTES = 300, 4000
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Bytes by part; empty parts are left out."""
+
+    memory: dict[str, int]
+    disk: dict[str, int]
+    gpu: dict[str, int] = field(default_factory=dict)
+    """What lives on a GPU and is not in `memory`."""
+    written: int = 0
+    """So much of `memory` is in use already, once the trainer is built."""
+    written_gpu: int = 0
+    fewer: str = ""
+    """The flag that makes all parts smaller, if there is more than one member."""
+
+    def text(self) -> str:
+        """`memory: 432 MB (replay 410 MB, networks 14 MB, trust 8 MB); disk: 450 MB`."""
+        lines = [f"memory: {_with_parts(self.memory)}"]
+        if self.gpu:
+            lines.append(f"GPU: {_with_parts(self.gpu)}")
+        return "; ".join([*lines, f"disk: {_size(sum(self.disk.values()))}"])
+
+
+def estimate(trainer: Trainer, keep_checkpoints: int) -> Budget:
+    """What the run of a trainer will take that is built and has not begun, with so many checkpoints kept."""
+    things = list(_walk(trainer))
+    on: dict[str, dict[str, int]] = {"cpu": {}, "cuda": {}}
+    saved: dict[str, int] = {}
+    for part, device, size, in_state in _storages(things):
+        _add(on[device], part, size)
+        if in_state:
+            _add(saved, part, size)
+    written = {device: _sum(parts, "networks", "trust networks") for device, parts in on.items()}
+    disk, chunk = _chunks(trainer, saved, keep_checkpoints)
+    generators = sum(len(x.generators) for x, *_ in things if isinstance(x, Streams)) + 2 * trainer.group.M
+    state = sum(size for part, size in saved.items() if part not in disk) + GENERATOR_BYTES * generators
+    # One is written while the others are there
+    disk["checkpoints"] = (keep_checkpoints + 1) * (state + 65_536)
+    disk |= _tables(trainer)
+    if trainer.config.run.eval_freq:
+        _add(on["cpu"], "environments", trainer.group.M * trainer.evaluator.episodes * ENVIRONMENT_BYTES)
+    # Of what is made and thrown away, only one thing at a time
+    passing = {"cpu": {"a checkpoint's copy": max(state, COPIES * chunk)}, "cuda": {}}
+    passing[trainer.device.type] |= _batches(trainer)
+    for device, parts in passing.items():
+        if parts:
+            largest = max(parts, key=lambda name: parts[name])
+            on[device][largest] = parts[largest]
+    fewer = "--replicas" if trainer.R > 1 else "--n-peers" if trainer.N > 1 else ""
+    return Budget(on["cpu"], disk, on["cuda"], written["cpu"], written["cuda"], fewer)
+
+
+def check(
+    budget: Budget, log_dir: Path, *, memory: int | None = None, disk: int | None = None, gpu: int | None = None
+) -> list[str]:
+    """Raise UserError, naming the setting to change, if the run surely cannot fit into memory or onto the disk of
+    `log_dir` (the folder of runs or, to go on with one, the run folder). Returns a line for what will be tight.
+
+    `memory`, `disk` and `gpu`: bytes that are to be had; by default what there is now.
+    """
+    memory = available_memory() if memory is None else memory
+    if gpu is None and budget.gpu and torch.cuda.is_available():
+        gpu = torch.cuda.mem_get_info()[0]
+    there = _nearest(log_dir)
+    if disk is None:
+        disk = shutil.disk_usage(there).free
+        if (log_dir / "config.yaml").is_file():  # of a run that goes on, some is there already
+            disk += sum(path.stat().st_size for path in log_dir.rglob("*") if path.is_file())
+    lines = []
+    for what, parts, done, other, room in (
+        ("memory", budget.memory, budget.written, OTHER, memory),
+        ("memory of the GPU", budget.gpu, budget.written_gpu, 0, gpu),
+        (f"disk space in {there}", budget.disk, 0, 0, disk),
+    ):
+        need = sum(parts.values()) - done
+        if room is not None and need > room:
+            much = f"{_size(sum(parts.values()))} of {what}, and {_size(room)} are free"
+            raise UserError(f"this run needs {much}: use {_advice(parts, need - room, budget.fewer)}")
+        if room is not None and parts and need + other > TIGHT * room:
+            lines.append(f"{what} is tight: this run needs {_size(need)}, and {_size(room)} are free")
+    return lines
+
+
+# --- what there is to count ---------------------------------------------------------------------------------
+
+
+Found = tuple[Any, str, bool]  # an object, the part it belongs to, whether it is in a checkpoint
+
+
+def _walk(root: Any) -> Iterator[Found]:
+    """Everything that hangs on an object, each once."""
+    seen: dict[int, Any] = {}  # keeps them alive, so that no id comes back
+    todo: list[Found] = [(root, "other", True)]
+    while todo:
+        thing, part, in_state = todo.pop()
+        if id(thing) in seen or isinstance(thing, LEAVES):
+            continue
+        seen[id(thing)] = thing
+        part = next((name for kind, name in KINDS if isinstance(thing, kind)), part)
+        in_state = in_state and part != "random streams"
+        yield thing, part, in_state
+        if isinstance(thing, Mapping):
+            todo += [(x, part, in_state) for x in thing.values()]
+        elif isinstance(thing, list | tuple | set | frozenset | deque):
+            todo += [(x, part, in_state) for x in thing]
+        elif not isinstance(thing, Tensor | np.ndarray):
+            inside = _attributes(thing)
+            gradients = [inside.pop("grad")] if "grad" in inside and "flat" in inside else []
+            # What comes last is looked at first: gradients hang on other objects as well, and are in no checkpoint
+            todo += [(x, part, in_state) for x in inside.values()] + [(x, part, False) for x in gradients]
+
+
+def _storages(things: list[Found]) -> Iterator[tuple[str, str, int, bool]]:
+    """(part, cpu or cuda, bytes, whether it is in a checkpoint) of every tensor's and array's memory, each once."""
+    counted: set[tuple[str, int]] = set()
+    for thing, part, in_state in things:
+        if isinstance(thing, Tensor | np.ndarray):
+            device, address, size = _memory(thing)
+            if (device, address) not in counted and size:
+                counted.add((device, address))
+                yield part, device, size, in_state
+        elif isinstance(thing, Streams) and thing.tensor is None:  # made with the first numbers
+            yield part, torch.device(thing.device).type, thing.buffer.nbytes, False
+
+
+LEAVES = (
+    str, bytes, int, float, complex, type(None), type, ModuleType, FunctionType, MethodType, BuiltinFunctionType,
+    torch.device, torch.dtype, np.generic, np.random.Generator, gymnasium.Space,
+)  # fmt: skip
+
+
+def _memory(x: Tensor | np.ndarray) -> tuple[str, int, int]:
+    """Device, address and bytes of what a tensor or array is a view of."""
+    if isinstance(x, np.ndarray):
+        while isinstance(x.base, np.ndarray):
+            x = x.base
+        if not isinstance(x.base, Tensor):
+            return "cpu", x.__array_interface__["data"][0], x.nbytes
+        x = x.base
+    storage = x.untyped_storage()
+    return x.device.type, storage.data_ptr(), storage.nbytes()
+
+
+def _attributes(thing: Any) -> dict[str, Any]:
+    slots = [name for kind in type(thing).__mro__ for name in getattr(kind, "__slots__", ()) if isinstance(name, str)]
+    return {**{name: getattr(thing, name, None) for name in slots}, **getattr(thing, "__dict__", {})}
+
+
+def _batches(trainer: Trainer) -> dict[str, int]:
+    """What each kind of gradient step makes and throws away."""
+    width, parts = trainer.group.dtype.itemsize, {"batches": 0}
+    for stack in trainer.group.stacks:
+        learner = stack.learner
+        online = [net for name, net in learner.networks().items() if not name.endswith("_target")]
+        floats = PASSES * sum(net.rows * sum(net.sizes) for net in online) + learner.replay.rows * learner.replay.width
+        parts["batches"] = max(parts["batches"], learner.settings[0].batch_size * floats * width)
+    for signal in _signals(trainer):
+        if attention := getattr(signal, "attention", None):
+            rows = attention.history.rows
+            at_once = rows if trainer.device.type == "cuda" else min(trainer.threads, rows)
+            steps = at_once * attention.batch * min(attention.sequence_length, trainer.steps)
+            parts["trust batches"] = steps * STEP_FLOATS * width
+        if isinstance(signal, InContextTrust):
+            decisions = signal.R * signal.config.context_batch_size * signal.config.context_length
+            parts["in-context batches"] = decisions * DECISION_FLOATS * width
+    return parts
+
+
+def _signals(trainer: Trainer) -> list[Any]:
+    return list(getattr(trainer.sharing, "signals", {}).values())
+
+
+def _chunks(trainer: Trainer, saved: Mapping[str, int], keep: int) -> tuple[dict[str, int], int]:
+    """Buffers on the disk: what the oldest checkpoint needs and what came since; and the bytes of the largest chunk."""
+    total, freq = trainer.steps, trainer.config.run.checkpoint_freq
+    histories = [signal.attention.history for signal in _signals(trainer) if hasattr(signal, "attention")]
+    capacities = {
+        "replay": [stack.learner.replay.capacity for stack in trainer.group.stacks],
+        "histories": [history.capacity for history in histories],
+    }
+    disk, largest = {}, 0
+    for part, sizes in capacities.items():
+        if sizes:
+            capacity, size = max(sizes), saved[part]
+            interval = min(freq or total, capacity)  # steps
+            rows = min(total, capacity + (keep + 1) * interval)
+            content = math.ceil(size * rows / capacity)
+            # A small chunk is written again in the next checkpoint, as one with what came after it
+            disk[part] = min(content + (keep + 1) * len(sizes) * SMALL, (keep + 1) * content)
+            largest = max(largest, min(LARGE, math.ceil(size * interval / capacity)))
+    return disk, largest
+
+
+def _tables(trainer: Trainer) -> dict[str, int]:
+    """Bytes of the CSV files at the end of the run."""
+    run, members, advisers = trainer.config.run, trainer.group.M, len(trainer.names)
+    logs = trainer.steps // run.log_freq + 1
+    evaluations = trainer.steps // run.eval_freq + 2 if run.eval_freq else 0
+    return {
+        "metrics": logs * members * (METRICS * METRIC_BYTES + advisers * ADVICE_BYTES),
+        "evaluations": evaluations * members * run.n_eval_episodes * EVALUATION_BYTES,
+    }
+
+
+# --- what there is to be had --------------------------------------------------------------------------------
+
+
+def _nearest(folder: Path) -> Path:
+    """The folder itself, or the nearest one above it that exists."""
+    folder = folder.absolute()
+    return next(path for path in (folder, *folder.parents) if path.is_dir())
+
+
+# --- what cannot even be built ------------------------------------------------------------------------------
+
+
+class _Ration(TorchDispatchMode):
+    """Refuses to fill more memory with zeros and ones than there is: unlike an array that is merely reserved, it
+    would be gone before anybody could count it, and the process with it."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room = room
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if name in ("zeros", "ones", "full", "zeros_like", "ones_like", "full_like"):
+            like = args[0]
+            count = like.numel() if isinstance(like, Tensor) else math.prod(like)
+            device = (kwargs or {}).get("device") or (like.device if isinstance(like, Tensor) else "cpu")
+            if torch.device(device).type == "cpu":
+                self.room -= 4 * count
+            if self.room < 0:
+                raise MemoryError(f"{_size(4 * count)} more are not to be had")
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def guard(fewer: str = "--replicas or --n-peers", memory: int | None = None) -> Iterator[None]:
+    """For building a trainer: whatever does not fit into memory, or into any number, is a UserError of one line that
+    names the setting. `memory`: bytes to be had; by default what there is now."""
+    room = available_memory() if memory is None else memory
+    try:
+        if room is None:
+            yield
+        else:
+            with _Ration(room):
+                yield
+    except (MemoryError, RuntimeError, ValueError, TypeError, OverflowError) as error:
+        what = " ".join(str(error).split())
+        if not isinstance(error, MemoryError | OverflowError) and not any(word in what.lower() for word in TOO_MUCH):
+            raise
+        owners = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
+        parts = [name for owner in owners for kind, name in KINDS if isinstance(owner, kind)]  # ours is the innermost
+        setting = SETTINGS.get(parts[-1], "") if parts else ""
+        if parts[-1:] == ["random streams"]:  # of whatever draws the numbers
+            setting = BATCHES.get(parts[-2] if len(parts) > 1 else "", setting)
+        either = f"{setting}, or " if setting else ""
+        raise UserError(f"this group does not fit into memory: use {either}fewer {fewer}") from error
+
+
+BATCHES = {"suggestions": "a smaller --trust-batch-size", "trust networks": "a smaller --attention-batch-size"}
+TOO_MUCH = ("allocate memory", "out of memory", "overflow", "too big", "too large", "maximum allowed dimension")
+
+
+# --- words --------------------------------------------------------------------------------------------------
+
+
+def _advice(parts: Mapping[str, int], excess: int, fewer: str) -> str:
+    """The settings to change: of the largest parts, as many as it takes."""
+    settings: list[str] = []
+    for part, size in sorted(parts.items(), key=lambda item: -item[1]):
+        if excess > 0 and part in SETTINGS:
+            settings.append(SETTINGS[part])
+            excess -= size
+    changes = [" and ".join(dict.fromkeys(settings)), f"fewer {fewer}" if fewer else ""]
+    return " or ".join(change for change in changes if change) or "a larger machine"
+
+
+def _with_parts(parts: Mapping[str, int]) -> str:
+    """The sum and what it consists of, the largest first; what is less than a hundredth is not named."""
+    total, merged = sum(parts.values()), dict[str, int]()
+    for part, size in parts.items():
+        _add(merged, SHORT.get(part, part), size)
+    named = sorted((item for item in merged.items() if item[1] * 100 >= total), key=lambda item: -item[1])
+    return f"{_size(total)} ({', '.join(f'{part} {_size(size)}' for part, size in named)})"
+
+
+def _size(size: int) -> str:
+    """`950 KB`, `4.2 GB`: two digits or three."""
+    value, unit = float(max(size, 0)), "B"
+    for unit in ("B", "KB", "MB", "GB", "TB", "PB"):
+        if value < 1000 or unit == "PB":
+            break
+        value /= 1000
+    return f"{value:.1f} {unit}" if value < 9.95 and unit not in ("B", "KB") else f"{value:,.0f} {unit}"
+
+
+def _add(parts: dict[str, int], part: str, size: int) -> None:
+    parts[part] = parts.get(part, 0) + size
+
+
+def _sum(parts: Mapping[str, int], *names: str) -> int:
+    return sum(parts.get(name, 0) for name in names)

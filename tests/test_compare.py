@@ -1,0 +1,325 @@
+"""Comparisons of runs with a known answer, of identical runs, and of folders that are broken."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import peerage
+from peerage.cli import main
+from peerage.config import AdviceConfig, Config, LearnerConfig, RunConfig
+from peerage.configfile import to_dict, to_yaml
+from peerage.errors import UserError
+from peerage.evaluation import samples
+from peerage.evaluation.compare import compare
+from peerage.evaluation.formats import as_json, as_latex, as_text
+from peerage.runs.folder import HEADER
+from peerage.runs.tables import CsvLog
+
+STEPS = (0, 100, 200, 300)
+
+
+def make(
+    folder: Path,
+    final: list[float],
+    *,
+    members: int = 2,
+    environment: dict | None = None,
+    done: bool = True,
+    steps: tuple[int, ...] = STEPS,
+    **changes,
+) -> Path:
+    """A run folder whose replica r has a learning curve that rises in equal steps from 0 to `final[r]`; its members are
+    1 above and 1 below that, their episodes 2 above and 2 below."""
+    advice = AdviceConfig(trust=changes.pop("trust", "td"))
+    config = replace(
+        Config(env="Room-v6", n_peers=members, replicas=len(final), total_timesteps=300, advice=advice), **changes
+    )
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(HEADER + to_yaml(to_dict(config)))
+    described = {"versions": {"torch": "2.13.0", "mujoco": "3.3.0"}, "hardware": {"cpu": "a", "device": "cpu"}}
+    (folder / "environment.json").write_text(json.dumps({**described, **(environment or {})}))
+    log = CsvLog(folder)
+    for step in steps:
+        rows = []
+        for r, top in enumerate(final):
+            for m in range(members):
+                middle = top * step / steps[-1] + (m - (members - 1) / 2) * 2
+                rows += [(r, f"member-{m}", e, middle + (e * 4 - 2), 10, None) for e in range(2)]
+        log.on_evaluations(step, rows)
+    log.close()
+    if done:
+        (folder / "DONE").write_text('{"why": "finished", "step": 300, "when": ""}')
+    return folder
+
+
+@pytest.fixture
+def ab(tmp_path):
+    """B is better by 20, beyond all doubt."""
+    a = make(tmp_path / "a", [10, 11, 12, 13, 14])
+    b = make(tmp_path / "b", [30, 31, 32, 33, 34], trust="in-context", seed=5)
+    return [str(a), str(b)]
+
+
+def test_a_known_answer(ab):
+    found = compare(ab, threshold=9.0, target=40.0)
+    assert found.warnings == () and found.overall == ()
+    (task,) = found.tasks
+    a, b = task.rows
+    assert (task.name, task.step, a.side, b.side, a.replicas) == ("Room-v6", 300, "a", "b", 5)
+    assert [a.mean.estimate, a.iqm.estimate, a.median] == pytest.approx([12, 12, 12])
+    assert b.gap.estimate == pytest.approx(8)  # 40 - 32
+    # area of a straight line from 0 to the end: half the height
+    assert a.area.estimate == pytest.approx(6) and b.area.estimate == pytest.approx(16)
+    # a reaches 9 with 10 * 300 / 300 only at the end; b with 30 * 100 / 300 = 10 after 100 steps
+    assert a.threshold == (5, 300.0) and b.threshold == (5, 100.0)
+    half = 2.7764451 * math.sqrt(2.5 / 5)  # t(0.975, 4 degrees of freedom), sd^2 = 2.5
+    assert (a.mean.low, a.mean.high) == pytest.approx((12 - half, 12 + half))
+    (v,) = task.versus
+    assert v.winner == "b" and v.difference.estimate == pytest.approx(20) and v.improvement.estimate == 1.0
+    assert v.mann_whitney == pytest.approx(2 / math.comb(10, 5))  # the most extreme of 252 orders, on both sides
+    assert v.welch < 1e-6
+    # t test of 5 against 5 with sd 1.58: differences of some 3.2 are seen in four of five cases
+    assert v.detectable == pytest.approx(1.5811 * math.sqrt(2 / 5) * 3.206, rel=0.01)
+    assert v.verdict.startswith("b beats a on IQM by 20.0 [")
+    assert "probability of improvement 1.00" in v.verdict and "5 replicas each can show differences above" in v.verdict
+
+
+def test_who_loses_and_area(ab):
+    found = compare(ab[::-1], measure="area")
+    (v,) = found.tasks[0].versus
+    assert v.winner == "b" and v.b == "a" and v.difference.estimate == pytest.approx(-10)
+    assert v.verdict.startswith("b beats a on IQM by 10.0 [") and "improvement 1.00" in v.verdict
+    text = as_text(found)
+    assert "worse" in text and "area under the curve" in text
+
+
+def test_identical_runs_are_no_difference(tmp_path):
+    a, b = (make(tmp_path / name, [1, 5, 2, 9, 4]) for name in "ab")
+    (v,) = compare([str(a), str(b)]).tasks[0].versus
+    assert v.winner is None and v.verdict == "b and a are the same numbers: no difference"
+    assert v.improvement.estimate == 0.5 and v.difference.estimate == 0
+
+
+def test_noise_is_no_difference(tmp_path):
+    rng = np.random.default_rng(0)
+    a = make(tmp_path / "a", list(rng.normal(10, 3, 6)))
+    b = make(tmp_path / "b", list(rng.normal(10, 3, 6)), trust="in-context")
+    (v,) = compare([str(a), str(b)]).tasks[0].versus
+    assert v.winner is None and v.verdict.startswith("no difference between b and a can be seen")
+
+
+def test_too_few_replicas_are_told_so(tmp_path):
+    a, b = make(tmp_path / "a", [1, 2, 3]), make(tmp_path / "b", [21, 22, 23], trust="in-context")
+    (v,) = compare([str(a), str(b)]).tasks[0].versus
+    assert v.winner == "b" and math.isnan(v.mann_whitney) and v.smallest == pytest.approx(0.1)
+    assert "a Mann–Whitney test with 3 replicas each cannot fall below .100" in v.verdict
+    c, d = make(tmp_path / "c", [1]), make(tmp_path / "d", [21, 22], trust="in-context")
+    (v,) = compare([str(c), str(d)]).tasks[0].versus
+    assert v.winner is None and "1 and 2 replicas cannot say anything about chance" in v.verdict
+    assert math.isnan(v.difference.low)
+
+
+def test_seeds_are_pooled_and_copies_are_not(tmp_path):
+    for seed in range(4):
+        make(tmp_path / f"td-seed{seed}", [10 + seed], seed=seed)
+        make(tmp_path / f"ic-seed{seed}", [20 + seed], seed=seed, trust="in-context")
+    found = compare([str(tmp_path / "td-*"), str(tmp_path / "ic-*")])
+    a, b = found.tasks[0].rows
+    assert (a.side, a.replicas, b.side, b.replicas) == ("td", 4, "ic", 4)
+    assert found.tasks[0].sides[0].seeds == tuple((s, 0) for s in range(4))
+    assert found.differences == {"advice.trust": {"td": "td", "ic": "in-context"}}
+    assert compare([str(tmp_path / "td-*"), str(tmp_path / "ic-*")], paired=True).tasks[0].versus[0].paired
+    again = make(tmp_path / "again", [10], seed=0)  # the same seed: a copy, not a fifth replica
+    assert [row.replicas for row in compare([str(tmp_path / "td-*"), str(again)]).tasks[0].rows] == [4, 1]
+    with pytest.raises(UserError, match="do not have the same seeds"):
+        compare([str(tmp_path / "td-*"), str(again)], paired=True)
+    with pytest.raises(UserError, match="4 runs of one kind, and nothing to compare"):
+        compare([str(tmp_path / "td-*")])
+
+
+def test_several_comparisons_are_corrected(tmp_path):
+    """A difference that one test alone would show is not one of twenty."""
+    a = make(tmp_path / "a", [10, 11, 12, 13, 14])
+    b = make(tmp_path / "b", [12.6, 13.6, 14.6, 15.6, 16.6], trust="in-context")
+    (v,) = compare([str(a), str(b)]).tasks[0].versus
+    assert v.winner == "b" and 0.01 < v.welch < 0.05
+    words = [str(a), str(b)]
+    for k in range(19):
+        rng = np.random.default_rng(k)
+        words.append(str(make(tmp_path / f"c{k}", list(rng.permutation([10, 11, 12, 13, 14.0])), seed=k, threads=1,
+                              epoch_length=k + 1)))  # fmt: skip
+    many = {v.b: v for v in compare(words).tasks[0].versus}
+    assert many["b"].winner is None and many["b"].welch == pytest.approx(min(1, 20 * v.welch))
+    assert "would by itself beat" in many["b"].verdict and "after Holm over 20 comparisons" in many["b"].verdict
+
+
+def test_what_differs_is_warned_of(tmp_path):
+    run = Config().run
+    a = make(tmp_path / "a", [1, 2, 3], env="Hopper-v4")
+    b = make(
+        tmp_path / "b",
+        [1, 2, 4],
+        env="Hopper-v5",
+        run=replace(run, n_eval_episodes=3),
+        environment={
+            "versions": {"torch": "2.12.0", "mujoco": "3.2.0"},
+            "hardware": {"cpu": "b", "device": "cpu"},
+            "resumed": [{"step": 90, "different": ["torch 2.12.0, now 2.13.0"]}],
+        },
+        done=False,
+        steps=(0, 100, 200),
+    )
+    (b / "FAILED").write_text('{"why": "disk full", "step": 200, "when": ""}')
+    warnings = "\n".join(compare([str(a), str(b)]).warnings)
+    for words in (
+        f"{b} failed (disk full): its last evaluation is of step 200",
+        "environments differ (a: Hopper-v4, b: Hopper-v5)",
+        "budgets differ (a: 300, b: 200): compared at step 200",
+        "evaluation episodes differ (a: 10, b: 3)",
+        "versions of mujoco differ (a: 3.3.0, b: 3.2.0): trajectories differ",
+        "versions of torch differ",
+        "processors differ (a: a, b: b)",
+        "b went on elsewhere at step 90: torch 2.12.0, now 2.13.0",
+    ):
+        assert words in warnings, words
+    c = make(tmp_path / "c", [1, 2, 3], env="Hopper-v4", trust="in-context")
+    found = compare([str(a), str(b), str(c)])  # now two share a task, and the third stands alone
+    assert [t.name for t in found.tasks] == ["Hopper-v4"]
+    assert "b is alone on Hopper-v5: nothing to compare it with" in found.warnings
+
+
+def test_several_environments(tmp_path):
+    words = []
+    for env, gain in (("Room-v6", 20), ("CartPole-v1", -20), ("Acrobot-v1", 0)):
+        for trust, more in (("td", 0), ("in-context", gain)):
+            values = [more + x for x in (10.0, 12.0, 14.0, 16.0, 18.0)]
+            words.append(str(make(tmp_path / trust / env, values, env=env, trust=trust)))
+    text = as_text(compare(words))
+    assert text.count("reference") == 3
+    sweep = {"name": "s", "runs": []}
+    for word in words:
+        path = Path(word)
+        axes = {"trust": path.parent.name}
+        sweep["runs"].append({"folder": f"{path.parent.name}/{path.name}", "env": path.name, "axes": axes, "seed": 0})
+    sweep["runs"].append({"folder": "not/yet", "env": "Room-v6", "axes": {"trust": "hybrid"}, "seed": 0})
+    (tmp_path / "sweep.yaml").write_text(json.dumps(sweep))
+    found = compare([str(tmp_path)])
+    assert [row.side for row in found.tasks[0].rows] == ["trust=td", "trust=in-context"]
+    assert len(found.overall) == 1
+    assert found.overall[0].startswith("trust=in-context against trust=td: better on 1, worse on 1 of 3 environments")
+    assert found.overall[0].endswith("0.50")
+
+
+@pytest.mark.parametrize(
+    "spoil, words",
+    [
+        ("missing", "there is no run folder"),
+        ("empty", "is not a run: it has no config.yaml"),
+        ("foreign", "is not one of ours"),
+        ("no evaluations", "has no evaluations: nothing to compare"),
+        ("damaged csv", "does not have the columns"),
+        ("damaged config", "config.yaml"),
+        ("half", "no evaluation has reached all replicas yet"),
+        ("manifest", "is no sweep's manifest"),
+        ("pattern", "no run matches"),
+    ],
+)
+def test_broken_folders_are_named(tmp_path, ab, capsys, spoil, words):
+    bad = tmp_path / "bad"
+    if spoil not in ("missing", "empty", "foreign", "manifest", "pattern"):
+        make(bad, [1, 2, 3])
+    match spoil:
+        case "empty":
+            bad.mkdir()
+        case "foreign":
+            bad.mkdir()
+            (bad / "config.yaml").write_text("env: mine\n")
+        case "no evaluations":
+            (bad / "evaluations.csv").unlink()
+        case "damaged csv":
+            (bad / "evaluations.csv").write_bytes(b"step,replica\n1,2\n")
+        case "damaged config":
+            (bad / "config.yaml").write_text(HEADER + "n_peers: [\n")
+        case "half":
+            lines = (bad / "evaluations.csv").read_text().splitlines()
+            (bad / "evaluations.csv").write_text("\n".join(lines[:4]) + "\n")
+        case "manifest":
+            bad.mkdir()
+            (bad / "sweep.yaml").write_text("runs: 3\n")
+    word = str(bad / "x*") if spoil == "pattern" else str(bad)
+    assert main(["compare", ab[0], word]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and words in said and "bad" in said
+
+
+def test_the_command_line(tmp_path, ab, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["compare", *ab]) == 0
+    out = capsys.readouterr().out
+    assert "b beats a on IQM by 20.0" in out and "advice.trust: td (a); in-context (b)" in out
+    folder = tmp_path / "comparisons" / "a-vs-b"
+    assert out.endswith(f"page:    {folder.relative_to(tmp_path) / 'comparison.html'}\n")
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "Room-v6.png", "comparison.html", "comparison.json", "table.tex",
+    ]  # fmt: skip
+    page, pictures = (folder / "comparison.html").read_bytes(), (folder / "Room-v6.png").read_bytes()
+    assert main(["compare", *ab]) == 0  # made anew, the same bytes
+    assert (folder / "comparison.html").read_bytes() == page and (folder / "Room-v6.png").read_bytes() == pictures
+    assert b"b beats a on IQM" in page and b"http" not in page.replace(b"http-equiv", b"")
+    capsys.readouterr()
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["compare", *ab, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["tasks"][0]["versus"][0]["difference"]["estimate"] == pytest.approx(20)
+    assert main(["compare", *ab, "--latex"]) == 0
+    assert r"\textbf{32}" in capsys.readouterr().out
+    assert sorted(tmp_path.rglob("*")) == before
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.tex").write_text("x")
+    assert main(["compare", *ab, "--out", str(mine)]) == 2 and (mine / "thesis.tex").exists()
+    assert "is not a comparison" in capsys.readouterr().err
+    assert main(["compare", *ab, "--threshold", "nan"]) == 2
+    assert main(["compare", *ab, "--metric", "success"]) == 2
+    assert "no evaluations with success" in capsys.readouterr().err
+
+
+def test_names_are_text_everywhere(tmp_path):
+    name = "<b>_&_50%$x$"
+    a = make(tmp_path / name, [1, 2, 3])
+    b = make(tmp_path / "b", [1, 2, 3], trust="in-context")
+    found = compare([str(a), str(b)])
+    assert r"<b>\_\&\_50\%\$x\$" in as_latex(found)
+    assert json.loads(as_json(found))["tasks"][0]["rows"][0]["side"] == name
+    from peerage.runs.comparison_page import render
+
+    assert "<b>_&amp;_50%$x$" not in render(found, []) and "&lt;b&gt;_&amp;_50%$x$" in render(found, [])
+
+
+def test_what_is_pooled():
+    config = to_dict(Config())
+    same = {**config, "seed": 3, "replicas": 9, "threads": 2, "run": {}}
+    assert samples.identity(config) == samples.identity(same)
+    assert samples.identity(config) == samples.identity({**config, "total_timesteps": 100_000})  # 100 epochs of 1,000
+    for name, value in (("n_peers", 3), ("env", "Room-v6"), ("total_timesteps", 7)):
+        assert samples.identity(config) != samples.identity({**config, name: value})
+
+
+def test_real_runs(tmp_path):
+    """Trained, compared, and the page drawn: from the command line to the last byte."""
+    learner = LearnerConfig(learning_starts=(10,), batch_size=(4,), net_arch=((4,),))
+    run = RunConfig(eval_freq=30, n_eval_episodes=1, log_freq=30, verbose=0, log_dir=str(tmp_path))
+    config = Config(env="Room-v6", n_peers=2, replicas=3, total_timesteps=60, learner=learner, run=run)
+    for name, seed in (("one", 0), ("two", 1)):
+        peerage.train(config=config, exp_name=name, seed=seed)
+    peerage.train(config=config, exp_name="alone", sharing="none")
+    words = [str(tmp_path / name) for name in ("one", "two", "alone")]
+    found = compare(words)
+    assert [(r.side, r.replicas) for r in found.tasks[0].rows] == [("one", 6), ("alone", 3)]
+    assert "advice.sharing" in found.differences and found.warnings == ()

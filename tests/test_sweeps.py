@@ -1,0 +1,576 @@
+"""Sweeps: what a file asks for, what is done about it, and that nothing is done twice or lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from peerage.configfile import from_dict, load, parse, to_dict
+from peerage.errors import UserError
+from peerage.presets import preset_names
+from peerage.runs.folder import RunFolder, cpu_model
+from peerage.sweeps import describe, plan_sweep, run, sweep_names
+from peerage.sweeps.drive import _slots
+from peerage.sweeps.launch import Ended, LocalLauncher, Task, cores
+from peerage.sweeps.state import look, timing, together
+from peerage.sweeps.worker import work
+
+ROOT = Path(__file__).parent.parent
+TINY = """
+common:
+  n_peers: 2
+  total_timesteps: 40
+  learner: {net_arch: [8], batch_size: 4, learning_starts: 8, train_freq: 4, gradient_steps: 1}
+  run: {eval_freq: 20, log_freq: 20, n_eval_episodes: 1}
+environments: [Room-v6]
+"""
+
+
+def write(folder: Path, text: str, name: str = "tiny") -> str:
+    path = folder / f"{name}.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def planned(folder: Path, text: str):
+    return plan_sweep(write(folder, text), log_dir=str(folder / "runs")).runs
+
+
+class Here:
+    """A launcher that trains in this process, one after the other."""
+
+    slots = 1
+
+    def __init__(self) -> None:
+        self.tasks: list[Task] = []
+        self._ended: list[Ended] = []
+
+    def submit(self, task: Task) -> None:
+        self.tasks.append(task)
+        try:
+            self._ended.append(Ended(task.name, 0, work(task)))
+        except UserError as error:
+            self._ended.append(Ended(task.name, 2, str(error)))
+
+    def poll(self) -> list[Ended]:
+        ended, self._ended = self._ended, []
+        return ended
+
+    def stop(self) -> None: ...
+
+    def kill(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def files(folder: Path) -> dict[str, int]:
+    """Every file and folder with its time of change."""
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def results(folder: Path) -> dict[str, bytes]:
+    """What two trainings of one seed share to the last byte: the tables and the last checkpoint's tensors."""
+    tables = [folder / f"{name}.csv" for name in ("metrics", "evaluations", "advice")]
+    last = sorted(folder.glob("checkpoints/*/state.safetensors"))[-1]
+    return {path.name: path.read_bytes() for path in (*tables, last)}
+
+
+# --- what is shipped ----------------------------------------------------------------------------------------
+
+
+def test_the_ablation_is_its_presets():
+    sweep = plan_sweep("ablation")
+    assert len(sweep.runs) == 4 * 2 * 7 and sweep.where == Path("experiments/ablation")
+    presets = {name for name in preset_names() if name.startswith("ablation-")}
+    for planned_run in sweep.runs:
+        family = planned_run.name.split("_")[0]
+        name = f"ablation-{family}-{planned_run.axes['values']}-{planned_run.axes['signals']}"
+        presets.remove(name)
+        expected = replace(load(name), replicas=5, threads=1, run=planned_run.config.run)
+        assert planned_run.config == expected
+        assert planned_run.config.run.eval_freq == 10_000 and planned_run.resolved.steps == 1_000_000
+    assert not presets
+    assert {r.env for r in sweep.runs} == {"HalfCheetah-v4", "Ant-v4", "Hopper-v4", "Walker2d-v4"}
+
+
+def test_group_sizes_and_quick():
+    sizes = plan_sweep("group-size").runs
+    assert [r.axes for r in sizes] == [{"n_peers": n} for n in (2, 4, 8, 10)]
+    for r in sizes:
+        assert r.config.n_peers == r.axes["n_peers"] and r.resolved.steps == 600_000 and r.env == "Hopper-v4"
+        assert not r.config.advice.use_advantage and r.config.replicas == 5
+    quick = plan_sweep("quick").runs
+    assert [(r.env, r.axes["sharing"]) for r in quick] == [
+        ("Room-v6", "advice"), ("Room-v6", "none"), ("CartPole-v1", "advice"), ("CartPole-v1", "none"),
+    ]  # fmt: skip
+    assert all(r.config.advice.sharing == r.axes["sharing"] and r.config.replicas == 5 for r in quick)
+    assert sweep_names() == ["ablation", "group-size", "quick"]
+    assert all(describe(name) and "\n" not in describe(name) for name in sweep_names())
+
+
+# --- the format ---------------------------------------------------------------------------------------------
+
+
+def test_settings_by_name_or_nested(tmp_path):
+    nested = planned(tmp_path, TINY)[0].config
+    flat = "common: {n_peers: 2, total_timesteps: 40, net_arch: [8], batch_size: 4, learning_starts: 8, train_freq: 4, "
+    flat += "gradient_steps: 1, eval_freq: 20, log_freq: 20, n_eval_episodes: 1}\nenvironments: [Room-v6]\n"
+    assert planned(tmp_path, flat)[0].config == nested
+    assert nested.learner.net_arch == ((8,),) and nested.run.eval_freq == 20 and nested.threads == 1
+
+
+def test_the_product(tmp_path):
+    text = TINY + """
+axes:
+  use_critic: [true, false]
+  learning_rate: [1e-3, [5e-4, 0.002]]
+  pace:
+    slow: {epsilon: 0.2, learner: {batch_size: 2}}
+    fast: {}
+seeds: [3, 5]
+exclude:
+  - {use_critic: false, pace: fast}
+  - {learning_rate: [1e-3], use_critic: true, pace: slow}
+replicas: 2
+"""
+    runs = planned(tmp_path, text)
+    assert [r.name for r in runs] == [
+        f"Room-v6_use_critic={critic}_learning_rate={lr}_{pace}_seed{seed}"
+        for seed in (3, 5)
+        for critic, lr, pace in [
+            ("true", "0.001", "fast"),
+            ("true", "0.0005,0.002", "slow"),
+            ("true", "0.0005,0.002", "fast"),
+            ("false", "0.001", "slow"),
+            ("false", "0.0005,0.002", "slow"),
+        ]
+    ]
+    second = runs[1]
+    assert second.axes == {"use_critic": True, "learning_rate": [5e-4, 0.002], "pace": "slow"} and second.seed == 3
+    config = second.config
+    assert (config.learner.learning_rate, config.learner.batch_size) == ((5e-4, 0.002), (2,))
+    assert (config.advice.use_critic, config.advice.epsilon, config.seed, config.replicas) == (True, 0.2, 3, 2)
+    assert runs[2].config.learner.batch_size == (4,) and runs[2].config.advice.epsilon is None
+    assert (config.run.exp_name, config.run.log_dir) == (second.name, str(tmp_path / "runs"))
+
+
+def test_bases_and_what_is_laid_over_them(tmp_path):
+    (tmp_path / "mine-small.yaml").write_text("env: Room-v6\nn_peers: 2\nenv_args: {goals: left}\nseed: 7\n")
+    (tmp_path / "mine-large.yaml").write_text("env: Room-v21\nn_peers: 3\nn_epochs: 2\n")
+    text = "base: mine-{environment}.yaml\nenvironments: {small: {gamma: 0.5}, large: {env_args: {goals: right}}}\n"
+    text += "axes: {size: {any: {}, more: {env_args: {change_at: 9, change: {goals: left}}}}}\n"
+    text += "common: {total_timesteps: 40}\n"
+    runs = {r.name: r for r in planned(tmp_path, text)}
+    assert list(runs) == ["small_any_seed7", "small_more_seed7", "large_any_seed0", "large_more_seed0"]
+    more = runs["small_more_seed7"].config
+    assert more.env_args == {"goals": "left", "change_at": 9, "change": {"goals": "left"}}
+    assert more.learner.gamma == (0.5,) and more.n_peers == 2 and more.steps == 40
+    assert runs["large_any_seed0"].config.n_peers == 3
+    sweep = plan_sweep(write(tmp_path, text), settings={"n_epochs": 5, "gamma": (0.9,)})  # the flags of a command
+    assert {r.config.steps for r in sweep.runs} == {5000} and {r.config.learner.gamma for r in sweep.runs} == {(0.9,)}
+    assert parse(sweep.manifest(), "")["asked"]["overrides"] == {"n_epochs": 5, "gamma": [0.9]}
+
+
+def test_environments_of_one_id_have_names(tmp_path):
+    text = "environments: {left: {env: Room-v6, env_args: {goals: left}}, all: {env: Room-v6}, other: {env: Room-v21}}"
+    assert [r.env for r in planned(tmp_path, text)] == ["left", "all", "Room-v21"]
+
+
+WRONG = {
+    "axis: {n_peers: [2]}": "unknown key 'axis' (did you mean 'axes'?)",
+    "n_peers: 2": "unknown key 'n_peers' (settings stand under `common`: `n_peers: ...`)",
+    "common: {n_pears: 2}": "common: 'n_pears' is not a setting (did you mean 'n_peers'?)",
+    "common: {learner: {n_peers: 2}}": "common: unknown setting 'learner.n_peers'",
+    "common: {gamma: 1, learner: {gamma: 1}}": "common: gamma is there twice",
+    "common: {n_peers: two}": "common.n_peers: expected a whole number, got 'two'",
+    "common: {n_peers: 100}": "--n-peers must be in [1, 64], got 100",
+    "common: [1]": "common: expected settings, got [1]",
+    "common: {seed: 1}": "common: seed is not for here: `seeds` says which seeds",
+    "common: {run: {overwrite: true}}": "overwrite is not for here",
+    "axes: {exp_name: [a]}": "runs are named after the axes",
+    "axes: {log_dir: [a]}": "`where` says where the runs go",
+    "axes: {seed: [1]}": "axes.seed: `seeds` says which",
+    "axes: {env: [Room-v6]}": "axes.env: `environments` says which",
+    "axes: {learning_rat: [1]}": "'learning_rat' is not a setting or a word in the braces of `base` (did you mean",
+    "axes: {learning_rate: 1}": "axes.learning_rate: expected a list of values",
+    "axes: {learning_rate: []}": "axes.learning_rate: is empty",
+    "axes: {learning_rate: [1e-3, 0.001]}": "axes.learning_rate: learning_rate=0.001 is there twice",
+    "axes: {learning_rate: [low]}": "axes.learning_rate: expected a number, got 'low'",
+    "axes: {sharing: [advise]}": "expected one of advice, none, got 'advise' (did you mean 'advice'?)",
+    "axes: {env_args: [{goals: left}]}": "axes.env_args: give each a name",
+    "axes: {a: {x: {gamma: 1}}, b: {y: {gamma: 1}}}": "axes.b and a both set gamma",
+    "axes: {a: {x: {gama: 1}}}": "axes.a.x: 'gama' is not a setting (did you mean 'gamma'?)",
+    "axes: {a: {1: {}}}": "axes.a: a name must be text, got 1",
+    "axes: {gamma: [0.9]}\nenvironments: {x: {gamma: 1}}": "axes.gamma and environments both set gamma",
+    "axes: [a]": "axes: expected names with their values",
+    "environments: Room-v6": "environments: expected a list of ids",
+    "environments: [Room-v6, Room-v6]": "environments: Room-v6 is there twice",
+    "environments: [Rom-v6]": "unknown environment 'Rom-v6' (did you mean 'Room-v6'?)",
+    "environments: []": "environments: is empty",
+    "base: peer-hoper": "base: neither a file nor a preset: 'peer-hoper' (did you mean 'peer-hopper'?)",
+    "base: peer-{env}\nenvironments: [hopper]": "base: {env} is no axis",
+    "base: peer-{environmen}\nenvironments: [hopper]": "{environmen} is no axis (did you mean 'environment'?)",
+    "base: {setting}-hopper": "",
+    "base: peer-{x}\naxes: {x: [1.5]}": "axes.x: expected words or whole numbers",
+    "seeds: 3": "seeds: expected a list of whole numbers, got 3",
+    "seeds: [1, 1]": "seeds: expected different numbers of at least 0",
+    "seeds: [-1]": "seeds: expected different numbers of at least 0",
+    "seeds: [true]": "seeds: expected a whole number, got True",
+    "replicas: 1.5": "replicas: expected a whole number",
+    "replicas: 2\ncommon: {replicas: 3}": "replicas stand in `common` too",
+    "exclude: {sharing: none}": "exclude: expected a list of combinations",
+    "exclude: [{sharin: none}]\naxes: {sharing: [none]}": "there is no axis 'sharin' (did you mean 'sharing'?)",
+    "exclude: [{sharing: non}]\naxes: {sharing: [none]}": "exclude.sharing: there is no 'non' among the values",
+    "exclude: [{sharing: none}]\naxes: {sharing: [none]}": "exclude: nothing is left",
+    "axes: {sharing: [advice, none], use_critic: [true, false]}": "are the same training; leave one out by `exclude`",
+    "axes: {trust: [td, in-context], context_length: [50, 60]}": "are the same training",
+    "axes: {a: {x: {}, X: {gamma: 0.5}}}": "two runs would be called Room-v6_X_seed0",
+    "name: ../elsewhere": "is not the name of a folder",
+    "name: [a]": "name: expected text, got ['a']",
+    "where: ''": "where: expected text",
+    'where: "a\\0b"': "where: expected text",
+    "title: {a: 1}": "title: expected text",
+    "name: !!python/object:os.system x": "tags and aliases are not read",
+    "common: &a {gamma: 1}\naxes: {x: {b: *a}}": "tags and aliases are not read",
+    "common: {}\ncommon: {}": "key 'common' is there twice",
+    "[1, 2]": "",
+    "axes: " + "[" * 3000 + "]" * 3000: "nested too deeply",
+    "axes: {" + ", ".join(f"x{k}: {{a: {{}}, b: {{}}}}" for k in range(40)) + "}": "runs are too many: at most 10,000",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", WRONG, ids=lambda text: text[:50].replace("\n", " "))
+def test_wrong_files(tmp_path, text):
+    env = "" if "environments" in text or text.startswith("[") else "environments: [Room-v6]\n"
+    with pytest.raises(UserError) as error:
+        planned(tmp_path, text if text.startswith("[") else env + text)
+    assert WRONG[text] in str(error.value) and "\n" not in str(error.value)
+    assert str(error.value).startswith(str(tmp_path / "tiny.yaml")) and not (tmp_path / "runs").exists()
+
+
+def test_wrong_names(tmp_path):
+    with pytest.raises(UserError, match=r"neither a file nor a sweep: 'quik' \(did you mean 'quick'\?\)"):
+        plan_sweep("quik")
+    with pytest.raises(UserError, match="neither a file nor a sweep"):
+        plan_sweep(str(tmp_path))
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="cannot read"):
+        plan_sweep(str(tmp_path / "binary.yaml"))
+    with pytest.raises(UserError, match="larger than"):
+        plan_sweep(write(tmp_path, "#" * 1_000_001))
+    with pytest.raises(UserError, match=r"axes\.gamma says what gamma is"):
+        plan_sweep(write(tmp_path, "axes: {gamma: [0.5]}"), settings={"gamma": 0.9})
+    with pytest.raises(UserError, match="overrides: exp_name is not for here"):
+        plan_sweep("quick", settings={"exp_name": "x"})
+
+
+def test_names_are_safe_unique_and_stay(tmp_path):
+    odd = ["a/b", "a:b", "../../x", "ä", "x" * 300, "sp ace", "-rf"]
+    text = "environments: [Room-v6]\naxes:\n  odd:\n" + "".join(
+        f"    {json.dumps(name, ensure_ascii=False)}: {{gamma: {0.1 + k / 100:.2f}}}\n" for k, name in enumerate(odd)
+    )
+    names = [r.name for r in planned(tmp_path, text)]
+    assert len(set(names)) == len(odd) and all(len(name) < 160 for name in names)
+    for name in names:
+        RunFolder.plan(tmp_path / "runs", name, name)  # raises for what is not one folder's name
+        assert not set(name) & set('/\\:*?"<>| ') and name.startswith("Room-v6_")
+    shorter = "environments: [Room-v6]\naxes: {odd: {'a:b': {gamma: 0.5}}}"
+    assert planned(tmp_path, shorter)[0].name == names[1]  # whatever else is asked for
+
+
+# --- what is there, and how long the rest will take ---------------------------------------------------------
+
+
+def pretend(folder: Path, config, rows: str, cpu: str | None = None) -> None:
+    """A run folder that nobody trained: `rows` of timing.csv."""
+    made = RunFolder.create(folder.parent, folder.name, folder.name, to_dict(config))
+    made.unlock()
+    (folder / "timing.csv").write_text("step,seconds,member_steps_per_second\n" + rows)
+    (folder / "environment.json").write_text(json.dumps({"hardware": {"cpu": cpu or cpu_model()}}))
+
+
+def test_seconds_of_a_run(tmp_path):
+    (tmp_path / "timing.csv").write_text(
+        "step,seconds,member_steps_per_second\n100,5.0,1\n200,9.0,1\n300,2.5,1\n400,6.0,1\n500,7."
+    )
+    assert timing(tmp_path) == (400, 9.0 + 6.0)  # resumed after 200; the last line is half written
+    assert timing(tmp_path / "nowhere") == (0, 0.0)
+
+
+def test_together():
+    assert together([4, 3, 2, 1], 1) == 10
+    assert together([4, 3, 2, 1], 2) == 5  # 4 + 1 beside 3 + 2
+    assert together([1, 1, 5], 2) == 6 and together([], 3) == 0
+
+
+def test_dry_run(tmp_path, capsys):
+    text = TINY.replace("total_timesteps: 40", "total_timesteps: 2000")
+    text += "axes: {sharing: [advice, none]}\nseeds: [0, 1]\n"
+    source, where = write(tmp_path, text), tmp_path / "runs"
+    before = files(tmp_path)
+    assert run(source, dry_run=True, log_dir=str(where), jobs=1) == 0
+    assert files(tmp_path) == before
+    out = capsys.readouterr().out
+    assert out.count("train ") == 4 and out.count("unknown") == 4 and "about" not in out
+    assert "nobody knows how long 4 runs will take" in out and "4 runs: 4 to train; 1 at the same time" in out
+
+    runs = plan_sweep(source, log_dir=str(where)).runs
+    pretend(where / runs[0].name, runs[0].resolved, "500,10.0,1\n1000,50.0,1\n")  # advice, seed 0: half of it
+    before = files(tmp_path)
+    assert run(source, dry_run=True, log_dir=str(where), jobs=1) == 0
+    assert files(tmp_path) == before
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split()[1:] == ["resume", "2,000", "from", "50%;", "about", "0:00:50"]
+    assert lines[3].split()[1:] == ["train", "2,000", "about", "0:01:40"]  # advice, seed 1: 2,000 x 50 / 1,000 s
+    assert lines[2].endswith("unknown") and lines[4].endswith("unknown")
+    assert lines[-1] == "training time: at least about 0:02:30"
+
+    pretend(tmp_path / "beside", runs[1].resolved, "100,1.0,1\n")  # none: 0.01 s
+    pretend(tmp_path / "other-machine", runs[1].resolved, "100,999.0,1\n", cpu="Z80")
+    assert run(source, dry_run=True, log_dir=str(where), jobs=1) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].endswith("about 0:00:20") and lines[-1] == "training time: about 0:03:10"
+
+
+def test_measuring(tmp_path, capsys):
+    source = write(tmp_path, TINY + "seeds: [0, 1]\n")
+    before = files(tmp_path)
+    assert run(source, dry_run=True, measure=True, log_dir=str(tmp_path / "runs")) == 0
+    assert files(tmp_path) == before
+    out = capsys.readouterr().out
+    assert out.count("timing 300 steps") == 1 and "unknown" not in out  # both seeds are of one kind
+    assert out.splitlines()[-1].startswith("training time: about 0:00:0")
+
+
+def test_differences(tmp_path):
+    first = planned(tmp_path, TINY)[0]
+    folder = tmp_path / "runs" / first.name
+    assert look(first, folder).what == "train"
+    there = replace(first.resolved, device="cpu", run=replace(first.resolved.run, checkpoint_freq=1, verbose=2))
+    pretend(folder, there, "20,1.0,1\n")
+    assert (look(first, folder).what, look(first, folder).step) == ("resume", 20)  # nothing that is trained differs
+    (folder / "DONE").write_text("{}")
+    assert look(first, folder).what == "done"
+    RunFolder(folder).write_config(to_dict(replace(there, n_peers=3, seed=9)))
+    state = look(first, folder)
+    assert state.what == "differs"
+    assert state.about == "n_peers is 3 there and 2 in the sweep; seed is 9 there and 0 in the sweep"
+    (folder / "config.yaml").write_text("learner: {gama: 1}")
+    assert look(first, folder).what == "differs" and "gama" in look(first, folder).about
+    (folder / "config.yaml").unlink()
+    assert look(first, folder).what == "differs" and "is not a run" in look(first, folder).about
+
+
+def test_slots():
+    here = len(cores())
+    assert _slots(None, 1) == (here, "") and _slots(1, 1) == (1, "") and _slots(None, here) == (1, "")
+    assert _slots(None, here + 1) == (1, "")
+    most, note = _slots(here + 5, 1)
+    assert most == here and f"--jobs {here + 5} is more than" in note
+    with pytest.raises(UserError, match="--jobs must be at least 1"):
+        _slots(0, 1)
+
+
+# --- real sweeps --------------------------------------------------------------------------------------------
+
+
+def test_what_is_missing_is_trained_and_what_is_done_is_not(tmp_path, capsys, one_thread):
+    where = tmp_path / "runs"
+    text = TINY + "name: kept\naxes: {gamma: [0.9, 0.8]}\n"
+    here = Here()
+    assert run(write(tmp_path, text), log_dir=str(where), launcher=here) == 0
+    names = [f"Room-v6_gamma={gamma}_seed0" for gamma in (0.9, 0.8)]
+    assert [task.name for task in here.tasks] == names
+    manifest = parse((where / "sweep.yaml").read_text(), "sweep.yaml")
+    assert manifest["name"] == "kept" and manifest["asked"] == parse(text, "")
+    assert manifest["runs"] == [
+        {"folder": names[0], "env": "Room-v6", "axes": {"gamma": 0.9}, "seed": 0},
+        {"folder": names[1], "env": "Room-v6", "axes": {"gamma": 0.8}, "seed": 0},
+    ]
+    for name in names:
+        config = from_dict(RunFolder.open(where / name).config())
+        assert RunFolder(where / name).status()[0] == "DONE" and config.threads == 1
+        assert (where / name / "command.txt").read_text().startswith("peerage sweep ")
+    assert "all 2 runs are done" in capsys.readouterr().out
+
+    before = {name: files(where / name) for name in names}
+    wider = text.replace("[0.9, 0.8]", "[0.9, 0.7, 0.8]")
+    again = Here()
+    assert run(write(tmp_path, wider), log_dir=str(where), verbose=0, launcher=again) == 0
+    assert [task.name for task in again.tasks] == ["Room-v6_gamma=0.7_seed0"]
+    assert {name: files(where / name) for name in names} == before
+    assert capsys.readouterr() == ("", "")
+
+    longer = wider.replace("total_timesteps: 40", "total_timesteps: 60")
+    none = Here()
+    assert run(write(tmp_path, longer), log_dir=str(where), verbose=0, launcher=none) == 1
+    assert not none.tasks and {name: files(where / name) for name in names} == before
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 4 and said[-1].startswith("0 of 3 runs are done, 3 not")
+    assert said[0] == (
+        f"{names[0]}: not what is asked for, left as it is: total_timesteps is 40 there and 60 in the sweep"
+    )
+    with pytest.raises(UserError, match="holds the sweep 'kept': use another `where` or --log-dir"):
+        run(write(tmp_path, text.replace("kept", "other")), log_dir=str(where))
+    with pytest.raises(UserError, match="--measure is for --dry-run"):
+        run(write(tmp_path, text), log_dir=str(where), measure=True)
+    with pytest.raises(UserError, match="is a run, not a place for a sweep"):
+        run(write(tmp_path, text), log_dir=str(where / names[0]))
+
+
+def test_a_failing_run_among_good_ones(tmp_path, capsys):
+    """In processes; and what has failed is tried again."""
+    good = TINY + "axes: {who: {bad: {load_paths: [TMP/absent.zip, none]}, good: {}}}\n".replace("TMP", str(tmp_path))
+    where = tmp_path / "runs"
+    assert run(write(tmp_path, good), log_dir=str(where), jobs=1) == 1
+    out = capsys.readouterr().out
+    assert "Room-v6_bad_seed0: failed: " in out and "absent.zip" in out and "Room-v6_good_seed0: done in" in out
+    assert "1 of 2 runs are done, 1 not" in out
+    assert RunFolder(where / "Room-v6_good_seed0").status()[0] == "DONE" and not (where / "Room-v6_bad_seed0").exists()
+
+
+def test_two_sweeps_and_two_trainings_of_one_folder(tmp_path, capsys, one_thread):
+    source, where = write(tmp_path, TINY), tmp_path / "runs"
+    where.mkdir()
+    with RunFolder(where), pytest.raises(UserError, match="is being trained by process"):
+        run(source, log_dir=str(where), launcher=Here())
+    only = plan_sweep(source, log_dir=str(where)).runs[0]
+    folder = where / only.name
+    pretend(folder, only.resolved, "")
+    held = RunFolder(folder)
+    held.lock()
+    assert look(only, folder).what == "elsewhere" and f"process {os.getpid()} " in look(only, folder).about
+    here, freed = Here(), []
+
+    def free() -> None:
+        freed.append(len(here.tasks))
+        held.unlock()
+
+    threading.Timer(0.5, free).start()
+    assert run(source, log_dir=str(where), launcher=here) == 0
+    assert freed == [0] and len(here.tasks) == 1 and here.tasks[0].resume  # it waited
+    assert "1 run: 1 trained by another process" in capsys.readouterr().out
+
+
+LONG = """
+name: long
+common:
+  n_peers: 2
+  learner: {net_arch: [16], batch_size: 8, learning_starts: 20, train_freq: 4, gradient_steps: 1}
+  run: {eval_freq: 500, log_freq: 50, n_eval_episodes: 1, checkpoint_freq: 50}
+environments: [Room-v6]
+axes:
+  which:
+    first: {total_timesteps: 40}
+    second: {total_timesteps: 1200}
+    third: {total_timesteps: 60}
+"""
+
+
+def begin(source: str, where: Path) -> subprocess.Popen[str]:
+    code = f"from peerage.sweeps import run\nraise SystemExit(run({source!r}, log_dir={str(where)!r}, jobs=1))"
+    return subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )  # fmt: skip
+
+
+def wait_for(folder: Path, step: int) -> int:
+    """Until a run has a checkpoint of so many steps or more; the process that trains it."""
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        steps = [int(path.name[5:]) for path in folder.glob("checkpoints/step_*")]
+        if steps and max(steps) >= step:
+            assert not (folder / "DONE").exists(), "too late to interrupt it"
+            return int((folder / ".lock").read_text().split()[1])
+        time.sleep(0.005)
+    raise AssertionError(f"{folder} did not come so far")
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="process groups")
+def test_a_sweep_killed_half_way(tmp_path, one_thread):
+    """Three runs one after the other. The second is killed with the sweep (SIGKILL), then loses its sweep, then hears
+    SIGTERM; the third goes undisturbed. All ends as if nothing had happened, and what is done is not touched."""
+    source, where = write(tmp_path, LONG), tmp_path / "killed"
+    first, second, third = (where / f"Room-v6_{name}_seed0" for name in ("first", "second", "third"))
+
+    sweep = begin(source, where)
+    worker = wait_for(second, 150)
+    assert worker != sweep.pid
+    if sys.platform == "linux":
+        assert b"OMP_NUM_THREADS=1\0" in Path(f"/proc/{worker}/environ").read_bytes()
+    os.killpg(sweep.pid, signal.SIGKILL)
+    os.killpg(worker, signal.SIGKILL)
+    assert sweep.wait(120) == -signal.SIGKILL
+    assert (first / "DONE").exists() and not (second / "DONE").exists() and not third.exists()
+    before = files(first)
+
+    sweep = begin(source, where)
+    wait_for(second, 400)
+    os.killpg(sweep.pid, signal.SIGKILL)  # the worker is a group of its own: it notices, and writes a checkpoint
+    sweep.wait(120)
+
+    sweep = begin(source, where)  # at once: it waits for the worker to be gone
+    wait_for(second, 700)
+    os.killpg(sweep.pid, signal.SIGTERM)
+    said = sweep.communicate(timeout=120)[0]
+    assert sweep.returncode == 128 + signal.SIGTERM
+    assert f"SIGTERM: 1 of 3 runs are done; `peerage sweep {source} --log-dir {where}` goes on" in said
+    assert f"{second.name}: interrupted" in said and RunFolder(second).status()[0] == "FAILED"
+    assert not third.exists()
+
+    sweep = begin(source, where)
+    said = sweep.communicate(timeout=120)[0]
+    assert sweep.returncode == 0 and "all 3 runs are done" in said
+    assert "3 runs: 1 done, 1 to resume, 1 to train" in said and first.name not in said
+    assert files(first) == before
+    resumed = [entry["step"] for entry in RunFolder(second).environment()["resumed"]]
+    assert len(resumed) == 3 and 150 <= resumed[0] <= 400 <= resumed[1] <= 700 <= resumed[2] < 1200
+    assert len((second / "command.txt").read_text().splitlines()) == 4
+    assert "resumed" not in RunFolder(third).environment()
+
+    whole = tmp_path / "whole"
+    assert run(source, log_dir=str(whole), verbose=0, launcher=Here()) == 0
+    for folder in (first, second, third):
+        mine = results(folder)
+        assert len(mine) == 4 and mine == results(whole / folder.name)
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="process groups")
+def test_a_second_signal_does_not_wait(tmp_path):
+    """The worker is stopped, so that it cannot write the checkpoint that the first signal asks for."""
+    source, where = write(tmp_path, LONG.replace("    first: {total_timesteps: 40}\n", "")), tmp_path / "runs"
+    sweep = begin(source, where)
+    worker = wait_for(where / "Room-v6_second_seed0", 100)
+    os.kill(worker, signal.SIGSTOP)
+    os.kill(sweep.pid, signal.SIGINT)
+    time.sleep(0.5)
+    assert sweep.poll() is None
+    os.kill(sweep.pid, signal.SIGINT)
+    said = sweep.communicate(timeout=120)[0]
+    assert sweep.returncode == 128 + signal.SIGINT
+    assert "SIGINT: 1 run to write a checkpoint; a second one does not wait" in said
+    assert "not waiting for 1 checkpoint" in said
+    with pytest.raises(ProcessLookupError):
+        os.kill(worker, 0)
+
+
+def test_a_worker_that_says_nothing(tmp_path):
+    """A worker that is killed from outside is a failed run with a reason."""
+    first = planned(tmp_path, TINY)[0]
+    launcher = LocalLauncher(1, 1)
+    launcher.submit(Task(first.name, str(tmp_path / "runs" / first.name), to_dict(first.config), False, 1))
+    os.kill(launcher._running[0].popen.pid, signal.SIGKILL)
+    while not (ended := launcher.poll()):
+        time.sleep(0.02)
+    assert ended == [Ended(first.name, -signal.SIGKILL, "ended by signal 9")]
+    launcher.close()
