@@ -221,10 +221,25 @@ def _evaluate_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--members", type=_number(0), nargs="+", metavar="N", help="which members, from 0 (default: all)"
     )
+    parser.add_argument(
+        "--perturb",
+        nargs="+",
+        metavar="NAME=VALUE",
+        help="disturb as in a training, and compare with the same episodes undisturbed; a list, as in "
+        "observation_noise=0,0.1,0.2, gives a line for each (docs/robustness.md)",
+    )
 
 
 def _evaluate(args: argparse.Namespace, command: list[str]) -> None:
     run = _run_folder(args.run)
+    if args.perturb:
+        from peerage.envs.perturbed import parse_cases
+        from peerage.evaluation.robustness import evaluate_perturbed
+
+        found = evaluate_perturbed(run, parse_cases(args.perturb), args.episodes, args.seed, args.members)
+        _print_table(found.table())
+        print(f"\nlow and high: {found.interval}" if found.interval else "\none replica: no interval")
+        return
     from peerage.training.session import evaluate_run
 
     rows = evaluate_run(run, args.episodes, args.seed, args.members)
@@ -393,11 +408,12 @@ COMMANDS: dict[str, Command] = {
         "EXAMPLES\n  peerage sweep quick\n  peerage sweep ablation --dry-run\n  peerage compare sweeps/quick\n",
     ),
     "evaluate": Command(
-        "RUN [--episodes N] [--seed N] [--members N ...]",
+        "RUN [--episodes N] [--seed N] [--members N ...] [--perturb NAME=VALUE ...]",
         "Let the trained members of a run play without exploration and print their returns.",
         _evaluate_arguments,
         _evaluate,
-        "EXAMPLES\n  peerage evaluate experiments/my-run --episodes 20 --members 0 2\n",
+        "EXAMPLES\n  peerage evaluate experiments/my-run --episodes 20 --members 0 2\n"
+        "  peerage evaluate experiments/my-run --perturb observation_noise=0,0.1,0.2 action_noise=0.05\n",
     ),
     "report": Command(
         "RUN [RUN ...]",

@@ -123,6 +123,9 @@ class AdviceConfig:
     """Last transitions with the adviser followed, from which trust is estimated."""
     trust_batch_size: int = 10
     """Transitions per update of trust; agent values take max(1, this // N) of every member."""
+    byzantine_members: tuple[str, ...] = ()
+    """Members that answer others with something else than they would do: MEMBER:sign-flip, MEMBER:random,
+    MEMBER:noise[:SCALE] (docs/robustness.md)."""
     shuffle_advisers: bool = False
     """Every replica has the fixed advisers in an order of its own, so that no place in the group means
     anything."""
@@ -221,12 +224,16 @@ class Config:
     """A Gymnasium id with flat Box observations and Box or Discrete actions (`peerage envs`)."""
     env_args: dict[str, Any] = field(default_factory=dict)
     """Arguments of the environment's constructor, `name=value`."""
+    perturb: dict[str, Any] = field(default_factory=dict)
+    """Disturb the training, not its evaluations: observation_noise, action_noise, sticky_actions, action_delay,
+    dropped_advice, and what the environment can change (gravity, mass_scale, ...) as a value or a range LOW..HIGH drawn
+    anew per episode (docs/robustness.md)."""
     n_peers: int = 4
     """Learners in the group, 1 to 64."""
     advisers: tuple[str, ...] = ()
     """Fixed advisers: expert, adversary, random, constant[:ACTION], negated:ADVISER,
-    checkpoint:PATH[:MEMBER]; to put trust to the proof turncoat, convert, regional:a, regional:b; or a name
-    registered with `peerage.register_adviser`."""
+    checkpoint:PATH[:MEMBER]; to put trust to the proof turncoat, convert, regional:a, regional:b,
+    noise:[SCALE:]ADVISER, sign-flip:ADVISER, colluding[:NAME]; or a name registered with `peerage.register_adviser`."""
     replicas: int = 1
     """Independent copies of the whole group, each with another seed: the unit of statistics."""
     seed: int = 0

@@ -8,7 +8,7 @@ import re
 from peerage.config import PARTS, AdviceConfig, Config, LearnerConfig, RunConfig
 from peerage.errors import UserError
 
-ADVISERS = ("expert", "adversary", "random", "constant", "negated", "checkpoint")
+ADVISERS = ("expert", "adversary", "random", "constant", "negated", "sign-flip", "noise", "colluding", "checkpoint")
 
 # Field -> interval; a bracket includes its end, a parenthesis does not.
 INTERVALS: dict[str, str] = {
@@ -161,12 +161,13 @@ def check_adviser(text: str, where: str = "") -> None:
     name, colon, rest = text.partition(":")
     if not re.fullmatch(r"[A-Za-z_][\w.-]*", name):
         raise UserError(f"{where}: no adviser can have this name ({', '.join(ADVISERS)}, or a registered one)")
-    if name == "negated":
+    if name in ("negated", "sign-flip", "noise"):
         if not rest:
-            raise UserError(f"{where}: say which adviser, as in negated:expert")
-        if text.count("negated:") > 8:
-            raise UserError(f"{where}: negated too often")
-        check_adviser(rest, where)
+            raise UserError(f"{where}: say which adviser, as in {name}:expert")
+        if text.count(":") > 16:
+            raise UserError(f"{where}: too many advisers in one another")
+        scale, _, inner = rest.partition(":")
+        check_adviser(inner if name == "noise" and _is_number(scale) else rest, where)
     elif name == "checkpoint":
         if not rest:
             raise UserError(f"{where}: say which run or file, as in checkpoint:experiments/my-run:0")
@@ -187,6 +188,17 @@ def _is_number(text: str) -> bool:
 def _check_group(config: Config) -> None:
     for adviser in config.advisers:
         check_adviser(adviser)
+    if config.perturb:
+        from peerage.envs.perturbed import Perturbations
+
+        if Perturbations.of(config.perturb).dropped_advice and config.advice.sharing == "none":
+            raise UserError("--perturb dropped_advice with --sharing none: there is no advice; leave one out")
+    if config.advice.byzantine_members:
+        from peerage.sharing.byzantine import parse_members
+
+        parse_members(config.advice.byzantine_members, config.n_peers)
+        if config.advice.sharing == "none" or config.n_peers == 1:
+            raise UserError("--byzantine-members: nobody would hear them; it takes --sharing advice and two members")
     if config.advice.sharing == "none" and config.advisers:
         raise UserError("--advisers with --sharing none: nobody would listen; leave one of the two out")
 

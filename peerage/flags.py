@@ -44,6 +44,8 @@ ELSEWHERE = {"device": "run", "threads": "run"}
 METAVARS = {
     "env": "ID",
     "env_args": "NAME=VALUE",
+    "perturb": "NAME=VALUE",
+    "byzantine_members": "MEMBER:KIND",
     "advisers": "ADVISER",
     "net_arch": "N,N,...",
     "load_paths": "PATH",
@@ -146,6 +148,10 @@ class Flag:
             return (given,) if get_origin(self.hint) is tuple else given
         if self.name == "env_args":
             return {**before, **convert(self.hint, _assignments(given, self.option), self.option)}
+        if self.name == "perturb":
+            from peerage.envs.perturbed import overridden
+
+            return overridden(before, given)
         data = [self._word(word) for word in given] if isinstance(given, list) else self._word(given)
         return convert(self.hint, data, self.option)
 

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from gymnasium.envs.registration import load_env_creator
 from gymnasium.spaces import Box, Discrete
 
 from peerage.envs.changing import OWN, Changing
+from peerage.envs.perturbed import Perturbations, Perturbed
 from peerage.errors import UserError, nearest
 
 Maker = str | Callable[..., gymnasium.Env]
@@ -60,14 +61,16 @@ def make_env(env: Maker, env_args: dict[str, Any]) -> gymnasium.Env:
     """One environment, without Gymnasium's passive checker; each of its warnings is shown once a process.
 
     `env_args` go to the constructor; with an id, `max_episode_steps` replaces the time limit (-1: none). `change_at`
-    and `change`, and knobs that the constructor does not know, make it a `peerage.envs.changing.Changing`.
+    and `change`, and knobs that the constructor does not know, make it a `peerage.envs.changing.Changing`; `perturb`,
+    a mapping as of `peerage.envs.perturbed.Perturbations.plain`, a `Perturbed`, unless all of it is zero.
     Raises UserError, in one line, for an unknown id, a missing package or arguments that do not fit.
     """
     name = name_of(env)
-    ours = {"change_at", "change", *OWN} & env_args.keys()
+    ours = {"change_at", "change", "perturb", *OWN} & env_args.keys()
     known = frozenset(_parameters(env)) if ours else frozenset()
     changes = {key: env_args[key] for key in env_args if key in ours - known}
     env_args = {key: value for key, value in env_args.items() if key not in changes}
+    perturb = _perturbations(changes.pop("perturb", {}))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -98,14 +101,25 @@ def make_env(env: Maker, env_args: dict[str, Any]) -> gymnasium.Env:
     _show_once(caught)
     if not isinstance(built, gymnasium.Env):
         raise UserError(f"{name} made a {type(built).__name__}, not a gymnasium.Env")
-    if not changes:
+    if not (changes or perturb.plain()):
         return built
     try:
         change_at, change = changes.pop("change_at", None), changes.pop("change", None)
+        if perturb.plain():
+            return Perturbed(built, perturb, changes, change_at, change, known)
         return Changing(built, changes, change_at, change, known)
     except UserError:
         built.close()
         raise
+
+
+def _perturbations(data: Any) -> Perturbations:
+    if not isinstance(data, Mapping):
+        raise UserError(f"--env-args perturb must say what, as in {{observation_noise: 0.1}}, not {data!r}")
+    perturb = Perturbations.of(data)
+    if perturb.dropped_advice:
+        raise UserError("--env-args perturb: advice is nothing of the environment's; --perturb drops it")
+    return perturb
 
 
 def spec_of(built: gymnasium.Env, env: Maker) -> Spec:

@@ -21,6 +21,7 @@ from peerage.learners.group import Group
 from peerage.learners.streams import Streams
 from peerage.sharing import choice
 from peerage.sharing.advisers import Adviser
+from peerage.sharing.byzantine import ByzantineMembers
 from peerage.sharing.desks import Desks
 from peerage.trust.critic import critic_values
 from peerage.trust.signals import Signal, Transition
@@ -31,7 +32,10 @@ class Advice:
     """Sharing by advice among the `M = R * N` members of `group` and `F` fixed advisers, `K = N + F`.
 
     `advisers[f][r]` is fixed adviser `f` of replica `r`. `signals` say what the choice goes by, the critic aside; by
-    default what `config` asks for of trust by temporal differences.
+    default what `config` asks for of trust by temporal differences. With probability `dropped` an adviser does not
+    answer a member that chooses (never the member itself): it can then not be chosen, and the asker takes it to have
+    said what it would do itself. If nobody who may be chosen answers, the asker follows itself until its next choice.
+    `byzantine` members answer others with something else than they would do.
     """
 
     def __init__(
@@ -44,6 +48,8 @@ class Advice:
         epoch_length: int,
         total_steps: int = 1,
         signals: dict[str, Signal] | None = None,
+        dropped: float = 0.0,
+        byzantine: ByzantineMembers | None = None,
     ) -> None:
         self.config = config = resolve_advice(config)
         assert config.epsilon is not None and config.self_share is not None
@@ -75,6 +81,10 @@ class Advice:
         self.decay = torch.tensor(decay, device=self.device, dtype=self.dtype).unsqueeze(1)
         # Drawn in every step, needed or not, so that a member's draws depend on nothing beside it
         self.choices = Streams(group.seats, "choice", (1,), "uniform", self.device)
+        self.dropped, self.byzantine = dropped, byzantine
+        self.answers: Streams | None = None
+        if dropped:
+            self.answers = Streams(group.seats, "dropped advice", (self.K,), "uniform", self.device)
 
         self.followed = self.self_index.copy()  # [M] on the host
         self.following = self.myself.clone()  # the same on the device
@@ -95,7 +105,10 @@ class Advice:
         solo = self._solo(step)
         follow_self = warm | solo
         members = self.group.member_suggestions(obs, self.config.sample_with_noise)  # [M, N, act]
+        if self.byzantine is not None:
+            members = self.byzantine.answer(members)
         draw = self.choices.next()
+        heard = None if self.answers is None else (self.answers.next() >= self.dropped) | (self.self_one_hot > 0)
 
         due = self.followed_for % self.config.follow_steps == 0
         if not self.config.follow_across_episodes:
@@ -112,7 +125,7 @@ class Advice:
         chooses = due.any()
         if chooses:
             if self.K > 1:
-                self._follow(self._choose(obs, suggestions, draw, step, due), due)
+                self._follow(self._choose(obs, suggestions, draw, step, due, heard), due)
             self.counts[due, self.followed[due]] += 1
             if self.desks.has_roles:
                 self.roles += np.eye(3, dtype=np.int64)[self.desks.roles(host_obs, due, self.followed)]
@@ -155,14 +168,24 @@ class Advice:
             values |= signal.values(obs, suggestions, due, step)
         return values
 
-    def _choose(self, obs: Tensor, suggestions: Tensor, draw: Tensor, step: int, due: np.ndarray) -> np.ndarray:
-        """Whom the members choose now, `[M]`; the rows that are not `due` mean nothing."""
+    def _choose(
+        self, obs: Tensor, suggestions: Tensor, draw: Tensor, step: int, due: np.ndarray, heard: Tensor | None = None
+    ) -> np.ndarray:
+        """Whom the members choose now, `[M]`; the rows that are not `due` mean nothing. `heard [M, K]` bool: who
+        answered whom; by default everybody."""
+        allowed = self.allowed
+        if heard is not None:
+            suggestions = torch.where(heard.unsqueeze(2), suggestions, suggestions[self.rows, self.myself].unsqueeze(1))
+            allowed = allowed & heard
+            allowed = torch.where(allowed.any(dim=1, keepdim=True), allowed, self.self_one_hot > 0)
         if self.rule is None:
             scores = torch.zeros(self.M, self.K, device=self.device, dtype=self.dtype)
         else:
             components = self.components(obs, suggestions, due, step)
             scores = self.rule(components)
             mask = torch.as_tensor(due, device=self.device).unsqueeze(1)
+            if heard is not None:
+                mask = mask & heard
             for name, values in (("score", scores), ("critic", components.get("critic"))):
                 if values is not None:
                     self.last[name] = torch.where(mask, values, self.last[name])
@@ -170,7 +193,7 @@ class Advice:
         greedy = self.config.choice == "greedy"
         p = choice.probabilities(
             scores,
-            allowed=self.allowed,
+            allowed=allowed,
             temperature=None if greedy else (self.temperature * torch.exp(-self.decay * epoch)).clamp(1e-6, 1e6),
             epsilon=self.epsilon,
             myself=self.self_one_hot,
@@ -250,6 +273,8 @@ class Advice:
             "last": self.last,
             "choices": self.choices.state(),
             "advisers": self.desks.state(),
+            **({} if self.answers is None else {"answers": self.answers.state()}),
+            **({} if self.byzantine is None else {"byzantine": self.byzantine.state()}),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -264,3 +289,7 @@ class Advice:
         self.last = {name: values.to(self.device) for name, values in state["last"].items()}
         self.choices.load_state(state["choices"])
         self.desks.load_state(state["advisers"])
+        if self.answers is not None:
+            self.answers.load_state(state["answers"])
+        if self.byzantine is not None:
+            self.byzantine.load_state(state["byzantine"])

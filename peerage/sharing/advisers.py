@@ -1,8 +1,10 @@
 """Fixed advisers: whoever can say what to do and is no member of the group.
 
 An adviser is any object with `suggest(obs, asker, episode_start, rng)`. Names on the command line: `expert`,
-`adversary`, `random`, `constant[:ACTION]`, `negated:ADVISER`, `checkpoint:PATH[:MEMBER]`, the probes' `turncoat`,
-`convert`, `regional:a` and `regional:b` (peerage.sharing.probes), and whatever was registered with `register_adviser`.
+`adversary`, `random`, `constant[:ACTION]`, `checkpoint:PATH[:MEMBER]`, the probes' `turncoat`, `convert`, `regional:a`
+and `regional:b` (peerage.sharing.probes), the Byzantine `negated:ADVISER` or `sign-flip:ADVISER`,
+`noise:[SCALE:]ADVISER` and `colluding[:NAME]` (peerage.sharing.byzantine), and whatever was registered with
+`register_adviser`.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from peerage.envs import scripted
 from peerage.envs.make import Spec
 from peerage.errors import UserError, nearest
 from peerage.learners.streams import Seat
+from peerage.sharing import byzantine
 from peerage.sharing.probes import make_regional, make_turning
 
 
@@ -64,7 +67,10 @@ def role_of(adviser: Adviser, obs: np.ndarray) -> np.ndarray:
 
 Factory = Callable[[Spec], Adviser]
 _REGISTRY: dict[str, Factory] = {}
-BUILT_IN = ("expert", "adversary", "random", "constant", "negated", "checkpoint", "turncoat", "convert", "regional")
+BUILT_IN = (
+    *("expert", "adversary", "random", "constant", "checkpoint", "turncoat", "convert", "regional"),
+    *byzantine.KINDS,
+)
 
 
 def register_adviser(name: str, factory: Factory) -> None:
@@ -132,40 +138,6 @@ class Constant:
         return np.broadcast_to(self.value, (len(obs), *self.value.shape)).copy()
 
 
-@dataclass
-class Negated:
-    """The opposite of what another adviser says."""
-
-    env: str
-    space: gym.Space[Any]
-    inner: Adviser
-
-    @property
-    def stateless(self) -> bool:
-        return getattr(self.inner, "stateless", False)
-
-    def suggest(self, obs, asker, episode_start, rng):
-        return scripted.opposite(self.env, self.space, self.inner.suggest(obs, asker, episode_start, rng))
-
-    def begin(self, rng: np.random.Generator, total_steps: int) -> None:
-        if hasattr(self.inner, "begin"):
-            self.inner.begin(rng, total_steps)
-
-    def at(self, step: int) -> None:
-        if hasattr(self.inner, "at"):
-            self.inner.at(step)
-
-    def role(self, obs):
-        return -role_of(self.inner, obs)
-
-    def state(self) -> Any:
-        return self.inner.state() if hasattr(self.inner, "state") else None
-
-    def load_state(self, state: Any) -> None:
-        if hasattr(self.inner, "load_state"):
-            self.inner.load_state(state)
-
-
 class Trained:
     """A trained member, of a run of ours or an SB3 zip, acting by the mode of its policy."""
 
@@ -193,8 +165,8 @@ def make_adviser(name: str, spec: Spec) -> Adviser:
             return Constant(spec.action_space, float(rest) if rest else None)
         except ValueError:
             raise UserError(f"malformed adviser {name!r}: write constant or constant:NUMBER") from None
-    if kind == "negated" and rest:
-        return Negated(spec.id, spec.action_space, make_adviser(rest, spec))
+    if kind in byzantine.KINDS:
+        return byzantine.make_byzantine(kind, rest, spec, make_adviser)
     if kind in ("turncoat", "convert") and not rest:
         return make_turning(spec, turns_bad=kind == "turncoat")
     if kind == "regional":

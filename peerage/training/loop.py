@@ -15,6 +15,7 @@ import torch
 
 from peerage.config import Config
 from peerage.configfile import to_dict, validate
+from peerage.envs.perturbed import Perturbations, with_perturbations
 from peerage.envs.vector import EnvGroup, Episode, Maker, Step, check_env_id
 from peerage.errors import UserError
 from peerage.evaluation.evaluate import Evaluator
@@ -28,6 +29,7 @@ from peerage.runs.listeners import EvaluationRow, Listeners, RunInfo
 from peerage.sharing.advice import Advice
 from peerage.sharing.advisers import Adviser, adviser_names, make_adviser
 from peerage.sharing.build import make_signals
+from peerage.sharing.byzantine import ByzantineMembers, parse_members
 from peerage.sharing.none import NoSharing
 from peerage.training import checkpoint
 from peerage.training.machine import describe, give_memory_back, pick_device, pick_threads
@@ -86,6 +88,8 @@ class Trainer:
         )
         if pretrained:
             load_members(self.group, self.spec.observation_space, self.spec.action_space)
+        perturbations = Perturbations.of(config.perturb)
+        liars = parse_members(config.advice.byzantine_members, self.N)
         self.sharing: Advice | NoSharing = (
             Advice(
                 config.advice,
@@ -95,12 +99,15 @@ class Trainer:
                 epoch_length=config.epoch_length,
                 total_steps=self.steps,
                 signals=make_signals(config, self.spec, self.group, len(self.names), self.steps),
+                dropped=perturbations.dropped_advice,
+                byzantine=ByzantineMembers(liars, self.group, self.spec.id) if liars else None,
             )
             if advise and len(self.names) > 1
             else NoSharing(self.group)  # with one adviser, oneself, advice changes nothing
         )
         seeds = [int(seat.generator("environment").integers(2**31)) for seat in self.group.seats]
-        self.envs = EnvGroup(maker, config.env_args, seeds, keep=True)
+        self.envs = EnvGroup(maker, with_perturbations(config.env_args, perturbations), seeds, keep=True)
+        # What is trained is disturbed, what is evaluated is not: evaluations of all runs compare
         self.evaluator = Evaluator(maker, config.env_args, self.group, config.run.n_eval_episodes)
         self.listeners = Listeners()
         self.step = 0

@@ -96,7 +96,8 @@ def restore(
     folder = RunFolder.open(run)
     config = from_dict(folder.config())
     if policies_only:
-        config = replace(config, device="cpu", advisers=(), advice=replace(config.advice, sharing="none"))
+        alone = replace(config.advice, sharing="none", byzantine_members=())
+        config = replace(config, device="cpu", advisers=(), perturb={}, advice=alone)
     else:
         config = replace(config, device=device or config.device, threads=threads or config.threads)
     fresh = not policies_only and not checkpoint.checkpoints(folder.path) and folder.status()[0] != "DONE"

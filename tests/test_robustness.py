@@ -1,0 +1,771 @@
+"""Perturbed environments, dropped advice, Byzantine advisers and members, and what is measured with them."""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from dataclasses import replace
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box, Discrete
+from gymnasium.utils.env_checker import check_env
+from scipy import stats
+
+import peerage
+from peerage import cli
+from peerage.api import with_settings
+from peerage.config import Config
+from peerage.configfile import dump, from_dict, parse, to_dict, validate
+from peerage.envs import scripted
+from peerage.envs.changing import Changing
+from peerage.envs.make import Spec, check_env_id, make_env
+from peerage.envs.perturbed import (
+    Perturbations,
+    Perturbed,
+    overridden,
+    parse_cases,
+    parse_perturbations,
+    unit,
+    with_perturbations,
+)
+from peerage.envs.vector import EnvGroup, Episode
+from peerage.errors import UserError
+from peerage.evaluation.robustness import evaluate_perturbed, sensitivity
+from peerage.learners.streams import Seat
+from peerage.runs.folder import RunFolder
+from peerage.runs.tables import CsvLog
+from peerage.sharing.advisers import make_adviser, replica_generator
+from peerage.sharing.byzantine import ByzantineMembers, flipped, parse_members
+from peerage.training.session import evaluate_run
+
+ROOM, LANDER = check_env_id("Room-v21", {}), check_env_id("LunarLander-v3", {})
+CONTINUOUS = check_env_id("LunarLander-v3", {"continuous": True})
+PENDULUM, ACROBOT = check_env_id("Pendulum-v1", {}), check_env_id("Acrobot-v1", {})
+
+
+class Tiny(gymnasium.Env):
+    """Shows (1, 2, 3) for ever and remembers what was done to it."""
+
+    observation_space = Box(
+        np.array([0, -np.inf, -1], np.float32), np.array([4, np.inf, 1e9], np.float32), dtype=np.float32
+    )
+
+    def __init__(self, discrete: bool = False, wind: float = 0.0) -> None:
+        self.action_space = (
+            Discrete(4, start=1) if discrete else Box(np.float32([-2, 0]), np.float32([2, 10]), dtype=np.float32)
+        )
+        self.wind, self.done = wind, []
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.done = []
+        return np.array([1, 2, 3], np.float32), {}
+
+    def step(self, action):
+        self.done.append(action)
+        return np.array([1, 2, 3], np.float32), 1.0, False, False, {}
+
+
+def drawn(root: int, purpose: str) -> np.random.Generator:
+    """The generator that docs/robustness.md promises for an episode."""
+    return np.random.default_rng(np.random.SeedSequence([root, zlib.crc32(purpose.encode())]))
+
+
+def act(group: EnvGroup, rng: np.random.Generator) -> np.ndarray:
+    if group.discrete:
+        return rng.integers(group.n_actions, size=group.n)
+    return rng.uniform(group.action_low, group.action_high, (group.n, group.act_dim)).astype(np.float32)
+
+
+# --- observations and actions -----------------------------------------------------------------------------------
+
+
+def test_a_unit_is_half_of_a_finite_range():
+    low = np.array([0, -1, -np.inf, -3e38, 0], np.float32)
+    high = np.array([4, 1, np.inf, 3e38, np.inf], np.float32)
+    np.testing.assert_array_equal(unit(Box(low, high)), [2, 1, 1, 1, 1])
+
+
+def test_observation_noise_is_what_the_documentation_says():
+    env = Perturbed(Tiny(), Perturbations(observation_noise=0.25))
+    z = drawn(7, "observation noise").standard_normal((3, 3))
+    expected = np.array([1, 2, 3]) + 0.25 * np.array([2, 1, 1]) * z  # [0, 4] has a unit of 2, what has no bounds of 1
+    seen = [env.reset(seed=7)[0], env.step(np.zeros(2))[0], env.step(np.zeros(2))[0]]
+    np.testing.assert_allclose(seen, expected, rtol=1e-6)
+    assert seen[0].dtype == np.float32
+    # The same draws at another strength, and whatever else there is
+    more = Perturbed(Tiny(), Perturbations(observation_noise=0.5, action_noise=0.3, sticky_actions=0.5))
+    np.testing.assert_allclose(more.reset(seed=7)[0] - [1, 2, 3], 2 * (seen[0] - [1, 2, 3]), rtol=1e-4)
+
+
+def test_observation_noise_is_normal_and_new_in_every_step_and_episode():
+    env = Perturbed(Tiny(), Perturbations(observation_noise=0.1))
+    env.reset(seed=1)
+    noise = np.array([[env.step(np.zeros(2))[0] for _ in range(500)] for _ in range(4) if env.reset()]) - [1, 2, 3]
+    for k, sd in enumerate([0.2, 0.1, 0.1]):
+        assert stats.kstest(noise[..., k].ravel() / sd, "norm").pvalue > 1e-3
+    assert abs(np.corrcoef(noise[..., 0].ravel()[:-1], noise[..., 0].ravel()[1:])[0, 1]) < 4 / math.sqrt(2000)
+    assert len({episode.tobytes() for episode in noise}) == 4
+
+
+def test_action_noise_in_a_box():
+    env = Perturbed(Tiny(), Perturbations(action_noise=0.5))
+    env.reset(seed=3)
+    action = np.array([1.5, 5.0], np.float32)
+    for _ in range(400):
+        env.step(action)
+    z = drawn(3, "action noise").standard_normal((400, 2))
+    expected = np.clip(action + 0.5 * np.array([2, 5]) * z, [-2, 0], [2, 10])
+    done = np.array(env.unwrapped.done)
+    np.testing.assert_allclose(done, expected, rtol=1e-5)
+    assert done.dtype == np.float32 and (done[:, 0] == 2).any() and action.tolist() == [1.5, 5.0]
+
+
+def test_action_noise_in_discrete_actions():
+    env, n, p = Perturbed(Tiny(discrete=True), Perturbations(action_noise=0.4)), 4000, 0.4
+    env.reset(seed=3)
+    for _ in range(n):
+        env.step(2)
+    counts = np.bincount(env.unwrapped.done, minlength=5)
+    assert counts[0] == 0  # its actions are 1 to 4
+    # The wanted one: 1 - p + p / 4, each of the others p / 4
+    expected = n * np.array([p / 4, 1 - p + p / 4, p / 4, p / 4])
+    assert ((counts[1:] - expected) ** 2 / expected).sum() < 16.3  # chi square with 3 degrees of freedom, p = 0.001
+
+
+def test_delayed_and_sticky_actions():
+    env = Perturbed(Tiny(discrete=True), Perturbations(action_delay=2))
+    for _ in range(2):  # nothing waits from one episode to the next
+        env.reset(seed=0)
+        for action in (4, 2, 3, 1, 1):
+            env.step(action)
+        assert env.unwrapped.done == [4, 4, 4, 2, 3]
+    sticky = Perturbed(Tiny(discrete=True), Perturbations(sticky_actions=0.3))
+    sticky.reset(seed=5)
+    wanted = np.random.default_rng(0).integers(1, 5, 3000)
+    for action in wanted.tolist():
+        sticky.step(action)
+    u, expected = drawn(5, "sticky actions").random(3000), []
+    for k, action in enumerate(wanted.tolist()):
+        expected.append(expected[-1] if k and u[k] < 0.3 else action)
+    assert sticky.unwrapped.done == expected
+    always = Perturbed(Tiny(discrete=True), Perturbations(sticky_actions=1.0))
+    for first in (3, 2):  # an episode begins with what is wanted
+        always.reset()
+        always.step(first)
+        always.step(1)
+        assert always.unwrapped.done == [first, first]
+    repeats = np.mean(np.array(expected[1:]) == expected[:-1])  # 0.3, and a quarter of the rest by chance
+    assert abs(repeats - (0.3 + 0.7 / 4)) < 4 * math.sqrt(0.475 * 0.525 / 2999)
+
+
+# --- physics ----------------------------------------------------------------------------------------------------
+
+
+def test_a_range_is_drawn_uniformly_for_every_episode():
+    env = make_env("CartPole-v1", {"perturb": {"length": [0.3, 0.7], "masspole": 0.2}})
+    env.reset(seed=0)
+    u = drawn(0, "length").random()
+    assert env.unwrapped.length == env.shifts["length"] == pytest.approx(0.3 + 0.4 * u)
+    lengths = []
+    for _ in range(400):
+        env.reset()
+        lengths.append(env.unwrapped.length)
+        assert env.unwrapped.polemass_length == pytest.approx(0.2 * lengths[-1])  # what hangs on it follows
+    assert stats.kstest((np.array(lengths) - 0.3) / 0.4, "uniform").pvalue > 1e-3
+    again = make_env("CartPole-v1", {"perturb": {"length": [0.3, 0.7], "gravity": [9, 10]}})
+    again.reset(seed=0)
+    assert again.unwrapped.length == pytest.approx(0.3 + 0.4 * u)  # whatever else is drawn
+
+
+def test_physics_hold_in_the_first_step_already():
+    lander = make_env("LunarLander-v3", {"perturb": {"gravity": -5.5, "enable_wind": True}})
+    lander.reset(seed=0)
+    assert lander.unwrapped.world.gravity.y == -5.5 and lander.unwrapped.enable_wind is True
+    hopper = make_env("Hopper-v5", {"mass_scale": 3.0, "perturb": {"mass_scale": 2.0, "gravity": [-12, -8]}})
+    plain = make_env("Hopper-v5", {})
+    hopper.reset(seed=0)
+    np.testing.assert_allclose(hopper.unwrapped.model.body_mass, 2 * plain.unwrapped.model.body_mass)
+    assert -12 <= hopper.unwrapped.model.opt.gravity[2] == hopper.shifts["gravity"] < -8
+    for env in (lander, hopper, plain):
+        env.close()
+
+
+@pytest.mark.parametrize(
+    "env_id, args, says",
+    [
+        ("Room-v6", {"gravity": -9.0}, "Room-v6 cannot shift 'gravity'; it can: reward_scale, goals, reward_at"),
+        ("Room-v6", {"observation_noize": 0.1}, "did you mean 'observation_noise'"),
+        ("Room-v6", {"goals": "up"}, "goals must be any, left, right"),
+        ("Room-v6", {"goals": [0, 1]}, "goals has no range"),
+        ("Room-v6", {"action_noise": 1.5}, "probability"),
+        ("CartPole-v1", {"length": [-1, 1]}, "length must be above 0, not -1"),
+        ("LunarLander-v3", {"gravity": [-12, -8]}, "gravity must be between -12 and 0, not -12"),
+        ("LunarLander-v3", {"enable_wind": [0, 1]}, "enable_wind has no range"),
+        ("Room-v6", {"dropped_advice": 0.1}, "advice is nothing of the environment"),
+    ],
+)
+def test_what_an_environment_cannot_do_is_said(env_id, args, says):
+    with pytest.raises(UserError, match=says) as error:
+        make_env(env_id, {"perturb": args})
+    assert "\n" not in str(error.value)
+
+
+def test_what_changes_under_way_cannot_be_perturbed():
+    change = {"change_at": 5, "change": {"g": 5.0}}
+    with pytest.raises(UserError, match="g is to change under way"):
+        make_env("Pendulum-v1", {**change, "perturb": {"g": 3.0}})
+    env = make_env("Pendulum-v1", {**change, "perturb": {"m": [0.5, 2]}})
+    env.reset(seed=0)
+    for _ in range(5):
+        *_, truncated, _ = env.step(np.zeros(1, np.float32))
+    assert truncated and env.unwrapped.g == 10
+    env.reset()
+    assert env.unwrapped.g == 5 and env.unwrapped.m == env.shifts["m"] != 1
+
+
+# --- nothing, the same episodes, and going on ---------------------------------------------------------------------
+
+
+def test_nothing_is_nothing():
+    zero = {"observation_noise": 0, "action_noise": 0.0, "sticky_actions": 0, "action_delay": 0}
+    assert not isinstance(make_env("Room-v6", {"perturb": zero}), Changing)
+    plain, empty = make_env("Pendulum-v1", {}), make_env("Pendulum-v1", {"perturb": {"g": 10.0}})
+    rng = np.random.default_rng(0)
+    for episode in range(3):  # the value that it has: no draw, and no other bits
+        seed = {"seed": 4} if not episode else {}
+        assert plain.reset(**seed)[0].tobytes() == empty.reset(**seed)[0].tobytes()
+        for _ in range(20):
+            action = rng.uniform(-2, 2, 1).astype(np.float32)
+            one, two = plain.step(action), empty.step(action)
+            assert one[0].tobytes() == two[0].tobytes() and one[1] == two[1]
+
+
+def test_a_seeded_episode_is_the_unperturbed_one_seen_through_noise():
+    clean = EnvGroup("LunarLander-v3", {}, [3, 4])
+    noisy = EnvGroup("LunarLander-v3", {"perturb": {"observation_noise": 0.1}}, [3, 4])
+    rng = np.random.default_rng(0)
+    one, two = clean.reset(), noisy.reset()
+    for _ in range(40):
+        assert (one != two).any(axis=1).all()
+        actions = act(clean, rng)
+        a, b = clean.step(actions), noisy.step(actions)
+        np.testing.assert_array_equal(a.reward, b.reward)
+        one, two = a.obs, b.obs
+
+
+@pytest.mark.parametrize(
+    "env_id, perturb, steps",
+    [
+        ("Room-v6", {"observation_noise": 0.1, "action_noise": 0.2, "sticky_actions": 0.3, "goals": "left"}, 130),
+        ("Hallway-v0", {"observation_noise": 0.1}, 230),  # which draws nothing itself
+        ("LunarLander-v3", {"gravity": [-11, -6], "action_delay": 2, "action_noise": 0.1, "enable_wind": True}, 180),
+        ("Hopper-v5", {"mass_scale": [0.5, 2], "observation_noise": 0.05, "action_noise": 0.2}, 120),
+    ],
+)
+def test_a_restored_episode_goes_on_bit_for_bit(env_id, perturb, steps):
+    args, rng = {"perturb": perturb}, np.random.default_rng(0)
+    group = EnvGroup(env_id, args, [1, 2], keep=True)
+    group.reset()
+    began = 0
+    for _ in range(steps):
+        began += group.step(act(group, rng)).done.sum()
+    assert began  # beyond the seeded episodes
+    state = json.loads(json.dumps({k: v for k, v in group.state().items() if not isinstance(v, np.ndarray)}))
+    state |= {k: v.copy() for k, v in group.state().items() if isinstance(v, np.ndarray)}
+    other = EnvGroup(env_id, args, [1, 2], keep=True)
+    obs, anew = other.restore(state, steps)
+    assert anew == {} and obs.tobytes() == group.state()["obs"].tobytes()
+    for _ in range(steps):
+        actions = act(group, rng)
+        one, two = group.step(actions), other.step(actions)
+        assert one.obs.tobytes() == two.obs.tobytes() and one.reward.tobytes() == two.reward.tobytes()
+    group.close()
+    other.close()
+
+
+@pytest.mark.filterwarnings("ignore")  # about wrappers
+def test_gymnasium_accepts_it():
+    env = make_env("Pendulum-v1", {"perturb": {"action_noise": 0.2, "g": [8, 12], "action_delay": 1}})
+    check_env(env, skip_render_check=True)
+    assert isinstance(env, Perturbed) and env.spec.id == "Pendulum-v1"
+    assert isinstance(env.spec.make(), Perturbed)
+
+
+# --- words ------------------------------------------------------------------------------------------------------
+
+
+def test_words_become_perturbations_and_back():
+    text = "observation_noise=0.1 action_noise=0.05 gravity=-11..-8 mass_scale=.8..1.2 dropped_advice=0.2"
+    p = parse_perturbations([*text.split(), "enable_wind=true", "goals=left", "action_delay=2", "wind_power=1e1"])
+    assert p == Perturbations(
+        observation_noise=0.1,
+        action_noise=0.05,
+        action_delay=2,
+        dropped_advice=0.2,
+        physics=(
+            ("enable_wind", True),
+            ("goals", "left"),
+            ("gravity", (-11.0, -8.0)),
+            ("mass_scale", (0.8, 1.2)),
+            ("wind_power", 10.0),
+        ),
+    )
+    assert parse_perturbations(str(p).split()) == p == Perturbations.of(json.loads(json.dumps(p.plain())))
+    assert p.of_environment == replace(p, dropped_advice=0.0)
+    assert str(Perturbations()) == "clean" and Perturbations.of({"sticky_actions": 0}).plain() == {}
+    assert overridden({"observation_noise": 0.1, "length": 2}, ["observation_noise=0", "length=1..2"]) == {
+        "length": [1.0, 2.0]
+    }
+    assert with_perturbations({"length": 5}, Perturbations(dropped_advice=1)) == {"length": 5}
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "observation_noise",
+        "observation_noise=",
+        "=1",
+        "a-b=1",
+        "observation_noise=-0.1",
+        "observation_noise=nan",
+        "observation_noise=much",
+        "observation_noise=0..1",
+        "observation_noise=true",
+        "sticky_actions=1.1",
+        "dropped_advice=-0.1",
+        "action_delay=1.5",
+        "action_delay=101",
+        "gravity=-8..-12",
+        "gravity=1..",
+        "gravity=1..2..3",
+        "gravity=a..b",
+        "gravity=.inf",
+        "gravity=1;2",
+        "gravity=none",
+    ],
+)
+def test_words_that_make_no_sense(word):
+    with pytest.raises(UserError, match="--perturb") as error:
+        parse_perturbations([word])
+    assert "\n" not in str(error.value)
+
+
+def test_the_same_word_twice_and_lists():
+    with pytest.raises(UserError, match="given twice"):
+        parse_perturbations(["length=1", "length=2"])
+    with pytest.raises(UserError, match="a list is for `peerage evaluate`"):
+        parse_perturbations(["length=1,2"])
+    cases = parse_cases(["observation_noise=0,0.1", "length=1,2..3"])
+    assert [str(case) for case in cases] == [
+        "length=1",
+        "length=2..3",
+        "observation_noise=0.1 length=1",
+        "observation_noise=0.1 length=2..3",
+    ]
+    assert parse_cases(["sticky_actions=0,0.5,0.5"]) == [Perturbations(sticky_actions=0.5)]
+    with pytest.raises(UserError, match="121 combinations"):
+        parse_cases([f"{name}={','.join(map(str, range(11)))}" for name in ("a", "b")])
+    with pytest.raises(UserError, match="expected a value"):
+        parse_cases(["observation_noise=0,,1"])
+
+
+def test_in_the_configuration_and_on_the_command_line():
+    config = validate(from_dict({"perturb": {"mass_scale": "0.8..1.2", "observation_noise": 0.1}}))
+    assert from_dict(parse(dump(config), "")) == config and to_dict(config)["perturb"]["observation_noise"] == 0.1
+    for data, says in [
+        ({"perturb": {"sticky_actions": 2}}, "probability"),
+        ({"perturb": {"dropped_advice": 0.5}, "advice": {"sharing": "none"}}, "there is no advice"),
+        ({"advice": {"byzantine_members": ["4:random"]}}, "0 to 3"),
+        ({"n_peers": 1, "advice": {"byzantine_members": ["0:random"]}}, "nobody would hear"),
+        ({"advisers": ["sign-flip"]}, "say which adviser"),
+        ({"advisers": ["noise:0.5"]}, "adviser"),
+    ]:
+        with pytest.raises(UserError, match=says):
+            validate(from_dict(data))
+    assert cli.main(["train", "--env", "Room-v6", "--perturb", "gravity=3", "--verbose", "0"]) == 2
+
+
+# --- advisers ---------------------------------------------------------------------------------------------------
+
+OBS = {
+    "Room-v21": np.random.default_rng(1).integers(0, 21, (3000, 4)).astype(np.float32) / np.float32(20),
+    "LunarLander-v3": np.random.default_rng(1).normal(0, 0.5, (3000, 8)).astype(np.float32),
+    "Pendulum-v1": np.random.default_rng(1).normal(0, 1, (3000, 3)).astype(np.float32),
+    "Acrobot-v1": np.random.default_rng(1).normal(0, 1, (3000, 6)).astype(np.float32),
+}
+
+
+def adviser(name: str, spec: Spec, replica: int = 0):
+    made = make_adviser(name, spec)
+    if hasattr(made, "begin"):
+        made.begin(replica_generator(0, replica, 2), 1000)
+    return made
+
+
+def say(made, obs, seed: int = 0, asker: int = 0):
+    b = len(obs)
+    return made.suggest(obs, np.full(b, asker), np.zeros(b, bool), np.random.default_rng(seed))
+
+
+def test_sign_flip_is_the_opposite_and_never_the_same():
+    obs = OBS["LunarLander-v3"]
+    for spec in (LANDER, CONTINUOUS):
+        said = say(adviser("expert", spec), obs)
+        for name in ("sign-flip:expert", "negated:expert"):
+            other = say(adviser(name, spec), obs)
+            np.testing.assert_array_equal(other, scripted.opposite(spec.id, spec.action_space, said))
+            assert set(adviser(name, spec).role(obs)) == {-1}
+    assert flipped("Acrobot-v1", Discrete(3), np.arange(3)).tolist() == [2, 2, 0]  # the middle one has no opposite
+    assert flipped("Room-v6", Discrete(4), np.arange(4)).tolist() == [1, 0, 3, 2]
+    assert flipped("Any-v0", Discrete(1), np.zeros(2, int)).tolist() == [0, 0]
+    mirrored = say(adviser("sign-flip:constant:-1.5", PENDULUM), OBS["Pendulum-v1"][:2])
+    np.testing.assert_array_equal(mirrored, [[1.5], [1.5]])
+
+
+def test_noise_on_top_of_an_adviser():
+    obs, n = OBS["Room-v21"], 3000
+    expert, noisy = say(adviser("expert", ROOM), obs), say(adviser("noise:0.4:expert", ROOM), obs)
+    changed = 0.4 * 3 / 4  # a uniform action is the expert's own in one of four cases
+    assert abs(np.mean(expert != noisy) - changed) < 4 * math.sqrt(changed * (1 - changed) / n)
+    z = np.random.default_rng(0).standard_normal((n, 1))
+    said = say(adviser("noise:0.5:constant:1", PENDULUM), OBS["Pendulum-v1"])
+    np.testing.assert_allclose(said, np.clip(1 + 0.5 * 2 * z, -2, 2), rtol=1e-5)  # half of [-2, 2] is 2
+    assert adviser("noise:expert", ROOM).scale == 0.5 and not hasattr(adviser("noise:expert", ROOM), "role")
+    assert adviser("noise:2:constant:1", PENDULUM).inner.value == 1  # numbers of the scale and of the adviser
+    turning = adviser("noise:turncoat", ROOM)
+    assert turning.state() == turning.inner.state() and turning.inner.turn  # its clock runs on
+
+
+def test_colluding_advisers_agree_on_something_wrong():
+    obs = OBS["Room-v21"]
+    one, two = (say(adviser("colluding:a", ROOM), obs, seed, seed) for seed in (0, 1))
+    np.testing.assert_array_equal(one, two)  # whoever asks, whatever is drawn elsewhere
+    np.testing.assert_array_equal(one[17:20], say(adviser("colluding:a", ROOM), obs[17:20]))  # and whoever else asks
+    expert = say(adviser("expert", ROOM), obs)
+    assert not (one == expert).any()
+    # Each of the three others equally often; states that are there twice count once
+    _, first = np.unique(obs, axis=0, return_index=True)
+    steps = np.bincount((one - expert)[first] % 4, minlength=4)[1:]
+    assert ((steps - steps.mean()) ** 2 / steps.mean()).sum() < 13.8  # chi square, 2 degrees of freedom, p = 0.001
+    # Another name and another replica agree by chance only, in one of three cases
+    for made in (adviser("colluding:b", ROOM), adviser("colluding:a", ROOM, replica=1)):
+        agree = np.mean((say(made, obs) == one)[first])
+        assert abs(agree - 1 / 3) < 4 * math.sqrt(2 / 9 / len(first))
+    worst = say(adviser("colluding", ROOM), obs)
+    np.testing.assert_array_equal(worst, scripted.room_adversary(obs, np.random.default_rng(0)))
+    opposed = say(adviser("colluding", LANDER), OBS["LunarLander-v3"])
+    np.testing.assert_array_equal(opposed, say(adviser("negated:expert", LANDER), OBS["LunarLander-v3"]))
+    assert set(adviser("colluding", ROOM).role(obs)) == set(adviser("colluding:a", ROOM).role(obs)) == {-1}
+
+
+def test_colluding_where_nobody_knows_what_is_right():
+    obs = OBS["Pendulum-v1"]
+    said = say(adviser("colluding:a", PENDULUM), obs)
+    assert said.shape == (3000, 1) and stats.kstest(said.ravel() / 4 + 0.5, "uniform").pvalue > 1e-3
+    np.testing.assert_array_equal(said, say(adviser("colluding:a", PENDULUM), obs, 3, 1))
+    counts = np.bincount(say(adviser("colluding:a", ACROBOT), OBS["Acrobot-v1"]), minlength=3)
+    assert ((counts - 1000) ** 2 / 1000).sum() < 13.8 and len(counts) == 3
+    both = say(adviser("colluding:a", CONTINUOUS), OBS["LunarLander-v3"])
+    assert abs(np.corrcoef(both.T)[0, 1]) < 4 / math.sqrt(3000)  # the numbers of one action are two
+    zero = np.zeros((1, 3), np.float32)
+    one = adviser("colluding:a", PENDULUM)
+    np.testing.assert_array_equal(say(one, zero), say(one, -zero))
+
+
+@pytest.mark.parametrize(
+    "name, says",
+    [
+        ("sign-flip", "write sign-flip:ADVISER"),
+        ("negated:", "write negated:ADVISER"),
+        ("noise", "write noise:ADVISER"),
+        ("noise:0.5", "write noise:ADVISER"),
+        ("noise:1.5:expert", "probability"),
+        ("colluding:a b", "letters and digits"),
+    ],
+)
+def test_malformed_advisers(name, says):
+    with pytest.raises(UserError, match=says):
+        make_adviser(name, ROOM)
+
+
+def test_colluding_needs_somebody_to_oppose_or_a_name():
+    with pytest.raises(UserError, match="use colluding:NAME"):
+        make_adviser("colluding", PENDULUM)
+
+
+# --- members and silence ----------------------------------------------------------------------------------------
+
+
+class Stub:
+    """As much of a group as liars need: 2 replicas of 3 members."""
+
+    def __init__(self, spec: Spec) -> None:
+        self.R, self.N, self.M, self.device, self.dtype = 2, 3, 6, "cpu", torch.float32
+        self.seats = [Seat(0, r, i) for r in range(2) for i in range(3)]
+        self.space = type("Space", (), {})()
+        self.space.discrete, self.space.n_actions, self.space.act_dim = spec.discrete, spec.n_actions, spec.act_dim
+        self.space.low, self.space.high = spec.action_low, spec.action_high
+
+
+def test_a_member_that_flips_what_it_tells_others():
+    liars = parse_members(["1:sign-flip"], 3)
+    meant = torch.arange(18.0).view(6, 3, 1) % 4
+    heard = ByzantineMembers(liars, Stub(ROOM), ROOM.id).answer(meant)
+    expected = meant.clone()
+    for asker in (0, 2, 3, 5):  # members 0 and 2 of both replicas; member 1 hears itself
+        expected[asker, 1] = torch.tensor([1.0, 0, 3, 2])[int(meant[asker, 1])]
+    assert torch.equal(heard, expected) and not torch.equal(heard, meant)
+    box = ByzantineMembers(liars, Stub(PENDULUM), PENDULUM.id).answer(torch.full((6, 3, 1), 0.5))
+    assert box[:, 1, 0].tolist() == [-0.5, 0.5, -0.5, -0.5, 0.5, -0.5] and (box[:, [0, 2]] == 0.5).all()
+
+
+def test_members_that_answer_at_random_or_with_noise():
+    liars = parse_members(["0:random", "2:noise:0.4"], 3)
+    discrete, box = ByzantineMembers(liars, Stub(ROOM), ROOM.id), ByzantineMembers(liars, Stub(PENDULUM), PENDULUM.id)
+    meant = torch.full((6, 3, 1), 1.0)
+    heard = torch.stack([discrete.answer(meant) for _ in range(1000)])
+    state = discrete.state()
+    after = discrete.answer(meant)
+    again = ByzantineMembers(liars, Stub(ROOM), ROOM.id)
+    again.load_state(json.loads(json.dumps(state)))
+    assert torch.equal(again.answer(meant), after)
+    random, noisy = heard[:, [1, 2, 4, 5], 0].flatten(), heard[:, [0, 1, 3, 4], 2].flatten()  # 4,000 each
+    assert (heard[:, [0, 3], 0] == 1).all() and (heard[:, [2, 5], 2] == 1).all() and (heard[:, :, 1] == 1).all()
+    counts = torch.bincount(random.long(), minlength=4).numpy()
+    assert ((counts - 1000) ** 2 / 1000).sum() < 16.3  # chi square with 3 degrees of freedom, p = 0.001
+    expected = np.array([400.0, 2800, 400, 400])
+    assert ((torch.bincount(noisy.long(), minlength=4).numpy() - expected) ** 2 / expected).sum() < 16.3
+    real = torch.stack([box.answer(torch.zeros(6, 3, 1)) for _ in range(1000)])
+    assert stats.kstest(real[:, 1, 0, 0] / 4 + 0.5, "uniform").pvalue > 1e-3
+    assert stats.kstest(real[:, 0, 2, 0] / 0.8, "norm").pvalue > 1e-3 and real.abs().max() <= 2
+
+
+@pytest.mark.parametrize("word", ["1", "x:random", "3:random", "1:lie", "1:random:2", "1:noise:x", "1:noise:"])
+def test_malformed_members(word):
+    with pytest.raises(UserError, match="--byzantine-members"):
+        parse_members([word], 3)
+    with pytest.raises(UserError, match="twice"):
+        parse_members(["1:random", "1:noise"], 3)
+
+
+def tiny(**settings) -> Config:
+    base = {"env": "Room-v6", "n_peers": 2, "learning_starts": 0, "train_freq": 10_000, "verbose": 0, "threads": 1}
+    return with_settings(Config(), base | {"net_arch": ((16,),), "buffer_size": 500, "batch_size": 8} | settings)
+
+
+QUIET = {"choice": "uniform", "epsilon": 0.0, "self_share": 0.0, "follow_steps": 1, "perturb": {"dropped_advice": 0.5}}
+
+
+def test_those_who_do_not_answer_are_not_followed(begin):
+    trainer = begin(tiny(**QUIET, advisers=("random",), replicas=8, total_timesteps=400))
+    counts = np.zeros((2, 3))
+    for _ in range(200):
+        trainer.advance()
+    counts += trainer.sharing.counts.reshape(8, 2, 3).sum(axis=0)
+    # Of two others none, one or both answer with 1/4, 1/2, 1/4; oneself is then one of 1, 2 or 3
+    myself = 1 / 4 + 1 / 2 / 2 + 1 / 4 / 3
+    for i in (0, 1):
+        n = counts[i].sum()
+        assert n == 1600 and abs(counts[i, i] / n - myself) < 4 * math.sqrt(myself * (1 - myself) / n)
+        assert abs(counts[i, 2] / n - (1 - myself) / 2) < 4 * math.sqrt(0.21 * 0.79 / n)
+
+
+def test_if_nobody_answers_one_follows_oneself(begin):
+    settings = {**QUIET, "perturb": {"dropped_advice": 1.0}}
+    for only in (False, True):
+        trainer = begin(tiny(**settings, only_follow_others=only, advisers=("random",)), steps=20)
+        assert trainer.sharing.counts.tolist() == [[20, 0, 0], [0, 20, 0]]
+    some = begin(tiny(**QUIET, only_follow_others=True, advisers=("random",)), steps=100)
+    share = some.sharing.counts[0, 0] / 100  # both others are silent in a quarter of the cases
+    assert abs(share - 0.25) < 4 * math.sqrt(0.25 * 0.75 / 100)
+
+
+def test_what_is_not_heard_is_not_known(begin):
+    trainer = begin(tiny(perturb={"dropped_advice": 0.5}, advisers=("constant:1", "constant:2"), follow_steps=1))
+    sharing, known, heard = trainer.sharing, [], []
+    components, draws = sharing.components, sharing.answers.next
+    sharing.components = lambda obs, said, *rest: (known.append(said.clone()), components(obs, said, *rest))[1]
+    sharing.answers.next = lambda: (heard.append(draws()), heard[-1])[1]
+    for _ in range(20):
+        trainer.advance()
+    silent = torch.stack(heard)[:, :, 2:] < 0.5  # [20, M, the two fixed advisers]
+    said, own = torch.stack(known)[..., 0], torch.stack(known)[:, [0, 1], [0, 1], 0]
+    assert silent.any() and (~silent).any()
+    for k in (0, 1):
+        assert (said[:, :, 2 + k] == torch.where(silent[:, :, k], own, 1.0 + k)).all()
+
+
+def test_a_disturbed_training_goes_on_bit_for_bit(begin, same):
+    config = tiny(
+        perturb={"observation_noise": 0.05, "action_noise": 0.1, "dropped_advice": 0.3, "goals": "left"},
+        byzantine_members=("1:noise:0.3",),
+        advisers=("noise:expert", "colluding:a", "colluding:a"),
+        replicas=2,
+        train_freq=4,
+        total_timesteps=400,
+    )
+    trainer = begin(config, steps=90)
+    other = begin(config)
+    other.load_state(trainer.state())
+    assert other.news == []
+    for _ in range(60):
+        trainer.advance()
+        other.advance()
+    same(trainer.state(), other.state())
+    assert isinstance(trainer.envs.envs[0], Perturbed)
+    # What is evaluated is the environment itself
+    trainer.evaluator.run(trainer.step)
+    assert not isinstance(trainer.evaluator.envs.envs[0], Changing)
+
+
+def test_trust_is_not_outvoted(begin):
+    """Three who agree beside one who is right; by lot they would get half of the choices, and it a sixth."""
+    advisers = ("expert", *["colluding:a"] * 3)
+    settings = {"net_arch": (), "buffer_size": (), "batch_size": (), "trust": "td", "replicas": 2}
+    trainer = begin(tiny(**settings, advisers=advisers, train_freq=4, total_timesteps=1500), steps=500)
+    trainer.sharing.reset_counts()
+    for _ in range(500):
+        trainer.advance()
+    chosen = trainer.sharing.counts.sum(axis=0) / trainer.sharing.counts.sum()
+    assert chosen[2] > 0.5 and chosen[3:].sum() < 0.2
+
+
+def test_a_byzantine_member_learns_as_if_it_were_none(begin, same):
+    """With everybody following itself the lies change nothing at all."""
+    settings = {"max_peer_epochs": 0, "train_freq": 4, "total_timesteps": 200}
+    honest, liar = begin(tiny(**settings), 80), begin(tiny(**settings, byzantine_members=("1:sign-flip",)), 80)
+    same(honest.group.state(), liar.group.state())
+
+
+# --- evaluations ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    settings = {"eval_freq": 0, "replicas": 3, "total_timesteps": 600, "log_freq": 600, "target_update_interval": 20}
+    learner = {"env": "Room-v3", "learning_starts": 50, "train_freq": 2, "batch_size": 32, "learning_rate": 3e-3}
+    trained = tiny(**settings, **learner, log_dir=str(tmp_path_factory.mktemp("runs")), exp_name="robust")
+    return peerage.train(config=trained, perturb={"observation_noise": 0.02}, advisers=["expert", "colluding:a"])
+
+
+def test_evaluated_beside_the_clean_environment(run):
+    cases = parse_cases(["reward_scale=-1,1", "action_noise=0,1"])
+    found = evaluate_perturbed(run.folder, cases, episodes=4)
+    clean = evaluate_run(run.folder, 4)
+    assert len(found.rows) == 5 * 6  # cases, the clean one among them, times replicas and members
+    for row in found.rows:
+        mine = [r for r in clean if (r[0], r[1]) == (row.replica, row.member)]
+        assert row.clean == pytest.approx(np.mean([r[3] for r in mine])) and row.episodes == 4
+        assert row.clean_success == np.mean([r[5] for r in mine])
+        expected = {"clean": row.clean, "reward_scale=-1": -row.clean, "reward_scale=1": row.clean}
+        if row.case in expected:  # the same episodes, with rewards that are the negative ones
+            assert row.perturbed == pytest.approx(expected[row.case]) and row.drop == row.clean - row.perturbed
+    noisy = [row for row in found.rows if row.case == "action_noise=1 reward_scale=1"]
+    assert len({row.perturbed for row in noisy}) == 1  # nothing but random numbers, the same for all members
+    table = found.table()
+    assert [line["perturbation"] for line in table] == ["clean", *map(str, cases)]
+    assert found.interval == "95% t-interval" and table[0]["drop"] == table[0]["drop low"] == 0
+    per_replica = [np.mean([2 * r.clean for r in found.rows if r.replica == k and r.case == "clean"]) for k in range(3)]
+    line = next(line for line in table if line["perturbation"] == "reward_scale=-1")
+    low, high = stats.t.interval(0.95, 2, np.mean(per_replica), stats.sem(per_replica))
+    assert (line["drop"], line["drop low"], line["drop high"]) == pytest.approx((np.mean(per_replica), low, high))
+
+
+def test_some_members_and_another_seed(run, capsys):
+    cases = parse_cases(["observation_noise=0.5"])
+    found = evaluate_perturbed(run.folder, cases, episodes=2, seed=5, members=[1])
+    assert {row.member for row in found.rows} == {"member-1"} and len(found.rows) == 2 * 3
+    again = evaluate_perturbed(run.folder, cases, episodes=2, seed=5, members=[1])
+    assert again == found
+    assert cli.main(["evaluate", str(run.folder), "--episodes", "1", "--perturb", "observation_noise=0,0.1,0.2"]) == 0
+    said = capsys.readouterr().out
+    assert [line.split()[0] for line in said.splitlines()[1:4]] == [
+        "clean",
+        "observation_noise=0.1",
+        "observation_noise=0.2",
+    ]
+    assert "95% t-interval" in said
+
+
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (["dropped_advice=0.5"], "for training"),
+        (["observation_noise=0"], "nothing is perturbed"),
+        (["gravity=3"], "cannot shift"),
+    ],
+)
+def test_what_cannot_be_evaluated(run, words, says):
+    with pytest.raises(UserError, match=says):
+        evaluate_perturbed(run.folder, parse_cases(words), episodes=1)
+    with pytest.raises(UserError, match="no member 2"):
+        evaluate_perturbed(run.folder, parse_cases(["observation_noise=1"]), episodes=1, members=[2])
+
+
+# --- sensitivity ------------------------------------------------------------------------------------------------
+
+
+def written(folder, returns, done=True, **settings) -> str:
+    """A run of one member whose replicas end with `returns`; the first evaluation was another one."""
+    config = validate(with_settings(tiny(n_peers=1), settings))
+    made = RunFolder.create(folder.parent, folder.name, folder.name, to_dict(config))
+    log = CsvLog(made.path)
+    for step, offset in ((10, 50.0), (20, 0.0)):
+        episodes = [Episode(0, value + offset + d, 5, None) for value in returns for d in (-1, 1)]
+        rows = [(k // 2, "member-0", k % 2, e.return_, e.length, None) for k, e in enumerate(episodes)]
+        log.on_evaluations(step, rows)
+    log.close()
+    if done:
+        made.finish("DONE", "finished", 20)
+    made.unlock()
+    return folder.name
+
+
+def test_sensitivity_by_hand(tmp_path):
+    runs = [
+        {"folder": written(tmp_path / "a", [1, 2, 3]), "axes": {"gamma": 0.9, "tau": 1, "seed": 0, "env": "x"}},
+        {"folder": written(tmp_path / "b", [4, 5, 6]), "axes": {"gamma": 0.99, "tau": 1, "seed": 0}},
+        {"folder": written(tmp_path / "c", [2, 3, 4]), "axes": {"gamma": 0.9, "tau": 0.5, "seed": 1}},
+        {"folder": written(tmp_path / "d", [5, 6, 7]), "axes": {"gamma": 0.99, "tau": 0.5, "seed": 1}},
+        {"folder": written(tmp_path / "e", [9], done=False), "axes": {"gamma": 0.5, "tau": 0.5}},
+        {"folder": "missing", "axes": {"gamma": 0.1, "tau": 1}},
+    ]
+    manifest = {"name": "mine", "runs": [{"env": "Room-v6", **run} for run in runs]}
+    (tmp_path / "sweep.json").write_text(json.dumps(manifest))
+    found = sensitivity(tmp_path)
+    gamma, tau = found.axes
+    # 1 2 3 4 5 6 2 3 4 5 6 7: mean 4, squares 9 4 1 0 1 4 4 1 0 1 4 9 = 38; means of gamma 2.5 and 5.5, of tau 3.5, 4.5
+    assert (gamma.name, gamma.effect, tau.effect) == ("gamma", pytest.approx(3), pytest.approx(1))
+    assert gamma.eta_squared == pytest.approx(12 * 1.5**2 / 38) and tau.eta_squared == pytest.approx(12 * 0.5**2 / 38)
+    assert gamma.chance == tau.chance == pytest.approx(1 / 11)
+    assert (gamma.best.value, gamma.best.replicas, gamma.best.mean) == (0.99, 6, pytest.approx(5.5))
+    half = stats.t.ppf(0.975, 5) * np.std([4, 5, 6, 5, 6, 7], ddof=1) / math.sqrt(6)
+    assert (gamma.best.low, gamma.best.high) == pytest.approx((5.5 - half, 5.5 + half))
+    assert len(found.notes) == 2 and "not finished" in found.notes[0] and "missing" in found.notes[1]
+    assert [line["hyper-parameter"] for line in found.table()] == ["gamma", "tau"]
+    assert found.table()[0]["best"] == "0.99"
+
+
+def test_sensitivity_of_run_folders(tmp_path):
+    for name, returns, settings in [
+        ("a", [1, 2], {"gamma": 0.9, "net_arch": ((16,),)}),
+        ("b", [1, 2], {"gamma": 0.99, "net_arch": ((32,),), "seed": 3}),
+        ("c", [7, 8], {"env": "Room-v21", "gamma": 0.9}),
+    ]:
+        written(tmp_path / name, returns, **settings)
+    found, names = sensitivity([tmp_path / name for name in "abc"]), ("gamma", "net_arch")
+    assert {(axis.env, axis.name) for axis in found.axes} == {("Room-v6", f"learner.{x}") for x in names}
+    assert all(axis.effect == 0 and axis.eta_squared == 0 and axis.best.low is None for axis in found.axes)
+    assert len(found.notes) == 1 and "always change together" in found.notes[0]
+    with pytest.raises(UserError, match="nothing to compare"):
+        sensitivity([tmp_path / "a", tmp_path / "c"])
+    with pytest.raises(UserError, match="no sweep"):
+        sensitivity(tmp_path)
+    (tmp_path / "sweep.json").write_text('{"runs": [{"folder": "a"}]}')
+    with pytest.raises(UserError, match="manifest"):
+        sensitivity(tmp_path)
