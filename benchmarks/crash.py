@@ -355,6 +355,8 @@ def trial(known: Reference, number: int, kills: list[Kill], folder: Path, figure
             break
         if run.exists():
             command = ("resume", str(run), "--verbose", "0")
+    if not where and not faults:
+        faults.append("was never interrupted")
     faults = faults or differences(known.run, run, figures)
     if not faults:
         shutil.rmtree(place)
@@ -369,17 +371,13 @@ def after_signal(run: Path, how: str, status: int, step: int, training: Training
         return []  # it was in its last step
     if status != STATUS[how]:
         return [f"status {status} after SIG{how}, not {STATUS[how]}: {training.output()}"]
-    saved = checkpoints(run)
-    if not saved or int(saved[-1].name.removeprefix("step_")) < step:
+    saved = checkpoint.checkpoints(run)
+    if not saved or checkpoint.step_of(saved[-1]) < step:
         return [f"SIG{how} in step {step}, but the newest checkpoint is {saved[-1].name if saved else 'none'}"]
     return []
 
 
 # --- comparison -------------------------------------------------------------------------------------------------
-
-
-def checkpoints(run: Path) -> list[Path]:
-    return sorted(path for path in (run / "checkpoints").glob("step_*") if path.name[len("step_") :].isdecimal())
 
 
 def differences(expected: Path, run: Path, figures: bool) -> list[str]:
@@ -414,7 +412,7 @@ def first_difference(one: bytes, two: bytes) -> int | None:
 
 def state(run: Path) -> dict[str, Any]:
     """Everything in the newest checkpoint of a run by its path there, but for what may differ."""
-    newest = checkpoints(run)[-1]
+    newest = checkpoint.checkpoints(run)[-1]
     parts: dict[str, Any] = {"step": newest.name}
     tensors = safetensors.numpy.load_file(newest / "state.safetensors")
     flatten(json.loads((newest / "state.json").read_text()), "", parts)
@@ -441,7 +439,7 @@ def leftovers(run: Path) -> list[str]:
     """What an interruption left behind for good: it should be cleared away by whoever goes on."""
     odd = [path for path in run.rglob("*") if re.search(r"\.(tmp|partial|old)$", path.name)]
     odd += [path for path in (*run.parent.iterdir(), run / "FAILED") if path != run and path.exists()]
-    manifests = [json.loads((folder / "manifest.json").read_text()) for folder in checkpoints(run)]
+    manifests = [json.loads((folder / "manifest.json").read_text()) for folder in checkpoint.checkpoints(run)]
     needed = {chunk["name"] for manifest in manifests for chunks in manifest["chunks"].values() for chunk in chunks}
     odd += [path for path in (run / "checkpoints" / "chunks").iterdir() if path.name not in needed]
     return [f"left behind: {', '.join(str(path.relative_to(run.parent)) for path in odd)}"] if odd else []

@@ -6,6 +6,7 @@ Whatever the user can mend is one line on stderr, `peerage: ...`, and exit statu
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import os
 import sys
@@ -489,6 +490,12 @@ def _dispatch(words: list[str]) -> None:
     command.run(command.parser(name).parse(rest), ["peerage", *words])
 
 
+def _say(line: str) -> None:
+    """On stderr, if anybody is there to read it."""
+    with contextlib.suppress(OSError, ValueError):
+        print(f"peerage: {line}", file=sys.stderr)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command; the exit status: 0, 2 for a mistake of the user, 128 + the signal that ended a training (130 for
     Ctrl-C), 1 for a fault of ours."""
@@ -497,26 +504,26 @@ def main(argv: list[str] | None = None) -> int:
         _dispatch(words)
         sys.stdout.flush()
     except UserError as error:
-        print("peerage:", " ".join(str(error).split()), file=sys.stderr)
+        _say(" ".join(str(error).split()))
         return 2
     except KeyboardInterrupt:
-        print(f"peerage: interrupted; {GOES_ON}", file=sys.stderr)
+        _say(f"interrupted; {GOES_ON}" if words[:1] in (["train"], ["resume"]) else "interrupted")
         return 130
     except BrokenPipeError:  # `peerage presets | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:  # a full disk, a folder that may not be read, a name that is too long
-        print("peerage:", " ".join(str(error).split()), file=sys.stderr)
+        _say(" ".join(str(error).split()))
         return 2
     except SystemExit as stop:  # argparse after --help; a training that was told to end
-        if isinstance(stop.code, int) and stop.code > 128 and words[0] != "sweep":  # which has said so itself
-            print(f"peerage: ended by a signal; {GOES_ON}", file=sys.stderr)
+        if isinstance(stop.code, int) and stop.code > 128 and words[:1] != ["sweep"]:  # which has said so itself
+            _say(f"ended by a signal; {GOES_ON}")
         return int(stop.code or 0)
     except Exception as error:
         if os.environ.get("PEERAGE_TRACEBACK"):
             raise
         what = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        print(f"peerage: a fault of Peerage: {what} (with PEERAGE_TRACEBACK=1 it says where)", file=sys.stderr)
+        _say(f"a fault of Peerage: {what} (with PEERAGE_TRACEBACK=1 it says where)")
         return 1
     return 0
 

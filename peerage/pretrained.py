@@ -110,8 +110,8 @@ class SavedRun:
         self.config = configfile.validate(configfile.load(path / "config.yaml"))
         # The algorithm, which a run's config.yaml always names, tells what kind of actions there were.
         self.members = member_settings(self.config, discrete="dqn" in self.config.learner.algorithm)
-        _, state, passed_over = checkpoint.load_latest(path, buffers=False)
-        for line in passed_over:
+        _, state, damaged = checkpoint.load_latest(path, buffers=False)
+        for line in damaged.values():
             warnings.warn(line, stacklevel=2)
         try:
             self.step = int(state.get("step", 0))

@@ -134,6 +134,7 @@ def test_moving_average_counts_episodes():
 def write(folder: Path, advice: list[dict[str, Any]], metrics=(), evaluations=()) -> Path:
     """A run folder from rows: advice with its step, metrics and evaluations as the files have them."""
     run = RunFolder.create(folder, "run", "x", {"env": "Room-v21"})
+    run.unlock()
     log = CsvLog(run.path)
     for row in advice:
         log.on_advice(row["step"], [{key: value for key, value in row.items() if key != "step"}])

@@ -84,8 +84,8 @@ def test_a_known_answer(ab):
     assert v.winner == "b" and v.difference.estimate == pytest.approx(20) and v.improvement.estimate == 1.0
     assert v.mann_whitney == pytest.approx(2 / math.comb(10, 5))  # the most extreme of 252 orders, on both sides
     assert v.welch < 1e-6
-    # t test of 5 against 5 with sd 1.58: differences of some 3.2 are seen in four of five cases
-    assert v.detectable == pytest.approx(1.5811 * math.sqrt(2 / 5) * 3.206, rel=0.01)
+    # t test of 5 against 5 with sd 1.58: differences of means of 3.2 are seen in 4 of 5 cases; of IQMs a bit more
+    assert 1.0 < v.detectable / (1.5811 * math.sqrt(2 / 5) * 3.206) < 1.1
     assert v.verdict.startswith("b beats a on IQM by 20.0 [")
     assert "probability of improvement 1.00" in v.verdict and "5 replicas each can show differences above" in v.verdict
 

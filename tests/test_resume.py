@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 import torch
 
 import peerage
+import peerage.runs.folder
 from peerage.cli import main
 from peerage.config import AdviceConfig, Config, LearnerConfig, RunConfig
 from peerage.configfile import parse, to_yaml
@@ -29,6 +31,8 @@ from peerage.runs.listeners import Listener, Listeners
 from peerage.training import checkpoint
 from peerage.training.machine import differences
 from peerage.training.signals import Interrupt
+
+running_fcntl = peerage.runs.folder.fcntl
 
 
 def actions_for(group: EnvGroup, steps: int, seed: int = 0) -> list[np.ndarray]:
@@ -321,13 +325,16 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, monkeypatch, how):
             spoil(second / how)
     folder, state, passed_over = checkpoint.load_latest(tmp_path)
     assert folder == first and content(state) == list(range(10)) and torch.equal(state["x"], torch.arange(9))
-    assert len(passed_over) == 1 and "step_000000020" in passed_over[0] and "\n" not in passed_over[0]
-    # The run goes on from the sound one, and the damaged one does not come back
+    assert list(passed_over) == [second]
+    assert "step_000000020" in passed_over[second] and "\n" not in passed_over[second]
+    # The run goes on from the sound one, and the damaged one does not come back, but stays to be looked at
+    checkpoint.retire(second)
+    assert (tmp_path / "checkpoints" / "damaged_step_000000020").is_dir()
     third = checkpoint.save(tmp_path, 15, {"buffer": buffer(15), "x": torch.ones(1)}, after=folder)
     assert checkpoint.checkpoints(tmp_path) == [first, third] and content(checkpoint.load(third)) == list(range(15))
     spoil(first / "state.json")
     spoil(third / "state.json")
-    with pytest.raises(UserError, match=r"damaged.*train it anew"):
+    with pytest.raises(UserError, match=r"has no sound checkpoint: .*000000015 is damaged: .*000000010 is damaged"):
         checkpoint.load_latest(tmp_path)
 
 
@@ -341,12 +348,66 @@ def test_a_chunk_that_somebody_took_away_is_written_again(tmp_path, monkeypatch)
     assert content(checkpoint.load(after)) == list(range(40))
 
 
+def test_the_same_step_again_never_leaves_the_run_without_a_checkpoint(tmp_path, monkeypatch):
+    """Even if one is kept only, and the process ends at whatever moment."""
+    first = checkpoint.save(tmp_path, 7, {"x": 1}, keep=1)
+    for name in ("rename", "rmtree"):
+        with monkeypatch.context() as patch:
+            owner = os if name == "rename" else checkpoint.shutil
+            patch.setattr(owner, name, lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                checkpoint.save(tmp_path, 7, {"x": 2}, after=first, keep=1)
+        assert checkpoint.load_latest(tmp_path)[1]["x"] in (1, 2)
+    third = checkpoint.save(tmp_path, 7, {"x": 3}, after=first, keep=1)
+    assert checkpoint.checkpoints(tmp_path) == [third] and checkpoint.step_of(third) == 7
+    assert checkpoint.load_latest(tmp_path)[1]["x"] == 3
+
+
+def test_what_cannot_be_read_now_is_not_taken_for_damaged(tmp_path, monkeypatch):
+    first = checkpoint.save(tmp_path, 10, {"buffer": buffer(10)})
+    second = checkpoint.save(tmp_path, 20, {"buffer": buffer(20)}, after=first)
+
+    def broken(path):
+        raise OSError(5, "Input/output error", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "_sha256", broken)
+        with pytest.raises(UserError, match="cannot be read now: Input/output error"):
+            checkpoint.load_latest(tmp_path)
+    # A manifest that is unreadable for a moment costs no chunk
+    read = checkpoint.read_manifest
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "read_manifest", lambda f: broken(f) if f == first else read(f))
+        patch.setattr(checkpoint, "_known_chunks", lambda after: {})
+        with pytest.raises(OSError):
+            checkpoint._clean(tmp_path, 20, 2)
+    assert content(checkpoint.load(first)) == list(range(10)) and content(checkpoint.load(second)) == list(range(20))
+
+
+def test_a_state_comes_back_as_it_was(tmp_path):
+    """Whatever an adviser calls its entries; what a checkpoint cannot hold is named before anything is lost."""
+    state = {
+        "$tensor": "x", "tensor": {"tensor": 1}, "$$": [1.5, None, True, "t"], "a/b": torch.ones(1), "~1": 2,
+        "a": {"b": torch.zeros(2)}, "array": np.arange(3, dtype=np.int16), "$buffer": {"start": 0, "stop": 1},
+    }  # fmt: skip
+    back = checkpoint.load(checkpoint.save(tmp_path, 1, state))
+    assert back.keys() == state.keys() and back["$tensor"] == "x" and back["$buffer"] == {"start": 0, "stop": 1}
+    assert torch.equal(back["a/b"], torch.ones(1)) and torch.equal(back["a"]["b"], torch.zeros(2))
+    assert back["array"].dtype == np.int16 and back["array"].tolist() == [0, 1, 2] and back["$$"] == state["$$"]
+    with pytest.raises(UserError, match="cannot hold adviser/seen, a set: use numbers"):
+        checkpoint.save(tmp_path, 2, {"adviser": {"seen": {1, 2}}})
+
+
 def test_an_older_format_is_named(tmp_path):
+    checkpoint.save(tmp_path, 1, {"x": 1})  # is not used in its place: what is newer would be lost
     folder = checkpoint.save(tmp_path, 3, {"x": 1})
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps({"format": 1, "step": 3, "sha256": manifest["files"]}))
-    with pytest.raises(UserError, match=r"checkpoint format 1 by an older version, and this version reads format 2"):
+    match = "checkpoint format 1 by Peerage of another version, and this version reads format 2"
+    with pytest.raises(UserError, match=match):
         checkpoint.load(folder)
+    with pytest.raises(UserError, match=match):
+        checkpoint.load_latest(tmp_path)
 
 
 def test_a_sealed_manifest_may_not_name_files_elsewhere(tmp_path):
@@ -414,7 +475,8 @@ def test_a_run_without_a_sound_checkpoint(stopped, capsys):
     for folder in checkpoint.checkpoints(stopped):
         spoil(folder / "state.safetensors")
     assert main(["resume", str(stopped)]) == 2
-    assert capsys.readouterr().err.endswith("does not match its checksum: train it anew\n")
+    said = capsys.readouterr().err
+    assert said.count("does not match its checksum") == 2 and "has no sound checkpoint" in said
 
 
 def test_one_process_at_a_time(stopped, capsys):
@@ -464,6 +526,67 @@ def test_a_run_that_never_wrote_a_checkpoint_begins_anew(tmp_path):
     run = peerage.resume(young.path)
     for name in ("metrics.csv", "evaluations.csv", "advice.csv"):
         assert (run.folder / name).read_bytes() == (whole.folder / name).read_bytes()
+
+
+def test_a_run_whose_checkpoints_were_removed_is_left_alone(stopped, capsys):
+    shutil.rmtree(stopped / "checkpoints")
+    before = {p: p.read_bytes() for p in stopped.rglob("*") if p.is_file() and p.name != ".lock"}
+    assert main(["resume", str(stopped)]) == 2
+    assert "has rows and no checkpoint: somebody has removed its checkpoints" in capsys.readouterr().err
+    assert {p: p.read_bytes() for p in stopped.rglob("*") if p.is_file() and p.name != ".lock"} == before
+
+
+def test_killed_while_the_report_was_drawn(stopped):
+    run = peerage.resume(stopped)
+    pictures = {p.name: p.read_bytes() for p in (stopped / "figures").iterdir()}
+    (stopped / "report.html").unlink()
+    next((stopped / "figures").iterdir()).write_bytes(b"half")
+    assert main(["resume", str(stopped)]) == 0
+    assert (stopped / "report.html").exists() and pictures
+    assert {p.name: p.read_bytes() for p in (stopped / "figures").iterdir()} == pictures
+    with pytest.raises(UserError, match="is finished"):
+        peerage.resume(run)
+
+
+def test_a_lock_on_a_folder_that_was_replaced_is_none(tmp_path, monkeypatch):
+    config = {"env": "x"}
+    RunFolder.create(tmp_path, "run", "x", config).unlock()
+    late = RunFolder(tmp_path / "run")
+    flock = running_fcntl.flock
+
+    def overtaken(file, how):
+        monkeypatch.setattr(running_fcntl, "flock", flock)
+        RunFolder.create(tmp_path, "run", "x", config, overwrite=True)
+        return flock(file, how)
+
+    monkeypatch.setattr(running_fcntl, "flock", overtaken)
+    with pytest.raises(UserError, match="was replaced by another training just now"):
+        late.lock()
+
+
+def test_an_adviser_is_what_it_was_even_if_its_run_went_on(tmp_path):
+    """The networks of a `checkpoint:` adviser are in the checkpoint, not where they came from."""
+    teacher = peerage.train(config=small(advisers=()), log_dir=str(tmp_path), exp_name="teacher")
+    other = peerage.train(config=small(advisers=(), seed=9), log_dir=str(tmp_path), exp_name="other")
+    config = small(advisers=(f"checkpoint:{teacher.folder}",))
+    whole = peerage.train(config=config, log_dir=str(tmp_path), exp_name="whole")
+    with pytest.raises(KeyboardInterrupt):
+        peerage.train(config=config, log_dir=str(tmp_path), exp_name="run", listeners=[Stop(90)])
+    shutil.rmtree(teacher.folder)
+    shutil.copytree(other.folder, teacher.folder)
+    run = peerage.resume(tmp_path / "run")
+    for name in ("metrics.csv", "evaluations.csv", "advice.csv"):
+        assert (run.folder / name).read_bytes() == (whole.folder / name).read_bytes()
+
+
+def test_a_reader_that_has_gone_does_not_end_the_training(tmp_path):
+    """`peerage train ... | head -1`"""
+    words = ["train", "--env", "Room-v6", "--n-peers", "2", "--total-timesteps", "300", "--eval-freq", "20"]
+    words += ["--n-eval-episodes", "1", "--log-dir", str(tmp_path), "--exp-name", "run", "--verbose", "2"]
+    command = " ".join([sys.executable, "-m", "peerage", *words])
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command} | head -1"], capture_output=True, text=True)
+    assert (tmp_path / "run" / "DONE").exists() and done.returncode == 0, done.stderr
+    assert "Display is switched off, the training goes on" in done.stderr
 
 
 def test_another_machine_is_noted_and_said(stopped):
@@ -567,7 +690,7 @@ def test_what_the_process_ignores_stays_ignored():
         signal.signal(signal.SIGHUP, before)
 
 
-def test_resumed_with_advice_of_every_kind_is_finished_once(stopped):
+def test_a_finished_run_is_not_finished_again(stopped):
     """Finished, and not to be finished again; but killed before it could say so, it is."""
     run = peerage.resume(stopped)
     with pytest.raises(UserError, match="is finished"):

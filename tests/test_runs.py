@@ -98,6 +98,7 @@ def make_run(
         out.on_progress(step, 0.01 * step)
     out.on_end("DONE", "all steps done")
     run.finish("DONE", "all steps done", steps)
+    run.unlock()
     return run.path
 
 

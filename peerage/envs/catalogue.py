@@ -36,6 +36,11 @@ _TABLE: list[tuple[str, int, str, str]] = [
 ]
 
 
+def is_known(env_id: str) -> bool:
+    """Is it one of these, whose episodes do not depend on those before?"""
+    return any(env_id == known for known, *_ in _TABLE)
+
+
 def list_envs() -> list[dict[str, Any]]:
     """The environments that Peerage is tested with, as far as this Gymnasium has them.
 

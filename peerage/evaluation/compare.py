@@ -65,7 +65,7 @@ class Versus:
     smallest: float
     """The smallest p that a Mann-Whitney test with so many replicas can give."""
     detectable: float
-    """The smallest difference of means that so many replicas would show in four of five cases."""
+    """The smallest difference that so many replicas would show in about four of five cases."""
     winner: str | None
     """Who is better beyond chance, if anybody: the interval of the difference lies on one side of zero, and if there
     are more comparisons, Welch's p is below .05 after Holm's correction."""
@@ -187,6 +187,7 @@ def _versus(a: Side, b: Side, x: np.ndarray, y: np.ndarray, paired: bool, seed: 
     welch = statistics.welch(y, x).p if enough else nobody
     ranks = statistics.mann_whitney(y, x)
     spread = math.sqrt((np.var(x, ddof=1) + np.var(y, ddof=1)) / 2) if enough else nobody
+    power = statistics.smallest_detectable_difference
     return Versus(
         a=a.name,
         b=b.name,
@@ -197,7 +198,7 @@ def _versus(a: Side, b: Side, x: np.ndarray, y: np.ndarray, paired: bool, seed: 
         welch=welch,
         mann_whitney=ranks.p,
         smallest=ranks.smallest_p,
-        detectable=statistics.smallest_detectable_difference(len(x), len(y), spread) if enough else nobody,
+        detectable=power(len(x), len(y), spread, statistic="iqm") if enough else nobody,
         winner=None,
         verdict="",
     )

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from peerage.envs.catalogue import is_known
 from peerage.envs.vector import EnvGroup, Episode, Maker
 from peerage.errors import UserError
 from peerage.learners.group import Group
@@ -37,6 +38,9 @@ class Evaluator:
         An environment that changes under way is what it is after `trained` steps of training, for the whole evaluation.
         """
         M, E = self.group.M, self.episodes
+        if self.envs is not None and not is_known(self.envs.spec.id):
+            self.envs.close()  # it may remember its earlier episodes, and a resumed run would not
+            self.envs = None
         if self.envs is None:
             self.envs = EnvGroup(self.env, self.env_args, [self.seed + e for e in range(E)] * M)
         self.envs.set_clock(trained, running=False)

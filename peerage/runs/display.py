@@ -50,7 +50,14 @@ class Display(Listener):
         if self.console is None:
             from rich.console import Console
 
-            self.console = Console()
+            class Patient(Console):
+                """One that nobody reads any more (`| head`) is an error like others, not the end of the program."""
+
+                def on_broken_pipe(self) -> None:
+                    self.quiet = True
+                    raise BrokenPipeError("nobody reads the output any more")
+
+            self.console = Patient()
         if self.console.is_terminal:
             from rich.live import Live
 

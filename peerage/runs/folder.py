@@ -68,9 +68,17 @@ class RunFolder:
         """
         if fcntl is None or self._lock is not None:
             return
-        file = (self.path / ".lock").open("a+b")
+        try:
+            file = (self.path / ".lock").open("a+b")
+        except OSError as error:
+            raise UserError(f"cannot write to the run folder {self.path}: {error.strerror or error}") from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(file.fileno()).st_ino != (self.path / ".lock").stat().st_ino:
+                raise FileNotFoundError  # replaced between the opening and the locking
+        except FileNotFoundError:
+            file.close()
+            raise UserError(f"{self.path} was replaced by another training just now") from None
         except BlockingIOError:
             file.seek(0)
             who = file.read(100).decode(errors="replace").strip() or "another process"
@@ -154,6 +162,7 @@ class RunFolder:
                 if replaces:
                     os.rename(path, old)
                 os.rename(partial, path)  # fails if somebody else was quicker
+                _sync_folder(path.parent)
         except OSError as error:
             shutil.rmtree(partial, ignore_errors=True)
             if old.exists() and not path.exists():
@@ -242,6 +251,11 @@ class RunFolder:
                 return name, _read_json(self.path / name)
         return "RUNNING", {}
 
+    def report_is_due(self) -> bool:
+        """Is a finished run without a report that was drawn after its end?"""
+        report, done = self.path / "report.html", self.path / "DONE"
+        return not report.exists() or report.stat().st_mtime_ns < done.stat().st_mtime_ns
+
     # --- places -----------------------------------------------------------------------------------
 
     @property
@@ -290,8 +304,19 @@ def write_atomically(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
+        _sync_folder(path.parent)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Its names to the disk, where the file system can do that."""
+    with contextlib.suppress(OSError):
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
 
 
 def describe_environment(env: str, device: str) -> dict[str, Any]:

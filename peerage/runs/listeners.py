@@ -6,6 +6,7 @@ listener never sees the training's objects, only numbers and names, so it can no
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -40,6 +41,8 @@ class RunInfo:
     """0, or the step of the checkpoint that the run goes on from."""
     config: dict[str, Any]
     """The resolved configuration as plain data."""
+    resumed: bool = False
+    """Does the run go on? (From step 0, perhaps.)"""
 
 
 class Listener:
@@ -122,11 +125,9 @@ class Listeners(Listener):
 
 def _warn(listener: Listener, error: Exception) -> None:
     text = " ".join(str(error).split())[:200]
-    print(
-        f"peerage: {type(listener).__name__} is switched off, the training goes on: "
-        f"{type(error).__name__}: {text}",
-        file=sys.stderr,
-    )
+    what = f"{type(listener).__name__} is switched off, the training goes on: {type(error).__name__}: {text}"
+    with contextlib.suppress(OSError, ValueError):  # the terminal may be gone, too
+        print(f"peerage: {what}", file=sys.stderr)
 
 
 def role(asker: str, adviser: str) -> str:

@@ -99,7 +99,7 @@ class TensorBoardLog(ScalarLog):
     def on_start(self, info: RunInfo) -> None:
         self.info = info
         self._writer = self._make_writer(str(self.folder))
-        if info.start_step:
+        if info.resumed:
             # Tells TensorBoard to forget what an earlier part of the run logged after the checkpoint.
             start = self._session(status=self._session.START)
             self._writer.add_event(self._event(step=info.start_step + 1, session_log=start))
@@ -169,7 +169,7 @@ class WandbLog(ScalarLog):
         run_id = None
         if info.folder is not None:
             note = info.folder / "wandb_run.txt"
-            if info.start_step and note.exists():
+            if info.resumed and note.exists():
                 run_id = note.read_text(encoding="utf-8").strip() or None
         self._run = self._wandb.init(
             project=self.project,

@@ -151,6 +151,12 @@ class CsvLog(Listener):
             file.close()
 
 
+def has_rows(folder: Path | str) -> bool:
+    """Is there more than headers in the files?"""
+    paths = [(Path(folder) / name, len(_lines([columns]))) for name, columns in COLUMNS.items()]
+    return any(path.exists() and path.stat().st_size > header for path, header in paths)
+
+
 def _read(folder: Path | str, name: str) -> pd.DataFrame:
     """One file of a run folder; empty if it is not there yet. A half-written last line is left out.
 

@@ -150,6 +150,16 @@ class Trained:
         actions = self.learner.suggest(torch.as_tensor(obs).unsqueeze(0), None)[0].numpy()
         return actions[:, 0].astype(np.int64) if self.discrete else actions
 
+    def state(self) -> dict[str, Any]:
+        """Its networks: where they came from, there may be others by the time a run is resumed."""
+        return {name: net.flat for name, net in self.learner.networks().items()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        for name, net in self.learner.networks().items():
+            if net.flat.shape != state[name].shape:
+                raise UserError(f"the adviser's checkpoint holds another {name} network than when the run was begun")
+            net.flat.copy_(state[name])
+
 
 def make_adviser(name: str, spec: Spec) -> Adviser:
     """The adviser called `name`. Raises UserError for one that does not exist or does not fit the environment."""

@@ -41,6 +41,7 @@ class Desks:
             for r in range(R):
                 self.order[r] = Seat(seed, r, N).generator("order of advisers").permutation(F)
         place = self.order.argsort(axis=1)  # [R, F]
+        self.step = 0
         self.desks: list[Desk] = []
         for f, copies in enumerate(advisers):
             shared = getattr(copies[0], "stateless", False)
@@ -59,8 +60,12 @@ class Desks:
 
     def begin_step(self, step: int) -> None:
         """Tell the advisers with a clock that environment step `step` begins."""
+        self.step = step
         for adviser in self.clocks:
-            adviser.at(step)
+            try:
+                adviser.at(step)
+            except Exception as error:
+                raise self._failed(adviser, "at", error) from error
 
     def ask(
         self, obs: np.ndarray, episode_start: np.ndarray, due: np.ndarray, followed: np.ndarray
@@ -75,13 +80,16 @@ class Desks:
                 rows, columns = desk.rows[asking], desk.columns[asking]
                 try:
                     said = desk.adviser.suggest(obs[rows], rows % group.N, episode_start[rows], desk.rng)
-                except UserError:
-                    raise
                 except Exception as error:
-                    what = f"{type(error).__name__}: {error}"[:200]
-                    raise UserError(f"adviser {type(desk.adviser).__name__} failed in suggest: {what}") from error
+                    raise self._failed(desk.adviser, "suggest", error) from error
                 answers[rows, columns - group.N] = self._checked(said, len(rows), desk)
         return answers
+
+    def _failed(self, adviser: Any, where: str, error: Exception) -> UserError:
+        if isinstance(error, UserError):
+            return error
+        what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        return UserError(f"adviser {type(adviser).__name__} failed in {where}, step {self.step}: {what}")
 
     def _checked(self, said: Any, rows: int, desk: Desk) -> np.ndarray:
         """An adviser's answer as `[rows, act]`; what lies outside a box is clipped to it."""
@@ -107,7 +115,10 @@ class Desks:
             if hasattr(desk.adviser, "role"):
                 rows = desk.rows[due[desk.rows] & (followed[desk.rows] == desk.columns)]
                 if len(rows):
-                    roles[rows] = desk.adviser.role(obs[rows])
+                    try:
+                        roles[rows] = desk.adviser.role(obs[rows])
+                    except Exception as error:
+                        raise self._failed(desk.adviser, "role", error) from error
         return roles
 
     def state(self) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ one; its manifest has the checksum of everything that belongs to it, and its own
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -34,6 +35,11 @@ SMALL = 1 << 20
 """A chunk of fewer bytes is written again, together with what came after it: many checkpoints are not many files."""
 LARGE = 1 << 26
 """Bytes of the largest chunk: no more is held in memory twice."""
+
+
+class Damaged(UserError):
+    """A checkpoint that is not what was written: another one may be used instead. (One that cannot be read just now, or
+    that another version wrote, is a plain UserError: what is newer than what can be read is never passed over.)"""
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,7 @@ def save(
     root = run / "checkpoints"
     chunks_folder = root / "chunks"
     chunks_folder.mkdir(parents=True, exist_ok=True)
-    final, partial = root / f"step_{step:09d}", root / f".step_{step:09d}.partial"
+    final, partial = _free_name(root, step), root / f".step_{step:09d}.partial"
     for left in (*root.glob(".step_*"), *chunks_folder.glob(".*")):  # by a process that was killed
         shutil.rmtree(left) if left.is_dir() else left.unlink()
     known = _known_chunks(after)
@@ -91,7 +97,7 @@ def save(
     try:
         chunks = {place: _write_chunks(chunks_folder, place, b, known.get(place, [])) for place, b in buffers.items()}
         partial.mkdir()
-        save_file(tensors, partial / FILES[0])
+        _save_tensors(tensors, partial / FILES[0])
         (partial / FILES[1]).write_text(json.dumps(tree))
         manifest = {
             "format": FORMAT,
@@ -103,10 +109,9 @@ def save(
         (partial / "manifest.json").write_text(json.dumps({**manifest, "seal": _seal(manifest)}, indent=1))
         for path in (*partial.iterdir(), partial):
             _sync(path)
-        if final.exists():  # only if the run was resumed from it, or if it is damaged
-            os.replace(final, root / f".step_{step:09d}.old")
-        os.replace(partial, final)
+        os.rename(partial, final)
         _sync(root)
+        _sync(run)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -136,7 +141,7 @@ def _write_chunks(folder: Path, place: str, buffer: Entries, known: list[Chunk])
         b = min(a + step, buffer.stop)
         name = f"{re.sub(r'[^a-z0-9_]+', '-', place.lower())}-{a:09d}-{b:09d}.safetensors"
         partial = folder / f".{name}.partial"
-        save_file({key: x.detach().contiguous().cpu() for key, x in buffer.read(a, b).items()}, partial)
+        _save_tensors({key: x.detach().contiguous().cpu() for key, x in buffer.read(a, b).items()}, partial)
         _sync(partial)
         made = Chunk(a, b, name, partial.stat().st_size, _sha256(partial))
         os.replace(partial, folder / name)
@@ -154,15 +159,38 @@ def _known_chunks(after: Path | None) -> dict[str, list[Chunk]]:
         return {}
 
 
+def _free_name(root: Path, step: int) -> Path:
+    """`step_000000100`, or with -2, -3, ... behind it: a run that ends where it was resumed saves that step again, and
+    the one that is there stays until the new one is whole."""
+    path, count = root / f"step_{step:09d}", 1
+    while path.exists():
+        count += 1
+        path = root / f"step_{step:09d}-{count}"
+    return path
+
+
+def retire(folder: Path) -> None:
+    """Put a damaged checkpoint out of the way, as `damaged_step_...`: the run goes on from an older one, and must not
+    come back to it."""
+    target, count = folder.with_name(f"damaged_{folder.name}"), 1
+    while target.exists():
+        count += 1
+        target = folder.with_name(f"damaged_{folder.name}.{count}")
+    os.rename(folder, target)
+    _sync(folder.parent)
+
+
 def _clean(run: Path, step: int, keep: int) -> None:
     """Remove checkpoints that are not among the newest `keep` up to `step`, and chunks that nobody needs then."""
-    kept = [folder for folder in checkpoints(run) if _step(folder) <= step][-keep:]
-    needed: set[str] = set()
-    for folder in kept:
-        needed |= {chunk.name for chunks in _known_chunks(folder).values() for chunk in chunks}
-    for path in (*checkpoints(run), *(run / "checkpoints").glob(".step_*.old")):
+    kept = [folder for folder in checkpoints(run) if step_of(folder) <= step][-keep:]
+    for path in checkpoints(run):
         if path not in kept:
             shutil.rmtree(path, ignore_errors=True)
+    try:
+        manifests = [read_manifest(folder) for folder in kept]
+    except UserError:  # until one knows what it needs, everything stays
+        return
+    needed = {chunk.name for manifest in manifests for chunks in manifest.chunks.values() for chunk in chunks}
     for path in (run / "checkpoints" / "chunks").glob("*.safetensors"):
         if path.name not in needed:
             path.unlink(missing_ok=True)
@@ -173,12 +201,23 @@ def _clean(run: Path, step: int, keep: int) -> None:
 
 def checkpoints(run: Path) -> list[Path]:
     """The run's checkpoint folders, oldest first; one that was not written to its end has another name."""
-    named = [path for path in (run / "checkpoints").glob("step_*") if path.name[len("step_") :].isdecimal()]
-    return sorted(named, key=_step)
+    named = [path for path in (run / "checkpoints").glob("step_*") if _NAME.fullmatch(path.name)]
+    return sorted(named, key=_order)
 
 
-def _step(folder: Path) -> int:
-    return int(folder.name[len("step_") :])
+_NAME = re.compile(r"step_(\d+)(?:-(\d+))?")
+
+
+def _order(folder: Path) -> tuple[int, int]:
+    found = _NAME.fullmatch(folder.name)
+    if found is None:
+        raise Damaged(f"{folder} is not a checkpoint: its name is not step_ and a number")
+    return int(found[1]), int(found[2] or 1)
+
+
+def step_of(folder: Path) -> int:
+    """The step of a checkpoint, by the name of its folder."""
+    return _order(folder)[0]
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -187,18 +226,18 @@ def read_manifest(folder: Path) -> Manifest:
     def read() -> Manifest:
         manifest = json.loads((folder / "manifest.json").read_text())
         if manifest["format"] != FORMAT:
-            by = manifest.get("about", {}).get("versions", {}).get("peerage", "an older version")
+            by = manifest.get("about", {}).get("versions", {}).get("peerage", "of another version")
             raise UserError(
-                f"{folder} was written in checkpoint format {str(manifest['format'])[:20]} by {by}, and this version "
-                f"reads format {FORMAT}: use that version"
+                f"{folder} was written in checkpoint format {str(manifest['format'])[:20]} by Peerage {str(by)[:20]}, "
+                f"and this version reads format {FORMAT}: use that one"
             )
         seal = manifest.pop("seal")
-        if seal != _seal(manifest) or manifest["step"] != _step(folder):
-            raise UserError(f"checkpoint {folder} is damaged: manifest.json does not match its checksum")
+        if seal != _seal(manifest) or manifest["step"] != step_of(folder):
+            raise Damaged(f"checkpoint {folder} is damaged: manifest.json does not match its checksum")
         chunks = {place: [Chunk(**chunk) for chunk in some] for place, some in manifest["chunks"].items()}
         for chunk in (c for some in chunks.values() for c in some):
             if not re.fullmatch(r"[a-z0-9_-]+\.safetensors", chunk.name):
-                raise UserError(f"checkpoint {folder} names a chunk {chunk.name!r:.60}: it is not one of ours")
+                raise Damaged(f"checkpoint {folder} names a chunk {chunk.name!r:.60}: it is not one of ours")
         return Manifest(manifest["step"], dict(manifest["about"]), dict(manifest["files"]), chunks)
 
     return _reading(folder, read)
@@ -214,31 +253,39 @@ def load(folder: Path, *, buffers: bool = True) -> dict[str, Any]:
         belongs = [*((folder, *item) for item in manifest.files.items() if item[0] in FILES)]
         belongs += [(folder.parent / "chunks", chunk.name, chunk.sha256) for chunk in chunks]
         if set(manifest.files) != set(FILES):
-            raise UserError(f"checkpoint {folder} is damaged: its manifest names other files than {', '.join(FILES)}")
+            raise Damaged(f"checkpoint {folder} is damaged: its manifest names other files than {', '.join(FILES)}")
         for where, name, sha256 in belongs:
             if _sha256(where / name) != sha256:
-                raise UserError(f"checkpoint {folder} is damaged: {name} does not match its checksum")
+                raise Damaged(f"checkpoint {folder} is damaged: {name} does not match its checksum")
         tree = json.loads((folder / FILES[1]).read_text())
         # Copies: the file's own memory is aligned in another way, and sums over it have other last bits
         tensors = {key: tensor.clone() for key, tensor in load_file(folder / FILES[0]).items()}
         state = _unflatten(tree, tensors, manifest.chunks if buffers else None, folder.parent / "chunks")
         if not isinstance(state, dict):
-            raise UserError(f"checkpoint {folder} does not hold a state")
+            raise Damaged(f"checkpoint {folder} does not hold a state")
         return state
 
     return _reading(folder, read)
 
 
-def load_latest(run: Path, *, buffers: bool = True) -> tuple[Path, dict[str, Any], list[str]]:
-    """The newest sound checkpoint of a run, its state, and a line for each damaged one that was passed over."""
-    passed_over: list[str] = []
-    for folder in reversed(checkpoints(run)):
-        try:
-            return folder, load(folder, buffers=buffers), passed_over
-        except UserError as error:
-            passed_over.append(str(error))
-    why = passed_over[0] if passed_over else f"{run} has no checkpoint"
-    raise UserError(f"{why}: train it anew")
+def load_latest(run: Path, *, buffers: bool = True) -> tuple[Path, dict[str, Any], dict[Path, str]]:
+    """The newest sound checkpoint of a run, its state, and each damaged one that is newer, with a line about it.
+
+    Raises UserError if there is none, or if one cannot be read for a reason that is not its own.
+    """
+    for _ in range(5):
+        damaged: dict[Path, str] = {}
+        there = checkpoints(run)
+        for folder in reversed(there):
+            try:
+                return folder, load(folder, buffers=buffers), damaged
+            except Damaged as error:
+                damaged[folder] = str(error)
+        if checkpoints(run) == there:
+            break  # else the run goes on meanwhile, and what was there has been replaced
+    if not damaged:
+        raise UserError(f"{run} has no checkpoint")
+    raise UserError(f"{run} has no sound checkpoint: {'; '.join(damaged.values())}")
 
 
 def _reading(folder: Path, read: Callable[[], Any]) -> Any:
@@ -247,43 +294,60 @@ def _reading(folder: Path, read: Callable[[], Any]) -> Any:
         return read()
     except UserError:
         raise
-    except (OSError, LookupError, TypeError, ValueError, AttributeError, RecursionError, SafetensorError) as error:
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise Damaged(f"checkpoint {folder} is damaged: {Path(error.filename or folder).name} is missing") from error
+    except OSError as error:  # a disk that answers no more says nothing about what is on it
+        raise UserError(f"checkpoint {folder} cannot be read now: {error.strerror or error}") from error
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError, SafetensorError) as error:
         what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise UserError(f"checkpoint {folder} cannot be read: {what}") from error
+        raise Damaged(f"checkpoint {folder} cannot be read: {what}") from error
 
 
 # --- trees of tensors ---------------------------------------------------------------------------------------
 
 
 def _flatten(tree: Any, place: str, tensors: dict[str, torch.Tensor], buffers: dict[str, Entries]) -> Any:
-    """Replace the tensors and buffers of a nested dict or list by `{"tensor": place}`, `{"buffer": place, ...}` and
-    collect them."""
+    """Replace the tensors, arrays and buffers of a nested dict or list by `{"$tensor": place}` and the like, and
+    collect them. A key that begins with $ gets another one, so that nothing looks like these by chance."""
     if isinstance(tree, torch.Tensor):
         tensors[place] = tree.detach().contiguous().cpu()
-        return {"tensor": place}
+        return {"$tensor": place}
+    if isinstance(tree, np.ndarray):  # of an adviser, say
+        tensors[place] = torch.from_numpy(np.ascontiguousarray(tree))
+        return {"$array": place}
     if isinstance(tree, Entries):
         buffers[place] = tree
-        return {"buffer": place, "start": tree.start, "stop": tree.stop}
+        return {"$buffer": place, "start": tree.start, "stop": tree.stop}
     if isinstance(tree, dict):
-        prefix = f"{place}/" if place else ""
-        return {str(key): _flatten(value, f"{prefix}{key}", tensors, buffers) for key, value in tree.items()}
+        inside = {}
+        for key, value in tree.items():
+            name = str(key).replace("~", "~0").replace("/", "~1")
+            where = f"{place}/{name}" if place else name
+            inside["$" * str(key).startswith("$") + str(key)] = _flatten(value, where, tensors, buffers)
+        return inside
     if isinstance(tree, list | tuple):
         return [_flatten(value, f"{place}/{i}", tensors, buffers) for i, value in enumerate(tree)]
-    if isinstance(tree, np.ndarray | np.generic):  # an adviser's state, say
-        return tree.tolist()
-    return tree
+    if isinstance(tree, np.generic):
+        return tree.item()
+    if tree is None or isinstance(tree, str | int | float):
+        return tree
+    kind = type(tree).__name__
+    raise UserError(f"a checkpoint cannot hold {place}, a {kind}: use numbers, text, lists, dicts and arrays")
 
 
-def _unflatten(
-    tree: Any, tensors: dict[str, torch.Tensor], chunks: dict[str, list[Chunk]] | None, folder: Path
-) -> Any:
+def _unflatten(tree: Any, tensors: dict[str, torch.Tensor], chunks: dict[str, list[Chunk]] | None, folder: Path) -> Any:
     """The inverse. Without `chunks` there is None in place of every buffer."""
     if isinstance(tree, dict):
-        if tree.keys() == {"tensor"}:
-            return tensors[tree["tensor"]]
-        if tree.keys() == {"buffer", "start", "stop"}:
-            return None if chunks is None else _entries(chunks[tree["buffer"]], tree["start"], tree["stop"], folder)
-        return {key: _unflatten(value, tensors, chunks, folder) for key, value in tree.items()}
+        if "$tensor" in tree:
+            return tensors[tree["$tensor"]]
+        if "$array" in tree:
+            return tensors[tree["$array"]].numpy()
+        if "$buffer" in tree:
+            return None if chunks is None else _entries(chunks[tree["$buffer"]], tree["start"], tree["stop"], folder)
+        return {
+            key[1:] if key.startswith("$$") else key: _unflatten(value, tensors, chunks, folder)
+            for key, value in tree.items()
+        }
     if isinstance(tree, list):
         return [_unflatten(value, tensors, chunks, folder) for value in tree]
     return tree
@@ -316,11 +380,27 @@ def _seal(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
+def _save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Raises OSError for what goes wrong on the disk; safetensors has an error of its own for it."""
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:
+        text = " ".join(str(error).split())
+        code = errno.ENOSPC if "No space left" in text else errno.EIO
+        raise OSError(code, os.strerror(code) if code == errno.ENOSPC else text, str(path)) from error
+
+
 def _sync(path: Path) -> None:
-    """To the disk, that is; a folder too: its names are what it holds."""
-    number = os.open(path, os.O_RDONLY)
+    """To the disk, that is. A folder too, since its names are what it holds; not every file system can do that."""
+    is_folder = path.is_dir()
+    if is_folder and os.name == "nt":
+        return
+    number = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
     try:
         os.fsync(number)
+    except OSError as error:
+        if not is_folder or error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
     finally:
         os.close(number)
 
@@ -331,5 +411,5 @@ def dump(run: Path, name: str, state: dict[str, Any]) -> Path:
     folder.mkdir(exist_ok=True)
     tensors: dict[str, torch.Tensor] = {}
     _flatten(state, "", tensors, {})
-    save_file({key: value.clone() for key, value in tensors.items()}, folder / f"{name}.safetensors")
+    _save_tensors({key: value.clone() for key, value in tensors.items()}, folder / f"{name}.safetensors")
     return folder / f"{name}.safetensors"

@@ -38,6 +38,8 @@ from peerage.trust.features import family_name
 from peerage.trust.signals import Transition
 
 PROGRESS_SECONDS = 0.2
+OUTLIVES = ("BipedalWalker",)
+"""Environments whose episodes depend on those before, in a way that cannot be seen."""
 
 
 class Trainer:
@@ -113,11 +115,13 @@ class Trainer:
         self.step = 0
         self.begun = False  # an episode is under way
         self.checkpoint: Path | None = None  # the one that this training has written or gone on from last
+        self.saved: tuple[int, int] | None = None  # step and last evaluation of that checkpoint
         self.frozen = ~self.group.active()  # pretrained members do not learn, and that is no news
         self.episodes: list[Episode] = []
         self.evaluated_at = -1
         self.read_offsets: Callable[[], dict[str, int]] = dict
         self.offsets: dict[str, int] = {}
+        self.damaged: list[Path] = []  # newer checkpoints that a resume has passed over
         self.news: list[str] = []  # to be told when the training goes on
 
     def _adviser(self, adviser: str | Adviser) -> Adviser:
@@ -198,6 +202,7 @@ class Trainer:
             replicas=self.R,
             total_steps=self.steps,
             start_step=self.step,
+            resumed=self.begun,
             config=to_dict(self.config),
         )
         self.listeners.on_start(info)
@@ -292,8 +297,11 @@ class Trainer:
         for m in np.flatnonzero(diverged):
             r, i = divmod(int(m), self.N)
             name = f"diverged-replica-{r}-member-{i}-step-{self.step}"
-            dump = checkpoint.dump(folder.path, name, self.member_state(int(m)))
-            text = f"{self.names[i]} of replica {r} is frozen: its update was not finite (kept in {dump.name})"
+            text = f"{self.names[i]} of replica {r} is frozen: its update was not finite"
+            try:
+                text += f" (kept in {checkpoint.dump(folder.path, name, self.member_state(int(m))).name})"
+            except OSError as error:
+                text += f" (and cannot be kept: {error.strerror or error})"
             self.listeners.on_message(self.step, text)
 
     def member_state(self, m: int) -> dict[str, Any]:
@@ -308,8 +316,9 @@ class Trainer:
     # --- state ----------------------------------------------------------------------------------------------
 
     def _save(self, folder: RunFolder | None) -> None:
-        """Write a checkpoint, if there is a folder."""
-        if folder is not None:
+        """Write a checkpoint, if there is a folder and anything to add to the last one."""
+        now = (self.step, self.evaluated_at)
+        if folder is not None and self.saved != now:
             self.checkpoint = checkpoint.save(
                 folder.path,
                 self.step,
@@ -318,6 +327,7 @@ class Trainer:
                 after=self.checkpoint,
                 keep=self.config.run.keep_checkpoints,
             )
+            self.saved = now
             give_memory_back()
 
     def state(self) -> dict[str, Any]:
@@ -352,6 +362,9 @@ class Trainer:
         self.offsets = {str(name): int(offset) for name, offset in state["offsets"].items()}
         environments = {n: x.numpy() if isinstance(x, torch.Tensor) else x for n, x in state["environments"].items()}
         obs, anew = self.envs.restore(environments, self.step)
+        self.saved = (self.step, self.evaluated_at)
+        if self.spec.id.split(":")[-1].startswith(OUTLIVES):
+            self.news.append(f"not bit for bit: the world of {self.spec.id} outlives its episodes, and is begun anew")
         who = np.isin(np.arange(self.group.M), list(anew))
         self._stand(obs, np.array(state["episode_start"], bool) | who)
         self.sharing.reset(who)

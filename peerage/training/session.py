@@ -23,7 +23,7 @@ from peerage.runs.folder import RunFolder, default_name
 from peerage.runs.listeners import EvaluationRow, Listener, Listeners
 from peerage.runs.loggers import TensorBoardLog, WandbLog
 from peerage.runs.report import write_report
-from peerage.runs.tables import CsvLog
+from peerage.runs.tables import CsvLog, has_rows
 from peerage.sharing.advisers import Adviser
 from peerage.training import checkpoint
 from peerage.training.budget import check, estimate, guard
@@ -101,20 +101,24 @@ def restore(
     else:
         config = replace(config, device=device or config.device, threads=threads or config.threads)
     fresh = not policies_only and not checkpoint.checkpoints(folder.path) and folder.status()[0] != "DONE"
-    passed_over: list[str] = []
+    damaged: dict[Path, str] = {}
     if not fresh:
-        newest, state, passed_over = checkpoint.load_latest(folder.path, buffers=not policies_only)
+        newest, state, damaged = checkpoint.load_latest(folder.path, buffers=not policies_only)
+    elif has_rows(folder.path):
+        raise UserError(f"{run} has rows and no checkpoint: somebody has removed its checkpoints; train it anew")
     try:
         with guard():
             trainer = Trainer(config, env=env, advisers=() if policies_only else advisers, pretrained=fresh)
     except UserError as error:
-        if folder.commands() and "(from Python)" in folder.commands()[0]:
+        if env is None and advisers is None and folder.commands() and "(from Python)" in folder.commands()[0]:
             hint = "begun from Python, with objects? `peerage.load(folder, env=..., advisers=...)` takes them"
             raise UserError(f"{error} ({hint})") from error
         raise
     if not policies_only:
-        trainer.news = [*passed_over, *_budgeted(trainer, folder.path)]
+        trainer.news = [*damaged.values(), *_budgeted(trainer, folder.path)]
+        trainer.damaged = list(damaged)
     if fresh:
+        trainer.news.append("stopped before its first checkpoint: begun at step 0")
         return trainer
     try:
         if not policies_only:
@@ -167,14 +171,19 @@ def resume(
             can = ", ".join(RESUMABLE)
             raise UserError(f"{name!r} cannot be changed in a resume{nearest(name, RESUMABLE)}: {can} can")
     with RunFolder.open(run) as folder:
+        if folder.status()[0] == "DONE":
+            if not folder.report_is_due():
+                raise UserError(f"{run} is finished: nothing to resume (`peerage report {run}` makes its report)")
+            write_report(folder.path)  # killed while it was drawn
+            return folder.path
         trainer = restore(run, env=env, advisers=advisers, device=device, threads=threads)
         try:
-            if trainer.finished and folder.status()[0] == "DONE":
-                raise UserError(f"{run} is finished: nothing to resume (`peerage report {run}` makes its report)")
             known = {key: value for key, value in overrides.items() if value is not None}
             trainer.config = validate(replace(trainer.config, run=replace(trainer.config.run, **known)))
             loggers = loggers_for(trainer.config, folder.path)
             log = CsvLog(folder.path)
+            for passed_over in trainer.damaged:
+                checkpoint.retire(passed_over)
             log.truncate(trainer.offsets if trainer.checkpoint is not None else None)
         except BaseException:
             trainer.close()
@@ -230,12 +239,13 @@ def finish(trainer: Trainer, folder: RunFolder) -> Path:
     """
     try:
         trainer.run(folder)
+        folder.finish("DONE", "finished", trainer.step)
     except BaseException as error:
         told = _told(error, trainer, folder)
         why = str(told) if isinstance(told, UserError) else f"{type(error).__name__}: {error}"
         if isinstance(error, KeyboardInterrupt | SystemExit):
             why = "interrupted"
-        trainer.listeners.on_end("FAILED", why)
+        _end(trainer, "FAILED", why)
         with contextlib.suppress(OSError):  # the disk may be full, and then the folder says RUNNING
             folder.finish("FAILED", why, trainer.step)
         if told is error:
@@ -243,18 +253,24 @@ def finish(trainer: Trainer, folder: RunFolder) -> Path:
         raise told from error
     finally:
         trainer.close()
-    folder.finish("DONE", "finished", trainer.step)
-    trainer.listeners.on_end("DONE", "finished")
+    _end(trainer, "DONE", "finished")
     try:
         write_report(folder.path)
     except Exception as error:  # a picture that cannot be drawn must not look like a failed training
-        print(f"peerage: no report: {type(error).__name__}: {error}", file=sys.stderr)
+        with contextlib.suppress(OSError, ValueError):  # nobody may be there to read it
+            print(f"peerage: no report: {type(error).__name__}: {error}", file=sys.stderr)
     return folder.path
+
+
+def _end(trainer: Trainer, status: str, why: str) -> None:
+    """Tell the listeners; whatever goes wrong there cannot change any more how the training ended."""
+    with contextlib.suppress(Exception):
+        trainer.listeners.on_end(status, why)
 
 
 def _told(error: BaseException, trainer: Trainer, folder: RunFolder) -> BaseException:
     """The error as the user should hear it, and where the run would go on."""
-    at = f" from step {int(trainer.checkpoint.name[5:]):,}" if trainer.checkpoint is not None else ""
+    at = f" from step {checkpoint.step_of(trainer.checkpoint):,}" if trainer.checkpoint is not None else ""
     then = f"`peerage resume {shlex.quote(str(folder.path))}` goes on{at}"
     if isinstance(error, UserError):
         return UserError(f"{error}; once that is mended, {then}")
@@ -262,6 +278,6 @@ def _told(error: BaseException, trainer: Trainer, folder: RunFolder) -> BaseExce
         place = f" {error.filename}" if error.filename else ""
         why = f"cannot write to the run folder{place}: {error.strerror or error}"
         return UserError(f"{why}; once that is mended, {then}")
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
         return UserError(f"the run does not fit into memory: free some, or use a larger machine; {then}")
     return error
