@@ -294,6 +294,8 @@ def _compare_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="FOLDER", help="where page, figures, JSON and LaTeX go (default: in comparisons/)"
     )
+    about = "how the return depends on each setting in which the runs of a sweep differ; write nothing"
+    parser.add_argument("--sensitivity", action="store_true", help=about)
     parser.add_argument("--json", action="store_true", help="print JSON and write nothing")
     parser.add_argument("--latex", action="store_true", help="print a LaTeX table and write nothing")
 
@@ -302,6 +304,16 @@ def _compare(args: argparse.Namespace, command: list[str]) -> None:
     from peerage.evaluation.compare import compare
     from peerage.evaluation.formats import as_json, as_latex, as_text
 
+    if args.sensitivity:
+        from peerage.evaluation.robustness import sensitivity
+        from peerage.evaluation.samples import find
+
+        of_sweep = len(args.runs) == 1 and not (Path(args.runs[0]) / "config.yaml").exists()
+        asked = args.runs[0] if of_sweep and "*" not in args.runs[0] else [source.folder for source in find(args.runs)]
+        told = sensitivity(asked)
+        _print_table(told.table())
+        print("".join(f"\n{note}" for note in told.notes))
+        return
     for name in ("threshold", "target"):
         if (value := getattr(args, name, None)) is not None and not math.isfinite(value):
             raise UserError(f"--{name} {value} is not a number to reach")
@@ -423,7 +435,7 @@ COMMANDS: dict[str, Command] = {
         _report,
     ),
     "compare": Command(
-        "RUN RUN [RUN ...] [--metric NAME] [--measure NAME] [--threshold X] [--target X] [--paired] [--out FOLDER]",
+        "RUN RUN [RUN ...] [--metric NAME] [--measure NAME] [--threshold X] [--paired] [--sensitivity] [flags]",
         "Is one way of training better than another? A table with intervals over replicas, a verdict and a page.",
         _compare_arguments,
         _compare,

@@ -728,15 +728,15 @@ def written(folder, returns, done=True, **settings) -> str:
 
 def test_sensitivity_by_hand(tmp_path):
     runs = [
-        {"folder": written(tmp_path / "a", [1, 2, 3]), "axes": {"gamma": 0.9, "tau": 1, "seed": 0, "env": "x"}},
-        {"folder": written(tmp_path / "b", [4, 5, 6]), "axes": {"gamma": 0.99, "tau": 1, "seed": 0}},
-        {"folder": written(tmp_path / "c", [2, 3, 4]), "axes": {"gamma": 0.9, "tau": 0.5, "seed": 1}},
-        {"folder": written(tmp_path / "d", [5, 6, 7]), "axes": {"gamma": 0.99, "tau": 0.5, "seed": 1}},
+        {"folder": written(tmp_path / "a", [1, 2, 3]), "axes": {"gamma": 0.9, "tau": 1}},
+        {"folder": written(tmp_path / "b", [4, 5, 6]), "axes": {"gamma": 0.99, "tau": 1}},
+        {"folder": written(tmp_path / "c", [2, 3, 4]), "axes": {"gamma": 0.9, "tau": 0.5}},
+        {"folder": written(tmp_path / "d", [5, 6, 7]), "axes": {"gamma": 0.99, "tau": 0.5}},
         {"folder": written(tmp_path / "e", [9], done=False), "axes": {"gamma": 0.5, "tau": 0.5}},
         {"folder": "missing", "axes": {"gamma": 0.1, "tau": 1}},
     ]
     manifest = {"name": "mine", "runs": [{"env": "Room-v6", **run} for run in runs]}
-    (tmp_path / "sweep.json").write_text(json.dumps(manifest))
+    (tmp_path / "sweep.yaml").write_text(json.dumps(manifest))
     found = sensitivity(tmp_path)
     gamma, tau = found.axes
     # 1 2 3 4 5 6 2 3 4 5 6 7: mean 4, squares 9 4 1 0 1 4 4 1 0 1 4 9 = 38; means of gamma 2.5 and 5.5, of tau 3.5, 4.5
@@ -766,6 +766,6 @@ def test_sensitivity_of_run_folders(tmp_path):
         sensitivity([tmp_path / "a", tmp_path / "c"])
     with pytest.raises(UserError, match="no sweep"):
         sensitivity(tmp_path)
-    (tmp_path / "sweep.json").write_text('{"runs": [{"folder": "a"}]}')
+    (tmp_path / "sweep.yaml").write_text('{"runs": [{"folder": "a"}]}')
     with pytest.raises(UserError, match="manifest"):
         sensitivity(tmp_path)

@@ -1,7 +1,7 @@
 """How much of a result survives: returns in perturbed environments, and what they owe to each hyper-parameter.
 
     found = evaluate_perturbed("experiments/my-run", parse_cases(["observation_noise=0.1,0.2"]), episodes=20)
-    found = sensitivity("experiments/my-sweep")             # its folder or its sweep.json, or a list of run folders
+    found = sensitivity("experiments/my-sweep")             # its folder or its sweep.yaml, or a list of run folders
     for row in found.table(): ...
 
 The unit of statistics is the replica of a group, as everywhere: first the mean over episodes, then over members, and
@@ -20,11 +20,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from peerage.config import ELSEWHERE
 from peerage.envs.perturbed import Perturbations, with_perturbations
 from peerage.envs.vector import Maker, check_env_id
 from peerage.errors import UserError
 from peerage.evaluation.evaluate import SEED, Evaluator
+from peerage.evaluation.samples import SweepRun, sweep_runs
+from peerage.evaluation.samples import flat as flat_settings
 from peerage.runs import summaries, tables
 from peerage.runs.folder import RunFolder
 
@@ -223,23 +224,17 @@ class Sensitivity:
         ]
 
 
-class _Run(NamedTuple):
-    folder: Path
-    env: str
-    axes: Mapping[str, Any]
-
-
 def sensitivity(source: Path | str | Sequence[Path | str]) -> Sensitivity:
     """How the final return depends on each hyper-parameter of a sweep.
 
-    `source`: a sweep (its folder or its sweep.json), or run folders, whose hyper-parameters are then all settings in
+    `source`: a sweep (its folder or its sweep.yaml), or run folders, whose hyper-parameters are then all settings in
     which they differ (the seed, the number of replicas, the run folder and the machine aside). The final return of a
     replica is the one of the last evaluation, mean over members and episodes. Only finished runs count. Returns of
     different environments are not compared.
 
     Raises UserError for what is neither, and if fewer than two values can be compared of every hyper-parameter.
     """
-    runs = _of_manifest(Path(source)) if isinstance(source, str | Path) else _of_folders([Path(f) for f in source])
+    runs = sweep_runs(Path(source)) if isinstance(source, str | Path) else _of_folders([Path(f) for f in source])
     notes: list[str] = []
     samples: dict[str, list[tuple[Mapping[str, Any], np.ndarray]]] = {}
     for run in runs:
@@ -317,44 +312,17 @@ def _final_returns(folder: Path, notes: list[str]) -> np.ndarray | None:
         return None
 
 
-def _of_manifest(path: Path) -> list[_Run]:
-    """The runs of a sweep; their folders are relative to it."""
-    manifest = path / "sweep.json" if path.is_dir() else path
-    try:
-        data = json.loads(manifest.read_text(encoding="utf-8"))
-        return [
-            _Run(
-                manifest.parent / str(run["folder"]),
-                str(run["env"]),
-                {str(name): value for name, value in run["axes"].items() if name not in ("env", "seed")},
-            )
-            for run in data["runs"]
-        ]
-    except OSError as error:
-        raise UserError(f"there is no sweep at {path}: {error.strerror or error}") from error
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise UserError(f"{manifest} is no sweep's manifest: {type(error).__name__}: {error}") from error
-
-
-def _of_folders(folders: Sequence[Path]) -> list[_Run]:
+def _of_folders(folders: Sequence[Path]) -> list[SweepRun]:
     """Runs with all the settings that are not the same in all of one environment."""
-    apart = ("env", "seed", "replicas", "run", *ELSEWHERE)
+    apart = ("env", "seed", "replicas")
     configs = [RunFolder.open(folder).config() for folder in folders]
-    flat = [dict(_flat({name: value for name, value in config.items() if name not in apart})) for config in configs]
+    flat = [{n: value for n, value in flat_settings(config).items() if n not in apart} for config in configs]
     runs = []
     for folder, config, settings in zip(folders, configs, flat):
         alike = [other for other, its in zip(flat, configs) if its.get("env") == config.get("env")]
         differ = [name for name in settings if len({_key(other.get(name)) for other in alike}) > 1]
-        runs.append(_Run(folder, str(config.get("env")), {name: settings[name] for name in differ}))
+        runs.append(SweepRun(folder, str(config.get("env")), {name: settings[name] for name in differ}))
     return runs
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Settings by dotted names."""
-    items: list[tuple[str, Any]] = []
-    for name, value in config.items():
-        items += _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else [(prefix + name, value)]
-    return items
 
 
 def _key(value: Any) -> str:

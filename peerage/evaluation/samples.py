@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -93,20 +93,33 @@ def find(words: Iterable[str]) -> list[Source]:
     return [source for source in found if not ((p := source.folder.resolve()) in seen or seen.add(p))]  # type: ignore[func-returns-value]
 
 
-def _of_sweep(manifest: Path) -> list[Source]:
+class SweepRun(NamedTuple):
+    """A run of a sweep, as its manifest names it."""
+
+    folder: Path
+    env: str
+    axes: dict[str, Any]
+
+
+def sweep_runs(path: Path) -> list[SweepRun]:
+    """All runs of a sweep (its folder or its sweep.yaml), trained or not. UserError if it is none."""
+    manifest = path / MANIFEST if path.is_dir() else path
     try:
-        found = []
-        for run in parse(manifest.read_text(encoding="utf-8"), str(manifest))["runs"]:
-            label = ", ".join(f"{name}={value}" for name, value in run["axes"].items())
-            found.append(Source(manifest.parent / str(run["folder"]), label or None))
+        runs = parse(manifest.read_text(encoding="utf-8"), str(manifest))["runs"]
+        return [SweepRun(manifest.parent / str(r["folder"]), str(r["env"]), dict(r["axes"])) for r in runs]
     except UserError:
         raise
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except OSError as error:
+        raise UserError(f"there is no sweep at {path}: {error.strerror or error}") from error
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(f"{manifest} is no sweep's manifest: {type(error).__name__}: {error}") from error
-    there = [source for source in found if is_run(source.folder)]
+
+
+def _of_sweep(manifest: Path) -> list[Source]:
+    there = [run for run in sweep_runs(manifest) if is_run(run.folder)]
     if not there:
         raise UserError(f"{manifest.parent}: no run of this sweep has begun yet; `peerage sweep` trains them")
-    return there
+    return [Source(r.folder, ", ".join(f"{name}={value}" for name, value in r.axes.items()) or None) for r in there]
 
 
 # --- runs -> sides --------------------------------------------------------------------------------------------
