@@ -530,6 +530,9 @@ def main(argv: list[str] | None = None) -> int:
     except SystemExit as stop:  # argparse after --help; a training that was told to end
         if isinstance(stop.code, int) and stop.code > 128 and words[:1] != ["sweep"]:  # which has said so itself
             _say(f"ended by a signal; {GOES_ON}")
+        if stop.code is not None and not isinstance(stop.code, int):
+            _say(" ".join(str(stop.code).split()))
+            return 1
         return int(stop.code or 0)
     except Exception as error:
         if os.environ.get("PEERAGE_TRACEBACK"):

@@ -153,7 +153,7 @@ def test_seeds_decide_everything(env_id):
         ("obs", "an observation that is not finite"),
         ("reward", "a reward that is not finite"),
         ("raise", "raised RuntimeError: out of"),
-        ("shape", "raised ValueError"),
+        ("shape", "an observation of shape (3,), not (2,)"),
         ("reset", "an observation that is not finite"),
     ],
 )
@@ -170,7 +170,7 @@ def test_misbehaviour_names_environment_and_step(bad, message):
         group.step(np.zeros(3, np.int64))
     assert str(caught.value).startswith("counter, environment 1, step 2: ") and message in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert (caught.value.__cause__ is not None) == (bad in ("raise", "shape"))
+    assert (caught.value.__cause__ is not None) == (bad == "raise")
 
 
 def test_groups_that_cannot_be():

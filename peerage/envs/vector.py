@@ -125,11 +125,16 @@ class EnvGroup:
         i = 0
         try:
             for i in range(self.n) if only is None else np.flatnonzero(only).tolist():
-                next_obs[i], reward[i], terminated[i], truncated[i], infos[i] = self.envs[i].step(batch[i])
+                seen, reward[i], terminated[i], truncated[i], infos[i] = self.envs[i].step(batch[i])
+                self._see(i, seen, next_obs)
+        except UserError:
+            raise
         except Exception as error:
             raise self._failed(i, error) from error
-        if not (np.isfinite(next_obs).all() and np.isfinite(reward).all()):
-            self._refuse(next_obs, reward)
+        with np.errstate(over="ignore"):  # becomes infinite, and is refused
+            single = reward.astype(np.float32)
+        if not (np.isfinite(next_obs).all() and np.isfinite(single).all()):
+            self._refuse(next_obs, single)
 
         self._returns += reward
         self._lengths += 1 if only is None else only
@@ -151,7 +156,7 @@ class EnvGroup:
             self._reset(ended, obs, None)
         if self._running is not None:
             self._obs = obs.copy()
-        return Step(obs, next_obs, reward.astype(np.float32), terminated, truncated, done, episodes)
+        return Step(obs, next_obs, single, terminated, truncated, done, episodes)
 
     def state(self) -> dict[str, Any]:
         """Everything that `restore` needs: plain data and arrays. Only of a group made with `keep`."""
@@ -229,11 +234,25 @@ class EnvGroup:
             for i in which:
                 if self._running is not None:
                     self._running.begin(i, self.envs[i], None if seeds is None else seeds[i])
-                obs[i], _ = self.envs[i].reset(seed=None if seeds is None else seeds[i])
+                seen, _ = self.envs[i].reset(seed=None if seeds is None else seeds[i])
+                self._see(i, seen, obs)
+        except UserError:
+            raise
         except Exception as error:
             raise self._failed(i, error) from error
         if not np.isfinite(obs).all():
             self._refuse(obs, np.zeros(self.n))
+
+    def _see(self, i: int, seen: Any, obs: np.ndarray) -> None:
+        """Write what environment i shows to its row of `obs`."""
+        if np.shape(seen) != (self.obs_dim,):
+            where = f"{self.spec.id}, environment {i}, step {self._steps}"
+            raise UserError(f"{where}: an observation of shape {np.shape(seen)}, not {(self.obs_dim,)}")
+        if getattr(seen, "dtype", None) == np.float32:
+            obs[i] = seen
+        else:
+            with np.errstate(over="ignore"):
+                obs[i] = seen
 
     def _check_alike(self) -> None:
         """A function of the user's may return anything."""

@@ -33,6 +33,8 @@ FORMAT = 2
 FILES = ("state.safetensors", "state.json")
 SMALL = 1 << 20
 """A chunk of fewer bytes is written again, together with what came after it: many checkpoints are not many files."""
+_UMASK = os.umask(0)
+os.umask(_UMASK)  # there is no other way to look at it
 LARGE = 1 << 26
 """Bytes of the largest chunk: no more is held in memory twice."""
 
@@ -388,6 +390,7 @@ def _save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
         text = " ".join(str(error).split())
         code = errno.ENOSPC if "No space left" in text else errno.EIO
         raise OSError(code, os.strerror(code) if code == errno.ENOSPC else text, str(path)) from error
+    path.chmod(0o666 & ~_UMASK)  # as every other file of the run; safetensors makes them private
 
 
 def _sync(path: Path) -> None:
