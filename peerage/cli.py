@@ -503,7 +503,8 @@ def _dispatch(words: list[str]) -> None:
 
 
 def _say(line: str) -> None:
-    """On stderr, if anybody is there to read it."""
+    """On stderr, if anybody is there to read it; nothing in it can move a terminal's cursor."""
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
     with contextlib.suppress(OSError, ValueError):
         print(f"peerage: {line}", file=sys.stderr)
 

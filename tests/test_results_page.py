@@ -1,0 +1,250 @@
+"""The page of results: what it says is what the runs carry, and nothing is written where runs are missing."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from test_compare import make
+
+from benchmarks import results_page as script
+from benchmarks.results_page import RETURN, Question, Trial
+from peerage.errors import UserError
+from peerage.evaluation.compare import compare
+from peerage.runs.tables import CsvLog
+
+GIT = {"git": {"commit": "0123456789abcdef", "modified": False}, "versions": {"torch": "2.13.0"},
+       "hardware": {"cpu": "a", "cores": 2, "device": "cpu"}}  # fmt: skip
+
+
+def run(folder: Path, final: list[float], **changes) -> Path:
+    """A run whose replicas end at `final`, and the command that made it."""
+    make(folder, final, environment=GIT, **changes)
+    (folder / "command.txt").write_text(f"peerage train --exp-name {folder.name}\n")
+    return folder
+
+
+def question(trial: Trial, title: str = "Is it better?") -> Question:
+    return Question(title, "longer.md", (trial,))
+
+
+@pytest.fixture
+def trial(tmp_path):
+    """`up` is better by 20 and `down` worse by 8 than what stands first; `like` is not told apart."""
+    ways = {
+        run(tmp_path / "first", [10, 11, 12, 13, 14], trust="td"): "first",
+        run(tmp_path / "up", [30, 31, 32, 33, 34], trust="in-context"): "up",
+        run(tmp_path / "down", [2, 3, 4, 5, 6], trust="hybrid"): "down",
+        run(tmp_path / "like", [9, 11, 12, 14, 16], trust="transformer"): "like",
+    }
+    return Trial("one", "Room-v6, here", "python -m benchmarks.make", ways)
+
+
+def part(text: str, heading: str) -> str:
+    return text.split(f"## {heading}\n")[1].split("\n## ")[0]
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of all rows of the tables of results."""
+    lines = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line] for line in lines if line[0] not in (" --- ", " environment ")]
+
+
+# --- a known answer -------------------------------------------------------------------------------------------
+
+
+def test_a_known_answer(trial):
+    text, found = script.page([question(trial)])
+    by = {f.way: f for f in found}
+    # IQMs of the middle three of five: 12, 32, 4, and of 9, 11, 12, 14, 16: 37 / 3
+    assert [by[w].iqm.estimate for w in trial.ways.values()] == pytest.approx([12, 32, 4, 37 / 3])
+    assert [f.verdict for f in found] == ["reference", "**better**", "**worse**", "not told apart"]
+    assert by["up"].improvement.estimate == 1 and by["down"].improvement.estimate == 0
+    known, unknown = part(text, "What is known"), part(text, "What is not known")
+    assert re.findall(r"- (.*?) \[", known) == [
+        "Room-v6, here, return alone at the end: **better** than first: up (+20.0",
+        "Room-v6, here, return alone at the end: **worse** than first: down (−8.000",
+    ]
+    assert unknown.strip() == "Everywhere something is better than the reference."
+    section = part(text, "Is it better?")
+    works, rest = section.split("**What does not, or cannot be told**")
+    assert "up (+20.0" in works and "down" not in works and "down (−8.000" in rest.split("| environment")[0]
+    cells = {row[1]: row for row in rows(section)}
+    assert list(cells) == ["first", "up", "down", "like"]
+    assert cells["up"][:4] == ["Room-v6, here", "up", "5", "300"] and cells["up"][4].startswith("32.0 [")
+    assert cells["first"][5:] == ["", "", "reference"] and cells["like"][5].startswith("0.333 [")
+    assert "over all 3 comparisons" in " ".join(text.split())
+    assert "peerage train --exp-name up\n" in section
+    assert f"peerage compare {' '.join(map(str, trial.ways))}\n" in section
+    assert "[longer.md](longer.md)" in section
+    assert "- Commit: 0123456 (4 runs)" in text and "a, 2 cores; trained on cpu (4 runs)" in text
+
+
+def test_the_numbers_are_those_of_compare(trial):
+    found, doubts = script.findings(trial)
+    whole = compare([str(folder) for folder in trial.ways])
+    (task,) = whole.tasks
+    assert [f.iqm for f in found] == [row.iqm for row in task.rows]
+    assert [(f.difference, f.improvement) for f in found[1:]] == [(v.difference, v.improvement) for v in task.versus]
+    assert doubts == list(whole.warnings)
+
+
+def test_nothing_is_known_where_nothing_differs(tmp_path):
+    ways = {run(tmp_path / "a", [1.0, 5, 2, 9, 4]): "a", run(tmp_path / "b", [2.0, 4, 3, 8, 5], trust="hybrid"): "b"}
+    text, found = script.page([question(Trial("one", "Room-v6", "make", ways))])
+    assert part(text, "What is known").strip() == "Nothing is beyond chance."
+    assert part(text, "What is not known").strip() == (
+        "- **Is it better?** Return alone at the end: nothing is better than a beyond chance on Room-v6 (1 comparison)."
+    )
+    assert "What works" not in text and found[1].verdict == "not told apart"
+
+
+def test_one_of_many_is_no_more_than_perhaps(tmp_path):
+    """Welch's p is .039, by hand below: beyond chance by itself, not as one of two."""
+    base, up = [10.0, 11, 12], [12.5, 14.5, 15.0]
+    ways = {run(tmp_path / "a", base): "a", run(tmp_path / "b", up, trust="hybrid"): "b"}
+    alone = script.judged(script.findings(Trial("one", "Room-v6", "make", ways))[0])
+    # means 11 and 14, variances 1 and 1.75: t = 3 / sqrt(2.75 / 3) = 3.13, df = 2.75^2 / ((1 + 3.0625) / 2) = 3.72
+    assert alone[1].p == pytest.approx(0.039, abs=0.002) and alone[1].verdict == "**better**"
+    ways[run(tmp_path / "c", [10.5, 11, 11.5], trust="transformer")] = "c"
+    text, found = script.page([question(Trial("one", "Room-v6", "make", ways))])
+    assert [f.verdict for f in found] == ["reference", "perhaps better", "not told apart"]
+    assert part(text, "What is known").strip() == "Nothing is beyond chance."
+    assert "(2 comparisons; perhaps b on Room-v6)" in part(text, "What is not known")
+    assert "perhaps better than a: b (+3.000" in part(text, "Is it better?")
+
+
+def test_holm_is_over_the_whole_page(tmp_path):
+    def two(name: str, final: list[float]) -> Question:
+        a, b = run(tmp_path / f"{name}-a", [10.0, 11, 12]), run(tmp_path / f"{name}-b", final, trust="hybrid")
+        ways = {a: "a", b: "b"}
+        return question(Trial(name, f"Room-v6, {name}", "make", ways), f"And {name}?")
+
+    first = two("first", [12.5, 14.5, 15.0])
+    assert script.page([first])[1][1].known
+    second = two("second", [10.5, 11, 11.5])
+    text, found = script.page([first, second])
+    assert not any(f.known for f in found)
+    assert "**And second?**" in part(text, "What is not known")
+
+
+def test_two_replicas_say_nothing(tmp_path):
+    ways = {run(tmp_path / "a", [1.0, 2]): "a", run(tmp_path / "b", [91.0, 92], trust="hybrid"): "b"}
+    text, found = script.page([question(Trial("one", "Room-v6", "make", ways))])
+    assert found[1].verdict == "too few replicas" and not found[1].known
+    assert part(text, "What is known").strip() == "Nothing is beyond chance."
+
+
+# --- other measures -------------------------------------------------------------------------------------------
+
+
+def probe(folder: Path, right: list[float], trust: str, choices: int = 10) -> Path:
+    """A run of 3,000 steps in which replica r chooses rightly never in the first 1,000 steps and with the share
+    `right[r]` in the last 2,000, in which its last replica makes `choices` for each adviser at every row."""
+    run(folder, [1.0, 2, 3], members=1, trust=trust, total_timesteps=3000, steps=(0, 3000))
+    log = CsvLog(folder)
+    for step in (1000, 2000, 3000):
+        for r, chosen in enumerate((10, 10, choices if step > 1000 else 10)):
+            row = {"replica": r, "asker": "member-0", "chosen": chosen}
+            log.on_advice(step, [{**row, "adviser": "expert"}, {**row, "adviser": "member-0"}])
+        shares = [right[r] if step > 1000 else 0.0 for r in range(3)]
+        log.on_metrics(step, [(r, "member-0", "advice/right", share) for r, share in enumerate(shares)])
+        log.on_metrics(step, [(r, "member-0", "advice/wrong", 0.0) for r in range(3)])
+        log.on_metrics(step, [(r, "member-0", "advice/queries", 5.0) for r in range(3)])
+    log.close()
+    return folder
+
+
+def test_right_choices(tmp_path):
+    lot, good = probe(tmp_path / "lot", [0.2, 0.21, 0.22], "td"), probe(tmp_path / "good", [0.8, 0.82, 0.84], "hybrid")
+    trial = Trial("one", "Room-v6", "make", {lot: "lot", good: "good"}, (script.LATE, RETURN))
+    text, found = script.page([question(trial)])
+    assert [f.iqm.estimate for f in found if f.measure == script.LATE] == pytest.approx([21, 82])
+    known = part(text, "What is known")
+    assert "**better** than lot: good (+61.0 [" in known and known.count("\n- ") == 1
+    assert "Return alone at the end: nothing is better than lot" in part(text, "What is not known")
+    tables = rows(part(text, "Is it better?"))
+    assert [row[-1] for row in tables] == ["reference", "**better**", "reference", "not told apart"]
+
+
+def test_a_measure_that_a_replica_lacks(tmp_path):
+    a, b = probe(tmp_path / "a", [0.2, 0.3, 0.4], "td"), probe(tmp_path / "b", [0.2, 0.3, 0.4], "hybrid", choices=0)
+    with pytest.raises(UserError, match=r"/b: a replica has no % of right choices"):
+        script.findings(Trial("one", "Room-v6", "make", {a: "a", b: "b"}, (script.LATE,)))
+
+
+def test_no_spread_and_no_difference_is_the_same(tmp_path):
+    ways = {run(tmp_path / "a", [-200.0] * 3): "a", run(tmp_path / "b", [-200.0] * 3, trust="hybrid"): "b"}
+    assert script.findings(Trial("one", "Room-v6", "make", ways))[0][1].verdict == "the same"
+
+
+# --- what is missing or not meant -----------------------------------------------------------------------------
+
+
+def test_missing_runs_are_named_and_nothing_is_written(trial, tmp_path, monkeypatch):
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    monkeypatch.setattr(script, "DOCS", docs)
+    monkeypatch.setattr(script, "QUESTIONS", (question(trial),))
+    script.main(["--write-docs"])
+    assert sorted(p.name for p in docs.iterdir()) == ["README.md", "overview.png"]
+    before = {p.name: p.read_bytes() for p in docs.iterdir()}
+    (tmp_path / "down" / "DONE").unlink()
+    with pytest.raises(SystemExit) as ended:
+        script.main(["--write-docs"])
+    assert str(ended.value).splitlines() == [
+        f"{tmp_path / 'down'} is missing: python -m benchmarks.make down",
+        "1 of 4 runs are missing: nothing is written",
+    ]
+    assert {p.name: p.read_bytes() for p in docs.iterdir()} == before
+
+
+def test_what_is_left_out_is_said(trial, tmp_path):
+    gone = Trial("gone", "LunarLander-v3", "make gone", {tmp_path / "x": "old", tmp_path / "y": "new"})
+    both = Question("Is it better?", "longer.md", (trial, gone))
+    with pytest.raises(UserError, match="x is missing: make gone x"):
+        script.page([both])
+    text, found = script.page([both], ["gone"])
+    assert text.count("--write-docs --without gone`") == 1 and {f.trial.name for f in found} == {"one"}
+    assert "Not counted: LunarLander-v3 (old; new). Left out; `make gone x y` makes the runs." in text
+
+
+def test_runs_that_are_replicas_of_each_other_are_refused(tmp_path):
+    ways = {run(tmp_path / "a", [1.0, 2, 3]): "a", run(tmp_path / "b", [4.0, 5, 6], seed=5): "b",
+            run(tmp_path / "c", [4.0, 5, 6], trust="hybrid"): "c"}  # fmt: skip
+    with pytest.raises(UserError, match="not 3 ways on one task"):
+        script.findings(Trial("one", "Room-v6", "make", ways))
+
+
+def test_every_trial_has_a_name_of_its_own_and_a_page():
+    names = [trial.name for q in script.QUESTIONS for trial in q.trials]
+    assert len(set(names)) == len(names) > 20
+    for q in script.QUESTIONS:
+        assert (script.DOCS / q.page).is_file()
+        for trial in q.trials:
+            assert len(trial.ways) > 1 and set(trial.measures) <= {RETURN, *script.MEASURES}
+
+
+# --- the page in the docs -------------------------------------------------------------------------------------
+
+
+def test_the_page_in_the_docs_says_what_its_tables_carry():
+    """Verdicts agree with the intervals beside them, and `What is known` has what the tables call better or worse."""
+    text = (script.DOCS / "README.md").read_text(encoding="utf-8")
+    known = part(text, "What is known").splitlines()
+    claims = 0
+    for environment, way, *_, difference, _, verdict in rows(text):
+        if verdict == "reference":
+            assert not difference
+            continue
+        found = re.findall(r"[−\d.,]*\d", difference)
+        _, low, high = (float(x.replace("−", "-").replace(",", "")) for x in found)
+        side = "better" if low > 0 else "worse" if high < 0 else ""
+        assert (side in verdict) if side else verdict in ("not told apart", "the same"), (environment, way)
+        if verdict.startswith("**"):
+            claims += 1
+            said = f"{way} ({'+' if low > 0 else ''}{difference})"
+            mine = [line for line in known if line.startswith(f"- {environment}, ") and f" {verdict} than " in line]
+            assert any(said in line for line in mine), said
+    assert claims == "\n".join(known).count("])") > 0
