@@ -21,6 +21,7 @@ from peerage.errors import UserError, nearest
 from peerage.flags import Parser, add_flags, override, train_flags
 
 GOES_ON = "`peerage resume` with the run's folder goes on with a training"
+NO_MEMORY = "there is not enough memory: close other programs, or raise the limit (`ulimit -v`, that of the container)"
 EVALUATION_COLUMNS = ("replica", "member", "episode", "return", "length", "success")
 
 TRAIN_EXAMPLES = """EXAMPLES
@@ -154,8 +155,10 @@ def _resume(args: argparse.Namespace, command: list[str]) -> None:
 
 def _say_where(run: Path, verbose: int) -> None:
     if verbose:
-        print(f"figures: {run / 'figures'}")
-        print(f"report:  {run / 'report.html'}")
+        try:
+            print(f"figures: {run / 'figures'}\nreport:  {run / 'report.html'}", flush=True)
+        except (OSError, ValueError):  # the run is there, whether anybody hears of it or not
+            _leave_stdout()
 
 
 def _sweep_arguments(parser: Parser) -> None:
@@ -523,8 +526,10 @@ def main(argv: list[str] | None = None) -> int:
         _say(f"interrupted; {GOES_ON}" if words[:1] in (["train"], ["resume"]) else "interrupted")
         return 130
     except BrokenPipeError:  # `peerage presets | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except MemoryError:
+        _say(NO_MEMORY)
+        return 2
     except OSError as error:  # a full disk, a folder that may not be read, a name that is too long
         _say(" ".join(str(error).split()))
         return 2
@@ -538,10 +543,25 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("PEERAGE_TRACEBACK"):
             raise
+        if isinstance(error, ImportError) and "failed to map segment" in str(error):
+            _say(NO_MEMORY)
+            return 2
         what = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         _say(f"a fault of Peerage: {what} (with PEERAGE_TRACEBACK=1 it says where)")
         return 1
+    finally:
+        _leave_stdout()
     return 0
+
+
+def _leave_stdout() -> None:
+    """What cannot be written (a pipe, a terminal or a disk that is gone) must not be tried again when Python ends: it
+    would change the exit status."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -243,6 +243,11 @@ class Stub:
     def gamma(self):
         return self.gammas
 
+    pretrained = False
+
+    def active(self):
+        return np.ones(self.M, bool)
+
     def member_suggestions(self, obs, sample_with_noise):
         return torch.arange(self.N, dtype=F64).view(1, -1, 1).expand(self.M, -1, 1).clone()
 

@@ -12,7 +12,7 @@ import numpy as np
 from peerage.envs.changing import Changing
 from peerage.envs.make import Maker, Spec, check_env_id, make_env, one_line, spec_of
 from peerage.envs.running import MAX_STEPS, RunningEpisodes, generator_state, set_generator_state
-from peerage.errors import UserError
+from peerage.errors import Terminated, UserError
 
 __all__ = ["EnvGroup", "Episode", "Maker", "Spec", "Step", "check_env_id", "make_env"]
 
@@ -127,9 +127,9 @@ class EnvGroup:
             for i in range(self.n) if only is None else np.flatnonzero(only).tolist():
                 seen, reward[i], terminated[i], truncated[i], infos[i] = self.envs[i].step(batch[i])
                 self._see(i, seen, next_obs)
-        except UserError:
+        except (UserError, Terminated):
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # sys.exit() of somebody's is a failure, too
             raise self._failed(i, error) from error
         with np.errstate(over="ignore"):  # becomes infinite, and is refused
             single = reward.astype(np.float32)
@@ -236,9 +236,9 @@ class EnvGroup:
                     self._running.begin(i, self.envs[i], None if seeds is None else seeds[i])
                 seen, _ = self.envs[i].reset(seed=None if seeds is None else seeds[i])
                 self._see(i, seen, obs)
-        except UserError:
+        except (UserError, Terminated):
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # sys.exit() of somebody's is a failure, too
             raise self._failed(i, error) from error
         if not np.isfinite(obs).all():
             self._refuse(obs, np.zeros(self.n))
@@ -263,7 +263,7 @@ class EnvGroup:
             if not alike or env.action_space != self.spec.action_space:
                 raise UserError(f"{self.spec.id} made environments with different spaces")
 
-    def _failed(self, index: int, error: Exception) -> UserError:
+    def _failed(self, index: int, error: BaseException) -> UserError:
         where = f"{self.spec.id}, environment {index}, step {self._steps}"
         return UserError(f"{where}: the environment raised {type(error).__name__}: {one_line(error)}")
 

@@ -37,6 +37,12 @@ class Evaluator:
 
         An environment that changes under way is what it is after `trained` steps of training, for the whole evaluation.
         """
+        try:
+            return self._run(trained, stop)
+        except UserError as error:
+            raise UserError(f"in an evaluation after {trained:,} steps: {error}") from error
+
+    def _run(self, trained: int, stop: Callable[[], bool]) -> list[tuple[int, int, Episode]] | None:
         M, E = self.group.M, self.episodes
         if self.envs is not None and not is_known(self.envs.spec.id):
             self.envs.close()  # it may remember its earlier episodes, and a resumed run would not

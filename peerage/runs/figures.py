@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from peerage.runs import summaries, tables
+from peerage.runs.folder import write_atomically
 from peerage.runs.listeners import is_member
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def make_figures(folder: Path | str) -> list[Drawn]:
         for make in makers:
             if (draft := make()) is not None:
                 path = target / f"{draft.name}.png"
-                path.write_bytes(png(draft.figure))
+                write_atomically(path, png(draft.figure))
                 drawn.append(Drawn(path, draft.title, draft.caption, draft.section))
     for old in set(target.glob("*.png")) - {item.path for item in drawn}:
         old.unlink()

@@ -11,7 +11,7 @@ import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -146,8 +146,10 @@ class RunFolder:
         default: str,
         config: Mapping[str, Any],
         overwrite: bool = False,
+        write: Callable[[RunFolder], None] = lambda made: None,
     ) -> RunFolder:
-        """Make the folder with its config.yaml, all at once, and lock it. Arguments and errors as in `plan`."""
+        """Make the folder with its config.yaml and whatever `write` puts there, all at once, and lock it. Arguments
+        and errors as in `plan`."""
         path = cls.plan(log_dir, name, default, overwrite).path
         partial, old = (path.with_name(f".{path.name[:100]}.{os.getpid()}.{kind}") for kind in ("partial", "old"))
         try:
@@ -159,6 +161,7 @@ class RunFolder:
                 made = cls(partial)
                 made.lock()  # of the file, whatever its folder will be called
                 made.write_config(config)
+                write(made)
                 if replaces:
                     os.rename(path, old)
                 os.rename(partial, path)  # fails if somebody else was quicker
@@ -295,12 +298,12 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, content: str | bytes) -> None:
     """Write beside `path`, sync, then rename over it: a reader sees the old file or the new, never half."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with beside.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with beside.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)

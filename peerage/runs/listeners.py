@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from peerage.errors import Terminated
+
 MetricRow = tuple[int, str, str, float]
 """replica, member, name, value."""
 EvaluationRow = tuple[int, str, int, float, int, float | None]
@@ -85,11 +87,13 @@ class Listeners(Listener):
         self.listeners = list(listeners)
 
     def _call(self, method: str, *args: Any) -> None:
-        failure: Exception | None = None
+        failure: BaseException | None = None
         for listener in list(self.listeners):
             try:
                 getattr(listener, method)(*args)
-            except Exception as error:
+            except (KeyboardInterrupt, Terminated):  # a second Ctrl-C or SIGTERM, which does not wait
+                raise
+            except BaseException as error:  # some libraries have errors that `except Exception` shall not catch
                 if listener.essential:
                     failure = failure or error
                 else:
@@ -123,7 +127,7 @@ class Listeners(Listener):
         self._call("on_end", status, reason)
 
 
-def _warn(listener: Listener, error: Exception) -> None:
+def _warn(listener: Listener, error: BaseException) -> None:
     text = " ".join(str(error).split())[:200]
     what = f"{type(listener).__name__} is switched off, the training goes on: {type(error).__name__}: {text}"
     with contextlib.suppress(OSError, ValueError):  # the terminal may be gone, too

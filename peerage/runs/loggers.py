@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
+import platform
 import struct
+import time
 from pathlib import Path
 from typing import Any
 
@@ -88,21 +91,23 @@ class TensorBoardLog(ScalarLog):
         try:
             from tensorboard.compat.proto.event_pb2 import Event, SessionLog
             from tensorboard.compat.proto.summary_pb2 import Summary
-            from tensorboard.summary.writer.event_file_writer import EventFileWriter
+            from tensorboard.summary.writer.record_writer import RecordWriter
         except ImportError as error:
             raise UserError('--use-tensorboard needs: pip install "peerage[tensorboard]"') from error
         self._event, self._summary, self._session = Event, Summary, SessionLog
-        self._make_writer = EventFileWriter
+        self._record_writer = RecordWriter
         self.folder = Path(folder) / "tensorboard"
-        self._writer: Any = None
+        self._file: Path | None = None
 
     def on_start(self, info: RunInfo) -> None:
         self.info = info
-        self._writer = self._make_writer(str(self.folder))
+        self.folder.mkdir(exist_ok=True)
+        self._file = self.folder / f"events.out.tfevents.{int(time.time()):010d}.{platform.node()}.{os.getpid()}"
+        self._write(self._event(wall_time=time.time(), file_version="brain.Event:2"))
         if info.resumed:
             # Tells TensorBoard to forget what an earlier part of the run logged after the checkpoint.
             start = self._session(status=self._session.START)
-            self._writer.add_event(self._event(step=info.start_step + 1, session_log=start))
+            self._write(self._event(step=info.start_step + 1, session_log=start))
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         value = self._summary.Value
@@ -121,30 +126,28 @@ class TensorBoardLog(ScalarLog):
         self._add(step, [self._summary.Value(tag="messages", metadata=plugin, tensor=tensor)])
 
     def on_end(self, status: str, reason: str) -> None:
-        if self._writer is None:
+        if self._file is None:
             return
-        self._writer.flush()  # what is logged is safe, even if drawing fails
-        try:
-            items = []
-            for path in self.figures():
-                data = path.read_bytes()
-                width, height = struct.unpack(">II", data[16:24])  # from the PNG's header
-                image = self._summary.Image(
-                    height=height, width=width, colorspace=4, encoded_image_string=data
-                )
-                items.append(self._summary.Value(tag=f"figures/{path.stem}", image=image))
-            self._add(self._last, items)
-        finally:
-            self._writer.close()
+        items = []
+        for path in self.figures():
+            data = path.read_bytes()
+            width, height = struct.unpack(">II", data[16:24])  # from the PNG's header
+            image = self._summary.Image(height=height, width=width, colorspace=4, encoded_image_string=data)
+            items.append(self._summary.Value(tag=f"figures/{path.stem}", image=image))
+        self._add(self._last, items)
 
     _last = 0
 
     def _add(self, step: int, items: list[Any]) -> None:
-        import time
-
         self._last = step
         summary = self._summary(value=items)
-        self._writer.add_event(self._event(step=step, wall_time=time.time(), summary=summary))
+        self._write(self._event(step=step, wall_time=time.time(), summary=summary))
+
+    def _write(self, event: Any) -> None:
+        """Here and now: TensorBoard's own writer has a thread, which prints a traceback when it fails."""
+        assert self._file is not None
+        with self._file.open("ab") as file:
+            self._record_writer(file).write(event.SerializeToString())
 
 
 class WandbLog(ScalarLog):

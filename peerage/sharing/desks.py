@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from peerage.errors import UserError
+from peerage.errors import Terminated, UserError
 from peerage.learners.group import Group
 from peerage.learners.streams import Seat
 from peerage.sharing.advisers import Adviser
@@ -64,7 +64,7 @@ class Desks:
         for adviser in self.clocks:
             try:
                 adviser.at(step)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise self._failed(adviser, "at", error) from error
 
     def ask(
@@ -80,13 +80,13 @@ class Desks:
                 rows, columns = desk.rows[asking], desk.columns[asking]
                 try:
                     said = desk.adviser.suggest(obs[rows], rows % group.N, episode_start[rows], desk.rng)
-                except Exception as error:
+                except (Exception, SystemExit) as error:
                     raise self._failed(desk.adviser, "suggest", error) from error
                 answers[rows, columns - group.N] = self._checked(said, len(rows), desk)
         return answers
 
-    def _failed(self, adviser: Any, where: str, error: Exception) -> UserError:
-        if isinstance(error, UserError):
+    def _failed(self, adviser: Any, where: str, error: BaseException) -> BaseException:
+        if isinstance(error, UserError | Terminated):
             return error
         what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         return UserError(f"adviser {type(adviser).__name__} failed in {where}, step {self.step}: {what}")
@@ -117,15 +117,19 @@ class Desks:
                 if len(rows):
                     try:
                         roles[rows] = desk.adviser.role(obs[rows])
-                    except Exception as error:
+                    except (Exception, SystemExit) as error:
                         raise self._failed(desk.adviser, "role", error) from error
         return roles
 
     def state(self) -> list[dict[str, Any]]:
-        return [
-            {"rng": d.rng.bit_generator.state, "state": d.adviser.state() if hasattr(d.adviser, "state") else None}
-            for d in self.desks
-        ]
+        states = []
+        for desk in self.desks:
+            try:
+                state = desk.adviser.state() if hasattr(desk.adviser, "state") else None
+            except (Exception, SystemExit) as error:
+                raise self._failed(desk.adviser, "state", error) from error
+            states.append({"rng": desk.rng.bit_generator.state, "state": state})
+        return states
 
     def load_state(self, state: list[dict[str, Any]]) -> None:
         for desk, saved in zip(self.desks, state, strict=True):

@@ -300,7 +300,8 @@ def _reading(folder: Path, read: Callable[[], Any]) -> Any:
         raise Damaged(f"checkpoint {folder} is damaged: {Path(error.filename or folder).name} is missing") from error
     except OSError as error:  # a disk that answers no more says nothing about what is on it
         raise UserError(f"checkpoint {folder} cannot be read now: {error.strerror or error}") from error
-    except (LookupError, TypeError, ValueError, AttributeError, RecursionError, SafetensorError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, SafetensorError) as error:
+        # RuntimeError: also torch's, for a file that is gone between its checksum and its reading
         what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise Damaged(f"checkpoint {folder} cannot be read: {what}") from error
 

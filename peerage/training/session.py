@@ -51,10 +51,13 @@ def run_training(
     overwrite = config.run.overwrite  # not for config.yaml: whoever repeats the run must ask again
     config = replace(config, run=replace(config.run, exp_name=planned.path.name, overwrite=False))
     trainer.config = config
-    folder = RunFolder.create(config.run.log_dir, planned.path.name, default, to_dict(config), overwrite=overwrite)
-    with folder:
-        folder.write_environment(trainer.spec.id, device_name(trainer.device))
-        folder.write_command(command or ["peerage", "train", "(from Python)"])
+
+    def write(made: RunFolder) -> None:
+        made.write_environment(trainer.spec.id, device_name(trainer.device))
+        made.write_command(command or ["peerage", "train", "(from Python)"])
+
+    name, settings = planned.path.name, to_dict(config)
+    with RunFolder.create(config.run.log_dir, name, default, settings, overwrite=overwrite, write=write) as folder:
         log = CsvLog(folder.path)
         trainer.read_offsets = log.offsets
         trainer.listeners = Listeners([log, *loggers, *listeners])

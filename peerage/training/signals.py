@@ -6,6 +6,8 @@ import signal
 import threading
 from typing import Any
 
+from peerage.errors import Terminated
+
 
 class Interrupt:
     """Remembers Ctrl-C, SIGTERM and SIGHUP instead of ending at once; a second one ends at once.
@@ -33,7 +35,7 @@ class Interrupt:
         a program that a signal ended, 128 + its number."""
         if self.number in (None, signal.SIGINT):
             return KeyboardInterrupt()
-        return SystemExit(128 + self.number)
+        return Terminated(128 + self.number)
 
     def __enter__(self) -> Interrupt:
         if threading.current_thread() is threading.main_thread():

@@ -142,8 +142,8 @@ class InContextTrust:
         both = g.state_value(torch.cat((obs, end), dim=1), None).cpu().numpy()
         value, end_value = both[:, :n], both[:, n:]
         discount = d.kept["discount"][rows, slots]
-        # V of a terminal state counts for nothing, whatever it is
-        later = np.where(discount > 0, discount * end_value, 0.0)
+        with np.errstate(invalid="ignore"):  # V of a terminal state counts for nothing, whatever it is
+            later = np.where(discount > 0, discount * end_value, 0.0)
         seen = who[:, None] & (ages < d.count[:, None])
         at = np.broadcast_to(rows, seen.shape)[seen], slots[seen]
         with np.errstate(invalid="ignore"):  # a diverged critic's infinities
@@ -155,9 +155,11 @@ class InContextTrust:
         """`Q(s, a_j) - V(s)`: `obs [M, n, obs]`, `suggestions [M, n, K, act]`, `value [M, n]` -> `[M, n, K]`; K > 1."""
         M, n, K, act = suggestions.shape
         if self.group.space.discrete and n > 1:  # one pass says what all actions are worth in a state
-            return _finite(self.group.value(obs, suggestions[..., 0]).cpu().numpy() - value[..., None])
-        q = self.group.value(obs.repeat_interleave(K, dim=1), suggestions.reshape(M, n * K, act))
-        return _finite(q.view(M, n, K).cpu().numpy() - value[..., None])
+            q = self.group.value(obs, suggestions[..., 0])
+        else:
+            q = self.group.value(obs.repeat_interleave(K, dim=1), suggestions.reshape(M, n * K, act)).view(M, n, K)
+        with np.errstate(invalid="ignore"):  # a diverged critic's infinities
+            return _finite(q.cpu().numpy() - value[..., None])
 
     def _agreement(self, suggestions: np.ndarray, followed: np.ndarray) -> np.ndarray:
         """1 where an adviser suggests what the one followed does, falling to 0 with the distance: `[..., K]`."""

@@ -117,7 +117,10 @@ class SuggestionTrust:
         if self.trust is not None:
             self.trust.update(target[..., :n], adviser[..., :n], enough[..., :n])
         if self.agents is not None:
-            self.agents.update(target[..., n:], adviser[..., n:], enough[..., n:])
+            # One for all: what a frozen member's critic says must not reach the others
+            sound = self.group.active() | self.group.pretrained  # those do not learn, but are not frozen
+            heard = enough[..., n:] & torch.as_tensor(sound, device=device).view(-1, 1, 1)
+            self.agents.update(target[..., n:], adviser[..., n:], heard)
 
     def values(self, obs: Tensor, suggestions: Tensor, due: np.ndarray, step: int) -> dict[str, Tensor]:
         columns = self.report()

@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+LARGEST = 1e30
+"""The mean of a batch of larger targets may be infinite in float32."""
+
 
 def targets(rewards: Tensor, terminated: Tensor, gamma: Tensor, next_value: Tensor, value: Tensor | None) -> Tensor:
     """What following an adviser was worth, all `[M, B]` (`gamma [M, 1]`).
@@ -29,9 +32,9 @@ class TDTable:
 
     def update(self, target: Tensor, adviser: Tensor, valid: Tensor) -> None:
         """One update after the other for each of `U` batches. `target, adviser, valid [X, U, B]`: what was gained,
-        whom it was gained with (index), and whether the sample counts. A target that is not finite (its asker has
-        diverged) does not."""
-        valid = valid & target.isfinite()
+        whom it was gained with (index), and whether the sample counts. A target beyond `LARGEST` (its asker has
+        diverged) does not: no table ever holds what is not finite."""
+        valid = valid & (target.abs() <= LARGEST)
         one_hot = ((adviser.unsqueeze(-1) == self.advisers) & valid.unsqueeze(-1)).to(target.dtype)  # [X, U, B, K]
         count = one_hot.sum(dim=2)  # [X, U, K]
         total = (torch.where(valid, target, 0.0).unsqueeze(-1) * one_hot).sum(dim=2)

@@ -38,10 +38,12 @@ def generic(spec: Spec) -> Family:
             action: np.ndarray = one_hot(past.action, spec.n_actions)
         else:
             action = (past.action - action_middle) / action_half
+        with np.errstate(over="ignore"):  # rewards of 1e38
+            reward = columns(past.reward, past.reward_change(), past.mean_reward(20))
         return {
             "observation": np.where(bounded, np.clip(scaled, -1, 1), squash(scaled)),
             "action": action,
-            "reward": squash(columns(past.reward, past.reward_change(), past.mean_reward(20))),
+            "reward": squash(reward),
         }
 
     width = spec.n_actions if spec.discrete else spec.act_dim
@@ -50,5 +52,6 @@ def generic(spec: Spec) -> Family:
 
 
 def squash(x: np.ndarray) -> np.ndarray:
-    """`x / (1 + |x|)`, in (-1, 1)."""
-    return x / (1 + np.abs(x))
+    """`x / (1 + |x|)`, in [-1, 1]; what float32 calls infinite (the mean of enormous rewards) is at the edge."""
+    with np.errstate(invalid="ignore"):
+        return np.where(np.isinf(x), np.sign(x), x / (1 + np.abs(x)))
