@@ -20,7 +20,6 @@ from peerage.configfile import load, to_yaml, validate
 from peerage.errors import UserError, nearest
 from peerage.flags import Parser, add_flags, override, train_flags
 
-GOES_ON = "`peerage resume` with the run's folder goes on with a training"
 NO_MEMORY = "there is not enough memory: close other programs, or raise the limit (`ulimit -v`, that of the container)"
 EVALUATION_COLUMNS = ("replica", "member", "episode", "return", "length", "success")
 
@@ -246,7 +245,7 @@ def _evaluate(args: argparse.Namespace, command: list[str]) -> None:
         return
     from peerage.training.session import evaluate_run
 
-    rows = evaluate_run(run, args.episodes, args.seed, args.members)
+    rows = evaluate_run(run, args.episodes, args.seed, args.members, say=print)
     _print_table(dict(zip(EVALUATION_COLUMNS, row)) for row in rows)
     returns: dict[tuple[int, str], list[float]] = {}
     for row in rows:
@@ -421,7 +420,7 @@ COMMANDS: dict[str, Command] = {
         "Train every combination of settings, environments and seeds that a file names: what is missing, no more.",
         _sweep_arguments,
         _sweep,
-        "EXAMPLES\n  peerage sweep quick\n  peerage sweep ablation --dry-run\n  peerage compare sweeps/quick\n",
+        "EXAMPLES\n  peerage sweep quick\n  peerage sweep ablation --dry-run\n  peerage compare experiments/quick\n",
     ),
     "evaluate": Command(
         "RUN [--episodes N] [--seed N] [--members N ...] [--perturb NAME=VALUE ...]",
@@ -438,13 +437,13 @@ COMMANDS: dict[str, Command] = {
         _report,
     ),
     "compare": Command(
-        "RUN RUN [RUN ...] [--metric NAME] [--measure NAME] [--threshold X] [--paired] [--sensitivity] [flags]",
+        "RUN|SWEEP [RUN ...] [--metric NAME] [--measure NAME] [--threshold X] [--paired] [--sensitivity] [flags]",
         "Is one way of training better than another? A table with intervals over replicas, a verdict and a page.",
         _compare_arguments,
         _compare,
         "EXAMPLES\n  peerage compare experiments/td experiments/in-context\n"
         "  peerage compare 'experiments/td-seed-*' 'experiments/in-context-seed-*' --threshold 200\n"
-        "  peerage compare sweeps/quick\n",
+        "  peerage compare experiments/quick\n",
     ),
     "export": Command(
         "RUN [--member N] [--replica N] [--to sb3] [--out FILE]",
@@ -522,8 +521,8 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         _say(" ".join(str(error).split()))
         return 2
-    except KeyboardInterrupt:
-        _say(f"interrupted; {GOES_ON}" if words[:1] in (["train"], ["resume"]) else "interrupted")
+    except KeyboardInterrupt as error:
+        _say("; ".join(filter(None, ["interrupted", getattr(error, "then", "")])))
         return 130
     except BrokenPipeError:  # `peerage presets | head`
         return 0
@@ -535,7 +534,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except SystemExit as stop:  # argparse after --help; a training that was told to end
         if isinstance(stop.code, int) and stop.code > 128 and words[:1] != ["sweep"]:  # which has said so itself
-            _say(f"ended by a signal; {GOES_ON}")
+            _say("; ".join(filter(None, [f"ended by a signal ({stop.code - 128})", getattr(stop, "then", "")])))
         if stop.code is not None and not isinstance(stop.code, int):
             _say(" ".join(str(stop.code).split()))
             return 1

@@ -21,7 +21,8 @@ the tree of `peerage/config.py` and strict: an unknown key, a key given twice or
 `total_timesteps`. A field that may be unset is unset by `none`, as in `--max-peer-epochs none`.
 
 A mistake is answered with one line, `peerage: ...`, and exit status 2, before anything is written; an
-interrupted run ends with status 130. Flags and commands of coming parts are refused, never ignored.
+interrupted run ends with status 128 + the signal's number (130 after Ctrl-C), and the line
+says what goes on with it. Flags and commands of coming parts are refused, never ignored.
 """
 
 

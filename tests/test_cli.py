@@ -212,7 +212,7 @@ def test_other_commands(
         monkeypatch,
         "peerage.training.session",
         resume=lambda run, **overrides: calls.append((run, overrides)),
-        evaluate_run=lambda *a: calls.append(a) or rows,
+        evaluate_run=lambda *a, say: calls.append(a) or rows,
     )
     assert main(["resume", run, "--checkpoint-freq", "9", "--verbose", "0"]) == 0
     command = ["peerage", "resume", run, "--checkpoint-freq", "9", "--verbose", "0"]

@@ -87,7 +87,7 @@ def test_a_known_answer(ab):
     # t test of 5 against 5 with sd 1.58: differences of means of 3.2 are seen in 4 of 5 cases; of IQMs a bit more
     assert 1.0 < v.detectable / (1.5811 * math.sqrt(2 / 5) * 3.206) < 1.1
     assert v.verdict.startswith("b beats a on IQM by 20.0 [")
-    assert "probability of improvement 1.00" in v.verdict and "5 replicas each can show differences above" in v.verdict
+    assert "probability of improvement 1.00" in v.verdict and v.verdict.endswith("; 5 replicas each")
 
 
 def test_who_loses_and_area(ab):
@@ -104,6 +104,19 @@ def test_identical_runs_are_no_difference(tmp_path):
     (v,) = compare([str(a), str(b)]).tasks[0].versus
     assert v.winner is None and v.verdict == "b and a are the same numbers: no difference"
     assert v.improvement.estimate == 0.5 and v.difference.estimate == 0
+    (line,) = compare([str(a), str(b)]).warnings
+    assert line == "b and a are the same training, settings and seed: not two samples"
+
+
+def test_what_has_nothing_in_common_is_refused(tmp_path):
+    """Other tasks, and evaluations that share the untrained networks only."""
+    a = make(tmp_path / "a", [1, 2, 3], env="Room-v6")
+    b = make(tmp_path / "b", [1, 2, 3], env="CartPole-v1")
+    with pytest.raises(UserError, match="no two of these runs are of the same environment"):
+        compare([str(a), str(b)])
+    c = make(tmp_path / "c", [1, 2, 3], env="Room-v6", trust="in-context", steps=(0, 150, 250))
+    with pytest.raises(UserError, match="a and c have only step 0 in common"):
+        compare([str(a), str(c)])
 
 
 def test_noise_is_no_difference(tmp_path):
@@ -134,7 +147,10 @@ def test_seeds_are_pooled_and_copies_are_not(tmp_path):
     assert (a.side, a.replicas, b.side, b.replicas) == ("td", 4, "ic", 4)
     assert found.tasks[0].sides[0].seeds == tuple((s, 0) for s in range(4))
     assert found.differences == {"advice.trust": {"td": "td", "ic": "in-context"}}
-    assert compare([str(tmp_path / "td-*"), str(tmp_path / "ic-*")], paired=True).tasks[0].versus[0].paired
+    (pairs,) = compare([str(tmp_path / "td-*"), str(tmp_path / "ic-*")], paired=True).tasks[0].versus
+    # Every pair differs by 10 exactly: beyond doubt, however far apart the replicas are
+    assert pairs.paired and pairs.winner == "ic" and pairs.welch == 0 and math.isnan(pairs.mann_whitney)
+    assert "paired t p = < .001" in pairs.verdict and "Mann" not in pairs.verdict
     again = make(tmp_path / "again", [10], seed=0)  # the same seed: a copy, not a fifth replica
     assert [row.replicas for row in compare([str(tmp_path / "td-*"), str(again)]).tasks[0].rows] == [4, 1]
     with pytest.raises(UserError, match="do not have the same seeds"):
@@ -166,6 +182,7 @@ def test_what_differs_is_warned_of(tmp_path):
         tmp_path / "b",
         [1, 2, 4],
         env="Hopper-v5",
+        total_timesteps=400,
         run=replace(run, n_eval_episodes=3),
         environment={
             "versions": {"torch": "2.12.0", "mujoco": "3.2.0"},
@@ -180,7 +197,8 @@ def test_what_differs_is_warned_of(tmp_path):
     for words in (
         f"{b} failed (disk full): its last evaluation is of step 200",
         "environments differ (a: Hopper-v4, b: Hopper-v5)",
-        "budgets differ (a: 300, b: 200): compared at step 200",
+        "budgets differ (a: 300, b: 400): schedules depend on the length of a run",
+        "last evaluations differ (a: 300, b: 200): compared at the last step that all have",
         "evaluation episodes differ (a: 10, b: 3)",
         "versions of mujoco differ (a: 3.3.0, b: 3.2.0): trajectories differ",
         "versions of torch differ",
@@ -211,6 +229,7 @@ def test_several_environments(tmp_path):
     (tmp_path / "sweep.yaml").write_text(json.dumps(sweep))
     found = compare([str(tmp_path)])
     assert [row.side for row in found.tasks[0].rows] == ["trust=td", "trust=in-context"]
+    assert found.warnings == (f"{tmp_path}: 1 of 7 runs are not done; `peerage sweep` goes on",)
     assert len(found.overall) == 1
     assert found.overall[0].startswith("trust=in-context against trust=td: better on 1, worse on 1 of 3 environments")
     assert found.overall[0].endswith("0.50")
@@ -263,7 +282,8 @@ def test_the_command_line(tmp_path, ab, capsys, monkeypatch):
     assert main(["compare", *ab]) == 0
     out = capsys.readouterr().out
     assert "b beats a on IQM by 20.0" in out and "advice.trust: td (a); in-context (b)" in out
-    folder = tmp_path / "comparisons" / "a-vs-b"
+    (folder,) = (tmp_path / "comparisons").iterdir()
+    assert folder.name.startswith("a-vs-b-")
     assert out.endswith(f"page:    {folder.relative_to(tmp_path) / 'comparison.html'}\n")
     assert sorted(p.name for p in folder.iterdir()) == [
         "Room-v6.png", "comparison.html", "comparison.json", "table.tex",

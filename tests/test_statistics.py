@@ -15,6 +15,7 @@ from scipy import stats
 from benchmarks import coverage
 from peerage.evaluation import intervals
 from peerage.evaluation import statistics as st
+from peerage.evaluation.statistics import paired_t
 
 inf, nan = math.inf, math.nan
 STATISTICS: tuple[st.Statistic, ...] = ("iqm", "mean", "median", "optimality_gap")
@@ -29,6 +30,14 @@ def limits(found: st.Interval) -> tuple[float, float]:
 
 
 # --- point estimates ------------------------------------------------------------------------------
+
+
+def test_paired_t_by_hand():
+    # Gaps 1, 2, 3: mean 2, deviation 1, t = 2 / (1 / sqrt 3) = 3.464; two degrees of freedom: p = 0.0742
+    found = paired_t([11, 22, 33], [10, 20, 30])
+    assert found.statistic == pytest.approx(2 * math.sqrt(3)) and found.p == pytest.approx(0.0742, abs=1e-4)
+    assert paired_t([1, 2], [1, 2]).p == 1 and paired_t([2, 3], [1, 2]).p == 0
+    assert math.isnan(paired_t([1], [2]).p)
 
 
 def test_point_estimates():

@@ -79,7 +79,8 @@ def make_env(env: Maker, env_args: dict[str, Any]) -> gymnasium.Env:
             elif {"id", "disable_env_checker"} & env_args.keys():
                 raise UserError(f"{name} takes no arguments id and disable_env_checker")
             else:
-                if ":" in env and os.getcwd() not in sys.path:  # MODULE:Name-v0, a module of the current folder
+                # MODULE:Name-v0, a module of the current folder; but a run folder is data, whoever it comes from
+                if ":" in env and os.getcwd() not in sys.path and not os.path.exists("config.yaml"):
                     sys.path.insert(0, os.getcwd())
                 built = gymnasium.make(env, disable_env_checker=True, **env_args)
         except UserError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -59,7 +59,7 @@ class Versus:
     improvement: Interval
     """Probability that a replica of b beats one of a."""
     welch: float
-    """p, after Holm's correction over all comparisons; NaN where it cannot be had."""
+    """p of Welch's t test, or of the paired one, after Holm's correction over all comparisons; NaN: there is none."""
     mann_whitney: float
     """The same; NaN too where so few replicas cannot reach .05."""
     smallest: float
@@ -120,7 +120,7 @@ def compare(
         runs = f"{len(sides[0].runs)} runs of one kind" if len(sides[0].runs) > 1 else "one run"
         raise UserError(f"that is {runs}, and nothing to compare it with: name another run")
     tasks: list[Task] = []
-    warnings: list[str] = []
+    warnings = samples.missing(words)
     for name, some in samples.tasks(sides).items():
         if len(some) < 2:
             warnings.append(f"{some[0].name} is alone on {name}: nothing to compare it with")
@@ -154,6 +154,9 @@ def _task(
         listed = listing([side.name for side in sides])
         raise UserError(f"{listed} were never evaluated at the same step: train them with the same --eval-freq")
     step = max(common)
+    if step == 0 and any(side.steps[-1] > 0 for side in sides):
+        listed = listing([side.name for side in sides])
+        raise UserError(f"{listed} have only step 0 in common: train them with the same --eval-freq")
     values, rows = [], []
     for side in sides:
         steps, curves = side.until(step)
@@ -178,15 +181,18 @@ def _task(
 
 
 def _interval(x: np.ndarray, statistic: Any, seed: int, target: float | None = None) -> Interval:
-    return statistics.interval(x, statistic, seed=seed, target=target)
+    found = statistics.interval(x, statistic, seed=seed, target=target)
+    return found if len(x) >= FEW else replace(found, low=math.nan, high=math.nan)
 
 
 def _versus(a: Side, b: Side, x: np.ndarray, y: np.ndarray, paired: bool, seed: int) -> Versus:
     nobody = math.nan
     enough = min(len(x), len(y)) >= 2
-    welch = statistics.welch(y, x).p if enough else nobody
+    t = (statistics.paired_t(y, x) if paired else statistics.welch(y, x)).p if enough else nobody
     ranks = statistics.mann_whitney(y, x)
-    spread = math.sqrt((np.var(x, ddof=1) + np.var(y, ddof=1)) / 2) if enough else nobody
+    spread = nobody
+    if enough:
+        spread = math.sqrt(np.var(y - x, ddof=1) if paired else (np.var(x, ddof=1) + np.var(y, ddof=1)) / 2)
     power = statistics.smallest_detectable_difference
     return Versus(
         a=a.name,
@@ -195,10 +201,10 @@ def _versus(a: Side, b: Side, x: np.ndarray, y: np.ndarray, paired: bool, seed: 
         paired=paired,
         difference=statistics.difference(y, x, "iqm", paired=paired, seed=seed),
         improvement=statistics.probability_of_improvement(y, x, seed=seed),
-        welch=welch,
-        mann_whitney=ranks.p,
+        welch=t,
+        mann_whitney=nobody if paired else ranks.p,  # of pairs it knows nothing
         smallest=ranks.smallest_p,
-        detectable=power(len(x), len(y), spread, statistic="iqm") if enough else nobody,
+        detectable=power(len(x), len(y), spread, paired=paired, statistic="iqm") if enough else nobody,
         winner=None,
         verdict="",
     )
@@ -262,18 +268,17 @@ def _verdict(v: Versus, winner: str | None, survives: bool, task: Task, comparis
     loser, sign = (v.a, 1) if winner == v.b else (v.b, -1)
     ahead, low, high = sign * d.estimate, *sorted((sign * d.low, sign * d.high))
     p = v.improvement if sign > 0 else Interval(**{**vars(v.improvement), **_turned(v.improvement)})
-    tests = [f"Welch p = {_p(v.welch)}"]
-    tests.append(
-        f"Mann–Whitney p = {_p(v.mann_whitney)}"
-        if not math.isnan(v.mann_whitney)
-        else f"a Mann–Whitney test with {each} cannot fall below {_p(v.smallest)}"
-    )
+    tests = [f"{'paired t' if v.paired else 'Welch'} p = {_p(v.welch)}"]
+    if not math.isnan(v.mann_whitney):
+        tests.append(f"Mann–Whitney p = {_p(v.mann_whitney)}")
+    elif not v.paired:
+        tests.append(f"a Mann–Whitney test with {each} cannot fall below {_p(v.smallest)}")
     after = f", after Holm over {comparisons} comparisons" if comparisons > 1 else ""
     beats = "beats" if survives else "would by itself beat"
     but = "" if survives else ", but not one of so many: no difference is beyond chance"
     return (
         f"{winner} {beats} {loser} on IQM by {number(ahead)} [{number(low)}, {number(high)}], "
-        f"probability of improvement {p.estimate:.2f} {in_brackets(p, '.2f')}; {', '.join(tests)}{after}{but}; {shown}"
+        f"probability of improvement {p.estimate:.2f} {in_brackets(p, '.2f')}; {', '.join(tests)}{after}{but}; {each}"
     )
 
 

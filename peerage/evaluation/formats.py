@@ -18,23 +18,22 @@ def _with_range(interval: Interval) -> str:
 
 def table(comparison: Comparison, task: Task) -> tuple[list[str], list[list[str]]]:
     """Heads and rows of the table of a task, as text."""
-    heads = ["", "replicas", "IQM", "mean", "median", "area"]
+    heads = ["", "verdict", "P(better)", "replicas", "IQM", "mean", "median", "area"]
     heads += [f"steps to {number(comparison.threshold)}"] if comparison.threshold is not None else []
     heads += [f"gap below {number(comparison.target)}"] if comparison.target is not None else []
-    heads += ["P(better)", "verdict"]
     rows = []
     against = {v.b: v for v in task.versus}
     for row in task.rows:
-        cells = [row.side, str(row.replicas), _with_range(row.iqm), _with_range(row.mean), number(row.median)]
-        cells.append(_with_range(row.area))
+        v = against.get(row.side)
+        word = "reference" if v is None else "better" if v.winner == v.b else "worse" if v.winner else "not told apart"
+        better = "" if v is None else f"{v.improvement.estimate:.2f} {in_brackets(v.improvement, '.2f')}"
+        cells = [row.side, word, better, str(row.replicas), _with_range(row.iqm), _with_range(row.mean)]
+        cells += [number(row.median), _with_range(row.area)]
         if row.threshold is not None:
             reached, steps = row.threshold
             cells.append(f"{'never' if math.isinf(steps) else f'{steps:,.0f}'} ({reached} of {row.replicas})")
         if row.gap is not None:
             cells.append(_with_range(row.gap))
-        v = against.get(row.side)
-        word = "reference" if v is None else "better" if v.winner == v.b else "worse" if v.winner else "not told apart"
-        cells += ["" if v is None else f"{v.improvement.estimate:.2f} {in_brackets(v.improvement, '.2f')}", word]
         rows.append(cells)
     return heads, rows
 

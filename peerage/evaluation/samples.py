@@ -115,6 +115,20 @@ def sweep_runs(path: Path) -> list[SweepRun]:
         raise UserError(f"{manifest} is no sweep's manifest: {type(error).__name__}: {error}") from error
 
 
+def missing(words: Iterable[str]) -> list[str]:
+    """A line for every sweep among the words that is not trained to its end."""
+    lines = []
+    for word in words:
+        path = Path(word)
+        manifest = path if path.name == MANIFEST else path / MANIFEST
+        if not is_run(path) and manifest.is_file():
+            runs = sweep_runs(manifest)
+            if lacking := [run for run in runs if not (run.folder / "DONE").exists()]:
+                left = f"{len(lacking)} of {len(runs)} runs are not done"
+                lines.append(f"{manifest.parent}: {left}; `peerage sweep` goes on")
+    return lines
+
+
 def _of_sweep(manifest: Path) -> list[Source]:
     there = [run for run in sweep_runs(manifest) if is_run(run.folder)]
     if not there:
@@ -237,14 +251,15 @@ def _names(groups: list[tuple[str, list[Source]]]) -> list[str]:
 
 
 def tasks(sides: Sequence[Side]) -> dict[str, list[Side]]:
-    """The sides by what they were trained on. Where no two share a task, all are compared as if they did: somebody
-    has asked for it, and the warnings say what is different."""
+    """The sides by what they were trained on. Where no two share a task, but all are versions of one environment, they
+    are compared as if they did: somebody has asked for it, and the warnings say what is different."""
     found: dict[str, list[Side]] = {}
     for side in sides:
         args = {name: value for name, value in side.config["env_args"].items()}
         key = side.env + (f" {json.dumps(args, sort_keys=True)}" if args else "")
         found.setdefault(key, []).append(side)
-    if len(sides) > 1 and all(len(some) == 1 for some in found.values()):
+    families = {re.sub(r"-v\d+$", "", side.env) for side in sides}
+    if len(sides) > 1 and len(families) == 1 and all(len(some) == 1 for some in found.values()):
         return {" and ".join(dict.fromkeys(side.env for side in sides)): list(sides)}
     return found
 
@@ -260,9 +275,13 @@ def warnings(sides: Sequence[Side]) -> list[str]:
 
     differ("environments", {s.name: s.env for s in sides}, "their returns are not on one scale")
     differ("environment arguments", {s.name: s.config["env_args"] for s in sides}, "it is not the same task")
+    differ("budgets", {s.name: _steps(s.config) for s in sides}, "schedules depend on the length of a run")
     last = {s.name: int(s.steps[-1]) for s in sides}
-    why = f"compared at step {min(last.values()):,}; schedules that depend on the length differ still"
-    differ("budgets", last, why)
+    differ("last evaluations", last, "compared at the last step that all have")
+    for i, side in enumerate(sides):
+        for other in sides[:i]:
+            if identity(side.config) == identity(other.config) and set(side.seeds) & set(other.seeds):
+                lines.append(f"{side.name} and {other.name} are the same training, settings and seed: not two samples")
     differ("evaluation episodes", {s.name: s.config["run"]["n_eval_episodes"] for s in sides}, "unequal noise")
     for package in ("gymnasium", "mujoco", "box2d", "torch", "peerage"):
         versions = {s.name: _told(s, "versions", package) for s in sides}

@@ -46,6 +46,7 @@ __all__ = [
     "mean",
     "median",
     "optimality_gap",
+    "paired_t",
     "percentile_interval",
     "performance_profile",
     "probability_of_improvement",
@@ -130,6 +131,18 @@ def welch(b: Any, a: Any) -> Test:
     with warnings.catch_warnings():  # of values that are equal up to rounding: the p value is sound all the same
         warnings.simplefilter("ignore", RuntimeWarning)
         found = stats.ttest_ind(after, before, equal_var=False)
+    return Test(float(found.pvalue), float(found.statistic), 0.0)
+
+
+def paired_t(b: Any, a: Any) -> Test:
+    """Student's t test of differences `b - a` `[n]` with mean zero, for replicas that are pairs. NaN with fewer than
+    two pairs or infinities; without any spread p = 1 where all are zero, else 0."""
+    gaps = _line(b) - _line(a)
+    if len(gaps) < 2 or not np.isfinite(gaps).all():
+        return Test(math.nan, math.nan, math.nan)
+    if np.ptp(gaps) == 0:
+        return Test(float(gaps[0] == 0), math.copysign(math.inf, gaps[0]) if gaps[0] else 0.0, 0.0)
+    found = stats.ttest_1samp(gaps, 0.0)
     return Test(float(found.pvalue), float(found.statistic), 0.0)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import shlex
 from collections.abc import Sequence
@@ -49,7 +51,10 @@ def write_comparison(comparison: Comparison, out: Path | None, command: Sequence
 def _name(comparison: Comparison) -> str:
     names = list(dict.fromkeys(side.name for task in comparison.tasks for side in task.sides))
     more = f"-and-{len(names) - 2}-more" if len(names) > 2 else ""
-    return _slug("-vs-".join(short(name, 60) for name in names[:2]) + more)
+    runs = [str(run.resolve()) for task in comparison.tasks for side in task.sides for run in side.runs]
+    what = json.dumps([runs, comparison.metric, comparison.measure, comparison.threshold, comparison.target])
+    mark = hashlib.sha256(what.encode()).hexdigest()[:6]  # another comparison of the same names is another folder
+    return _slug("-vs-".join(short(name, 50) for name in names[:2]) + more) + f"-{mark}"
 
 
 def _slug(text: str) -> str:
@@ -89,7 +94,7 @@ def _facts(comparison: Comparison) -> list[tuple[str, str]]:
     cards = []
     for task in comparison.tasks:
         for v in task.versus[:3]:
-            word = f"{short(v.winner, 30)} is better" if v.winner else "no difference can be seen"
+            word = f"{short(v.winner, 30)} is better" if v.winner else f"{short(v.b, 30)}: no difference can be seen"
             cards.append((word, f"{v.verdict}." if len(comparison.tasks) == 1 else f"{task.name}: {v.verdict}."))
     return cards[:6]
 

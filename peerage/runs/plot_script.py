@@ -41,7 +41,10 @@ STYLE = """
 /* On a phone above the lines, not over them. */
 @media (max-width: 34rem) { .tip { left: -2.6rem !important; right: -.4rem !important; width: auto; max-width: none;
   top: auto; bottom: calc(100% + .4rem); } .plot { padding-left: 3rem; } }
-.intervals table { font-size: .93rem; } .intervals th { white-space: normal; overflow-wrap: anywhere; }
+.intervals table { font-size: .93rem; } .intervals th { white-space: normal; overflow-wrap: break-word; }
+@media (max-width: 34rem) { .intervals tr { display: grid; grid-template-columns: 1fr auto; }
+  .intervals thead { display: none; } .intervals .track { grid-column: 1 / -1; width: auto; }
+  .intervals tr > :nth-child(3) { grid-row: 1; grid-column: 2; } }
 .track { width: 55%; padding-left: 1rem; padding-right: 1rem; } .track div { position: relative; height: 1.4rem; }
 .track i { position: absolute; } .track .bar { top: .6rem; height: .2rem; background: var(--accent); }
 .track .dot { top: .35rem; width: .7rem; height: .7rem; margin-left: -.35rem; border-radius: 50%;

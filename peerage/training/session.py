@@ -6,7 +6,7 @@ import contextlib
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -117,7 +117,9 @@ def restore(
             hint = "begun from Python, with objects? `peerage.load(folder, env=..., advisers=...)` takes them"
             raise UserError(f"{error} ({hint})") from error
         raise
-    if not policies_only:
+    if policies_only:
+        trainer.news = list(damaged.values())
+    else:
         trainer.news = [*damaged.values(), *_budgeted(trainer, folder.path)]
         trainer.damaged = list(damaged)
     if fresh:
@@ -216,10 +218,12 @@ def evaluate_run(
     members: Sequence[int] | None = None,
     *,
     env: Maker | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> list[EvaluationRow]:
-    """Evaluate the newest checkpoint of a run: rows of (replica, member, episode, return, length, success).
+    """Evaluate the newest sound checkpoint of a run: rows of (replica, member, episode, return, length, success).
 
-    `members` picks some of each replica. Raises UserError for a member that the group has not.
+    `say` hears which one that is, and of damaged ones that are newer. `members` picks some of each replica. Raises
+    UserError for a member that the group has not.
     """
     trainer = restore(run, env=env, policies_only=True)
     try:
@@ -227,6 +231,9 @@ def evaluate_run(
             raise UserError(f"{run} has no member {unknown[0]}: its members are 0 to {trainer.N - 1}")
         trainer.evaluator.episodes = episodes
         trainer.evaluator.seed = SEED if seed is None else seed
+        for line in trainer.news:
+            say(line)
+        say(f"after {trainer.step:,} of {trainer.steps:,} steps")
         rows = trainer.evaluation_rows() or []
     finally:
         trainer.close()
@@ -245,6 +252,8 @@ def finish(trainer: Trainer, folder: RunFolder) -> Path:
         folder.finish("DONE", "finished", trainer.step)
     except BaseException as error:
         told = _told(error, trainer, folder)
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            error.then = _then(trainer, folder)  # type: ignore[union-attr]  # for who tells the user
         why = str(told) if isinstance(told, UserError) else f"{type(error).__name__}: {error}"
         if isinstance(error, KeyboardInterrupt | SystemExit):
             why = "interrupted"
@@ -273,8 +282,7 @@ def _end(trainer: Trainer, status: str, why: str) -> None:
 
 def _told(error: BaseException, trainer: Trainer, folder: RunFolder) -> BaseException:
     """The error as the user should hear it, and where the run would go on."""
-    at = f" from step {checkpoint.step_of(trainer.checkpoint):,}" if trainer.checkpoint is not None else ""
-    then = f"`peerage resume {shlex.quote(str(folder.path))}` goes on{at}"
+    then = _then(trainer, folder)
     if isinstance(error, UserError):
         return UserError(f"{error}; once that is mended, {then}")
     if isinstance(error, OSError):
@@ -284,3 +292,9 @@ def _told(error: BaseException, trainer: Trainer, folder: RunFolder) -> BaseExce
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
         return UserError(f"the run does not fit into memory: free some, or use a larger machine; {then}")
     return error
+
+
+def _then(trainer: Trainer, folder: RunFolder) -> str:
+    """What goes on with the run, and from where."""
+    at = f" from step {checkpoint.step_of(trainer.checkpoint):,}" if trainer.checkpoint is not None else ""
+    return f"`peerage resume {shlex.quote(str(folder.path))}` goes on{at}"
