@@ -64,10 +64,11 @@ def measure(env: str, folder: Path) -> list[tuple[int, float, float, float, int]
             trainer._save(run)
             seconds.append(time.perf_counter() - began)
         used = sum(path.stat().st_size for path in run.path.rglob("*") if path.is_file())
-        trainer.checkpoint = None  # as if nothing of it were on the disk
+        trainer.checkpoint = trainer.saved = None  # as if nothing of it were on the disk
         began = time.perf_counter()
         trainer._save(run)
         whole = time.perf_counter() - began
+        trainer.saved = None
         trainer._save(run)
         rows.append((stored, sorted(seconds)[1], sorted(seconds)[1] / interval, whole, used))
     run.unlock()
