@@ -506,7 +506,7 @@ def _dispatch(words: list[str]) -> None:
 
 def _say(line: str) -> None:
     """On stderr, if anybody is there to read it; nothing in it can move a terminal's cursor."""
-    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)[:1500]
     with contextlib.suppress(OSError, ValueError):
         print(f"peerage: {line}", file=sys.stderr)
 

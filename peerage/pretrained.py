@@ -25,6 +25,7 @@ from peerage.learners.defaults import Settings, member_settings
 from peerage.learners.group import LEARNERS, AnyLearner, Group
 from peerage.learners.sac import SAC
 from peerage.learners.streams import Seat
+from peerage.runs.folder import RunFolder
 from peerage.training import checkpoint
 
 
@@ -106,6 +107,7 @@ class SavedRun:
     def __init__(self, path: Path) -> None:
         if not (path / "config.yaml").is_file():
             raise UserError(f"{path} is not a run folder: it holds no config.yaml")
+        RunFolder.open(path)
         self.path = path
         self.config = configfile.validate(configfile.load(path / "config.yaml"))
         # The algorithm, which a run's config.yaml always names, tells what kind of actions there were.

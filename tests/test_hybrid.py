@@ -546,7 +546,7 @@ def third_of_two_phases(spec):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("--env CartPole-v1 --use-phase-aware", "generic' have no phases"),
+        ("--env Acrobot-v1 --use-phase-aware", "generic' have no phases"),
         ("--env Room-v6 --features wide-block --trust hybrid", "block 'place' should have shape"),
         ("--env Room-v6 --features third-phase --use-phase-aware", "phase 2 is out of range"),
         ("--env Room-v6 --features lunarlander --trust hybrid", "lunarlander"),

@@ -28,6 +28,10 @@ except ImportError:  # no locks on Windows
 HEADER = "# Peerage run: `peerage train --config` of this file repeats it.\n"
 """First line of every config.yaml: it marks a folder as ours, and only such a folder is ever replaced."""
 
+FILES = ["config.yaml", "environment.json", "command.txt", "DONE", "FAILED", ".lock", "report.html"]
+FILES += ["metrics.csv", "evaluations.csv", "advice.csv", "timing.csv", "wandb_run.txt"]
+FOLDERS = ("checkpoints", "checkpoints/chunks", "figures", "dumps", "tensorboard", "wandb")
+
 PACKAGES = ("peerage", "torch", "numpy", "gymnasium", "mujoco", "box2d", "stable-baselines3")
 
 
@@ -185,7 +189,19 @@ class RunFolder:
             raise UserError(f"there is no run folder {folder.path}")
         if not (folder.path / "config.yaml").is_file():
             raise UserError(f"{folder.path} is not a run: it has no config.yaml")
+        folder._refuse_links()
         return folder
+
+    def _refuse_links(self) -> None:
+        """What is in a run folder is its own: a link would lead out of it, and from a pipe nobody may read."""
+        for name in FILES:
+            path = self.path / name
+            if path.is_symlink() or (path.exists() and not path.is_file()):
+                raise UserError(f"{path} is not a file: a run folder holds its own; put it back")
+        for name in FOLDERS:
+            path = self.path / name
+            if path.is_symlink() or (path.exists() and not path.is_dir()):
+                raise UserError(f"{path} is not a folder: a run folder holds its own; put it back")
 
     # --- what was asked for -----------------------------------------------------------------------
 

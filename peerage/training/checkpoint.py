@@ -370,6 +370,39 @@ def _entries(chunks: list[Chunk], start: int, stop: int, folder: Path) -> Entrie
     return Entries(start, stop, read, tuple(cut for cut in cuts if start < cut < stop))
 
 
+VARIES = {"means", "pending", "episodes", "advisers", "offsets", "begun", "generators", "starts", "rngs", "actions",
+          "features", "environments"}  # fmt: skip
+"""Parts of a state whose shapes or keys depend on what happened; whoever loads them looks at them."""
+
+
+def misfit(expected: Any, found: Any, place: str = "") -> str | None:
+    """Where a state is of another shape than one that is known to be sound, in words; None if nowhere."""
+    if place.rpartition("/")[2] in VARIES:
+        return None
+    if isinstance(expected, torch.Tensor):
+        if not isinstance(found, torch.Tensor):
+            return f"{place} is no tensor"
+        if (expected.shape, expected.dtype) != (found.shape, found.dtype):
+            return f"{place} is {list(found.shape)} of {found.dtype}, not {list(expected.shape)} of {expected.dtype}"
+    elif isinstance(expected, Entries):
+        if not isinstance(found, Entries) or not all(isinstance(n, int) for n in (found.start, found.stop)):
+            return f"{place} is no buffer"
+        if not 0 <= found.start <= found.stop:
+            return f"{place} holds entries {found.start} to {found.stop}"
+    elif isinstance(expected, dict):
+        if not isinstance(found, dict) or expected.keys() != found.keys():
+            return f"{place or 'the state'} has other entries"
+        return next(filter(None, (misfit(v, found[k], f"{place}/{k}") for k, v in expected.items())), None)
+    elif isinstance(expected, list | tuple):
+        if not isinstance(found, list | tuple) or len(expected) != len(found):
+            return f"{place} has another length"
+        parts = enumerate(zip(expected, found))
+        return next(filter(None, (misfit(x, y, f"{place}/{i}") for i, (x, y) in parts)), None)
+    elif type(expected) is not type(found):
+        return f"{place} is {type(found).__name__}, not {type(expected).__name__}"
+    return None
+
+
 # --- files --------------------------------------------------------------------------------------------------
 
 

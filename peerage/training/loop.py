@@ -121,6 +121,7 @@ class Trainer:
         self.evaluated_at = -1
         self.read_offsets: Callable[[], dict[str, int]] = dict
         self.offsets: dict[str, int] = {}
+        self.resumed = False  # gone on from a checkpoint
         self.damaged: list[Path] = []  # newer checkpoints that a resume has passed over
         self.news: list[str] = []  # to be told when the training goes on
 
@@ -202,7 +203,7 @@ class Trainer:
             replicas=self.R,
             total_steps=self.steps,
             start_step=self.step,
-            resumed=self.begun,
+            resumed=self.resumed,
             config=to_dict(self.config),
         )
         self.listeners.on_start(info)
@@ -362,7 +363,7 @@ class Trainer:
         self.offsets = {str(name): int(offset) for name, offset in state["offsets"].items()}
         environments = {n: x.numpy() if isinstance(x, torch.Tensor) else x for n, x in state["environments"].items()}
         obs, anew = self.envs.restore(environments, self.step)
-        self.saved = (self.step, self.evaluated_at)
+        self.saved, self.resumed = (self.step, self.evaluated_at), True
         if self.spec.id.split(":")[-1].startswith(OUTLIVES):
             self.news.append(f"not bit for bit: the world of {self.spec.id} outlives its episodes, and is begun anew")
         who = np.isin(np.arange(self.group.M), list(anew))

@@ -128,6 +128,11 @@ def restore(
     try:
         if not policies_only:
             _refuse_changes(trainer.config, checkpoint.read_manifest(newest).about["config"], env, advisers)
+            trainer.reset()
+            if why := checkpoint.misfit(trainer.state(), state):
+                raise ValueError(why)
+            if not 0 <= state["step"] <= trainer.steps:
+                raise ValueError(f"step {state['step']} of {trainer.steps}")
         trainer.load_state(state, policies_only=policies_only)
     except UserError:
         trainer.close()
@@ -289,6 +294,9 @@ def _told(error: BaseException, trainer: Trainer, folder: RunFolder) -> BaseExce
         place = f" {error.filename}" if error.filename else ""
         why = f"cannot write to the run folder{place}: {error.strerror or error}"
         return UserError(f"{why}; once that is mended, {then}")
+    if trainer.checkpoint is not None and trainer.resumed and isinstance(error, LookupError | ValueError | TypeError):
+        what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        return UserError(f"the run cannot go on from {trainer.checkpoint}: {what}")
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
         return UserError(f"the run does not fit into memory: free some, or use a larger machine; {then}")
     return error
