@@ -1,4 +1,3 @@
-# ruff: noqa: E501
 """Files and words that nobody of good will would write: whatever they hold, the answer is one line, and nothing that
 was there is lost.
 
