@@ -226,6 +226,7 @@ def read_manifest(folder: Path) -> Manifest:
     """Raises UserError if it is damaged or of another format version."""
 
     def read() -> Manifest:
+        _sha256(folder / "manifest.json")  # is it a file at all?
         manifest = json.loads((folder / "manifest.json").read_text())
         if manifest["format"] != FORMAT:
             by = manifest.get("about", {}).get("versions", {}).get("peerage", "of another version")
@@ -407,6 +408,8 @@ def misfit(expected: Any, found: Any, place: str = "") -> str | None:
 
 
 def _sha256(path: Path) -> str:
+    if not path.is_file():  # a pipe would never end
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
