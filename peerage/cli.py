@@ -21,6 +21,7 @@ from peerage.errors import UserError, nearest
 from peerage.flags import Parser, add_flags, override, train_flags
 
 NO_MEMORY = "there is not enough memory: close other programs, or raise the limit (`ulimit -v`, that of the container)"
+GOES_ON = "`peerage resume` with the run's folder goes on with a training"
 EVALUATION_COLUMNS = ("replica", "member", "episode", "return", "length", "success")
 
 TRAIN_EXAMPLES = """EXAMPLES
@@ -522,7 +523,7 @@ def main(argv: list[str] | None = None) -> int:
         _say(" ".join(str(error).split()))
         return 2
     except KeyboardInterrupt as error:
-        _say("; ".join(filter(None, ["interrupted", getattr(error, "then", "")])))
+        _say("; ".join(filter(None, ["interrupted", getattr(error, "then", GOES_ON if words[:1] in (["train"], ["resume"]) else "")])))
         return 130
     except BrokenPipeError:  # `peerage presets | head`
         return 0

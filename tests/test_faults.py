@@ -733,7 +733,7 @@ def two_interrupts(path: Path, whole: dict[str, bytes]) -> None:
         run, second = path / f"{n}", Second(n)
         said = peerage(*words(path, BRIEF, run.name), listeners=(At(32, second.arm),))
         os.fsync, os.replace = calls
-        assert said.status == 130 and "interrupted; `peerage resume`" in said.line()
+        assert said.status == 130 and "interrupted; `peerage resume" in said.line()
         newest = checkpoint.checkpoints(run)[-1]
         left.append(newest.name)
         goes_on(run, whole)
@@ -753,7 +753,7 @@ def two_interrupts_of_a_resume(path: Path, whole: dict[str, bytes]) -> None:
         second = Second(n)
         said = peerage("resume", run, listeners=(At(32, second.arm, "on_start"),))
         os.fsync, os.replace = calls
-        assert said.status == 130 and "interrupted; `peerage resume`" in said.line()
+        assert said.status == 130 and "interrupted; `peerage resume" in said.line()
         goes_on(run, whole)
         resumed = RunFolder(run).environment()["resumed"]
         assert [entry["step"] for entry in resumed] == [32, 32], (n, resumed)
