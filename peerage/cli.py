@@ -523,7 +523,8 @@ def main(argv: list[str] | None = None) -> int:
         _say(" ".join(str(error).split()))
         return 2
     except KeyboardInterrupt as error:
-        _say("; ".join(filter(None, ["interrupted", getattr(error, "then", GOES_ON if words[:1] in (["train"], ["resume"]) else "")])))
+        otherwise = GOES_ON if words[:1] in (["train"], ["resume"]) else ""
+        _say("; ".join(filter(None, ["interrupted", getattr(error, "then", otherwise)])))
         return 130
     except BrokenPipeError:  # `peerage presets | head`
         return 0
