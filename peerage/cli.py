@@ -9,7 +9,9 @@ import argparse
 import contextlib
 import math
 import os
+import re
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +23,8 @@ from peerage.errors import UserError, nearest
 from peerage.flags import Parser, add_flags, override, train_flags
 
 NO_MEMORY = "there is not enough memory: close other programs, or raise the limit (`ulimit -v`, that of the container)"
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+"""Gymnasium's warnings are yellow."""
 GOES_ON = "`peerage resume` with the run's folder goes on with a training"
 EVALUATION_COLUMNS = ("replica", "member", "episode", "return", "length", "success")
 
@@ -242,7 +246,8 @@ def _evaluate(args: argparse.Namespace, command: list[str]) -> None:
 
         found = evaluate_perturbed(run, parse_cases(args.perturb), args.episodes, args.seed, args.members)
         _print_table(found.table())
-        print(f"\nlow and high: {found.interval}" if found.interval else "\none replica: no interval")
+        meaning = f"low and high: {found.interval}" if found.interval else "one replica: no interval"
+        print(f"\nchange: perturbed minus clean; {meaning}")
         return
     from peerage.training.session import evaluate_run
 
@@ -280,6 +285,14 @@ def _compare_arguments(parser: Parser) -> None:
         "that differ in nothing but their seed are replicas of one side",
     )
     parser.add_argument(
+        "--by",
+        metavar="AXIS",
+        help="compare the values of this axis of a sweep, everything else held fixed; of other runs, of a setting in "
+        "which they differ, such as advice.trust",
+    )
+    about = "the side that all others are compared with, as the table names it (default: the first)"
+    parser.add_argument("--reference", metavar="NAME", help=about)
+    parser.add_argument(
         "--metric",
         choices=["return", "success", "length"],
         default="return",
@@ -307,9 +320,14 @@ def _compare(args: argparse.Namespace, command: list[str]) -> None:
     from peerage.evaluation.compare import compare
     from peerage.evaluation.formats import as_json, as_latex, as_text
 
+    if args.json and args.latex:
+        raise UserError("--json and --latex are two formats: choose one of them")
     if args.sensitivity:
-        from peerage.evaluation.robustness import sensitivity
-        from peerage.evaluation.samples import find
+        for flag in ("by", "reference", "json", "latex"):
+            if getattr(args, flag, None):
+                raise UserError(f"--sensitivity prints a table about all settings and knows no --{flag}: leave one out")
+        from peerage.evaluation.sensitivity import sensitivity
+        from peerage.evaluation.sources import find
 
         of_sweep = len(args.runs) == 1 and not (Path(args.runs[0]) / "config.yaml").exists()
         asked = args.runs[0] if of_sweep and "*" not in args.runs[0] else [source.folder for source in find(args.runs)]
@@ -322,6 +340,8 @@ def _compare(args: argparse.Namespace, command: list[str]) -> None:
             raise UserError(f"--{name} {value} is not a number to reach")
     found = compare(
         args.runs,
+        by=args.by,
+        reference=args.reference,
         metric=args.metric,
         measure=args.measure,
         threshold=args.threshold,
@@ -397,7 +417,10 @@ def _cell(value: object) -> str:
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    text = f"{value:.2f}"
+    return text.replace("-", "−") if float(text) else text.lstrip("-")
 
 
 COMMANDS: dict[str, Command] = {
@@ -438,13 +461,14 @@ COMMANDS: dict[str, Command] = {
         _report,
     ),
     "compare": Command(
-        "RUN|SWEEP [RUN ...] [--metric NAME] [--measure NAME] [--threshold X] [--paired] [--sensitivity] [flags]",
+        "RUN|SWEEP [RUN ...] [--by AXIS] [--reference NAME] [--metric NAME] [--measure NAME] [--paired] [flags]",
         "Is one way of training better than another? A table with intervals over replicas, a verdict and a page.",
         _compare_arguments,
         _compare,
         "EXAMPLES\n  peerage compare experiments/td experiments/in-context\n"
         "  peerage compare 'experiments/td-seed-*' 'experiments/in-context-seed-*' --threshold 200\n"
-        "  peerage compare experiments/quick\n",
+        "  peerage compare experiments/quick --reference sharing=advice\n"
+        "  peerage compare experiments/ablation --by values --reference values=none\n",
     ),
     "export": Command(
         "RUN [--member N] [--replica N] [--to sb3] [--out FILE]",
@@ -517,7 +541,9 @@ def main(argv: list[str] | None = None) -> int:
     Ctrl-C), 1 for a fault of ours."""
     words = sys.argv[1:] if argv is None else list(argv)
     try:
-        _dispatch(words)
+        with warnings.catch_warnings():  # in a line of ours, not in two with a place in the program
+            warnings.showwarning = lambda message, *where: _say(" ".join(COLOUR.sub("", str(message)).split()))
+            _dispatch(words)
         sys.stdout.flush()
     except UserError as error:
         _say(" ".join(str(error).split()))

@@ -121,7 +121,7 @@ class SavedRun:
                 (state["group"][str(k)]["learner"], int(state["group"][str(k)]["replay"]["width"]))
                 for k in range(len(self._stacks()))
             ]
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        except (AttributeError, LookupError, OverflowError, TypeError, ValueError):
             raise self._damaged() from None
 
     def _stacks(self) -> list[list[int]]:
@@ -150,7 +150,7 @@ class SavedRun:
             weights = {name: flat.view(rows, -1)[row] for name, flat in part["networks"].items()}
             if "log_ent_coef" in part:
                 weights["log_ent_coef"] = part["log_ent_coef"][row]
-        except (AttributeError, KeyError, RuntimeError, IndexError):
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError):
             raise self._damaged() from None
         # The width of a transition tells apart the few shapes that have as many parameters as another one.
         if width != learner.replay.width or not _fits(learner, weights):

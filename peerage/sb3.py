@@ -129,6 +129,8 @@ def _entries(path: Path) -> dict[str, bytes]:
     """The entries that matter, in memory; none is ever written to disk."""
     limits = {"data": MAX_JSON_BYTES, "policy.pth": MAX_BYTES, "pytorch_variables.pth": MAX_JSON_BYTES}
     entries = {}
+    if not path.is_file():  # a pipe would be waited for
+        raise UserError(f"there is no file {path}")
     try:
         with zipfile.ZipFile(path) as archive:
             for name, limit in limits.items():
@@ -144,8 +146,6 @@ def _entries(path: Path) -> dict[str, bytes]:
                     entries[name] = file.read(limit)
     except UserError:
         raise
-    except FileNotFoundError:
-        raise UserError(f"there is no file {path}") from None
     except Exception as error:  # zipfile raises eight kinds of errors at damaged, encrypted and odd files
         raise UserError(f"{path} is not a sound zip file ({type(error).__name__})") from None
     return entries

@@ -23,7 +23,7 @@ from peerage.runs import (
     read_metrics,
     read_timing,
 )
-from peerage.runs.tables import COLUMNS
+from peerage.runs.tables import COLUMNS, check_offsets
 
 
 def make_info(
@@ -259,6 +259,7 @@ def test_resume_writes_the_same_bytes_again(tmp_path):
     first.close()
     with (tmp_path / "b" / "metrics.csv").open("ab") as file:
         file.write(b"5,0,memb")
+    check_offsets(tmp_path / "b", offsets)
     again = CsvLog(tmp_path / "b")
     again.truncate(offsets)
     rows(again, [4, 5])
@@ -266,7 +267,7 @@ def test_resume_writes_the_same_bytes_again(tmp_path):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     for wrong in ({**offsets, "timing.csv": 10**6}, {**offsets, "timing.csv": offsets["timing.csv"] - 3}, {}):
         with pytest.raises(UserError, match="does not fit the checkpoint"):
-            again.truncate(wrong)
+            check_offsets(tmp_path / "b", wrong)
     assert (tmp_path / "a" / "timing.csv").read_bytes() == (tmp_path / "b" / "timing.csv").read_bytes()
 
 

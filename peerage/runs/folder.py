@@ -30,7 +30,7 @@ HEADER = "# Peerage run: `peerage train --config` of this file repeats it.\n"
 
 FILES = ["config.yaml", "environment.json", "command.txt", "DONE", "FAILED", ".lock", "report.html"]
 FILES += ["metrics.csv", "evaluations.csv", "advice.csv", "timing.csv", "wandb_run.txt"]
-FOLDERS = ("checkpoints", "checkpoints/chunks", "figures", "dumps", "tensorboard", "wandb")
+FOLDERS = ("checkpoints", "checkpoints/chunks", "figures", "dumps", "export", "tensorboard", "wandb")
 
 PACKAGES = ("peerage", "torch", "numpy", "gymnasium", "mujoco", "box2d", "stable-baselines3")
 
@@ -122,6 +122,8 @@ class RunFolder:
         """
         check_name(default if name is None else name)
         log_dir = Path(log_dir)
+        if any("\ud800" <= c <= "\udfff" for c in str(log_dir)):  # bytes that are no text
+            raise UserError(f"--log-dir {ascii(str(log_dir))[:200]} is not UTF-8: config.yaml could not name it")
         for parent in (log_dir, *log_dir.parents):
             if parent.exists() and not parent.is_dir():
                 raise UserError(f"--log-dir {log_dir}: {parent} is not a folder")
@@ -285,6 +287,8 @@ class RunFolder:
 def is_run(path: Path) -> bool:
     """Whether a folder holds a config.yaml that `RunFolder` wrote."""
     try:
+        if not (path / "config.yaml").is_file():  # a pipe would be waited for
+            return False
         with (path / "config.yaml").open(encoding="utf-8") as file:
             return file.readline() == HEADER
     except (OSError, UnicodeError):

@@ -72,6 +72,24 @@ def _lines(rows: Iterable[Iterable[Any]]) -> bytes:
     return text.getvalue().encode()
 
 
+def check_offsets(folder: Path, offsets: Mapping[str, int]) -> None:
+    """UserError if a file is shorter than its offset or would be cut within a line: then the files are not those of the
+    checkpoint that has these offsets. Changes nothing."""
+    for name in COLUMNS:
+        length = offsets.get(name)
+        try:
+            with (folder / name).open("rb") as file:
+                file.seek(max(0, (length or 0) - 1))
+                fits = length is not None and length > 0 and file.read(1) == b"\n"
+        except FileNotFoundError:
+            fits = False
+        if not fits:
+            raise UserError(
+                f"{folder / name} does not fit the checkpoint: it was changed or cut after the checkpoint was "
+                "written; restore it, or train anew"
+            )
+
+
 class CsvLog(Listener):
     """Appends to the CSV files of a run folder; every batch of rows reaches the file in one write.
 
@@ -122,25 +140,12 @@ class CsvLog(Listener):
 
     def truncate(self, offsets: Mapping[str, int] | None) -> None:
         """Forget every line written after `offsets` was taken, so that a resumed run writes it again; with None all.
-
-        UserError if a file is shorter than that or would be cut within a line: then the files are not
-        those of the checkpoint, and nothing has been cut.
-        """
+        Call `check_offsets` before."""
         if offsets is None:
             for name, file in self._files.items():
                 file.truncate(0)
                 self._write(name, [COLUMNS[name]])
             return
-        for name in self._files:
-            length = offsets.get(name)
-            data = (self.folder / name).open("rb")
-            with data:
-                data.seek(max(0, (length or 0) - 1))
-                if length is None or length < 1 or data.read(1) != b"\n":
-                    raise UserError(
-                        f"{self.folder / name} does not fit the checkpoint: it was changed or cut after "
-                        "the checkpoint was written; restore it, or train anew"
-                    )
         for name, file in self._files.items():
             file.truncate(offsets[name])
             file.seek(0, os.SEEK_END)

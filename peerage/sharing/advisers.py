@@ -194,14 +194,15 @@ def make_adviser(name: str, spec: Spec) -> Adviser:
 
 def adviser_names(n_members: int, specs: Sequence[Any]) -> list[str]:
     """Names of all advisers of a group: members first; a second one of a kind is `expert-2`."""
-    names = [f"member-{i}" for i in range(n_members)]
+    names = {f"member-{i}": None for i in range(n_members)}  # a set that keeps its order
+    counts: dict[str, int] = {}
     for spec in specs:
         base = spec if isinstance(spec, str) else str(getattr(spec, "name", type(spec).__name__.lower()))
         if not isinstance(spec, str):  # it will stand in config.yaml, as a name that can be read back
             base = re.sub(r"[^A-Za-z0-9_.-]+", "-", base).strip("-.") or "adviser"
-        name, count = base, 1
+        name, count = base, counts.get(base, 1)
         while name in names:
             count += 1
             name = f"{base}-{count}"
-        names.append(name)
-    return names
+        names[name], counts[base] = None, count
+    return list(names)

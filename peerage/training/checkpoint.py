@@ -10,6 +10,7 @@ one; its manifest has the checksum of everything that belongs to it, and its own
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -91,7 +92,7 @@ def save(
     chunks_folder.mkdir(parents=True, exist_ok=True)
     final, partial = _free_name(root, step), root / f".step_{step:09d}.partial"
     for left in (*root.glob(".step_*"), *chunks_folder.glob(".*")):  # by a process that was killed
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
+        _remove(left)
     known = _known_chunks(after)
     tensors: dict[str, torch.Tensor] = {}
     buffers: dict[str, Entries] = {}
@@ -187,7 +188,8 @@ def _clean(run: Path, step: int, keep: int) -> None:
     kept = [folder for folder in checkpoints(run) if step_of(folder) <= step][-keep:]
     for path in checkpoints(run):
         if path not in kept:
-            shutil.rmtree(path, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                _remove(path)
     try:
         manifests = [read_manifest(folder) for folder in kept]
     except UserError:  # until one knows what it needs, everything stays
@@ -196,6 +198,14 @@ def _clean(run: Path, step: int, keep: int) -> None:
     for path in (run / "checkpoints" / "chunks").glob("*.safetensors"):
         if path.name not in needed:
             path.unlink(missing_ok=True)
+
+
+def _remove(path: Path) -> None:
+    """Whatever lies there: `rmtree` would wait for a pipe, and follows no link."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 # --- reading ------------------------------------------------------------------------------------------------
@@ -207,7 +217,7 @@ def checkpoints(run: Path) -> list[Path]:
     return sorted(named, key=_order)
 
 
-_NAME = re.compile(r"step_(\d+)(?:-(\d+))?")
+_NAME = re.compile(r"step_([0-9]+)(?:-([0-9]+))?")
 
 
 def _order(folder: Path) -> tuple[int, int]:
@@ -241,7 +251,10 @@ def read_manifest(folder: Path) -> Manifest:
         for chunk in (c for some in chunks.values() for c in some):
             if not re.fullmatch(r"[a-z0-9_-]+\.safetensors", chunk.name):
                 raise Damaged(f"checkpoint {folder} names a chunk {chunk.name!r:.60}: it is not one of ours")
-        return Manifest(manifest["step"], dict(manifest["about"]), dict(manifest["files"]), chunks)
+        about = dict(manifest["about"])
+        if not isinstance(about.get("versions", {}), dict):
+            raise Damaged(f"checkpoint {folder} is damaged: its manifest does not say what wrote it")
+        return Manifest(manifest["step"], about, dict(manifest["files"]), chunks)
 
     return _reading(folder, read)
 
@@ -304,7 +317,7 @@ def _reading(folder: Path, read: Callable[[], Any]) -> Any:
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, SafetensorError) as error:
         # RuntimeError: also torch's, for a file that is gone between its checksum and its reading
         what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise Damaged(f"checkpoint {folder} cannot be read: {what}") from error
+        raise Damaged(f"checkpoint {folder} is damaged: {what}") from error
 
 
 # --- trees of tensors ---------------------------------------------------------------------------------------
