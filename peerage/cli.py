@@ -536,13 +536,19 @@ def _say(line: str) -> None:
         print(f"peerage: {line}", file=sys.stderr)
 
 
+def _warn(message: Warning | str, category: type[Warning], *where: Any) -> None:
+    """A warning in a line of ours, not in two with a place in the program; those for programmers stay out."""
+    if not issubclass(category, DeprecationWarning | PendingDeprecationWarning | ResourceWarning):
+        _say(" ".join(COLOUR.sub("", str(message)).split()))
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command; the exit status: 0, 2 for a mistake of the user, 128 + the signal that ended a training (130 for
     Ctrl-C), 1 for a fault of ours."""
     words = sys.argv[1:] if argv is None else list(argv)
     try:
-        with warnings.catch_warnings():  # in a line of ours, not in two with a place in the program
-            warnings.showwarning = lambda message, *where: _say(" ".join(COLOUR.sub("", str(message)).split()))
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
             _dispatch(words)
         sys.stdout.flush()
     except UserError as error:

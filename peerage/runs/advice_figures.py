@@ -67,21 +67,22 @@ def follow_over_time(advice: pd.DataFrame) -> Draft | None:
     for axes, (asker, table) in zip(grid, _askers(shares)):
         table = table.reindex(columns=names, fill_value=0.0).fillna(0.0)
         x = scale(table.index)
-        # The first row counts the choices since the start: it holds back to step 0.
-        x, table = np.append(0.0, x), pd.concat([table.iloc[:1], table])
+        # A row counts the choices since the row before: the first one holds back to there, nobody chose before that.
+        before = advice["step"][advice["step"] < advice["step"][advice["chosen"] > 0].min()]
+        x, table = np.append(scale(before.max() if len(before) else 0), x), pd.concat([table.iloc[:1], table])
         areas = axes.stackplot(
             x, 100 * table.to_numpy().T, colors=[adviser_colour(name) for name in names], lw=0.4, ec="white"
         )
         for area, name in zip(areas, names):
             # Hatched where the asker follows itself or an adversary: readable without colour too.
-            if name.startswith("adversary") or name.startswith("negated"):
+            if name.startswith(("adversary", "negated", "sign-flip", "colluding")):
                 area.set(hatch="////", ec="#FFFFFFAA")
             elif name == asker:
                 area.set(hatch="..", ec="#FFFFFFAA")
         axes.set(ylim=(0, 100))
         axes.set_title(f"{asker} (dotted: itself)" if not many else asker, loc="left")
         scale.label(axes)
-        axes.set_xlim(x[0], x[-1])
+        axes.set_xlim(0, x[-1])
     _outer(grid, "share of choices (%)")
     handles = [Patch(color=adviser_colour(name)) for name in names]
     legend(figure, handles, [short(name) for name in names])

@@ -36,6 +36,12 @@ FIXED_COLOURS = {
     "checkpoint": "#E3B505",
     "constant": "#8C6D46",
     "negated": "#A63A1E",
+    "sign-flip": "#CC3311",
+    "colluding": "#882255",
+    "noise": "#6B705C",
+    "turncoat": "#BC6C25",
+    "convert": "#66A61E",
+    "regional": "#999933",
 }
 OTHER_COLOURS = ("#66A61E", "#B8860B", "#6B705C", "#BC6C25")
 ROLE_COLOURS = {"self": "#0072B2", "other members": "#9CCBEA"}
