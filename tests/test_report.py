@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import re
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 
@@ -14,13 +15,15 @@ import numpy as np
 import pandas as pd
 import pytest
 from chromium import PROGRAM, Browser
-from test_runs import make_run
+from test_runs import make_info, make_run
 
 from peerage.config import AdviceConfig, Config, LearnerConfig
 from peerage.configfile import to_dict
 from peerage.errors import UserError
 from peerage.learners.defaults import resolve
 from peerage.runs import CsvLog, RunFolder, charts, matrix, page, plots, provenance
+from peerage.runs.display import Display
+from peerage.runs.figures import adviser_colour
 from peerage.runs.plot_scales import Axes, Look, Series, height, label, shades, ticks
 from peerage.runs.report import render, write_report
 
@@ -129,6 +132,23 @@ def test_a_curve_by_hand():
     assert plots.curves([Series("x", [1, 2], [math.nan, math.nan])], "y", "T") == ""
 
 
+def test_a_line_through_few_values_has_a_dot_at_each():
+    few = Series("a", [0, 50, 75, 100], [0.0, math.nan, 10.0, 5.0])
+    many = Series("b", range(plots.DOTS + 1), [1.0] * (plots.DOTS + 1))
+    look = Look(ylim=(0.0, 10.0))
+    assert paths(plots.curves([few], "y", "T", look=look), "dot") == ["M0 4000h0M3000 0h0M4000 2000h0"]
+    assert paths(plots.curves([many], "y", "T"), "dot") == []
+
+
+def test_areas_have_gaps_where_nothing_is_known():
+    gap = math.nan
+    shares = [gap, 100.0, gap, gap, 50.0]
+    html = plots.areas({"p": [Series("a", [20, 40, 60, 80, 100], shares)]}, "y", "T")
+    # What is known at 40 holds from 20 on, and what is known at 100 from 80 on.
+    assert paths(html, "area") == ["M800 0L1600 0L1600 4000L800 4000ZM3200 2000L4000 2000L4000 4000L3200 4000Z"]
+    assert chart_data(html)[0]["series"][0]["e"] == [None, 100, None, None, 50]
+
+
 def test_areas_are_stacked():
     html = plots.areas({"p": [Series("a", [50, 100], [25, 50]), Series("b", [50, 100], [75, 50])]}, "y", "T")
     assert paths(html, "area") == [
@@ -199,6 +219,29 @@ def test_the_matrix_by_hand():
     assert "mean of 2 replicas" in html and "replica 1" in html and "each of 2 advisers would get 50%" in html
 
 
+def test_where_nobody_chose_there_is_nothing():
+    silent = advice_by_hand().assign(step=lambda frame: frame["step"] + 20)
+    before = [silent.assign(step=step, chosen=0, score=math.nan) for step in (10, 20)]
+    advice = pd.concat([*(frame.drop_duplicates(["replica", "adviser"]) for frame in before), silent])
+    (data,) = chart_data(charts.listeners(advice))
+    assert data["steps"] == [30, 40] and data["columns"][0]["values"][:4] == [25, 75, 75, 25]
+    html = charts.shares(advice)
+    (data,) = chart_data(html)
+    assert data["grids"] == [[10, 20, 30, 40]] and data["series"][0]["e"] == [None, None, 25, 75]
+    # 20 to 30 to 40 of 40 steps: from the middle on
+    assert paths(html, "area")[0] == "M2000 3000L3000 3000L4000 1000L4000 4000L3000 4000L2000 4000Z"
+    assert "nobody chose" in html and "nobody chose" not in charts.shares(advice_by_hand())
+
+
+def test_two_advisers_of_one_colour_get_two():
+    names = {"member-0": "sign-flip:expert", "expert": "colluding:a"}
+    assert adviser_colour("sign-flip:expert") == adviser_colour("colluding:a")
+    advice = advice_by_hand().replace({"adviser": names})
+    for html in (charts.shares(advice), charts.signals(advice), charts.traces(advice)):
+        colours = {tuple(line["colours"]) for data in chart_data(html) for line in data["series"]}
+        assert len(colours) == 2
+
+
 def test_colours_of_both_signs_and_of_initial_values():
     values = np.array([200.0, 1.0, -3.0, 0.0, 1.5, -1.5]).reshape(1, 6, 1, 1)
     column = matrix.Column("x", "x", values)
@@ -230,14 +273,147 @@ def test_large_groups_are_pooled_and_stay_small(tmp_path):
 def test_what_can_not_be_written_changes_nothing(tmp_path):
     path = make_run(tmp_path, 1, (), 1, rows=1)
     (path / "report.html").mkdir()
-    with pytest.raises(UserError, match=r"report\.html is a folder"):
+    with pytest.raises(UserError, match=r"report\.html is not a file: .*put it back"):
         write_report(path)
     assert not (path / "figures").exists()
     (path / "report.html").rmdir()
     (path / "figures").write_text("x")
-    with pytest.raises(UserError, match="figures is not a folder"):
+    with pytest.raises(UserError, match=r"figures is not a folder: .*put it back"):
         write_report(path)
     assert not (path / "report.html").exists()
+
+
+# --- the summary ----------------------------------------------------------------------------------
+
+
+def cards(text: str) -> list[tuple[str, str]]:
+    """What stands on top of a page: the large words and the small ones of each card."""
+    return re.findall(r'<div class="fact"><b>([^<]*)</b><span>([^<]*)</span></div>', text)
+
+
+def evaluated(log_dir: Path, values: dict[tuple[int, str], float]) -> Path:
+    """A run with one evaluation: (replica, member) -> return."""
+    run = RunFolder.create(log_dir, "r", "r", {"env": "Room-v6", "n_peers": 2, "learner": {"algorithm": ["dqn"]}})
+    log = CsvLog(run.path)
+    log.on_evaluations(100, [(r, m, 0, value, 9, None) for (r, m), value in values.items()])
+    log.close()
+    return run.path
+
+
+def test_the_best_member_is_one_member_of_one_replica(tmp_path):
+    # Means over replicas would be 50 and 51: member-1, though member-0 of replica 1 is the best of all.
+    values = {(0, "member-0"): 10.0, (0, "member-1"): 40.0, (1, "member-0"): 90.0, (1, "member-1"): 62.0}
+    (_, card) = cards(render(RunFolder.open(evaluated(tmp_path, values))))
+    assert card == (
+        "replica 1, member-0",
+        "best single member at the end, mean return 90.0; the worst is replica 0, member-0 with 10.0; "
+        "within a replica best and worst are 29.0 apart on average",  # (30 + 28) / 2
+    )
+
+
+def test_with_one_replica_the_best_member_is_that_of_the_group(tmp_path):
+    path = evaluated(tmp_path, {(0, "member-0"): 10.0, (0, "member-1"): 40.0})
+    (_, card) = cards(render(RunFolder.open(path)))
+    assert card == ("member-1", "best member at the end, mean return 40.0; the worst is member-0 with 10.0")
+    alone = render(RunFolder.open(evaluated(tmp_path / "alone", {(0, "member-0"): 10.0})))
+    assert len(cards(alone)) == 1 and "1 DQN member trained on Room-v6 for 100 steps.<" in alone
+    several = evaluated(tmp_path / "several", {(0, "member-0"): 10.0, (1, "member-0"): 12.0})
+    assert "apart" not in cards(render(RunFolder.open(several)))[1][1]
+
+
+HARD = {
+    "perturb": {"observation_noise": 0.05, "mass_scale": [0.8, 1.2], "dropped_advice": 0.25, "action_noise": 0.0},
+    "advice": {"byzantine_members": ["1:sign-flip", "2:noise:0.3"]},
+    "advisers": ["expert", "sign-flip:expert", "colluding:a", "colluding:a", "turncoat", "noise:0.5:expert"],
+}
+SAID = [
+    "perturbed while training, not in evaluations: observation_noise=0.05 mass_scale=0.8..1.2",
+    "advice dropped: 25% of the answers to a member that chooses are not given",
+    "Byzantine members, who advise others what they would not do: member-1 (sign-flip) and member-2 (noise:0.3)",
+    "adversarial advisers: sign-flip:expert, colluding:a and colluding:a-2",
+    "advisers that are adversarial at times or in places: turncoat",
+    "advisers disturbed by noise: noise:0.5:expert",
+]
+
+
+def test_a_report_says_what_made_the_training_harder(tmp_path):
+    fixed = ("expert", "sign-flip:expert", "colluding:a", "colluding:a-2", "turncoat", "noise:0.5:expert")
+    path = make_run(tmp_path, 3, fixed, replicas=1, rows=2)
+    run = RunFolder.open(path)
+    assert "Perturbed" not in render(run) and "dropped" not in render(run) and "Byzantine" not in render(run)
+    run.write_config({**run.config(), **HARD})
+    head = unescape(render(run).split("<section")[0])
+    for line in SAID:
+        assert f"{line[0].upper()}{line[1:]}." in head
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_the_console_says_it_too(terminal):
+    import io
+
+    from rich.console import Console
+
+    out = Console(file=io.StringIO(), width=80, force_terminal=terminal, color_system=None)
+    info = make_info(None, 3, ("expert", "adversary"))
+    plain, hard = (Display(1, out) for _ in range(2))
+    plain.on_start(info)
+    plain.on_end("DONE", "")
+    assert "adversarial advisers: adversary" in out.file.getvalue() and "dropped" not in out.file.getvalue()
+    hard.on_start(replace(info, config={**info.config, **HARD}))
+    hard.on_end("DONE", "")
+    said = " ".join(out.file.getvalue().split())
+    assert "; ".join(SAID[:3]) + "; adversarial advisers: adversary" in said
+
+
+def test_which_advisers_are_adversarial():
+    def said(*names: str) -> list[str]:
+        return provenance.hardships({}, ["member-0", *names])
+
+    assert said("expert", "expert-2", "random", "constant:1", "checkpoint:adversary:0", "sign-flip:adversary") == []
+    assert said("adversary-2", "negated:expert-3", "colluding", "sign-flip:checkpoint:a:0") == [
+        "adversarial advisers: adversary-2, negated:expert-3, colluding and sign-flip:checkpoint:a:0"
+    ]
+    places = "advisers that are adversarial at times or in places:"
+    assert said("convert", "regional:a-2", "sign-flip:turncoat") == [
+        f"{places} convert, regional:a-2 and sign-flip:turncoat"
+    ]
+
+
+@pytest.mark.parametrize("value", [3, [1], {"gravity": {}}, {"x y": 1}, {"dropped_advice": "x"}, {1: 2}])
+def test_what_made_it_harder_in_a_strange_configuration(value):
+    config = {"perturb": value, "env_args": {"perturb": value}, "advice": {"byzantine_members": [value, "1"]}}
+    assert all(isinstance(line, str) for line in provenance.hardships(config, [""]))
+
+
+def test_a_perturbed_environment_is_said_to_be_one():
+    assert provenance.hardships({"env_args": {"perturb": {"action_delay": 2}}}, []) == [
+        "an environment that is perturbed, in evaluations too: action_delay=2"
+    ]
+
+
+# --- interrupted ----------------------------------------------------------------------------------
+
+SMALL = ["train", "--env", "Room-v6", "--n-peers", "1", "--sharing", "none", "--total-timesteps", "50", "--eval-freq"]
+SMALL += ["50", "--learning-starts", "20", "--net-arch", "8", "--n-eval-episodes", "1", "--verbose", "0"]
+
+
+def test_ctrl_c_while_the_report_is_drawn(tmp_path, monkeypatch, capsys):
+    from peerage.cli import main
+    from peerage.training import session
+
+    def interrupted(folder: Path) -> Path:
+        raise KeyboardInterrupt
+
+    path = tmp_path / "a run"
+    says = f"the training is finished, only its report is not: `peerage report '{path}'` draws it"
+    with monkeypatch.context() as patch:
+        patch.setattr(session, "write_report", interrupted)
+        assert main([*SMALL, "--log-dir", str(tmp_path), "--exp-name", "a run"]) == 130
+        assert capsys.readouterr().err.splitlines()[-1] == f"peerage: interrupted; {says}"
+        assert RunFolder.open(path).status()[0] == "DONE" and not (path / "report.html").exists()
+        assert main(["resume", str(path)]) == 130
+        assert capsys.readouterr().err == f"peerage: interrupted; {says}\n"
+    assert main(["report", str(path)]) == 0 and (path / "report.html").exists()
 
 
 # --- settings and machine -------------------------------------------------------------------------
@@ -319,7 +495,8 @@ def report(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory) -> Path:
     """A run whose every text tries to become code, and whose names are as long as they get."""
-    config = {"env": EVIL, "learner": {"algorithm": [EVIL]}, "n_peers": EVIL}
+    config = {"env": EVIL, "learner": {"algorithm": [EVIL]}, "n_peers": EVIL, "perturb": {EVIL: EVIL}}
+    config |= {"advice": {"byzantine_members": [EVIL, f"{EVIL}:{'x' * 300}"]}}
     run = RunFolder.create(tmp_path_factory.mktemp("hostile"), "a&b" + "x" * 180, "x", config)
     run.write_command(["peerage", EVIL])
     run.write_environment(EVIL, EVIL * 5)
@@ -462,9 +639,13 @@ def test_without_a_script_and_on_paper(browser, report):
     pdf = base64.b64decode(browser.call("Page.printToPDF", printBackground=True)["data"])
     assert pdf.startswith(b"%PDF") and 3 <= len(re.findall(rb"/Type\s*/Page\b", pdf)) <= 20
     small = report.parent.parent
-    other = write_report(make_run(small, 2, ("expert",), replicas=2, name="small"))
+    other = write_report(make_run(small, 2, ("expert", "adversary"), replicas=2, name="small"))
     browser.open(other)
     assert browser.run(moments) == "none"
     browser.open(other, 740, media="print")
     assert browser.run(hidden) and browser.run(moments) == "grid"
     assert browser.run("document.querySelectorAll('.moments table').length") == matrix.MOMENTS
+    fits = "[...document.querySelectorAll('.heat .scroll')].every((box) => box.scrollWidth <= box.clientWidth)"
+    assert browser.run(fits)
+    browser.open(other, 400)  # four advisers, and their names, on a phone
+    assert browser.run(fits)

@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 
 from peerage.runs import matrix, plots, summaries
-from peerage.runs.figures import MANY, adviser_colour
+from peerage.runs.figures import MANY, OTHER_COLOURS, adviser_colour
 from peerage.runs.heatmaps import COMPONENTS, capital
 from peerage.runs.listeners import is_member
 from peerage.runs.plots import Look, Series
-from peerage.runs.text import count
+from peerage.runs.text import count, listing
 
 POINTS = 120
 """Points of a curve at most: enough for its shape, and few enough that each is a mean over several episodes."""
@@ -98,7 +98,8 @@ def _curve(values: pd.DataFrame) -> tuple[list[Series], str]:
     text = f"mean over {' and '.join(whole)}{', the same for all members' if alike else ''}" if whole else who
     text += f"; the band is the {result.kind} over replicas" if result.kind else ""
     if number_of > 1:
-        text += "; thin lines are single members" + (", mean over replicas" if result.replicas > 1 else "")
+        text += "; thin lines are single members"
+        text += ", mean over those of the same number in every replica" if result.replicas > 1 else ""
     return series, f"{text}.{_thinned(values)}"
 
 
@@ -121,7 +122,7 @@ def listeners(advice: pd.DataFrame) -> str:
     """
     if advice["adviser"].nunique() < 2 or advice["chosen"].sum() == 0:
         return ""
-    source, advisers = _pooled(advice)
+    source, advisers = _pooled(advice[advice["step"] >= advice["step"][advice["chosen"] > 0].min()])
     askers = sorted(set(source["asker"]), key=summaries.natural)
     replicas = sorted(set(source["replica"]))
     signals = [name for name in SIGNALS if source[name].notna().any()]
@@ -171,13 +172,18 @@ def shares(advice: pd.DataFrame) -> str:
         return ""
     source, names = _pooled(advice)
     many = source is not advice
-    tables = 100 * summaries.choice_shares(thin(source, AREA_POINTS), pool=many)
+    source, palette = thin(source, AREA_POINTS), _palette(names)
+    steps, tables = np.unique(source["step"]), 100 * summaries.choice_shares(source, pool=many)
     panels = {}
     for asker in sorted(map(str, tables.index.unique("asker")), key=summaries.natural):
         table = tables.loc[[asker]].droplevel("asker").reindex(columns=names).fillna(0.0)
-        panels[asker] = [Series(name, table.index, table[name], colour=adviser_colour(name)) for name in names]
-    caption = "Whom each member chose to follow, mean over replicas"
-    caption += f" and over all {advice['asker'].nunique()} members." if many else "."
+        table = table.reindex(steps)  # a gap where it chose nobody
+        panels[asker] = [Series(name, table.index, table[name], colour=palette[name]) for name in names]
+    over = ["replicas"] if advice["replica"].nunique() > 1 else []
+    over += [f"all {advice['asker'].nunique()} members"] if many else []
+    caption = "Whom each member chose to follow" + (f", mean over {listing(over)}." if over else ".")
+    if len(tables) < len(steps) * len(panels):
+        caption += " Where nothing is drawn nobody chose, as before learning begins."
     return plots.areas(panels, "share of choices", "Whom the members follow", caption=caption)
 
 
@@ -224,6 +230,7 @@ def signals(advice: pd.DataFrame) -> str:
         return ""
     source = thin(summaries.with_roles(advice), POINTS)
     names, panels, result = _order(source), {}, None
+    palette = _palette(names)
     for column in present:
         known = source[["step", "replica", "adviser", column]].dropna()
         tables = known.groupby(["adviser", "step", "replica"])[column].mean().unstack("replica")
@@ -232,7 +239,7 @@ def signals(advice: pd.DataFrame) -> str:
             if name in tables.index:
                 table = tables.loc[name]
                 result = summaries.spread(table.to_numpy())
-                lines.append(_line(name, table.index, result.mean, result))
+                lines.append(_line(name, palette[name], table.index, result.mean, result))
         panels[capital(SIGNALS[column])] = lines
     caption = "The score and what it is made of, by what the adviser is to the asker; mean over members"
     if result is not None and result.kind:
@@ -264,6 +271,7 @@ def traces(advice: pd.DataFrame) -> str:
     present = [name for name in SIGNALS if advice[name].notna().any()]
     askers = sorted(set(advice["asker"]), key=summaries.natural)
     names = _order(advice)
+    palette = _palette(names)
     if not present or len(names) < 2 or len(askers) > MANY:
         return ""
     points = max(24, min(POINTS, TRACE_NUMBERS // (len(present) * len(askers) * len(names))))
@@ -279,9 +287,10 @@ def traces(advice: pd.DataFrame) -> str:
             if asker in values.index.get_level_values("asker"):
                 table = values.loc[[asker]].droplevel("asker")
                 title = "The same for every asking member" if agree else f"{asker} asks"
-                panels[title] = [_line(name, table.index, table[name]) for name in names if name in table]
+                panels[title] = [_line(n, palette[n], table.index, table[n]) for n in names if n in table]
         words = SIGNALS[column]
-        caption = f"{capital(words)} of every adviser in the eyes of each member, mean over replicas. {START}"
+        mean = ", mean over replicas" if advice["replica"].nunique() > 1 else ""
+        caption = f"{capital(words)} of every adviser in the eyes of each member{mean}. {START}"
         title = f"{capital(words)} by asking member"
         figures.append(plots.multiples(panels, "", title, caption=caption, look=Look(late=True)))
     return "\n".join(filter(None, figures))
@@ -303,10 +312,20 @@ def _order(source: pd.DataFrame) -> list[str]:
     return roles + [name for name in names if name not in roles]
 
 
-def _line(name: str, steps: Any, values: Any, result: summaries.Spread | None = None) -> Series:
+def _palette(names: list[str]) -> dict[str, str]:
+    """Everybody's own colour; a second one of that colour gets one that nobody has, as long as there is any."""
+    palette: dict[str, str] = {}
+    for name in names:
+        colour, taken = adviser_colour(name), palette.values()
+        free = [other for other in OTHER_COLOURS if other not in taken]
+        palette[name] = free[0] if colour in taken and free else colour
+    return palette
+
+
+def _line(name: str, colour: str, steps: Any, values: Any, result: summaries.Spread | None = None) -> Series:
     """An adviser's line: fixed ones are dashed, so that they differ from members without colour too."""
     dash = not (is_member(name) or name in ("self", "other members"))
-    return Series(name, steps, values, *(_band(result) if result else (None, None)), adviser_colour(name), dash)
+    return Series(name, steps, values, *(_band(result) if result else (None, None)), colour, dash)
 
 
 def _band(result: summaries.Spread) -> tuple[np.ndarray | None, np.ndarray | None]:

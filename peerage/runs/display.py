@@ -7,6 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from peerage.runs.listeners import AdviceRow, EvaluationRow, Listener, MetricRow, RunInfo, is_member, role
+from peerage.runs.provenance import hardships
 from peerage.runs.text import count, duration, number, thousands
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ class Display(Listener):
             self._live.start(refresh=True)
         else:
             self._print(_headline(info))
+            if hard := _made_hard(info):
+                self._print(hard)
             if info.folder is not None:
                 self._print(f"run folder: {info.folder}")
 
@@ -203,6 +206,8 @@ class Display(Listener):
             bar,
             Text(f"{speed}, {left}", style="dim", justify="right"),
         ]
+        if hard := _made_hard(info):
+            parts.insert(1, Text(hard, style="magenta"))
         if self.returns or self.shares:
             parts.append(self._members_table())
             parts.append(Text(self._caption(), style="dim"))
@@ -280,6 +285,11 @@ def _headline(info: RunInfo) -> str:
     if info.replicas > 1:
         text += f" × {info.replicas} replicas"
     return text
+
+
+def _made_hard(info: RunInfo) -> str:
+    """What was done to the training on purpose, in a line."""
+    return "; ".join(hardships(info.config, info.advisers))
 
 
 def _short(label: str) -> str:

@@ -55,8 +55,11 @@ STYLE = """
 .many thead th:not(:first-child) { writing-mode: vertical-rl; transform: rotate(180deg); text-align: left;
   vertical-align: top; white-space: nowrap; max-width: none; } .heat .many td { min-width: 2.7rem; }
 .moments { display: none; grid-template-columns: repeat(auto-fit, minmax(min(100%, 17rem), 1fr)); gap: .6rem; }
-.moments table { width: 100%; } .heat .moments td { min-width: 0; height: 1.6rem; padding: .1rem .2rem; }
-@media (max-width: 34rem) { .heat td { min-width: 2.9rem; } }
+.moments table { width: 100%; } .heat .moments td { height: 1.6rem; }
+.heat .moments th, .heat .moments td { min-width: 0; padding: .1rem .15rem; font-size: .72rem; }
+.heat .moments thead th:first-child { min-width: 0; font-size: 0; }
+@media (max-width: 34rem) { .heat th, .heat td { padding: .3rem .15rem; font-size: .78rem; }
+  .heat td { min-width: 2.9rem; } .heat .many td { min-width: 2.1rem; } }
 @media (scripting: none) { .moments { display: grid; } }
 @media (forced-colors: active) { .heat td { forced-color-adjust: none; } }
 @media print { .controls { display: none; } .moments { display: grid; grid-template-columns: 1fr 1fr; }

@@ -21,9 +21,10 @@ from typing import Any
 
 STYLE = """
 :root { color-scheme: light dark; --text: #1c1e21; --dim: #575d65; --back: #f4f5f7; --card: #fff;
-  --line: #dcdfe4; --accent: #005a9c; --bad: #b3380a; --good: #14713d; }
+  --line: #dcdfe4; --accent: #005a9c; --bad: #b3380a; --good: #14713d;
+  --shade: rgb(0 0 0 / .22); }
 @media screen and (prefers-color-scheme: dark) { :root { --text: #e6e8ea; --dim: #a7aeb6; --back: #15181c;
-  --card: #1e2227; --line: #383e46; --accent: #78bdf2; --bad: #f58a5c; --good: #67c78f; } }
+  --card: #1e2227; --line: #383e46; --accent: #78bdf2; --bad: #f58a5c; --good: #67c78f; --shade: rgb(0 0 0 / .75); } }
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; }
 body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 64rem; background: var(--back); color: var(--text);
@@ -45,7 +46,11 @@ nav a { display: inline-block; padding: .15rem 0; font-size: .93rem; }
 .state.failed { border-color: var(--bad); } .state.done { border-color: var(--good); }
 figure { margin: 0 0 1rem; padding: .8rem .9rem; }
 figcaption { color: var(--dim); font-size: .9rem; line-height: 1.45; margin-top: .6rem; overflow-wrap: anywhere; }
-.scroll { overflow-x: auto; margin: .5rem 0; }
+/* A shadow at the side where more is to be seen: it stays, and what covers it moves along. */
+.scroll { overflow-x: auto; margin: .5rem 0; background: linear-gradient(90deg, var(--card) 40%, transparent) 0 / 2rem
+  local, linear-gradient(270deg, var(--card) 40%, transparent) 100% / 2rem local, linear-gradient(90deg, var(--shade),
+  transparent) 0 / .7rem, linear-gradient(270deg, var(--shade), transparent) 100% / .7rem, var(--card);
+  background-repeat: no-repeat; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 caption { text-align: left; padding: .5rem .7rem; color: var(--dim); font-size: .9rem; }
 th, td { padding: .4rem .7rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
@@ -53,17 +58,19 @@ tbody tr:last-child > * { border-bottom: 0; }
 table { font-size: .93rem; } th { font-weight: 600; } thead th { color: var(--dim); vertical-align: bottom;
   white-space: normal; line-height: 1.3; }
 th:first-child, td.text, th.text { text-align: left; }
-td.text, th.text { white-space: normal; overflow-wrap: anywhere; }
+td.text, th.text { white-space: normal; overflow-wrap: anywhere; min-width: 5rem; }
+th.text:first-child { min-width: 7.8rem; }
 th.name { white-space: normal; min-width: 10rem; line-height: 1.3; font-weight: 400; }
 pre { padding: .8rem; white-space: pre-wrap; overflow-wrap: anywhere; font-size: .85rem; line-height: 1.45;
   margin: .4rem 0; }
 details { margin: .6rem 0; } summary { cursor: pointer; color: var(--accent); padding: .3rem 0; }
 @media (max-width: 34rem) { body { padding: 1rem .6rem 3rem; } figure { padding: .6rem; }
-  th, td { padding: .35rem .5rem; } .scroll { font-size: .93rem; } }
+  th, td { padding: .35rem .5rem; } .scroll { font-size: .93rem; } td.text, th.text { font-size: .82rem; } }
 @media print { body { padding: 0; max-width: none; background: #fff; font-size: 10pt; } nav { display: none; }
   * { -webkit-print-color-adjust: exact; print-color-adjust: exact; }
   figure, .fact, tr { break-inside: avoid; } h2, h3, summary { break-after: avoid; }
-  .scroll { overflow: visible; } table { font-size: 8pt; } th, td { white-space: normal; padding: .2rem .3rem; }
+  .scroll { overflow: visible; background: none; } table { font-size: 8pt; }
+  th, td { white-space: normal; padding: .2rem .3rem; }
   th.name { min-width: 7rem; }
   tbody th:not(.text, .name) { white-space: nowrap; }
   details::details-content { content-visibility: visible; display: block; height: auto; } }

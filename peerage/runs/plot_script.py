@@ -6,7 +6,8 @@ STYLE = """
 .chart h4 { font-size: .92rem; font-weight: 600; margin: .5rem 0 .1rem; overflow-wrap: anywhere; }
 .plot { padding: .5rem 1rem 1.5rem 3.3rem; touch-action: pan-y; }
 .field { position: relative; height: 17rem; } .panels .field { height: 9.5rem; }
-.field svg { position: absolute; inset: 0; width: 100%; height: 100%; overflow: hidden; }
+/* A little over the edge: dots and lines at the ends of the axes are whole. */
+.field svg { position: absolute; inset: 0; width: 100%; height: 100%; overflow: visible; clip-path: inset(-4px); }
 .field > span { position: absolute; color: var(--dim); font-size: .76rem; line-height: 1; white-space: nowrap; }
 .field > .y { right: 100%; margin-right: .4rem; transform: translateY(50%); }
 .field > .x { top: 100%; margin-top: .45rem; transform: translateX(-50%); }
@@ -20,6 +21,7 @@ STYLE = """
 .field .dash { stroke-dasharray: 7 4; } .field .thin { stroke-width: 1.1; opacity: .85; }
 .field .silent { opacity: .45; }
 .field .band { fill: var(--c); opacity: .16; } .field .whisker { stroke: var(--c); stroke-width: 9; opacity: .22; }
+.field .dot { stroke: var(--c); stroke-width: 6; stroke-linecap: round; }
 .field .point { stroke-width: 8; stroke-linecap: round; opacity: 1; }
 .field .area { fill: var(--c); stroke: var(--card); stroke-width: 1; }
 .legend { display: flex; flex-wrap: wrap; gap: .15rem 1rem; padding: 0; margin: .7rem 0 0; list-style: none;

@@ -37,6 +37,8 @@ __all__ = ["SCRIPT", "STEPS", "STYLE", "Look", "Series", "areas", "curves", "int
 
 UNITS = 4000
 """A chart is a square of so many units a side, whatever its size on the screen."""
+DOTS = 12
+"""A line through no more values than this has a dot at each: between them nobody has looked."""
 PLAIN = Look()
 
 
@@ -75,14 +77,16 @@ def areas(panels: Mapping[str, Sequence[Series]], ylabel: str, title: str, *, ca
     axes = Axes(reach(everything, look), (0.0, 100.0))
     drawn = []
     for name, series in panels.items():
-        # The first row counts what happened since the start, so it holds back to step 0.
-        along = axes.across([axes.x[0], *series[0].steps])
-        floor, shapes = np.zeros(len(along)), []
+        # A row counts what happened since the row before, so each part holds back to where that one stands.
+        along, parts = axes.across([axes.x[0], *series[0].steps]), _parts(series)
+        floor, shapes = np.zeros(len(along) - 1), []
         for s in series:
-            part = np.nan_to_num(s.estimate)
-            top = floor + np.concatenate([part[:1], part])
-            outline = _path(np.concatenate([along, along[::-1]]), axes.up(np.concatenate([top, floor[::-1]])))
-            shapes.append(f'<path class="s area" {colours(s.colour)} d="{outline}Z"/>')
+            top, outline = floor + np.nan_to_num(s.estimate), ""
+            for a, b in parts:
+                x, held = along[a : b + 1], [a, *range(a, b)]
+                edges = np.concatenate([x, x[::-1]]), axes.up(np.concatenate([top[held], floor[held][::-1]]))
+                outline += f"{_path(*edges)}Z"
+            shapes.append(f'<path class="s area" {colours(s.colour)} d="{outline}"/>')
             floor = top
         drawn.append(_panel(name, "".join(shapes), series, axes, look, stacked=True))
     return _figure(title, ylabel, drawn, everything, caption, look, "chart shares")
@@ -208,7 +212,18 @@ def _lines(s: Series, axes: Axes) -> str:
             band = f'<path class="s band" {style} d="{edges}Z"/>'
     if known.sum() == 1:  # a line of no length, whose round ends are a dot
         return f'{band}<path class="{_kind("line", s)} point" {style} d="{_path(x[known], y[known])}h0"/>'
-    return f'{band}<path class="{_kind("line", s)}" {style} d="{_path(x[known], y[known])}"/>'
+    line = f'{band}<path class="{_kind("line", s)}" {style} d="{_path(x[known], y[known])}"/>'
+    if s.thin or known.sum() > DOTS:
+        return line
+    dots = "".join(f"{_path(x[k : k + 1], y[k : k + 1])}h0" for k in np.flatnonzero(known))
+    return f'{line}<path class="s dot{"" if s.colour else " main"}" {style} d="{dots}"/>'
+
+
+def _parts(series: Sequence[Series]) -> list[tuple[int, int]]:
+    """The places from where to where there are values: first and one after the last."""
+    known = np.any([s.known for s in series], axis=0)
+    ends = np.flatnonzero(np.diff(known.astype(int), prepend=0, append=0)).tolist()
+    return list(zip(ends[::2], ends[1::2]))
 
 
 def _kind(kind: str, s: Series) -> str:

@@ -1,9 +1,10 @@
-"""The parts of a report that say what a run was made of: its settings, versions, machine, and how to repeat it."""
+"""What a run was made of, in words: its settings, what made it harder, versions, machine, and how to repeat it."""
 
 from __future__ import annotations
 
+import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
@@ -12,7 +13,11 @@ from peerage.configfile import from_dict, to_yaml, validate
 from peerage.errors import UserError
 from peerage.runs import page
 from peerage.runs.folder import RunFolder
+from peerage.runs.listeners import is_member
+from peerage.runs.text import listing, short
 
+SIDES = {"adversary": -1, "colluding": -1, "expert": 1, "turncoat": 0, "convert": 0, "regional": 0}
+"""Kinds of advisers that take a side: the expert's, an adversary's, or now this and now that."""
 UNREAD = ("exp_name", "log_dir", "overwrite", "verbose", "n_epochs", "epoch_length")
 """Names and places, and what `total_timesteps` has taken in."""
 
@@ -101,6 +106,53 @@ def _text(value: Any) -> str:
     if value in (None, [], {}):
         return "–" if value is None else "none"
     return to_yaml({"x": value}).partition(":")[2].strip()
+
+
+def hardships(config: Mapping[str, Any], advisers: Sequence[str]) -> list[str]:
+    """What was done to a training on purpose, a line each; nothing for one that was left alone.
+
+    `config` is the resolved configuration as plain data, which may be anybody's; `advisers` are the names of all of
+    them, as in advice.csv. docs/robustness.md says what is what.
+    """
+    perturb = dict(_mapping(config.get("perturb")))
+    dropped = perturb.pop("dropped_advice", 0)
+    lines = []
+    if training := _assigned(perturb):
+        lines.append(f"perturbed while training, not in evaluations: {training}")
+    if always := _assigned(_mapping(_mapping(config.get("env_args")).get("perturb"))):
+        lines.append(f"an environment that is perturbed, in evaluations too: {always}")
+    if isinstance(dropped, int | float) and dropped:
+        lines.append(f"advice dropped: {dropped:.0%} of the answers to a member that chooses are not given")
+    liars = _mapping(config.get("advice")).get("byzantine_members")
+    if isinstance(liars, list | tuple) and liars:
+        named = [f"member-{member} ({kind})" for member, _, kind in (str(word).partition(":") for word in liars)]
+        lines.append(f"Byzantine members, who advise others what they would not do: {listing(named)}")
+    fixed = [name for name in advisers if not is_member(name)]
+    for side, words in ((-1, "adversarial advisers"), (0, "advisers that are adversarial at times or in places")):
+        if names := [short(name, 40) for name in fixed if _side(name) == side]:
+            lines.append(f"{words}: {listing(names)}")
+    if names := [short(name, 40) for name in fixed if name.startswith("noise:")]:
+        lines.append(f"advisers disturbed by noise: {listing(names)}")
+    return lines
+
+
+def _side(adviser: str) -> int | None:
+    """+1: the expert's, -1: an adversary's, 0: now this and now that, None: neither, or nobody knows."""
+    kind, _, rest = adviser.partition(":")
+    if kind in ("sign-flip", "negated"):
+        side = _side(rest)
+        return -1 if side is None else -side  # the opposite of what a checkpoint has learned, too
+    return SIDES.get(kind if rest else re.sub(r"-\d+$", "", kind))  # expert-2 is a second one
+
+
+def _assigned(values: Mapping[str, Any]) -> str:
+    """Perturbations as on the command line, without those of no strength."""
+    from peerage.envs.perturbed import Perturbations
+
+    try:
+        return str(Perturbations.of(values)) if Perturbations.of(values) != Perturbations() else ""
+    except (UserError, TypeError, ValueError, AttributeError):  # another version's
+        return _text(dict(values))
 
 
 def machine(run: RunFolder) -> str:

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from peerage.errors import UserError
 from peerage.evaluation.analysis import analyse
 from peerage.evaluation.findings import Analysis
 from peerage.runs import charts, matrix, page, plots, provenance, summaries, tables
 from peerage.runs.figures import make_figures
 from peerage.runs.folder import RunFolder, write_atomically
+from peerage.runs.heatmaps import capital
 from peerage.runs.listeners import is_member
 from peerage.runs.page import Section
 from peerage.runs.text import count, listing, number, short
@@ -34,10 +34,6 @@ def write_report(folder: Path | str) -> Path:
     """
     run = RunFolder.open(folder)
     path = run.path / "report.html"
-    if path.is_dir():
-        raise UserError(f"{path} is a folder: move it away, the report goes there")
-    if run.figures.exists() and not run.figures.is_dir():
-        raise UserError(f"{run.figures} is not a folder: move it away, the figures go there")
     text = render(run)
     make_figures(run.path)
     write_atomically(path, text)
@@ -75,6 +71,7 @@ def render(run: RunFolder) -> str:
     top = [
         f"<h1>{escape(name)}</h1>",
         page.paragraph(_what_ran(config, members, metrics, evaluations, advice)),
+        _made_hard(config, advice),
         _status(run),
         page.facts(_facts(values, advice)),
         page.paragraph(_listening(advice)) if len(advice) else "",
@@ -111,8 +108,14 @@ def _what_ran(
     frames = (metrics, evaluations, advice)
     replicas = max((int(frame["replica"].max()) + 1 for frame in frames if len(frame)), default=1)
     steps = max((int(frame["step"].max()) for frame in frames if len(frame)), default=0)
-    text += f" trained on {config.get('env', 'an unknown environment')} for {steps:,} steps each"
+    text += f" trained on {config.get('env', 'an unknown environment')} for {steps:,} steps{' each' if n > 1 else ''}"
     return text + (f", in {replicas} independent replicas." if replicas > 1 else ".")
+
+
+def _made_hard(config: dict[str, Any], advice: pd.DataFrame) -> str:
+    """What was done to the training on purpose: nobody may take its numbers for those of an undisturbed one."""
+    words = provenance.hardships(config, [] if advice.empty else summaries.advisers_of(advice))
+    return page.state(f"{'. '.join(map(capital, words))}.") if words else ""
 
 
 def _status(run: RunFolder) -> str:
@@ -122,22 +125,19 @@ def _status(run: RunFolder) -> str:
     if status == "FAILED":
         return page.state(f"The run failed: {why or 'no reason given'}", "failed")
     if status == "DONE":
-        return page.state(f"The run has ended: {why or 'no reason given'}.", "done")
+        return page.state(f"The run is finished{'' if why in ('', 'finished') else f': {why}'}.", "done")
     return page.state("The run has not ended: this is how far it came.")
 
 
 def _facts(values: pd.DataFrame, advice: pd.DataFrame) -> list[tuple[str, str]]:
-    """The three numbers on top: final return, best member, who is followed most."""
+    """The three numbers on top: final return, how far members are apart, who is followed most."""
     facts = []
     if len(values):
         last = values[values["step"] == values["step"].max()]
         result = summaries.spread(summaries.by_replica(last).to_numpy()[0])
         note = f"mean return of greedy episodes, evaluation at step {int(last['step'].iloc[0]):,}"
         facts.append((_plus_minus(result), note + _spread_note(result)))
-        by_member = last.groupby("member")["value"].mean()
-        if len(by_member) > 1:
-            best = str(by_member.idxmax())
-            facts.append((best, f"best member at the end, mean return {number(by_member[best])}"))
+        facts += _best_and_worst(last)
     shares = _late_roles(advice)
     if len(shares) > 1:
         top = f"{shares.index[0]}: {shares.iloc[0]:.0%}"
@@ -146,6 +146,26 @@ def _facts(values: pd.DataFrame, advice: pd.DataFrame) -> list[tuple[str, str]]:
         by_lot = f"by lot it would be {alike / advisers:.0%}"
         facts.append((top, f"followed most: share of all choices in the last fifth of the run; {by_lot}"))
     return facts
+
+
+def _best_and_worst(last: pd.DataFrame) -> list[tuple[str, str]]:
+    """The card about single members, from their last evaluations (`summaries.member_values`).
+
+    A member learns with those of its own replica: those of the same number elsewhere are others, so that no mean over
+    them says who is best.
+    """
+    ranked = last.sort_values("value", kind="stable")
+    if len(ranked) < 2:
+        return []
+    replicas = last["replica"].nunique()
+    names = [f"replica {r}, {m}" if replicas > 1 else str(m) for r, m in zip(ranked["replica"], ranked["member"])]
+    worst, best = ranked["value"].iloc[0], ranked["value"].iloc[-1]
+    note = f"best {'single ' if replicas > 1 else ''}member at the end, mean return {number(best)}; "
+    note += f"the worst is {names[0]} with {number(worst)}"
+    within = last.groupby("replica")["value"].agg(lambda values: values.max() - values.min())
+    if replicas > 1 and len(last) > replicas:
+        note += f"; within a replica best and worst are {number(float(within.mean()))} apart on average"
+    return [(names[-1], note)]
 
 
 def _plus_minus(result: summaries.Spread) -> str:
@@ -221,7 +241,9 @@ def _member_table(
             row.append(f"{chosen.get(member, 0.0):.0%}" if len(chosen) else "–")
             row.append(f"{short(str(chosen.idxmax()))} ({chosen.max():.0%})" if len(chosen) else "–")
         rows.append(row)
-    note = "* mean over the last fifth of the run. Values are means over replicas."
+    note = "* mean over the last fifth of the run."
+    if replicas > 1:
+        note += " Values are means over replicas; what members of the same number have in common is their settings."
     return page.table(head, rows, caption="Every member") + page.paragraph(note, dim=True)
 
 

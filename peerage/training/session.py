@@ -6,7 +6,7 @@ import contextlib
 import json
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from peerage.runs.folder import RunFolder, default_name
 from peerage.runs.listeners import EvaluationRow, Listener, Listeners
 from peerage.runs.loggers import TensorBoardLog, WandbLog
 from peerage.runs.report import write_report
-from peerage.runs.tables import CsvLog, has_rows
+from peerage.runs.tables import CsvLog, check_offsets, has_rows
 from peerage.sharing.advisers import Adviser
 from peerage.training import checkpoint
 from peerage.training.budget import check, estimate, guard
@@ -184,17 +184,21 @@ def resume(
         if folder.status()[0] == "DONE":
             if not folder.report_is_due():
                 raise UserError(f"{run} is finished: nothing to resume (`peerage report {run}` makes its report)")
-            write_report(folder.path)  # killed while it was drawn
+            with _trained(folder):
+                write_report(folder.path)  # killed while it was drawn
             return folder.path
         trainer = restore(run, env=env, advisers=advisers, device=device, threads=threads)
         try:
             known = {key: value for key, value in overrides.items() if value is not None}
             trainer.config = validate(replace(trainer.config, run=replace(trainer.config.run, **known)))
             loggers = loggers_for(trainer.config, folder.path)
+            offsets = trainer.offsets if trainer.checkpoint is not None else None
+            if offsets is not None:
+                check_offsets(folder.path, offsets)  # before anything is touched
             log = CsvLog(folder.path)
             for passed_over in trainer.damaged:
                 checkpoint.retire(passed_over)
-            log.truncate(trainer.offsets if trainer.checkpoint is not None else None)
+            log.truncate(offsets)
         except BaseException:
             trainer.close()
             raise
@@ -270,13 +274,29 @@ def finish(trainer: Trainer, folder: RunFolder) -> Path:
         raise told from error
     finally:
         trainer.close()
-    _end(trainer, "DONE", "finished")
-    try:
-        write_report(folder.path)
-    except Exception as error:  # a picture that cannot be drawn must not look like a failed training
-        with contextlib.suppress(OSError, ValueError):  # nobody may be there to read it
-            print(f"peerage: no report: {type(error).__name__}: {error}", file=sys.stderr)
+    with _trained(folder):
+        _end(trainer, "DONE", "finished")
+        try:
+            write_report(folder.path)
+        except Exception as error:  # a picture that cannot be drawn must not look like a failed training
+            with contextlib.suppress(OSError, ValueError):  # nobody may be there to read it
+                print(f"peerage: no report: {type(error).__name__}: {error}", file=sys.stderr)
     return folder.path
+
+
+@contextlib.contextmanager
+def _trained(folder: RunFolder) -> Iterator[None]:
+    """Ctrl-C in here does not interrupt the training any more, and is told so."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        draws = f"`peerage report {shlex.quote(str(folder.path))}` draws it"
+        error.then = f"the training is finished, only its report is not: {draws}"  # type: ignore[attr-defined]
+        raise
+
+
+SENSELESS = (LookupError, ValueError, TypeError, RuntimeError)
+"""What comes of numbers that make no sense, in a state of the right shape that this program did not write."""
 
 
 def _end(trainer: Trainer, status: str, why: str) -> None:
@@ -294,11 +314,11 @@ def _told(error: BaseException, trainer: Trainer, folder: RunFolder) -> BaseExce
         place = f" {error.filename}" if error.filename else ""
         why = f"cannot write to the run folder{place}: {error.strerror or error}"
         return UserError(f"{why}; once that is mended, {then}")
-    if trainer.checkpoint is not None and trainer.resumed and isinstance(error, LookupError | ValueError | TypeError):
-        what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        return UserError(f"the run cannot go on from {trainer.checkpoint}: {what}")
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
         return UserError(f"the run does not fit into memory: free some, or use a larger machine; {then}")
+    if trainer.checkpoint is not None and trainer.resumed and isinstance(error, SENSELESS):
+        what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        return UserError(f"the run cannot go on from {trainer.checkpoint}: {what}")
     return error
 
 
