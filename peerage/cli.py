@@ -236,18 +236,38 @@ def _evaluate_arguments(parser: Parser) -> None:
         help="disturb as in a training, and compare with the same episodes undisturbed; a list, as in "
         "observation_noise=0,0.1,0.2, gives a line for each (docs/robustness.md)",
     )
+    parser.add_argument(
+        "--advised",
+        action="store_true",
+        help="in company: members choose whom to follow, as at the end of the training, and trust goes on learning",
+    )
+    parser.add_argument(
+        "--byzantine-members",
+        nargs="+",
+        default=[],
+        metavar="MEMBER:KIND",
+        help="with --advised: members that lie to others, as in a training",
+    )
+    parser.add_argument(
+        "--advisers",
+        nargs="+",
+        metavar="ADVISER",
+        help="with --advised: as many as the run has, in their places, such as sign-flip:expert",
+    )
 
 
 def _evaluate(args: argparse.Namespace, command: list[str]) -> None:
     run = _run_folder(args.run)
-    if args.perturb:
+    if args.perturb or args.advised or args.byzantine_members or args.advisers:
         from peerage.envs.perturbed import parse_cases
         from peerage.evaluation.robustness import evaluate_perturbed
 
-        found = evaluate_perturbed(run, parse_cases(args.perturb), args.episodes, args.seed, args.members)
+        company = {name: getattr(args, name) for name in ("advised", "byzantine_members", "advisers")}
+        cases = parse_cases(args.perturb or [])
+        found = evaluate_perturbed(run, cases, args.episodes, args.seed, args.members, **company)
         _print_table(found.table())
         meaning = f"low and high: {found.interval}" if found.interval else "one replica: no interval"
-        print(f"\nchange: perturbed minus clean; {meaning}")
+        print(f"\n{'change: perturbed minus clean; ' if len(found.table()) > 1 else ''}{meaning}")
         return
     from peerage.training.session import evaluate_run
 
@@ -536,7 +556,7 @@ def _say(line: str) -> None:
         print(f"peerage: {line}", file=sys.stderr)
 
 
-def _warn(message: Warning | str, category: type[Warning], *where: Any) -> None:
+def _warn(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
     """A warning in a line of ours, not in two with a place in the program; those for programmers stay out."""
     if not issubclass(category, DeprecationWarning | PendingDeprecationWarning | ResourceWarning):
         _say(" ".join(COLOUR.sub("", str(message)).split()))

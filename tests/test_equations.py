@@ -248,7 +248,7 @@ class Stub:
     def active(self):
         return np.ones(self.M, bool)
 
-    def member_suggestions(self, obs, sample_with_noise):
+    def member_suggestions(self, obs, sample_with_noise, greedy=False):
         return torch.arange(self.N, dtype=F64).view(1, -1, 1).expand(self.M, -1, 1).clone()
 
     def learns(self, step):

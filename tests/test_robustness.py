@@ -32,12 +32,10 @@ from peerage.envs.perturbed import (
     unit,
     with_perturbations,
 )
-from peerage.envs.vector import EnvGroup, Episode
+from peerage.envs.vector import EnvGroup
 from peerage.errors import UserError
-from peerage.evaluation.robustness import evaluate_perturbed, sensitivity
-from peerage.learners.streams import Seat
-from peerage.runs.folder import RunFolder
-from peerage.runs.tables import CsvLog
+from peerage.evaluation.evaluate import SEED
+from peerage.evaluation.robustness import evaluate_perturbed
 from peerage.sharing.advisers import make_adviser, replica_generator
 from peerage.sharing.byzantine import ByzantineMembers, flipped, parse_members
 from peerage.training.session import evaluate_run
@@ -206,6 +204,15 @@ def test_physics_hold_in_the_first_step_already():
         ("CartPole-v1", {"length": [-1, 1]}, "length must be above 0, not -1"),
         ("LunarLander-v3", {"gravity": [-12, -8]}, "gravity must be between -12 and 0, not -12"),
         ("LunarLander-v3", {"enable_wind": [0, 1]}, "enable_wind has no range"),
+        ("CartPole-v1", {"gravity": -5}, r"gravity must be in \[0, 980\], not -5"),
+        ("CartPole-v1", {"gravity": [9, 981]}, r"gravity must be in \[0, 980\], not 981"),
+        ("Hopper-v5", {"gravity": [-10, 1]}, r"gravity must be in \[-981, 0\], not 1"),
+        ("Hopper-v5", {"frame_skip": 2.5}, "frame_skip must be one whole number, not 2.5"),
+        ("Hopper-v5", {"frame_skip": [2, 3]}, "frame_skip has no range"),
+        ("Hopper-v5", {"frame_skip": 0}, r"frame_skip must be in \[1, 400\], not 0"),
+        ("Acrobot-v1", {"torque_noise_max": -1}, r"torque_noise_max must be in \[0, 100\], not -1"),
+        ("Pendulum-v1", {"reward_scale": -101}, r"reward_scale must be in \[-100, 100\], not -101"),
+        ("MountainCar-v0", {"goal_velocity": 101}, r"goal_velocity must be in \[-100, 100\], not 101"),
         ("Room-v6", {"dropped_advice": 0.1}, "advice is nothing of the environment"),
     ],
 )
@@ -213,6 +220,37 @@ def test_what_an_environment_cannot_do_is_said(env_id, args, says):
     with pytest.raises(UserError, match=says) as error:
         make_env(env_id, {"perturb": args})
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "env_id, args, says",
+    [
+        ("CartPole-v1", {"gravity": -5}, r"gravity must be in \[0, 980\], not -5"),
+        ("CartPole-v1", {"change_at": 9, "change": {"gravity": 981.0}}, r"gravity must be in \[0, 980\], not 981"),
+        ("Hopper-v5", {"gravity": 1}, r"gravity must be in \[-981, 0\], not 1"),
+        ("Hopper-v5", {"mass_scale": 101}, r"mass_scale must be in \[0, 100\], not 101"),
+        ("Room-v6", {"reward_scale": 101}, r"reward_scale must be in \[-100, 100\], not 101"),
+        ("Hopper-v5", {"change_at": 9, "change": {"frame_skip": 2.5}}, "frame_skip must be one whole number, not 2.5"),
+        ("Ant-v5", {"change_at": 9, "change": {"main_body": 2}}, "cannot change 'main_body'"),
+    ],
+)
+def test_what_is_given_or_changes_has_the_same_ranges(env_id, args, says):
+    with pytest.raises(UserError, match=says) as error:
+        make_env(env_id, args)
+    assert "\n" not in str(error.value)
+
+
+def test_the_ends_of_what_is_meant_are_allowed():
+    cases = [
+        ("CartPole-v1", {"gravity": [0, 980]}),
+        ("Hopper-v5", {"gravity": 0, "frame_skip": 2}),
+        ("Pendulum-v1", {"reward_scale": -100}),
+    ]
+    for env_id, perturb in cases:
+        env = make_env(env_id, {"perturb": perturb})
+        env.reset(seed=0)
+        env.step(env.action_space.sample())  # MuJoCo wants whole numbers of steps as integers
+        env.close()
 
 
 def test_what_changes_under_way_cannot_be_perturbed():
@@ -374,7 +412,7 @@ def test_the_same_word_twice_and_lists():
         parse_cases(["observation_noise=0,,1"])
 
 
-def test_in_the_configuration_and_on_the_command_line():
+def test_in_the_configuration_and_on_the_command_line(capsys):
     config = validate(from_dict({"perturb": {"mass_scale": "0.8..1.2", "observation_noise": 0.1}}))
     assert from_dict(parse(dump(config), "")) == config and to_dict(config)["perturb"]["observation_noise"] == 0.1
     for data, says in [
@@ -388,6 +426,7 @@ def test_in_the_configuration_and_on_the_command_line():
         with pytest.raises(UserError, match=says):
             validate(from_dict(data))
     assert cli.main(["train", "--env", "Room-v6", "--perturb", "gravity=3", "--verbose", "0"]) == 2
+    assert "Room-v6 cannot shift 'gravity'" in capsys.readouterr().err
 
 
 # --- advisers ---------------------------------------------------------------------------------------------------
@@ -501,37 +540,33 @@ def test_colluding_needs_somebody_to_oppose_or_a_name():
 # --- members and silence ----------------------------------------------------------------------------------------
 
 
-class Stub:
-    """As much of a group as liars need: 2 replicas of 3 members."""
-
-    def __init__(self, spec: Spec) -> None:
-        self.R, self.N, self.M, self.device, self.dtype = 2, 3, 6, "cpu", torch.float32
-        self.seats = [Seat(0, r, i) for r in range(2) for i in range(3)]
-        self.space = type("Space", (), {})()
-        self.space.discrete, self.space.n_actions, self.space.act_dim = spec.discrete, spec.n_actions, spec.act_dim
-        self.space.low, self.space.high = spec.action_low, spec.action_high
+@pytest.fixture
+def group(begin):
+    """2 replicas of 3 members in an environment."""
+    return lambda spec: begin(tiny(env=spec.id, n_peers=3, replicas=2, total_timesteps=10)).group
 
 
-def test_a_member_that_flips_what_it_tells_others():
+def test_a_member_that_flips_what_it_tells_others(group):
     liars = parse_members(["1:sign-flip"], 3)
     meant = torch.arange(18.0).view(6, 3, 1) % 4
-    heard = ByzantineMembers(liars, Stub(ROOM), ROOM.id).answer(meant)
+    heard = ByzantineMembers(liars, group(ROOM), ROOM.id).answer(meant)
     expected = meant.clone()
     for asker in (0, 2, 3, 5):  # members 0 and 2 of both replicas; member 1 hears itself
         expected[asker, 1] = torch.tensor([1.0, 0, 3, 2])[int(meant[asker, 1])]
     assert torch.equal(heard, expected) and not torch.equal(heard, meant)
-    box = ByzantineMembers(liars, Stub(PENDULUM), PENDULUM.id).answer(torch.full((6, 3, 1), 0.5))
+    box = ByzantineMembers(liars, group(PENDULUM), PENDULUM.id).answer(torch.full((6, 3, 1), 0.5))
     assert box[:, 1, 0].tolist() == [-0.5, 0.5, -0.5, -0.5, 0.5, -0.5] and (box[:, [0, 2]] == 0.5).all()
 
 
-def test_members_that_answer_at_random_or_with_noise():
+def test_members_that_answer_at_random_or_with_noise(group):
     liars = parse_members(["0:random", "2:noise:0.4"], 3)
-    discrete, box = ByzantineMembers(liars, Stub(ROOM), ROOM.id), ByzantineMembers(liars, Stub(PENDULUM), PENDULUM.id)
+    room = group(ROOM)
+    discrete, box = ByzantineMembers(liars, room, ROOM.id), ByzantineMembers(liars, group(PENDULUM), PENDULUM.id)
     meant = torch.full((6, 3, 1), 1.0)
     heard = torch.stack([discrete.answer(meant) for _ in range(1000)])
     state = discrete.state()
     after = discrete.answer(meant)
-    again = ByzantineMembers(liars, Stub(ROOM), ROOM.id)
+    again = ByzantineMembers(liars, room, ROOM.id)
     again.load_state(json.loads(json.dumps(state)))
     assert torch.equal(again.answer(meant), after)
     random, noisy = heard[:, [1, 2, 4, 5], 0].flatten(), heard[:, [0, 1, 3, 4], 2].flatten()  # 4,000 each
@@ -549,7 +584,10 @@ def test_members_that_answer_at_random_or_with_noise():
 def test_malformed_members(word):
     with pytest.raises(UserError, match="--byzantine-members"):
         parse_members([word], 3)
-    with pytest.raises(UserError, match="twice"):
+
+
+def test_a_member_lies_in_one_way():
+    with pytest.raises(UserError, match="member 1 is there twice"):
         parse_members(["1:random", "1:noise"], 3)
 
 
@@ -664,16 +702,19 @@ def test_evaluated_beside_the_clean_environment(run):
         assert row.clean_success == np.mean([r[5] for r in mine])
         expected = {"clean": row.clean, "reward_scale=-1": -row.clean, "reward_scale=1": row.clean}
         if row.case in expected:  # the same episodes, with rewards that are the negative ones
-            assert row.perturbed == pytest.approx(expected[row.case]) and row.drop == row.clean - row.perturbed
+            assert row.perturbed == pytest.approx(expected[row.case]) and row.change == row.perturbed - row.clean
     noisy = [row for row in found.rows if row.case == "action_noise=1 reward_scale=1"]
     assert len({row.perturbed for row in noisy}) == 1  # nothing but random numbers, the same for all members
     table = found.table()
     assert [line["perturbation"] for line in table] == ["clean", *map(str, cases)]
-    assert found.interval == "95% t-interval" and table[0]["drop"] == table[0]["drop low"] == 0
-    per_replica = [np.mean([2 * r.clean for r in found.rows if r.replica == k and r.case == "clean"]) for k in range(3)]
+    assert found.interval == "95% t-interval" and table[0]["change"] == table[0]["change low"] == 0
+    # From r to -r, for better or worse: -2 r, and the lower end is the worse one
+    undisturbed = [row for row in found.rows if row.case == "clean"]
+    per_replica = [-2 * np.mean([row.clean for row in undisturbed if row.replica == k]) for k in range(3)]
     line = next(line for line in table if line["perturbation"] == "reward_scale=-1")
     low, high = stats.t.interval(0.95, 2, np.mean(per_replica), stats.sem(per_replica))
-    assert (line["drop"], line["drop low"], line["drop high"]) == pytest.approx((np.mean(per_replica), low, high))
+    assert (line["change"], line["change low"], line["change high"]) == pytest.approx((np.mean(per_replica), low, high))
+    assert line["change"] < 0 and not any("drop" in name for name in line)
 
 
 def test_some_members_and_another_seed(run, capsys):
@@ -689,13 +730,25 @@ def test_some_members_and_another_seed(run, capsys):
         "observation_noise=0.1",
         "observation_noise=0.2",
     ]
-    assert "95% t-interval" in said
+    assert "95% t-interval" in said and "  change  " in said.splitlines()[0] and "drop" not in said
+
+
+def test_goals_are_where_they_are_asked_for(run):
+    """Of the same ten episodes of a run in which they may be anywhere; what a member earns is another matter."""
+    clean = {"goals": "right"}
+    for side, args in (("left", with_perturbations({}, Perturbations(physics=(("goals", "left"),)))),
+                       ("left", with_perturbations(clean, Perturbations(physics=(("goals", "left"),)))),
+                       ("right", clean)):  # fmt: skip
+        x = EnvGroup("Room-v6", args, [SEED + e for e in range(10)]).reset(reseed=True)[:, 2]
+        assert ((x < 0.5) == (side == "left")).all()
+    rows = evaluate_perturbed(run.folder, parse_cases(["goals=left,right"])).rows
+    assert {row.case for row in rows if row.change} == {"goals=left", "goals=right"}
 
 
 @pytest.mark.parametrize(
     "words, says",
     [
-        (["dropped_advice=0.5"], "for training"),
+        (["dropped_advice=0.5"], "--advised asks for advice"),
         (["observation_noise=0"], "nothing is perturbed"),
         (["gravity=3"], "cannot shift"),
     ],
@@ -703,69 +756,8 @@ def test_some_members_and_another_seed(run, capsys):
 def test_what_cannot_be_evaluated(run, words, says):
     with pytest.raises(UserError, match=says):
         evaluate_perturbed(run.folder, parse_cases(words), episodes=1)
+
+
+def test_only_members_that_there_are(run):
     with pytest.raises(UserError, match="no member 2"):
         evaluate_perturbed(run.folder, parse_cases(["observation_noise=1"]), episodes=1, members=[2])
-
-
-# --- sensitivity ------------------------------------------------------------------------------------------------
-
-
-def written(folder, returns, done=True, **settings) -> str:
-    """A run of one member whose replicas end with `returns`; the first evaluation was another one."""
-    config = validate(with_settings(tiny(n_peers=1), settings))
-    made = RunFolder.create(folder.parent, folder.name, folder.name, to_dict(config))
-    log = CsvLog(made.path)
-    for step, offset in ((10, 50.0), (20, 0.0)):
-        episodes = [Episode(0, value + offset + d, 5, None) for value in returns for d in (-1, 1)]
-        rows = [(k // 2, "member-0", k % 2, e.return_, e.length, None) for k, e in enumerate(episodes)]
-        log.on_evaluations(step, rows)
-    log.close()
-    if done:
-        made.finish("DONE", "finished", 20)
-    made.unlock()
-    return folder.name
-
-
-def test_sensitivity_by_hand(tmp_path):
-    runs = [
-        {"folder": written(tmp_path / "a", [1, 2, 3]), "axes": {"gamma": 0.9, "tau": 1}},
-        {"folder": written(tmp_path / "b", [4, 5, 6]), "axes": {"gamma": 0.99, "tau": 1}},
-        {"folder": written(tmp_path / "c", [2, 3, 4]), "axes": {"gamma": 0.9, "tau": 0.5}},
-        {"folder": written(tmp_path / "d", [5, 6, 7]), "axes": {"gamma": 0.99, "tau": 0.5}},
-        {"folder": written(tmp_path / "e", [9], done=False), "axes": {"gamma": 0.5, "tau": 0.5}},
-        {"folder": "missing", "axes": {"gamma": 0.1, "tau": 1}},
-    ]
-    manifest = {"name": "mine", "runs": [{"env": "Room-v6", **run} for run in runs]}
-    (tmp_path / "sweep.yaml").write_text(json.dumps(manifest))
-    found = sensitivity(tmp_path)
-    gamma, tau = found.axes
-    # 1 2 3 4 5 6 2 3 4 5 6 7: mean 4, squares 9 4 1 0 1 4 4 1 0 1 4 9 = 38; means of gamma 2.5 and 5.5, of tau 3.5, 4.5
-    assert (gamma.name, gamma.effect, tau.effect) == ("gamma", pytest.approx(3), pytest.approx(1))
-    assert gamma.eta_squared == pytest.approx(12 * 1.5**2 / 38) and tau.eta_squared == pytest.approx(12 * 0.5**2 / 38)
-    assert gamma.chance == tau.chance == pytest.approx(1 / 11)
-    assert (gamma.best.value, gamma.best.replicas, gamma.best.mean) == (0.99, 6, pytest.approx(5.5))
-    half = stats.t.ppf(0.975, 5) * np.std([4, 5, 6, 5, 6, 7], ddof=1) / math.sqrt(6)
-    assert (gamma.best.low, gamma.best.high) == pytest.approx((5.5 - half, 5.5 + half))
-    assert len(found.notes) == 2 and "not finished" in found.notes[0] and "missing" in found.notes[1]
-    assert [line["hyper-parameter"] for line in found.table()] == ["gamma", "tau"]
-    assert found.table()[0]["best"] == "0.99"
-
-
-def test_sensitivity_of_run_folders(tmp_path):
-    for name, returns, settings in [
-        ("a", [1, 2], {"gamma": 0.9, "net_arch": ((16,),)}),
-        ("b", [1, 2], {"gamma": 0.99, "net_arch": ((32,),), "seed": 3}),
-        ("c", [7, 8], {"env": "Room-v21", "gamma": 0.9}),
-    ]:
-        written(tmp_path / name, returns, **settings)
-    found, names = sensitivity([tmp_path / name for name in "abc"]), ("gamma", "net_arch")
-    assert {(axis.env, axis.name) for axis in found.axes} == {("Room-v6", f"learner.{x}") for x in names}
-    assert all(axis.effect == 0 and axis.eta_squared == 0 and axis.best.low is None for axis in found.axes)
-    assert len(found.notes) == 1 and "always change together" in found.notes[0]
-    with pytest.raises(UserError, match="nothing to compare"):
-        sensitivity([tmp_path / "a", tmp_path / "c"])
-    with pytest.raises(UserError, match="no sweep"):
-        sensitivity(tmp_path)
-    (tmp_path / "sweep.yaml").write_text('{"runs": [{"folder": "a"}]}')
-    with pytest.raises(UserError, match="manifest"):
-        sensitivity(tmp_path)

@@ -53,8 +53,12 @@ CHOICES = {"goals": ("any", "left", "right"), "reward_at": ("shown", "opposite")
 NO_TASK = {  # arguments that spaces, pictures or Gymnasium's own wrapper hang on
     "length", "n_actions", "continuous", "max_episode_steps", "width", "height", "camera_id", "use_contact_forces",
     "exclude_current_positions_from_observation", "include_cinert_in_observation", "include_cvel_in_observation",
-    "include_qfrc_actuator_in_observation", "include_cfrc_ext_in_observation",
+    "include_qfrc_actuator_in_observation", "include_cfrc_ext_in_observation", "main_body",
 }  # fmt: skip
+WHOLE = ("frame_skip",)
+LARGEST = 100.0
+SPANS = {"reward_scale": (-LARGEST, LARGEST), "torque_noise_max": (0.0, LARGEST)}
+"""Of knobs whose default does not say which side of zero makes sense."""
 POSITIVE = ("length", "masscart", "masspole", "m", "l", "max_torque", "LINK_LENGTH_1", "LINK_MASS_1", "LINK_MASS_2")
 
 OWN = frozenset({"reward_scale", "gravity", *CHOICES, *MUJOCO, *(name for names in CLASSIC.values() for name in names)})
@@ -72,6 +76,14 @@ class Knob:
     low: float = -math.inf
     """Numbers lie strictly between `low` and `high`."""
     high: float = math.inf
+    span: tuple[float, float] = (-LARGEST, LARGEST)
+    """What a number can be that somebody could mean, both ends among it."""
+    whole: bool = False
+
+    @property
+    def ranges(self) -> bool:
+        """Can it be anything between two values?"""
+        return not (self.choices or self.whole or isinstance(self.default, bool))
 
     def check(self, name: str, value: Any) -> None:
         """UserError unless `value` is one for this knob."""
@@ -86,6 +98,10 @@ class Knob:
         elif not self.low < value < self.high:
             above = f"above {self.low:g}" if self.high == math.inf else f"between {self.low:g} and {self.high:g}"
             raise UserError(f"{name} must be {above}, not {value:g}")
+        elif not self.span[0] <= value <= self.span[1]:
+            raise UserError(f"{name} must be in [{self.span[0]:g}, {self.span[1]:g}], not {value:g}")
+        elif self.whole and value != int(value):
+            raise UserError(f"{name} must be one whole number, not {value:g}")
 
 
 class Changing(gymnasium.Wrapper, RecordConstructorArgs):
@@ -182,18 +198,27 @@ class Changing(gymnasium.Wrapper, RecordConstructorArgs):
             low, high = (0.0 if name in POSITIVE else -math.inf), math.inf
             if name == "gravity" and family.startswith("LunarLander"):
                 low, high = -12.0, 0.0  # Gymnasium's own bounds
-            put = partial(_put_attribute, inner, kept)
-            knobs[name] = Knob(getattr(inner, kept), put, (), low, high)
+            default, whole, put = getattr(inner, kept), name in WHOLE, partial(_put_attribute, inner, kept)
+            knobs[name] = Knob(default, put, (), low, high, _span(name, default), whole)
         model: Any = getattr(inner, "model", None)
         if hasattr(model, "dof_damping") and hasattr(model, "opt"):
-            knobs["gravity"] = Knob(float(model.opt.gravity[2]), partial(model.opt.gravity.__setitem__, 2))
+            down = float(model.opt.gravity[2])
+            knobs["gravity"] = Knob(down, partial(model.opt.gravity.__setitem__, 2), span=_span("gravity", down))
             for name, arrays in MUJOCO.items():
-                knobs[name] = Knob(1.0, _scaler(model, arrays), (), 0.0)
+                knobs[name] = Knob(1.0, _scaler(model, arrays), (), 0.0, span=_span(name, 1.0))
         return knobs
 
 
+def _span(name: str, default: float) -> tuple[float, float]:
+    """Of a number: the side of zero where it is by default, and at most 100 times as far from it."""
+    if name in SPANS or not default:
+        return SPANS.get(name, (-LARGEST, LARGEST))
+    far = LARGEST * float(default)
+    return (1.0 if name in WHOLE else min(0.0, far)), max(0.0, far)
+
+
 def _put_attribute(env: Any, name: str, value: Any) -> None:
-    setattr(env, name, value)
+    setattr(env, name, int(value) if name in WHOLE else value)
     if hasattr(env, "polemass_length"):  # CartPole works these two out once
         env.total_mass = env.masspole + env.masscart
         env.polemass_length = env.masspole * env.length

@@ -10,7 +10,7 @@
 | `sticky_actions=P` | with probability P the action of the step before is repeated (arXiv 1709.06009) |
 | `action_delay=K` | an action acts K steps later; until then an episode's first one does |
 | KNOB`=V`, KNOB`=LOW..HIGH` | a knob of `peerage.envs.changing` is V, or uniform in [LOW, HIGH), drawn anew for every episode |
-| `dropped_advice=P` | training only: with probability P somebody who is asked does not answer (`peerage.sharing.advice`) |
+| `dropped_advice=P` | with probability P somebody who is asked does not answer (`peerage.sharing.advice`) |
 
 A *unit* is half of the range, where both bounds are finite (and below a million: some write the largest float for "no
 bound"), of an action as of an observation; without bounds it is 1 in the environment's own units. The noise is what
@@ -205,7 +205,7 @@ class Perturbed(Changing):
 
     A knob that is both `given` and perturbed is what the perturbation says; one that is to `change` under way cannot be
     perturbed. `shifts` are the knobs' values in this episode. Raises UserError, naming what can be perturbed, for a
-    knob that the environment has not.
+    knob that the environment has not, and for values outside its range.
     """
 
     def __init__(
@@ -232,7 +232,7 @@ class Perturbed(Changing):
                 raise UserError(f"{name} cannot shift {knob!r}{hint}; it can: {', '.join(self.knobs)}")
             if knob in (change or {}):
                 raise UserError(f"{name}: {knob} is to change under way, so it cannot be perturbed as well")
-            if isinstance(value, tuple) and (self.knobs[knob].choices or isinstance(self.knobs[knob].default, bool)):
+            if isinstance(value, tuple) and not self.knobs[knob].ranges:
                 raise UserError(f"{name}: {knob} has no range; give it one value")
             for end in value if isinstance(value, tuple) else (value,):
                 self.knobs[knob].check(f"{name}: {knob}", end)
@@ -248,10 +248,7 @@ class Perturbed(Changing):
         root = 0
         if p.random:
             root = int(self._own_generator().integers(2**63)) if seed is None else int(seed)
-        self.shifts = {
-            name: _between(*value, _generator(root, name).random()) if isinstance(value, tuple) else value
-            for name, value in p.physics
-        }
+        self.shifts = {name: self._shift(name, value, root) for name, value in p.physics}
         if p.observation_noise:
             self._observing = _generator(root, "observation noise")
         if p.action_noise:
@@ -266,6 +263,12 @@ class Perturbed(Changing):
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         obs, reward, terminated, truncated, info = super().step(self._acted(action))
         return self._seen(obs), reward, terminated, truncated, info
+
+    def _shift(self, name: str, value: Value, root: int) -> Any:
+        """What a knob is in the episode with the number `root`."""
+        if isinstance(value, tuple):
+            return value[0] + (value[1] - value[0]) * _generator(root, name).random()
+        return value
 
     def _put(self) -> None:
         super()._put()
@@ -320,7 +323,3 @@ def unit(space: Box) -> np.ndarray:
 def _generator(root: int, purpose: str) -> np.random.Generator:
     """The generator of one perturbation in the episode with the number `root`."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence([root, zlib.crc32(purpose.encode())])))
-
-
-def _between(low: float, high: float, share: float) -> float:
-    return low + (high - low) * share

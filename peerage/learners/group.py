@@ -103,18 +103,19 @@ class Group:
             obs,
         )
 
-    def member_suggestions(self, obs: Tensor, sample_with_noise: bool) -> Tensor:
+    def member_suggestions(self, obs: Tensor, sample_with_noise: bool, *, greedy: bool = False) -> Tensor:
         """Everybody's answer to "what would you do in my situation?": `obs [M, obs]` -> `[M, N, act]`, the
         advisers of the asker's own replica in the second dimension. One batched forward a stack.
 
-        Without `sample_with_noise` members answer others with the mode of their policy, themselves with a sample.
+        Without `sample_with_noise` members answer others with the mode of their policy, themselves with a sample;
+        `greedy`: themselves with the mode too.
         """
         askers = obs.view(self.R, 1, self.N, -1)
         out = obs.new_empty(self.R, self.N, self.N, self.space.act_dim)
         for stack in self.stacks:
             p = len(stack.positions)
             x = askers.expand(self.R, p, self.N, -1).reshape(self.R * p, self.N, -1)
-            noise = stack.policy_noise.next() if stack.learner.samples else None  # [S, N, act]
+            noise = stack.policy_noise.next() if stack.learner.samples and not greedy else None  # [S, N, act]
             answers = stack.learner.suggest(x, noise)  # [S, N, act]
             if noise is not None and not sample_with_noise:
                 own = torch.zeros(p, self.N, 1, dtype=torch.bool, device=self.device)

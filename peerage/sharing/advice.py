@@ -81,10 +81,7 @@ class Advice:
         self.decay = torch.tensor(decay, device=self.device, dtype=self.dtype).unsqueeze(1)
         # Drawn in every step, needed or not, so that a member's draws depend on nothing beside it
         self.choices = Streams(group.seats, "choice", (1,), "uniform", self.device)
-        self.dropped, self.byzantine = dropped, byzantine
-        self.answers: Streams | None = None
-        if dropped:
-            self.answers = Streams(group.seats, "dropped advice", (self.K,), "uniform", self.device)
+        self.disturb(dropped, byzantine)
 
         self.followed = self.self_index.copy()  # [M] on the host
         self.following = self.myself.clone()  # the same on the device
@@ -94,17 +91,27 @@ class Advice:
         self.last = {"score": nothing, "critic": nothing.clone()}
         self.reset_counts()
 
+    def disturb(self, dropped: float = 0.0, byzantine: ByzantineMembers | None = None) -> None:
+        """From now on advice is dropped with this probability, and these members lie; nobody else does."""
+        self.dropped, self.byzantine = dropped, byzantine
+        self.answers: Streams | None = None
+        if dropped:
+            self.answers = Streams(self.group.seats, "dropped advice", (self.K,), "uniform", self.device)
+
     # --- acting ---------------------------------------------------------------------------------------------
 
-    def act(self, obs: Tensor, host_obs: np.ndarray, episode_start: np.ndarray, step: int) -> Tensor:
+    def act(
+        self, obs: Tensor, host_obs: np.ndarray, episode_start: np.ndarray, step: int, *, greedy: bool = False
+    ) -> Tensor:
         """Actions `[M, act]` for environment step `step` (1, 2, ...).
 
-        `obs [M, obs]` and the same on the host, `episode_start [M]` bool.
+        `obs [M, obs]` and the same on the host, `episode_start [M]` bool. `greedy`: members suggest and do what they
+        think best, as in an evaluation, from the first step on.
         """
-        warm = step <= self.group.learning_starts  # [M]: before that, uniformly random actions
+        warm = (step <= self.group.learning_starts) & (not greedy)  # [M]: before that, uniformly random actions
         solo = self._solo(step)
         follow_self = warm | solo
-        members = self.group.member_suggestions(obs, self.config.sample_with_noise)  # [M, N, act]
+        members = self.group.member_suggestions(obs, self.config.sample_with_noise, greedy=greedy)  # [M, N, act]
         if self.byzantine is not None:
             members = self.byzantine.answer(members)
         draw = self.choices.next()
@@ -139,10 +146,11 @@ class Advice:
             self.followed_for[follow_self] = 0
 
         actions = suggestions[self.rows, self.following]  # [M, act]
-        explored = self.group.explore(actions, step)
-        if elsewhere.any():
-            explored = torch.where((self.following == self.myself).unsqueeze(1), explored, actions)
-        actions = explored
+        if not greedy:
+            explored = self.group.explore(actions, step)
+            if elsewhere.any():
+                explored = torch.where((self.following == self.myself).unsqueeze(1), explored, actions)
+            actions = explored
         if warm.any():
             mask = torch.as_tensor(warm, device=self.device).unsqueeze(1)
             actions = torch.where(mask, self.group.warmup_actions(), actions)

@@ -19,8 +19,12 @@ class NoSharing:
     def __init__(self, group: Group) -> None:
         self.group = group
 
-    def act(self, obs: Tensor, host_obs: np.ndarray, episode_start: np.ndarray, step: int) -> Tensor:
+    def act(
+        self, obs: Tensor, host_obs: np.ndarray, episode_start: np.ndarray, step: int, *, greedy: bool = False
+    ) -> Tensor:
         """Actions `[M, act]` for environment step `step` (1, 2, ...)."""
+        if greedy:
+            return self.group.mode(obs.unsqueeze(1)).squeeze(1)
         actions = self.group.explore(self.group.own_suggestions(obs), step)
         warm = step <= self.group.learning_starts
         if warm.any():

@@ -149,10 +149,11 @@ class Trainer:
         """This is what everybody sees now: `obs [M, obs]`, and who is at the start of an episode, `[M]` bool."""
         self.host_obs, self.obs, self.episode_start, self.begun = obs, self._tensor(obs), episode_start, True
 
-    def advance(self) -> Step:
-        """One environment step of every member, and all the learning that belongs to it."""
+    def advance(self, *, learn: bool = True) -> Step:
+        """One environment step of every member, and all the learning that belongs to it. Without `learn` members do
+        what they think best and stay as they are; whom to trust they go on learning, from what they remember."""
         self.step += 1
-        actions = self.sharing.act(self.obs, self.host_obs, self.episode_start, self.step)
+        actions = self.sharing.act(self.obs, self.host_obs, self.episode_start, self.step, greedy=not learn)
         host = actions.cpu().numpy()
         result = self.envs.step(host[:, 0].astype(np.int64) if self.spec.discrete else host)
         next_obs = self._tensor(result.next_obs)
@@ -172,7 +173,8 @@ class Trainer:
             )
         )
         self.sharing.after_step(self.step)
-        self.group.after_step(self.step)
+        if learn:
+            self.group.after_step(self.step)
         self.host_obs, self.episode_start = result.obs, result.done
         self.obs = self._tensor(result.obs) if result.episodes else next_obs
         self.episodes += result.episodes

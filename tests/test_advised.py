@@ -1,0 +1,170 @@
+"""Evaluation in company: who listens to whom goes on, who acts how does not, and nothing of the run is touched."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import peerage
+from peerage.cli import main
+from peerage.config import AdviceConfig, Config, LearnerConfig, RunConfig
+from peerage.envs.perturbed import Perturbations
+from peerage.errors import UserError
+from peerage.evaluation.advised import advised_episodes
+from peerage.evaluation.robustness import evaluate_perturbed
+from peerage.training import session
+from peerage.training.session import restore
+
+TINY = Config(
+    env="Room-v6",
+    n_peers=2,
+    replicas=2,
+    advisers=("expert", "adversary"),
+    advice=AdviceConfig(trust="td"),
+    total_timesteps=300,
+    learner=LearnerConfig(learning_starts=(50,), batch_size=(8,), net_arch=((8,),), train_freq=(4,)),
+    run=RunConfig(eval_freq=0, verbose=0, log_freq=100),
+    threads=1,
+)
+FOLLOWERS = replace(TINY, advice=AdviceConfig(only_follow_others=True, use_trust=True))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    where = tmp_path_factory.mktemp("runs")
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setattr(session, "write_report", lambda folder: folder)  # pictures cost more than these trainings
+    followers = {"n_peers": 1, "advisers": ("expert",), "replicas": 1}
+    for name, config in {
+        "mixed": TINY,
+        "one": replace(FOLLOWERS, **followers),
+        "two": replace(FOLLOWERS, advisers=(), replicas=1),
+        "alone": replace(TINY, advisers=(), advice=AdviceConfig(sharing="none")),
+        "liars": replace(
+            FOLLOWERS, advisers=(), replicas=1,
+            advice=AdviceConfig(only_follow_others=True, byzantine_members=("1:random",)),
+            perturb={"dropped_advice": 0.5, "observation_noise": 0.5}, total_timesteps=60,
+        ),
+    }.items():  # fmt: skip
+        peerage.train(config=config, log_dir=str(where), exp_name=name)
+    monkeypatch.undo()
+    return where
+
+
+def episodes(trainer, n, seed=7, dropped=None):
+    if dropped is not None:
+        trainer.sharing.disturb(dropped)
+    return advised_episodes(trainer, trainer.evaluator.env, trainer.config.env_args, n, seed)
+
+
+def test_who_asks_nobody_is_alone(folder):
+    """The same first episodes as of the evaluation alone: there, too, members do what they think best."""
+    trainer = restore(folder / "alone")
+    trainer.evaluator.episodes, trainer.evaluator.seed = 1, 7
+    alone = trainer.evaluator.run(trainer.step)
+    assert [e[2][1:] for e in episodes(trainer, 1)] == [e[2][1:] for e in alone]
+
+
+def test_silence_is_being_alone(folder):
+    """Whoever hears nobody follows itself: as the same members who have nobody to ask."""
+    with_nobody = restore(folder / "mixed", policies_only=True)
+    assert episodes(restore(folder / "mixed"), 3, dropped=1.0) == episodes(with_nobody, 3)
+
+
+def test_policies_stay_and_trust_goes_on(folder):
+    trainer = restore(folder / "mixed")
+    learner = trainer.group.stacks[0].learner
+    networks = {name: net.flat.clone() for name, net in learner.networks().items()}
+    td = trainer.sharing.signals["td"]
+    trust = td.report()["trust_td"].clone()
+    found = episodes(trainer, 4)
+    assert [(m, e) for m, e, _ in found] == [(m, e) for m in range(4) for e in range(4)]
+    assert all((net.flat == networks[name]).all() for name, net in learner.networks().items())
+    assert (td.report()["trust_td"] != trust).any()
+
+
+def test_trust_learns_who_lies_now(folder):
+    """The expert's place is taken by its opposite: what it was believed, it loses, and the honest one does not."""
+    trust = {}
+    for expert in ("expert", "sign-flip:expert"):
+        trainer = restore(folder / "mixed", advisers=[expert, "adversary"])
+        episodes(trainer, 8)
+        trust[expert] = trainer.sharing.signals["td"].report()["trust_td"][:, 2]
+    assert (trust["expert"] > trust["sign-flip:expert"]).all()
+
+
+def test_who_follows_the_expert_arrives_and_who_follows_its_opposite_does_not(folder):
+    found = evaluate_perturbed(folder / "one", episodes=4, advised=True, advisers=["sign-flip:expert"])
+    honest, lied_to = found.table()
+    assert honest["perturbation"] == "clean" and lied_to["perturbation"] == "advisers sign-flip:expert"
+    assert (honest["success"], lied_to["success"]) == (1.0, 0.0)
+    assert lied_to["change"] == lied_to["return"] - honest["return"] < 0
+
+
+def test_a_liar_harms_those_who_ask_it(folder):
+    """Both follow each other only: who asks the liar does otherwise, who is asked by it does not."""
+    found = evaluate_perturbed(folder / "two", episodes=5, advised=True, byzantine_members=["1:random"])
+    change = {row.member: row.change for row in found.rows if row.case == "byzantine 1:random"}
+    assert change["member-0"] != 0 and change["member-1"] == 0
+
+
+def test_every_case_begins_from_the_checkpoint(folder):
+    """What came before a case does not matter to it; and the run stays as it is."""
+    path = folder / "mixed"
+    before = {p: p.read_bytes() for p in path.rglob("*") if p.is_file()}
+    half, noise = Perturbations(dropped_advice=0.5), Perturbations(observation_noise=0.3)
+    both = evaluate_perturbed(path, [half, noise], 3, advised=True).rows
+    assert [r for r in both if "noise" in r.case] == evaluate_perturbed(path, [noise], 3, advised=True).rows[4:]
+    assert len({r.perturbed for r in both}) > 4  # they differ
+    assert {p: p.read_bytes() for p in path.rglob("*") if p.is_file()} == before
+
+
+def test_troubles_of_the_training_are_not_those_of_the_evaluation(folder):
+    """With a liar and silence in the training, `clean` has neither: the same as for one trained without, once its
+    members are given the same networks and trust."""
+    troubled = restore(folder / "liars")
+    troubled.sharing.disturb()
+    clean = evaluate_perturbed(folder / "liars", episodes=3, advised=True).rows
+    by_hand = episodes(troubled, 3, seed=1_000_003)
+    for row in clean:
+        mine = [e.return_ for m, _, e in by_hand if troubled.names[m] == row.member]
+        assert row.perturbed == row.clean == np.mean(mine)
+    lied_to = evaluate_perturbed(folder / "liars", episodes=3, advised=True, byzantine_members=["1:random"]).rows
+    assert [r.clean for r in lied_to[:2]] == [r.clean for r in clean]
+
+
+def test_a_perturbation_that_is_part_of_the_environment_is_named(tmp_path):
+    config = replace(TINY, env_args={"perturb": {"action_noise": 0.25}}, total_timesteps=60, replicas=1)
+    run = peerage.train(config=config, log_dir=str(tmp_path), exp_name="run").folder
+    found = evaluate_perturbed(run, [Perturbations(observation_noise=0.5)], 1)
+    names = ["action_noise=0.25", "observation_noise=0.5 action_noise=0.25"]
+    assert [line["perturbation"] for line in found.table()] == names
+
+
+@pytest.mark.parametrize(
+    "said, why",
+    [
+        (["--byzantine-members", "1:random"], "--advised asks for advice"),
+        (["--perturb", "dropped_advice=0.5"], "--advised asks for advice"),
+        (["--advised", "--advisers", "expert"], "has 2 (expert, adversary); name as many"),
+        (["--advised", "--advisers", "expert", "expret"], "did you mean 'expert'"),
+        (["--advised", "--byzantine-members", "2:random"], "there is no such member"),
+        (["--advised", "--members", "2"], "has no member 2"),
+    ],
+)
+def test_mistakes(folder, capsys, said, why):
+    assert main(["evaluate", str(folder / "mixed"), *said]) == 2
+    assert why in capsys.readouterr().err
+
+
+def test_nobody_to_ask(folder):
+    with pytest.raises(UserError, match="has nobody to ask: leave --advised out"):
+        evaluate_perturbed(folder / "alone", advised=True)
+
+
+def test_one_case_alone_has_no_change(folder, capsys):
+    assert main(["evaluate", str(folder / "mixed"), "--advised", "--episodes", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "clean" in out and "change" not in out
