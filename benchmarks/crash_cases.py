@@ -62,6 +62,12 @@ QUICK: dict[str, Config] = {
         "CartPole-v1", 240, (19, 100, 55), replicas=2, advisers=("random",),
         advice=advice("td", choice="paper", switch_ratio=2, follow_across_episodes=True, temperature_decay=(0.1,)),
     ),
+    "room-disturbed": tiny(
+        "Room-v6", 180, (25, 70, 40), advisers=("noise:expert", "sign-flip:expert", "colluding:a"), replicas=2,
+        perturb={"dropped_advice": 0.3, "observation_noise": 0.1, "action_delay": 1, "sticky_actions": 0.1},
+        advice=advice("in-context", byzantine_members=("1:noise:0.3",)),
+        run=RunConfig(log_freq=25, eval_freq=70, checkpoint_freq=40, n_eval_episodes=1, verbose=0, keep_checkpoints=1),
+    ),
     "cartpole-mixed": tiny(
         "CartPole-v1", 240, (19, 100, 55), n_peers=3, advisers=("constant:1",), advice=advice("in-context"),
         learner={"net_arch": ((16,), (12, 12), (16,)), "learning_rate": (1e-3, 5e-4, 2e-4)},

@@ -1,15 +1,14 @@
 """Statistics of replicas: estimates and intervals (made in `intervals.py`), comparisons, tests, profiles and curves.
 
 Everything is a pure function of arrays: no files, no state; what draws random numbers takes a seed, and the same seed
-gives the same bits. A sample is `x [n]`, one number for each replica of a group, or `x [n, tasks]`. ValueError for
-NaN and for what has no meaning. How well each interval covers: docs/statistics.md.
+gives the same bits. A sample is `x [n]`, one number for each replica of a group. ValueError for NaN and for what has no
+meaning. How well each interval covers: docs/statistics.md.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,15 +17,20 @@ import numpy as np
 from scipy import optimize, stats
 
 from peerage.evaluation.intervals import (
+    ROUNDING,
     Interval,
+    Middle,
     Statistic,
     band,
-    calibration,
+    check_level,
+    chunks,
     difference,
+    differences,
     interval,
     iqm,
     mean,
     median,
+    normal_samples,
     optimality_gap,
     percentile_interval,
     sample_of,
@@ -57,6 +61,8 @@ __all__ = [
 
 EXACT = 50
 """Values in both samples together up to which the Mann–Whitney test counts all divisions, ties or not."""
+PAIRED_R = 0.9
+"""How close the two values of a seed go together where the power of pairs is asked for; docs/statistics.md: Power."""
 
 
 @dataclass(frozen=True)
@@ -64,45 +70,43 @@ class Test:
     """A two-sided test of no difference."""
 
     p: float
-    """NaN where the samples are too small for the test, or hold infinities that it cannot take."""
+    """NaN where the samples are too small for the test, or hold what it cannot judge."""
     statistic: float
     smallest_p: float
     """The smallest p that samples of these sizes can give at all: a test whose smallest p is above the level says
     nothing, whatever the data."""
 
 
+UNKNOWN = Test(math.nan, math.nan, math.nan)
+"""What a test says of samples that it cannot judge."""
+
+
 # --- is B better than A? --------------------------------------------------------------------------
 
 
 def probability_of_improvement(b: Any, a: Any, *, level: float = 0.95, seed: int = 0) -> Interval:
-    """`P(B > A) + P(B = A) / 2` of a replica of each, over `b [n_b]` and `a [n_a]`; a mean over tasks of `[n, tasks]`.
+    """`P(B > A) + P(B = A) / 2` of a replica of each, over `b [n_b]` and `a [n_a]`.
 
     Estimate: the share of all pairs, U / (n_a n_b) (Agarwal et al. 2021). Interval: Newcombe's (2006, Statistics in
     Medicine 25:559, method 5), all θ with `(θ − estimate)² ≤ z² V(θ)`,
     `V = θ (1 − θ) (1 + N (1 − θ) / (2 − θ) + N θ / (1 + θ)) / (n_a n_b)`, `N = (n_a + n_b) / 2 − 1`: it stays within
     0 and 1 and has a width where the samples do not overlap, where bootstraps and Brunner and Munzel's have none.
     Where the exact Mann–Whitney test does not reject at 1 − level the interval takes in 1/2 (three a side never can).
-    Several tasks: the tasks' intervals joined by Zou and Donner's MOVER (2008), `low = p − √Σ (p_m − low_m)² / tasks`.
     Nothing is drawn: `seed` is there so that all intervals are called alike.
     """
     before, after = sample_of(a), sample_of(b)
-    if np.ndim(a) != np.ndim(b) or before.shape[1] != after.shape[1]:
-        raise ValueError(f"the samples have different tasks: shapes {np.shape(a)} and {np.shape(b)}")
-    _level(level)
-    sizes, tasks = (len(after), len(before)), after.shape[1]
-    pairs = after[:, None, :], before[None, :, :]
-    share = ((pairs[0] > pairs[1]) + (pairs[0] == pairs[1]) / 2).mean(axis=(0, 1))  # [tasks]
-    limits = np.array([newcombe(float(p), *sizes, level) for p in share])  # [tasks, 2]
-    estimate = float(share.mean())
-    low, high = estimate + np.array([-1, 1]) * np.sqrt(((limits - share[:, None]) ** 2).sum(axis=0)) / tasks
-    if tasks == 1 and mann_whitney(after[:, 0], before[:, 0]).p > 1 - level:
+    check_level(level)
+    won = (after[:, None] > before) + (after[:, None] == before) / 2  # [n_b, n_a]
+    share = float(won.mean())
+    low, high = newcombe(share, len(after), len(before), level)
+    if mann_whitney(after, before).p > 1 - level:
         low, high = min(low, 0.5), max(high, 0.5)
-    return Interval(estimate, float(low), float(high), level, "Newcombe", min(sizes))
+    return Interval(share, low, high, level, "Newcombe", min(won.shape))
 
 
 @functools.lru_cache(maxsize=4096)
 def newcombe(share: float, n_b: int, n_a: int, level: float = 0.95) -> tuple[float, float]:
-    """The limits of `probability_of_improvement` in one task, from the share of pairs that B wins."""
+    """The limits of `probability_of_improvement` from the share of pairs that B wins."""
     z, m = stats.norm.ppf((1 + level) / 2), (n_a + n_b) / 2 - 1
 
     def beyond(p: float) -> float:
@@ -116,34 +120,39 @@ def newcombe(share: float, n_b: int, n_a: int, level: float = 0.95) -> tuple[flo
 
 
 def welch(b: Any, a: Any) -> Test:
-    """Welch's t test (1947) of equal means of `b [n_b]` and `a [n_a]`. NaN with fewer than two replicas or infinities.
+    """Welch's t test (1947) of equal means of `b [n_b]` and `a [n_a]`.
 
-    Without any spread: p = 1 where the two are the same, else 0.
+    NaN with fewer than two replicas, with infinities, and where neither sample has more spread than rounding makes: t
+    would be infinite and p zero, but three replicas that all succeed beside three that all fail are no rare chance.
+    What is left then is `mann_whitney`.
     """
-    before, after = (_line(x) for x in (a, b))
-    if min(len(before), len(after)) < 2:
-        return Test(math.nan, math.nan, math.nan)
-    if not (np.isfinite(before).all() and np.isfinite(after).all()):
-        return Test(math.nan, math.nan, 0.0)
-    if np.ptp(before) == 0 == np.ptp(after):
-        gap = float(after[0] - before[0])
-        return Test(0.0, math.copysign(math.inf, gap), 0.0) if gap else Test(1.0, 0.0, 0.0)
-    with warnings.catch_warnings():  # of values that are equal up to rounding: the p value is sound all the same
-        warnings.simplefilter("ignore", RuntimeWarning)
-        found = stats.ttest_ind(after, before, equal_var=False)
+    before, after = sample_of(a), sample_of(b)
+    if not _judged(np.concatenate([after, before]), after, before):
+        return UNKNOWN
+    parts = [part for x in (after, before) for part in (x.mean(), x.std(ddof=1), len(x))]
+    found = stats.ttest_ind_from_stats(*parts, equal_var=False)
     return Test(float(found.pvalue), float(found.statistic), 0.0)
 
 
 def paired_t(b: Any, a: Any) -> Test:
-    """Student's t test of differences `b - a` `[n]` with mean zero, for replicas that are pairs. NaN with fewer than
-    two pairs or infinities; without any spread p = 1 where all are zero, else 0."""
-    gaps = _line(b) - _line(a)
-    if len(gaps) < 2 or not np.isfinite(gaps).all():
-        return Test(math.nan, math.nan, math.nan)
-    if np.ptp(gaps) == 0:
-        return Test(float(gaps[0] == 0), math.copysign(math.inf, gaps[0]) if gaps[0] else 0.0, 0.0)
+    """Student's t test of differences `b - a` `[n]` with mean zero, for replicas that are pairs.
+
+    NaN with fewer than two pairs, with infinities, and where all differences are the same up to rounding (as `welch`).
+    """
+    before, after = sample_of(a), sample_of(b)
+    with np.errstate(invalid="ignore"):
+        gaps = after - before
+    if not _judged(np.concatenate([after, before]), gaps):
+        return UNKNOWN
     found = stats.ttest_1samp(gaps, 0.0)
     return Test(float(found.pvalue), float(found.statistic), 0.0)
+
+
+def _judged(values: np.ndarray, *samples: np.ndarray) -> bool:
+    """Whether a t test of these samples means anything; `values` are what was measured, and say what rounding makes."""
+    if min(map(len, samples)) < 2 or not np.isfinite(values).all():
+        return False
+    return bool(max(np.ptp(x) for x in samples) > ROUNDING * np.abs(values).max())
 
 
 def mann_whitney(b: Any, a: Any) -> Test:
@@ -154,7 +163,7 @@ def mann_whitney(b: Any, a: Any) -> Test:
     continuity. With n a side and no ties no p is below `2 / C(2n, n)`: 0.1 for three, 0.029 for four, 0.008 for five.
     Infinities are values ("never reached").
     """
-    before, after = (_line(x) for x in (a, b))
+    before, after = sample_of(a), sample_of(b)
     n, total = len(after), len(after) + len(before)
     ranks = stats.rankdata(np.concatenate([after, before]))
     u = float(ranks[:n].sum() - n * (n + 1) / 2)
@@ -205,84 +214,68 @@ def smallest_detectable_difference(
     power: float = 0.8,
     paired: bool = False,
     statistic: Literal["mean", "iqm"] = "mean",
+    seed: int = 0,
 ) -> float:
     """The smallest true difference that these numbers of replicas show with probability `power`, in sd's unit.
 
-    `sd`: standard deviation over replicas, taken as the same in both; a pooled one of the two samples. The t test's
-    power by the noncentral t (Cohen 1988): `df = n_a + n_b − 2`, `nc = δ / (sd √(1/n_a + 1/n_b))`. `paired`: n pairs,
-    `sd` of their differences, `df = n − 1`, `nc = δ √n / sd`. Of IQMs `k / n` stands for `1 / n`, k as in `interval`:
-    on normal data a tenth more. Infinite with fewer than two replicas. It is for planning; the power for the difference
-    that was found says nothing that p does not.
+    `sd`: standard deviation over replicas, taken as the same in both; a pooled one of the two samples. Shown is what
+    Welch's interval of the difference of means puts above zero; with "iqm" both that and the interval of IQMs, as
+    `peerage compare` asks for. `paired`: n pairs, `sd` of their differences; that of IQMs grows with the correlation of
+    the two values of a pair, and is the one at PAIRED_R. By simulation of normal samples: a shift δ of B is shown by
+    those whose lower limit without it is above −δ. Infinite with fewer than two replicas. It is for planning; the power
+    for the difference that was found says nothing that p does not.
     """
-    _level(level)
-    if not 1 - level < power < 1:
-        raise ValueError(f"a power is above 1 − level and below 1, as 0.8, not {power}")
+    check_level(level)
+    if not 0.5 <= power < 1:
+        raise ValueError(f"a power is at least 0.5 and below 1, as 0.8, not {power}")
     if not sd >= 0 or math.isinf(sd):
         raise ValueError(f"a standard deviation is a number from 0 on, not {sd}")
     if paired and n_a != n_b:
         raise ValueError(f"pairs are as many on both sides, not {n_a} and {n_b}")
-    if min(n_a, n_b) < 2:
-        return math.inf
     if statistic not in ("mean", "iqm"):
         raise ValueError(f"there is a power of differences of mean and iqm, not of {statistic!r}")
-    parts = [(calibration("iqm", n, 1, level, 0)[0] if statistic == "iqm" else 1.0) / n for n in (n_a, n_b)]
-    df, scale = (n_a - 1, math.sqrt(parts[0])) if paired else (n_a + n_b - 2, math.sqrt(sum(parts)))
-    critical = float(stats.t.ppf((1 + level) / 2, df))
+    return math.inf if min(n_a, n_b) < 2 else sd * _detectable(n_a, n_b, level, power, paired, statistic, seed)
 
-    def lacking(nc: float) -> float:
-        wrong_side = np.nan_to_num(stats.nct.cdf(-critical, df, nc))  # scipy's is NaN for some of below 1e-16
-        return float(stats.nct.sf(critical, df, nc) + wrong_side) - power
 
-    most = 1.0
-    while lacking(most) < 0:
-        most *= 2
-    return float(optimize.brentq(lacking, 0.0, most, xtol=1e-10)) * scale * sd
+@functools.lru_cache(maxsize=256)
+def _detectable(
+    n_a: int, n_b: int, level: float, power: float, paired: bool, statistic: Middle, seed: int
+) -> float:
+    rng = np.random.default_rng([seed, n_a, n_b])
+    asked: tuple[Middle, ...] = ("mean",) if statistic == "mean" else ("mean", "iqm")
+    needed = []
+    for size in chunks(normal_samples(n_a + n_b), n_a + n_b):
+        a, b = rng.standard_normal((size, n_a)), rng.standard_normal((size, n_b))
+        if paired:  # with correlation PAIRED_R, and 1 for the standard deviation of their differences
+            b = PAIRED_R * a + math.sqrt(1 - PAIRED_R**2) * b
+            a, b = (x / math.sqrt(2 - 2 * PAIRED_R) for x in (a, b))
+        lows = [differences(b, a, name, paired=paired, level=level, seed=seed)[1] for name in asked]
+        needed.append(-np.min(lows, axis=0))
+    return max(float(np.quantile(np.concatenate(needed), power)), 0.0)
 
 
 # --- profiles and curves --------------------------------------------------------------------------
 
 
 def performance_profile(
-    x: Any,
-    thresholds: Any,
-    *,
-    level: float = 0.95,
-    method: Literal["exact", "percentile bootstrap"] = "exact",
-    resamples: int = 2000,
-    seed: int = 0,
+    x: Any, thresholds: Any, *, level: float = 0.95
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The share of replicas (and tasks) of `x [n]` or `[n, tasks]` above each of T thresholds: share, low, high `[T]`.
+    """The share of replicas of `x [n]` above each of T thresholds: share, low, high `[T]`.
 
-    "exact": Clopper and Pearson's limits (1934) of n trials, which cover at least `level` at each threshold (not at
-    all of them at once); several tasks by MOVER, as in `probability_of_improvement`. "percentile bootstrap": rliable's
-    band, which has no width where all replicas are on one side of a threshold. NaN limits with one replica.
+    Limits by Clopper and Pearson (1934), which cover at least `level` at each threshold (not at all of them at once)
+    and have a width where all replicas are on one side, where a bootstrap has none. NaN limits with one replica.
     """
     sample, tau = sample_of(x), np.asarray(thresholds, dtype=float).ravel()
-    _level(level)
+    check_level(level)
     if np.isnan(tau).any():
         raise ValueError("a threshold is NaN")
-    n, tasks = sample.shape
-    above = sample[:, :, None] > tau  # [n, tasks, T]
-    share = above.mean(axis=(0, 1))
+    n, count = len(sample), (sample[:, None] > tau).sum(axis=0)  # [T]
+    share, tail = count / n, (1 - level) / 2
     if n < 2:
         return share, np.full(len(tau), math.nan), np.full(len(tau), math.nan)
-    tail = (1 - level) / 2
-    if method == "percentile bootstrap":
-        rng = np.random.default_rng(seed)
-        found = np.empty((resamples, len(tau)))
-        for i in range(resamples):
-            drawn = rng.integers(n, size=(n, tasks))
-            found[i] = np.take_along_axis(above, drawn[:, :, None], axis=0).mean(axis=(0, 1))
-        low, high = np.quantile(found, [tail, 1 - tail], axis=0)
-        return share, low, high
-    if method != "exact":
-        raise ValueError(f"no method {method!r}: take 'exact' or 'percentile bootstrap'")
-    count = above.sum(axis=0)  # [tasks, T]
-    each = count / n
-    lows = np.where(count > 0, stats.beta.ppf(tail, count, n - count + 1), 0.0)
-    highs = np.where(count < n, stats.beta.ppf(1 - tail, count + 1, n - count), 1.0)
-    low, high = (np.sqrt(((each - limit) ** 2).sum(axis=0)) / tasks for limit in (lows, highs))
-    return share, share - low, share + high
+    low = np.where(count > 0, stats.beta.ppf(tail, count, n - count + 1), 0.0)
+    high = np.where(count < n, stats.beta.ppf(1 - tail, count + 1, n - count), 1.0)
+    return share, low, high
 
 
 def steps_to_threshold(steps: Any, curves: Any, threshold: float) -> np.ndarray:
@@ -316,14 +309,3 @@ def _curves(steps: Any, curves: Any) -> tuple[np.ndarray, np.ndarray]:
     if not (np.diff(time) > 0).all() or not np.isfinite(time).all():
         raise ValueError("steps grow from evaluation to evaluation")
     return time, x
-
-
-def _line(x: Any) -> np.ndarray:
-    if np.ndim(x) != 1:
-        raise ValueError(f"a test takes one number for each replica, [n], not {np.shape(x)}")
-    return sample_of(x)[:, 0]
-
-
-def _level(level: float) -> None:
-    if not 0 < level < 1:
-        raise ValueError(f"a level is between 0 and 1, as 0.95, not {level}")
