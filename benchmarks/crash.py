@@ -58,7 +58,7 @@ from peerage.configfile import dump
 from peerage.evaluation.evaluate import Evaluator
 from peerage.runs.folder import RunFolder
 from peerage.runs.tables import CsvLog
-from peerage.training import checkpoint, session
+from peerage.training import checkpoint, chunks, session
 from peerage.training.loop import Trainer
 
 PATIENCE = 300
@@ -224,7 +224,7 @@ class Training:
         signal.alarm(PATIENCE)
         os.environ["PEERAGE_TRACEBACK"] = "1"
         if self.pieces:
-            checkpoint.SMALL, checkpoint.LARGE = 3000, 12_000
+            chunks.SMALL, chunks.LARGE = 3000, 12_000
         if not self.figures:  # they are drawn after DONE, from the CSV files alone
             vars(session)["write_report"] = lambda run: None
         wire = Tripwire(self.kill, self.mark)
@@ -416,9 +416,9 @@ def state(run: Path) -> dict[str, Any]:
     parts: dict[str, Any] = {"step": newest.name}
     tensors = safetensors.numpy.load_file(newest / "state.safetensors")
     flatten(json.loads((newest / "state.json").read_text()), "", parts)
-    for place, chunks in json.loads((newest / "manifest.json").read_text())["chunks"].items():
-        pieces = [safetensors.numpy.load_file(newest.parent / "chunks" / chunk["name"]) for chunk in chunks]
-        held = int(parts[f"/{place}/start"]) - chunks[0]["start"]  # the oldest chunk may begin with what is gone
+    for place, held_in in json.loads((newest / "manifest.json").read_text())["chunks"].items():
+        pieces = [safetensors.numpy.load_file(newest.parent / "chunks" / chunk["name"]) for chunk in held_in]
+        held = int(parts[f"/{place}/start"]) - held_in[0]["start"]  # the oldest chunk may begin with what is gone
         for name in pieces[0]:
             tensors[f"chunks of {place}/{name}"] = np.concatenate([piece[name] for piece in pieces], axis=1)[:, held:]
     parts |= {key: (str(array.dtype), array.shape, array.tobytes()) for key, array in tensors.items()}
@@ -440,7 +440,7 @@ def leftovers(run: Path) -> list[str]:
     odd = [path for path in run.rglob("*") if re.search(r"\.(tmp|partial|old)$", path.name)]
     odd += [path for path in (*run.parent.iterdir(), run / "FAILED") if path != run and path.exists()]
     manifests = [json.loads((folder / "manifest.json").read_text()) for folder in checkpoint.checkpoints(run)]
-    needed = {chunk["name"] for manifest in manifests for chunks in manifest["chunks"].values() for chunk in chunks}
+    needed = {chunk["name"] for manifest in manifests for some in manifest["chunks"].values() for chunk in some}
     odd += [path for path in (run / "checkpoints" / "chunks").iterdir() if path.name not in needed]
     return [f"left behind: {', '.join(str(path.relative_to(run.parent)) for path in odd)}"] if odd else []
 

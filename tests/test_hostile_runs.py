@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from peerage.training import checkpoint
+from peerage.training import checkpoint, disk
 
 # --- checkpoints ------------------------------------------------------------------------------------------------
 
@@ -27,11 +27,11 @@ def reseal(folder: Path, **manifest: Any) -> None:
     old.pop("seal")
     new = {**old, **manifest}
     if "files" not in manifest:
-        new["files"] = {name: checkpoint._sha256(folder / name) for name in checkpoint.FILES}
+        new["files"] = {name: disk.sha256(folder / name) for name in checkpoint.FILES}
     if "chunks" not in manifest:
         for chunk in (chunk for chunks in new["chunks"].values() for chunk in chunks):
             path = folder.parent / "chunks" / chunk["name"]
-            chunk |= {"sha256": checkpoint._sha256(path), "size": path.stat().st_size}
+            chunk |= {"sha256": disk.sha256(path), "size": path.stat().st_size}
     (folder / "manifest.json").write_text(json.dumps({**new, "seal": checkpoint._seal(new)}))
 
 
@@ -178,7 +178,7 @@ def test_a_manifest_that_is_sealed_and_makes_no_sense(runs, kind, command, data)
             if data.draw(st.booleans()):
                 state = json.loads((newest / "state.json").read_text())
                 (newest / "state.json").write_text(json.dumps({**state, "step": step}))
-                manifest["files"] = {name: checkpoint._sha256(newest / name) for name in checkpoint.FILES}
+                manifest["files"] = {name: disk.sha256(newest / name) for name in checkpoint.FILES}
         (newest / "manifest.json").write_text(json.dumps({**manifest, "seal": checkpoint._seal(manifest)}))
         use(place, command)
 

@@ -28,7 +28,7 @@ from peerage.learners.entries import Entries
 from peerage.learners.replay import Replay
 from peerage.runs.folder import HEADER, RunFolder
 from peerage.runs.listeners import Listener, Listeners
-from peerage.training import checkpoint
+from peerage.training import checkpoint, chunks, disk
 from peerage.training.machine import differences
 from peerage.training.signals import Interrupt
 
@@ -239,7 +239,7 @@ def names(run: Path) -> list[str]:
 
 
 def test_a_checkpoint_writes_what_is_new(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "SMALL", 0)
+    monkeypatch.setattr(chunks, "SMALL", 0)
     after, written = None, {}
     for total in (0, 40, 90, 91, 200):
         after = checkpoint.save(tmp_path, total, {"buffer": buffer(total)}, after=after)
@@ -254,7 +254,7 @@ def test_a_checkpoint_writes_what_is_new(tmp_path, monkeypatch):
 
 def test_a_ring_leaves_no_old_chunks_behind(tmp_path, monkeypatch):
     """The disk holds the buffer, and what of the oldest chunk is no longer in it: not the whole run."""
-    monkeypatch.setattr(checkpoint, "SMALL", 0)
+    monkeypatch.setattr(chunks, "SMALL", 0)
     after = None
     for total in range(0, 1000, 50):
         after = checkpoint.save(tmp_path, total, {"buffer": buffer(total, capacity=120)}, after=after, keep=2)
@@ -273,7 +273,7 @@ def test_many_checkpoints_are_not_many_files(tmp_path):
 
 
 def test_large_buffers_are_cut(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "LARGE", 24 * 64)  # an entry has 2 * 3 * 4 bytes
+    monkeypatch.setattr(chunks, "LARGE", 24 * 64)  # an entry has 2 * 3 * 4 bytes
     folder = checkpoint.save(tmp_path, 5, {"buffer": buffer(150)})
     assert [n[7:26] for n in names(tmp_path)] == [
         "000000000-000000064", "000000064-000000128", "000000128-000000150",
@@ -282,7 +282,7 @@ def test_large_buffers_are_cut(tmp_path, monkeypatch):
 
 
 def test_a_replay_buffer_comes_back_from_its_chunks(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "SMALL", 0)
+    monkeypatch.setattr(chunks, "SMALL", 0)
     one, two = Replay(2, 70, 3, 1), Replay(2, 70, 3, 1)
     after = None
     for n in range(200):
@@ -307,7 +307,7 @@ def spoil(path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["state.safetensors", "state.json", "manifest.json", "chunk", "cut", "gone", "empty"])
 def test_a_damaged_checkpoint_is_passed_over(tmp_path, monkeypatch, how):
-    monkeypatch.setattr(checkpoint, "SMALL", 0)
+    monkeypatch.setattr(chunks, "SMALL", 0)
     first = checkpoint.save(tmp_path, 10, {"buffer": buffer(10), "x": torch.arange(9)})
     second = checkpoint.save(tmp_path, 20, {"buffer": buffer(20), "x": torch.ones(9)}, after=first)
     new = tmp_path / "checkpoints" / "chunks" / "buffer-000000010-000000020.safetensors"
@@ -339,7 +339,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, monkeypatch, how):
 
 
 def test_a_chunk_that_somebody_took_away_is_written_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "SMALL", 0)
+    monkeypatch.setattr(chunks, "SMALL", 0)
     after = None
     for total in (10, 20, 30):
         after = checkpoint.save(tmp_path, total, {"buffer": buffer(total)}, after=after)
@@ -371,7 +371,7 @@ def test_what_cannot_be_read_now_is_not_taken_for_damaged(tmp_path, monkeypatch)
         raise OSError(5, "Input/output error", str(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "_sha256", broken)
+        patch.setattr(disk, "sha256", broken)
         with pytest.raises(UserError, match="cannot be read now: Input/output error"):
             checkpoint.load_latest(tmp_path)
     # A manifest that is unreadable for a moment costs no chunk

@@ -35,7 +35,7 @@ from peerage.learners.group import Group
 from peerage.learners.replay import Replay
 from peerage.learners.streams import Streams
 from peerage.nets.stacked import StackedMLP
-from peerage.training.checkpoint import LARGE, SMALL
+from peerage.training.chunks import LARGE, SMALL
 from peerage.training.machine import available_memory
 from peerage.trust.attention import AttentionTrust, History
 from peerage.trust.decisions import Decisions

@@ -11,7 +11,6 @@ one; its manifest has the checksum of everything that belongs to it, and its own
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -22,39 +21,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from peerage.errors import UserError
 from peerage.learners.entries import Entries
+from peerage.training import disk
+from peerage.training.chunks import Chunk, write_chunks
+from peerage.training.states import flatten, unflatten
 
 FORMAT = 2
 FILES = ("state.safetensors", "state.json")
-SMALL = 1 << 20
-"""A chunk of fewer bytes is written again, together with what came after it: many checkpoints are not many files."""
-_UMASK = os.umask(0)
-os.umask(_UMASK)  # there is no other way to look at it
-LARGE = 1 << 26
-"""Bytes of the largest chunk: no more is held in memory twice."""
 
 
 class Damaged(UserError):
     """A checkpoint that is not what was written: another one may be used instead. (One that cannot be read just now, or
     that another version wrote, is a plain UserError: what is newer than what can be read is never passed over.)"""
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """A file that holds entries `start` to `stop - 1` of a buffer."""
-
-    start: int
-    stop: int
-    name: str
-    size: int
-    """Bytes."""
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -92,65 +75,34 @@ def save(
     chunks_folder.mkdir(parents=True, exist_ok=True)
     final, partial = _free_name(root, step), root / f".step_{step:09d}.partial"
     for left in (*root.glob(".step_*"), *chunks_folder.glob(".*")):  # by a process that was killed
-        _remove(left)
+        disk.remove(left)
     known = _known_chunks(after)
     tensors: dict[str, torch.Tensor] = {}
     buffers: dict[str, Entries] = {}
-    tree = _flatten(state, "", tensors, buffers)
+    tree = flatten(state, "", tensors, buffers)
     try:
-        chunks = {place: _write_chunks(chunks_folder, place, b, known.get(place, [])) for place, b in buffers.items()}
+        chunks = {place: write_chunks(chunks_folder, place, b, known.get(place, [])) for place, b in buffers.items()}
         partial.mkdir()
-        _save_tensors(tensors, partial / FILES[0])
+        disk.save_tensors(tensors, partial / FILES[0])
         (partial / FILES[1]).write_text(json.dumps(tree))
         manifest = {
             "format": FORMAT,
             "step": step,
             "about": dict(about or {}),
-            "files": {name: _sha256(partial / name) for name in FILES},
+            "files": {name: disk.sha256(partial / name) for name in FILES},
             "chunks": {place: [vars(chunk) for chunk in some] for place, some in chunks.items()},
         }
         (partial / "manifest.json").write_text(json.dumps({**manifest, "seal": _seal(manifest)}, indent=1))
         for path in (*partial.iterdir(), partial):
-            _sync(path)
+            disk.sync(path)
         os.rename(partial, final)
-        _sync(root)
-        _sync(run)
+        disk.sync(root)
+        disk.sync(run)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     _clean(run, step, keep)
     return final
-
-
-def _write_chunks(folder: Path, place: str, buffer: Entries, known: list[Chunk]) -> list[Chunk]:
-    """The chunks of a buffer: those of `known` that still count, and new ones for what they do not hold."""
-    chunks: list[Chunk] = []
-    for chunk in known:
-        if chunk.stop <= buffer.start and not chunks:
-            continue  # too old to matter
-        path = folder / chunk.name
-        follows = chunk.start == chunks[-1].stop if chunks else chunk.start <= buffer.start
-        if chunk.stop > buffer.stop or not follows or not path.is_file() or path.stat().st_size != chunk.size:
-            break  # what comes now is written anew
-        chunks.append(chunk)
-    if chunks and chunks[-1].size < SMALL and chunks[-1].start >= buffer.start and chunks[-1].stop < buffer.stop:
-        chunks.pop()
-    begin = chunks[-1].stop if chunks else buffer.start
-    if begin == buffer.stop:
-        return chunks
-    entry = sum(x.nbytes for x in buffer.read(begin, begin + 1).values())
-    step = max(1, LARGE // max(1, entry))
-    for a in range(begin, buffer.stop, step):
-        b = min(a + step, buffer.stop)
-        name = f"{re.sub(r'[^a-z0-9_]+', '-', place.lower())}-{a:09d}-{b:09d}.safetensors"
-        partial = folder / f".{name}.partial"
-        _save_tensors({key: x.detach().contiguous().cpu() for key, x in buffer.read(a, b).items()}, partial)
-        _sync(partial)
-        made = Chunk(a, b, name, partial.stat().st_size, _sha256(partial))
-        os.replace(partial, folder / name)
-        chunks.append(made)
-    _sync(folder)
-    return chunks
 
 
 def _known_chunks(after: Path | None) -> dict[str, list[Chunk]]:
@@ -180,7 +132,7 @@ def retire(folder: Path) -> None:
         count += 1
         target = folder.with_name(f"damaged_{folder.name}.{count}")
     os.rename(folder, target)
-    _sync(folder.parent)
+    disk.sync(folder.parent)
 
 
 def _clean(run: Path, step: int, keep: int) -> None:
@@ -189,7 +141,7 @@ def _clean(run: Path, step: int, keep: int) -> None:
     for path in checkpoints(run):
         if path not in kept:
             with contextlib.suppress(OSError):
-                _remove(path)
+                disk.remove(path)
     try:
         manifests = [read_manifest(folder) for folder in kept]
     except UserError:  # until one knows what it needs, everything stays
@@ -198,14 +150,6 @@ def _clean(run: Path, step: int, keep: int) -> None:
     for path in (run / "checkpoints" / "chunks").glob("*.safetensors"):
         if path.name not in needed:
             path.unlink(missing_ok=True)
-
-
-def _remove(path: Path) -> None:
-    """Whatever lies there: `rmtree` would wait for a pipe, and follows no link."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 # --- reading ------------------------------------------------------------------------------------------------
@@ -236,7 +180,7 @@ def read_manifest(folder: Path) -> Manifest:
     """Raises UserError if it is damaged or of another format version."""
 
     def read() -> Manifest:
-        _sha256(folder / "manifest.json")  # is it a file at all?
+        disk.sha256(folder / "manifest.json")  # is it a file at all?
         manifest = json.loads((folder / "manifest.json").read_text())
         if manifest["format"] != FORMAT:
             by = manifest.get("about", {}).get("versions", {}).get("peerage", "of another version")
@@ -271,12 +215,12 @@ def load(folder: Path, *, buffers: bool = True) -> dict[str, Any]:
         if set(manifest.files) != set(FILES):
             raise Damaged(f"checkpoint {folder} is damaged: its manifest names other files than {', '.join(FILES)}")
         for where, name, sha256 in belongs:
-            if _sha256(where / name) != sha256:
+            if disk.sha256(where / name) != sha256:
                 raise Damaged(f"checkpoint {folder} is damaged: {name} does not match its checksum")
         tree = json.loads((folder / FILES[1]).read_text())
         # Copies: the file's own memory is aligned in another way, and sums over it have other last bits
         tensors = {key: tensor.clone() for key, tensor in load_file(folder / FILES[0]).items()}
-        state = _unflatten(tree, tensors, manifest.chunks if buffers else None, folder.parent / "chunks")
+        state = unflatten(tree, tensors, manifest.chunks if buffers else None, folder.parent / "chunks")
         if not isinstance(state, dict):
             raise Damaged(f"checkpoint {folder} does not hold a state")
         return state
@@ -320,111 +264,7 @@ def _reading(folder: Path, read: Callable[[], Any]) -> Any:
         raise Damaged(f"checkpoint {folder} is damaged: {what}") from error
 
 
-# --- trees of tensors ---------------------------------------------------------------------------------------
-
-
-def _flatten(tree: Any, place: str, tensors: dict[str, torch.Tensor], buffers: dict[str, Entries]) -> Any:
-    """Replace the tensors, arrays and buffers of a nested dict or list by `{"$tensor": place}` and the like, and
-    collect them. A key that begins with $ gets another one, so that nothing looks like these by chance."""
-    if isinstance(tree, torch.Tensor):
-        tensors[place] = tree.detach().contiguous().cpu()
-        return {"$tensor": place}
-    if isinstance(tree, np.ndarray):  # of an adviser, say
-        tensors[place] = torch.from_numpy(np.ascontiguousarray(tree))
-        return {"$array": place}
-    if isinstance(tree, Entries):
-        buffers[place] = tree
-        return {"$buffer": place, "start": tree.start, "stop": tree.stop}
-    if isinstance(tree, dict):
-        inside = {}
-        for key, value in tree.items():
-            name = str(key).replace("~", "~0").replace("/", "~1")
-            where = f"{place}/{name}" if place else name
-            inside["$" * str(key).startswith("$") + str(key)] = _flatten(value, where, tensors, buffers)
-        return inside
-    if isinstance(tree, list | tuple):
-        return [_flatten(value, f"{place}/{i}", tensors, buffers) for i, value in enumerate(tree)]
-    if isinstance(tree, np.generic):
-        return tree.item()
-    if tree is None or isinstance(tree, str | int | float):
-        return tree
-    kind = type(tree).__name__
-    raise UserError(f"a checkpoint cannot hold {place}, a {kind}: use numbers, text, lists, dicts and arrays")
-
-
-def _unflatten(tree: Any, tensors: dict[str, torch.Tensor], chunks: dict[str, list[Chunk]] | None, folder: Path) -> Any:
-    """The inverse. Without `chunks` there is None in place of every buffer."""
-    if isinstance(tree, dict):
-        if "$tensor" in tree:
-            return tensors[tree["$tensor"]]
-        if "$array" in tree:
-            return tensors[tree["$array"]].numpy()
-        if "$buffer" in tree:
-            return None if chunks is None else _entries(chunks[tree["$buffer"]], tree["start"], tree["stop"], folder)
-        return {
-            key[1:] if key.startswith("$$") else key: _unflatten(value, tensors, chunks, folder)
-            for key, value in tree.items()
-        }
-    if isinstance(tree, list):
-        return [_unflatten(value, tensors, chunks, folder) for value in tree]
-    return tree
-
-
-def _entries(chunks: list[Chunk], start: int, stop: int, folder: Path) -> Entries:
-    """A buffer that lies in files; raises ValueError if they do not hold all of it."""
-    cuts = [*(chunk.start for chunk in chunks), *(chunk.stop for chunk in chunks[-1:])]
-    if stop > start and not (cuts and cuts[0] <= start and cuts[-1] == stop and cuts == sorted(set(cuts))):
-        raise ValueError(f"chunks {cuts} for the entries {start} to {stop} of a buffer")
-
-    def read(a: int, b: int) -> dict[str, torch.Tensor]:
-        chunk = next(c for c in chunks if c.start <= a and b <= c.stop)
-        found = load_file(folder / chunk.name)
-        return {key: tensor[:, a - chunk.start : b - chunk.start] for key, tensor in found.items()}
-
-    return Entries(start, stop, read, tuple(cut for cut in cuts if start < cut < stop))
-
-
-VARIES = {"means", "pending", "episodes", "advisers", "offsets", "begun", "generators", "starts", "rngs", "actions",
-          "features", "environments"}  # fmt: skip
-"""Parts of a state whose shapes or keys depend on what happened; whoever loads them looks at them."""
-
-
-def misfit(expected: Any, found: Any, place: str = "") -> str | None:
-    """Where a state is of another shape than one that is known to be sound, in words; None if nowhere."""
-    if place.rpartition("/")[2] in VARIES:
-        return None
-    if isinstance(expected, torch.Tensor):
-        if not isinstance(found, torch.Tensor):
-            return f"{place} is no tensor"
-        if (expected.shape, expected.dtype) != (found.shape, found.dtype):
-            return f"{place} is {list(found.shape)} of {found.dtype}, not {list(expected.shape)} of {expected.dtype}"
-    elif isinstance(expected, Entries):
-        if not isinstance(found, Entries) or not all(isinstance(n, int) for n in (found.start, found.stop)):
-            return f"{place} is no buffer"
-        if not 0 <= found.start <= found.stop:
-            return f"{place} holds entries {found.start} to {found.stop}"
-    elif isinstance(expected, dict):
-        if not isinstance(found, dict) or expected.keys() != found.keys():
-            return f"{place or 'the state'} has other entries"
-        return next(filter(None, (misfit(v, found[k], f"{place}/{k}") for k, v in expected.items())), None)
-    elif isinstance(expected, list | tuple):
-        if not isinstance(found, list | tuple) or len(expected) != len(found):
-            return f"{place} has another length"
-        parts = enumerate(zip(expected, found))
-        return next(filter(None, (misfit(x, y, f"{place}/{i}") for i, (x, y) in parts)), None)
-    elif type(expected) is not type(found):
-        return f"{place} is {type(found).__name__}, not {type(expected).__name__}"
-    return None
-
-
 # --- files --------------------------------------------------------------------------------------------------
-
-
-def _sha256(path: Path) -> str:
-    if not path.is_file():  # a pipe would never end
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _seal(manifest: Mapping[str, Any]) -> str:
@@ -432,37 +272,11 @@ def _seal(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
-def _save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """Raises OSError for what goes wrong on the disk; safetensors has an error of its own for it."""
-    try:
-        save_file(tensors, path)
-    except SafetensorError as error:
-        text = " ".join(str(error).split())
-        code = errno.ENOSPC if "No space left" in text else errno.EIO
-        raise OSError(code, os.strerror(code) if code == errno.ENOSPC else text, str(path)) from error
-    path.chmod(0o666 & ~_UMASK)  # as every other file of the run; safetensors makes them private
-
-
-def _sync(path: Path) -> None:
-    """To the disk, that is. A folder too, since its names are what it holds; not every file system can do that."""
-    is_folder = path.is_dir()
-    if is_folder and os.name == "nt":
-        return
-    number = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
-    try:
-        os.fsync(number)
-    except OSError as error:
-        if not is_folder or error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
-            raise
-    finally:
-        os.close(number)
-
-
 def dump(run: Path, name: str, state: dict[str, Any]) -> Path:
     """Write tensors for a person to look at, `<run>/dumps/<name>.safetensors`."""
     folder = run / "dumps"
     folder.mkdir(exist_ok=True)
     tensors: dict[str, torch.Tensor] = {}
-    _flatten(state, "", tensors, {})
-    _save_tensors({key: value.clone() for key, value in tensors.items()}, folder / f"{name}.safetensors")
+    flatten(state, "", tensors, {})
+    disk.save_tensors({key: value.clone() for key, value in tensors.items()}, folder / f"{name}.safetensors")
     return folder / f"{name}.safetensors"

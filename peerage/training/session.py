@@ -29,6 +29,7 @@ from peerage.training import checkpoint
 from peerage.training.budget import check, estimate, guard
 from peerage.training.loop import Trainer
 from peerage.training.machine import describe, device_name, differences
+from peerage.training.states import misfit
 
 
 def run_training(
@@ -129,7 +130,7 @@ def restore(
         if not policies_only:
             _refuse_changes(trainer.config, checkpoint.read_manifest(newest).about["config"], env, advisers)
             trainer.reset()
-            if why := checkpoint.misfit(trainer.state(), state):
+            if why := misfit(trainer.state(), state):
                 raise ValueError(why)
             if not 0 <= state["step"] <= trainer.steps:
                 raise ValueError(f"step {state['step']} of {trainer.steps}")
