@@ -21,7 +21,7 @@ import matplotlib
 import numpy as np
 
 from benchmarks import open_numbers as numbers
-from benchmarks import runs
+from benchmarks import results_numbers, runs
 from benchmarks.open_numbers import Part
 from benchmarks.trust_counts import hours
 from benchmarks.trust_probes import interval, with_part
@@ -65,11 +65,13 @@ The paper's open questions (arXiv 2312.09950), each with short runs of a few rep
 
 "Alone" is the return of greedy episodes without advisers, a mean over members, and the unit of statistics is the
 replica of a group: mean and 95% t-interval. A group is compared with single agents that have the same seeds
-(`--sharing none`), replica by replica. "Better advisers" is the share of choices (%) that went to an adviser whose last
-evaluation before was better than the asker's own, "by lot" what uniform choices would have given; evaluations are of a
-few episodes, so neither is exact. With a scripted expert it is the share of choices that went to it. Queries are
-questions asked of others in a step of one member. Every interval excludes the truth once in twenty times: of many
-comparisons some say too much.
+(`--sharing none`), replica by replica, by the difference of interquartile means (of three replicas: of means), as on
+[the page of results](README.md): "perhaps" is what the comparison by itself says, "not told apart" that these replicas
+cannot tell. What is beyond chance among all comparisons is said there. "Better advisers" is the share of choices (%)
+that went to an adviser whose last evaluation before was better than the asker's own, "by lot" what uniform choices
+would have given; evaluations are of a few episodes, so neither is exact. With a scripted expert it is the share of
+choices that went to it. Queries are questions asked of others in a step of one member. Every interval excludes the
+truth once in twenty times: of many comparisons some say too much.
 """
 
 
@@ -147,16 +149,17 @@ def read(folder: Path) -> list[Part]:
     return numbers.read(folder)
 
 
-def verdict(label: str, difference: np.ndarray) -> str:
-    """A sentence on `difference [R]`, group minus single agents, of the return alone at the end."""
-    s = spread(difference)
-    if s.replicas < 3 or np.isnan(difference).any():
-        return f"{label}: {s.replicas} replicas give no interval; these replicas cannot tell."
-    size = interval(difference)
-    if s.low <= 0 <= s.high:
-        return f"{label}: group minus single agents is {size}, which holds no difference: these replicas cannot tell."
-    word = "better" if s.mean > 0 else "worse"
-    return f"{label}: the group is {word} than single agents, by {size}; the interval excludes no difference."
+def verdict(label: str, group: np.ndarray, singles: np.ndarray) -> str:
+    """A sentence on the return alone at the end `[R]` of a group against single agents with the same seeds, as
+    docs/results/README.md has it."""
+    found = results_numbers.against(group, singles)
+    word = found.verdict()
+    if word == "too few replicas":
+        return f"{label}: {found.difference.n} replicas give no interval; these replicas cannot tell."
+    if word == "the same":
+        return f"{label}: the group and single agents are the same in every replica."
+    than = "from" if word == results_numbers.UNSEEN else "than"
+    return f"{label}: {word} {than} single agents, {results_numbers.in_words(found.difference)}."
 
 
 def about_trust(label: str, part: Part) -> str:
@@ -192,7 +195,7 @@ def rows(question: str) -> tuple[list[str], list[str]]:
             cells = [interval(values) for p in (part, single) for values in p.moments(changes)]
             cells += [interval(100 * part.better), interval(100 * part.lot), interval(part.queries, 2)]
             lines.append(f"| {label} | " + " | ".join(cells) + " |")
-            said += [f"- {verdict(label, part.end - single.end)}", f"- {about_trust(label, part)}"]
+            said += [f"- {verdict(label, part.end, single.end)}", f"- {about_trust(label, part)}"]
     return (lines, said) if said else ([], [])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -360,17 +361,16 @@ def test_moments_of_a_change():
 
 
 def test_sentences():
-    # 9, 10, 11: deviation 1, so 10 ± 4.303 / √3 = 10 ± 2.48
-    assert script.verdict("x", np.array([9.0, 10.0, 11.0])) == (
-        "x: the group is better than single agents, by 10.0 [7.5, 12.5]; the interval excludes no difference."
-    )
-    assert script.verdict("x", np.array([-9.0, -10.0, -11.0])).startswith("x: the group is worse than single agents")
+    base, apart = np.array([1.0, 20.0, 5.0]), np.array([9.0, 10.0, 11.0])
+    # 9, 10, 11: deviation 1, so 10 ± 4.303 / √3 = 10 ± 2.48, and as much as the IQM's calibration errs
+    line = script.verdict("x", base + apart, base)
+    assert re.fullmatch(r"x: perhaps better than single agents, \+10\.0 \[7\.5\d+, 12\.5\]\.", line)
+    assert script.verdict("x", base - apart, base).startswith("x: perhaps worse than single agents, −10.0")
     # -1, 2, 5: deviation 3, so 2 ± 7.45
-    assert script.verdict("x", np.array([-1.0, 2.0, 5.0])) == (
-        "x: group minus single agents is 2.0 [-5.5, 9.5], which holds no difference: these replicas cannot tell."
-    )
-    assert "cannot tell" in script.verdict("x", np.zeros(3))  # nobody ever found the reward
-    assert "cannot tell" in script.verdict("x", np.array([5.0, 5.0]))  # two replicas give no interval
+    line = script.verdict("x", base + 3 * apart - 28, base)
+    assert re.fullmatch(r"x: not told apart from single agents, \+2\.000 \[−5\.4\d+, 9\.4\d+\]\.", line)
+    assert script.verdict("x", base, base) == "x: the group and single agents are the same in every replica."
+    assert "cannot tell" in script.verdict("x", base[:2] + 5, base[:2])  # two replicas give no interval
     more = script.about_trust("x", part([0.5, 0.6, 0.7], [0.3, 0.4, 0.5]))
     assert more.endswith("20.0 [20.0, 20.0] points: more than by lot.")
     assert script.about_trust("x", part([0.1, 0.1, 0.1], [0.3, 0.4, 0.5])).endswith("less than by lot.")

@@ -8,10 +8,17 @@ from pathlib import Path
 import pytest
 from test_compare import make
 
+from benchmarks import open_questions, results_trials, trust_lies
+from benchmarks import results_numbers as numbers
 from benchmarks import results_page as script
-from benchmarks.results_page import RETURN, Question, Trial
+from benchmarks.results_numbers import RETURN, Trial
+from benchmarks.results_trials import Question
+from peerage.config import LearnerConfig
+from peerage.configfile import load, validate
 from peerage.errors import UserError
 from peerage.evaluation.compare import compare
+from peerage.flags import Parser, add_flags, override, train_flags
+from peerage.learners.defaults import resolve_advice
 from peerage.runs.tables import CsvLog
 
 GIT = {"git": {"commit": "0123456789abcdef", "modified": False}, "versions": {"torch": "2.13.0"},
@@ -34,8 +41,8 @@ def trial(tmp_path):
     """`up` is better by 20 and `down` worse by 8 than what stands first; `like` is not told apart."""
     ways = {
         run(tmp_path / "first", [10, 11, 12, 13, 14], trust="td"): "first",
-        run(tmp_path / "up", [30, 31, 32, 33, 34], trust="in-context"): "up",
-        run(tmp_path / "down", [2, 3, 4, 5, 6], trust="hybrid"): "down",
+        run(tmp_path / "up", [31, 30, 32, 34, 33], trust="in-context"): "up",
+        run(tmp_path / "down", [3, 2, 4, 6, 5], trust="hybrid"): "down",
         run(tmp_path / "like", [9, 11, 12, 14, 16], trust="transformer"): "like",
     }
     return Trial("one", "Room-v6, here", "python -m benchmarks.make", ways)
@@ -60,13 +67,15 @@ def test_a_known_answer(trial):
     # IQMs of the middle three of five: 12, 32, 4, and of 9, 11, 12, 14, 16: 37 / 3
     assert [by[w].iqm.estimate for w in trial.ways.values()] == pytest.approx([12, 32, 4, 37 / 3])
     assert [f.verdict for f in found] == ["reference", "**better**", "**worse**", "not told apart"]
-    assert by["up"].improvement.estimate == 1 and by["down"].improvement.estimate == 0
-    known, unknown = part(text, "What is known"), part(text, "What is not known")
-    assert re.findall(r"- (.*?) \[", known) == [
-        "Room-v6, here, return alone at the end: **better** than first: up (+20.0",
-        "Room-v6, here, return alone at the end: **worse** than first: down (−8.000",
-    ]
-    assert unknown.strip() == "Everywhere something is better than the reference."
+    assert by["up"].against.improvement.estimate == 1 and by["down"].against.improvement.estimate == 0
+    works, failed = part(text, "What works"), part(text, "What did not work")
+    unknown = part(text, "What is not known")
+    better = "- Room-v6, here, return alone at the end: **better** than first: up (+20.0 ["
+    worse = "- **Is it better?** Room-v6, here, return alone at the end: **worse** than first: down (−8.000 ["
+    assert works.count("\n- ") == failed.count("\n- ") == 1 and better in works and worse in failed
+    assert "none is better" not in text
+    assert "| return alone at the end | 1 | 0 | 1 | 0 | 1 |" in text.split("## What works")[0]
+    assert unknown.strip() == "There is no trial of which nothing is known."
     section = part(text, "Is it better?")
     works, rest = section.split("**What does not, or cannot be told**")
     assert "up (+20.0" in works and "down" not in works and "down (−8.000" in rest.split("| environment")[0]
@@ -74,45 +83,88 @@ def test_a_known_answer(trial):
     assert list(cells) == ["first", "up", "down", "like"]
     assert cells["up"][:4] == ["Room-v6, here", "up", "5", "300"] and cells["up"][4].startswith("32.0 [")
     assert cells["first"][5:] == ["", "", "reference"] and cells["like"][5].startswith("0.333 [")
-    assert "over all 3 comparisons" in " ".join(text.split())
+    assert "over all 3 comparisons" in " ".join(text.split()) and "Of 3 comparisons:" in text
     assert "peerage train --exp-name up\n" in section
-    assert f"peerage compare {' '.join(map(str, trial.ways))}\n" in section
+    assert f"peerage compare {' '.join(map(str, trial.ways))} --paired\n" in section
     assert "[longer.md](longer.md)" in section
     assert "- Commit: 0123456 (4 runs)" in text and "a, 2 cores; trained on cpu (4 runs)" in text
 
 
 def test_the_numbers_are_those_of_compare(trial):
-    found, doubts = script.findings(trial)
-    whole = compare([str(folder) for folder in trial.ways])
+    found, doubts = numbers.findings(trial)
+    whole = compare([str(folder) for folder in trial.ways], paired=True)
     (task,) = whole.tasks
-    assert [f.iqm for f in found] == [row.iqm for row in task.rows]
-    assert [(f.difference, f.improvement) for f in found[1:]] == [(v.difference, v.improvement) for v in task.versus]
+    assert [f.iqm for f in found] == [row.iqm for row in task.rows] and found[0].against is None
+    pairs = [f.against for f in found[1:]]
+    assert [(p.difference, p.improvement) for p in pairs] == [(v.difference, v.improvement) for v in task.versus]
+    assert numbers.statistics.holm([p.p for p in pairs]) == [v.welch for v in task.versus]
+    assert [f.verdict.strip("*") for f in numbers.judged(found)[1:]] == [
+        "better" if v.winner == v.b else "worse" if v.winner else "not told apart" for v in task.versus
+    ]
     assert doubts == list(whole.warnings)
 
 
 def test_nothing_is_known_where_nothing_differs(tmp_path):
     ways = {run(tmp_path / "a", [1.0, 5, 2, 9, 4]): "a", run(tmp_path / "b", [2.0, 4, 3, 8, 5], trust="hybrid"): "b"}
     text, found = script.page([question(Trial("one", "Room-v6", "make", ways))])
-    assert part(text, "What is known").strip() == "Nothing is beyond chance."
+    assert part(text, "What works").strip() == "Nothing is better beyond chance."
+    assert part(text, "What did not work").startswith("\nNothing is worse than its reference.")
     assert part(text, "What is not known").strip() == (
         "- **Is it better?** Return alone at the end: nothing is better than a beyond chance on Room-v6 (1 comparison)."
     )
-    assert "What works" not in text and found[1].verdict == "not told apart"
+    assert "**What works" not in text and found[1].verdict == "not told apart"
 
 
 def test_one_of_many_is_no_more_than_perhaps(tmp_path):
-    """Welch's p is .039, by hand below: beyond chance by itself, not as one of two."""
-    base, up = [10.0, 11, 12], [12.5, 14.5, 15.0]
+    """The p of the pairs is .027, by hand below: beyond chance by itself, not as one of two."""
+    base, up = [10.0, 11, 12], [12.0, 14.5, 15.5]
     ways = {run(tmp_path / "a", base): "a", run(tmp_path / "b", up, trust="hybrid"): "b"}
-    alone = script.judged(script.findings(Trial("one", "Room-v6", "make", ways))[0])
-    # means 11 and 14, variances 1 and 1.75: t = 3 / sqrt(2.75 / 3) = 3.13, df = 2.75^2 / ((1 + 3.0625) / 2) = 3.72
-    assert alone[1].p == pytest.approx(0.039, abs=0.002) and alone[1].verdict == "**better**"
+    alone = numbers.judged(numbers.findings(Trial("one", "Room-v6", "make", ways))[0])
+    # gaps 2, 3.5, 3.5: mean 3, variance 0.75, t = 3 / sqrt(0.75 / 3) = 6; of two degrees of freedom p is
+    # 1 - t / sqrt(2 + t^2)
+    assert alone[1].against.p == pytest.approx(1 - 6 / 38**0.5) and alone[1].verdict == "**better**"
     ways[run(tmp_path / "c", [10.5, 11, 11.5], trust="transformer")] = "c"
     text, found = script.page([question(Trial("one", "Room-v6", "make", ways))])
     assert [f.verdict for f in found] == ["reference", "perhaps better", "not told apart"]
-    assert part(text, "What is known").strip() == "Nothing is beyond chance."
+    assert part(text, "What works").strip() == "Nothing is better beyond chance."
     assert "(2 comparisons; perhaps b on Room-v6)" in part(text, "What is not known")
     assert "perhaps better than a: b (+3.000" in part(text, "Is it better?")
+
+
+def test_what_is_perhaps_worse_stands_at_the_top(tmp_path):
+    ways = {run(tmp_path / "a", [12.0, 14.5, 15.5]): "a", run(tmp_path / "b", [10.0, 11, 12], trust="hybrid"): "b",
+            run(tmp_path / "c", [12.5, 14.5, 15], trust="transformer"): "c"}  # fmt: skip
+    text, found = script.page([question(Trial("one", "Room-v6", "make", ways))])
+    assert [f.verdict for f in found] == ["reference", "perhaps worse", "not told apart"]
+    said = "- **Is it better?** Room-v6, return alone at the end: perhaps worse than a: b (−3.000 ["
+    assert said in part(text, "What did not work")
+    assert "| return alone at the end | 0 | 0 | 1 | 1 | 0 |" in text
+    assert "nothing is better than a beyond chance on Room-v6 (1 comparison)" in part(text, "What is not known")
+    vain = "\n- **Of 2 comparisons of the return alone at the end none is better beyond chance.**\n"
+    assert vain in part(text, "What did not work")
+
+
+def test_pairs_are_what_is_compared(tmp_path):
+    """Two ways whose replicas lie far apart, each 1 to 1.2 above its pair: unpaired nobody could tell."""
+    ways = {run(tmp_path / "a", [0.0, 50, 100]): "a", run(tmp_path / "b", [1.0, 51.1, 101.2], trust="hybrid"): "b"}
+    (_, b), _ = numbers.findings(Trial("one", "Room-v6", "make", ways))
+    # gaps 1, 1.1, 1.2: 1.1 +- 4.303 * 0.1 / sqrt(3)
+    assert (b.against.difference.low, b.against.difference.high) == pytest.approx((0.852, 1.348), abs=0.002)
+    assert b.verdict == "perhaps better"
+    unpaired = {**ways, run(tmp_path / "c", [0.0, 50, 100], trust="transformer", seed=3): "c"}
+    with pytest.raises(UserError, match="do not have the same seeds"):
+        numbers.findings(Trial("one", "Room-v6", "make", unpaired))
+
+
+def test_a_verdict_asks_for_the_interval_and_p():
+    def verdict(low: float, high: float, p: float, n: int = 5, known: bool = False) -> str:
+        between = numbers.Interval((low + high) / 2, low, high, 0.95, "", n)
+        return numbers.Against(between, between, p).verdict(known)
+
+    assert verdict(1, 3, 0.04) == "perhaps better" and verdict(1, 3, 0.04, known=True) == "**better**"
+    assert verdict(-3, -1, 0.04) == "perhaps worse" and verdict(-3, -1, 0.04, known=True) == "**worse**"
+    assert verdict(1, 3, 0.06) == verdict(-1, 3, 0.04) == verdict(2, 2, numbers.math.nan) == "not told apart"
+    assert verdict(0, 0, numbers.math.nan) == "the same" and verdict(1, 3, 0.04, n=2) == "too few replicas"
 
 
 def test_holm_is_over_the_whole_page(tmp_path):
@@ -121,7 +173,7 @@ def test_holm_is_over_the_whole_page(tmp_path):
         ways = {a: "a", b: "b"}
         return question(Trial(name, f"Room-v6, {name}", "make", ways), f"And {name}?")
 
-    first = two("first", [12.5, 14.5, 15.0])
+    first = two("first", [12.0, 14.5, 15.5])
     assert script.page([first])[1][1].known
     second = two("second", [10.5, 11, 11.5])
     text, found = script.page([first, second])
@@ -133,7 +185,7 @@ def test_two_replicas_say_nothing(tmp_path):
     ways = {run(tmp_path / "a", [1.0, 2]): "a", run(tmp_path / "b", [91.0, 92], trust="hybrid"): "b"}
     text, found = script.page([question(Trial("one", "Room-v6", "make", ways))])
     assert found[1].verdict == "too few replicas" and not found[1].known
-    assert part(text, "What is known").strip() == "Nothing is beyond chance."
+    assert part(text, "What works").strip() == "Nothing is better beyond chance."
 
 
 # --- other measures -------------------------------------------------------------------------------------------
@@ -158,25 +210,36 @@ def probe(folder: Path, right: list[float], trust: str, choices: int = 10) -> Pa
 
 def test_right_choices(tmp_path):
     lot, good = probe(tmp_path / "lot", [0.2, 0.21, 0.22], "td"), probe(tmp_path / "good", [0.8, 0.82, 0.84], "hybrid")
-    trial = Trial("one", "Room-v6", "make", {lot: "lot", good: "good"}, (script.LATE, RETURN))
+    trial = Trial("one", "Room-v6", "make", {lot: "lot", good: "good"}, (numbers.LATE, RETURN))
     text, found = script.page([question(trial)])
-    assert [f.iqm.estimate for f in found if f.measure == script.LATE] == pytest.approx([21, 82])
-    known = part(text, "What is known")
-    assert "**better** than lot: good (+61.0 [" in known and known.count("\n- ") == 1
+    assert [f.iqm.estimate for f in found if f.measure == numbers.LATE] == pytest.approx([21, 82])
+    works = part(text, "What works")
+    assert "**better** than lot: good (+61.0 [" in works and works.count("\n- ") == 1
     assert "Return alone at the end: nothing is better than lot" in part(text, "What is not known")
     tables = rows(part(text, "Is it better?"))
-    assert [row[-1] for row in tables] == ["reference", "**better**", "reference", "not told apart"]
+    assert [row[-1] for row in tables] == ["reference", "**better**", "reference", "the same"]
+
+
+def test_members_that_do_not_learn_do_not_count(tmp_path):
+    """Of two members, 1 below and 1 above their replica's mean, the lower one is frozen."""
+    frozen = LearnerConfig(load_paths=("expert:0", "none"))
+    ways = {
+        run(tmp_path / "a", [10, 11, 12], learner=frozen): "a",
+        run(tmp_path / "b", [30, 31, 33], learner=frozen, trust="hybrid"): "b",
+    }
+    found, _ = numbers.findings(Trial("one", "Room-v6", "make", ways, (RETURN, numbers.LEARNERS)))
+    assert [f.iqm.estimate for f in found] == pytest.approx([11, 94 / 3, 12, 97 / 3])
 
 
 def test_a_measure_that_a_replica_lacks(tmp_path):
     a, b = probe(tmp_path / "a", [0.2, 0.3, 0.4], "td"), probe(tmp_path / "b", [0.2, 0.3, 0.4], "hybrid", choices=0)
     with pytest.raises(UserError, match=r"/b: a replica has no % of right choices"):
-        script.findings(Trial("one", "Room-v6", "make", {a: "a", b: "b"}, (script.LATE,)))
+        numbers.findings(Trial("one", "Room-v6", "make", {a: "a", b: "b"}, (numbers.LATE,)))
 
 
 def test_no_spread_and_no_difference_is_the_same(tmp_path):
     ways = {run(tmp_path / "a", [-200.0] * 3): "a", run(tmp_path / "b", [-200.0] * 3, trust="hybrid"): "b"}
-    assert script.findings(Trial("one", "Room-v6", "make", ways))[0][1].verdict == "the same"
+    assert numbers.findings(Trial("one", "Room-v6", "make", ways))[0][1].verdict == "the same"
 
 
 # --- what is missing or not meant -----------------------------------------------------------------------------
@@ -210,41 +273,85 @@ def test_what_is_left_out_is_said(trial, tmp_path):
     assert "Not counted: LunarLander-v3 (old; new). Left out; `make gone x y` makes the runs." in text
 
 
-def test_runs_that_are_replicas_of_each_other_are_refused(tmp_path):
-    ways = {run(tmp_path / "a", [1.0, 2, 3]): "a", run(tmp_path / "b", [4.0, 5, 6], seed=5): "b",
-            run(tmp_path / "c", [4.0, 5, 6], trust="hybrid"): "c"}  # fmt: skip
+def test_runs_that_are_no_trial_are_refused(tmp_path):
+    ways = {run(tmp_path / "a", [1.0, 2, 3]): "a", run(tmp_path / "b", [4.0, 5, 6], trust="hybrid"): "b"}
+    more = {**ways, run(tmp_path / "c", [4.0, 5, 6], env="CartPole-v1"): "c"}
     with pytest.raises(UserError, match="not 3 ways on one task"):
-        script.findings(Trial("one", "Room-v6", "make", ways))
+        numbers.findings(Trial("one", "Room-v6", "make", more))
+    more = {**ways, run(tmp_path / "d", [4.0, 5, 6], seed=5): "d"}  # replicas of a
+    with pytest.raises(UserError, match="do not have the same seeds"):
+        numbers.findings(Trial("one", "Room-v6", "make", more))
 
 
 def test_every_trial_has_a_name_of_its_own_and_a_page():
-    names = [trial.name for q in script.QUESTIONS for trial in q.trials]
+    names = [trial.name for q in results_trials.QUESTIONS for trial in q.trials]
     assert len(set(names)) == len(names) > 20
-    for q in script.QUESTIONS:
+    for q in results_trials.QUESTIONS:
         assert (script.DOCS / q.page).is_file()
         for trial in q.trials:
-            assert len(trial.ways) > 1 and set(trial.measures) <= {RETURN, *script.MEASURES}
+            assert len(trial.ways) > 1 and set(trial.measures) <= {RETURN, *numbers.MEASURES}
+
+
+def test_lies_and_silence_are_what_the_runs_are_told():
+    """The commands of benchmarks/trust_lies.py as `peerage train` reads them; every way that is compared has one."""
+    parser = Parser(prog="x")
+    parser.add_argument("--config")
+    add_flags(parser, train_flags())
+    told = {}
+    for experiment in trust_lies.EXPERIMENTS:
+        given = vars(parser.parse(experiment.settings(4)))
+        config = validate(override(load(given.pop("config")), given))
+        advice = resolve_advice(config.advice)
+        told[experiment.name] = (config.advisers, config.perturb.get("dropped_advice"), advice.choice, advice.trust)
+        assert (config.env, config.n_peers, config.replicas, config.steps) == ("Room-v6", 2, 4, trust_lies.STEPS)
+    three = ("expert", *["colluding:a"] * 3)
+    assert told["liars-uniform"][:3] == (three, None, "uniform")
+    assert told["silence-td"] == (three, 0.5, "standardised", "td")
+    assert told["honest-in-context"] == (("expert",), None, "standardised", "in-context")
+    ways = {f.name for q in results_trials.QUESTIONS for t in q.trials for f in t.ways if f.parent == trust_lies.FOLDER}
+    assert ways == set(told) and len(told) == 8
 
 
 # --- the page in the docs -------------------------------------------------------------------------------------
 
 
 def test_the_page_in_the_docs_says_what_its_tables_carry():
-    """Verdicts agree with the intervals beside them, and `What is known` has what the tables call better or worse."""
+    """Verdicts agree with the intervals beside them, and the head names all that the tables call better, worse or
+    perhaps worse."""
     text = (script.DOCS / "README.md").read_text(encoding="utf-8")
-    known = part(text, "What is known").splitlines()
+    head = {"better": part(text, "What works"), "worse": part(text, "What did not work")}
     claims = 0
-    for environment, way, *_, difference, _, verdict in rows(text):
+    for environment, way, *_, difference, _, verdict in rows(text.split("## How to read")[1]):
         if verdict == "reference":
             assert not difference
             continue
         found = re.findall(r"[−\d.,]*\d", difference)
         _, low, high = (float(x.replace("−", "-").replace(",", "")) for x in found)
         side = "better" if low > 0 else "worse" if high < 0 else ""
-        assert (side in verdict) if side else verdict in ("not told apart", "the same"), (environment, way)
-        if verdict.startswith("**"):
+        assert verdict in ("not told apart", "the same") or (side and side in verdict), (environment, way)
+        if verdict.startswith("**") or verdict == "perhaps worse":
             claims += 1
             said = f"{way} ({'+' if low > 0 else ''}{difference})"
-            mine = [line for line in known if line.startswith(f"- {environment}, ") and f" {verdict} than " in line]
+            mine = [line for line in head[side].splitlines() if f"{environment}, " in line and verdict in line]
             assert any(said in line for line in mine), said
-    assert claims == "\n".join(known).count("])") > 0
+    assert claims == sum(section.count("])") for section in head.values()) > 0
+
+
+def test_the_open_questions_say_the_same_as_the_page():
+    """Of every group in both, the same difference with the same interval, and the same side of it."""
+    page = (script.DOCS / "README.md").read_text(encoding="utf-8")
+    longer = (script.DOCS / "open-questions.md").read_text(encoding="utf-8")
+    compared = 0
+    for q in results_trials.QUESTIONS:
+        if q.page != "open-questions.md":
+            continue
+        cells = iter(row for row in rows(part(page, q.title)) if row[-1] != "reference")
+        for trial in q.trials:
+            for folder in list(trial.ways)[1:]:
+                difference, _, verdict = next(cells)[5:]
+                (sentence,) = [x for x in longer.splitlines() if x.startswith(f"- {folder.name}: ") and "agents" in x]
+                word = verdict.strip("*").removeprefix("perhaps ")
+                assert word in sentence, (folder, sentence, verdict)
+                assert word == "the same" or difference in sentence, (folder, sentence, difference)
+                compared += 1
+    assert compared == sum(len(presets) for _, presets in open_questions.QUESTIONS.values())

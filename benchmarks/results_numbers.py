@@ -1,0 +1,135 @@
+"""The numbers of docs/results/README.md, from the run folders: ways of training against the first of their trial.
+
+A trial is some ways of training on one task, the first of them the reference. All its ways have the same seeds: a
+replica of one and the replica of the reference with its seed have first weights, environments' seeds and advisers in
+common and are a pair, here and wherever the results are told (benchmarks/open_questions.py). All statistics are those
+of `peerage.evaluation`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import open_numbers, peer_learning, trust_counts
+from peerage.errors import UserError
+from peerage.evaluation import statistics
+from peerage.evaluation.compare import FEW, compare, in_brackets
+from peerage.evaluation.statistics import Interval
+from peerage.evaluation.verdicts import LEVEL
+from peerage.runs.text import number
+
+BETTER, WORSE, PERHAPS_BETTER, PERHAPS_WORSE = "**better**", "**worse**", "perhaps better", "perhaps worse"
+UNSEEN = "not told apart"
+
+RETURN, TRAINING = "return alone at the end", "training return over the whole run"
+LEARNERS = "return alone at the end of those who learn"
+LATE, TURN = "% of right choices in the last 2,000 steps", "% of right choices in the 2,000 steps after the turn"
+EXPERT = "% of choices for the expert in steps 2,000–5,000"
+
+
+def _right(window: Callable[[trust_counts.Replica], trust_counts.Window]) -> Callable[[Path], list[float]]:
+    return lambda folder: [100 * trust_counts.share(r, "right", window(r)) for r in trust_counts.read(folder)]
+
+
+MEASURES: dict[str, Callable[[Path], Iterable[float]]] = {  # a number for each replica; RETURN is that of `compare`
+    LATE: _right(trust_counts.late),
+    TURN: _right(trust_counts.turning),
+    TRAINING: lambda folder: [trust_counts.training(r, (0, r.steps[-1])) for r in trust_counts.read(folder)],
+    EXPERT: lambda folder: 100 * peer_learning.shares(str(folder.absolute()), 2000, 5000)["expert"],
+    LEARNERS: lambda folder: open_numbers.read(folder)[0].end,
+}
+
+
+@dataclass(frozen=True)
+class Trial:
+    name: str
+    title: str
+    maker: str
+    """The command that makes its runs, up to their names."""
+    ways: dict[Path, str]
+    """Run folder -> label; the first is the reference."""
+    measures: tuple[str, ...] = (RETURN,)
+
+
+@dataclass(frozen=True)
+class Against:
+    """A way of training against the reference, pair by pair."""
+
+    difference: Interval
+    """IQM less the reference's."""
+    improvement: Interval
+    """Probability that a replica is above one of the reference."""
+    p: float
+    """Of the paired t test, not corrected; NaN without any spread, which shows nothing."""
+
+    def verdict(self, known: bool = False) -> str:
+        """In a word or two; what is `known` is beyond chance after the correction for all comparisons."""
+        d = self.difference
+        if d.n < FEW:
+            return "too few replicas"
+        if not d.excludes(0) or not self.p < LEVEL:
+            return "the same" if d.low == d.high == 0 else UNSEEN
+        return (BETTER if known else PERHAPS_BETTER) if d.low > 0 else WORSE if known else PERHAPS_WORSE
+
+
+def in_words(difference: Interval) -> str:
+    """`+1.500 [0.500, 2.500]`."""
+    return f"{'+' if difference.estimate > 0 else ''}{number(difference.estimate)} {in_brackets(difference)}"
+
+
+def against(y: np.ndarray, x: np.ndarray) -> Against:
+    """`y [R]` against the reference's `x [R]`, replicas of the same seeds."""
+    difference = statistics.difference(y, x, paired=True)
+    return Against(difference, statistics.probability_of_improvement(y, x), statistics.paired_t(y, x).p)
+
+
+@dataclass(frozen=True)
+class Found:
+    """One way of training under one measure of its trial."""
+
+    trial: Trial
+    way: str
+    measure: str
+    step: int
+    iqm: Interval
+    against: Against | None = None
+    """The reference has none."""
+    known: bool = False
+    """Beyond chance after Holm's correction over all comparisons of the page."""
+
+    @property
+    def verdict(self) -> str:
+        return "reference" if self.against is None else self.against.verdict(self.known)
+
+
+def findings(trial: Trial) -> tuple[list[Found], list[str]]:
+    """What a trial shows, by measure and way, and what makes its comparison doubtful; UserError if it is unreadable,
+    or if its runs do not have the same seeds."""
+    whole = compare([str(folder) for folder in trial.ways], paired=True)
+    task = whole.tasks[0]
+    if [side.runs for side in task.sides] != [(folder,) for folder in trial.ways]:
+        raise UserError(f"the runs of {trial.name} are not {len(trial.ways)} ways on one task: train them anew")
+    found = []
+    for measure in trial.measures:
+        if measure == RETURN:
+            x = list(task.samples)
+        else:
+            x = [np.array(list(MEASURES[measure](folder)), float) for folder in trial.ways]
+        for folder, sample in zip(trial.ways, x):
+            if np.isnan(sample).any():
+                raise UserError(f"{folder}: a replica has no {measure}; was the run long enough?")
+        for way, y in zip(trial.ways.values(), x):
+            pair = against(y, x[0]) if y is not x[0] else None
+            found.append(Found(trial, way, measure, task.step, statistics.interval(y), pair))
+    return found, list(whole.warnings)
+
+
+def judged(found: Sequence[Found]) -> list[Found]:
+    """The same with `known`: a verdict whose p is low enough after Holm's correction over all of them."""
+    corrected = statistics.holm([math.nan if f.against is None else f.against.p for f in found])
+    return [replace(f, known=f.verdict.startswith("perhaps") and p < LEVEL) for f, p in zip(found, corrected)]

@@ -1,0 +1,144 @@
+"""Which comparisons docs/results/README.md is made of: questions, their trials, what makes their runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from benchmarks import open_questions, peer_learning, trust_lies, trust_lunarlander, trust_probes
+from benchmarks.results_numbers import EXPERT, LATE, LEARNERS, RETURN, TRAINING, TURN, Trial
+from peerage.configfile import load
+
+
+@dataclass(frozen=True)
+class Question:
+    title: str
+    page: str
+    """The longer page, seen from docs/results."""
+    trials: tuple[Trial, ...]
+    note: str = ""
+
+
+AGAIN = (
+    "The runs of `benchmarks.peer_learning`, but for in-context trust's, were made again for this page; "
+    "[peer-learning.md](peer-learning.md) tells of earlier ones, with somewhat other numbers."
+)
+SINGLE = "A replica of their single agents is one agent, of a group it is the mean of 2 or 4, which varies less."
+
+
+def _learning(family: str, title: str, names: str, *measures: str) -> Trial:
+    ways = {peer_learning.FOLDER / name: peer_learning.EXPERIMENTS[name].label for name in names.split()}
+    return Trial(family, title, "python -m benchmarks.peer_learning run", ways, measures or (RETURN,))
+
+
+def _lander(name: str, title: str, *names: str) -> Trial:
+    ways = {trust_lunarlander.FOLDER / n: trust_lunarlander.LABELS[n] for n in names}
+    return Trial(name, title, "python -m benchmarks.trust_lunarlander run --only", ways)
+
+
+# --- whom to trust --------------------------------------------------------------------------------------------
+
+TRUST = "transformer-trust.md"
+KINDS = ("td-critic", "td", "hybrid", "in-context", "in-context-critic")
+
+
+def _probes(probe: str, variants: Iterable[str], *measures: str, name: str = "") -> Iterable[Trial]:
+    for env, title in trust_probes.ENVS.items():
+        ways = {trust_probes.Experiment(env, probe, v).folder: trust_probes.LABELS[v] for v in variants}
+        maker = f"python -m benchmarks.trust_probes run --replicas {5 if env == 'room' else 3} --only"
+        yield Trial(f"{name}{probe}-{env}", f"{title} ({probe})", maker, ways, measures)
+
+
+def _seen(title: str, probe: str, measure: str, *more: Trial) -> Question:
+    note = f"The probe “{probe}” has {trust_probes.PROBES[probe]}. Uniform is a choice by lot."
+    note += f" {AGAIN}" if more else ""
+    return Question(title, TRUST, (*_probes(probe, trust_probes.VARIANTS, measure, RETURN), *more), note)
+
+
+def _worth() -> Question:
+    probes = [trial for probe in trust_probes.PROBES for trial in _probes(probe, KINDS, TRAINING, name="worth-")]
+    lander = _lander("worth-100k", "LunarLander-v3 (100,000 steps)", "td", "hybrid", "in-context")
+    note = "Training return is what members earn while they may follow others; alone they are as in the tables above."
+    return Question("Which kind of trust is worth more?", TRUST, (*probes, lander), note)
+
+
+def _lies() -> Question:
+    def trial(name: str, title: str, ways: dict[str, str], *measures: str) -> Trial:
+        folders = {trust_lies.FOLDER / run: label for run, label in ways.items()}
+        return Trial(name, title, "python -m benchmarks.trust_lies run --only", folders, measures)
+
+    kinds = {"uniform": "uniform", "td": "td", "in-context": "in-context"}
+    trials = [
+        trial(f"lies-{place}", f"Room-v6 ({title})", {f"{place}-{kind}": label for kind, label in kinds.items()}, LATE,
+              RETURN)
+        for place, title in (("liars", "three liars"), ("silence", "three liars, half of the answers missing"))
+    ]  # fmt: skip
+    trials += [
+        trial(f"cost-{kind}", f"Room-v6 ({kind})", {f"{p}-{kind}": label for p, label in trust_lies.LABELS.items()},
+              TRAINING)
+        for kind in ("td", "in-context")
+    ]  # fmt: skip
+    note = "Two learners, an expert, and three liars (`colluding:a`), who agree in every state and are wrong in every "
+    note += "state; silence is `--perturb dropped_advice=0.5`. The liars know nothing of the trust in them and are the "
+    note += "same from the first step to the last: worse ones can be thought of."
+    return Question("Does it survive lies and silence?", "../robustness.md", tuple(trials), note)
+
+
+# --- the paper's open questions -------------------------------------------------------------------------------
+
+
+def _scale(name: str) -> float:
+    return 0.06 if name == "size-lunarlander" else 0.3
+
+
+def _open(question: str) -> Question:
+    title, presets = open_questions.QUESTIONS[question]
+    parts: dict[str, list[open_questions.Experiment]] = {}
+    for preset in presets:
+        name = preset.rsplit("-", 1)[0] if question == "size" else preset
+        parts.setdefault(name, []).append(open_questions.Experiment(preset, False))
+    trials = []
+    for name, groups in parts.items():
+        maker = f"python -m benchmarks.open_questions run --scale {_scale(name)} --only"
+        ways = {groups[0].counterpart.folder: "single agents"}
+        ways |= {g.folder: f"group of {g.name.rsplit('-', 1)[1]}" if question == "size" else "group" for g in groups}
+        what = "" if question == "size" else f" ({name.rsplit('-', 1)[0].replace('-', ' ')})"
+        measures = (LEARNERS,) if question == "frozen" else (RETURN,)
+        trials.append(Trial(name, load(f"open-{groups[0].name}").env + what, maker, ways, measures))
+    return Question(title, "open-questions.md", tuple(trials), _note(question))
+
+
+def _note(question: str) -> str:
+    """What the numbers of an open question cannot say."""
+    if question == "size":
+        lander = open_questions.Experiment("size-lunarlander-2", False).settings(3, _scale("size-lunarlander"))
+        steps = int(lander[lander.index("--total-timesteps") + 1])
+        return (
+            "A replica of the reference is the mean of 8 single agents, one of a group that of its 2 to 32 members: "
+            "means of more members vary less, whatever these learned, so P(improvement) compares numbers of another "
+            f"kind, and an interval is narrow or wide for that reason too. LunarLander-v3 has {steps:,} steps, a "
+            "handful of episodes: those rows are about the very beginning and about nothing that was learned later."
+        )
+    if question == "frozen":
+        return (
+            "In frozen members the frozen one comes from a single training (`peerage train --config "
+            "open-pretrain-room`) and is the same in all replicas, on both sides: the intervals know nothing of other "
+            "experts. It does not count in the returns."
+        )
+    return ""
+
+
+QUESTIONS = (
+    Question("Does advice help against single agents?", "peer-learning.md", (
+        _lander("lander-100k", "LunarLander-v3 (4 members)", *trust_lunarlander.RUNS),
+        _learning("room", "Room-v21 (2 members)", "room-single room-random room-early room-paper room-ours"),
+        _learning("lander", "LunarLander-v3 (our settings)", "lander-single lander-peer lander-paper"),
+    ), f"{AGAIN} {SINGLE}"),
+    _seen("Does the rule find the expert?", "plain", LATE, _learning(
+        "choice", "Room-v21 (50,000 steps)", "choice-paper choice-ours in-context-choice", EXPERT, RETURN)),
+    _seen("Does it notice an adviser who turns his coat?", "turncoat", TURN),
+    _seen("Does it see that advice is good in one region only?", "regional", LATE),
+    _lies(),
+    _worth(),
+    *(_open(question) for question in open_questions.QUESTIONS),
+)  # fmt: skip
