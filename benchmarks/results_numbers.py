@@ -18,9 +18,9 @@ import numpy as np
 from benchmarks import open_numbers, peer_learning, trust_counts
 from peerage.errors import UserError
 from peerage.evaluation import statistics
-from peerage.evaluation.compare import FEW, compare, in_brackets
+from peerage.evaluation.compare import compare
 from peerage.evaluation.statistics import Interval
-from peerage.evaluation.verdicts import LEVEL
+from peerage.evaluation.verdicts import FEW, LEVEL, in_brackets
 from peerage.runs.text import number
 
 BETTER, WORSE, PERHAPS_BETTER, PERHAPS_WORSE = "**better**", "**worse**", "perhaps better", "perhaps worse"

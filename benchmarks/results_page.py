@@ -35,8 +35,7 @@ from benchmarks.results_numbers import (
 )
 from benchmarks.results_trials import QUESTIONS, Question
 from peerage.errors import UserError
-from peerage.evaluation.compare import in_brackets
-from peerage.evaluation.verdicts import LEVEL
+from peerage.evaluation.verdicts import LEVEL, in_brackets
 from peerage.runs.text import count, listing, number
 
 matplotlib.use("Agg")

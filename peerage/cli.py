@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import math
 import os
 import re
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -355,9 +355,6 @@ def _compare(args: argparse.Namespace, command: list[str]) -> None:
         _print_table(told.table())
         print("".join(f"\n{note}" for note in told.notes))
         return
-    for name in ("threshold", "target"):
-        if (value := getattr(args, name, None)) is not None and not math.isfinite(value):
-            raise UserError(f"--{name} {value} is not a number to reach")
     found = compare(
         args.runs,
         by=args.by,
@@ -570,12 +567,14 @@ def main(argv: list[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.showwarning = _warn
             _dispatch(words)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed before the start, as by >&-
+            sys.stdout.flush()
     except UserError as error:
         _say(" ".join(str(error).split()))
         return 2
     except KeyboardInterrupt as error:
-        otherwise = GOES_ON if words[:1] in (["train"], ["resume"]) else ""
+        again = f"`{shlex.join(['peerage', *words])}` goes on" if words[:1] == ["sweep"] else ""
+        otherwise = GOES_ON if words[:1] in (["train"], ["resume"]) else again
         _say("; ".join(filter(None, ["interrupted", getattr(error, "then", otherwise)])))
         return 130
     except BrokenPipeError:  # `peerage presets | head`
@@ -610,6 +609,8 @@ def main(argv: list[str] | None = None) -> int:
 def _leave_stdout() -> None:
     """What cannot be written (a pipe, a terminal or a disk that is gone) must not be tried again when Python ends: it
     would change the exit status."""
+    if sys.stdout is None:
+        return
     try:
         sys.stdout.flush()
     except (OSError, ValueError):

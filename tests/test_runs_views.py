@@ -233,7 +233,7 @@ def test_spread_is_students_t_over_replicas():
     assert result.mean.tolist() == [3.0, 3.0] and result.kind == "95% t-interval"
     half = 3.182 * np.std(values[0], ddof=1) / 2
     assert result.high[0] - 3 == pytest.approx(half, rel=1e-3)
-    assert result.low[1] == pytest.approx(3 - 4.303 * 2 / math.sqrt(3), rel=1e-3)
+    assert math.isnan(result.low[1]) and math.isnan(result.high[1])  # of another sample
     two = summaries.spread(values[:, [0, 3]])
     assert (two.low.tolist(), two.high.tolist(), two.kind) == ([1, 1], [6, 5], "min–max")
     assert summaries.spread(values[:, :1]).kind == ""

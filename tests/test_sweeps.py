@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,14 +15,16 @@ from pathlib import Path
 
 import pytest
 
+from peerage import cli
 from peerage.configfile import from_dict, load, parse, to_dict
 from peerage.errors import UserError
 from peerage.presets import preset_names
 from peerage.runs.folder import RunFolder, cpu_model
 from peerage.sweeps import describe, plan_sweep, run, sweep_names
-from peerage.sweeps.drive import _slots
+from peerage.sweeps.drive import _Driver, _slots
 from peerage.sweeps.launch import Ended, LocalLauncher, Task, cores
-from peerage.sweeps.state import look, timing, together
+from peerage.sweeps.progress import Progress
+from peerage.sweeps.state import Pace, come, look, timing, together
 from peerage.sweeps.worker import work
 
 ROOT = Path(__file__).parent.parent
@@ -72,6 +75,13 @@ class Here:
     def close(self) -> None: ...
 
 
+@pytest.fixture
+def unreported(monkeypatch):
+    """No reports, here or in a worker: nobody looks at them, and they take longer than such a training."""
+    monkeypatch.setattr("peerage.training.session.write_report", lambda folder: None)
+    monkeypatch.setenv("MPLBACKEND", "none")  # of which Matplotlib says that it cannot draw with it
+
+
 def files(folder: Path) -> dict[str, int]:
     """Every file and folder with its time of change."""
     return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*")}
@@ -98,7 +108,26 @@ def test_the_ablation_is_its_presets():
         expected = replace(load(name), replicas=5, threads=1, run=planned_run.config.run)
         assert planned_run.config == expected
         assert planned_run.config.run.eval_freq == 10_000 and planned_run.resolved.steps == 1_000_000
+        # The authors' commands, in numbers
+        c = planned_run.resolved
+        cheetah, hops = family == "halfcheetah", family in ("ant", "hopper", "walker2d")
+        assert c.env_args == ({"terminate_when_unhealthy": False} if hops else {}) and hops != cheetah
+        assert (c.n_peers, c.epoch_length, c.learner.algorithm) == (4, 10_000, ("sac",))
+        assert c.learner.learning_rate == ((7.3e-4 if cheetah else 3e-4),)
+        assert c.learner.learning_starts == ((10_000 if cheetah else 100),)
+        assert (c.learner.net_arch, c.learner.buffer_size) == (((150, 200),), (1_000_000,))
+        assert (c.learner.batch_size, c.learner.gamma, c.learner.tau) == ((256,), (0.99,), (0.02,))
+        assert c.learner.train_freq == c.learner.gradient_steps == (8,)
+        assert (c.learner.use_sde, c.learner.log_std_init, c.learner.ent_coef) == ((True,), (-3,), ("auto",))
+        a, signals = c.advice, planned_run.axes["signals"].split("-")
+        assert [a.use_agent_values, a.use_trust, a.use_critic] == [x in signals for x in ("agent", "trust", "critic")]
+        assert a.use_advantage == (planned_run.axes["values"] == "advantage") and a.sample_with_noise
+        assert (a.trust, a.choice, a.follow_steps, a.switch_ratio) == ("td", "paper", 10, 0)
+        assert (a.temperature, a.temperature_decay, a.lr, a.trust_buffer_size) == ((1.0,), (0.0,), 0.001, 1000)
+        assert a.init_trust_values == a.init_agent_values == 200 and c.run.n_eval_episodes == 10
     assert not presets
+    # What the others are compared with
+    assert sweep.runs[0].axes == {"values": "advantage", "signals": "agent-trust-critic"}
     assert {r.env for r in sweep.runs} == {"HalfCheetah-v4", "Ant-v4", "Hopper-v4", "Walker2d-v4"}
 
 
@@ -107,10 +136,12 @@ def test_group_sizes_and_quick():
     assert [r.axes for r in sizes] == [{"n_peers": n} for n in (2, 4, 8, 10)]
     for r in sizes:
         assert r.config.n_peers == r.axes["n_peers"] and r.resolved.steps == 600_000 and r.env == "Hopper-v4"
-        assert not r.config.advice.use_advantage and r.config.replicas == 5
+        advice = r.config.advice
+        assert (advice.use_agent_values, advice.use_trust, advice.use_critic) == (True, True, True)
+        assert not advice.use_advantage and r.config.replicas == 5
     quick = plan_sweep("quick").runs
     assert [(r.env, r.axes["sharing"]) for r in quick] == [
-        ("Room-v6", "advice"), ("Room-v6", "none"), ("CartPole-v1", "advice"), ("CartPole-v1", "none"),
+        ("Room-v6", "none"), ("Room-v6", "advice"), ("CartPole-v1", "none"), ("CartPole-v1", "advice"),
     ]  # fmt: skip
     assert all(r.config.advice.sharing == r.axes["sharing"] and r.config.replicas == 5 for r in quick)
     assert sweep_names() == ["ablation", "group-size", "quick"]
@@ -219,7 +250,7 @@ WRONG = {
     "base: peer-hoper": "base: neither a file nor a preset: 'peer-hoper' (did you mean 'peer-hopper'?)",
     "base: peer-{env}\nenvironments: [hopper]": "base: {env} is no axis",
     "base: peer-{environmen}\nenvironments: [hopper]": "{environmen} is no axis (did you mean 'environment'?)",
-    "base: {setting}-hopper": "",
+    "base: {setting}-hopper": "line 2: expected <block end>, but found '<scalar>'",
     "base: peer-{x}\naxes: {x: [1.5]}": "axes.x: expected words or whole numbers",
     "seeds: 3": "seeds: expected a list of whole numbers, got 3",
     "seeds: [1, 1]": "seeds: expected different numbers of at least 0",
@@ -234,7 +265,8 @@ WRONG = {
     "axes: {sharing: [advice, none], use_critic: [true, false]}": "are the same training; leave one out by `exclude`",
     "axes: {trust: [td, in-context], context_length: [50, 60]}": "are the same training",
     "axes: {a: {x: {}, X: {gamma: 0.5}}}": "two runs would be called Room-v6_X_seed0",
-    "name: ../elsewhere": "is not the name of a folder",
+    "name: ../elsewhere": "name: '../elsewhere' is not the name of a folder",
+    "common: {perturb: {gravity: 3}}": "Room-v6_seed0: Room-v6 cannot shift 'gravity'",
     "name: [a]": "name: expected text, got ['a']",
     "where: ''": "where: expected text",
     'where: "a\\0b"': "where: expected text",
@@ -242,7 +274,7 @@ WRONG = {
     "name: !!python/object:os.system x": "tags and aliases are not read",
     "common: &a {gamma: 1}\naxes: {x: {b: *a}}": "tags and aliases are not read",
     "common: {}\ncommon: {}": "key 'common' is there twice",
-    "[1, 2]": "",
+    "[1, 2]": "expected a mapping with name, title, base, where",
     "axes: " + "[" * 3000 + "]" * 3000: "nested too deeply",
     "axes: {" + ", ".join(f"x{k}: {{a: {{}}, b: {{}}}}" for k in range(40)) + "}": "runs are too many: at most 10,000",
 }  # fmt: skip
@@ -269,6 +301,12 @@ def test_wrong_names(tmp_path):
         plan_sweep(write(tmp_path, "#" * 1_000_001))
     with pytest.raises(UserError, match=r"axes\.gamma says what gamma is"):
         plan_sweep(write(tmp_path, "axes: {gamma: [0.5]}"), settings={"gamma": 0.9})
+    with pytest.raises(UserError, match=r"axes\.learning_rate says what learning_rate is: leave --learning-rate out"):
+        plan_sweep(write(tmp_path, "axes: {learning_rate: [0.5]}"), settings={"learning_rate": 0.9})
+    with pytest.raises(UserError, match="environments says which: leave --env out"):
+        plan_sweep("quick", settings={"env": "Room-v21"})
+    without = write(tmp_path, "axes: {gamma: [0.5]}")
+    assert [r.name for r in plan_sweep(without, settings={"env": "Room-v6"}).runs] == ["Room-v6_gamma=0.5_seed0"]
     with pytest.raises(UserError, match="overrides: exp_name is not for here"):
         plan_sweep("quick", settings={"exp_name": "x"})
 
@@ -287,6 +325,14 @@ def test_names_are_safe_unique_and_stay(tmp_path):
     assert planned(tmp_path, shorter)[0].name == names[1]  # whatever else is asked for
 
 
+def test_the_documentation_s_file_makes_the_documentation_s_folders(tmp_path):
+    blocks = (ROOT / "docs" / "sweeps.md").read_text().split("```")[1::2]
+    file = next(block for block in blocks if "exclude:" in block).removeprefix("yaml\n")
+    tree = next(block for block in blocks if "experiments/mine/" in block).split()
+    sweep = plan_sweep(write(tmp_path, file, "mine"))
+    assert [f"{sweep.where}/", "sweep.yaml", *(f"{r.name}/" for r in sweep.runs)] == tree
+
+
 # --- what is there, and how long the rest will take ---------------------------------------------------------
 
 
@@ -302,8 +348,20 @@ def test_seconds_of_a_run(tmp_path):
     (tmp_path / "timing.csv").write_text(
         "step,seconds,member_steps_per_second\n100,5.0,1\n200,9.0,1\n300,2.5,1\n400,6.0,1\n500,7."
     )
-    assert timing(tmp_path) == (400, 9.0 + 6.0)  # resumed after 200; the last line is half written
-    assert timing(tmp_path / "nowhere") == (0, 0.0)
+    # Resumed after 200; the last line is half written
+    assert timing(tmp_path) == [(100, 5.0), (200, 9.0), (300, 9.0 + 2.5), (400, 9.0 + 6.0)] and come(tmp_path) == 400
+    assert timing(tmp_path / "nowhere") == [] and come(tmp_path / "nowhere") == 0
+
+
+def test_seconds_of_a_run_whose_clock_says_more_when_it_goes_on(tmp_path):
+    (tmp_path / "timing.csv").write_text(
+        "step,seconds,member_steps_per_second\n100,5.0,1\n200,9.0,1\n400,20.0,1\n500,24.0,1\n600,30.0,1\n"
+    )
+    # 400 is from another process than 200, and its 20 seconds are all its own; the third process began after 500. One
+    # had begun after 450 before, from where nothing is left: the one that began after 200 had an older checkpoint
+    resumed = [{"step": step} for step in (450, 200, 500)] + ["odd", {"step": None}]
+    (tmp_path / "environment.json").write_text(json.dumps({"resumed": resumed}))
+    assert timing(tmp_path) == [(100, 5.0), (200, 9.0), (400, 29.0), (500, 33.0), (600, 63.0)]
 
 
 def test_together():
@@ -320,7 +378,7 @@ def test_dry_run(tmp_path, capsys):
     assert run(source, dry_run=True, log_dir=str(where), jobs=1) == 0
     assert files(tmp_path) == before
     out = capsys.readouterr().out
-    assert out.count("train ") == 4 and out.count("unknown") == 4 and "about" not in out
+    assert out.count("train ") == 4 and out.count("unknown: use --measure") == 4 and "about" not in out
     assert "nobody knows how long 4 runs will take" in out and "4 runs: 4 to train; 1 at the same time" in out
 
     runs = plan_sweep(source, log_dir=str(where)).runs
@@ -329,16 +387,88 @@ def test_dry_run(tmp_path, capsys):
     assert run(source, dry_run=True, log_dir=str(where), jobs=1) == 0
     assert files(tmp_path) == before
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1].split()[1:] == ["resume", "2,000", "from", "50%;", "about", "0:00:50"]
-    assert lines[3].split()[1:] == ["train", "2,000", "about", "0:01:40"]  # advice, seed 1: 2,000 x 50 / 1,000 s
-    assert lines[2].endswith("unknown") and lines[4].endswith("unknown")
+    unfinished = "from 1 unfinished run of this kind"
+    assert lines[1].split(maxsplit=3)[1:] == ["resume", "2,000", f"from 50%; about 0:00:50, {unfinished}"]
+    assert lines[3].split(maxsplit=3)[3] == f"about 0:01:40, {unfinished}"  # advice, seed 1: 2,000 x 50 / 1,000 s
+    assert lines[2].endswith("unknown: use --measure") and lines[4].endswith("unknown: use --measure")
     assert lines[-1] == "training time: at least about 0:02:30"
 
     pretend(tmp_path / "beside", runs[1].resolved, "100,1.0,1\n")  # none: 0.01 s
+    (tmp_path / "beside" / "DONE").write_text("{}")
     pretend(tmp_path / "other-machine", runs[1].resolved, "100,999.0,1\n", cpu="Z80")
+    often = replace(runs[1].resolved, run=replace(runs[1].resolved.run, eval_freq=1))
+    pretend(tmp_path / "other-kind", often, "100,999.0,1\n")
     assert run(source, dry_run=True, log_dir=str(where), jobs=1) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[2].endswith("about 0:00:20") and lines[-1] == "training time: about 0:03:10"
+    assert lines[2].endswith("about 0:00:20, from 1 finished run of this kind")
+    assert lines[-1] == "training time: about 0:03:10"
+
+
+def test_what_an_estimate_is_from(tmp_path):
+    first = planned(tmp_path, TINY + "replicas: 2\n")[0].resolved
+    config = replace(first, learner=replace(first.learner, learning_starts=(8, 100)), total_timesteps=1000)
+    pace, names = Pace(), ("random", "early", "later")
+    assert pace.seconds(config, 0) is None and pace.basis(config) == ""
+    pace.measured(config, 300, {"step": 0.5, "evaluation": 2.0})
+    assert pace.seconds(config, 0) == 500 + 51 * 2 and pace.basis(config) == "from 300 steps timed now"
+    rows = ("50,1.0,1\n100,2.0,1\n", "50,1.0,1\n100,2.0,1\n200,12.0,1\n", "200,70.0,1\n")
+    for name, text in zip(names, rows):
+        pretend(tmp_path / name, config, text)
+        pace.see(config, tmp_path / name)
+        if name == "random":  # nobody learns yet, so it says nothing of how long learning takes
+            assert pace.basis(config) == "from 300 steps timed now"
+    # 100 steps in 10 s and 200 in 70 s; the first row of the last one is after learning has begun
+    assert pace.seconds(config, 400) == pytest.approx(600 * 80 / 300)
+    (tmp_path / "later" / "DONE").write_text("{}")
+    pace.see(config, tmp_path / "later")
+    assert pace.basis(config) == "from 1 finished and 1 unfinished runs of this kind"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes")
+def test_a_pipe_beside_a_sweep_is_not_read(tmp_path):
+    """There may never be anything in it."""
+    odd, opened = tmp_path / "odd", []
+    odd.mkdir()
+    (odd / "timing.csv").write_text("")
+    os.mkfifo(odd / "config.yaml")
+
+    def write_nothing() -> None:
+        os.close(os.open(odd / "config.yaml", os.O_WRONLY))  # once somebody reads
+        opened.append(True)
+
+    thread = threading.Thread(target=write_nothing)
+    thread.start()
+    try:
+        assert run(write(tmp_path, TINY), dry_run=True, log_dir=str(tmp_path / "runs")) == 0
+        assert not opened
+    finally:
+        reader = os.open(odd / "config.yaml", os.O_RDONLY | os.O_NONBLOCK)
+        thread.join()
+        os.close(reader)
+
+
+def test_what_a_sweep_says_under_way(tmp_path):
+    source, where = write(tmp_path, TINY + "axes: {sharing: [advice, none]}\nseeds: [0, 1]\n"), tmp_path / "runs"
+    sweep = plan_sweep(source, log_dir=str(where))
+    first, second = sweep.runs[:2]
+    driver = _Driver(sweep, Here(), Progress(1), [])
+    driver.running = {first.name: (first, 0.0), second.name: (second, 0.0)}
+    driver.waiting = list(sweep.runs[2:])
+    pretend(where / first.name, first.resolved, "20,30.0,1\n")
+    pretend(where / second.name, second.resolved, "")
+    assert driver._lines() == [
+        f"{first.name}: 50%; time left: about 0:00:30, from 1 unfinished run of this kind",
+        f"{second.name}: 0%; time left: unknown",
+        "0 of 4 runs done, at least 0:01:30 left",  # what is left of the first, and the whole of another such
+    ]
+
+
+def test_a_dry_run_says_in_one_line_what_gymnasium_warns_of():
+    words = [sys.executable, "-m", "peerage", "sweep", "group-size", "--dry-run"]
+    said = subprocess.run(words, cwd=ROOT, text=True, capture_output=True, timeout=120)
+    assert (said.returncode, said.stderr) == (0, "") and said.stdout.count("Hopper-v4:") == 1
+    about = "Gymnasium has newer versions of Hopper-v4: results of two versions do not compare"
+    assert said.stdout.splitlines()[0] == about
 
 
 def test_measuring(tmp_path, capsys):
@@ -348,6 +478,7 @@ def test_measuring(tmp_path, capsys):
     assert files(tmp_path) == before
     out = capsys.readouterr().out
     assert out.count("timing 300 steps") == 1 and "unknown" not in out  # both seeds are of one kind
+    assert out.count(", from 300 steps timed now\n") == 2
     assert out.splitlines()[-1].startswith("training time: about 0:00:0")
 
 
@@ -383,7 +514,7 @@ def test_slots():
 # --- real sweeps --------------------------------------------------------------------------------------------
 
 
-def test_what_is_missing_is_trained_and_what_is_done_is_not(tmp_path, capsys, one_thread):
+def test_what_is_missing_is_trained_and_what_is_done_is_not(tmp_path, capsys, one_thread, unreported):
     where = tmp_path / "runs"
     text = TINY + "name: kept\naxes: {gamma: [0.9, 0.8]}\n"
     here = Here()
@@ -428,17 +559,18 @@ def test_what_is_missing_is_trained_and_what_is_done_is_not(tmp_path, capsys, on
 
 
 def test_a_failing_run_among_good_ones(tmp_path, capsys):
-    """In processes; and what has failed is tried again."""
+    """In processes side by side."""
     good = TINY + "axes: {who: {bad: {load_paths: [TMP/absent.zip, none]}, good: {}}}\n".replace("TMP", str(tmp_path))
     where = tmp_path / "runs"
-    assert run(write(tmp_path, good), log_dir=str(where), jobs=1) == 1
+    assert run(write(tmp_path, good), log_dir=str(where), jobs=min(2, len(cores()))) == 1
     out = capsys.readouterr().out
     assert "Room-v6_bad_seed0: failed: " in out and "absent.zip" in out and "Room-v6_good_seed0: done in" in out
     assert "1 of 2 runs are done, 1 not" in out
     assert RunFolder(where / "Room-v6_good_seed0").status()[0] == "DONE" and not (where / "Room-v6_bad_seed0").exists()
+    assert (where / "Room-v6_good_seed0" / "report.html").exists()
 
 
-def test_two_sweeps_and_two_trainings_of_one_folder(tmp_path, capsys, one_thread):
+def test_two_sweeps_and_two_trainings_of_one_folder(tmp_path, capsys, one_thread, unreported):
     source, where = write(tmp_path, TINY), tmp_path / "runs"
     where.mkdir()
     with RunFolder(where), pytest.raises(UserError, match="is being trained by process"):
@@ -461,6 +593,47 @@ def test_two_sweeps_and_two_trainings_of_one_folder(tmp_path, capsys, one_thread
     assert "1 run: 1 trained by another process" in capsys.readouterr().out
 
 
+def test_ctrl_c_while_it_plans(tmp_path, capsys):
+    """Before any worker is there, and before anybody listens to signals."""
+    where, main = tmp_path / "runs", threading.get_ident()
+    where.mkdir()
+    (where / "sweep.yaml").write_text("name: other")  # so that it trains nothing, if it does not hear
+    asked = ["sweep", write(tmp_path, f"{TINY}seeds: {list(range(500))}"), "--log-dir", str(where)]
+
+    def interrupt() -> None:
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            frame = sys._current_frames()[main]
+            while frame is not None and frame.f_code.co_name != "plan_sweep":
+                frame = frame.f_back
+            if frame is not None:
+                return os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    assert cli.main(asked) == 130
+    thread.join()
+    assert capsys.readouterr().err == f"peerage: interrupted; `{shlex.join(['peerage', *asked])}` goes on\n"
+
+
+def test_a_sweep_that_nobody_reads(tmp_path, monkeypatch, capsys, one_thread, unreported):
+    """`| head -1`: all is trained, and what goes wrong is still said, on stderr."""
+    text, (read, written) = TINY + "axes: {gamma: [0.9, 0.8]}\n", os.pipe()
+    where = tmp_path / "runs"
+    other = plan_sweep(write(tmp_path, text), log_dir=str(where)).runs[0]
+    pretend(where / other.name, replace(other.resolved, seed=7), "")
+    os.close(read)
+    with os.fdopen(written, "w") as nobody, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", nobody)
+        with pytest.raises(BrokenPipeError):
+            print("x", flush=True)
+        assert run(write(tmp_path, text), log_dir=str(where), launcher=Here()) == 1
+        os.dup2(os.open(os.devnull, os.O_WRONLY), written)  # as `peerage` does, before Python flushes it
+    assert RunFolder(where / "Room-v6_gamma=0.8_seed0").status()[0] == "DONE"
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith(f"{other.name}: not what is asked for") and said[-1].startswith("1 of 2 runs are done")
+
+
 LONG = """
 name: long
 common:
@@ -471,16 +644,16 @@ environments: [Room-v6]
 axes:
   which:
     first: {total_timesteps: 40}
-    second: {total_timesteps: 1200}
+    second: {total_timesteps: 900}
     third: {total_timesteps: 60}
 """
 
 
-def begin(source: str, where: Path) -> subprocess.Popen[str]:
+def begin(source: str, where: Path, **environment: str) -> subprocess.Popen[str]:
     code = f"from peerage.sweeps import run\nraise SystemExit(run({source!r}, log_dir={str(where)!r}, jobs=1))"
     return subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        start_new_session=True,
+        start_new_session=True, env={**os.environ, **environment},
     )  # fmt: skip
 
 
@@ -492,35 +665,40 @@ def wait_for(folder: Path, step: int) -> int:
         if steps and max(steps) >= step:
             assert not (folder / "DONE").exists(), "too late to interrupt it"
             return int((folder / ".lock").read_text().split()[1])
-        time.sleep(0.005)
+        time.sleep(0.002)
     raise AssertionError(f"{folder} did not come so far")
 
 
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="process groups")
-def test_a_sweep_killed_half_way(tmp_path, one_thread):
-    """Three runs one after the other. The second is killed with the sweep (SIGKILL), then loses its sweep, then hears
-    SIGTERM; the third goes undisturbed. All ends as if nothing had happened, and what is done is not touched."""
-    source, where = write(tmp_path, LONG), tmp_path / "killed"
+def test_a_sweep_killed_half_way(tmp_path, capsys, one_thread, unreported):
+    """Three runs one after the other, the first done. The second is killed with the sweep (SIGKILL), then loses its
+    sweep, then hears SIGTERM. A last call finishes it and trains the third. All ends as if nothing had happened, and
+    what is done is not touched."""
+    where, whole = tmp_path / "killed", tmp_path / "whole"
     first, second, third = (where / f"Room-v6_{name}_seed0" for name in ("first", "second", "third"))
+    alone = write(tmp_path, LONG + "exclude: [{which: [second, third]}]\n", "alone")
+    assert run(alone, log_dir=str(where), verbose=0, launcher=Here()) == 0
+    source, before = write(tmp_path, LONG), files(first)
 
     sweep = begin(source, where)
-    worker = wait_for(second, 150)
+    worker = wait_for(second, 100)
     assert worker != sweep.pid
     if sys.platform == "linux":
         assert b"OMP_NUM_THREADS=1\0" in Path(f"/proc/{worker}/environ").read_bytes()
     os.killpg(sweep.pid, signal.SIGKILL)
     os.killpg(worker, signal.SIGKILL)
     assert sweep.wait(120) == -signal.SIGKILL
-    assert (first / "DONE").exists() and not (second / "DONE").exists() and not third.exists()
-    before = files(first)
+    assert not (second / "DONE").exists() and not third.exists()
 
     sweep = begin(source, where)
-    wait_for(second, 400)
+    sweep.stdout.close()  # `| head -1`: a pipe that nobody reads
+    wait_for(second, 250)
     os.killpg(sweep.pid, signal.SIGKILL)  # the worker is a group of its own: it notices, and writes a checkpoint
     sweep.wait(120)
 
-    sweep = begin(source, where)  # at once: it waits for the worker to be gone
-    wait_for(second, 700)
+    # At once: it waits for the worker to be gone. That one says something on stderr, as warnings are
+    sweep = begin(source, where, PYTHONPROFILEIMPORTTIME="1")
+    wait_for(second, 400)
     os.killpg(sweep.pid, signal.SIGTERM)
     said = sweep.communicate(timeout=120)[0]
     assert sweep.returncode == 128 + signal.SIGTERM
@@ -528,21 +706,55 @@ def test_a_sweep_killed_half_way(tmp_path, one_thread):
     assert f"{second.name}: interrupted" in said and RunFolder(second).status()[0] == "FAILED"
     assert not third.exists()
 
-    sweep = begin(source, where)
-    said = sweep.communicate(timeout=120)[0]
-    assert sweep.returncode == 0 and "all 3 runs are done" in said
+    here = Here()
+    assert run(source, log_dir=str(where), launcher=here) == 0
+    said = capsys.readouterr().out
+    assert "all 3 runs are done" in said and [task.name for task in here.tasks] == [second.name, third.name]
     assert "3 runs: 1 done, 1 to resume, 1 to train" in said and first.name not in said
     assert files(first) == before
     resumed = [entry["step"] for entry in RunFolder(second).environment()["resumed"]]
-    assert len(resumed) == 3 and 150 <= resumed[0] <= 400 <= resumed[1] <= 700 <= resumed[2] < 1200
+    assert len(resumed) == 3 and 100 <= resumed[0] <= 250 <= resumed[1] <= 400 <= resumed[2] < 900
     assert len((second / "command.txt").read_text().splitlines()) == 4
     assert "resumed" not in RunFolder(third).environment()
 
-    whole = tmp_path / "whole"
-    assert run(source, log_dir=str(whole), verbose=0, launcher=Here()) == 0
-    for folder in (first, second, third):
-        mine = results(folder)
-        assert len(mine) == 4 and mine == results(whole / folder.name)
+    alone = write(tmp_path, LONG + "exclude: [{which: [first, third]}]\n", "alone")
+    assert run(alone, log_dir=str(whole), verbose=0, launcher=Here()) == 0
+    mine = results(second)
+    assert len(mine) == 4 and mine == results(whole / second.name)
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="process groups")
+def test_ctrl_c_while_the_workers_start(tmp_path, unreported):
+    """Before a worker listens to signals: it has imported nothing or something, and says this and that on stderr.
+    Nothing has failed, and nothing is there that a next call would stumble over."""
+    source, where = write(tmp_path, TINY), tmp_path / "runs"
+    for pause in (0, 0.4):
+        sweep = begin(source, where, PYTHONPROFILEIMPORTTIME="1")
+        assert "Room-v6_seed0: begun\n" in sweep.stdout
+        time.sleep(pause)
+        os.killpg(sweep.pid, signal.SIGINT)  # the keyboard's
+        lines = sweep.communicate(timeout=120)[0].splitlines()
+        assert sweep.returncode == 128 + signal.SIGINT
+        assert [line for line in lines if not line.startswith("import time:")] == [
+            "SIGINT: 1 run to write a checkpoint; a second one does not wait",
+            "Room-v6_seed0: interrupted",
+            f"SIGINT: 0 of 1 runs are done; `peerage sweep {source} --log-dir {where}` goes on",
+        ]
+        assert [path.name for path in where.iterdir() if not path.name.startswith(".")] == ["sweep.yaml"]
+    assert run(source, log_dir=str(where), verbose=0, launcher=Here()) == 0
+
+
+def test_a_worker_that_ends_of_ctrl_c_before_the_sweep_asks_it_to(tmp_path, capsys):
+    """The keyboard reaches a worker too that is not a group of its own yet. It has not failed."""
+
+    class Keyboard(Here):
+        def submit(self, task: Task) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+            self._ended.append(Ended(task.name, -signal.SIGINT, "ended by signal 2"))
+
+    assert run(write(tmp_path, TINY), log_dir=str(tmp_path / "runs"), launcher=Keyboard()) == 128 + signal.SIGINT
+    said = capsys.readouterr().out
+    assert "Room-v6_seed0: interrupted\n" in said and "failed" not in said
 
 
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="process groups")

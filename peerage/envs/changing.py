@@ -13,7 +13,8 @@ constants (`CLASSIC`), of MuJoCo `gravity`, `damping_scale`, `friction_scale` an
 of the constructor that is a number or a switch and that the environment keeps as an attribute of that name
 (LunarLander's `enable_wind`) or with an underscore before it (HalfCheetah's `forward_reward_weight`), unless it is
 about sizes or pictures. What the constructor does not take itself (`goals`, CartPole's `length`) can be given without
-a change too; it holds from the start.
+a change too; it holds from the start. Whether given, changed or perturbed, a number lies in a range in which somebody
+can mean it (`Knob.span`): CartPole's `gravity` in 0 to 980.
 
 The change comes between two episodes: step `change_at` ends its episode, truncated, so that no episode is half of one
 task and half of the other and nobody bootstraps from one into the other.
@@ -57,12 +58,12 @@ NO_TASK = {  # arguments that spaces, pictures or Gymnasium's own wrapper hang o
 }  # fmt: skip
 WHOLE = ("frame_skip",)
 LARGEST = 100.0
-SPANS = {"reward_scale": (-LARGEST, LARGEST), "torque_noise_max": (0.0, LARGEST)}
-"""Of knobs whose default does not say which side of zero makes sense."""
+"""Times its default: more of a physical constant nobody can mean."""
 POSITIVE = ("length", "masscart", "masspole", "m", "l", "max_torque", "LINK_LENGTH_1", "LINK_MASS_1", "LINK_MASS_2")
 
 OWN = frozenset({"reward_scale", "gravity", *CHOICES, *MUJOCO, *(name for names in CLASSIC.values() for name in names)})
 """Knobs that no constructor needs to know."""
+PHYSICS = OWN - {"reward_scale", *CHOICES} | {*WHOLE}
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Knob:
     low: float = -math.inf
     """Numbers lie strictly between `low` and `high`."""
     high: float = math.inf
-    span: tuple[float, float] = (-LARGEST, LARGEST)
+    span: tuple[float, float] = (-math.inf, math.inf)
     """What a number can be that somebody could mean, both ends among it."""
     whole: bool = False
 
@@ -210,9 +211,10 @@ class Changing(gymnasium.Wrapper, RecordConstructorArgs):
 
 
 def _span(name: str, default: float) -> tuple[float, float]:
-    """Of a number: the side of zero where it is by default, and at most 100 times as far from it."""
-    if name in SPANS or not default:
-        return SPANS.get(name, (-LARGEST, LARGEST))
+    """Of a number: for physics the side of zero where it is by default, and at most 100 times as far from it. What an
+    environment pays may be anything."""
+    if not default or name not in PHYSICS:
+        return -math.inf, math.inf
     far = LARGEST * float(default)
     return (1.0 if name in WHOLE else min(0.0, far)), max(0.0, far)
 

@@ -3,15 +3,6 @@
     peerage train --env Hopper-v5 --perturb observation_noise=0.05 action_noise=0.1 mass_scale=0.8..1.2
     peerage evaluate RUN --perturb observation_noise=0,0.1,0.2
 
-| name | what happens |
-| --- | --- |
-| `observation_noise=S` | a normal number of standard deviation S units on every number that is observed |
-| `action_noise=S` | Box: the same on every number of an action, clipped to the box; Discrete: with probability S the action is one drawn uniformly from all |
-| `sticky_actions=P` | with probability P the action of the step before is repeated (arXiv 1709.06009) |
-| `action_delay=K` | an action acts K steps later; until then an episode's first one does |
-| KNOB`=V`, KNOB`=LOW..HIGH` | a knob of `peerage.envs.changing` is V, or uniform in [LOW, HIGH), drawn anew for every episode |
-| `dropped_advice=P` | with probability P somebody who is asked does not answer (`peerage.sharing.advice`) |
-
 A *unit* is half of the range, where both bounds are finite (and below a million: some write the largest float for "no
 bound"), of an action as of an observation; without bounds it is 1 in the environment's own units. The noise is what
 the member sees and remembers; it may lie outside the observation space. Delay comes before stickiness, that before
@@ -21,7 +12,7 @@ All draws come from generators that every reset makes: of its seed, or of one nu
 generator. So an episode follows from the generator's state before its reset, as a resume needs it; the draws of one
 perturbation are the same whatever others there are, and at another strength they are the same draws, scaled; and the
 environment's own draws in a seeded episode are those of the unperturbed one. What is zero draws nothing.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 
@@ -58,17 +49,18 @@ class Perturbations:
     """How an environment is disturbed; all zero: not at all. Made by `of` or `parse_perturbations`, which check."""
 
     observation_noise: float = 0.0
-    """Standard deviation, in units; at least 0."""
+    """Standard deviation, in units, of a normal number on every number that is observed; at least 0."""
     action_noise: float = 0.0
-    """Box: standard deviation, in units; Discrete: probability. At least 0."""
+    """Box: the same on every number of an action, clipped to the box. Discrete: probability, 0 to 1, that the action is
+    one drawn uniformly from all."""
     sticky_actions: float = 0.0
-    """Probability, 0 to 1."""
+    """Probability, 0 to 1, that the action of the step before is repeated (arXiv 1709.06009)."""
     action_delay: int = 0
-    """Steps, 0 to 100."""
+    """So many steps later an action acts, 0 to 100; until then an episode's first one does."""
     dropped_advice: float = 0.0
-    """Probability, 0 to 1."""
+    """Probability, 0 to 1, that somebody who is asked does not answer (`peerage.sharing.advice`); training only."""
     physics: tuple[tuple[str, Value], ...] = ()
-    """Knobs and what they are, by name."""
+    """Knobs of `peerage.envs.changing`: a value, or (low, high), uniform in [low, high) and drawn for every episode."""
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> Perturbations:

@@ -7,8 +7,9 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from peerage.evaluation.compare import MEASURES, Comparison, Task, in_brackets
+from peerage.evaluation.compare import Comparison, Task
 from peerage.evaluation.statistics import Interval
+from peerage.evaluation.verdicts import in_brackets, share, subject, words
 from peerage.runs.text import listing, number
 
 
@@ -18,17 +19,19 @@ def _with_range(interval: Interval) -> str:
 
 def table(comparison: Comparison, task: Task) -> tuple[list[str], list[list[str]]]:
     """Heads and rows of the table of a task, as text."""
-    heads = ["", "verdict", "P(better)", "replicas", "IQM", "mean", "median", "area"]
+    more, less = words(comparison.metric)
+    heads = ["", "verdict", f"P({more})", "replicas", "IQM", "mean", "median"]
+    heads.append("area" if comparison.measure == "final" else "IQM at the end")
     heads += [f"steps to {number(comparison.threshold)}"] if comparison.threshold is not None else []
     heads += [f"gap below {number(comparison.target)}"] if comparison.target is not None else []
     rows = []
     against = {v.b: v for v in task.versus}
     for row in task.rows:
         v = against.get(row.side)
-        word = "reference" if v is None else "better" if v.winner == v.b else "worse" if v.winner else "not told apart"
+        word = "reference" if v is None else more if v.higher == v.b else less if v.higher else "not told apart"
         better = "" if v is None else f"{v.improvement.estimate:.2f} {in_brackets(v.improvement, '.2f')}"
         cells = [row.side, word, better, str(row.replicas), _with_range(row.iqm), _with_range(row.mean)]
-        cells += [number(row.median), _with_range(row.area)]
+        cells += [number(row.median), _with_range(row.area if comparison.measure == "final" else row.final)]
         if row.threshold is not None:
             reached, steps = row.threshold
             cells.append(f"{'never' if math.isinf(steps) else f'{steps:,.0f}'} ({reached} of {row.replicas})")
@@ -53,7 +56,7 @@ def differing(comparison: Comparison) -> list[tuple[str, str]]:
 
 def title(comparison: Comparison, task: Task) -> str:
     """What the table of a task shows."""
-    return f"{task.name}: {comparison.metric} at step {task.step:,} (95% intervals over replicas)"
+    return f"{task.name}: {subject(comparison.metric, comparison.measure, task.step)}; 95% intervals over replicas"
 
 
 def as_text(comparison: Comparison) -> str:
@@ -64,8 +67,6 @@ def as_text(comparison: Comparison) -> str:
         widths = [max(len(line[i]) for line in [heads, *rows]) for i in range(len(heads))]
         lines += [title(comparison, task)]
         lines += ["  ".join(f"{cell:{w}}" for cell, w in zip(line, widths)).rstrip() for line in [heads, *rows]]
-        if comparison.measure != "final":
-            lines.append(f"The verdicts compare the {comparison.metric} {MEASURES[comparison.measure]}.")
         lines += ["", *(f"{v.verdict}." for v in task.versus), ""]
     lines += [f"{line}." for line in comparison.overall] + ([""] if comparison.overall else [])
     if comparison.differences:
@@ -111,12 +112,18 @@ def as_json(comparison: Comparison) -> str:
 
 
 def as_latex(comparison: Comparison) -> str:
-    """A table for a paper (booktabs): sides in rows, IQM and mean with their 95% intervals, the winner in bold."""
+    """A table for a paper (booktabs): sides in rows, IQM and mean with their 95% intervals, the winner in bold.
+
+    All numbers of a task have as many decimals as the text gives its largest estimate, so that digits stand below each
+    other.
+    """
+    metric, measure, step = comparison.metric, comparison.measure, max(task.step for task in comparison.tasks)
     lines = [
-        "% IQM and mean over replicas with 95% intervals; P: probability of improvement over the first row",
-        r"\begin{tabular}{llrrrr}",
+        f"% {subject(metric, measure, step)}; needs \\usepackage{{booktabs}}",
+        f"% IQM and mean over replicas with 95% intervals; P: {share(metric)}, against the first row",
+        r"\begin{tabular}{llrrrrrr}",
         r"\toprule",
-        r"Environment & Method & $n$ & IQM & Mean & $P$ \\",
+        r"Environment & Method & $n$ & \multicolumn{2}{c}{IQM} & \multicolumn{2}{c}{Mean} & $P$ \\",
         r"\midrule",
     ]
     for k, task in enumerate(comparison.tasks):
@@ -124,23 +131,35 @@ def as_latex(comparison: Comparison) -> str:
         against = {v.b: v for v in task.versus}
         best = max(task.rows, key=lambda row: row.iqm.estimate).side
         beaten = {v.winner for v in task.versus} - {None}
+        largest = max((x for row in task.rows for x in (row.iqm.estimate, row.mean.estimate)), key=abs)
+        digits = len(number(largest).partition(".")[2])
         for i, row in enumerate(task.rows):
-            iqm = f"{row.iqm.estimate:.4g}"
-            bold = rf"\textbf{{{iqm}}}" if row.side == best and row.side in beaten else iqm
+            iqm = _tex_number(row.iqm.estimate, digits)
+            bold = rf"\mathbf{{{iqm}}}" if row.side == best and row.side in beaten else iqm
             cells = [_tex(task.name) if i == 0 else "", _tex(row.side), str(row.replicas)]
-            cells += [f"{bold} {_tex_range(row.iqm)}", f"{row.mean.estimate:.4g} {_tex_range(row.mean)}"]
+            cells += [f"${bold}$", _tex_range(row.iqm, digits)]
+            cells += [f"${_tex_number(row.mean.estimate, digits)}$", _tex_range(row.mean, digits)]
             v = against.get(row.side)
-            cells.append("--" if v is None else f"{v.improvement.estimate:.2f}")
+            cells.append("--" if v is None else f"${v.improvement.estimate:.2f}$")
             lines.append(" & ".join(cells) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
-def _tex_range(interval: Interval) -> str:
-    return "" if math.isnan(interval.low) else rf"{{\small [{interval.low:.4g}, {interval.high:.4g}]}}"
+def _tex_range(interval: Interval, digits: int) -> str:
+    if math.isnan(interval.low):
+        return "--"
+    low, high = (_tex_number(x, digits) for x in (interval.low, interval.high))
+    return rf"{{\small $[{low}, {high}]$}}"
+
+
+def _tex_number(value: float, digits: int) -> str:
+    """A number for math mode, where a hyphen is a minus and a bare comma would be followed by a space."""
+    return f"{round(value, digits) + 0.0:,.{digits}f}".replace(",", "{,}")  # + 0.0: zero has no sign
 
 
 def _tex(text: str) -> str:
     """Text in which nothing is a command."""
     special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    special |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
     special |= {c: f"\\{c}" for c in "&%$#_{}"}
     return "".join(special.get(c, c) for c in text)

@@ -5,35 +5,34 @@ The unit is the replica of a group: its members learn from each other, so their 
 
 from __future__ import annotations
 
-import glob
 import json
+import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from peerage.config import ELSEWHERE, PARTS
-from peerage.configfile import from_dict, parse, to_dict
+from peerage.config import ELSEWHERE
 from peerage.errors import UserError
+from peerage.evaluation.sources import Source, read_config
 from peerage.runs import summaries, tables
-from peerage.runs.folder import RunFolder, is_run
+from peerage.runs.folder import RunFolder
+from peerage.runs.text import number
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Metric = Literal["return", "success", "length"]
-METRICS: tuple[Metric, ...] = ("return", "success", "length")
-MANIFEST = "sweep.yaml"
-
-
-@dataclass(frozen=True)
-class Source:
-    """A run folder to compare, as the user named it."""
-
-    folder: Path
-    label: str | None = None
-    """What a sweep calls it; without one the folder's name."""
+RANGES: dict[Metric, tuple[float, float]] = {
+    "return": (-math.inf, math.inf),
+    "success": (0.0, 1.0),
+    "length": (0.0, math.inf),
+}
+"""What a metric can be: no interval leaves it."""
 
 
 @dataclass(frozen=True)
@@ -42,19 +41,28 @@ class Side:
 
     name: str
     runs: tuple[Path, ...]
-    config: dict[str, Any]
-    """Of the first run, resolved, as plain data."""
+    configs: tuple[dict[str, Any], ...]
+    """Of every run, resolved, as plain data: they differ in seed, replicas, run folder and machine alone."""
     env: str
+    task: str
+    """What it is compared on: sides of different tasks are not compared."""
     seeds: tuple[tuple[int, int], ...]
     """(seed, replica) of every sample; two sides with the same ones can be paired."""
     steps: np.ndarray
     """[T] at which all of them were evaluated."""
     curves: np.ndarray
     """[n, T]: a row for every replica, the mean over its members and episodes."""
+    grids: tuple[np.ndarray, ...]
+    """The steps at which each run was evaluated."""
     environments: tuple[dict[str, Any], ...]
     """environment.json of every run."""
-    unfinished: tuple[str, ...]
-    """A line for every run that is not DONE."""
+    doubts: tuple[str, ...]
+    """A line for every run that is not DONE, and for every evaluation that is not whole."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Of the first run."""
+        return self.configs[0]
 
     @property
     def n(self) -> int:
@@ -66,74 +74,9 @@ class Side:
         kept = self.steps <= step
         return self.steps[kept], self.curves[:, kept]
 
-
-# --- finding runs ---------------------------------------------------------------------------------------------
-
-
-def find(words: Iterable[str]) -> list[Source]:
-    """Run folders from what stands on a command line: a run, a pattern with * ? [], or a sweep (its folder or its
-    sweep.yaml). UserError for a word that names none."""
-    found: list[Source] = []
-    for word in words:
-        path = Path(word)
-        manifest = path if path.name == MANIFEST else path / MANIFEST
-        if is_run(path):
-            found.append(Source(path))
-        elif manifest.is_file():
-            found += _of_sweep(manifest)
-        elif glob.has_magic(word):
-            runs = [Path(match) for match in sorted(glob.glob(word)) if is_run(Path(match))]
-            if not runs:
-                raise UserError(f"no run matches {word!r}")
-            found += [Source(run) for run in runs]
-        else:
-            RunFolder.open(path)  # says what is missing
-            raise UserError(f"{word!r} is not a run of Peerage: its config.yaml is not one of ours")
-    seen: set[Path] = set()
-    return [source for source in found if not ((p := source.folder.resolve()) in seen or seen.add(p))]  # type: ignore[func-returns-value]
-
-
-class SweepRun(NamedTuple):
-    """A run of a sweep, as its manifest names it."""
-
-    folder: Path
-    env: str
-    axes: dict[str, Any]
-
-
-def sweep_runs(path: Path) -> list[SweepRun]:
-    """All runs of a sweep (its folder or its sweep.yaml), trained or not. UserError if it is none."""
-    manifest = path / MANIFEST if path.is_dir() else path
-    try:
-        runs = parse(manifest.read_text(encoding="utf-8"), str(manifest))["runs"]
-        return [SweepRun(manifest.parent / str(r["folder"]), str(r["env"]), dict(r["axes"])) for r in runs]
-    except UserError:
-        raise
-    except OSError as error:
-        raise UserError(f"there is no sweep at {path}: {error.strerror or error}") from error
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise UserError(f"{manifest} is no sweep's manifest: {type(error).__name__}: {error}") from error
-
-
-def missing(words: Iterable[str]) -> list[str]:
-    """A line for every sweep among the words that is not trained to its end."""
-    lines = []
-    for word in words:
-        path = Path(word)
-        manifest = path if path.name == MANIFEST else path / MANIFEST
-        if not is_run(path) and manifest.is_file():
-            runs = sweep_runs(manifest)
-            if lacking := [run for run in runs if not (run.folder / "DONE").exists()]:
-                left = f"{len(lacking)} of {len(runs)} runs are not done"
-                lines.append(f"{manifest.parent}: {left}; `peerage sweep` goes on")
-    return lines
-
-
-def _of_sweep(manifest: Path) -> list[Source]:
-    there = [run for run in sweep_runs(manifest) if is_run(run.folder)]
-    if not there:
-        raise UserError(f"{manifest.parent}: no run of this sweep has begun yet; `peerage sweep` trains them")
-    return [Source(r.folder, ", ".join(f"{name}={value}" for name, value in r.axes.items()) or None) for r in there]
+    def at(self, steps: np.ndarray) -> np.ndarray:
+        """The curves at `steps`, all of which it has: `[n, len(steps)]`."""
+        return self.curves[:, np.searchsorted(self.steps, steps)]
 
 
 # --- runs -> sides --------------------------------------------------------------------------------------------
@@ -145,10 +88,10 @@ def read_sides(sources: Sequence[Source], metric: Metric = "return") -> list[Sid
 
     UserError naming the run that cannot be read, has no evaluations or none of `metric`.
     """
-    groups: list[tuple[str, list[tuple[Source, Side]]]] = []
+    groups: list[tuple[Any, list[tuple[Source, Side]]]] = []
     for source in sources:
         side = _read(source, metric)
-        key = identity(side.config)
+        key = identity(side.config), source.task and (source.task, source.label)
         for other, members in groups:
             taken = {seed for _, member in members for seed in member.seeds}
             if other == key and not taken & set(side.seeds):
@@ -156,93 +99,146 @@ def read_sides(sources: Sequence[Source], metric: Metric = "return") -> list[Sid
                 break
         else:
             groups.append((key, [(source, side)]))
-    names = _names([(members[0][1].env, [source for source, _ in members]) for _, members in groups])
+    names = _names([(m[0][1].task, [source for source, _ in m]) for _, m in groups])
     return [_pooled(name, [side for _, side in members]) for name, (_, members) in zip(names, groups)]
 
 
 def identity(config: Mapping[str, Any]) -> str:
     """What must be equal for two runs to be replicas of each other: everything that is trained, without the seed."""
     plain = {name: value for name, value in config.items() if name not in ("run", "seed", "replicas", *ELSEWHERE)}
-    plain["total_timesteps"], plain["n_epochs"] = _steps(config), None
+    plain["total_timesteps"], plain["n_epochs"] = budget(config), None
     return json.dumps(plain, sort_keys=True)
 
 
-def flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings by their dotted names, without those of the run folder."""
-    told = {name: value for name, value in config.items() if name not in ("run", *ELSEWHERE)}
-    parts = {name: told.pop(name) for name in PARTS if name in told}
-    return told | {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
-
-
-def _steps(config: Mapping[str, Any]) -> int:
+def budget(config: Mapping[str, Any]) -> int:
+    """Steps of every member."""
     total = config.get("total_timesteps")
     return int(config["n_epochs"]) * int(config["epoch_length"]) if total is None else int(total)
 
 
 def _read(source: Source, metric: Metric) -> Side:
     run = RunFolder.open(source.folder)
-    config = to_dict(from_dict(run.config()))
-    values = summaries.member_values(tables.read_evaluations(run.path), metric)
+    config = read_config(run)
+    evaluations = tables.read_evaluations(run.path)
+    _check(run, config, evaluations, metric)
+    values = summaries.member_values(evaluations, metric)
     if values.empty:
         what = "no evaluations" if metric == "return" else f"no evaluations with {metric}"
         raise UserError(f"{run.path} has {what}: nothing to compare (was it trained with --eval-freq 0?)")
-    table = summaries.by_replica(values).reindex(columns=range(int(config["replicas"])))
-    table = table.dropna()  # what a replica lacks was being written
-    if table.empty:
-        raise UserError(f"{run.path}: no evaluation has reached all replicas yet")
+    whole, doubts = _whole(run, config, evaluations)
+    table = summaries.by_replica(values[values["step"].isin(whole)])
     status, why = run.status()
-    last = int(table.index[-1])
+    last, args = int(table.index[-1]), config["env_args"]
     state = "is still running, or was killed" if status == "RUNNING" else f"failed ({why.get('why', 'unknown')})"
+    if status != "DONE":
+        doubts = [f"{run.path} {state}: its last evaluation is of step {last:,}", *doubts]
+    steps = table.index.to_numpy()
     return Side(
         name=source.folder.resolve().name,
         runs=(run.path,),
-        config=config,
+        configs=(config,),
         env=str(config["env"]),
+        task=source.task or str(config["env"]) + (f" {json.dumps(args, sort_keys=True)}" if args else ""),
         seeds=tuple((int(config["seed"]), int(replica)) for replica in table.columns),
-        steps=table.index.to_numpy(),
+        steps=steps,
         curves=np.ascontiguousarray(table.to_numpy().T),
+        grids=(steps,),
         environments=(run.environment(),),
-        unfinished=() if status == "DONE" else (f"{run.path} {state}: its last evaluation is of step {last:,}",),
+        doubts=tuple(doubts),
     )
 
 
+def _whole(run: RunFolder, config: Mapping[str, Any], evaluations: pd.DataFrame) -> tuple[list[int], list[str]]:
+    """The steps at which every episode of every member of every replica is there, once, and a line for each other: the
+    mean of what is there would be that of other members, or of other episodes."""
+    each = int(config["run"]["n_eval_episodes"])
+    expected = int(config["replicas"]) * int(config["n_peers"]) * each
+    rows = evaluations.groupby("step").size()
+    different = evaluations.drop_duplicates(["step", "replica", "member", "episode"]).groupby("step").size()
+    whole = [int(step) for step in rows.index if rows[step] == different[step] == expected]
+    if not whole:
+        raise UserError(
+            f"{run.path}: no evaluation has reached all replicas yet, with {expected:,} episodes ({config['replicas']} "
+            f"replicas x {config['n_peers']} members x {each})"
+        )
+    return whole, [
+        f"{run.path}: the evaluation at step {step:,} is not whole ({rows[step]:,} rows of {expected:,}): left out"
+        for step in sorted(set(map(int, rows.index)) - set(whole))
+    ]
+
+
+def _check(run: RunFolder, config: Mapping[str, Any], evaluations: pd.DataFrame, metric: Metric) -> None:
+    """UserError for the first value that is no number or cannot be, as a mean without it would be of other episodes,
+    and for a replica or a member that the run does not have."""
+    numbers = {name: _number(name) for name in evaluations["member"].unique()}
+    strange = evaluations["member"].map(numbers).to_numpy(float) >= int(config["n_peers"])
+    strange |= evaluations["replica"].to_numpy() >= int(config["replicas"])
+    if strange.any():
+        row = evaluations[strange].iloc[0]
+        raise UserError(
+            f"{run.path}: there is no {row['member']} in replica {row['replica']}, as evaluations.csv has it at step "
+            f"{row['step']:,}: train this run again or leave it out"
+        )
+    x = evaluations[metric].to_numpy(float)
+    low, high = RANGES[metric]
+    wrong = np.flatnonzero(~(np.isfinite(x) & (low <= x) & (x <= high)))
+    if not len(wrong) or (metric == "success" and np.isnan(x).all()):  # the task has none
+        return
+    row = evaluations.iloc[wrong[0]]
+    value = "not a number" if math.isnan(x[wrong[0]]) else f"{number(x[wrong[0]])}, which it cannot be"
+    raise UserError(
+        f"{run.path}: the {metric} of {row['member']} in replica {row['replica']} at step {row['step']:,} is {value} "
+        "(evaluations.csv): train this run again or leave it out"
+    )
+
+
+def _number(member: str) -> float:
+    """3 of member-3; infinite for what is none."""
+    found = re.fullmatch(r"member-(\d{1,9})", member)
+    return int(found[1]) if found else math.inf
+
+
 def _pooled(name: str, parts: list[Side]) -> Side:
-    """Runs of one kind as one side, at the steps that all of them have."""
+    """Runs of one kind as one side, at the steps that all of them have; its replicas in the order of their seeds, so
+    that those of two sides are pairs however the runs were named."""
     steps = parts[0].steps
     for part in parts[1:]:
         steps = np.intersect1d(steps, part.steps)
     if not len(steps):
         raise UserError(f"{parts[0].runs[0]} and {parts[1].runs[0]} were never evaluated at the same step")
-    curves = [part.curves[:, np.searchsorted(part.steps, steps)] for part in parts]
+    seeds = [seed for part in parts for seed in part.seeds]
+    order = sorted(range(len(seeds)), key=seeds.__getitem__)
     return Side(
         name=name,
         runs=tuple(run for part in parts for run in part.runs),
-        config=parts[0].config,
+        configs=tuple(config for part in parts for config in part.configs),
         env=parts[0].env,
-        seeds=tuple(seed for part in parts for seed in part.seeds),
+        task=parts[0].task,
+        seeds=tuple(seeds[i] for i in order),
         steps=steps,
-        curves=np.concatenate(curves),
+        curves=np.concatenate([part.at(steps) for part in parts])[order],
+        grids=tuple(grid for part in parts for grid in part.grids),
         environments=tuple(e for part in parts for e in part.environments),
-        unfinished=tuple(line for part in parts for line in part.unfinished),
+        doubts=tuple(line for part in parts for line in part.doubts),
     )
 
 
 def _names(groups: list[tuple[str, list[Source]]]) -> list[str]:
-    """A name for every side (its environment and runs): the sweep's, the folder's, or what the folders' names begin
-    with; each once on an environment."""
+    """A name for every side (its task, its runs): the sweep's, the folder's, or what the folders' names
+    begin with; each once on a task."""
     names: list[str] = []
     taken: set[tuple[str, str]] = set()
-    for env, sources in groups:
+    for task, sources in groups:
         labels = {source.label for source in sources}
         folders = [source.folder.resolve().name for source in sources]
         common = re.sub(r"[-_.]*(seed)?[-_.]*\d*$", "", os.path.commonprefix(folders))  # noqa: RUF071
         name = labels.pop() if len(labels) == 1 else None
         name = name or (folders[0] if len(folders) == 1 else common or folders[0])
-        number, unique = 1, name
-        while (env, unique) in taken:
-            number += 1
-            unique = f"{name} ({number})"
-        taken.add((env, unique))
+        count, unique = 1, name
+        while (task, unique) in taken:
+            count += 1
+            unique = f"{name} ({count})"
+        taken.add((task, unique))
         names.append(unique)
     return names
 
@@ -250,53 +246,24 @@ def _names(groups: list[tuple[str, list[Source]]]) -> list[str]:
 # --- the same task? -------------------------------------------------------------------------------------------
 
 
-def tasks(sides: Sequence[Side]) -> dict[str, list[Side]]:
+def tasks(sides: Sequence[Side], strict: bool = False) -> dict[str, list[Side]]:
     """The sides by what they were trained on. Where no two share a task, but all are versions of one environment, they
-    are compared as if they did: somebody has asked for it, and the warnings say what is different."""
+    are compared as if they did (not if `strict`): somebody has asked for it, and the warnings say what is different.
+    Those of one name are then told apart by their tasks."""
     found: dict[str, list[Side]] = {}
     for side in sides:
-        args = {name: value for name, value in side.config["env_args"].items()}
-        key = side.env + (f" {json.dumps(args, sort_keys=True)}" if args else "")
-        found.setdefault(key, []).append(side)
+        found.setdefault(side.task, []).append(side)
     families = {re.sub(r"-v\d+$", "", side.env) for side in sides}
-    if len(sides) > 1 and len(families) == 1 and all(len(some) == 1 for some in found.values()):
-        return {" and ".join(dict.fromkeys(side.env for side in sides)): list(sides)}
+    if not strict and len(sides) > 1 and len(families) == 1 and all(len(some) == 1 for some in found.values()):
+        names = [side.name for side in sides]
+        apart = [replace(s, name=f"{s.name} ({s.task})") if names.count(s.name) > 1 else s for s in sides]
+        return {" and ".join(dict.fromkeys(side.env for side in sides)): apart}
     return found
 
 
-def warnings(sides: Sequence[Side]) -> list[str]:
-    """What makes a comparison of these sides doubtful, a line each."""
-    lines = [line for side in sides for line in side.unfinished]
-
-    def differ(what: str, values: Mapping[str, Any], why: str) -> None:
-        if len({json.dumps(value, sort_keys=True) for value in values.values()}) > 1:
-            listed = ", ".join(f"{name}: {value}" for name, value in values.items())
-            lines.append(f"{what} differ ({listed}): {why}")
-
-    differ("environments", {s.name: s.env for s in sides}, "their returns are not on one scale")
-    differ("environment arguments", {s.name: s.config["env_args"] for s in sides}, "it is not the same task")
-    differ("budgets", {s.name: _steps(s.config) for s in sides}, "schedules depend on the length of a run")
-    last = {s.name: int(s.steps[-1]) for s in sides}
-    differ("last evaluations", last, "compared at the last step that all have")
-    for i, side in enumerate(sides):
-        for other in sides[:i]:
-            if identity(side.config) == identity(other.config) and set(side.seeds) & set(other.seeds):
-                lines.append(f"{side.name} and {other.name} are the same training, settings and seed: not two samples")
-    differ("evaluation episodes", {s.name: s.config["run"]["n_eval_episodes"] for s in sides}, "unequal noise")
-    for package in ("gymnasium", "mujoco", "box2d", "torch", "peerage"):
-        versions = {s.name: _told(s, "versions", package) for s in sides}
-        why = "trajectories differ" if package in ("gymnasium", "mujoco", "box2d") else "a small matter, mostly"
-        differ(f"versions of {package}", versions, why)
-    for part, what in (("cpu", "processors"), ("device", "devices")):
-        differ(what, {s.name: _told(s, "hardware", part) for s in sides}, "results do not depend on it, times do")
-    for side in sides:
-        resumed = [entry for e in side.environments for entry in e.get("resumed", []) if isinstance(entry, dict)]
-        for entry in resumed:
-            if different := entry.get("different"):
-                lines.append(f"{side.name} went on elsewhere at step {entry.get('step')}: {'; '.join(different)}")
-    return lines
-
-
-def _told(side: Side, part: str, name: str) -> str:
-    values = {str((e.get(part) or {}).get(name)) for e in side.environments}
-    return "/".join(sorted(values))
+def common_steps(sides: Sequence[Side]) -> np.ndarray:
+    """`[T]` at which all sides were evaluated; empty if there is none."""
+    steps = sides[0].steps
+    for side in sides[1:]:
+        steps = np.intersect1d(steps, side.steps)
+    return steps

@@ -96,7 +96,9 @@ def _curve(values: pd.DataFrame) -> tuple[list[Series], str]:
     whole += [f"{result.replicas} replicas"] if result.replicas > 1 else []
     who = "the same for all members" if alike else str(members.columns[0])
     text = f"mean over {' and '.join(whole)}{', the same for all members' if alike else ''}" if whole else who
-    text += f"; the band is the {result.kind} over replicas" if result.kind else ""
+    if result.kind:
+        text += f"; the band is the {result.kind} over replicas"
+        text += ", where all of them have a value" if replicas.isna().to_numpy().any() else ""
     if number_of > 1:
         text += "; thin lines are single members"
         text += ", mean over those of the same number in every replica" if result.replicas > 1 else ""

@@ -14,18 +14,30 @@ import numpy as np
 
 from peerage.errors import UserError
 from peerage.evaluation import formats, statistics
-from peerage.evaluation.compare import MEASURES, Comparison, Task
-from peerage.evaluation.samples import Side
+from peerage.evaluation.compare import Comparison, Task
+from peerage.evaluation.samples import RANGES, Metric, Side
+from peerage.evaluation.verdicts import FEW, share, subject, words
 from peerage.runs import page, plots
 from peerage.runs.folder import write_atomically
-from peerage.runs.text import count, number, short
+from peerage.runs.text import count, listing, number, short
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#8C6D46", "#56B4E9", "#5B2A86", "#B8860B")
 """Told apart by the colour-blind (after Okabe and Ito); a ninth side has the first one's, dashed."""
 MARK = "comparison.json"
-"""A folder with this file is a comparison, and is replaced by the next one of the same name."""
+"""A folder with this file of ours is a comparison, and is replaced by the next one of the same name."""
 POINTS = 300
 """A curve has at most so many."""
+STYLE = """
+.facts { grid-template-columns: repeat(auto-fit, minmax(min(100%, 18rem), 1fr)); } .fact b { font-size: 1.2rem; }
+.fact span { overflow-wrap: anywhere; }
+.scroll table { font-size: .88rem; } .scroll th, .scroll td { padding-left: .5rem; padding-right: .5rem; }
+.scroll .text { overflow-wrap: normal; }
+@media (max-width: 34rem) { .intervals tr { grid-template-columns: minmax(0, 1fr) auto; } }
+@media print { .scroll table { font-size: 7.5pt; } .scroll th.name { min-width: 5.5rem; }
+  .scroll th, .scroll td { padding-left: .15rem; padding-right: .15rem; } }
+"""
+"""Tables that fit a window and a sheet of paper with all their columns, and names that no narrow column or card tears
+apart."""
 
 
 def write_comparison(comparison: Comparison, out: Path | None, command: Sequence[str]) -> Path:
@@ -34,12 +46,12 @@ def write_comparison(comparison: Comparison, out: Path | None, command: Sequence
     UserError if the folder holds something that is not a comparison.
     """
     folder = out or Path("comparisons") / _name(comparison)
-    if folder.exists() and not (folder.is_dir() and ((folder / MARK).is_file() or not any(folder.iterdir()))):
+    if folder.exists() and not (folder.is_dir() and (_is_comparison(folder) or not any(folder.iterdir()))):
         raise UserError(f"{folder} is there and is not a comparison: give another --out")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for task in comparison.tasks:
-            (folder / f"{_slug(task.name)}.png").write_bytes(_png(comparison, task))
+            write_atomically(folder / f"{_slug(task.name)}.png", _png(comparison, task))
         write_atomically(folder / "table.tex", formats.as_latex(comparison))
         write_atomically(folder / "comparison.html", render(comparison, command))
         write_atomically(folder / MARK, formats.as_json(comparison))
@@ -48,11 +60,26 @@ def write_comparison(comparison: Comparison, out: Path | None, command: Sequence
     return folder / "comparison.html"
 
 
+def _is_comparison(folder: Path) -> bool:
+    """Is its `MARK` one of ours? A file of that name may be anybody's."""
+    try:
+        data = json.loads((folder / MARK).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(data, dict) and {"metric", "measure", "tasks", "differences", "warnings"} <= data.keys()
+
+
 def _name(comparison: Comparison) -> str:
     names = list(dict.fromkeys(side.name for task in comparison.tasks for side in task.sides))
     more = f"-and-{len(names) - 2}-more" if len(names) > 2 else ""
-    runs = [str(run.resolve()) for task in comparison.tasks for side in task.sides for run in side.runs]
-    what = json.dumps([runs, comparison.metric, comparison.measure, comparison.threshold, comparison.target])
+    sides = [
+        (task.name, side.name, *(str(run.resolve()) for run in side.runs))
+        for task in comparison.tasks
+        for side in task.sides
+    ]
+    paired = [v.paired for task in comparison.tasks for v in task.versus]
+    asked = [comparison.metric, comparison.measure, comparison.threshold, comparison.target]
+    what = json.dumps([sides, paired, asked])
     mark = hashlib.sha256(what.encode()).hexdigest()[:6]  # another comparison of the same names is another folder
     return _slug("-vs-".join(short(name, 50) for name in names[:2]) + more) + f"-{mark}"
 
@@ -66,13 +93,15 @@ def _slug(text: str) -> str:
 
 def render(comparison: Comparison, command: Sequence[str]) -> str:
     """The page as HTML; the same comparison gives the same bytes."""
-    names = list(dict.fromkeys(side.name for task in comparison.tasks for side in task.sides))
-    title = " against ".join(short(name, 40) for name in names[1::-1]) if len(names) == 2 else f"{len(names)} ways"
-    where = ", ".join(task.name for task in comparison.tasks)
+    title = _title(comparison)
+    last = max(task.step for task in comparison.tasks)
+    tasks = [task.name for task in comparison.tasks]
+    where = listing(tasks) if len(tasks) < 5 else f"{len(tasks)} tasks"
+    what = subject(comparison.metric, comparison.measure, last)
     parts: list[str | page.Section] = [
-        f"<h1>{escape(title)}</h1>",
-        page.paragraph(f"{comparison.metric} {MEASURES[comparison.measure]} on {where}; a replica counts once."),
-        page.facts(_facts(comparison)),
+        _with_breaks(f"<h1>{escape(_breakable(title))}</h1>"),
+        page.paragraph(f"Compared is the {what}, on {where}; a replica counts once."),
+        _with_breaks(page.facts(_facts(comparison))),
         *(page.paragraph(f"{line}.") for line in comparison.overall),
     ]
     if comparison.warnings:
@@ -86,7 +115,26 @@ def render(comparison: Comparison, command: Sequence[str]) -> str:
     again = page.code(shlex.join(command)) if command else ""
     note = "Intervals, tests and what they assume: docs/statistics.md. All numbers: comparison.json beside this page."
     parts.append(page.Section("How to repeat it", again + page.paragraph(note, dim=True)))
-    return page.render(title, parts, [plots.STYLE], [plots.SCRIPT])
+    return page.render(title, parts, [plots.STYLE, STYLE], [plots.SCRIPT])
+
+
+def _breakable(text: str) -> str:
+    """With a mark where a long name may be broken: after = _ , . and /, not within a word or a number."""
+    return re.sub(r"([=_,./]+)(?=[^\W\d])", "\\1\u200b", text)
+
+
+def _with_breaks(html: str) -> str:
+    """The marks as HTML; unlike them it is not copied with the text."""
+    return html.replace("\u200b", "<wbr>")
+
+
+def _title(comparison: Comparison) -> str:
+    names = list(dict.fromkeys(side.name for task in comparison.tasks for side in task.sides))
+    if len(names) > 3:
+        envs = list(dict.fromkeys(side.env for task in comparison.tasks for side in task.sides))
+        return f"{len(names)} ways of training on {listing(envs) if len(envs) < 4 else f'{len(envs)} environments'}"
+    reference, *others = (short(name, 40) for name in names)
+    return f"{listing(others)} against {reference}"
 
 
 def _facts(comparison: Comparison) -> list[tuple[str, str]]:
@@ -94,53 +142,72 @@ def _facts(comparison: Comparison) -> list[tuple[str, str]]:
     cards = []
     for task in comparison.tasks:
         for v in task.versus[:3]:
-            word = f"{short(v.winner, 30)} is better" if v.winner else f"{short(v.b, 30)}: no difference can be seen"
-            cards.append((word, f"{v.verdict}." if len(comparison.tasks) == 1 else f"{task.name}: {v.verdict}."))
+            word = f"{short(v.b, 30)}: no difference can be seen"
+            if v.higher:
+                word = f"{short(v.higher, 30)} is {words(comparison.metric)[0]}"
+            verdict = f"{v.verdict}." if len(comparison.tasks) == 1 else f"{task.name}: {v.verdict}."
+            cards.append((_breakable(word), _breakable(verdict)))
     return cards[:6]
 
 
 def _task(comparison: Comparison, task: Task) -> str:
     heads, rows = formats.table(comparison, task)
-    parts = [page.table(heads, rows, caption=formats.title(comparison, task), wrap=True)]
+    rows = [[_breakable(row[0]), *row[1:]] for row in rows]
+    parts = [_with_breaks(page.table(heads, rows, caption=formats.title(comparison, task), wrap=True))]
     parts += [page.paragraph(f"{v.verdict}.") for v in task.versus]
-    bands = [_band(side, i, task.step) for i, side in enumerate(task.sides)]
+    metric, what = comparison.metric, subject(comparison.metric, comparison.measure, task.step)
+    bands = [_band(side, i, task.step, metric) for i, side in enumerate(task.sides)]
     caption = "Interquartile mean over replicas of the mean over members, with the 95% interval at each step by itself."
-    parts.append(plots.curves(bands, comparison.metric, "Learning curves", caption=caption))
-    rows_of = [(v.b, v.difference.estimate, v.difference.low, v.difference.high) for v in task.versus]
+    if comparison.measure == "area":
+        caption += " Compared is the mean height of each replica's curve: the area under it at the steps that all sides"
+        caption += " have, divided by the steps."
+    parts.append(plots.curves(bands, metric, "Learning curves", caption=caption))
+    names = [_breakable(short(v.b, 40)) for v in task.versus]
     against = f"difference to {task.sides[0].name}"
-    caption = "Difference of interquartile means with its 95% interval; one that does not touch zero is beyond chance."
-    parts.append(plots.intervals(rows_of, against, "Differences", caption=caption))
-    rows_of = [(v.b, v.improvement.estimate, v.improvement.low, v.improvement.high) for v in task.versus]
-    caption = f"How often a replica beats one of {task.sides[0].name}; at one half nobody does."
-    parts.append(plots.intervals(rows_of, "probability", "Probability of improvement", caption=caption, reference=0.5))
+    caption = f"Difference of interquartile means of the {what}, with its 95% interval"
+    caption += "; one that touches zero is no difference. Beyond chance is what the verdicts say: they ask p as well."
+    differences = [(name, *_ends(v.difference)) for name, v in zip(names, task.versus)]
+    parts.append(_with_breaks(plots.intervals(differences, against, "Differences", caption=caption)))
+    shares = [(name, *_ends(v.improvement)) for name, v in zip(names, task.versus)]
+    said = share(metric)
+    caption = f"How often a replica is above one of {task.sides[0].name} in the {what}; at one half they are level."
+    chart = plots.intervals(shares, "probability", said.capitalize(), caption=caption, reference=0.5)
+    parts.append(_with_breaks(chart))
     parts.append(_profile(comparison, task))
     return "\n".join(parts)
 
 
-def _band(side: Side, place: int, last: int) -> plots.Series:
+def _ends(interval: statistics.Interval) -> tuple[float, float, float]:
+    return interval.estimate, interval.low, interval.high
+
+
+def _band(side: Side, place: int, last: int, metric: Metric) -> plots.Series:
     steps, curves = side.until(last)
     thin = np.unique(np.linspace(0, len(steps) - 1, min(POINTS, len(steps))).round().astype(int))
-    estimate, low, high = statistics.band(curves[:, thin], "iqm")
+    estimate, *limits = statistics.band(curves[:, thin], "iqm")
+    if side.n < FEW:
+        limits = [np.full(len(thin), np.nan)] * 2
+    low, high = (np.clip(limit, *RANGES[metric]) for limit in limits)
     colour, dashed = COLOURS[place % len(COLOURS)], place >= len(COLOURS)
     return plots.Series(short(side.name, 40), steps[thin], estimate, low, high, colour=colour, dash=dashed)
 
 
 def _profile(comparison: Comparison, task: Task) -> str:
     """Which share of the replicas reached a height, over heights."""
-    final = [side.until(task.step)[1][:, -1] for side in task.sides]
-    if min(map(len, final)) < 3:
+    if min(map(len, task.samples)) < FEW:
         return ""
-    low, high = min(x.min() for x in final), max(x.max() for x in final)
+    low, high = min(x.min() for x in task.samples), max(x.max() for x in task.samples)
     if low == high:
         return ""
     heights = np.linspace(low, high, 60)
     series = []
-    for i, (side, x) in enumerate(zip(task.sides, final)):
+    for i, (side, x) in enumerate(zip(task.sides, task.samples)):
         share, below, above = statistics.performance_profile(x, heights)
         colour, dashed = COLOURS[i % len(COLOURS)], i >= len(COLOURS)
         series.append(plots.Series(short(side.name, 40), heights, share, below, above, colour=colour, dash=dashed))
-    look = plots.Look(xlabel=comparison.metric, xlim=(None, None), ylim=(0.0, 1.0))
-    caption = "Share of the replicas whose last evaluation was above the height on the x axis."
+    what = subject(comparison.metric, comparison.measure, task.step)
+    look = plots.Look(xlabel=what, xlim=(None, None), ylim=(0.0, 1.0))
+    caption = f"Share of the replicas whose {what} was above the height on the x axis."
     return plots.curves(series, "share of replicas", "Performance profile", caption=caption, look=look)
 
 
@@ -171,8 +238,10 @@ def _png(comparison: Comparison, task: Task) -> bytes:
         figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
         axes = figure.add_subplot()
         for i, side in enumerate(task.sides):
-            band = _band(side, i, task.step)
+            band = _band(side, i, task.step, comparison.metric)
             label = f"{band.name} ({side.n})"
+            if comparison.measure == "area":
+                label += f", area {number(task.rows[i].iqm.estimate)}"
             axes.plot(band.steps, band.estimate, color=band.colour, ls="--" if band.dash else "-", label=label)
             if band.low is not None:
                 axes.fill_between(band.steps, band.low, band.high, color=band.colour, alpha=0.15, lw=0)

@@ -33,19 +33,15 @@ class Spread:
 
 
 def spread(values: np.ndarray) -> Spread:
-    """Mean over the last axis of `values` [..., R]; NaN where a replica has no value."""
+    """Mean over the last axis of `values` [..., R]. Where a replica has no value (NaN) the mean is that of the others,
+    and there is no low and high: they would be those of another sample than the one beside it."""
     values = np.asarray(values, dtype=float)
     replicas = values.shape[-1]
     with np.errstate(invalid="ignore", divide="ignore"):
-        count = np.sum(~np.isnan(values), axis=-1)
-        mean = np.nansum(values, axis=-1) / count
-        if replicas < 3:
-            low = np.min(np.where(np.isnan(values), np.inf, values), axis=-1)
-            high = np.max(np.where(np.isnan(values), -np.inf, values), axis=-1)
-            return Spread(mean, low, high, "min–max" if replicas == 2 else "", replicas)
-        deviation = values - mean[..., None]
-        error = np.sqrt(np.nansum(deviation**2, axis=-1) / (count - 1) / count)
-        half = error * stats.t.ppf(0.975, np.maximum(count - 1, 1))
+        mean = np.nansum(values, axis=-1) / np.sum(~np.isnan(values), axis=-1)
+    if replicas < 3:
+        return Spread(mean, values.min(axis=-1), values.max(axis=-1), "min–max" if replicas == 2 else "", replicas)
+    half = values.std(axis=-1, ddof=1) / np.sqrt(replicas) * stats.t.ppf(0.975, replicas - 1)
     return Spread(mean, mean - half, mean + half, "95% t-interval", replicas)
 
 

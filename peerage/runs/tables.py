@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from peerage.errors import UserError
 from peerage.runs.listeners import AdviceRow, EvaluationRow, Listener, MetricRow
+from peerage.runs.text import short
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,6 +50,8 @@ COLUMNS: dict[str, dict[str, str]] = {
     "timing.csv": {"step": "int", "seconds": "float", "member_steps_per_second": "float"},
 }
 """Columns of every file, in order, with their types."""
+EMPTY = ["", "nan", "NaN", "NAN"]
+"""What stands for no number: nothing, as it is written here, or what other programs and people write."""
 
 
 def _cell(value: Any) -> str:
@@ -182,16 +185,39 @@ def _read(folder: Path | str, name: str) -> pd.DataFrame:
         frame = pd.read_csv(
             io.BytesIO(data),
             dtype={column: dtype[kind] for column, kind in columns.items()},
-            # Only an empty cell is missing: an adviser may be called "nan".
+            # Only in a column of numbers: an adviser may be called "nan".
             keep_default_na=False,
-            na_values={column: [""] for column, kind in columns.items() if kind == "float"},
+            na_values={column: EMPTY for column, kind in columns.items() if kind == "float"},
             float_precision="round_trip",
         )
     except (ValueError, UnicodeError) as error:
-        raise UserError(f"{path} is damaged: {error}") from error
+        raise UserError(f"{path} is damaged: {_wrong_cell(data, columns) or error}") from error
     if list(frame.columns) != list(columns):
         raise UserError(f"{path} does not have the columns {','.join(columns)}")
+    if "replica" in frame:
+        # Every replica has rows, so that none has a higher number; arrays with room for it would fill the memory
+        wrong = frame[(frame["replica"] < 0) | (frame["replica"] >= len(frame))]
+        if len(wrong):
+            row = wrong.iloc[0]
+            raise UserError(f"{path} is damaged: at step {row['step']} it has a replica {row['replica']}")
     return frame
+
+
+def _wrong_cell(data: bytes, columns: Mapping[str, str]) -> str | None:
+    """Where the first cell is that is not a number and should be one."""
+    try:
+        for row in csv.DictReader(io.StringIO(data.decode())):
+            for column, kind in columns.items():
+                cell = row.get(column)
+                if kind == "str" or cell is None or (kind == "float" and cell in EMPTY):
+                    continue
+                try:
+                    int(cell) if kind == "int" else float(cell)
+                except ValueError:
+                    return f"{column} at step {row['step']} is {short(cell)!r}, not a number"
+    except (UnicodeError, csv.Error):
+        pass
+    return None
 
 
 def read_metrics(folder: Path | str) -> pd.DataFrame:

@@ -3,12 +3,13 @@
     from peerage.sweeps import run
     status = run("quick", jobs=2)
 
-`plan` reads a file (`choices`: the values of its axes), `state` looks at what there is, `launch` starts processes,
-`worker` is such a process, `drive` brings them together and `progress` says how it stands. Light to import: nothing
-here needs torch before a worker trains.
+`file` reads a file (`choices`: the values of its axes), `plan` makes runs of it, `state` looks at what there is,
+`launch` starts processes, `worker` is such a process, `drive` brings them together, `progress` says how it stands and
+`dry_run` what would be done. Light to import: nothing here needs torch before a worker trains.
 """
 
 from peerage.sweeps.drive import run
-from peerage.sweeps.plan import Sweep, describe, plan_sweep, sweep_names
+from peerage.sweeps.file import describe, sweep_names
+from peerage.sweeps.plan import Sweep, plan_sweep
 
 __all__ = ["Sweep", "describe", "plan_sweep", "run", "sweep_names"]

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import signal
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from peerage.configfile import parse, short, to_dict
+from peerage.configfile import parse, short
 from peerage.errors import UserError
 from peerage.runs.folder import RunFolder, is_run, write_atomically
 from peerage.runs.text import count, duration
-from peerage.sweeps.launch import Ended, Launcher, LocalLauncher, Task, cores
+from peerage.sweeps.dry_run import print_plan
+from peerage.sweeps.launch import Ended, Launcher, LocalLauncher, cores, task_of
 from peerage.sweeps.plan import PlannedRun, Sweep, plan_sweep
-from peerage.sweeps.progress import Progress
-from peerage.sweeps.state import Pace, State, holder, look, timing, together
+from peerage.sweeps.progress import Progress, counted, share
+from peerage.sweeps.state import Pace, come, holder, look, together
 from peerage.training.signals import Interrupt
 
 MANIFEST = "sweep.yaml"
 PAUSE = 0.1
 """Seconds between two looks at the runs."""
-MEASURE = 300
-"""Steps of a measurement."""
-SHORTLY = {"train": "train", "resume": "resume", "done": "done", "differs": "DIFFERS", "elsewhere": "under way"}
 
 
 def run(
@@ -51,25 +48,35 @@ def run(
     """
     if measure and not dry_run:
         raise UserError("--measure is for --dry-run: a sweep that runs measures itself")
-    sweep = plan_sweep(source, log_dir=log_dir, settings=settings)
-    _check_place(sweep)
-    slots, note = _slots(jobs, sweep.threads)
-    progress = Progress(verbose)
-    if note:
-        progress.say(note)
-    if dry_run:
-        _print_plan(sweep, slots, measure)
-        return 0
+    elsewhere = [] if log_dir is None else ["--log-dir", log_dir]
+    command = command or ["peerage", "sweep", source, *elsewhere]
+    try:
+        sweep = plan_sweep(source, log_dir=log_dir, settings=settings)
+        _check_place(sweep)
+        slots, note = _slots(jobs, sweep.threads)
+        progress = Progress(verbose)
+        for line in (*sweep.notes, *filter(None, [note])):
+            progress.say(line)
+        if dry_run:
+            print_plan(sweep, slots, measure)
+            return 0
+        return _train(sweep, LocalLauncher(slots, sweep.threads) if launcher is None else launcher, progress, command)
+    except KeyboardInterrupt as error:  # while it plans: nobody listens to signals yet
+        if not dry_run:
+            error.then = f"`{shlex.join(command)}` goes on"  # type: ignore[attr-defined]  # for who tells the user
+        raise
+
+
+def _train(sweep: Sweep, launcher: Launcher, progress: Progress, command: Sequence[str]) -> int:
+    """The exit status."""
     try:
         sweep.where.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make the sweep's folder {sweep.where}: {error.strerror or error}") from error
     with RunFolder(sweep.where):  # its lock: one sweep at a time
         write_atomically(sweep.where / MANIFEST, sweep.manifest())
-        launcher = LocalLauncher(slots, sweep.threads) if launcher is None else launcher
-        elsewhere = [] if log_dir is None else ["--log-dir", log_dir]
         try:
-            return _Driver(sweep, launcher, progress, command or ["peerage", "sweep", source, *elsewhere]).drive()
+            return _Driver(sweep, launcher, progress, command).drive()
         finally:
             progress.stop()
             launcher.close()
@@ -103,85 +110,6 @@ def _slots(jobs: int | None, threads: int) -> tuple[int, str]:
     return most, f"--jobs {jobs} is more than {count(here, 'core')} can do{each}: {most} at the same time"
 
 
-# --- the dry run --------------------------------------------------------------------------------------------
-
-
-def _print_plan(sweep: Sweep, slots: int, measure: bool) -> None:
-    states = {run.name: look(run, sweep.folder(run)) for run in sweep.runs}
-    pace = Pace()
-    pace.see_all(sweep, states)
-    if measure:
-        _measure(sweep, states, pace)
-    width = max(len(run.name) for run in sweep.runs)
-    print(f"{'run':{width}}  {'what':9}  {'steps':>12}  time")
-    lengths: list[float | None] = []
-    for run in sweep.runs:
-        state = states[run.name]
-        left, text = 0.0 if state.what in ("done", "differs") else pace.seconds(run.resolved, state.step), ""
-        if state.what in ("train", "resume", "elsewhere"):
-            lengths.append(left)
-            text = "unknown" if left is None else f"about {duration(left)}"
-        notes = [f"from {_share(run, state.step)}"] if state.what == "resume" else []
-        notes += [state.about] if state.about else []
-        about = "; ".join(note for note in (*notes, text) if note)
-        print(f"{run.name:{width}}  {SHORTLY[state.what]:9}  {run.resolved.steps:12,}  {about}".rstrip())
-    print(f"\n{_counted(states)}; {slots} at the same time, in {sweep.where}")
-    if unknown := lengths.count(None):
-        hint = "" if measure else "; --measure times some hundred steps of each kind"
-        print(f"nobody knows how long {count(unknown, 'run')} will take: there is none of the kind yet{hint}")
-    if known := [length for length in lengths if length is not None]:
-        print(f"training time: {'at least ' if unknown else ''}about {duration(together(known, slots))}")
-
-
-def _measure(sweep: Sweep, states: Mapping[str, State], pace: Pace) -> None:
-    """Time one run of each kind of which nothing is known, one after the other."""
-    for run in sweep.runs:
-        if states[run.name].what not in ("train", "resume") or pace.known(run.resolved):
-            continue
-        print(f"{run.name}: timing {MEASURE} steps", flush=True)
-        launcher = LocalLauncher(1, run.config.threads or 1)
-        try:
-            launcher.submit(_task(sweep, run, State("train"), (), measure=MEASURE))
-            while not (ended := launcher.poll()):
-                time.sleep(PAUSE)
-        finally:
-            launcher.kill()
-        if ended[0].status:
-            print(f"{run.name}: cannot be timed: {ended[0].why}")
-        else:
-            pace.measured(run.resolved, json.loads(ended[0].why))
-
-
-def _task(sweep: Sweep, run: PlannedRun, state: State, command: Sequence[str], measure: int = 0) -> Task:
-    return Task(
-        run.name,
-        str(sweep.folder(run)),
-        to_dict(run.config),
-        state.what == "resume",
-        run.config.threads or 1,
-        tuple(command),
-        measure,
-    )
-
-
-def _share(run: PlannedRun, step: int) -> str:
-    return f"{min(1.0, step / run.resolved.steps):.0%}"
-
-
-def _counted(states: Mapping[str, State]) -> str:
-    """`4 runs: 1 done, 3 to train`."""
-    whats = [state.what for state in states.values()]
-    words = {
-        "done": "done",
-        "resume": "to resume",
-        "train": "to train",
-        "elsewhere": "trained by another process",
-        "differs": "that differ from what is asked for and stay as they are",
-    }
-    parts = [f"{whats.count(what)} {text}" for what, text in words.items() if what in whats]
-    return f"{count(len(whats), 'run')}: {', '.join(parts)}"
-
-
 # --- the real one -------------------------------------------------------------------------------------------
 
 
@@ -198,7 +126,7 @@ class _Driver:
         self.pace = Pace()
 
     def drive(self) -> int:
-        self.progress.say(f"{_counted(self.states)}; {self.launcher.slots} at the same time, in {self.sweep.where}")
+        self.progress.say(f"{counted(self.states)}; {self.launcher.slots} at the same time, in {self.sweep.where}")
         for run in self.sweep.runs:
             if self.states[run.name].what == "differs":
                 self._differs(run, self.states[run.name].about)
@@ -223,15 +151,15 @@ class _Driver:
     def _loop(self, interrupt: Interrupt) -> None:
         stopping = False
         while self.waiting or self.running:
-            for ended in self.launcher.poll():
-                self._ended(ended, stopping)
             if interrupt.asked and not stopping:
                 stopping, self.waiting = True, []
                 self.launcher.stop()
                 if self.running:
                     runs = count(len(self.running), "run")
                     self.progress.say(f"{interrupt.name}: {runs} to write a checkpoint; a second one does not wait")
-            elif not stopping:
+            for ended in self.launcher.poll():
+                self._ended(ended, stopping or interrupt.asked)  # a worker that has just begun hears the keyboard too
+            if not (stopping or interrupt.asked):
                 self._fill()
             if self.waiting or self.running:
                 self.progress.show(self._lines)
@@ -255,10 +183,10 @@ class _Driver:
             elif state.what == "differs":
                 self._differs(run, state.about)
             else:
-                what = f"resumed from {_share(run, state.step)}" if state.what == "resume" else "begun"
+                what = f"resumed from {share(run, state.step)}" if state.what == "resume" else "begun"
                 self.progress.say(f"{run.name}: {what}")
                 self.running[run.name] = (run, time.monotonic())
-                self.launcher.submit(_task(self.sweep, run, state, self.command))
+                self.launcher.submit(task_of(run, folder, resume=state.what == "resume", command=self.command))
 
     def _differs(self, run: PlannedRun, about: str) -> None:
         self.failed[run.name] = f"not what is asked for, left as it is: {about}"
@@ -269,7 +197,7 @@ class _Driver:
         if ended.status == 0 and RunFolder(self.sweep.folder(run)).status()[0] == "DONE":
             self.done.add(run.name)
             self.progress.say(f"{run.name}: done in {duration(time.monotonic() - began)}")
-        elif stopping and not ended.why:
+        elif stopping and (ended.interrupted or not ended.why):
             self.progress.say(f"{run.name}: interrupted")
         else:
             self.failed[run.name] = ended.why or "interrupted"
@@ -281,11 +209,10 @@ class _Driver:
         for run, _ in self.running.values():
             folder = self.sweep.folder(run)
             self.pace.see(run.resolved, folder)
-            step = timing(folder)[0]
-            left = self.pace.seconds(run.resolved, step)
-            lengths.append(left)
-            about = "" if left is None else f", {duration(left)} left"
-            lines.append(f"{run.name}: {_share(run, step)}{about}")
+            step = come(folder)
+            lengths.append(left := self.pace.seconds(run.resolved, step))
+            about = "unknown" if left is None else f"about {duration(left)}, {self.pace.basis(run.resolved)}"
+            lines.append(f"{run.name}: {share(run, step)}; time left: {about}")
         lengths += [self.pace.seconds(run.resolved, self.states[run.name].step) for run in self.waiting]
         if away := [run.name for run in self.waiting if self.states[run.name].what == "elsewhere"]:
             lines.append(f"{count(len(away), 'run')} trained by another process: {short(', '.join(away))}")

@@ -9,12 +9,22 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import IO, Any, Protocol
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
+from peerage.configfile import to_dict
+
+if TYPE_CHECKING:
+    from peerage.sweeps.plan import PlannedRun
+
+SIGNALS = [int(getattr(signal, name)) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+"""Those that ask for the end."""
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 """Whatever computes in threads of its own reads one of these."""
 
@@ -35,6 +45,14 @@ class Task:
     """Train nothing: time so many steps."""
 
 
+def task_of(
+    run: PlannedRun, folder: Path, *, resume: bool = False, command: Sequence[str] = (), measure: int = 0
+) -> Task:
+    """What a worker is to do with a run of a sweep."""
+    config = run.config
+    return Task(run.name, str(folder), to_dict(config), resume, config.threads or 1, tuple(command), measure)
+
+
 @dataclass(frozen=True)
 class Ended:
     """How a task ended."""
@@ -44,6 +62,12 @@ class Ended:
     """0: well."""
     why: str
     """The last line that it said, or what it answered."""
+
+    @property
+    def interrupted(self) -> bool:
+        """By a signal that asks for the end: one that it obeyed, 128 + its number, or one that came before it listened,
+        minus its number."""
+        return self.status - 128 in SIGNALS or -self.status in SIGNALS
 
 
 class Launcher(Protocol):

@@ -6,11 +6,12 @@ import heapq
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from peerage.config import ELSEWHERE, PARTS, RESUMABLE, Config
+from peerage.config import ELSEWHERE, RESUMABLE, Config
 from peerage.configfile import from_dict, short, to_dict
 from peerage.errors import UserError
+from peerage.evaluation.sources import dotted
 from peerage.runs.folder import RunFolder, cpu_model
 from peerage.sweeps.plan import PlannedRun, Sweep
 
@@ -47,7 +48,7 @@ def look(run: PlannedRun, folder: Path) -> State:
     if different:
         more = f" and {len(different) - 2} more" if len(different) > 2 else ""
         return State("differs", f"{'; '.join(different[:2])}{more}")
-    step, _ = timing(folder)
+    step = come(folder)
     if who := holder(folder):
         return State("elsewhere", who, step)
     if there.status()[0] == "DONE":
@@ -56,18 +57,13 @@ def look(run: PlannedRun, folder: Path) -> State:
 
 
 def differences(there: Config, asked: Config) -> list[str]:
-    """`learning_rate is 0.001 there and 0.0005 in the sweep`, for each field that matters."""
-    before, now = _flat(to_dict(there)), _flat(to_dict(asked))
+    """`learner.learning_rate is 0.001 there and 0.0005 in the sweep`, for each field that matters."""
+    before, now = dotted(to_dict(there)), dotted(to_dict(asked))
     return [
         f"{name} is {short(_shown(before[name]))} there and {short(_shown(now[name]))} in the sweep"
         for name in now
-        if name not in FREE and before[name] != now[name]
+        if name.rpartition(".")[2] not in FREE and before[name] != now[name]
     ]
-
-
-def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
-    inner = {name: value for part in PARTS if part for name, value in tree[part].items()}
-    return {**{name: value for name, value in tree.items() if name not in PARTS}, **inner}
 
 
 def _shown(value: Any) -> Any:
@@ -89,56 +85,97 @@ def holder(folder: Path) -> str:
     return ""
 
 
-def timing(folder: Path) -> tuple[int, float]:
-    """Steps that a run has made and the seconds it took for them, over all its resumes; from timing.csv.
+def timing(folder: Path) -> list[tuple[int, float]]:
+    """(step, seconds since the run began, over all its resumes), in steps' order; from timing.csv.
 
     Importing, the last evaluation and the report are not in it.
     """
     try:
         lines = (folder / "timing.csv").read_text(encoding="utf-8").splitlines(keepends=True)[1:]
     except (OSError, UnicodeError):
-        return 0, 0.0
-    step, total, before = 0, 0.0, 0.0
+        return []
+    rows: list[tuple[int, float]] = []
+    begins = _resumes(folder)
+    total, before = 0.0, 0.0
     for line in lines:
         cells = line.split(",")
         try:
             if line.endswith("\n"):  # otherwise it is being written
                 at, seconds = int(cells[0]), float(cells[1])
-                total += seconds - before if seconds >= before else seconds  # the clock begins anew at a resume
-                step, before = at, seconds
+                if seconds < before:  # the clock begins anew at a resume
+                    before = 0.0
+                while begins and at > begins[0]:
+                    before = 0.0
+                    begins.pop(0)
+                total += seconds - before
+                before = seconds
+                rows.append((at, total))
         except (ValueError, IndexError):
             continue
-    return step, total
+    return rows
+
+
+def _resumes(folder: Path) -> list[int]:
+    """The steps after which a run was resumed, ascending, as far as environment.json says. One that a later resume went
+    back behind is none any more: its rows are gone."""
+    noted = RunFolder(folder).environment().get("resumed")
+    steps: list[int] = []
+    for entry in noted if isinstance(noted, list) else []:
+        step = entry.get("step") if isinstance(entry, dict) else None
+        if isinstance(step, int):
+            steps = [*(before for before in steps if before < step), step]
+    return steps
+
+
+def come(folder: Path) -> int:
+    """The steps that a run has made, as far as its timing.csv says."""
+    rows = timing(folder)
+    return rows[-1][0] if rows else 0
 
 
 # --- how long -----------------------------------------------------------------------------------------------
 
 
 def kind(config: Config) -> tuple[Any, ...]:
-    """What runs of one speed share, of a resolved configuration: environment, learners, group, sharing, threads."""
-    learner, advice = config.learner, config.advice
+    """What runs of one speed share, of a resolved configuration: environment, learners, group, sharing, evaluations,
+    device and threads."""
+    learner, advice, run = config.learner, config.advice, config.run
     shares = (advice.trust, advice.use_trust, advice.use_critic) if advice.sharing == "advice" else ()
     return (
-        (config.env, str(config.env_args), config.n_peers, config.advisers, config.replicas, config.threads),
+        (config.env, str(config.env_args), config.n_peers, config.advisers, config.replicas),
         (learner.algorithm, learner.net_arch, learner.batch_size, learner.train_freq, learner.gradient_steps),
         shares,
+        (run.eval_freq, run.n_eval_episodes, config.device, config.threads),
     )
+
+
+class _Seen(NamedTuple):
+    """What a run took while it learned."""
+
+    steps: int
+    seconds: float
+    finished: bool
 
 
 class Pace:
     """Seconds per step of every kind of run, from runs that were trained on this processor or from measurements."""
 
     def __init__(self) -> None:
-        self._seen: dict[tuple[Any, ...], dict[Path, tuple[int, float]]] = {}
-        self._measured: dict[tuple[Any, ...], dict[str, float]] = {}
+        self._seen: dict[tuple[Any, ...], dict[Path, _Seen]] = {}
+        self._measured: dict[tuple[Any, ...], tuple[int, dict[str, float]]] = {}
         self._cpu = cpu_model()
 
     def see(self, config: Config, folder: Path) -> None:
-        """Learn from a run of the resolved `config`; again while it goes on."""
-        step, seconds = timing(folder)
-        here = RunFolder(folder).environment().get("hardware", {})
-        if step and isinstance(here, dict) and here.get("cpu") == self._cpu:
-            self._seen.setdefault(kind(config), {})[folder] = (step, seconds)
+        """Learn from a run of the resolved `config`; again while it goes on. Steps before learning begins are cheaper,
+        so they do not count."""
+        begin = max(config.learner.learning_starts, default=0)
+        rows = [(0, 0.0), *timing(folder)]
+        first = [row for row in rows if row[0] <= begin < config.steps or not row[0]][-1]
+        run = RunFolder(folder)
+        here = run.environment().get("hardware", {})
+        if (steps := rows[-1][0] - first[0]) and isinstance(here, dict) and here.get("cpu") == self._cpu:
+            seen = _Seen(steps, rows[-1][1] - first[1], run.status()[0] == "DONE")
+            self._seen.setdefault(kind(config), {})[folder] = seen
 
     def see_all(self, sweep: Sweep, states: Mapping[str, State]) -> None:
         """Learn from the runs of a sweep, and from those beside its folder that are of the same kind."""
@@ -149,17 +186,19 @@ class Pace:
         first = tuple({f"\nenv: {run.config.env}\n" for run in sweep.runs})  # YAML takes time to read
         for path in sorted(sweep.where.parent.glob("*/config.yaml")):
             try:
+                if not (path.is_file() and (path.parent / "timing.csv").is_file()):  # nobody may write to a pipe
+                    continue
                 text = path.read_text(encoding="utf-8")
-                if any(line in text for line in first) and (path.parent / "timing.csv").is_file():
+                if any(line in text for line in first):
                     config = from_dict(RunFolder(path.parent).config())
                     if kind(config) in kinds:
                         self.see(config, path.parent)
             except (OSError, UnicodeError, UserError):
                 continue  # whatever else lies there
 
-    def measured(self, config: Config, answer: dict[str, float]) -> None:
-        """Learn from `peerage.sweeps.worker.measure`."""
-        self._measured[kind(config)] = answer
+    def measured(self, config: Config, steps: int, answer: dict[str, float]) -> None:
+        """Learn from `peerage.sweeps.worker.measure`, which has timed so many steps."""
+        self._measured[kind(config)] = steps, answer
 
     def known(self, config: Config) -> bool:
         return self.seconds(config, 0) is not None
@@ -168,12 +207,23 @@ class Pace:
         """For the steps of a run from `step` to its end; None: nobody knows."""
         left = max(0, config.steps - step)
         if seen := self._seen.get(kind(config)):
-            return left * sum(s for _, s in seen.values()) / sum(n for n, _ in seen.values())
-        if answer := self._measured.get(kind(config)):
-            every = config.run.eval_freq
+            return left * sum(run.seconds for run in seen.values()) / sum(run.steps for run in seen.values())
+        if measured := self._measured.get(kind(config)):
+            every, answer = config.run.eval_freq, measured[1]
             evaluations = left // every + (step == 0) if every else 0
             return left * answer["step"] + evaluations * answer["evaluation"]
         return None
+
+    def basis(self, config: Config) -> str:
+        """What `seconds` knows it from: `from 2 finished runs of this kind`; empty if it does not."""
+        if seen := self._seen.get(kind(config)):
+            finished = sum(run.finished for run in seen.values())
+            numbers = {"finished": finished, "unfinished": len(seen) - finished}
+            parts = [f"{number} {word}" for word, number in numbers.items() if number]
+            return f"from {' and '.join(parts)} {'run' if len(seen) == 1 else 'runs'} of this kind"
+        if measured := self._measured.get(kind(config)):
+            return f"from {measured[0]} steps timed now"
+        return ""
 
 
 def together(seconds: Iterable[float], jobs: int) -> float:

@@ -1,7 +1,8 @@
 """The process that trains one run of a sweep: `python -m peerage.sweeps.worker`, a `Task` as JSON on standard input.
 
 When standard input closes, because it was told to stop or because the sweep is no more, it does what a SIGTERM would
-have it do: finish the step, write a checkpoint, end.
+have it do: finish the step, write a checkpoint, end. Before the training listens to signals, that ends it at once:
+there is nothing yet that would be lost.
 """
 
 from __future__ import annotations

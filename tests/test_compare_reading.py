@@ -1,0 +1,398 @@
+"""What a comparison makes of odd runs: too few replicas or none that differ, other grids, half-written files, other
+versions, names that are the same."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_compare import make
+
+from peerage.cli import main
+from peerage.config import RunConfig
+from peerage.errors import UserError
+from peerage.evaluation.compare import compare
+from peerage.evaluation.formats import as_json, as_latex, as_text
+from peerage.evaluation.sources import by_axis, find
+from peerage.runs import summaries, tables
+from peerage.runs.comparison_page import render, write_comparison
+from peerage.runs.report import write_report
+
+
+def two(folder: Path, a: list[float], b: list[float], **changes) -> list[str]:
+    """Side a and side b, which differ in their trust."""
+    made = make(folder / "a", a, **changes), make(folder / "b", b, trust="hybrid", **changes)
+    return [str(path) for path in made]
+
+
+def edit(run: Path | str, old: str, new: str) -> None:
+    """Replace the rows of evaluations.csv that match."""
+    path = Path(run) / "evaluations.csv"
+    text, hits = re.subn(f"(?m){old}", new, path.read_text())
+    assert hits
+    path.write_text(text)
+
+
+# --- when there is a winner ---------------------------------------------------------------------------
+
+
+def test_two_replicas_a_side_win_nothing(tmp_path):
+    found = compare(two(tmp_path, [1, 1.01], [90, 90.02]))
+    (v,) = found.tasks[0].versus
+    assert v.winner is None and v.higher is None and "cannot say anything about chance" in v.verdict
+    assert all(map(math.isnan, (v.difference.low, v.improvement.high, v.welch, v.mann_whitney, v.detectable)))
+    assert v.difference.estimate == pytest.approx(89.005) and v.improvement.estimate == 1.0
+    assert all(math.isnan(interval.low) for row in found.tasks[0].rows for interval in (row.iqm, row.mean, row.area))
+    assert "not told apart" in as_text(found) and "mathbf" not in as_latex(found)
+    html = render(found, [])
+    assert "is better" not in html and 'class="bar"' not in html and "NaN" not in as_json(found)
+    drawn = json.loads(re.findall(r'<script type="application/json">(.*?)</script>', html)[0])["series"]
+    assert all(value is None for line in drawn for key in "lh" for value in line.get(key) or [])
+    few = make(tmp_path / "few", [1, 2], n_peers=3)
+    many = make(tmp_path / "many", [11 + k for k in range(8)], n_peers=4)
+    (v,) = compare([str(few), str(many)]).tasks[0].versus
+    assert v.smallest == pytest.approx(2 / 45) and math.isnan(v.mann_whitney) and v.winner is None
+
+
+def test_one_comparison_needs_the_test_too(tmp_path):
+    """The interval of the difference of IQMs leaves out zero, and Welch's test sees nothing: middles of 8, 8, 9 and
+    0, 1, 4 are far apart, means of 6.8 and 3 with these outliers are not."""
+    found = compare(two(tmp_path, [0, 0, 1, 4, 10], [0, 8, 8, 9, 9]))
+    (v,) = found.tasks[0].versus
+    assert v.difference.estimate == pytest.approx(25 / 3 - 5 / 3) and v.difference.low > 1
+    # Welch: t = 3.8 / sqrt(18 / 5 + 14.7 / 5) = 1.486, with 7.9 degrees of freedom
+    assert v.welch == pytest.approx(0.176, abs=5e-4)
+    assert v.winner is None and "beat" not in v.verdict
+    assert v.verdict.startswith("no difference between b and a can be seen: +6.667 [1.")
+    assert "] without zero, but Welch p = .176, Mann–Whitney p = .413: not beyond chance; 5 replicas each" in v.verdict
+    assert "not told apart" in as_text(found) and "mathbf" not in as_latex(found)
+
+
+def test_without_spread_ranks_decide(tmp_path):
+    """Welch's p would be 0, of three replicas a side too; ranks of three cannot fall below .1, of five reach .008."""
+    three, five = two(tmp_path / "3", [0.0] * 3, [0.1] * 3), two(tmp_path / "5", [0.0] * 5, [0.1] * 5)
+    (v,) = compare(three).tasks[0].versus
+    assert v.winner is None and math.isnan(v.welch) and math.isnan(v.mann_whitney)
+    assert v.verdict == (
+        "no difference between b and a can be seen: +0.100 [0.100, 0.100] without zero, but no spread to judge by "
+        "(Welch), a Mann–Whitney test with 3 replicas each cannot fall below .100: not beyond chance; 3 replicas each"
+    )
+    (v,) = compare(five).tasks[0].versus
+    assert v.winner == "b" and v.mann_whitney == pytest.approx(2 / 252)
+    assert "no spread to judge by (Welch), Mann–Whitney p = .008; 5 replicas each" in v.verdict
+    # One of four, all without spread: Holm takes their ranks' p four times, and once more for each that is larger
+    words = [*five, *(str(make(tmp_path / f"c{k}", [0.0] * 5, n_peers=k)) for k in (3, 4, 5))]
+    some = compare(words).tasks[0].versus
+    assert [v.mann_whitney for v in some] == pytest.approx([4 * 2 / 252, 1, 1, 1]) and some[0].winner == "b"
+
+
+def test_tests_that_cannot_reject_are_not_counted(tmp_path):
+    """Holm's correction of Mann and Whitney's p: of two tests, not of the five of which three never reach .05."""
+    words = [str(make(tmp_path / "a", [1, 2, 3, 4, 5]))]
+    words += [str(make(tmp_path / f"b{k}", [11.0 + k, 12, 13, 14, 15], n_peers=3 + k)) for k in range(2)]
+    words += [str(make(tmp_path / f"c{k}", [11.0, 12], n_peers=6 + k)) for k in range(3)]
+    some = compare(words).tasks[0].versus
+    assert [v.mann_whitney for v in some[:2]] == pytest.approx([2 * 2 / 252] * 2)
+    assert all(math.isnan(v.mann_whitney) and math.isnan(v.welch) for v in some[2:])
+    assert "after Holm over 2 comparisons" in some[0].verdict
+    three = [str(make(tmp_path / f"d{k}", [1.0 + k, 2, 3], n_peers=10 + k)) for k in range(3)]  # .1 at best, 5 v 3 .036
+    some = compare([words[0], *three]).tasks[0].versus
+    assert all(v.smallest == pytest.approx(2 / 56) and not math.isnan(v.mann_whitney) for v in some)
+
+
+def test_nobody_wins_by_length(tmp_path):
+    """Fewer steps to a goal are better, more steps on one's feet as well: longer is all that can be said."""
+    words = two(tmp_path, [1] * 5, [1] * 5)
+    edit(words[0], r",10,$", ",200,")
+    edit(words[0], r"^(\d+,(\d),.*),200,$", r"\1,20\2,")
+    edit(words[1], r"^(\d+,(\d),.*),10,$", r"\1,1\2,")
+    found = compare(words, metric="length")
+    (v,) = found.tasks[0].versus
+    assert v.winner is None and v.higher == "a" and v.difference.estimate == pytest.approx(-190)
+    assert v.verdict.startswith("a has longer episodes than b on IQM by 190.0 [")
+    assert "probability of being longer 1.00 [" in v.verdict
+    text, html = as_text(found), render(found, [])
+    assert "shorter" in text and "P(longer)" in text and "a is longer" in html and "Probability of being longer" in html
+    assert not re.search("better|worse|beats|improvement", text + html + as_latex(found))
+    assert "mathbf" not in as_latex(found)
+    assert compare(words[::-1], metric="length").tasks[0].versus[0].higher == "a"
+
+
+def test_several_tasks_by_length(tmp_path):
+    words = []
+    for env in ("Room-v6", "CartPole-v1"):
+        words += two(tmp_path / env, [1] * 5, [1] * 5, env=env)
+        edit(words[-1], r"^(\d+,(\d),.*),10,$", r"\1,1\2,")  # 10 to 14 steps, and 10
+    (line,) = compare(words, metric="length").overall
+    # of five and five ties, and four of five above: (1/2 + 4) / 5
+    assert line == "b against a: longer on 0, shorter on 0 of 2 environments; mean probability of being longer 0.90"
+
+
+def test_power_of_pairs_is_that_of_their_differences(tmp_path):
+    """Far apart from seed to seed, alike within a pair: differences of 1, 1.2, … are what is judged."""
+    a = [10.0, 20, 30, 40, 50]
+    words = two(tmp_path, a, [x + 1 + 0.2 * k for k, x in enumerate(a)])
+    (v,) = compare(words, paired=True).tasks[0].versus
+    assert v.winner == "b" and 0.2 < v.detectable < 1.5  # their standard deviation is 0.316; that of b is 16
+    (v,) = compare(words).tasks[0].versus
+    assert v.winner is None and v.detectable > 20
+
+
+def test_pairs_in_whatever_order_they_are_named(tmp_path):
+    for name, trust, more in (("a", "td", 0.0), ("b", "hybrid", 1.0)):
+        for seed in range(4):
+            make(tmp_path / f"{name}-{seed}", [10.0 * seed + more + 0.1 * seed * more], seed=seed, trust=trust)
+    words = [str(tmp_path / name) for name in ("a-0", "a-1", "a-2", "a-3", "b-3", "b-0", "b-2", "b-1")]
+    task = compare(words, paired=True).tasks[0]
+    assert task.sides[0].seeds == task.sides[1].seeds == ((0, 0), (1, 0), (2, 0), (3, 0))
+    assert task.samples[1] - task.samples[0] == pytest.approx([1, 1.1, 1.2, 1.3])
+    assert task.versus[0].winner == "b"
+
+
+# --- what is on a table -------------------------------------------------------------------------------
+
+
+def test_half_of_the_replicas_are_enough_for_steps(tmp_path):
+    """Curves rise in equal steps: 60 is at 20 after 100 of 300 steps, 30 after 200, and 3 never."""
+    words = two(tmp_path, [3.0, 3.0, 30.0, 60.0], [3.0, 3.0, 3.0, 60.0])
+    found = compare(words, threshold=20.0)
+    assert [row.threshold for row in found.tasks[0].rows] == [(2, 200.0), (1, math.inf)]
+    assert "200 (2 of 4)" in as_text(found) and "never (1 of 4)" in as_text(found)
+
+
+@pytest.mark.parametrize("flag", ["threshold", "target"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_cannot_be_reached_is_refused(tmp_path, flag, value):
+    with pytest.raises(UserError, match=f"--{flag} -?(nan|inf) is not a number to reach"):
+        compare(two(tmp_path, [1, 2, 3], [1, 2, 3]), **{flag: value})
+
+
+def test_other_grids_are_compared_where_they_meet(tmp_path):
+    """Two curves that are at 10 from step 100 on: seen at 0, 150 and 300, or every 50 steps."""
+    words = []
+    for name, trust, steps in (("fine", "td", range(0, 301, 50)), ("coarse", "hybrid", range(0, 301, 150))):
+        folder = make(tmp_path / name, [10.0 + k for k in range(5)], trust=trust, steps=tuple(steps))
+        lines = (folder / "evaluations.csv").read_text().splitlines()
+        level = [line.split(",") for line in lines[1:]]
+        level = [[*c[:4], str(0 if int(c[0]) < 100 else 10 + int(c[1])), *c[5:]] for c in level]
+        (folder / "evaluations.csv").write_text("\n".join([lines[0], *map(",".join, level)]) + "\n")
+        words.append(str(folder))
+    found = compare(words, measure="area", threshold=5.0)
+    (v,) = found.tasks[0].versus
+    # (0 + top) / 2 over the first half and top over the second: three quarters of the top, on both sides
+    assert [row.iqm.estimate for row in found.tasks[0].rows] == pytest.approx([9, 9])
+    assert v.winner is None and v.difference.estimate == pytest.approx(0)
+    assert [row.threshold for row in found.tasks[0].rows] == [(5, 150.0), (5, 150.0)]
+    assert found.warnings == (
+        "numbers of evaluations up to step 300 differ, or their steps do (fine: 7, coarse: 3): area and steps to a "
+        "threshold are those of the 3 that all have",
+    )
+    longer = make(tmp_path / "longer", [1, 2, 3], n_peers=3, steps=(0, 150, 300, 450))
+    assert not any("evaluations up to" in line for line in compare([words[1], str(longer)]).warnings)
+
+
+# --- what does not fit --------------------------------------------------------------------------------
+
+
+def test_sides_of_one_name_are_told_apart(tmp_path):
+    old = make(tmp_path / "x" / "run", [1, 2, 3, 4, 5], env="Room-v6")
+    new = make(tmp_path / "y" / "run", [21, 22, 23, 24, 25], env="Room-v21")
+    found = compare([str(old), str(new)])
+    (task,) = found.tasks
+    assert [row.side for row in task.rows] == ["run (Room-v6)", "run (Room-v21)"]
+    assert task.versus[0].winner == "run (Room-v21)"
+    assert task.versus[0].verdict.startswith("run (Room-v21) beats run (Room-v6) on IQM by 20.0 [")
+    assert found.differences == {"env": {"run (Room-v6)": "Room-v6", "run (Room-v21)": "Room-v21"}}
+    assert found.warnings == (
+        "environments differ (run (Room-v6): Room-v6, run (Room-v21): Room-v21): their returns are not on one scale",
+    )
+    turned = compare([str(old), str(new)], reference="run (Room-v21)")
+    assert [row.side for row in turned.tasks[0].rows] == ["run (Room-v21)", "run (Room-v6)"]
+    other = make(tmp_path / "z" / "run", [1, 2, 3], env="Room-v6", env_args={"size": 9})
+    (line,) = compare([str(old), str(other)]).warnings
+    assert line == (
+        'environment arguments differ (run (Room-v6): {}, run (Room-v6 {"size": 9}): {"size": 9}): it is not the same '
+        "task"
+    )
+
+
+def test_what_differs_within_a_side_is_warned_of(tmp_path):
+    """Runs that are pooled have one configuration, but not one protocol, machine or code."""
+    for name, trust in (("a", "td"), ("b", "hybrid")):
+        make(tmp_path / f"{name}1", [1, 2, 3], seed=1, trust=trust, run=RunConfig(n_eval_episodes=1))
+        make(
+            tmp_path / f"{name}2",
+            [11, 12, 13],
+            seed=2,
+            trust=trust,
+            run=RunConfig(n_eval_episodes=4),
+            steps=(0, 50, 100, 200, 300),
+            environment={"versions": {"torch": "2.13.0", "mujoco": "2.0"}, "hardware": {"cpu": "b", "device": "cpu"}},
+        )
+    found = compare([str(tmp_path / "a*"), str(tmp_path / "b*")])
+    assert [(row.side, row.replicas) for row in found.tasks[0].rows] == [("a", 6), ("b", 6)]
+    warnings = "\n".join(found.warnings)
+    for words in (
+        "evaluation episodes differ (a: 1 and 4, b: 1 and 4): unequal noise",
+        "versions of mujoco differ (a: 3.3.0 and 2.0, b: 3.3.0 and 2.0)",
+        "processors differ (a: a and b, b: a and b)",
+        "numbers of evaluations up to step 300 differ, or their steps do (a: 4 and 5, b: 4 and 5)",
+    ):
+        assert words in warnings, words
+    assert len(found.warnings) == 4
+
+
+def test_the_code_of_the_runs_is_compared(tmp_path):
+    versions = {"torch": "2.13.0", "numpy": "2.4.0", "python": "3.11.7"}
+    gits = [{"commit": "a" * 40, "modified": True}, {"commit": "a" * 40, "modified": False}, {"commit": "b" * 40}]
+    words = []
+    for name, git, python in zip("abc", gits, ("3.11.7", "3.11.7", "3.13.0")):
+        environment = {"git": git, "versions": versions | {"python": python}}
+        words.append(str(make(tmp_path / name, [1, 2, 3], n_peers=2 + len(words), environment=environment)))
+    assert compare(words[:2]).warnings == (
+        f"git commits differ (a: {'a' * 12} with changes, b: {'a' * 12}): the code is not the same",
+    )
+    told = compare(words[1:]).warnings
+    assert told == (
+        f"git commits differ (b: {'a' * 12}, c: {'b' * 12}): the code is not the same",
+        "versions of python differ (b: 3.11.7, c: 3.13.0): a small matter, mostly",
+    )
+
+
+ODD = {
+    "a list": [],
+    "lists": {"versions": ["torch"], "hardware": [1], "git": [3], "resumed": 3},
+    "texts": {"versions": "torch", "hardware": "cpu", "git": "abc", "resumed": "x"},
+    "resumed": {"resumed": [3, {"different": 5}, {"different": [1, None], "step": "x"}, {"step": 1}]},
+    "nulls": {"versions": None, "hardware": None, "git": {"commit": None}, "resumed": None},
+    "nested": {"versions": {"torch": {"a": [1]}}, "git": {"commit": {"x": 1}, "modified": []}},
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_an_odd_environment_is_no_fault(tmp_path, kind):
+    words = two(tmp_path, [1, 2, 3], [4, 5, 6])
+    (Path(words[1]) / "environment.json").write_text(json.dumps(ODD[kind]))
+    found = compare(words)
+    assert found.tasks[0].versus[0].replicas == (3, 3)
+    if kind == "resumed":
+        assert "b went on elsewhere at step x: 1; None" in found.warnings
+    differs = any("versions of torch differ (a: 2.13.0, b: " in line for line in found.warnings)
+    unknown = "b: environment.json does not say what it was trained with" in found.warnings
+    assert differs == (kind == "nested") and unknown == (kind != "nested")
+
+
+# --- what is half there -------------------------------------------------------------------------------
+
+
+def test_a_half_written_evaluation_is_left_out(tmp_path):
+    """The mean of replica 2 would be that of one member: 14 instead of 15 at step 300."""
+    words = two(tmp_path, [11, 13, 15], [21, 23, 25])
+    edit(words[0], r"^300,2,member-1,.*\n", "")
+    found = compare(words)
+    assert found.tasks[0].step == 200
+    assert found.tasks[0].samples[0] == pytest.approx([11 * 2 / 3, 13 * 2 / 3, 15 * 2 / 3])
+    assert f"{words[0]}: the evaluation at step 300 is not whole (10 rows of 12): left out" in found.warnings
+    edit(words[0], r"^(200,0,member-0,1,.*\n)", r"\1\1")  # twice
+    found = compare(words)
+    assert found.tasks[0].step == 100
+    assert f"{words[0]}: the evaluation at step 200 is not whole (13 rows of 12): left out" in found.warnings
+    edit(words[1], r"^100,0,member-0,1,", "100,0,member-0,0,")  # an episode twice, another not at all
+    with pytest.raises(UserError, match="a and b have only step 0 in common"):
+        compare(words)
+
+
+@pytest.mark.parametrize("cells, said", [("300,3,member-0", "member-0 in replica 3"), ("300,2,m-0", "m-0 in replica 2"),
+                                         ("300,2,member-2", "member-2 in replica 2"),
+                                         (f"300,2,member-{'9' * 5000}", "member-9+ in replica 2")])  # fmt: skip
+def test_rows_of_nobody_are_named(tmp_path, cells, said):
+    words = two(tmp_path, [1, 2, 3], [4, 5, 6])
+    edit(words[0], r"^300,2,member-1,1,", f"{cells},1,")
+    with pytest.raises(UserError, match=rf"a: there is no {said}, as evaluations\.csv has it at step 300"):
+        compare(words)
+
+
+def test_a_replica_that_is_none_is_named_and_takes_no_memory(tmp_path, capsys):
+    (word, other) = two(tmp_path, [1, 2, 3], [4, 5, 6])
+    edit(word, r"^300,2,member-1,1,", "300,999999999,member-1,1,")
+    said = "evaluations.csv is damaged: at step 300 it has a replica 999999999"
+    for command in (["compare", word, other], ["report", word]):
+        assert main(command) == 2
+        assert capsys.readouterr().err == f"peerage: {word}/{said}\n"
+    with pytest.raises(UserError, match="it has a replica 999999999"):
+        write_report(word)
+    edit(word, "999999999", "-1")
+    with pytest.raises(UserError, match="it has a replica -1"):
+        tables.read_evaluations(word)
+
+
+def test_nan_by_hand_is_an_empty_cell(tmp_path):
+    word = make(tmp_path / "a", [1, 2, 3], success=[1, 0, 1])
+    for name in ("nan", "NaN", "NAN"):
+        edit(word, r"^(200,1,member-0,1,.*),[^,]*$", rf"\1,{name}")
+        frame = tables.read_evaluations(word)
+        assert frame["success"].isna().sum() == 1 and frame["success"].dtype == float
+    edit(word, r"^200,1,member-0,1,[^,]*,", "200,1,member-0,1,ten,")
+    with pytest.raises(UserError, match=r"evaluations\.csv is damaged: return at step 200 is 'ten', not a number$"):
+        tables.read_evaluations(word)
+    edit(word, ",ten,10,", ",1,10.5,")
+    with pytest.raises(UserError, match=r"damaged: length at step 200 is '10\.5', not a number$"):
+        tables.read_evaluations(word)
+
+
+def test_an_unknown_setting_names_its_run(tmp_path):
+    words = [*two(tmp_path, [1, 2, 3], [4, 5, 6]), str(make(tmp_path / "c", [1, 2, 3], n_peers=3))]
+    path = Path(words[1]) / "config.yaml"
+    path.write_text(path.read_text().replace("n_peers:", "n_peerz:"))
+    said = rf"{re.escape(str(path))}: unknown key 'n_peerz'"
+    with pytest.raises(UserError, match=said):
+        compare(words)
+    with pytest.raises(UserError, match=said):
+        by_axis(find(words), "n_peers")
+
+
+def test_a_band_is_that_of_all_replicas():
+    """Without one of them it is another sample's."""
+    values = np.array([[1.0, 2.0, 3.0], [1.0, np.nan, 3.0]])
+    result = summaries.spread(values)
+    half = 4.3026527 / math.sqrt(3)  # t(0.975, 2 degrees of freedom); the standard deviation of 1, 2, 3 is 1
+    assert result.mean.tolist() == [2, 2]
+    assert [result.low[0], result.high[0]] == pytest.approx([2 - half, 2 + half])
+    assert math.isnan(result.low[1]) and math.isnan(result.high[1])
+    pair = summaries.spread(values[:, :2])
+    assert (pair.low[0], pair.high[0]) == (1, 2) and math.isnan(pair.low[1]) and math.isnan(pair.high[1])
+
+
+# --- where it is written ------------------------------------------------------------------------------
+
+
+def test_links_are_replaced_and_not_followed(tmp_path):
+    found = compare(two(tmp_path, [1, 2, 3], [4, 5, 6]))
+    out = tmp_path / "out"
+    write_comparison(found, out, [])
+    names = ("Room-v6.png", "table.tex", "comparison.html", "comparison.json")
+    for name in names:
+        (tmp_path / f"mine-{name}").write_text((out / name).read_text() if name.endswith("json") else "mine")
+        (out / name).unlink()
+        (out / name).symlink_to(tmp_path / f"mine-{name}")
+    kept = (tmp_path / "mine-comparison.json").read_text()
+    write_comparison(compare(two(tmp_path / "more", [1, 2, 3], [4, 5, 7])), out, [])
+    assert not any((out / name).is_symlink() for name in names)
+    assert [(tmp_path / f"mine-{name}").read_text() for name in names] == ["mine"] * 3 + [kept]
+
+
+@pytest.mark.parametrize("text", ['{"mine": 1}', "[1]", "no json", "\udcff", "[" * 100_000])
+def test_another_comparison_json_is_not_ours(tmp_path, text):
+    found = compare(two(tmp_path, [1, 2, 3], [4, 5, 6]))
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "comparison.json").write_bytes(text.encode(errors="surrogateescape"))
+    (mine / "table.tex").write_text("my table")
+    before = (mine / "comparison.json").read_bytes()
+    with pytest.raises(UserError, match="is not a comparison: give another --out"):
+        write_comparison(found, mine, [])
+    assert (mine / "table.tex").read_text() == "my table" and (mine / "comparison.json").read_bytes() == before
