@@ -9,7 +9,7 @@ from peerage.flags import Parser
 
 INTRODUCTION = """# The command line
 
-<!-- written by `make docs`; the texts stand in peerage/config.py and peerage/cli.py -->
+<!-- written by `make docs`; the texts stand in peerage/config.py and peerage/commands/ -->
 
 ```
 peerage COMMAND ...
