@@ -413,7 +413,7 @@ def first_difference(one: bytes, two: bytes) -> int | None:
 def state(run: Path) -> dict[str, Any]:
     """Everything in the newest checkpoint of a run by its path there, but for what may differ."""
     newest = checkpoint.checkpoints(run)[-1]
-    parts: dict[str, Any] = {"step": newest.name}
+    parts: dict[str, Any] = {"step": checkpoint.step_of(newest)}  # one that ends where it was resumed has another name
     tensors = safetensors.numpy.load_file(newest / "state.safetensors")
     flatten(json.loads((newest / "state.json").read_text()), "", parts)
     for place, held_in in json.loads((newest / "manifest.json").read_text())["chunks"].items():

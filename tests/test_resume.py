@@ -467,6 +467,11 @@ def test_settings_that_were_changed_are_named(stopped, capsys):
         said = capsys.readouterr().err
         assert said.count("\n") == 1 and f"config.yaml says {f'{part}.' if part else ''}{name}: " in said
         path.write_text(before)
+    path.write_text(before.replace("batch_size:", "batchsize:"))  # a slip of the hand, in a file that is named
+    for command in (["resume"], ["evaluate"], ["export"]):
+        assert main([*command, str(stopped)]) == 2
+        assert f"{path}: unknown key 'learner.batchsize'" in capsys.readouterr().err
+    path.write_text(before)
     assert main(["resume", str(stopped), "--keep-checkpoints", "1", "--checkpoint-freq", "50"]) == 0
     assert [folder.name for folder in checkpoint.checkpoints(stopped)] == ["step_000000150"]
 

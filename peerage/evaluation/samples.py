@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from peerage.config import ELSEWHERE
+from peerage.configfile import to_dict
 from peerage.errors import UserError
-from peerage.evaluation.sources import Source, read_config
+from peerage.evaluation.sources import Source
 from peerage.runs import summaries, tables
 from peerage.runs.folder import RunFolder
 from peerage.runs.text import number
@@ -118,7 +119,7 @@ def budget(config: Mapping[str, Any]) -> int:
 
 def _read(source: Source, metric: Metric) -> Side:
     run = RunFolder.open(source.folder)
-    config = read_config(run)
+    config = to_dict(run.resolved())
     evaluations = tables.read_evaluations(run.path)
     _check(run, config, evaluations, metric)
     values = summaries.member_values(evaluations, metric)

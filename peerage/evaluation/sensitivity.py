@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from peerage.configfile import from_dict
 from peerage.errors import UserError
 from peerage.evaluation.sources import differing_settings, sweep_runs
 from peerage.runs import summaries, tables
@@ -247,7 +246,7 @@ def _final_returns(folder: Path, notes: list[str]) -> dict[Unit, float] | None:
         last = summaries.by_replica(summaries.member_values(frame, "return")).iloc[-1]
         if not np.isfinite(last.to_numpy(float)).all():
             raise UserError("its last evaluation is not complete")
-        seed = from_dict(run.config()).seed
+        seed = run.resolved().seed
         return {(seed, int(replica)): float(value) for replica, value in last.items()}  # type: ignore[call-overload]
     except UserError as error:
         notes.append(f"{folder} does not count: {error}")

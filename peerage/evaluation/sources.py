@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from peerage.config import ELSEWHERE, PARTS
-from peerage.configfile import from_dict, parse, short, to_dict
+from peerage.configfile import parse, short, to_dict
 from peerage.errors import UserError, nearest
 from peerage.runs.folder import RunFolder, is_run
 from peerage.runs.text import listing
@@ -134,7 +134,7 @@ def by_axis(sources: Sequence[Source], axis: str) -> list[Source]:
 def differing_settings(folders: Sequence[Path]) -> list[SweepRun]:
     """Run folders as if of a sweep: their axes are the settings that are not the same in all runs of an environment
     (seed, replicas, run folder and machine aside)."""
-    configs = [read_config(RunFolder.open(folder)) for folder in folders]
+    configs = [to_dict(RunFolder.open(folder).resolved()) for folder in folders]
     settings = [{n: v for n, v in flat(config).items() if n not in ("env", "seed", "replicas")} for config in configs]
     runs = []
     for folder, config, mine in zip(folders, configs, settings):
@@ -158,15 +158,6 @@ def _text(value: Any) -> str:
 
 
 # --- settings -------------------------------------------------------------------------------------------------
-
-
-def read_config(run: RunFolder) -> dict[str, Any]:
-    """The resolved configuration of a run as plain data; UserError, naming the file, if it is none of this version."""
-    data = run.config()
-    try:
-        return to_dict(from_dict(data))
-    except UserError as error:
-        raise UserError(f"{run.path / 'config.yaml'}: {error}") from error
 
 
 def dotted(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from peerage.configfile import parse, to_yaml
+from peerage.config import Config
+from peerage.configfile import from_dict, parse, to_yaml
 from peerage.errors import UserError
 
 try:
@@ -221,6 +222,14 @@ class RunFolder:
         if not isinstance(config, dict):
             raise UserError(f"{path} does not hold a configuration")
         return config
+
+    def resolved(self) -> Config:
+        """config.yaml as what it configures; UserError, naming the file, if it is none of this version."""
+        data = self.config()
+        try:
+            return from_dict(data)
+        except UserError as error:
+            raise UserError(f"{self.path / 'config.yaml'}: {error}") from error
 
     def write_environment(self, env: str, device: str) -> None:
         """environment.json: versions, git commit of the current directory, hardware, environment id."""

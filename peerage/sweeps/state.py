@@ -42,7 +42,7 @@ def look(run: PlannedRun, folder: Path) -> State:
         return State("train")
     try:
         there = RunFolder.open(folder)
-        different = differences(from_dict(there.config()), run.resolved)
+        different = differences(there.resolved(), run.resolved)
     except UserError as error:
         return State("differs", str(error))
     if different:

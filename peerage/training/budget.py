@@ -151,10 +151,10 @@ def check(
     memory = available_memory() if memory is None else memory
     if gpu is None and budget.gpu and torch.cuda.is_available():
         gpu = torch.cuda.mem_get_info()[0]
-    there = _nearest(log_dir)
+    there, goes_on = _nearest(log_dir), (log_dir / "config.yaml").is_file()
     if disk is None:
         disk = shutil.disk_usage(there).free
-        if (log_dir / "config.yaml").is_file():  # of a run that goes on, some is there already
+        if goes_on:  # some is there already
             disk += sum(path.stat().st_size for path in log_dir.rglob("*") if path.is_file())
     lines = []
     for what, parts, done, other, room in (
@@ -165,7 +165,8 @@ def check(
         need = sum(parts.values()) - done
         if room is not None and need > room:
             much = f"{_size(sum(parts.values()))} of {what}, and {_size(room)} are free"
-            raise UserError(f"this run needs {much}: use {_advice(parts, need - room, budget.fewer)}")
+            change = f"use {_advice(parts, need - room, budget.fewer)}"
+            raise UserError(f"this run needs {much}: {'free some to go on' if goes_on else change}")
         if room is not None and parts and need + other > TIGHT * room:
             lines.append(f"{what} is tight: this run needs {_size(need)}, and {_size(room)} are free")
     return lines

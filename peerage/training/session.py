@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from peerage.config import ELSEWHERE, PARTS, RESUMABLE, Config
-from peerage.configfile import from_dict, to_dict, validate
+from peerage.configfile import to_dict, validate
 from peerage.envs.vector import Maker
 from peerage.errors import UserError, nearest
 from peerage.evaluation.evaluate import SEED
@@ -98,7 +98,7 @@ def restore(
     checkpoint is at its beginning.
     """
     folder = RunFolder.open(run)
-    config = from_dict(folder.config())
+    config = folder.resolved()
     if policies_only:
         alone = replace(config.advice, sharing="none", byzantine_members=())
         config = replace(config, device="cpu", advisers=(), perturb={}, advice=alone)
