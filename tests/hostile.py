@@ -302,6 +302,7 @@ COMMANDS_OF_A_RUN = (
     ("resume", "{}", "--verbose", "0"),
     ("resume", "{}", "--verbose", "0"),
     ("evaluate", "{}", "--episodes", "1", "--members", "0"),
+    ("evaluate", "{}", "--episodes", "1", "--advised", "--perturb", "dropped_advice=0.5"),
     ("export", "{}"),
     ("train", "--env", "Room-v6", "--advisers", "checkpoint:{}"),
     ("train", "--env", "Room-v6", "--net-arch", "4", "--n-peers", "1", "--load-paths", "{}:0"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -12,9 +13,10 @@ from peerage.cli import main
 from peerage.config import AdviceConfig, Config, LearnerConfig, RunConfig
 from peerage.envs.perturbed import Perturbations
 from peerage.errors import UserError
-from peerage.evaluation.advised import advised_episodes
 from peerage.evaluation.robustness import evaluate_perturbed
 from peerage.training import session
+from peerage.training.advised import advised_episodes
+from peerage.training.checkpoint import checkpoints
 from peerage.training.session import restore
 
 TINY = Config(
@@ -31,11 +33,17 @@ TINY = Config(
 FOLLOWERS = replace(TINY, advice=AdviceConfig(only_follow_others=True, use_trust=True))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def unreported():
+    """Pictures cost more than these trainings."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "write_report", lambda folder: folder)
+        yield
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, unreported):
     where = tmp_path_factory.mktemp("runs")
-    monkeypatch = pytest.MonkeyPatch()
-    monkeypatch.setattr(session, "write_report", lambda folder: folder)  # pictures cost more than these trainings
     followers = {"n_peers": 1, "advisers": ("expert",), "replicas": 1}
     for name, config in {
         "mixed": TINY,
@@ -49,7 +57,6 @@ def folder(tmp_path_factory):
         ),
     }.items():  # fmt: skip
         peerage.train(config=config, log_dir=str(where), exp_name=name)
-    monkeypatch.undo()
     return where
 
 
@@ -89,7 +96,8 @@ def test_trust_learns_who_lies_now(folder):
     """The expert's place is taken by its opposite: what it was believed, it loses, and the honest one does not."""
     trust = {}
     for expert in ("expert", "sign-flip:expert"):
-        trainer = restore(folder / "mixed", advisers=[expert, "adversary"])
+        trainer = restore(folder / "mixed")
+        trainer.sharing.disturb(advisers=trainer.copies_of([expert, "adversary"]))
         episodes(trainer, 8)
         trust[expert] = trainer.sharing.signals["td"].report()["trust_td"][:, 2]
     assert (trust["expert"] > trust["sign-flip:expert"]).all()
@@ -101,6 +109,80 @@ def test_who_follows_the_expert_arrives_and_who_follows_its_opposite_does_not(fo
     assert honest["perturbation"] == "clean" and lied_to["perturbation"] == "advisers sign-flip:expert"
     assert (honest["success"], lied_to["success"]) == (1.0, 0.0)
     assert lied_to["change"] == lied_to["return"] - honest["return"] < 0
+
+
+def test_dropped_advice_of_an_evaluation(folder):
+    """All of it dropped: as the same members who have nobody to ask."""
+    found = evaluate_perturbed(folder / "mixed", [Perturbations(dropped_advice=1.0)], 3, seed=7, advised=True)
+    by_hand = episodes(restore(folder / "mixed", policies_only=True), 3)
+    for row in (row for row in found.rows if row.case == "dropped_advice=1"):
+        m = row.replica * 2 + int(row.member[-1])
+        assert row.perturbed == np.mean([e.return_ for of, _, e in by_hand if of == m])
+    assert any(row.change for row in found.rows)
+
+
+def test_a_world_that_changed_stays_as_it_was(tmp_path):
+    """Rewards are negative from step 40 on, and evaluated after 60."""
+    turned = {"change_at": 40, "change": {"reward_scale": -1.0}}
+    config = replace(FOLLOWERS, n_peers=1, advisers=("expert",), replicas=1, env_args=turned, total_timesteps=60)
+    run = peerage.train(config=config, log_dir=str(tmp_path), exp_name="run").folder
+    assert evaluate_perturbed(run, episodes=2, advised=True).table()[0]["return"] < -20
+    early = replace(config, env_args={**turned, "change_at": 70})
+    run = peerage.train(config=early, log_dir=str(tmp_path), exp_name="early").folder
+    assert evaluate_perturbed(run, episodes=4, advised=True).table()[0]["return"] > 20  # more steps than that
+
+
+def test_which_checkpoint_it_is(folder, tmp_path, capsys):
+    """A damaged one is not passed over in silence, and without any nobody is evaluated."""
+    run = tmp_path / "run"
+    shutil.copytree(folder / "mixed", run)
+    newest = checkpoints(run)[-1] / "state.json"
+    newest.write_text(newest.read_text() + " ")
+    for said in (["--advised"], ["--perturb", "observation_noise=0.1"]):
+        assert main(["evaluate", str(run), "--episodes", "1", *said]) == 0
+        out = capsys.readouterr().out
+        assert "state.json does not match its checksum" in out and "after 0 of 300 steps" in out
+    shutil.rmtree(run / "checkpoints")
+    (run / "DONE").unlink()
+    for said in (["--advised"], ["--perturb", "observation_noise=0.1"], []):
+        assert main(["evaluate", str(run), "--episodes", "1", *said]) == 2
+        assert "has no checkpoint" in capsys.readouterr().err
+
+
+def test_a_new_adviser_is_not_the_old_one(folder, tmp_path):
+    """With weights of its own, although it stands in another's place."""
+    old, new = f"checkpoint:{folder / 'mixed'}:0", f"checkpoint:{folder / 'two'}:1"
+    config = replace(TINY, advisers=(old,), total_timesteps=60)
+    run = peerage.train(config=config, log_dir=str(tmp_path), exp_name="run").folder
+    trainer = restore(run, in_company=True)
+    trainer.sharing.disturb(advisers=trainer.copies_of([new]))
+    weights = trainer.sharing.desks.desks[0].adviser.learner.networks()["q"].flat
+    theirs = restore(folder / "two", policies_only=True).group.stacks[0].learner.networks()["q"].flat
+    assert (weights.view(-1) == theirs.view(2, -1)[1]).all()
+
+
+def test_nobody_asks_any_more(tmp_path):
+    config = replace(TINY, advice=replace(TINY.advice, max_peer_epochs=1), epoch_length=30, total_timesteps=60)
+    run = peerage.train(config=config, log_dir=str(tmp_path), exp_name="run").folder
+    with pytest.raises(UserError, match="nobody asks any more after --max-peer-epochs"):
+        evaluate_perturbed(run, advised=True)
+
+
+def test_what_the_environment_has_already_is_no_other_case(tmp_path):
+    config = replace(TINY, env_args={"perturb": {"action_noise": 0.25}}, total_timesteps=60, replicas=1)
+    run = peerage.train(config=config, log_dir=str(tmp_path), exp_name="run").folder
+    found = evaluate_perturbed(run, [Perturbations(action_noise=0.25), Perturbations(action_noise=0.5)], 1)
+    assert [line["perturbation"] for line in found.table()] == ["action_noise=0.25", "action_noise=0.5"]
+
+
+def test_seeds_are_those_that_are_asked_for(tmp_path):
+    """Alone and in company, other seeds are other episodes."""
+    config = replace(TINY, env="CartPole-v1", advisers=("random",), total_timesteps=60)
+    run = peerage.train(config=config, log_dir=str(tmp_path), exp_name="run").folder
+    for advised in (False, True):
+        cases = [Perturbations(action_noise=0.1)]
+        one, two = (evaluate_perturbed(run, cases, 2, seed=seed, advised=advised) for seed in (1, 2))
+        assert [row.clean for row in one.rows] != [row.clean for row in two.rows]
 
 
 def test_a_liar_harms_those_who_ask_it(folder):
@@ -144,10 +226,19 @@ def test_a_perturbation_that_is_part_of_the_environment_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "advisers", [["random", "turncoat"], ["noise:expert", "colluding:a"], ["convert", "regional:a"]]
+)
+def test_others_may_have_a_memory_of_their_own(folder, advisers):
+    """The run's had none, and one of each for all replicas."""
+    found = evaluate_perturbed(folder / "mixed", episodes=2, advised=True, advisers=advisers)
+    assert len({row.case for row in found.rows}) == 2
+
+
+@pytest.mark.parametrize(
     "said, why",
     [
-        (["--byzantine-members", "1:random"], "--advised asks for advice"),
-        (["--perturb", "dropped_advice=0.5"], "--advised asks for advice"),
+        (["--byzantine-members", "1:random"], "add --advised"),
+        (["--perturb", "dropped_advice=0.5"], "add --advised"),
         (["--advised", "--advisers", "expert"], "has 2 (expert, adversary); name as many"),
         (["--advised", "--advisers", "expert", "expret"], "did you mean 'expert'"),
         (["--advised", "--byzantine-members", "2:random"], "there is no such member"),

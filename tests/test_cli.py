@@ -221,7 +221,7 @@ def test_other_commands(
 
     assert main(["evaluate", run, "--episodes", "3", "--members", "0", "1"]) == 0
     assert calls.pop() == (tmp_path, 3, None, [0, 1])
-    assert capsys.readouterr().out.splitlines()[-7:] == [
+    assert capsys.readouterr().out.splitlines() == [
         "replica  member    episode  return  length  success",
         "0        member-0  0        1.23    10",
         "0        member-1  10       2.00    9       1.00",
@@ -229,7 +229,13 @@ def test_other_commands(
         "replica  member    mean return  episodes",
         "0        member-0  1.23         1",
         "0        member-1  2.00         1",
+        "",
+        "mean over members: 1.617; one replica, which says nothing about others",
     ]
+    rows += [(1, "member-0", 0, 3.234, 10, None), (1, "member-1", 10, 4.0, 9, 1.0)]
+    assert main(["evaluate", run, "--episodes", "3"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "mean over members and 2 replicas: 2.617 [1.617, 3.617], min–max"
 
     stub(monkeypatch, "peerage.sb3_export", export_member=lambda *a: calls.append(a) or "out.zip")
     assert main(["export", run, "--member", "2", "--to", "sb3", "--out", "x.zip"]) == 0

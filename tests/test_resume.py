@@ -334,7 +334,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, monkeypatch, how):
     assert checkpoint.checkpoints(tmp_path) == [first, third] and content(checkpoint.load(third)) == list(range(15))
     spoil(first / "state.json")
     spoil(third / "state.json")
-    with pytest.raises(UserError, match=r"has no sound checkpoint: .*000000015 is damaged: .*000000010 is damaged"):
+    with pytest.raises(UserError, match=r"has no sound checkpoint, train it anew: .*15 is damaged: .*10 is damaged"):
         checkpoint.load_latest(tmp_path)
 
 

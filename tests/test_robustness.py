@@ -721,12 +721,13 @@ def test_some_members_and_another_seed(run, capsys):
     assert again == found
     assert cli.main(["evaluate", str(run.folder), "--episodes", "1", "--perturb", "observation_noise=0,0.1,0.2"]) == 0
     said = capsys.readouterr().out
-    assert [line.split()[0] for line in said.splitlines()[1:4]] == [
+    assert said.splitlines()[0].startswith("after ")
+    assert [line.split()[0] for line in said.splitlines()[2:5]] == [
         "clean",
         "observation_noise=0.1",
         "observation_noise=0.2",
     ]
-    assert "95% t-interval" in said and "  change  " in said.splitlines()[0] and "drop" not in said
+    assert "95% t-interval" in said and "  change  " in said.splitlines()[1] and "drop" not in said
 
 
 def test_goals_are_where_they_are_asked_for(run):
@@ -744,7 +745,7 @@ def test_goals_are_where_they_are_asked_for(run):
 @pytest.mark.parametrize(
     "words, says",
     [
-        (["dropped_advice=0.5"], "--advised asks for advice"),
+        (["dropped_advice=0.5"], "add --advised"),
         (["observation_noise=0"], "nothing is perturbed"),
         (["gravity=3"], "cannot shift"),
     ],

@@ -21,7 +21,8 @@ from peerage.runs.tables import CsvLog
 
 def written(folder, returns, done=True, **settings) -> str:
     """A run of one member whose replicas end with `returns`; the first evaluation was another one."""
-    config = validate(with_settings(Config(), {"env": "Room-v6", "n_peers": 1, **settings}))
+    plain = {"env": "Room-v6", "n_peers": 1, "replicas": len(returns), "n_eval_episodes": 2}
+    config = validate(with_settings(Config(), {**plain, **settings}))
     made = RunFolder.create(folder.parent, folder.name, folder.name, to_dict(config))
     log = CsvLog(made.path)
     for step, offset in ((10, 50.0), (20, 0.0)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 
 from peerage.commands.base import Command, add_run, number, print_table, run_folder, say_where
@@ -58,7 +59,7 @@ def _evaluate(args: argparse.Namespace, command: list[str]) -> None:
 
         company = {name: getattr(args, name) for name in ("advised", "byzantine_members", "advisers")}
         cases = parse_cases(args.perturb or [])
-        found = evaluate_perturbed(run, cases, args.episodes, args.seed, args.members, **company)
+        found = evaluate_perturbed(run, cases, args.episodes, args.seed, args.members, **company, say=print)
         print_table(found.table())
         meaning = f"low and high: {found.interval}" if found.interval else "one replica: no interval"
         print(f"\n{'change: perturbed minus clean; ' if len(found.table()) > 1 else ''}{meaning}")
@@ -75,6 +76,17 @@ def _evaluate(args: argparse.Namespace, command: list[str]) -> None:
         {"replica": r, "member": m, "mean return": sum(v) / len(v), "episodes": len(v)}
         for (r, m), v in returns.items()
     )
+    print(f"\n{_overall(returns)}")
+
+
+def _overall(returns: Mapping[tuple[int, str], list[float]]) -> str:
+    """The mean over members and replicas, and what is known of it; `returns`: (replica, member) -> of its episodes."""
+    from peerage.evaluation.robustness import in_words
+
+    replicas: dict[int, list[float]] = {}
+    for (r, _), mine in returns.items():
+        replicas.setdefault(r, []).append(sum(mine) / len(mine))
+    return in_words([sum(means) / len(means) for means in replicas.values()])
 
 
 EVALUATE = Command(
@@ -156,8 +168,8 @@ def _compare(args: argparse.Namespace, command: list[str]) -> None:
     if args.json and args.latex:
         raise UserError("--json and --latex are two formats: choose one of them")
     if args.sensitivity:
-        for flag in ("by", "reference", "json", "latex"):
-            if getattr(args, flag, None):
+        for flag in ("by", "reference", "json", "latex", "metric", "measure", "threshold", "target", "paired", "out"):
+            if getattr(args, flag, None) not in (None, False, "return", "final"):
                 raise UserError(f"--sensitivity prints a table about all settings and knows no --{flag}: leave one out")
         from peerage.evaluation.sensitivity import sensitivity
         from peerage.evaluation.sources import find

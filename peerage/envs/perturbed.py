@@ -58,7 +58,7 @@ class Perturbations:
     action_delay: int = 0
     """So many steps later an action acts, 0 to 100; until then an episode's first one does."""
     dropped_advice: float = 0.0
-    """Probability, 0 to 1, that somebody who is asked does not answer (`peerage.sharing.advice`); training only."""
+    """Probability, 0 to 1, that somebody who is asked does not answer (`peerage.sharing.advice`)."""
     physics: tuple[tuple[str, Value], ...] = ()
     """Knobs of `peerage.envs.changing`: a value, or (low, high), uniform in [low, high) and drawn for every episode."""
 

@@ -129,9 +129,11 @@ def compare(
         if value is not None and not math.isfinite(value):
             raise UserError(f"--{flag} {value} is not a number to reach")
     found = sources.find(words)
-    sides = samples.read_sides(found if by is None else sources.by_axis(found, by), metric)
+    sides, left_out = samples.read_sides(found if by is None else sources.by_axis(found, by), metric)
     by_task = samples.tasks(sides, strict=by is not None)
     names = list(dict.fromkeys(side.name for some in by_task.values() for side in some))
+    if by is not None and reference is not None and (whole := f"{by}={reference}") in names:
+        reference = whole  # the value says enough
     if reference is not None and reference not in names:
         guess = nearest(reference, names)
         there = listing([repr(name) for name in names])  # in quotes, as commas stand in them
@@ -140,7 +142,7 @@ def compare(
         runs = f"{len(sides[0].runs)} runs of one kind" if len(sides[0].runs) > 1 else "one run"
         raise UserError(f"that is {runs}, and nothing to compare it with: name another run")
     tasks: list[Task] = []
-    warnings = sources.missing(words)
+    warnings = [*sources.missing(words), *left_out]
     for name, some in by_task.items():
         if len(some) < 2:
             warnings.append(f"{some[0].name} is alone on {name}: nothing to compare it with")
@@ -189,7 +191,10 @@ def _task(
     step = int(common[-1])
     if step == 0 and any(side.steps[-1] > 0 for side in sides):
         listed = listing([side.name for side in sides])
-        raise UserError(f"{listed} have only step 0 in common: train them with the same --eval-freq")
+        how = "train them with the same --eval-freq"
+        if any(run_doubts := [line for side in sides for line in side.doubts]):
+            how = f"{len(run_doubts)} of their runs are not at their end; `peerage resume`, or `peerage sweep`, goes on"
+        raise UserError(f"{listed} have only step 0 in common: {how}")
     values, rows = [], []
     low, high = RANGES[metric]
 
@@ -256,6 +261,8 @@ def _versus(a: Side, b: Side, x: np.ndarray, y: np.ndarray, metric: Metric, pair
             spread = math.sqrt(np.var(y - x, ddof=1) if paired else pooled)
             power = statistics.smallest_detectable_difference
             detectable = power(len(x), len(y), spread, paired=paired, statistic="iqm")
+            # Of normal samples, that is; in these ones even half of the interval would not have been seen
+            detectable = max(detectable, (difference.high - difference.low) / 2)
         if ranks.smallest_p <= LEVEL and not paired:  # of pairs it knows nothing
             rank_p = ranks.p
     else:

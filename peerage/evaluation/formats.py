@@ -121,6 +121,7 @@ def as_latex(comparison: Comparison) -> str:
     lines = [
         f"% {subject(metric, measure, step)}; needs \\usepackage{{booktabs}}",
         f"% IQM and mean over replicas with 95% intervals; P: {share(metric)}, against the first row",
+        *([] if metric == "length" else ["% bold: beyond chance better than the first row, or the first row than all"]),
         r"\begin{tabular}{llrrrrrr}",
         r"\toprule",
         r"Environment & Method & $n$ & \multicolumn{2}{c}{IQM} & \multicolumn{2}{c}{Mean} & $P$ \\",
@@ -129,13 +130,13 @@ def as_latex(comparison: Comparison) -> str:
     for k, task in enumerate(comparison.tasks):
         lines += [r"\midrule"] if k else []
         against = {v.b: v for v in task.versus}
-        best = max(task.rows, key=lambda row: row.iqm.estimate).side
-        beaten = {v.winner for v in task.versus} - {None}
+        bold_sides = {v.b for v in task.versus if v.winner == v.b}
+        bold_sides |= {v.a for v in task.versus[:1] if all(w.winner == v.a for w in task.versus)}
         largest = max((x for row in task.rows for x in (row.iqm.estimate, row.mean.estimate)), key=abs)
         digits = len(number(largest).partition(".")[2])
         for i, row in enumerate(task.rows):
             iqm = _tex_number(row.iqm.estimate, digits)
-            bold = rf"\mathbf{{{iqm}}}" if row.side == best and row.side in beaten else iqm
+            bold = rf"\mathbf{{{iqm}}}" if row.side in bold_sides else iqm
             cells = [_tex(task.name) if i == 0 else "", _tex(row.side), str(row.replicas)]
             cells += [f"${bold}$", _tex_range(row.iqm, digits)]
             cells += [f"${_tex_number(row.mean.estimate, digits)}$", _tex_range(row.mean, digits)]

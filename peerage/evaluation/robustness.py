@@ -10,7 +10,7 @@ the interval over replicas.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,7 +22,7 @@ from peerage.envs.vector import Maker, check_env_id
 from peerage.errors import UserError
 from peerage.evaluation.evaluate import SEED, Evaluator
 from peerage.runs import summaries
-from peerage.runs.folder import RunFolder
+from peerage.runs.text import number
 
 if TYPE_CHECKING:
     from peerage.training.loop import Trainer
@@ -115,19 +115,22 @@ def evaluate_perturbed(
     advised: bool = False,
     byzantine_members: Sequence[str] = (),
     advisers: Sequence[str] | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Robustness:
     """Evaluate the newest checkpoint of a run without perturbation and in each case of `perturbations`, on the same
     seeds: a row for every case, replica and member, those of the clean environment first.
 
     `episodes`, `seed`, `members` and `env` as in `peerage.training.session.evaluate_run`. Members act by themselves,
-    or, `advised`, in company (`peerage.evaluation.advised`): then advice may be dropped, `byzantine_members` lie in
+    or, `advised`, in company (`peerage.training.advised`): then advice may be dropped, `byzantine_members` lie in
     every case but the first, and `advisers` stand there in place of as many of the run's. Raises UserError for a member
     that the group has not, a knob that the environment has not, company where there is none, and nothing to compare.
+    `say` hears which checkpoint that is, and of damaged ones that are newer.
     """
     wrong = tuple(byzantine_members), None if advisers is None else tuple(advisers)
     lied_to = any(wrong)
     if not advised and (lied_to or any(case.dropped_advice for case in perturbations)):
-        raise UserError("members are evaluated by themselves: --advised asks for advice, whoever drops or twists it")
+        what = "dropped_advice, --byzantine-members and --advisers are for members that ask each other"
+        raise UserError(f"{what}, and they are evaluated alone: add --advised")
     if not (perturbations or advised):
         raise UserError("--perturb: nothing is perturbed; give a strength above 0, as in observation_noise=0.1")
     spoiled = [Perturbations(), *perturbations] if lied_to else perturbations
@@ -138,9 +141,13 @@ def evaluate_perturbed(
         if unknown := [i for i in members or [] if not 0 <= i < trainer.N]:
             raise UserError(f"{run} has no member {unknown[0]}: its members are 0 to {trainer.N - 1}")
         maker, env_args = trainer.evaluator.env, trainer.config.env_args
+        named = {case.name(env_args): case for case in reversed(cases)}  # what is there already is no other case
+        cases = list(named.values())[::-1]
         args = [with_perturbations(env_args, case.perturbations) for case in cases]
         for arguments in args:  # what the environment cannot do is said before anything takes time
             check_env_id(maker, arguments)
+        for line in (*trainer.news, f"after {trainer.step:,} of {trainer.steps:,} steps"):
+            say(line)
         if advised:
             found = [_advised(run, env, case, arguments, episodes, seed) for case, arguments in zip(cases, args)]
         else:
@@ -164,19 +171,20 @@ def _restored(run: Path | str, env: Maker | None, case: Case, advised: bool) -> 
     from peerage.sharing.byzantine import ByzantineMembers, parse_members
     from peerage.training.session import restore
 
-    if case.advisers is not None:
-        has = RunFolder.open(run).config().get("advisers") or []
-        if len(has) != len(case.advisers):
-            raise UserError(f"--advisers: {run} has {len(has)} ({', '.join(map(str, has))}); name as many")
-    trainer = restore(run, env=env, advisers=case.advisers, policies_only=not advised)
+    trainer = restore(run, env=env, device="cpu", policies_only=not advised, in_company=advised)
     if not advised:
         return trainer
     try:
         if not isinstance(trainer.sharing, Advice):
             raise UserError(f"{run} has nobody to ask: leave --advised out")
+        if trainer.sharing.is_over(trainer.step + 1):
+            raise UserError(f"in {run} nobody asks any more after --max-peer-epochs: leave --advised out")
+        if case.advisers is not None and len(case.advisers) != len(has := trainer.config.advisers):
+            raise UserError(f"--advisers: {run} has {len(has)} ({', '.join(has)}); name as many")
+        others = None if case.advisers is None else trainer.copies_of(case.advisers)
         liars = parse_members(case.byzantine_members, trainer.N)
         twisted = ByzantineMembers(liars, trainer.group, trainer.spec.id) if liars else None
-        trainer.sharing.disturb(case.perturbations.dropped_advice, twisted)
+        trainer.sharing.disturb(case.perturbations.dropped_advice, twisted, others)
     except UserError:
         trainer.close()
         raise
@@ -195,7 +203,7 @@ def _advised(
     run: Path | str, env: Maker | None, case: Case, env_args: dict[str, Any], episodes: int, seed: int
 ) -> dict[int, Mean]:
     """Every case begins from the checkpoint: what was learned about whom in another one is forgotten."""
-    from peerage.evaluation.advised import advised_episodes
+    from peerage.training.advised import advised_episodes
 
     trainer = _restored(run, env, case, advised=True)
     try:
@@ -232,3 +240,12 @@ def _interval(name: str, values: np.ndarray) -> dict[str, Any]:
 def _kind(n: int) -> str:
     """What an interval of `n` values is."""
     return summaries.spread(np.zeros(n)).kind
+
+
+def in_words(values: Sequence[float]) -> str:
+    """The mean of one value for each replica, and its interval."""
+    spread = summaries.spread(np.asarray(values, float))
+    if len(values) == 1:
+        return f"mean over members: {number(float(spread.mean))}; one replica, which says nothing about others"
+    low, high = number(float(spread.low)), number(float(spread.high))
+    return f"mean over members and {len(values)} replicas: {number(float(spread.mean))} [{low}, {high}], {spread.kind}"

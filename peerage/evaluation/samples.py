@@ -83,15 +83,25 @@ class Side:
 # --- runs -> sides --------------------------------------------------------------------------------------------
 
 
-def read_sides(sources: Sequence[Source], metric: Metric = "return") -> list[Side]:
-    """The runs as sides, in the order in which they were named: runs with the same settings and other seeds are
-    replicas of one side, a run with the same settings and the same seed is a side of its own.
+class _Lacking(UserError):
+    """A run that has evaluations, and none of them knows the metric."""
 
-    UserError naming the run that cannot be read, has no evaluations or none of `metric`.
+
+def read_sides(sources: Sequence[Source], metric: Metric = "return") -> tuple[list[Side], list[str]]:
+    """The runs as sides, in the order in which they were named: runs with the same settings and other seeds are
+    replicas of one side, a run with the same settings and the same seed is a side of its own. And a line for each run
+    that is left out, since its environment does not know `metric`, where others do.
+
+    UserError naming the run that cannot be read, has no evaluations, or if none has any of `metric`.
     """
     groups: list[tuple[Any, list[tuple[Source, Side]]]] = []
+    lacking: list[_Lacking] = []
     for source in sources:
-        side = _read(source, metric)
+        try:
+            side = _read(source, metric)
+        except _Lacking as error:
+            lacking.append(error)
+            continue
         key = identity(side.config), source.task and (source.task, source.label)
         for other, members in groups:
             taken = {seed for _, member in members for seed in member.seeds}
@@ -100,8 +110,11 @@ def read_sides(sources: Sequence[Source], metric: Metric = "return") -> list[Sid
                 break
         else:
             groups.append((key, [(source, side)]))
+    if lacking and not groups:
+        raise lacking[0]
     names = _names([(m[0][1].task, [source for source, _ in m]) for _, m in groups])
-    return [_pooled(name, [side for _, side in members]) for name, (_, members) in zip(names, groups)]
+    sides = [_pooled(name, [side for _, side in members]) for name, (_, members) in zip(names, groups)]
+    return sides, [f"{error}: left out" for error in lacking]
 
 
 def identity(config: Mapping[str, Any]) -> str:
@@ -124,13 +137,16 @@ def _read(source: Source, metric: Metric) -> Side:
     _check(run, config, evaluations, metric)
     values = summaries.member_values(evaluations, metric)
     if values.empty:
-        what = "no evaluations" if metric == "return" else f"no evaluations with {metric}"
-        raise UserError(f"{run.path} has {what}: nothing to compare (was it trained with --eval-freq 0?)")
-    whole, doubts = _whole(run, config, evaluations)
-    table = summaries.by_replica(values[values["step"].isin(whole)])
+        if len(evaluations):
+            raise _Lacking(f"{run.path}: {config['env']} reports no {metric}")
+        raise UserError(f"{run.path} has no evaluations: nothing to compare (was it trained with --eval-freq 0?)")
+    kept, doubts = whole(run, config, evaluations)
+    table = summaries.by_replica(values[values["step"].isin(kept)])
     status, why = run.status()
     last, args = int(table.index[-1]), config["env_args"]
     state = "is still running, or was killed" if status == "RUNNING" else f"failed ({why.get('why', 'unknown')})"
+    if why.get("why") == "interrupted":
+        state = "was interrupted"
     if status != "DONE":
         doubts = [f"{run.path} {state}: its last evaluation is of step {last:,}", *doubts]
     steps = table.index.to_numpy()
@@ -149,22 +165,22 @@ def _read(source: Source, metric: Metric) -> Side:
     )
 
 
-def _whole(run: RunFolder, config: Mapping[str, Any], evaluations: pd.DataFrame) -> tuple[list[int], list[str]]:
+def whole(run: RunFolder, config: Mapping[str, Any], evaluations: pd.DataFrame) -> tuple[list[int], list[str]]:
     """The steps at which every episode of every member of every replica is there, once, and a line for each other: the
     mean of what is there would be that of other members, or of other episodes."""
     each = int(config["run"]["n_eval_episodes"])
     expected = int(config["replicas"]) * int(config["n_peers"]) * each
     rows = evaluations.groupby("step").size()
     different = evaluations.drop_duplicates(["step", "replica", "member", "episode"]).groupby("step").size()
-    whole = [int(step) for step in rows.index if rows[step] == different[step] == expected]
-    if not whole:
+    kept = [int(step) for step in rows.index if rows[step] == different[step] == expected]
+    if not kept:
         raise UserError(
             f"{run.path}: no evaluation has reached all replicas yet, with {expected:,} episodes ({config['replicas']} "
             f"replicas x {config['n_peers']} members x {each})"
         )
-    return whole, [
+    return kept, [
         f"{run.path}: the evaluation at step {step:,} is not whole ({rows[step]:,} rows of {expected:,}): left out"
-        for step in sorted(set(map(int, rows.index)) - set(whole))
+        for step in sorted(set(map(int, rows.index)) - set(kept))
     ]
 
 

@@ -21,7 +21,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
+from peerage.configfile import to_dict
 from peerage.errors import UserError
+from peerage.evaluation.samples import whole
 from peerage.evaluation.sources import differing_settings, sweep_runs
 from peerage.runs import summaries, tables
 from peerage.runs.folder import RunFolder
@@ -243,6 +245,9 @@ def _final_returns(folder: Path, notes: list[str]) -> dict[Unit, float] | None:
         frame = tables.read_evaluations(folder)
         if not len(frame):
             raise UserError("it has no evaluations")
+        steps, left_out = whole(run, to_dict(run.resolved()), frame)
+        if left_out and steps[-1] < frame["step"].max():
+            raise UserError("its last evaluation is not whole")
         last = summaries.by_replica(summaries.member_values(frame, "return")).iloc[-1]
         if not np.isfinite(last.to_numpy(float)).all():
             raise UserError("its last evaluation is not complete")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from peerage.config import ELSEWHERE, PARTS
+from peerage.config import ELSEWHERE, PARTS, AdviceConfig, Config
 from peerage.configfile import parse, short, to_dict
 from peerage.errors import UserError, nearest
 from peerage.runs.folder import RunFolder, is_run
@@ -118,7 +118,8 @@ def by_axis(sources: Sequence[Source], axis: str) -> list[Source]:
     runs = planned if of_sweep else differing_settings([source.folder for source in sources])
     names = list(dict.fromkeys(name for run in runs for name in run.axes))
     if axis not in names:
-        what = "axes of the sweep:" if of_sweep else "not all of these are of a sweep; settings in which they differ:"
+        by_hand = "name a sweep's folder for its axes; settings in which these differ:"
+        what = "axes of the sweep:" if of_sweep else by_hand
         there = f"{what} {listing(names) or 'none'}"
         raise UserError(f"--by {short(axis)}: there is no such axis{nearest(axis, names)}; {there}")
     if lacking := [run.folder for run in runs if axis not in run.axes]:
@@ -133,15 +134,31 @@ def by_axis(sources: Sequence[Source], axis: str) -> list[Source]:
 
 def differing_settings(folders: Sequence[Path]) -> list[SweepRun]:
     """Run folders as if of a sweep: their axes are the settings that are not the same in all runs of an environment
-    (seed, replicas, run folder and machine aside)."""
-    configs = [to_dict(RunFolder.open(folder).resolved()) for folder in folders]
-    settings = [{n: v for n, v in flat(config).items() if n not in ("env", "seed", "replicas")} for config in configs]
+    (seed, replicas, run folder and machine aside), and not what the others set by default."""
+    resolved = [RunFolder.open(folder).resolved() for folder in folders]
+    configs = [to_dict(config) for config in resolved]
+    settings = [flat(to_dict(_as_asked(config))) for config in resolved]
     runs = []
     for folder, config, mine in zip(folders, configs, settings):
         alike = [other for other, its in zip(settings, configs) if its["env"] == config["env"]]
-        axes = {n: value for n, value in mine.items() if len({json.dumps(its[n], sort_keys=True) for its in alike}) > 1}
+        names = [n for n in mine if n not in ("env", "seed", "replicas")]
+        differing = [n for n in names if len({json.dumps(its[n], sort_keys=True) for its in alike}) > 1]
+        axes = {n: value for n, value in flat(config).items() if n in differing}
         runs.append(SweepRun(folder, str(config["env"]), axes))
     return runs
+
+
+def _as_asked(config: Config) -> Config:
+    """Without what the other settings of advice make of a setting that is left out: in-context trust, say, has no
+    critic beside it."""
+    from peerage.learners.defaults import resolve_advice  # which brings torch
+
+    asked = config.advice
+    for name, default in vars(AdviceConfig()).items():
+        if default in (None, ()):
+            left_out = replace(asked, **{name: default})
+            asked = left_out if resolve_advice(left_out) == config.advice else asked
+    return replace(config, advice=asked)
 
 
 def _label(axes: Mapping[str, Any]) -> str:

@@ -138,10 +138,10 @@ def _title(comparison: Comparison) -> str:
 
 
 def _facts(comparison: Comparison) -> list[tuple[str, str]]:
-    """What to see first: the verdicts, if they are few."""
+    """What to see first: the verdicts, those that say something before the others, if they are few."""
     cards = []
     for task in comparison.tasks:
-        for v in task.versus[:3]:
+        for v in sorted(task.versus, key=lambda v: v.higher is None)[:3]:
             word = f"{short(v.b, 30)}: no difference can be seen"
             if v.higher:
                 word = f"{short(v.higher, 30)} is {words(comparison.metric)[0]}"

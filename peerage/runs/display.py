@@ -148,7 +148,7 @@ class Display(Listener):
             self._live = None
         elif self._clock:
             self._say(1, self._progress_line())
-        self._say(1, f"{status}: {reason}" if reason else status)
+        self._say(1, reason if reason == "interrupted" else f"{status}: {reason}" if reason else status)
 
     # --- what is shown ----------------------------------------------------------------------------
 

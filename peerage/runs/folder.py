@@ -257,7 +257,7 @@ class RunFolder:
     def commands(self) -> list[str]:
         """The lines of command.txt; empty if there is none."""
         path = self.path / "command.txt"
-        return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
 
     # --- how it went ------------------------------------------------------------------------------
 
@@ -415,6 +415,6 @@ def _plain(value: Any) -> Any:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return data if isinstance(data, dict) else {}

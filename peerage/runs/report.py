@@ -122,6 +122,8 @@ def _status(run: RunFolder) -> str:
     """How it ended, in words."""
     status, line = run.status()
     why = str(line.get("why") or "")
+    if status == "FAILED" and why == "interrupted":
+        return page.state("The run was interrupted: this is how far it came. `peerage resume` goes on.")
     if status == "FAILED":
         return page.state(f"The run failed: {why or 'no reason given'}", "failed")
     if status == "DONE":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -63,7 +64,8 @@ class Advice:
         self.self_one_hot = torch.nn.functional.one_hot(self.myself, self.K).to(self.dtype)
         self.epsilon = config.epsilon
         self.self_share = 0.0 if config.only_follow_others else config.self_share
-        self.desks = Desks(advisers, group, seed, total_steps, config.shuffle_advisers)
+        self._desks = partial(Desks, group=group, seed=seed, total_steps=total_steps, shuffle=config.shuffle_advisers)
+        self.desks = self._desks(advisers)
 
         # What a choice is made of. With one adviser, or a uniform choice, nobody reads values.
         self.rule = choice.RULES.get(config.choice) if self.K > 1 else None
@@ -91,8 +93,16 @@ class Advice:
         self.last = {"score": nothing, "critic": nothing.clone()}
         self.reset_counts()
 
-    def disturb(self, dropped: float = 0.0, byzantine: ByzantineMembers | None = None) -> None:
-        """From now on advice is dropped with this probability, and these members lie; nobody else does."""
+    def disturb(
+        self,
+        dropped: float = 0.0,
+        byzantine: ByzantineMembers | None = None,
+        advisers: Sequence[Sequence[Adviser]] | None = None,
+    ) -> None:
+        """From now on advice is dropped with this probability, these members lie and nobody else does, and other
+        advisers, as many, stand in the places of the fixed ones."""
+        if advisers is not None:
+            self.desks = self._desks(advisers)
         self.dropped, self.byzantine = dropped, byzantine
         self.answers: Streams | None = None
         if dropped:
@@ -161,7 +171,12 @@ class Advice:
         epoch = (step - 1) // self.epoch_length
         c = self.config
         alternate = c.switch_ratio > 0 and epoch % (c.switch_ratio + 1) == c.switch_ratio
-        return alternate or (c.max_peer_epochs is not None and epoch >= c.max_peer_epochs)
+        return alternate or self.is_over(step)
+
+    def is_over(self, step: int) -> bool:
+        """Does nobody ask anybody from this step on?"""
+        last = self.config.max_peer_epochs
+        return last is not None and (step - 1) // self.epoch_length >= last
 
     def _follow(self, adviser: np.ndarray, mask: np.ndarray) -> None:
         followed = np.where(mask, adviser, self.followed)

@@ -228,7 +228,7 @@ class _Driver:
         done, runs = len(self.done), len(self.sweep.runs)
         if done == runs:
             all_done = "the run is done" if runs == 1 else f"all {runs} runs are done"
-            self.progress.say(f"{all_done}: {self.sweep.where / MANIFEST}")
+            self.progress.say(f"{all_done}; `peerage compare {shlex.quote(str(self.sweep.where))}` compares them")
             return 0
         again = shlex.join(self.command)
         if signal_number is not None:

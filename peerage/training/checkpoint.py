@@ -245,7 +245,7 @@ def load_latest(run: Path, *, buffers: bool = True) -> tuple[Path, dict[str, Any
             break  # else the run goes on meanwhile, and what was there has been replaced
     if not damaged:
         raise UserError(f"{run} has no checkpoint")
-    raise UserError(f"{run} has no sound checkpoint: {'; '.join(damaged.values())}")
+    raise UserError(f"{run} has no sound checkpoint, train it anew: {'; '.join(damaged.values())}")
 
 
 def _reading(folder: Path, read: Callable[[], Any]) -> Any:
@@ -256,10 +256,14 @@ def _reading(folder: Path, read: Callable[[], Any]) -> Any:
         raise
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise Damaged(f"checkpoint {folder} is damaged: {Path(error.filename or folder).name} is missing") from error
+    except MemoryError as error:
+        raise UserError(f"checkpoint {folder} cannot be read now: there is not enough memory") from error
     except OSError as error:  # a disk that answers no more says nothing about what is on it
         raise UserError(f"checkpoint {folder} cannot be read now: {error.strerror or error}") from error
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, SafetensorError) as error:
-        # RuntimeError: also torch's, for a file that is gone between its checksum and its reading
+        # RuntimeError: also torch's, for want of memory or for a file that is gone between its checksum and its reading
+        if "DefaultCPUAllocator" in str(error):
+            raise UserError(f"checkpoint {folder} cannot be read now: there is not enough memory") from error
         what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise Damaged(f"checkpoint {folder} is damaged: {what}") from error
 

@@ -82,7 +82,7 @@ class Trainer:
         members = member_settings(config, self.spec.discrete)
         advise = config.advice.sharing == "advice"
         self.steps, self.N, self.R = config.steps, config.n_peers, config.replicas
-        copies = [[self._adviser(a) for _ in range(self.R)] for a in chosen]
+        copies = self.copies_of(chosen)
         if advise and config.advice.only_follow_others and len(self.names) < 2:
             raise UserError("--only-follow-others needs somebody else: use --n-peers 2 or more, or --advisers")
         self.group = Group(
@@ -124,6 +124,10 @@ class Trainer:
         self.resumed = False  # gone on from a checkpoint
         self.damaged: list[Path] = []  # newer checkpoints that a resume has passed over
         self.news: list[str] = []  # to be told when the training goes on
+
+    def copies_of(self, advisers: Sequence[str | Adviser]) -> list[list[Adviser]]:
+        """Every adviser once for each replica."""
+        return [[self._adviser(adviser) for _ in range(self.R)] for adviser in advisers]
 
     def _adviser(self, adviser: str | Adviser) -> Adviser:
         if isinstance(adviser, str):
@@ -349,8 +353,11 @@ class Trainer:
             "offsets": self.read_offsets(),
         }
 
-    def load_state(self, state: dict[str, Any], *, policies_only: bool = False) -> None:
-        """Go on from `state`. `policies_only`: the members alone, without what they remember.
+    def load_state(
+        self, state: dict[str, Any], *, policies_only: bool = False, without_episodes: bool = False
+    ) -> None:
+        """Go on from `state`. `policies_only`: the members alone, without what they remember; `without_episodes`:
+        those who are restored begin new ones.
 
         An episode that cannot be lived again begins anew, and `news` says so.
         """
@@ -363,6 +370,8 @@ class Trainer:
         self.frozen = np.array(state["frozen"], bool)
         self.episodes = [Episode(*episode) for episode in state["episodes"]]
         self.offsets = {str(name): int(offset) for name, offset in state["offsets"].items()}
+        if without_episodes:
+            return
         environments = {n: x.numpy() if isinstance(x, torch.Tensor) else x for n, x in state["environments"].items()}
         obs, anew = self.envs.restore(environments, self.step)
         self.saved, self.resumed = (self.step, self.evaluated_at), True

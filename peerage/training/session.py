@@ -90,12 +90,14 @@ def restore(
     device: str | None = None,
     threads: int | None = None,
     policies_only: bool = False,
+    in_company: bool = False,
 ) -> Trainer:
     """A trainer in the state of the run's newest sound checkpoint; its `news` name each damaged one passed over.
 
     `env` and `advisers` are what the run was begun with, where those were objects. With `policies_only` the members
-    are restored and nothing around them, so that no adviser is needed. A run that was stopped before its first
-    checkpoint is at its beginning.
+    are restored and nothing around them, so that no adviser is needed; `in_company`, to be evaluated: with what they
+    remember and whom they trust, but without their running episodes. A run that was stopped before its first
+    checkpoint is at its beginning, if it is to go on.
     """
     folder = RunFolder.open(run)
     config = folder.resolved()
@@ -104,7 +106,8 @@ def restore(
         config = replace(config, device="cpu", advisers=(), perturb={}, advice=alone)
     else:
         config = replace(config, device=device or config.device, threads=threads or config.threads)
-    fresh = not policies_only and not checkpoint.checkpoints(folder.path) and folder.status()[0] != "DONE"
+    to_go_on = not policies_only and not in_company
+    fresh = to_go_on and not checkpoint.checkpoints(folder.path) and folder.status()[0] != "DONE"
     damaged: dict[Path, str] = {}
     if not fresh:
         newest, state, damaged = checkpoint.load_latest(folder.path, buffers=not policies_only)
@@ -118,10 +121,11 @@ def restore(
             hint = "begun from Python, with objects? `peerage.load(folder, env=..., advisers=...)` takes them"
             raise UserError(f"{error} ({hint})") from error
         raise
-    if policies_only:
+    if not to_go_on:
         trainer.news = list(damaged.values())
     else:
-        trainer.news = [*damaged.values(), *_budgeted(trainer, folder.path)]
+        trainer.news = [f"{line}; gone on from the one before" for line in damaged.values()]
+        trainer.news += _budgeted(trainer, folder.path)
         trainer.damaged = list(damaged)
     if fresh:
         trainer.news.append("stopped before its first checkpoint: begun at step 0")
@@ -134,10 +138,13 @@ def restore(
                 raise ValueError(why)
             if not 0 <= state["step"] <= trainer.steps:
                 raise ValueError(f"step {state['step']} of {trainer.steps}")
-        trainer.load_state(state, policies_only=policies_only)
+        trainer.load_state(state, policies_only=policies_only, without_episodes=in_company)
     except UserError:
         trainer.close()
         raise
+    except FileNotFoundError as error:  # it goes on meanwhile, and has removed a chunk that it needs no more
+        trainer.close()
+        raise UserError(f"{newest} was replaced just now by the training that writes it: try again") from error
     except Exception as error:  # whatever a state that was not made by this configuration leads to
         trainer.close()
         what = " ".join(f"{type(error).__name__}: {error}".split())[:200]

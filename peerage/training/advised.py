@@ -1,7 +1,8 @@
 """Evaluation in company: what the members of a run earn while they ask each other and their fixed advisers.
 
 The group goes on living as in its training, from its newest checkpoint: whoever may choose chooses whom to follow, and
-trust goes on learning from what that brings. But nobody learns to act any more, and nobody explores. So this shows what
+trust goes on learning from what that brings. But nobody learns to act any more, and nobody explores in
+acting. So this shows what
 advice is worth to those who have learned, and whether they notice who lies to them: `peerage evaluate RUN --advised`.
 """
 
