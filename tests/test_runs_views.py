@@ -227,6 +227,14 @@ def test_a_missing_package_is_named(monkeypatch, tmp_path):
 # --- summaries ------------------------------------------------------------------------------------
 
 
+def test_spread_stays_within_what_can_be():
+    """Of 0, 0 and 1: 1/3 and 4.303 x 0.577 / 1.732 = 1.434 around it."""
+    result = summaries.spread(np.array([0.0, 0.0, 1.0]))
+    assert (result.low, result.high) == (pytest.approx(1 / 3 - 1.434, abs=1e-3), pytest.approx(1 / 3 + 1.434, abs=1e-3))
+    result = summaries.spread(np.array([0.0, 0.0, 1.0]), (0, 1))
+    assert (result.mean, result.low, result.high) == (pytest.approx(1 / 3), 0, 1)
+
+
 def test_spread_is_students_t_over_replicas():
     values = np.array([[1.0, 2.0, 3.0, 6.0], [1.0, np.nan, 3.0, 5.0]])
     result = summaries.spread(values)

@@ -158,7 +158,7 @@ def right_wrong(metrics: pd.DataFrame) -> Draft | None:
     scale = StepScale(max(float(values["step"].max()) for values, *_ in lines))
     for values, label, kind, style in lines:
         replicas = 100 * summaries.by_replica(values)
-        result, x = summaries.spread(replicas.to_numpy()), scale(replicas.index)
+        result, x = summaries.spread(replicas.to_numpy(), (0, 100)), scale(replicas.index)
         if result.kind:
             axes.fill_between(x, result.low, result.high, color=adviser_colour(kind), alpha=0.18, lw=0)
         marker = "o" if len(x) == 1 else None
@@ -259,7 +259,8 @@ def choice_entropy(metrics: pd.DataFrame, advice: pd.DataFrame) -> Draft | None:
     if values.empty or advisers < 2:
         return None
     lot = (math.log(advisers), f"by lot: ln {advisers} = {math.log(advisers):.2f}")
-    draft = curve("choice_entropy", "Choice entropy", "entropy (nats)", values, reference=lot)
+    within = (0.0, lot[0])
+    draft = curve("choice_entropy", "Choice entropy", "entropy (nats)", values, reference=lot, within=within)
     if draft is None:
         return None
     caption = f"{draft.caption} 0: always the same adviser; ln {advisers}: by lot among {advisers} advisers."

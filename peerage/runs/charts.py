@@ -55,28 +55,35 @@ def learning(evaluations: pd.DataFrame, metrics: pd.DataFrame) -> str:
     greedy, training = summaries.member_values(evaluations, "return"), summaries.metric(metrics, "train/return")
     parts = [
         curve(greedy, "Evaluation return", "return of greedy episodes, alone and without advice"),
-        curve(success, "Success in evaluations", "share of greedy episodes with success", look=_percent()),
+        curve(success, "Success in evaluations", "share of greedy episodes with success", "", _percent(), (0, 100)),
         curve(training, "Training return", "return of the episodes that the members learned from"),
     ]
     return "\n".join(filter(None, parts))
 
 
-def curve(values: pd.DataFrame, title: str, ylabel: str, note: str = "", look: Look = plots.PLAIN) -> str:
+def curve(
+    values: pd.DataFrame,
+    title: str,
+    ylabel: str,
+    note: str = "",
+    look: Look = plots.PLAIN,
+    within: summaries.Within = summaries.ANYTHING,
+) -> str:
     """Mean over replicas of the mean over members, its band over replicas, and a thin line per member.
 
-    `values` has step, replica, member, value, as `summaries.metric` gives; `note` ends the caption.
+    `values` has step, replica, member, value, as `summaries.metric` gives, and lies `within`; `note` ends the caption.
     """
     if values.empty:
         return ""
-    series, caption = _curve(values)
+    series, caption = _curve(values, within)
     return plots.curves(series, ylabel, title, caption=f"{title}: {caption}{note and f' {note}'}", look=look)
 
 
-def _curve(values: pd.DataFrame) -> tuple[list[Series], str]:
+def _curve(values: pd.DataFrame, within: summaries.Within = summaries.ANYTHING) -> tuple[list[Series], str]:
     """The lines of `curve`, and what they are."""
     thinned = summaries.member_values(thin(values, POINTS), "value")
     replicas, members = summaries.by_replica(thinned), summaries.by_member(thinned)
-    result = summaries.spread(replicas.to_numpy())
+    result = summaries.spread(replicas.to_numpy(), within)
     # One trust model for the whole group: its lines are all the same
     alike = members.shape[1] > 1 and members.nunique(axis=1).max() == 1
     number_of = 1 if alike else members.shape[1]
@@ -199,7 +206,7 @@ def right_wrong(metrics: pd.DataFrame) -> str:
         values = summaries.metric(metrics, name)
         if len(values):
             table = 100 * summaries.by_replica(summaries.member_values(thin(values, POINTS), "value"))
-            result = summaries.spread(table.to_numpy())
+            result = summaries.spread(table.to_numpy(), (0, 100))
             dash, colour = kind == "adversary", adviser_colour(kind)
             series.append(Series(label, table.index, result.mean, *_band(result), colour, dash))
     if result is None:
@@ -219,7 +226,8 @@ def entropy(metrics: pd.DataFrame, advice: pd.DataFrame) -> str:
     lot = (math.log(advisers), f"by lot: ln {advisers} = {math.log(advisers):.2f}")
     note = f"0: always the same adviser; ln {advisers}: by lot among {advisers} advisers."
     values = summaries.metric(metrics, "advice/choice_entropy")
-    return curve(values, "Choice entropy", "entropy (nats)", note, Look(reference=lot, ylim=(0.0, None)))
+    look = Look(reference=lot, ylim=(0.0, None))
+    return curve(values, "Choice entropy", "entropy (nats)", note, look, within=(0.0, lot[0]))
 
 
 # --- the signals behind the scores ----------------------------------------------------------------

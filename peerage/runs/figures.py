@@ -152,7 +152,8 @@ def evaluation_return(evaluations: pd.DataFrame) -> Draft | None:
 def evaluation_success(evaluations: pd.DataFrame) -> Draft | None:
     """Success rate of the same episodes, for tasks that have one."""
     values = summaries.member_values(evaluations, "success")
-    return curve("evaluation_success", "Success in evaluations", "share of episodes with success", values)
+    what = "share of episodes with success"
+    return curve("evaluation_success", "Success in evaluations", what, values, within=(0, 1))
 
 
 def training_return(metrics: pd.DataFrame) -> Draft | None:
@@ -162,18 +163,23 @@ def training_return(metrics: pd.DataFrame) -> Draft | None:
 
 
 def curve(
-    name: str, title: str, ylabel: str, values: pd.DataFrame, reference: tuple[float, str] | None = None
+    name: str,
+    title: str,
+    ylabel: str,
+    values: pd.DataFrame,
+    reference: tuple[float, str] | None = None,
+    within: summaries.Within = summaries.ANYTHING,
 ) -> Draft | None:
     """Mean over replicas of the mean over members, its spread over replicas, and a thin line per member.
 
-    `values` has step, replica, member, value. `reference`: a dotted line at a height, and its label.
+    `values` has step, replica, member, value, and lies `within`. `reference`: a dotted line at a height, and its label.
     """
     if values.empty:
         return None
     figure = new_figure(4.2)
     axes = figure.subplots()
     scale = StepScale(float(values["step"].max()))
-    result = draw_curve(axes, scale, values)
+    result = draw_curve(axes, scale, values, within)
     members = summaries.by_member(values)
     if reference:
         axes.axhline(reference[0], color="#888888", ls=":", lw=1.5, label=reference[1])
@@ -192,11 +198,13 @@ def curve(
     return Draft(name, title, caption + ".", figure)
 
 
-def draw_curve(axes: Axes, scale: StepScale, values: pd.DataFrame) -> summaries.Spread:
+def draw_curve(
+    axes: Axes, scale: StepScale, values: pd.DataFrame, within: summaries.Within = summaries.ANYTHING
+) -> summaries.Spread:
     """The lines of `curve` in one panel, labelled for its legend; returns mean and spread over replicas."""
     replicas = summaries.by_replica(values)
     members = summaries.by_member(values)
-    result = summaries.spread(replicas.to_numpy())
+    result = summaries.spread(replicas.to_numpy(), within)
     x = scale(replicas.index)
     marker = "o" if len(x) == 1 else None
     many = members.shape[1] > MANY

@@ -32,9 +32,15 @@ class Spread:
     replicas: int
 
 
-def spread(values: np.ndarray) -> Spread:
+Within = tuple[float, float]
+"""The smallest and largest that a value can be."""
+ANYTHING: Within = (-np.inf, np.inf)
+
+
+def spread(values: np.ndarray, within: Within = ANYTHING) -> Spread:
     """Mean over the last axis of `values` [..., R]. Where a replica has no value (NaN) the mean is that of the others,
-    and there is no low and high: they would be those of another sample than the one beside it."""
+    and there is no low and high: they would be those of another sample than the one beside it. Low and high are cut
+    off at what a value can be."""
     values = np.asarray(values, dtype=float)
     replicas = values.shape[-1]
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -42,7 +48,8 @@ def spread(values: np.ndarray) -> Spread:
     if replicas < 3:
         return Spread(mean, values.min(axis=-1), values.max(axis=-1), "min–max" if replicas == 2 else "", replicas)
     half = values.std(axis=-1, ddof=1) / np.sqrt(replicas) * stats.t.ppf(0.975, replicas - 1)
-    return Spread(mean, mean - half, mean + half, "95% t-interval", replicas)
+    low, high = np.clip([mean - half, mean + half], *within)
+    return Spread(mean, low, high, "95% t-interval", replicas)
 
 
 def member_values(frame: pd.DataFrame, value: str) -> pd.DataFrame:
