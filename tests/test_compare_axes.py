@@ -13,12 +13,13 @@ from chromium import PROGRAM, Browser
 from test_compare import make
 
 from peerage.cli import main
-from peerage.config import Config, LearnerConfig
+from peerage.config import AdviceConfig, Config, LearnerConfig
 from peerage.configfile import to_dict
 from peerage.errors import UserError
 from peerage.evaluation import sources
 from peerage.evaluation.compare import Comparison, compare
 from peerage.evaluation.formats import as_latex, as_text
+from peerage.learners.defaults import resolve_advice
 from peerage.runs.comparison_page import render, write_comparison
 from peerage.sweeps.state import differences
 
@@ -351,3 +352,77 @@ def test_settings_by_their_dotted_names():
         "learner.gamma is 0.9 there and 0.5 in the sweep",
         f"run.eval_freq is {config.run.eval_freq} there and 7 in the sweep",
     ]
+
+
+# --- what a newcomer asks first -----------------------------------------------------------------------
+
+
+def test_the_value_alone_names_the_reference(sweep):
+    whole, value = (compare([sweep], by="trust", reference=name) for name in ("trust=hybrid", "hybrid"))
+    assert as_text(whole) == as_text(value) and value.tasks[0].sides[0].name == "trust=hybrid"
+
+
+def test_what_a_setting_sets_by_default_goes_with_it(tmp_path):
+    """td has a critic and agent values beside it by default, and in-context trust has not: nobody asked for those. Who
+    asks for a critic beside in-context trust has another setting."""
+    for trust in ("td", "in-context"):
+        for seed in range(3):
+            advice = resolve_advice(AdviceConfig(trust=trust))
+            assert advice.use_critic == (trust == "td")
+            make(tmp_path / f"{trust}-{seed}", [10.0 + seed], seed=seed, advice=advice)
+    words = [str(tmp_path / "td-*"), str(tmp_path / "in-context-*")]
+    (task,) = compare(words, by="advice.trust").tasks
+    assert [row.side for row in task.rows] == ["advice.trust=td", "advice.trust=in-context"]
+    advice = resolve_advice(AdviceConfig(trust="in-context", use_critic=True))
+    make(tmp_path / "in-context-9", [10.0], seed=9, advice=advice)
+    axes = {name for run in sources.differing_settings(sorted(tmp_path.iterdir())) for name in run.axes}
+    assert axes == {"advice.trust", "advice.use_critic"}
+
+
+def test_a_difference_within_the_interval_cannot_have_been_shown(tmp_path):
+    """Two replicas at 0 and two at 10: the interval of IQMs is wider than what normal samples would show."""
+    for side, trust in (("a", "td"), ("b", "hybrid")):
+        for seed, value in enumerate([0.0, 10.0, 0.0, 10.0]):
+            make(tmp_path / f"{side}-{seed}", [value], trust=trust, seed=seed)
+    (v,) = compare([str(tmp_path / "a-*"), str(tmp_path / "b-*")]).tasks[0].versus
+    assert v.detectable == pytest.approx((v.difference.high - v.difference.low) / 2) and v.detectable > 10
+
+
+def test_who_does_not_know_success_is_left_out(tmp_path):
+    for trust in ("td", "hybrid"):
+        for seed in range(3):
+            make(tmp_path / f"room-{trust}-{seed}", [1.0], success=[0.5], trust=trust, seed=seed)
+    make(tmp_path / "pole", [1.0], env="CartPole-v1")
+    found = compare([str(tmp_path / "room-*"), str(tmp_path / "pole")], metric="success")
+    assert [task.name for task in found.tasks] == ["Room-v6"]
+    assert f"{tmp_path / 'pole'}: CartPole-v1 reports no success: left out" in found.warnings
+    with pytest.raises(UserError, match=r"CartPole-v1 reports no success$"):
+        compare([str(tmp_path / "pole")], metric="success")
+
+
+def test_the_headline_begins_with_what_is_told_apart(tmp_path):
+    """Five sides, and only the last is better."""
+    rates = [(1e-4, 0.0), (2e-4, 0.1), (3e-4, -0.1), (4e-4, 0.2), (5e-4, 90.0)]
+    for k, (rate, more) in enumerate(rates):
+        for seed in range(5):
+            make(tmp_path / f"s{k}-{seed}", [seed + more], seed=seed, learner=LearnerConfig(learning_rate=(rate,)))
+    found = compare([str(tmp_path / f"s{k}-*") for k in range(5)])
+    assert [v.winner for v in found.tasks[0].versus] == [None, None, None, "s4"]
+    html = render(found, ["peerage", "compare"])
+    assert html.index("s4 is better") < html.index("s1: no difference can be seen")
+
+
+def test_bold_is_whoever_beats_the_reference(tmp_path):
+    for name, trust, value in (("r", "td", 1.0), ("x", "hybrid", 51.0), ("y", "transformer", 50.0)):
+        for seed in range(5):
+            make(tmp_path / f"{name}-{seed}", [value + seed], trust=trust, seed=seed)
+    better = as_latex(compare([str(tmp_path / f"{name}-*") for name in "rxy"])).split(r"\midrule")[1]
+    assert [r"\mathbf" in line for line in better.splitlines() if "&" in line] == [False, True, True]
+    worse = as_latex(compare([str(tmp_path / f"{name}-*") for name in "xr"])).split(r"\midrule")[1]
+    assert [r"\mathbf" in line for line in worse.splitlines() if "&" in line] == [True, False]
+
+
+@pytest.mark.parametrize("flag", [["--metric", "success"], ["--measure", "area"], ["--paired"], ["--threshold", "3"]])
+def test_sensitivity_ignores_no_flag(sweep, capsys, flag):
+    assert main(["compare", sweep, "--sensitivity", *flag]) == 2
+    assert f"knows no {flag[0]}" in capsys.readouterr().err
