@@ -786,3 +786,10 @@ def test_a_worker_that_says_nothing(tmp_path):
         time.sleep(0.02)
     assert ended == [Ended(first.name, -signal.SIGKILL, "ended by signal 9")]
     launcher.close()
+
+
+def test_an_adviser_that_is_not_there_is_said_when_it_is_planned(tmp_path, capsys):
+    """Not by a process that has been started for it."""
+    source = write(tmp_path, "name: s\ncommon: {advisers: [expert]}\nenvironments: [Room-v6, CartPole-v1]\n")
+    assert cli.main(["sweep", str(source), "--log-dir", str(tmp_path / "runs")]) == 2
+    assert "there is no expert for CartPole-v1" in capsys.readouterr().err and not (tmp_path / "runs").exists()

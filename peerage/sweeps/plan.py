@@ -225,15 +225,15 @@ def _spec(env: str, args: str) -> Any:
 
 def _resolve(config: Config) -> Config:
     """As the training will do it (`peerage.training.loop.Trainer`)."""
-    from peerage.sharing.advisers import make_adviser
-
     spec = _spec(config.env, json.dumps(config.env_args))
     if config.perturb:  # of the environments that members learn in, by knobs that these may not have
         from peerage.envs.perturbed import Perturbations, with_perturbations
 
         _spec(config.env, json.dumps(with_perturbations(config.env_args, Perturbations.of(config.perturb))))
-    for adviser in config.advisers:
-        if not adviser.startswith("checkpoint:"):  # which may be there later, and takes its time
+    if named := [adviser for adviser in config.advisers if not adviser.startswith("checkpoint:")]:  # that may come yet
+        from peerage.sharing.advisers import make_adviser  # which brings torch
+
+        for adviser in named:
             make_adviser(adviser, spec)
     resolved = resolve(config, spec.discrete)
     if resolved.advice.trust in ("transformer", "hybrid"):
