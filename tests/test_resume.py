@@ -252,6 +252,35 @@ def test_a_checkpoint_writes_what_is_new(tmp_path, monkeypatch):
     assert [path.name for path in checkpoint.checkpoints(tmp_path)] == ["step_000000091", "step_000000200"]
 
 
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("how", ["longer", "gone"])
+def test_chunks_that_are_not_as_they_were_are_not_used_again(tmp_path, monkeypatch, which, how):
+    """Neither they nor what follows them: the new checkpoint is whole."""
+    monkeypatch.setattr(chunks, "SMALL", 0)
+    after = None
+    for total in (40, 90):
+        after = checkpoint.save(tmp_path, total, {"buffer": buffer(total)}, after=after)
+    path = tmp_path / "checkpoints" / "chunks" / names(tmp_path)[which]
+    path.unlink() if how == "gone" else path.write_bytes(path.read_bytes() + b" ")
+    folder = checkpoint.save(tmp_path, 100, {"buffer": buffer(100)}, after=after)
+    assert content(checkpoint.load(folder)) == list(range(100))
+    used = checkpoint.read_manifest(folder).chunks["buffer"]
+    assert [(c.start, c.stop) for c in used] == [[(0, 100)], [(0, 40), (40, 100)]][which]
+
+
+def test_chunks_of_what_is_no_more_are_not_used_again(tmp_path, monkeypatch):
+    """A buffer that holds less than before, at its end or at its beginning."""
+    monkeypatch.setattr(chunks, "SMALL", 0)
+    after = None
+    for total in (40, 90):
+        after = checkpoint.save(tmp_path, total, {"buffer": buffer(total)}, after=after)
+    shorter = checkpoint.save(tmp_path, 91, {"buffer": buffer(60)}, after=after)
+    assert content(checkpoint.load(shorter)) == list(range(60))
+    later = checkpoint.save(tmp_path, 92, {"buffer": buffer(120, capacity=25)}, after=after)
+    assert content(checkpoint.load(later)) == list(range(95, 120))
+    assert [(c.start, c.stop) for c in checkpoint.read_manifest(later).chunks["buffer"]] == [(95, 120)]
+
+
 def test_a_ring_leaves_no_old_chunks_behind(tmp_path, monkeypatch):
     """The disk holds the buffer, and what of the oldest chunk is no longer in it: not the whole run."""
     monkeypatch.setattr(chunks, "SMALL", 0)
