@@ -281,3 +281,5 @@ RESUMABLE = ("checkpoint_freq", "keep_checkpoints", "use_tensorboard", "use_wand
 """Fields of `RunConfig` that may be others when a run goes on: nothing that is trained or logged depends on them."""
 ELSEWHERE = ("device", "threads")
 """Fields of `Config` that may be others as well: the run goes on, but not bit for bit."""
+FREE = {"exp_name", "log_dir", "overwrite", *RESUMABLE, *ELSEWHERE}
+"""All that two configurations of one training need not have in common."""

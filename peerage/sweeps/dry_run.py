@@ -7,13 +7,11 @@ import time
 from collections.abc import Mapping
 
 from peerage.runs.text import count, duration
-from peerage.sweeps.launch import LocalLauncher, task_of
+from peerage.sweeps.launch import PAUSE, LocalLauncher, task_of
 from peerage.sweeps.plan import Sweep
 from peerage.sweeps.progress import counted, share
 from peerage.sweeps.state import Pace, State, look, together
 
-PAUSE = 0.1
-"""Seconds between two looks at a measurement."""
 MEASURE = 300
 """Steps of a measurement."""
 SHORTLY = {"train": "train", "resume": "resume", "done": "done", "differs": "DIFFERS", "elsewhere": "under way"}

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 SIGNALS = [int(getattr(signal, name)) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 """Those that ask for the end."""
+PAUSE = 0.1
+"""Seconds between two looks at what is being trained."""
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 """Whatever computes in threads of its own reads one of these."""
 

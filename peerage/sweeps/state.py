@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from peerage.config import ELSEWHERE, RESUMABLE, Config
+from peerage.config import FREE, Config
 from peerage.configfile import from_dict, short, to_dict
 from peerage.errors import UserError
 from peerage.evaluation.sources import dotted
@@ -21,8 +21,6 @@ except ImportError:  # no locks on Windows
     fcntl = None  # type: ignore[assignment]
 
 What = Literal["train", "resume", "done", "differs", "elsewhere"]
-FREE = {"exp_name", "log_dir", "overwrite", *RESUMABLE, *ELSEWHERE}
-"""Fields in which a run may differ from what is asked for: they do not change what is trained or logged."""
 
 
 @dataclass(frozen=True)

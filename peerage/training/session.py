@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from peerage.config import ELSEWHERE, PARTS, RESUMABLE, Config
+from peerage.config import FREE, PARTS, RESUMABLE, Config
 from peerage.configfile import to_dict, validate
 from peerage.envs.vector import Maker
 from peerage.errors import UserError, nearest
@@ -155,8 +155,8 @@ def restore(
 
 def _refuse_changes(config: Config, before: dict[str, Any], env: Maker | None, advisers: Sequence[Any] | None) -> None:
     """UserError if config.yaml is not the one that the checkpoint was written with, naming what differs."""
-    now, free = to_dict(config), {"exp_name", "log_dir", "overwrite", *RESUMABLE, *ELSEWHERE}
-    free |= {name for name, given in (("env", env), ("advisers", advisers)) if given is not None}  # named after objects
+    now, objects = to_dict(config), {"env": env, "advisers": advisers}
+    free = FREE | {name for name, given in objects.items() if given is not None}  # named after those
     for part, values in (("", now), *((part, now[part]) for part in now if isinstance(now[part], dict))):
         old = before if not part else before.get(part, {})
         for name, value in values.items():
