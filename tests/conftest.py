@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,9 @@ import torch
 from peerage.learners.entries import Entries
 from peerage.nets import passes
 from peerage.training.loop import Trainer
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell does that to what it starts in the background, and
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what is ignored stays so, in trainings too
 
 
 def assert_same(a, b, place: str = "state") -> None:
