@@ -17,7 +17,7 @@ import torch
 from peerage.config import Config, RunConfig
 from peerage.learners.replay import Replay
 from peerage.runs.folder import RunFolder
-from peerage.training.loop import Trainer
+from peerage.training.trainer import Trainer
 
 EVERY = 10_000  # steps between two checkpoints
 DOCS = Path(__file__).parent.parent / "docs" / "crashes.md"

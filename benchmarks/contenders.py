@@ -121,7 +121,7 @@ def peerage(job: Job) -> dict[str, Any]:
     import torch
 
     from peerage.config import AdviceConfig, Config, LearnerConfig
-    from peerage.training.loop import Trainer
+    from peerage.training.trainer import Trainer
 
     if job.case in TRUST_CASES:
         config, starts, whole = trust_config(job), TRUST_CASES[job.case].learning_starts, 20
@@ -167,7 +167,7 @@ def peerage(job: Job) -> dict[str, Any]:
 def trust_config(job: Job) -> Any:
     """The preset of a trust case with `job.members` members who trust by `job.trust`."""
     from peerage.config import changed
-    from peerage.configfile import load
+    from peerage.config.file import load
 
     case = TRUST_CASES[job.case]
     run = {"n_peers": job.members, "total_timesteps": TOTAL, "device": job.device, "threads": job.threads}

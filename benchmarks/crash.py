@@ -50,16 +50,16 @@ import numpy as np
 import safetensors.numpy
 import safetensors.torch
 
-import peerage.runs.figures  # imported here, so that no child has to
-import peerage.runs.report  # noqa: F401
+import peerage.reports.figures  # imported here, so that no child has to
+import peerage.reports.report  # noqa: F401
 from benchmarks.crash_cases import CASES, QUICK
-from peerage import cli
-from peerage.configfile import dump
+from peerage import cli, session
+from peerage.config.file import dump
 from peerage.evaluation.evaluate import Evaluator
+from peerage.runs import checkpoint, chunks
 from peerage.runs.folder import RunFolder
 from peerage.runs.tables import CsvLog
-from peerage.training import checkpoint, chunks, session
-from peerage.training.loop import Trainer
+from peerage.training.trainer import Trainer
 
 PATIENCE = 300
 """Seconds after which a training that has not ended is taken for one that hangs."""

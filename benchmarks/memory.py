@@ -130,7 +130,7 @@ KINDS: dict[str, dict[str, Any]] = {
 def one_process(rounds: int) -> list[tuple[str, int]]:
     """(kind, bytes afterwards) of `rounds` of all kinds, one after the other in this process, each collected and with
     what the C library keeps given back. No two rounds have the same shapes, as in a search for good settings: oneDNN
-    keeps what it compiled for each (`peerage/nets/passes.py`)."""
+    keeps what it compiled for each (`peerage/nets/kernels.py`)."""
     seen = []
     with tempfile.TemporaryDirectory() as folder:
         for n in range(rounds):

@@ -15,9 +15,9 @@ import pandas as pd
 
 from benchmarks.trust_counts import decisions
 from peerage.config import Config
-from peerage.configfile import load
-from peerage.runs.summaries import by_replica, member_values
+from peerage.config.file import load
 from peerage.runs.tables import read_advice, read_evaluations, read_metrics
+from peerage.statistics.summaries import by_replica, member_values
 
 
 @dataclass(frozen=True)

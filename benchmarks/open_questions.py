@@ -26,9 +26,9 @@ from benchmarks.open_numbers import Part
 from benchmarks.trust_counts import hours
 from benchmarks.trust_probes import interval, with_part
 from peerage.config import Config
-from peerage.configfile import load
-from peerage.presets import describe
-from peerage.runs.summaries import spread
+from peerage.config.file import load
+from peerage.config.presets import describe
+from peerage.statistics.summaries import spread
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

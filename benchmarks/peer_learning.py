@@ -20,7 +20,7 @@ import matplotlib
 import pandas as pd
 
 import peerage
-from peerage.runs.summaries import by_replica, member_values, metric, spread
+from peerage.statistics.summaries import by_replica, member_values, metric, spread
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

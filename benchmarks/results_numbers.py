@@ -17,11 +17,11 @@ import numpy as np
 
 from benchmarks import open_numbers, peer_learning, trust_counts
 from peerage.errors import UserError
-from peerage.evaluation import statistics
-from peerage.evaluation.compare import compare
-from peerage.evaluation.statistics import Interval
-from peerage.evaluation.verdicts import FEW, LEVEL, in_brackets
-from peerage.runs.text import number
+from peerage.statistics import tests
+from peerage.statistics.compare import compare
+from peerage.statistics.tests import Interval
+from peerage.statistics.verdicts import FEW, LEVEL, in_brackets
+from peerage.text import number
 
 BETTER, WORSE, PERHAPS_BETTER, PERHAPS_WORSE = "**better**", "**worse**", "perhaps better", "perhaps worse"
 UNSEEN = "not told apart"
@@ -84,8 +84,8 @@ def in_words(difference: Interval) -> str:
 
 def against(y: np.ndarray, x: np.ndarray) -> Against:
     """`y [R]` against the reference's `x [R]`, replicas of the same seeds."""
-    difference = statistics.difference(y, x, paired=True)
-    return Against(difference, statistics.probability_of_improvement(y, x), statistics.paired_t(y, x).p)
+    difference = tests.difference(y, x, paired=True)
+    return Against(difference, tests.probability_of_improvement(y, x), tests.paired_t(y, x).p)
 
 
 @dataclass(frozen=True)
@@ -125,11 +125,11 @@ def findings(trial: Trial) -> tuple[list[Found], list[str]]:
                 raise UserError(f"{folder}: a replica has no {measure}; was the run long enough?")
         for way, y in zip(trial.ways.values(), x):
             pair = against(y, x[0]) if y is not x[0] else None
-            found.append(Found(trial, way, measure, task.step, statistics.interval(y), pair))
+            found.append(Found(trial, way, measure, task.step, tests.interval(y), pair))
     return found, list(whole.warnings)
 
 
 def judged(found: Sequence[Found]) -> list[Found]:
     """The same with `known`: a verdict whose p is low enough after Holm's correction over all of them."""
-    corrected = statistics.holm([math.nan if f.against is None else f.against.p for f in found])
+    corrected = tests.holm([math.nan if f.against is None else f.against.p for f in found])
     return [replace(f, known=f.verdict.startswith("perhaps") and p < LEVEL) for f, p in zip(found, corrected)]

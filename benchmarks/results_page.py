@@ -35,8 +35,8 @@ from benchmarks.results_numbers import (
 )
 from benchmarks.results_trials import QUESTIONS, Question
 from peerage.errors import UserError
-from peerage.evaluation.verdicts import LEVEL, in_brackets
-from peerage.runs.text import count, listing, number
+from peerage.statistics.verdicts import LEVEL, in_brackets
+from peerage.text import count, listing, number
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from benchmarks import open_questions, peer_learning, trust_lies, trust_lunarlander, trust_probes
 from benchmarks.results_numbers import EXPERT, LATE, LEARNERS, RETURN, TRAINING, TURN, Trial
-from peerage.configfile import load
+from peerage.config.file import load
 
 
 @dataclass(frozen=True)

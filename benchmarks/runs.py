@@ -10,7 +10,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from peerage.configfile import load
+from peerage.config.file import load
 
 
 class Named(Protocol):

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from peerage.configfile import load
-from peerage.runs.summaries import by_replica, member_values
+from peerage.config.file import load
 from peerage.runs.tables import read_advice, read_evaluations, read_metrics, read_timing
 from peerage.sharing.advisers import replica_generator
 from peerage.sharing.probes import turn_step
+from peerage.statistics.summaries import by_replica, member_values
 
 Window = tuple[float, float]
 """(low, high]: the steps low + 1 ... high."""

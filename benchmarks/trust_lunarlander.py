@@ -17,9 +17,9 @@ import numpy as np
 from benchmarks import runs
 from benchmarks import trust_counts as counts
 from benchmarks.trust_probes import PAGE, SKELETON, interval, with_part
-from peerage.configfile import load
-from peerage.runs.summaries import spread
+from peerage.config.file import load
 from peerage.runs.tables import read_evaluations
+from peerage.statistics.summaries import spread
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

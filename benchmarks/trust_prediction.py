@@ -33,8 +33,8 @@ WAYS = [("causal", True), ("causal", False), ("seed", True), ("seed", False)]
 def record(env: str, steps: int) -> tuple[Any, list[np.ndarray]]:
     """The environment and a group's steps in it: obs, action, reward, adviser, first, each `[M, steps, ...]`."""
     from peerage.config import changed
-    from peerage.configfile import load
-    from peerage.training.loop import Trainer
+    from peerage.config.file import load
+    from peerage.training.trainer import Trainer
 
     run = {"n_peers": MEMBERS, "advisers": ("expert",), "total_timesteps": steps, "device": "cpu"}
     learner = {"learning_starts": (200,), "exploration_fraction": (0.5,)}
@@ -56,7 +56,7 @@ def measure(
     spec: Any, columns: list[np.ndarray], wiring: Any, lagged: bool, lr: float, updates: int
 ) -> list[float]:
     """mse, steps, windows, spread and expert (see above), means over members."""
-    from peerage.learners.streams import Seat
+    from peerage.learners.streams import StreamKey
     from peerage.trust.attention import AttentionTrust
     from peerage.trust.features import make_features
 
@@ -65,9 +65,9 @@ def measure(
     rewards, first = columns[2], columns[4]
     steps = rewards.shape[1]
     learned = steps - int(HELD_OUT * steps)
-    seats = [Seat(0, 0, m) for m in range(MEMBERS)]
+    stream_keys = [StreamKey(0, 0, m) for m in range(MEMBERS)]
     trust = AttentionTrust(
-        seats, maker.width, maker.adviser, ADVISERS, maker.n_phases, lr=lr, wiring=wiring, capacity=steps
+        stream_keys, maker.width, maker.adviser, ADVISERS, maker.n_phases, lr=lr, wiring=wiring, capacity=steps
     )
     trust.append(features[:, :learned], phases[:, :learned], rewards[:, :learned], first[:, :learned])
     for _ in range(updates):

@@ -22,8 +22,8 @@ import numpy as np
 from benchmarks import runs
 from benchmarks import trust_counts as counts
 from benchmarks.trust_counts import Replica
-from peerage.configfile import load
-from peerage.runs.summaries import spread
+from peerage.config.file import load
+from peerage.statistics.summaries import spread
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -7,16 +7,16 @@ import numpy as np
 
 import peerage
 from peerage.envs.make import check_env_id
-from peerage.trust.features import ADVISER, Family, Past, columns, make_features, one_hot
+from peerage.trust.features import ADVISER, Family, FeatureHistory, columns, make_features, one_hot
 
 
-def phases(past: Past) -> np.ndarray:
+def phases(past: FeatureHistory) -> np.ndarray:
     """0 balanced; 1 leaning; 2 running out of room."""
     place, angle = past.obs[..., 0], past.obs[..., 2]
     return np.where(np.abs(place) > 1.5, 2, np.where(np.abs(angle) > 0.05, 1, 0))
 
 
-def extract(past: Past) -> dict[str, np.ndarray]:
+def extract(past: FeatureHistory) -> dict[str, np.ndarray]:
     angle, spin = past.obs[..., 2], past.obs[..., 3]
     return {
         "pole": columns(angle / 0.2, spin, np.abs(angle) > 0.1, past.std_of_last(angle, 20)),

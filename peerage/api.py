@@ -37,10 +37,10 @@ def train(
 
     Raises UserError, before anything is written, for whatever does not fit.
     """
-    from peerage.configfile import load as load_config
-    from peerage.configfile import validate
+    from peerage.config.file import load as load_config
+    from peerage.config.file import validate
     from peerage.learners.defaults import refuse_idle_trust
-    from peerage.training.session import run_training
+    from peerage.session import run_training
 
     start = config if isinstance(config, Config) else Config() if config is None else load_config(config)
     if isinstance(advisers, str):
@@ -57,7 +57,7 @@ def train(
 
 def resume(run: Run | str | Path, *, listeners: Sequence[Listener] = (), **settings: Any) -> Run:
     """Go on with an interrupted run from its newest checkpoint. `settings` are fields of `RunConfig`."""
-    from peerage.training.session import resume as resume_run
+    from peerage.session import resume as resume_run
 
     run = run if isinstance(run, Run) else load(run)
     resume_run(run.folder, env=run.env, advisers=run.advisers, listeners=listeners, **settings)
@@ -121,19 +121,19 @@ class Run:
 
     def report(self) -> Path:
         """Draw the figures and write report.html; returns its path."""
-        from peerage.runs.report import write_report
+        from peerage.reports.report import write_report
 
         return write_report(self.folder)
 
     def evaluate(self, episodes: int = 10) -> list[EvaluationRow]:
         """Evaluate the newest checkpoint anew: (replica, member, episode, return, length, success)."""
-        from peerage.training.session import evaluate_run
+        from peerage.session import evaluate_run
 
         return evaluate_run(self.folder, episodes, env=self.env)
 
     def policy(self, member: int = 0, replica: int = 0) -> Policy:
         """A trained member, to act with: `action = run.policy(0)(obs)`."""
-        from peerage.training.session import restore
+        from peerage.session import restore
 
         trainer = restore(self.folder, env=self.env, policies_only=True)
         trainer.close()

@@ -5,18 +5,18 @@ from __future__ import annotations
 import argparse
 
 from peerage.cli import COMMANDS
-from peerage.flags import Parser
+from peerage.config.flags import Parser
 
 INTRODUCTION = """# The command line
 
-<!-- written by `make docs`; the texts stand in peerage/config.py and peerage/commands/ -->
+<!-- written by `make docs`; the texts stand in peerage/config/tree.py and peerage/commands/ -->
 
 ```
 peerage COMMAND ...
 ```
 
 A flag overrides the configuration that `--config` names: a YAML file, a preset, or a run folder. The YAML is
-the tree of `peerage/config.py` and strict: an unknown key, a key given twice or a wrong type is an error, and
+the tree of `peerage/config/tree.py` and strict: an unknown key, a key given twice or a wrong type is an error, and
 `1e-3` is a number. `--env-args` adds to the arguments in the configuration; `--n-epochs` beats its
 `total_timesteps`. A field that may be unset is unset by `none`, as in `--max-peer-epochs none`.
 

@@ -8,22 +8,22 @@ import numpy as np
 import pytest
 import torch
 
-from peerage.learners.entries import Entries
-from peerage.nets import passes
-from peerage.training.loop import Trainer
+from peerage.append_buffer import AppendBuffer
+from peerage.nets import kernels
+from peerage.training.trainer import Trainer
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell does that to what it starts in the background, and
     signal.signal(signal.SIGINT, signal.default_int_handler)  # what is ignored stays so, in trainings too
 
 
 def assert_same(a, b, place: str = "state") -> None:
-    """Two states are the same, every bit; `Entries` by what they hold, however they are cut."""
+    """Two states are the same, every bit; `AppendBuffer` by what they hold, however they are cut."""
     assert type(a) is type(b) or isinstance(a, tuple | list), place
     if isinstance(a, torch.Tensor):
         # As bytes: what is not a number equals itself here
         alike = a.dtype == b.dtype and a.shape == b.shape
         assert alike and a.contiguous().numpy().tobytes() == b.contiguous().numpy().tobytes(), place
-    elif isinstance(a, Entries):
+    elif isinstance(a, AppendBuffer):
         whole = [[tensors for _, _, tensors in entries.pieces()] for entries in (a, b)]
         assert (a.start, a.stop) == (b.start, b.stop), place
         names = [list(parts[0]) if parts else [] for parts in whole]
@@ -56,7 +56,7 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-    passes.WORKERS.set_threads(1)
+    kernels.WORKERS.set_threads(1)
 
 
 @pytest.fixture

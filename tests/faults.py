@@ -207,7 +207,7 @@ def differs(run: Path, whole: dict[str, bytes]) -> list[str]:
 def _server() -> Any:
     """Forks children from a process that has imported everything and computed nothing."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pytest", "peerage.cli", "peerage.training.session", "peerage.runs.figures"])
+    context.set_forkserver_preload(["pytest", "peerage.cli", "peerage.session", "peerage.reports.figures"])
     return context
 
 
@@ -267,7 +267,7 @@ def _child(answer: Any, body: Callable[..., Any], arguments: Any, output: Path |
 
 def without_report() -> None:
     """A second for every run; they are drawn after DONE, from the tables alone."""
-    from peerage.training import session
+    from peerage import session
 
     vars(session)["write_report"] = lambda run: None
 

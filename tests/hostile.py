@@ -31,10 +31,11 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
 import peerage
+from peerage import session
 from peerage.cli import main
 from peerage.config import AdviceConfig, AttentionConfig, Config, ContextConfig, LearnerConfig, RunConfig
+from peerage.runs import checkpoint
 from peerage.runs.listeners import Listener
-from peerage.training import checkpoint, session
 
 MORE = int(os.environ.get("PEERAGE_EXAMPLES", 1))
 SECONDS = 20

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 import peerage
+from peerage import session
 from peerage.cli import main
 from peerage.config import AdviceConfig, Config, LearnerConfig, RunConfig
 from peerage.envs.perturbed import Perturbations
 from peerage.errors import UserError
+from peerage.evaluation.company import advised_episodes
 from peerage.evaluation.robustness import evaluate_perturbed
-from peerage.training import session
-from peerage.training.advised import advised_episodes
-from peerage.training.checkpoint import checkpoints
-from peerage.training.session import restore
+from peerage.runs.checkpoint import checkpoints
+from peerage.session import restore
 
 TINY = Config(
     env="Room-v6",
@@ -50,7 +50,7 @@ def folder(tmp_path_factory, unreported):
         "one": replace(FOLLOWERS, **followers),
         "two": replace(FOLLOWERS, advisers=(), replicas=1),
         "alone": replace(TINY, advisers=(), advice=AdviceConfig(sharing="none")),
-        "liars": replace(
+        "byzantine": replace(
             FOLLOWERS, advisers=(), replicas=1,
             advice=AdviceConfig(only_follow_others=True, byzantine_members=("1:random",)),
             perturb={"dropped_advice": 0.5, "observation_noise": 0.5}, total_timesteps=60,
@@ -156,7 +156,7 @@ def test_a_new_adviser_is_not_the_old_one(folder, tmp_path):
     run = peerage.train(config=config, log_dir=str(tmp_path), exp_name="run").folder
     trainer = restore(run, in_company=True)
     trainer.sharing.disturb(advisers=trainer.copies_of([new]))
-    weights = trainer.sharing.desks.desks[0].adviser.learner.networks()["q"].flat
+    weights = trainer.sharing.fixed_advisers.fixed_advisers[0].adviser.learner.networks()["q"].flat
     theirs = restore(folder / "two", policies_only=True).group.stacks[0].learner.networks()["q"].flat
     assert (weights.view(-1) == theirs.view(2, -1)[1]).all()
 
@@ -171,8 +171,11 @@ def test_nobody_asks_any_more(tmp_path):
 def test_what_the_environment_has_already_is_no_other_case(tmp_path):
     config = replace(TINY, env_args={"perturb": {"action_noise": 0.25}}, total_timesteps=60, replicas=1)
     run = peerage.train(config=config, log_dir=str(tmp_path), exp_name="run").folder
-    found = evaluate_perturbed(run, [Perturbations(action_noise=0.25), Perturbations(action_noise=0.5)], 1)
-    assert [line["perturbation"] for line in found.table()] == ["action_noise=0.25", "action_noise=0.5"]
+    weak, strong = Perturbations(action_noise=0.25), Perturbations(action_noise=0.5)
+    for cases in ([weak, strong], [strong, weak]):
+        found = evaluate_perturbed(run, cases, 1)
+        assert [line["perturbation"] for line in found.table()] == ["action_noise=0.25", "action_noise=0.5"]
+        assert found.table()[0]["change"] == 0
 
 
 def test_seeds_are_those_that_are_asked_for(tmp_path):
@@ -206,14 +209,14 @@ def test_every_case_begins_from_the_checkpoint(folder):
 def test_troubles_of_the_training_are_not_those_of_the_evaluation(folder):
     """With a liar and silence in the training, `clean` has neither: the same as for one trained without, once its
     members are given the same networks and trust."""
-    troubled = restore(folder / "liars")
+    troubled = restore(folder / "byzantine")
     troubled.sharing.disturb()
-    clean = evaluate_perturbed(folder / "liars", episodes=3, advised=True).rows
+    clean = evaluate_perturbed(folder / "byzantine", episodes=3, advised=True).rows
     by_hand = episodes(troubled, 3, seed=1_000_003)
     for row in clean:
         mine = [e.return_ for m, _, e in by_hand if troubled.names[m] == row.member]
         assert row.perturbed == row.clean == np.mean(mine)
-    lied_to = evaluate_perturbed(folder / "liars", episodes=3, advised=True, byzantine_members=["1:random"]).rows
+    lied_to = evaluate_perturbed(folder / "byzantine", episodes=3, advised=True, byzantine_members=["1:random"]).rows
     assert [r.clean for r in lied_to[:2]] == [r.clean for r in clean]
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from peerage.nets import passes
+from peerage.nets import kernels
 from peerage.nets.attention import (
     Stack,
     attention_bias,
@@ -228,7 +228,7 @@ def test_the_gradient_of_scales_is_the_slope():
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_row_has_the_same_bits_in_any_stack(threads):
-    passes.WORKERS.set_threads(threads)
+    kernels.WORKERS.set_threads(threads)
     x, _ = some_windows(4, torch.float32)
     whole = make_stack(4)
 

@@ -22,7 +22,7 @@ from benchmarks.contenders import (
     trust_config,
     update_flops,
 )
-from peerage.configfile import load
+from peerage.config.file import load
 
 
 @pytest.fixture(autouse=True)

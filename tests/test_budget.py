@@ -15,10 +15,10 @@ import torch
 from benchmarks import memory
 from peerage.config import AdviceConfig, AttentionConfig, Config, ContextConfig, LearnerConfig, RunConfig
 from peerage.errors import UserError
+from peerage.session import run_training
 from peerage.training import budget
 from peerage.training.budget import Budget, available_memory, check, estimate, guard
-from peerage.training.loop import Trainer
-from peerage.training.session import run_training
+from peerage.training.trainer import Trainer
 
 MB, GB, TB = 10**6, 10**9, 10**12
 LEARNER = LearnerConfig(buffer_size=(1000,), net_arch=((16,),), batch_size=(8,))
@@ -114,7 +114,7 @@ import gymnasium as gym, json, numpy as np, warnings
 from benchmarks.memory import resident
 from peerage.config import *
 from peerage.training import budget
-from peerage.training.loop import Trainer
+from peerage.training.trainer import Trainer
 
 class Wide(gym.Env):
     observation_space = gym.spaces.Box(0, 1, (500,), np.float32)
@@ -391,13 +391,13 @@ def test_a_leak_would_show():
 def test_kernels_are_not_kept_without_end():
     """oneDNN compiles a product for every shape it meets and keeps it, half a megabyte each: torch's own limits are
     1,024 shapes, twice."""
-    from peerage.nets import passes
+    from peerage.nets import kernels
 
-    if not passes.ONEDNN:
+    if not kernels.ONEDNN:
         pytest.skip("torch without oneDNN")
     code = """
 import torch
-from peerage.nets.passes import _linear
+from peerage.nets.kernels import _linear
 from benchmarks.memory import resident, trim
 weight, sizes = torch.zeros(64, 64), []
 for n in range(1000):

@@ -14,11 +14,11 @@ import pytest
 
 from peerage.cli import COMMANDS, main
 from peerage.config import Config
-from peerage.configfile import dump, load
+from peerage.config.file import dump, load
+from peerage.config.flags import _assignments, train_flags
+from peerage.config.presets import preset_names
 from peerage.errors import UserError
-from peerage.flags import _assignments, train_flags
 from peerage.manual import page
-from peerage.presets import preset_names
 
 ROOT = Path(__file__).parent.parent
 HEAVY = ("torch", "gymnasium", "matplotlib", "pandas", "numpy", "rich")
@@ -44,7 +44,7 @@ def train(monkeypatch: pytest.MonkeyPatch) -> Any:
         seen.append((config, command))
         return Path("experiments/it")
 
-    stub(monkeypatch, "peerage.training.session", run_training=run_training)
+    stub(monkeypatch, "peerage.session", run_training=run_training)
 
     def call(*words: str) -> Config:
         assert main(["train", *words]) == 0
@@ -194,9 +194,9 @@ def test_exit_status(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
 
         return run_training
 
-    stub(monkeypatch, "peerage.training.session", run_training=failing(KeyboardInterrupt()))
+    stub(monkeypatch, "peerage.session", run_training=failing(KeyboardInterrupt()))
     assert main(["train"]) == 130
-    stub(monkeypatch, "peerage.training.session", run_training=failing(UserError("two\nlines")))
+    stub(monkeypatch, "peerage.session", run_training=failing(UserError("two\nlines")))
     assert main(["train"]) == 2
     assert capsys.readouterr().err.endswith("peerage: two lines\n")
 
@@ -210,7 +210,7 @@ def test_other_commands(
     rows = [(0, "member-0", 0, 1.234, 10, None), (0, "member-1", 10, 2.0, 9, 1.0)]
     stub(
         monkeypatch,
-        "peerage.training.session",
+        "peerage.session",
         resume=lambda run, **overrides: calls.append((run, overrides)),
         evaluate_run=lambda *a, say: calls.append(a) or rows,
     )
@@ -237,7 +237,7 @@ def test_other_commands(
     last = capsys.readouterr().out.splitlines()[-1]
     assert last == "mean over members and 2 replicas: 2.617 [1.617, 3.617], min–max"
 
-    stub(monkeypatch, "peerage.sb3_export", export_member=lambda *a: calls.append(a) or "out.zip")
+    stub(monkeypatch, "peerage.interop.sb3_export", export_member=lambda *a: calls.append(a) or "out.zip")
     assert main(["export", run, "--member", "2", "--to", "sb3", "--out", "x.zip"]) == 0
     assert calls[-1] == (tmp_path, 2, 0, Path("x.zip"))
 

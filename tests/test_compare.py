@@ -13,13 +13,13 @@ import pytest
 import peerage
 from peerage.cli import main
 from peerage.config import AdviceConfig, Config, LearnerConfig, RunConfig
-from peerage.configfile import to_dict, to_yaml
+from peerage.config.file import to_dict, to_yaml
 from peerage.errors import UserError
-from peerage.evaluation import samples
-from peerage.evaluation.compare import compare
-from peerage.evaluation.formats import as_json, as_latex, as_text
 from peerage.runs.folder import HEADER
 from peerage.runs.tables import CsvLog
+from peerage.statistics import samples
+from peerage.statistics.compare import compare
+from peerage.statistics.formats import as_json, as_latex, as_text
 
 STEPS = (0, 100, 200, 300)
 
@@ -324,7 +324,7 @@ def test_names_are_text_everywhere(tmp_path):
     found = compare([str(a), str(b)])
     assert r"\textless{}b\textgreater{}\_\&\_50\%\$x\$" in as_latex(found)
     assert json.loads(as_json(found))["tasks"][0]["rows"][0]["side"] == name
-    from peerage.runs.comparison_page import render
+    from peerage.reports.comparison_page import render
 
     assert "<b>_&amp;_50%$x$" not in render(found, []) and "&lt;b&gt;_&amp;_50%$x$" in render(found, [])
 

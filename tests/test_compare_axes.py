@@ -14,13 +14,13 @@ from test_compare import make
 
 from peerage.cli import main
 from peerage.config import AdviceConfig, Config, LearnerConfig
-from peerage.configfile import to_dict
+from peerage.config.file import to_dict
 from peerage.errors import UserError
-from peerage.evaluation import sources
-from peerage.evaluation.compare import Comparison, compare
-from peerage.evaluation.formats import as_latex, as_text
 from peerage.learners.defaults import resolve_advice
-from peerage.runs.comparison_page import render, write_comparison
+from peerage.reports.comparison_page import render, write_comparison
+from peerage.statistics import sources
+from peerage.statistics.compare import Comparison, compare
+from peerage.statistics.formats import as_latex, as_text
 from peerage.sweeps.state import differences
 
 SEEDS = range(5)

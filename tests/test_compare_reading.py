@@ -15,12 +15,13 @@ from test_compare import make
 from peerage.cli import main
 from peerage.config import RunConfig
 from peerage.errors import UserError
-from peerage.evaluation.compare import compare
-from peerage.evaluation.formats import as_json, as_latex, as_text
-from peerage.evaluation.sources import by_axis, find
-from peerage.runs import summaries, tables
-from peerage.runs.comparison_page import render, write_comparison
-from peerage.runs.report import write_report
+from peerage.reports.comparison_page import render, write_comparison
+from peerage.reports.report import write_report
+from peerage.runs import tables
+from peerage.statistics import summaries
+from peerage.statistics.compare import compare
+from peerage.statistics.formats import as_json, as_latex, as_text
+from peerage.statistics.sources import by_axis, find
 
 
 def two(folder: Path, a: list[float], b: list[float], **changes) -> list[str]:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from benchmarks.crash import CASES, QUICK, STATUS, differences, draw, first_difference
-from peerage.training import checkpoint
+from peerage.runs import checkpoint
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the crash test forks")

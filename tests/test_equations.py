@@ -15,7 +15,7 @@ from peerage.learners.base import Space
 from peerage.learners.defaults import DEFAULTS
 from peerage.learners.group import Group
 from peerage.learners.replay import Batch
-from peerage.learners.streams import Seat, Streams
+from peerage.learners.streams import StreamKey, Streams
 from peerage.sharing import choice
 from peerage.sharing.advice import Advice
 from peerage.trust.agent_value import AgentValues, samples_per_member
@@ -228,7 +228,7 @@ class Stub:
     def __init__(self, n=2, replicas=1, learning_starts=0, opinion=None, gammas=(0.5,), capacity=10_000, seed=0):
         self.N, self.R, self.M = n, replicas, n * replicas
         self.device, self.dtype = torch.device("cpu"), F64
-        self.seats = [Seat(seed, r, i) for r in range(replicas) for i in range(n)]
+        self.stream_keys = [StreamKey(seed, r, i) for r in range(replicas) for i in range(n)]
         self.space = Space(1, 1, low=np.array([-10], np.float32), high=np.array([10], np.float32))
         learner = SimpleNamespace(samples=True, replay=SimpleNamespace(capacity=capacity))
         self.stacks = [SimpleNamespace(learner=learner)]
@@ -456,8 +456,8 @@ def test_trust_is_learned_from_whom_was_followed(memory, capacity, looks, advant
     )  # fmt: skip
     advice = make(config, group, fixed=[Says(2.0)])
     n_agents = 2  # max(1, 4 // 2)
-    samples = Streams(group.seats, "trust", (B + n_agents,), "uniform")
-    noise = Streams(group.seats, "trust-noise", (B + n_agents, 1), "normal", dtype=F64)
+    samples = Streams(group.stream_keys, "trust", (B + n_agents,), "uniform")
+    noise = Streams(group.stream_keys, "trust-noise", (B + n_agents, 1), "normal", dtype=F64)
     trust = [[20.0] * K for _ in range(N * R)]
     agents = [[10.0] * K for _ in range(R)]
     history: list[list[int]] = [[] for _ in range(N * R)]  # whom m followed in step 1, 2, ...

@@ -24,11 +24,11 @@ import pytest
 from faults import At, Disk, Ended, Frail, FrailAdviser, differs, end, in_a_child, peerage, start, tables
 
 from peerage.config import AdviceConfig, AttentionConfig, Config, ContextConfig, LearnerConfig, RunConfig
-from peerage.configfile import dump
+from peerage.config.file import dump
+from peerage.runs import checkpoint
 from peerage.runs.folder import RunFolder
 from peerage.runs.listeners import Listener
 from peerage.runs.tables import read_advice, read_metrics
-from peerage.training import checkpoint
 
 ROOT = Path(__file__).parent.parent
 FULL = "No space left on device"
@@ -71,7 +71,7 @@ def words(place: Path, config: Config | None = None, name: str = "run") -> list[
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch):
     """No report, unless a test is about it; and no fault, unless it asks for one."""
-    monkeypatch.setattr("peerage.training.session.write_report", lambda run: None)
+    monkeypatch.setattr("peerage.session.write_report", lambda run: None)
     monkeypatch.setattr(Frail, "fault", None)
     monkeypatch.setattr(FrailAdviser, "fault", None)
 
@@ -590,7 +590,7 @@ class Raises(Listener):
 def test_a_listener_that_raises(tmp_path, reference, monkeypatch, error):
     """In any of its methods: one line, and the training is what it would have been. A member diverges, so that there
     are messages."""
-    monkeypatch.setattr("peerage.training.loop.PROGRESS_SECONDS", 0)
+    monkeypatch.setattr("peerage.training.trainer.PROGRESS_SECONDS", 0)
     config = diverging("dqn", "td")
     for method in METHODS if error is RuntimeError else ("on_advice", "on_end"):
         name = f"{method}-{error.__name__}"

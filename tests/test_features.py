@@ -17,8 +17,8 @@ from peerage.trust.features import (
     ADVISER,
     HISTORY,
     Family,
+    FeatureHistory,
     Features,
-    Past,
     _factories,
     columns,
     family_for,
@@ -247,7 +247,7 @@ def test_past_helpers_on_numbers():
     x = np.array([[1, 2, 4, 8], [1, 2, 4, 8]], dtype=np.float32)
     age = np.array([[0, 1, 2, 3], [0, 1, 0, 1]])
     zeros = np.zeros((2, 4), dtype=np.float32)
-    past = Past(x[..., None], zeros.astype(int), x, zeros.astype(int), age, new=4, n_advisers=1)
+    past = FeatureHistory(x[..., None], zeros.astype(int), x, zeros.astype(int), age, new=4, n_advisers=1)
     np.testing.assert_array_equal(past.reward, [[0, 1, 2, 4], [0, 1, 0, 4]])
     np.testing.assert_array_equal(past.reward_change(), [[0, 0, 1, 2], [0, 0, 0, 0]])
     np.testing.assert_allclose(past.mean_reward(2), [[0, 1, 1.5, 3], [0, 1, 0, 4]])
@@ -338,7 +338,7 @@ WRONG = {
     "names without phases": ({"phase_names": ("a",)}, "give both or neither"),
     "an error": (
         {"extract": lambda past: {"pole": past.height}},
-        "AttributeError: 'Past' object has no attribute 'height'",
+        "AttributeError: 'FeatureHistory' object has no attribute 'height'",
     ),
     "too far back": (
         {"extract": lambda past: {"pole": columns(past.obs[..., 2:].cumsum(axis=1)), "reward": past.reward}},

@@ -26,8 +26,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peerage.cli import COMMANDS
-from peerage.flags import train_flags
-from peerage.presets import preset, preset_names
+from peerage.config.flags import train_flags
+from peerage.config.presets import preset, preset_names
 from peerage.runs.folder import HEADER
 
 # --- configurations ---------------------------------------------------------------------------------------------

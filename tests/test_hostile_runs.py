@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from peerage.training import checkpoint, disk
+from peerage.runs import checkpoint, disk
 
 # --- checkpoints ------------------------------------------------------------------------------------------------
 

@@ -13,10 +13,10 @@ import torch
 import peerage
 from peerage.cli import main
 from peerage.config import AdviceConfig, AttentionConfig, Config, LearnerConfig, RunConfig
-from peerage.learners.streams import Seat
+from peerage.learners.streams import StreamKey
+from peerage.runs import checkpoint
 from peerage.runs.listeners import Listener, Listeners
-from peerage.training import checkpoint
-from peerage.training.loop import Trainer
+from peerage.training.trainer import Trainer
 from peerage.trust.attention import LOSSES, AttentionTrust
 from peerage.trust.features import ADVISER, Family, make_features
 from peerage.trust.hybrid import TransformerTrust, confidence, normalised, omega
@@ -97,7 +97,7 @@ def test_confidence(losses, expected):
 
 def test_confidence_looks_back_on_fifty_losses():
     """Ten losses of 1000, forty of 2, ten of 0: sigma knows the last fifty, mean 1.6 and variance 0.64."""
-    trust = AttentionTrust([Seat(0, 0, 0)], 3, slice(0, 2), 2, dtype=F64)
+    trust = AttentionTrust([StreamKey(0, 0, 0)], 3, slice(0, 2), 2, dtype=F64)
     for loss in [1000.0] * 10 + [2.0] * 40 + [0.0] * 10:
         trust.recent[trust.updates % LOSSES] = loss
         trust.updates += 1
@@ -491,9 +491,9 @@ def test_the_published_commands_run(env, tmp_path, monkeypatch):
     """Their flags as they are, shortened by --total-timesteps; nobody watches the evaluations and the report here."""
     pytest.importorskip("wandb")
     # W&B has tests of its own; "disabled", wandb would stay so for the rest of the process
-    monkeypatch.setattr("peerage.training.session.WandbLog", lambda project: Listener())
+    monkeypatch.setattr("peerage.session.WandbLog", lambda project: Listener())
     monkeypatch.setattr(Trainer, "evaluation_rows", lambda self, stop: [])
-    monkeypatch.setattr("peerage.training.session.write_report", lambda folder: folder)
+    monkeypatch.setattr("peerage.session.write_report", lambda folder: folder)
     epoch = 5000 if env.startswith("Room") else 1000
     words = COMMANDS[env].format(steps=45, epoch=epoch, folder=tmp_path).split()
     assert main(["train", "--env", env, *words]) == 0
@@ -512,7 +512,7 @@ def test_the_published_commands_run(env, tmp_path, monkeypatch):
 def test_a_short_published_run_chooses_by_the_hybrid(begin):
     """With learning begun early: phases, warm-up and mixture as the command means them."""
     from peerage.config import changed
-    from peerage.configfile import load
+    from peerage.config.file import load
 
     config = changed(
         load("seed-hybrid-lunarlander"),

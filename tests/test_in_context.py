@@ -13,10 +13,10 @@ from peerage.config import AdviceConfig, Config, ContextConfig, LearnerConfig, R
 from peerage.learners.base import Space
 from peerage.learners.defaults import DEFAULTS
 from peerage.learners.group import Group
+from peerage.runs import checkpoint
 from peerage.runs.listeners import Listener, Listeners
-from peerage.training import checkpoint
 from peerage.trust import in_context
-from peerage.trust.in_context import ENOUGH, FACTS, SUMS, InContextTrust
+from peerage.trust.in_context import FACTS, MIN_DECISIONS, SUMS, InContextTrust
 from peerage.trust.signals import Transition
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
@@ -346,7 +346,7 @@ def uneven(trust, steps=60, seed=3):
         obs, due = rng.integers(-64, 65, M) / 64, left == 0  # exact in single precision
         if due.any():
             choose(trust, obs, np.linspace(-10, 10, trust.K).reshape(1, -1, 1), trust.step + 1, due)
-            rows = np.flatnonzero(due & (trust.decisions.ordered >= ENOUGH).repeat(trust.N))
+            rows = np.flatnonzero(due & (trust.decisions.ordered >= MIN_DECISIONS).repeat(trust.N))
             if len(rows):
                 state = torch.as_tensor(obs).unsqueeze(1)
                 said = torch.as_tensor(trust.asked, dtype=F64)

@@ -26,7 +26,7 @@ from peerage.learners.base import Space
 from peerage.learners.defaults import DEFAULTS
 from peerage.learners.dqn import DQN
 from peerage.learners.sac import SAC
-from peerage.learners.streams import Seat
+from peerage.learners.streams import StreamKey
 from peerage.learners.td3 import TD3
 
 OBS, ARCH, BATCH, TOTAL = 5, (16, 12), 8, 1000
@@ -237,7 +237,7 @@ def test_dqn_equals_sb3(monkeypatch):
         )
         for s in range(3)
     ]
-    learner = DQN(settings, [Seat(0, 0, s) for s in range(3)], DISCRETE, TOTAL, dtype=F64)
+    learner = DQN(settings, [StreamKey(0, 0, s) for s in range(3)], DISCRETE, TOTAL, dtype=F64)
     data = [transitions(10 + s, DISCRETE, updates * BATCH, scales[s], sizes[s]) for s in range(3)]
     references = []
     norms: list[list[float]] = [[], [], []]
@@ -330,7 +330,7 @@ def test_sac_equals_sb3(case, normal_draws):
         )
         for s in range(3)
     ]
-    learner = SAC(settings, [Seat(0, 0, s) for s in range(3)], BOX, TOTAL, dtype=F64)
+    learner = SAC(settings, [StreamKey(0, 0, s) for s in range(3)], BOX, TOTAL, dtype=F64)
     data = [transitions(40 + s, BOX, updates * BATCH, 3.0) for s in range(3)]
     draw = torch.Generator().manual_seed(7)
     shape = (updates, 3, ARCH[-1], 2) if use_sde else (updates, 3, 2, BATCH, 2)
@@ -469,7 +469,7 @@ def test_td3_equals_sb3(normal_draws):
         )
         for s in range(3)
     ]
-    learner = TD3(settings, [Seat(0, 0, s) for s in range(3)], BOX, TOTAL, dtype=F64)
+    learner = TD3(settings, [StreamKey(0, 0, s) for s in range(3)], BOX, TOTAL, dtype=F64)
     data = [transitions(70 + s, BOX, updates * BATCH, 3.0) for s in range(3)]
     noise = torch.randn(updates, 3, BATCH, 2, generator=torch.Generator().manual_seed(8), dtype=F64)
     noise[:, :, 0] = 4.0  # the smoothing is clipped at 0.5 (2.5 of its standard deviations)
@@ -524,7 +524,7 @@ def test_td3_equals_sb3(normal_draws):
 
 def test_td3_exploration_is_noise_on_the_scaled_action_clipped_to_the_box():
     settings = [replace(DEFAULTS["td3"], net_arch=ARCH, action_noise=s) for s in (0.1, 0.5)]
-    learner = TD3(settings, [Seat(0, 0, 0), Seat(0, 0, 1)], BOX, TOTAL, dtype=F64)
+    learner = TD3(settings, [StreamKey(0, 0, 0), StreamKey(0, 0, 1)], BOX, TOTAL, dtype=F64)
     draw = torch.tensor([[1.0, -2.0], [3.0, 0.5]], dtype=F64)
     learner.exploration = Given([draw])
     middle = torch.tensor([[-1.0, 1.25]] * 2, dtype=F64)  # 0 in [-1, 1]; half the ranges are 2 and 0.75
@@ -537,7 +537,7 @@ def test_dqn_explores_with_its_own_epsilon():
     """From 1 to the final value over a fraction of the run, per member; a random action is uniform."""
     arch = {"net_arch": ARCH, "exploration_fraction": 0.5}
     settings = [replace(DEFAULTS["dqn"], exploration_final_eps=e, **arch) for e in (0.0, 0.4)]
-    learner = DQN(settings, [Seat(0, 0, 0), Seat(0, 0, 1)], DISCRETE, 1000)
+    learner = DQN(settings, [StreamKey(0, 0, 0), StreamKey(0, 0, 1)], DISCRETE, 1000)
     greedy = torch.full((2, 1), 9.0)
     counts = {}
     for step in (0, 250, 500, 1000):
@@ -558,7 +558,7 @@ def test_dqn_explores_with_its_own_epsilon():
 def test_box_actions_are_stored_scaled_and_clipped(algorithm):
     settings = replace(DEFAULTS[algorithm], net_arch=ARCH, buffer_size=10)
     cls = {"sac": SAC, "td3": TD3}[algorithm]
-    learner = cls([settings] * 2, [Seat(0, 0, 0), Seat(0, 0, 1)], BOX, 10, dtype=F64)
+    learner = cls([settings] * 2, [StreamKey(0, 0, 0), StreamKey(0, 0, 1)], BOX, 10, dtype=F64)
     obs = torch.zeros(2, OBS, dtype=F64)
     # low and high are (-3, 0.5) and (1, 2): -3 -> -1, 2 -> 1; -1 -> 0, 1.25 -> 0; 5 is outside and becomes 1
     for actions in ([[-3.0, 2.0], [-1.0, 1.25]], [[5.0, 0.5], [0.0, -9.0]]):
@@ -578,7 +578,7 @@ def test_learning_times_are_sb3s():
         gradient_steps=2,
         buffer_size=20,
     )
-    learner = DQN([base] * 2, [Seat(0, 0, 0), Seat(0, 0, 1)], DISCRETE, 50)
+    learner = DQN([base] * 2, [StreamKey(0, 0, 0), StreamKey(0, 0, 1)], DISCRETE, 50)
     made = []
     learner.update = lambda batch: made.append(step)  # type: ignore[method-assign]
     for step in range(1, 14):
@@ -598,7 +598,7 @@ def test_sac_exploration_matrix_changes_with_the_rollout_only():
         learning_starts=99,
         buffer_size=20,
     )
-    learner = SAC([settings] * 2, [Seat(0, 0, 0), Seat(0, 0, 1)], BOX, 20)
+    learner = SAC([settings] * 2, [StreamKey(0, 0, 0), StreamKey(0, 0, 1)], BOX, 20)
     obs = torch.ones(2, 1, OBS)
     acts = []
     for step in range(1, 8):

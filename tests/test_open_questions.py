@@ -19,14 +19,14 @@ from benchmarks import open_numbers as numbers
 from benchmarks import open_questions as script
 from peerage.api import with_settings
 from peerage.config import Config
-from peerage.configfile import load, validate
+from peerage.config.file import load, validate
+from peerage.config.presets import preset_names
 from peerage.envs.changing import Changing
 from peerage.envs.make import check_env_id, make_env
 from peerage.envs.vector import EnvGroup
 from peerage.errors import UserError
-from peerage.presets import preset_names
-from peerage.training.loop import Trainer
-from peerage.training.session import restore
+from peerage.session import restore
+from peerage.training.trainer import Trainer
 
 OPEN = [name for name in preset_names() if name.startswith("open-")]
 GOALS = {"goals": "left", "change_at": 5, "change": {"goals": "right"}}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from peerage.config import AdviceConfig, LearnerConfig
-from peerage.configfile import dump, from_dict, load, parse, to_yaml, validate
+from peerage.config.file import dump, from_dict, load, parse, to_yaml, validate
+from peerage.config.presets import describe, preset, preset_names
 from peerage.errors import UserError
-from peerage.presets import describe, preset, preset_names
 
 PROBES = [name for name in preset_names() if name.startswith("probe-")]
 SEED = [name for name in preset_names() if name.startswith("seed-")]

@@ -14,16 +14,16 @@ import pytest
 from benchmarks import trust_counts as counts
 from benchmarks import trust_probes
 from benchmarks.trust_counts import Replica
-from peerage.configfile import load, validate
+from peerage.config.file import load, validate
+from peerage.config.flags import Parser, add_flags, override, train_flags
+from peerage.config.presets import preset_names
 from peerage.envs import scripted
 from peerage.envs.make import check_env_id
 from peerage.errors import UserError
-from peerage.flags import Parser, add_flags, override, train_flags
 from peerage.learners.defaults import resolve_advice
-from peerage.presets import preset_names
 from peerage.sharing.advisers import make_adviser, replica_generator, role_of
 from peerage.sharing.probes import Turning, turn_step
-from peerage.training.loop import Trainer
+from peerage.training.trainer import Trainer
 
 RNG = np.random.default_rng(0)
 ROOM, LANDER = check_env_id("Room-v21", {}), check_env_id("LunarLander-v3", {})
@@ -174,7 +174,7 @@ def test_a_preset_builds_and_steps(name):
         trainer.advance()
     trainer.close()
     for r in (0, 1):  # the tables find the turn again
-        mine = [d.adviser for d in trainer.sharing.desks.desks if r * 2 in d.rows]
+        mine = [d.adviser for d in trainer.sharing.fixed_advisers.fixed_advisers if r * 2 in d.rows]
         turns = {adviser.turn for adviser in mine if isinstance(adviser, Turning)}
         expected = {turn_step(replica_generator(config.seed, r, 2), 200)}
         assert turns == (expected if name.endswith("turncoat") else set())

@@ -18,14 +18,15 @@ from chromium import PROGRAM, Browser
 from test_runs import make_info, make_run
 
 from peerage.config import AdviceConfig, Config, LearnerConfig
-from peerage.configfile import to_dict
+from peerage.config.file import to_dict
 from peerage.errors import UserError
 from peerage.learners.defaults import resolve
-from peerage.runs import CsvLog, RunFolder, charts, matrix, page, plots, provenance
+from peerage.reports import charts, matrix, page, plots
+from peerage.reports.figures import adviser_colour
+from peerage.reports.plot_scales import Axes, Look, Series, height, label, shades, ticks
+from peerage.reports.report import render, write_report
+from peerage.runs import CsvLog, RunFolder, provenance
 from peerage.runs.display import Display
-from peerage.runs.figures import adviser_colour
-from peerage.runs.plot_scales import Axes, Look, Series, height, label, shades, ticks
-from peerage.runs.report import render, write_report
 
 # --- the frame ------------------------------------------------------------------------------------
 
@@ -398,8 +399,8 @@ SMALL += ["50", "--learning-starts", "20", "--net-arch", "8", "--n-eval-episodes
 
 
 def test_ctrl_c_while_the_report_is_drawn(tmp_path, monkeypatch, capsys):
+    from peerage import session
     from peerage.cli import main
-    from peerage.training import session
 
     def interrupted(folder: Path) -> Path:
         raise KeyboardInterrupt

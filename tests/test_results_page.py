@@ -14,12 +14,12 @@ from benchmarks import results_page as script
 from benchmarks.results_numbers import RETURN, Trial
 from benchmarks.results_trials import Question
 from peerage.config import LearnerConfig
-from peerage.configfile import load, validate
+from peerage.config.file import load, validate
+from peerage.config.flags import Parser, add_flags, override, train_flags
 from peerage.errors import UserError
-from peerage.evaluation.compare import compare
-from peerage.flags import Parser, add_flags, override, train_flags
 from peerage.learners.defaults import resolve_advice
 from peerage.runs.tables import CsvLog
+from peerage.statistics.compare import compare
 
 GIT = {"git": {"commit": "0123456789abcdef", "modified": False}, "versions": {"torch": "2.13.0"},
        "hardware": {"cpu": "a", "cores": 2, "device": "cpu"}}  # fmt: skip
@@ -305,7 +305,7 @@ def test_lies_and_silence_are_what_the_runs_are_told():
         told[experiment.name] = (config.advisers, config.perturb.get("dropped_advice"), advice.choice, advice.trust)
         assert (config.env, config.n_peers, config.replicas, config.steps) == ("Room-v6", 2, 4, trust_lies.STEPS)
     three = ("expert", *["colluding:a"] * 3)
-    assert told["liars-uniform"][:3] == (three, None, "uniform")
+    assert told["byzantine-uniform"][:3] == (three, None, "uniform")
     assert told["silence-td"] == (three, 0.5, "standardised", "td")
     assert told["honest-in-context"] == (("expert",), None, "standardised", "in-context")
     ways = {f.name for q in results_trials.QUESTIONS for t in q.trials for f in t.ways if f.parent == trust_lies.FOLDER}

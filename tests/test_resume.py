@@ -18,17 +18,17 @@ import torch
 
 import peerage
 import peerage.runs.folder
+from peerage.append_buffer import AppendBuffer
 from peerage.cli import main
 from peerage.config import AdviceConfig, Config, LearnerConfig, RunConfig
-from peerage.configfile import parse, to_yaml
+from peerage.config.file import parse, to_yaml
 from peerage.envs import running
 from peerage.envs.vector import EnvGroup
 from peerage.errors import UserError
-from peerage.learners.entries import Entries
 from peerage.learners.replay import Replay
+from peerage.runs import checkpoint, chunks, disk
 from peerage.runs.folder import HEADER, RunFolder
 from peerage.runs.listeners import Listener, Listeners
-from peerage.training import checkpoint, chunks, disk
 from peerage.training.machine import differences
 from peerage.training.signals import Interrupt
 
@@ -214,14 +214,14 @@ def test_the_run_says_which_episode_begins_anew_and_goes_on(tmp_path):
 # --- checkpoints ----------------------------------------------------------------------------------------------
 
 
-def buffer(total: int, capacity: int = 1000, width: int = 3) -> Entries:
+def buffer(total: int, capacity: int = 1000, width: int = 3) -> AppendBuffer:
     """Entry n of member s is filled with 1000 s + n."""
 
     def read(a: int, b: int) -> dict[str, torch.Tensor]:
         numbers = torch.arange(a, b).view(1, -1, 1) + torch.tensor([0, 1000]).view(2, 1, 1)
         return {"data": numbers.expand(2, b - a, width).float()}
 
-    return Entries(max(0, total - capacity), total, read)
+    return AppendBuffer(max(0, total - capacity), total, read)
 
 
 def content(state: dict) -> list[int]:

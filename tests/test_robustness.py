@@ -19,7 +19,7 @@ import peerage
 from peerage import cli
 from peerage.api import with_settings
 from peerage.config import Config
-from peerage.configfile import dump, from_dict, parse, to_dict, validate
+from peerage.config.file import dump, from_dict, parse, to_dict, validate
 from peerage.envs import scripted
 from peerage.envs.changing import Changing
 from peerage.envs.make import Spec, check_env_id, make_env
@@ -36,9 +36,9 @@ from peerage.envs.vector import EnvGroup
 from peerage.errors import UserError
 from peerage.evaluation.evaluate import SEED
 from peerage.evaluation.robustness import evaluate_perturbed
+from peerage.session import evaluate_run
 from peerage.sharing.advisers import make_adviser, replica_generator
 from peerage.sharing.byzantine import ByzantineMembers, flipped, parse_members
-from peerage.training.session import evaluate_run
 
 ROOM, LANDER = check_env_id("Room-v21", {}), check_env_id("LunarLander-v3", {})
 CONTINUOUS = check_env_id("LunarLander-v3", {"continuous": True})
@@ -543,26 +543,27 @@ def group(begin):
 
 
 def test_a_member_that_flips_what_it_tells_others(group):
-    liars = parse_members(["1:sign-flip"], 3)
+    byzantine = parse_members(["1:sign-flip"], 3)
     meant = torch.arange(18.0).view(6, 3, 1) % 4
-    heard = ByzantineMembers(liars, group(ROOM), ROOM.id).answer(meant)
+    heard = ByzantineMembers(byzantine, group(ROOM), ROOM.id).answer(meant)
     expected = meant.clone()
     for asker in (0, 2, 3, 5):  # members 0 and 2 of both replicas; member 1 hears itself
         expected[asker, 1] = torch.tensor([1.0, 0, 3, 2])[int(meant[asker, 1])]
     assert torch.equal(heard, expected) and not torch.equal(heard, meant)
-    box = ByzantineMembers(liars, group(PENDULUM), PENDULUM.id).answer(torch.full((6, 3, 1), 0.5))
+    box = ByzantineMembers(byzantine, group(PENDULUM), PENDULUM.id).answer(torch.full((6, 3, 1), 0.5))
     assert box[:, 1, 0].tolist() == [-0.5, 0.5, -0.5, -0.5, 0.5, -0.5] and (box[:, [0, 2]] == 0.5).all()
 
 
 def test_members_that_answer_at_random_or_with_noise(group):
-    liars = parse_members(["0:random", "2:noise:0.4"], 3)
+    byzantine = parse_members(["0:random", "2:noise:0.4"], 3)
     room = group(ROOM)
-    discrete, box = ByzantineMembers(liars, room, ROOM.id), ByzantineMembers(liars, group(PENDULUM), PENDULUM.id)
+    discrete = ByzantineMembers(byzantine, room, ROOM.id)
+    box = ByzantineMembers(byzantine, group(PENDULUM), PENDULUM.id)
     meant = torch.full((6, 3, 1), 1.0)
     heard = torch.stack([discrete.answer(meant) for _ in range(1000)])
     state = discrete.state()
     after = discrete.answer(meant)
-    again = ByzantineMembers(liars, room, ROOM.id)
+    again = ByzantineMembers(byzantine, room, ROOM.id)
     again.load_state(json.loads(json.dumps(state)))
     assert torch.equal(again.answer(meant), after)
     random, noisy = heard[:, [1, 2, 4, 5], 0].flatten(), heard[:, [0, 1, 3, 4], 2].flatten()  # 4,000 each
@@ -646,7 +647,7 @@ def test_a_disturbed_training_goes_on_bit_for_bit(begin, same):
     trainer = begin(config, steps=90)
     other = begin(config)
     other.load_state(trainer.state())
-    assert other.news == []
+    assert other.pending_messages == []
     for _ in range(60):
         trainer.advance()
         other.advance()

@@ -19,17 +19,17 @@ import pytest
 import stable_baselines3 as sb3
 import torch
 
-from peerage import configfile
 from peerage.config import Config, LearnerConfig
+from peerage.config import file as configfile
 from peerage.envs.make import check_env_id
 from peerage.errors import UserError
+from peerage.interop.pretrained import load_members, load_policy, member_networks, parse_spec, space_of
+from peerage.interop.sb3 import read_zip, sb3_views, to_learner
+from peerage.interop.sb3_export import export_member
 from peerage.learners.defaults import member_settings, resolve
 from peerage.learners.group import Group
-from peerage.pretrained import load_members, load_policy, member_networks, parse_spec, space_of
-from peerage.sb3 import read_zip, sb3_views, to_learner
-from peerage.sb3_export import export_member
+from peerage.runs import checkpoint
 from peerage.sharing.advisers import make_adviser
-from peerage.training import checkpoint
 
 OBS = gym.spaces.Box(-np.inf, np.inf, (5,), np.float32)
 DISCRETE = gym.spaces.Discrete(4)
@@ -260,7 +260,7 @@ def test_bombs_do_not_go_off(tmp_path, monkeypatch):
     nan = io.BytesIO()
     torch.save(good | {"q_net.q_net.0.bias": torch.full((16,), math.nan)}, nan)
     assert "finite" in refusal(read_zip, rewritten(path, policy_pth=nan.getvalue()))
-    monkeypatch.setattr("peerage.sb3.MAX_JSON_BYTES", 1000)
+    monkeypatch.setattr("peerage.interop.sb3.MAX_JSON_BYTES", 1000)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("data", b" " * 100_000)
     assert "larger" in refusal(read_zip, path)

@@ -11,12 +11,12 @@ from scipy import stats
 
 from peerage.api import with_settings
 from peerage.config import Config
-from peerage.configfile import to_dict, validate
+from peerage.config.file import to_dict, validate
 from peerage.envs.vector import Episode
 from peerage.errors import UserError
-from peerage.evaluation.sensitivity import _by_value, _Run, axis_of, sensitivity
 from peerage.runs.folder import RunFolder
 from peerage.runs.tables import CsvLog
+from peerage.statistics.sensitivity import _by_value, _Run, axis_of, sensitivity
 
 
 def written(folder, returns, done=True, **settings) -> str:

@@ -16,9 +16,9 @@ from peerage.learners.defaults import DEFAULTS
 from peerage.learners.dqn import DQN
 from peerage.learners.group import Group
 from peerage.learners.sac import SAC
-from peerage.learners.streams import Seat
+from peerage.learners.streams import StreamKey
 from peerage.learners.td3 import TD3
-from peerage.nets import passes
+from peerage.nets import kernels
 from peerage.nets.stacked import StackedAdam, StackedMLP
 from peerage.sharing.advice import Advice
 from peerage.sharing.none import NoSharing
@@ -52,7 +52,7 @@ CASES = {
 
 
 def make(case, members, updates=6, capacity=40, spoil=()):
-    """A learner of `members`, each with its own seat, settings and data, after `updates` gradient steps.
+    """A learner of `members`, each with its own key, settings and data, after `updates` gradient steps.
 
     `spoil`: members whose rewards are NaN from transition 20 on, after the first three updates.
     """
@@ -77,7 +77,7 @@ def make(case, members, updates=6, capacity=40, spoil=()):
     ]
     space = DISCRETE if algorithm == "dqn" else BOX
     cls = {"dqn": DQN, "sac": SAC, "td3": TD3}[algorithm]
-    learner = cls(settings, [Seat(3, 0, i) for i in members], space, 1000)
+    learner = cls(settings, [StreamKey(3, 0, i) for i in members], space, 1000)
     rngs = [np.random.default_rng(i) for i in members]
 
     def draw(size):
@@ -203,7 +203,7 @@ def test_without_grad_parameters_collect_nothing_but_the_input_does():
 def test_init_is_nn_linears():
     sizes = (16, 100, 49, 30)
     net = StackedMLP(4, sizes)
-    net.init_([Seat(0, 0, i).generator("init") for i in range(4)])
+    net.init_([StreamKey(0, 0, i).generator("init") for i in range(4)])
     for layer, fan_in in enumerate(sizes[:-1]):
         bound = 1 / math.sqrt(fan_in)
         values = net.constants[f"{layer}.weight"]
@@ -216,7 +216,7 @@ def test_init_is_nn_linears():
     assert reference.weight.abs().max() <= 0.1 and reference.bias.abs().max() <= 0.1  # bounds are still torch's
     assert len({row.sum().item() for row in net.flat}) == 4
     other = StackedMLP(2, sizes)
-    other.init_([Seat(0, 0, i).generator("init") for i in (3, 1)])
+    other.init_([StreamKey(0, 0, i).generator("init") for i in (3, 1)])
     assert torch.equal(other.flat, net.flat[[3, 1]])  # a row depends on its own generator only
 
 
@@ -320,8 +320,8 @@ class World:
     """Deterministic environments of rational functions, the same bits in any company. An episode has 17 steps;
     every second one ends in a terminal state."""
 
-    def __init__(self, seats):
-        rngs = [np.random.default_rng([s.replica, s.member]) for s in seats]
+    def __init__(self, stream_keys):
+        rngs = [np.random.default_rng([s.replica, s.member]) for s in stream_keys]
         self.start = np.stack([rng.normal(size=OBS) for rng in rngs]).astype(np.float32)
         self.obs, self.count = self.start.copy(), 0
 
@@ -347,7 +347,7 @@ def live(members, replicas, *, advice=None, steps=200, seed=5):
     space = DISCRETE if members[0].algorithm == "dqn" else BOX
     group = Group(members, replicas, seed, space, steps, advise=advice is not None)
     sharing = NoSharing(group) if advice is None else Advice(advice, group, [], seed=seed, epoch_length=40)
-    world, start, log = World(group.seats), True, []
+    world, start, log = World(group.stream_keys), True, []
     for step in range(1, steps + 1):
         host = world.obs
         obs = torch.from_numpy(host.copy())
@@ -452,19 +452,19 @@ def test_wide_layers_row_by_row_are_the_same_function(threads):
     net.flat.copy_(0.1 * torch.randn_like(net.flat))
     x = torch.randn(3, 64, 5, requires_grad=True)
     seen = []
-    passes.WORKERS.set_threads(threads)
+    kernels.WORKERS.set_threads(threads)
     for wide in (True, False):
-        before, passes.ONEDNN = passes.ONEDNN, wide and passes.ONEDNN
+        before, kernels.ONEDNN = kernels.ONEDNN, wide and kernels.ONEDNN
         net.grad.zero_()
         x.grad = None
         out = net(x, grad=True)
         out.square().sum().backward()
         seen.append((out.detach().clone(), net.grad.clone(), x.grad.clone()))
-        passes.ONEDNN = before
-    passes.WORKERS.set_threads(1)
+        kernels.ONEDNN = before
+    kernels.WORKERS.set_threads(1)
     for one, other in zip(*seen, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
     alone = StackedMLP(1, (5, 128, 128, 2))
     alone.flat.copy_(net.flat[:1])
-    if passes.ONEDNN:
+    if kernels.ONEDNN:
         assert torch.equal(alone(x[:1].detach()), seen[0][0][:1])

@@ -13,8 +13,8 @@ import pytest
 from scipy import stats
 
 from benchmarks import coverage
-from peerage.evaluation import intervals
-from peerage.evaluation import statistics as st
+from peerage.statistics import intervals
+from peerage.statistics import tests as st
 
 inf, nan = math.inf, math.nan
 STATISTICS: tuple[st.Statistic, ...] = ("iqm", "mean", "median", "optimality_gap")

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from peerage.learners.replay import Replay
-from peerage.learners.streams import Seat, Streams
+from peerage.learners.streams import StreamKey, Streams
 
-SEATS = [Seat(1, 0, 0), Seat(1, 0, 1), Seat(1, 1, 0)]
+SEATS = [StreamKey(1, 0, 0), StreamKey(1, 0, 1), StreamKey(1, 1, 0)]
 
 
 def take(stream, count):
@@ -35,8 +35,8 @@ def test_numbers_do_not_depend_on_blocks_or_company(kind, dtype):
     whole = take(Streams(SEATS, **made), 50)
     for block in (1, 3, 7, 49, 50, 64):
         assert torch.equal(take(with_block(Streams(SEATS, **made), block), 50), whole)
-    for row, seat in enumerate(SEATS):
-        assert torch.equal(take(Streams([seat], **made), 50)[0], whole[row])
+    for row, key in enumerate(SEATS):
+        assert torch.equal(take(Streams([key], **made), 50)[0], whole[row])
     assert torch.equal(take(Streams([SEATS[2], SEATS[0]], **made), 50), whole[[2, 0]])
     assert whole.dtype == (torch.float64 if kind == "uniform" else dtype)
 
@@ -53,26 +53,26 @@ def test_blocks_are_longer_than_one_step_and_end():
 
 
 def test_every_key_makes_another_stream():
-    first = take(Streams([Seat(1, 0, 0)], "choice", (1,), "uniform"), 4)
+    first = take(Streams([StreamKey(1, 0, 0)], "choice", (1,), "uniform"), 4)
     seen = [first]
-    for seat, purpose in [
-        (Seat(2, 0, 0), "choice"),
-        (Seat(1, 1, 0), "choice"),
-        (Seat(1, 0, 1), "choice"),
-        (Seat(1, 0, 0), "trust"),
-        (Seat(1, 0, 0), "choicf"),
-        (Seat(0, 0, 1), "choice"),
-        (Seat(0, 1, 0), "choice"),
+    for key, purpose in [
+        (StreamKey(2, 0, 0), "choice"),
+        (StreamKey(1, 1, 0), "choice"),
+        (StreamKey(1, 0, 1), "choice"),
+        (StreamKey(1, 0, 0), "trust"),
+        (StreamKey(1, 0, 0), "choicf"),
+        (StreamKey(0, 0, 1), "choice"),
+        (StreamKey(0, 1, 0), "choice"),
     ]:
-        other = take(Streams([seat], purpose, (1,), "uniform"), 4)
+        other = take(Streams([key], purpose, (1,), "uniform"), 4)
         assert all((other != one).all() for one in seen)
         seen.append(other)
-    assert torch.equal(take(Streams([Seat(1, 0, 0)], "choice", (1,), "uniform"), 4), first)
+    assert torch.equal(take(Streams([StreamKey(1, 0, 0)], "choice", (1,), "uniform"), 4), first)
 
 
 def test_members_of_all_purposes_are_uncorrelated():
-    seats = [Seat(s, r, m) for s in range(2) for r in range(3) for m in range(4)]
-    rows = [take(Streams(seats, p, (1,), "normal"), 2000)[..., 0] for p in ("update", "exploration", "policy")]
+    stream_keys = [StreamKey(s, r, m) for s in range(2) for r in range(3) for m in range(4)]
+    rows = [take(Streams(stream_keys, p, (1,), "normal"), 2000)[..., 0] for p in ("update", "exploration", "policy")]
     correlation = torch.corrcoef(torch.cat(rows))
     assert (correlation - torch.eye(len(correlation))).abs().max() < 0.11  # 5 standard deviations of 1/sqrt(2000)
 

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from peerage import cli
-from peerage.configfile import from_dict, load, parse, to_dict
+from peerage.config.file import from_dict, load, parse, to_dict
+from peerage.config.presets import preset_names
 from peerage.errors import UserError
-from peerage.presets import preset_names
 from peerage.runs.folder import RunFolder, cpu_model
 from peerage.sweeps import describe, plan_sweep, run, sweep_names
 from peerage.sweeps.drive import _Driver, _slots
@@ -78,7 +78,7 @@ class Here:
 @pytest.fixture
 def unreported(monkeypatch):
     """No reports, here or in a worker: nobody looks at them, and they take longer than such a training."""
-    monkeypatch.setattr("peerage.training.session.write_report", lambda folder: None)
+    monkeypatch.setattr("peerage.session.write_report", lambda folder: None)
     monkeypatch.setenv("MPLBACKEND", "none")  # of which Matplotlib says that it cannot draw with it
 
 

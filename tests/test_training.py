@@ -12,15 +12,15 @@ import torch
 
 import peerage
 import peerage.api
-import peerage.configfile
+import peerage.config.file
 from peerage.config import AdviceConfig, Config, LearnerConfig, RunConfig
-from peerage.configfile import load
+from peerage.config.file import load
+from peerage.config.presets import preset_names
 from peerage.envs.make import make_env
 from peerage.errors import UserError
-from peerage.presets import preset_names
+from peerage.runs import checkpoint
 from peerage.runs.listeners import Listener, Listeners
-from peerage.training import checkpoint
-from peerage.training.loop import Trainer
+from peerage.training.trainer import Trainer
 
 
 class Match(gym.Env):
@@ -198,7 +198,7 @@ def test_resume_goes_on_where_the_checkpoint_was(tmp_path):
 
 
 def test_checkpoints_are_found_in_order(tmp_path):
-    from peerage.training.checkpoint import checkpoints
+    from peerage.runs.checkpoint import checkpoints
 
     whole = ("step_1500000000", "step_000000005", "step_999999999")
     for name in (*whole, "step_000000007.tmp", ".step_000000009.partial"):
@@ -219,7 +219,7 @@ def test_a_checkpoint_restores_every_number(trust, begin, same, tmp_path):
         after = checkpoint.save(tmp_path, first.step, first.state(), after=after)
     second = Trainer(config)
     second.load_state(checkpoint.load(after))
-    assert second.news == [] and not second.episode_start.all()
+    assert second.pending_messages == [] and not second.episode_start.all()
     for _ in range(60):
         one, two = first.advance(), second.advance()
         assert np.array_equal(one.next_obs, two.next_obs)
@@ -283,7 +283,7 @@ def test_what_a_run_was_begun_with_does_not_hinder_looking_at_it(tmp_path):
     config = small(n_peers=1, advice=AdviceConfig(only_follow_others=True))
     run = peerage.train(config=config, log_dir=str(tmp_path), exp_name="1e3", overwrite=True)
     assert len(run.evaluate(2)) == 2
-    again = peerage.configfile.load(run.folder)  # a name that looks like a number comes back as a name
+    again = peerage.config.file.load(run.folder)  # a name that looks like a number comes back as a name
     assert again.run.exp_name == "1e3" and not again.run.overwrite
 
 

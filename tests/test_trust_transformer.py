@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from peerage.errors import UserError
-from peerage.learners.streams import Seat
-from peerage.nets import passes
+from peerage.learners.streams import StreamKey
+from peerage.nets import kernels
 from peerage.nets.dropout import Dropout
 from peerage.nets.trust_transformer import TrustTransformer, Windows, mean_valid
-from peerage.training.checkpoint import load, save
+from peerage.runs.checkpoint import load, save
 from peerage.trust.attention import AttentionTrust, History
 
 F64 = torch.float64
@@ -228,10 +228,10 @@ def test_gradients_are_the_slope_of_the_loss(wiring, n_phases):
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_stack_is_its_members(threads):
-    passes.WORKERS.set_threads(threads)
+    kernels.WORKERS.set_threads(threads)
     whole, windows, rewards = make_model(4), make_windows(4), torch.randn(4, B, T)
-    seats = list(range(4))
-    losses = whole.learn(windows, rewards, Dropout(0.1, [np.random.default_rng(s) for s in seats]))
+    stream_keys = list(range(4))
+    losses = whole.learn(windows, rewards, Dropout(0.1, [np.random.default_rng(s) for s in stream_keys]))
     out = whole.predict(windows)
     for members in ([1], [2, 0], [3, 1, 2]):
         part = make_model(len(members))
@@ -352,9 +352,9 @@ K = 3
 
 
 def make_trust(rows=2, n_phases=PHASES, first_member=0, **changes):
-    seats = [Seat(5, 0, first_member + m) for m in range(rows)]
+    stream_keys = [StreamKey(5, 0, first_member + m) for m in range(rows)]
     settings = {"sequence_length": 8, "batch": 4, "capacity": 40, **changes}
-    return AttentionTrust(seats, N_FEATURES, ADVISER, K, n_phases, **settings)
+    return AttentionTrust(stream_keys, N_FEATURES, ADVISER, K, n_phases, **settings)
 
 
 @pytest.mark.parametrize("n_phases", [0, PHASES])
@@ -519,7 +519,7 @@ def test_resume_is_exact(n_phases, tmp_path):
 def test_a_short_run_needs_a_small_buffer():
     assert make_trust(total_steps=12).history.capacity == 12
     assert make_trust(total_steps=12_000).history.capacity == 40
-    assert AttentionTrust([Seat(0, 0, 0)], N_FEATURES, ADVISER, K).history.capacity == 10_000
+    assert AttentionTrust([StreamKey(0, 0, 0)], N_FEATURES, ADVISER, K).history.capacity == 10_000
     assert [step for step in range(1, 61) if make_trust().due(step)] == [20, 40, 60]
 
 
@@ -531,7 +531,7 @@ def test_refuses_a_sequence_length(length):
 
 def test_refuses_features_and_phases_that_do_not_fit():
     with pytest.raises(UserError, match=r"slice 'adviser'.*there are 4 advisers"):
-        AttentionTrust([Seat(0, 0, 0)], N_FEATURES, ADVISER, 4)
+        AttentionTrust([StreamKey(0, 0, 0)], N_FEATURES, ADVISER, 4)
     trust = make_trust()
     steps = np.zeros((2, 1))
     with pytest.raises(UserError, match="9 numbers a step were announced"):

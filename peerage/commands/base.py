@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from peerage.config.flags import Parser
 from peerage.errors import UserError
-from peerage.flags import Parser
 
 
 @dataclass(frozen=True)

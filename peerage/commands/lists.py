@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 
 from peerage.commands.base import Command, print_table
-from peerage.configfile import to_yaml
-from peerage.flags import Parser
+from peerage.config.file import to_yaml
+from peerage.config.flags import Parser
 
 
 def _envs(args: argparse.Namespace, command: list[str]) -> None:
@@ -23,7 +23,7 @@ def _presets_arguments(parser: Parser) -> None:
 
 
 def _presets(args: argparse.Namespace, command: list[str]) -> None:
-    from peerage.presets import describe, preset, preset_names
+    from peerage.config.presets import describe, preset, preset_names
 
     if args.name is not None:
         print(f"# {args.name}: {describe(args.name)}\n{to_yaml(preset(args.name))}", end="")

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from peerage.commands.base import Command, add_run, number, print_table, run_folder, say_where
+from peerage.config.flags import Parser
 from peerage.errors import UserError
-from peerage.flags import Parser
 
 EVALUATION_COLUMNS = ("replica", "member", "episode", "return", "length", "success")
 
@@ -64,7 +64,7 @@ def _evaluate(args: argparse.Namespace, command: list[str]) -> None:
         meaning = f"low and high: {found.interval}" if found.interval else "one replica: no interval"
         print(f"\n{'change: perturbed minus clean; ' if len(found.table()) > 1 else ''}{meaning}")
         return
-    from peerage.training.session import evaluate_run
+    from peerage.session import evaluate_run
 
     rows = evaluate_run(run, args.episodes, args.seed, args.members, say=print)
     print_table(dict(zip(EVALUATION_COLUMNS, row)) for row in rows)
@@ -102,8 +102,8 @@ EVALUATE = Command(
 
 def _report(args: argparse.Namespace, command: list[str]) -> None:
     runs = [run_folder(text) for text in args.run]
-    from peerage.evaluation.analysis import analyse
-    from peerage.runs.report import write_report
+    from peerage.reports.report import write_report
+    from peerage.statistics.analysis import analyse
 
     for run in runs:
         write_report(run)
@@ -162,8 +162,8 @@ def _compare_arguments(parser: Parser) -> None:
 
 
 def _compare(args: argparse.Namespace, command: list[str]) -> None:
-    from peerage.evaluation.compare import compare
-    from peerage.evaluation.formats import as_json, as_latex, as_text
+    from peerage.statistics.compare import compare
+    from peerage.statistics.formats import as_json, as_latex, as_text
 
     if args.json and args.latex:
         raise UserError("--json and --latex are two formats: choose one of them")
@@ -171,8 +171,8 @@ def _compare(args: argparse.Namespace, command: list[str]) -> None:
         for flag in ("by", "reference", "json", "latex", "metric", "measure", "threshold", "target", "paired", "out"):
             if getattr(args, flag, None) not in (None, False, "return", "final"):
                 raise UserError(f"--sensitivity prints a table about all settings and knows no --{flag}: leave one out")
-        from peerage.evaluation.sensitivity import sensitivity
-        from peerage.evaluation.sources import find
+        from peerage.statistics.sensitivity import sensitivity
+        from peerage.statistics.sources import find
 
         of_sweep = len(args.runs) == 1 and not (Path(args.runs[0]) / "config.yaml").exists()
         asked = args.runs[0] if of_sweep and "*" not in args.runs[0] else [source.folder for source in find(args.runs)]
@@ -193,7 +193,7 @@ def _compare(args: argparse.Namespace, command: list[str]) -> None:
     if args.json or args.latex:
         print(as_json(found) if args.json else as_latex(found), end="")
         return
-    from peerage.runs.comparison_page import write_comparison
+    from peerage.reports.comparison_page import write_comparison
 
     print(as_text(found))
     print(f"page:    {write_comparison(found, args.out, command)}")
@@ -228,7 +228,7 @@ def _export_arguments(parser: Parser) -> None:
 
 def _export(args: argparse.Namespace, command: list[str]) -> None:
     run = run_folder(args.run)
-    from peerage.sb3_export import export_member
+    from peerage.interop.sb3_export import export_member
 
     print(export_member(run, args.member, args.replica, args.out))
 

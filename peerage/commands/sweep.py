@@ -7,7 +7,7 @@ from typing import Any
 
 from peerage.commands.base import Command, number, print_table
 from peerage.config import PARTS, Config
-from peerage.flags import Parser, add_flags, override, train_flags
+from peerage.config.flags import Parser, add_flags, override, train_flags
 
 
 def _sweep_arguments(parser: Parser) -> None:

@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 from peerage.commands.base import Command, add_run, run_folder, say_where
-from peerage.config import ELSEWHERE, RESUMABLE, Config
-from peerage.configfile import load, validate
+from peerage.config import HARDWARE_FIELDS, RESUMABLE, Config
+from peerage.config.file import load, validate
+from peerage.config.flags import Parser, add_flags, override, train_flags
 from peerage.errors import UserError
-from peerage.flags import Parser, add_flags, override, train_flags
 
 EXAMPLES = """EXAMPLES
   Four agents that learn LunarLander from each other:
@@ -44,7 +44,7 @@ def _train_arguments(parser: Parser) -> None:
 
 def _train(args: argparse.Namespace, command: list[str]) -> None:
     given = vars(args)
-    from peerage.presets import preset_names
+    from peerage.config.presets import preset_names
 
     source = given.pop("config")
     base = load(source) if source is not None else Config()
@@ -59,7 +59,7 @@ def _train(args: argparse.Namespace, command: list[str]) -> None:
     if source in preset_names() and config.run.exp_name is None:  # two presets of one environment are two runs
         config = replace(config, run=replace(config.run, exp_name=f"{source}-seed-{config.seed}"))
 
-    from peerage.training.session import run_training
+    from peerage.session import run_training
 
     say_where(run_training(config, command), config.run.verbose)
 
@@ -92,9 +92,9 @@ def _as_published(config: Config, given: Mapping[str, Any]) -> Config:
     asked = any(name in PUBLISHED or name.startswith("attention_") for name in given)
     if not asked or "trust" in given or "choice" in given:
         return config
-    from peerage.configfile import from_dict
+    from peerage.config.file import from_dict
+    from peerage.config.presets import seed_flags
     from peerage.envs.make import check_env_id
-    from peerage.presets import seed_flags
 
     named = override(config, {name: given[name] for name in ("env", "env_args") if name in given})
     discrete = check_env_id(named.env, named.env_args).discrete
@@ -103,7 +103,7 @@ def _as_published(config: Config, given: Mapping[str, Any]) -> Config:
 
 def _resume_arguments(parser: Parser) -> None:
     add_run(parser)
-    flags = [flag for flag in train_flags() if flag.name in RESUMABLE + ELSEWHERE]
+    flags = [flag for flag in train_flags() if flag.name in RESUMABLE + HARDWARE_FIELDS]
     add_flags(parser, [replace(flag, default=None) for flag in flags])  # the default is the run's own
 
 
@@ -112,9 +112,9 @@ def _resume(args: argparse.Namespace, command: list[str]) -> None:
     run = run_folder(given.pop("run"))
     checked = validate(override(Config(), given))
 
-    from peerage.training.session import resume
+    from peerage.session import resume
 
-    settings = {name: getattr(checked if name in ELSEWHERE else checked.run, name) for name in given}
+    settings = {name: getattr(checked if name in HARDWARE_FIELDS else checked.run, name) for name in given}
     resume(run, command=command, **settings)
     say_where(run, checked.run.verbose)
 

@@ -57,7 +57,7 @@ NO_TASK = {  # arguments that spaces, pictures or Gymnasium's own wrapper hang o
     "include_qfrc_actuator_in_observation", "include_cfrc_ext_in_observation", "main_body",
 }  # fmt: skip
 WHOLE = ("frame_skip",)
-LARGEST = 100.0
+MAX_CHANGE_FACTOR = 100.0
 """Times its default: more of a physical constant nobody can mean."""
 POSITIVE = ("length", "masscart", "masspole", "m", "l", "max_torque", "LINK_LENGTH_1", "LINK_MASS_1", "LINK_MASS_2")
 
@@ -215,7 +215,7 @@ def _span(name: str, default: float) -> tuple[float, float]:
     environment pays may be anything."""
     if not default or name not in PHYSICS:
         return -math.inf, math.inf
-    far = LARGEST * float(default)
+    far = MAX_CHANGE_FACTOR * float(default)
     return (1.0 if name in WHOLE else min(0.0, far)), max(0.0, far)
 
 

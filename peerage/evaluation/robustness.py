@@ -21,11 +21,11 @@ from peerage.envs.perturbed import Perturbations, with_perturbations
 from peerage.envs.vector import Maker, check_env_id
 from peerage.errors import UserError
 from peerage.evaluation.evaluate import SEED, Evaluator
-from peerage.runs import summaries
-from peerage.runs.text import number
+from peerage.statistics import summaries
+from peerage.text import number
 
 if TYPE_CHECKING:
-    from peerage.training.loop import Trainer
+    from peerage.training.trainer import Trainer
 
 
 Mean = tuple[float, float | None]
@@ -120,8 +120,8 @@ def evaluate_perturbed(
     """Evaluate the newest checkpoint of a run without perturbation and in each case of `perturbations`, on the same
     seeds: a row for every case, replica and member, those of the clean environment first.
 
-    `episodes`, `seed`, `members` and `env` as in `peerage.training.session.evaluate_run`. Members act by themselves,
-    or, `advised`, in company (`peerage.training.advised`): then advice may be dropped, `byzantine_members` lie in
+    `episodes`, `seed`, `members` and `env` as in `peerage.session.evaluate_run`. Members act by themselves,
+    or, `advised`, in company (`peerage.evaluation.company`): then advice may be dropped, `byzantine_members` lie in
     every case but the first, and `advisers` stand there in place of as many of the run's. Raises UserError for a member
     that the group has not, a knob that the environment has not, company where there is none, and nothing to compare.
     `say` hears which checkpoint that is, and of damaged ones that are newer.
@@ -141,12 +141,14 @@ def evaluate_perturbed(
         if unknown := [i for i in members or [] if not 0 <= i < trainer.N]:
             raise UserError(f"{run} has no member {unknown[0]}: its members are 0 to {trainer.N - 1}")
         maker, env_args = trainer.evaluator.env, trainer.config.env_args
-        named = {case.name(env_args): case for case in reversed(cases)}  # what is there already is no other case
-        cases = list(named.values())[::-1]
+        named: dict[str, Case] = {}
+        for case in cases:  # what the environment has already is no other case, and the clean one stays the first
+            named.setdefault(case.name(env_args), case)
+        cases = list(named.values())
         args = [with_perturbations(env_args, case.perturbations) for case in cases]
         for arguments in args:  # what the environment cannot do is said before anything takes time
             check_env_id(maker, arguments)
-        for line in (*trainer.news, f"after {trainer.step:,} of {trainer.steps:,} steps"):
+        for line in (*trainer.pending_messages, f"after {trainer.step:,} of {trainer.steps:,} steps"):
             say(line)
         if advised:
             found = [_advised(run, env, case, arguments, episodes, seed) for case, arguments in zip(cases, args)]
@@ -167,9 +169,9 @@ def evaluate_perturbed(
 
 def _restored(run: Path | str, env: Maker | None, case: Case, advised: bool) -> Trainer:
     """The run's newest checkpoint; `advised`: as a whole, with whoever lies or stays silent in this case."""
+    from peerage.session import restore
     from peerage.sharing.advice import Advice  # which brings torch
     from peerage.sharing.byzantine import ByzantineMembers, parse_members
-    from peerage.training.session import restore
 
     trainer = restore(run, env=env, device="cpu", policies_only=not advised, in_company=advised)
     if not advised:
@@ -182,8 +184,8 @@ def _restored(run: Path | str, env: Maker | None, case: Case, advised: bool) -> 
         if case.advisers is not None and len(case.advisers) != len(has := trainer.config.advisers):
             raise UserError(f"--advisers: {run} has {len(has)} ({', '.join(has)}); name as many")
         others = None if case.advisers is None else trainer.copies_of(case.advisers)
-        liars = parse_members(case.byzantine_members, trainer.N)
-        twisted = ByzantineMembers(liars, trainer.group, trainer.spec.id) if liars else None
+        byzantine = parse_members(case.byzantine_members, trainer.N)
+        twisted = ByzantineMembers(byzantine, trainer.group, trainer.spec.id) if byzantine else None
         trainer.sharing.disturb(case.perturbations.dropped_advice, twisted, others)
     except UserError:
         trainer.close()
@@ -203,7 +205,7 @@ def _advised(
     run: Path | str, env: Maker | None, case: Case, env_args: dict[str, Any], episodes: int, seed: int
 ) -> dict[int, Mean]:
     """Every case begins from the checkpoint: what was learned about whom in another one is forgotten."""
-    from peerage.training.advised import advised_episodes
+    from peerage.evaluation.company import advised_episodes
 
     trainer = _restored(run, env, case, advised=True)
     try:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from peerage.learners.defaults import Settings
 from peerage.learners.replay import Replay
-from peerage.learners.streams import Seat, Streams
+from peerage.learners.streams import StreamKey, Streams
 from peerage.nets.stacked import StackedMLP
 
 
@@ -138,9 +138,9 @@ class BoxScale:
         return scaled.clamp(-1, 1)
 
 
-def sampler(seats: Sequence[Seat], settings: Settings, device: torch.device | str) -> Streams:
+def sampler(stream_keys: Sequence[StreamKey], settings: Settings, device: torch.device | str) -> Streams:
     """The stream that draws replay batches, `[S, B]` in [0, 1)."""
-    return Streams(seats, "replay", (settings.batch_size,), "uniform", device)
+    return Streams(stream_keys, "replay", (settings.batch_size,), "uniform", device)
 
 
 def due(settings: Settings, step: int) -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor
 from peerage.learners.base import Means, Space, clip_column, column, due, sampler
 from peerage.learners.defaults import Settings
 from peerage.learners.replay import Batch, Replay
-from peerage.learners.streams import Seat, Streams
+from peerage.learners.streams import StreamKey, Streams
 from peerage.nets.stacked import StackedAdam, StackedMLP
 
 
@@ -28,7 +28,7 @@ class DQN:
     def __init__(
         self,
         settings: Sequence[Settings],
-        seats: Sequence[Seat],
+        stream_keys: Sequence[StreamKey],
         space: Space,
         total_steps: int,
         *,
@@ -39,7 +39,7 @@ class DQN:
         first = settings[0]
         rows, sizes = len(settings), (space.obs_dim, *first.net_arch, space.n_actions)
         self.q = StackedMLP(rows, sizes, device=device, dtype=dtype)
-        self.q.init_([seat.generator("init") for seat in seats])
+        self.q.init_([key.generator("init") for key in stream_keys])
         self.q_target = StackedMLP(rows, sizes, device=device, dtype=dtype)
         self.q_target.copy_(self.q)
         self.gamma = column(settings, lambda s: s.gamma, self.q.flat)
@@ -51,8 +51,8 @@ class DQN:
         lr = column(settings, lambda s: s.learning_rate, self.q.flat)
         self.optimizer = StackedAdam(self.q.flat, self.q.grad, lr, max_grad_norm=clip_column(settings, self.q.flat))
         self.replay = Replay(rows, min(first.buffer_size, total_steps), space.obs_dim, 1, device, dtype)
-        self.sampler = sampler(seats, first, device)
-        self.exploration = Streams(seats, "exploration", (2,), "uniform", device)
+        self.sampler = sampler(stream_keys, first, device)
+        self.exploration = Streams(stream_keys, "exploration", (2,), "uniform", device)
         self.active = torch.ones(rows, dtype=torch.bool, device=device)
         self.means = Means()
         self.step = 0

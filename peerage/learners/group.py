@@ -19,7 +19,7 @@ from peerage.learners.defaults import Settings
 from peerage.learners.dqn import DQN
 from peerage.learners.replay import Batch
 from peerage.learners.sac import SAC
-from peerage.learners.streams import Seat, Streams
+from peerage.learners.streams import StreamKey, Streams
 from peerage.learners.td3 import TD3
 
 AnyLearner = DQN | SAC | TD3  # each of them is a `peerage.learners.base.Learner`
@@ -55,7 +55,7 @@ class Group:
         self.settings = list(members)
         self.N, self.R, self.M = len(members), replicas, len(members) * replicas
         self.space, self.device, self.dtype, self.advise = space, torch.device(device), dtype, advise
-        self.seats = [Seat(seed, r, i) for r in range(replicas) for i in range(self.N)]
+        self.stream_keys = [StreamKey(seed, r, i) for r in range(replicas) for i in range(self.N)]
         keys: dict[tuple[Any, ...], list[int]] = {}
         for i, s in enumerate(members):
             keys.setdefault(s.stack_key, []).append(i)
@@ -68,15 +68,15 @@ class Group:
     def _stack(self, positions: list[int], total_steps: int) -> Stack:
         rows = [r * self.N + p for r in range(self.R) for p in positions]
         settings = [self.settings[m % self.N] for m in rows]
-        seats = [self.seats[m] for m in rows]
+        stream_keys = [self.stream_keys[m] for m in rows]
         where: dict[str, Any] = {"device": self.device, "dtype": self.dtype}
         askers = self.N if self.advise else 1
         return Stack(
-            learner=LEARNERS[settings[0].algorithm](settings, seats, self.space, total_steps, **where),
+            learner=LEARNERS[settings[0].algorithm](settings, stream_keys, self.space, total_steps, **where),
             positions=positions,
             index=torch.tensor(rows, device=self.device),
-            policy_noise=Streams(seats, "policy", (askers, self.space.act_dim), "normal", **where),
-            warmup=Streams(seats, "warmup", (self.space.act_dim,), "uniform", self.device),
+            policy_noise=Streams(stream_keys, "policy", (askers, self.space.act_dim), "normal", **where),
+            warmup=Streams(stream_keys, "warmup", (self.space.act_dim,), "uniform", self.device),
         )
 
     def _each(self, call: Callable[[Stack, Sequence[Tensor]], Tensor], *inputs: Tensor) -> Tensor:

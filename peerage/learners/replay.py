@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from peerage.learners.entries import Entries
+from peerage.append_buffer import AppendBuffer
 
 
 class Batch(NamedTuple):
@@ -81,7 +81,7 @@ class Replay:
         )
 
     def state(self) -> dict[str, Any]:
-        return {"data": Entries(self.total - self.size, self.total, self._read), "width": self.width}
+        return {"data": AppendBuffer(self.total - self.size, self.total, self._read), "width": self.width}
 
     def load_state(self, state: dict[str, Any]) -> None:
         entries = state["data"]

@@ -17,7 +17,7 @@ from peerage.learners.base import BoxScale, Means, Space, clip_column, column, d
 from peerage.learners.critics import TwinCritic
 from peerage.learners.defaults import Settings
 from peerage.learners.replay import Batch, Replay
-from peerage.learners.streams import Seat, Streams
+from peerage.learners.streams import StreamKey, Streams
 from peerage.nets.stacked import StackedAdam, StackedMLP
 
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
@@ -34,7 +34,7 @@ class SAC:
     def __init__(
         self,
         settings: Sequence[Settings],
-        seats: Sequence[Seat],
+        stream_keys: Sequence[StreamKey],
         space: Space,
         total_steps: int,
         *,
@@ -54,7 +54,7 @@ class SAC:
             device=device,
             dtype=dtype,
         )
-        generators = [seat.generator("init") for seat in seats]
+        generators = [key.generator("init") for key in stream_keys]
         self.actor.init_(generators)
         self.critic = TwinCritic(rows, space, first.net_arch, device=device, dtype=dtype)
         self.critic.init_(generators)
@@ -74,15 +74,15 @@ class SAC:
         self.critic_optimizer = StackedAdam(self.critic.flat, self.critic.grad, lr, max_grad_norm=clip)
         self.ent_coef_optimizer = StackedAdam(self.log_ent_coef, self.ent_coef_grad, lr)
         self.replay = Replay(rows, min(first.buffer_size, total_steps), space.obs_dim, act, device, dtype)
-        self.sampler = sampler(seats, first, device)
+        self.sampler = sampler(stream_keys, first, device)
         # Noise of one gradient step: one row per action drawn, or with gSDE one matrix for the whole batch
         shape = (latent, act) if self.use_sde else (2, first.batch_size, act)
-        self.update_noise = Streams(seats, "update", shape, "normal", device, dtype)
+        self.update_noise = Streams(stream_keys, "update", shape, "normal", device, dtype)
         if self.use_sde:
             self.actor.constants["log_std"].copy_(
                 column(settings, lambda s: s.log_std_init, self.actor.flat).unsqueeze(2).expand(rows, latent, act)
             )
-            self.sde_stream = Streams(seats, "sde", (latent, act), "normal", device, dtype)
+            self.sde_stream = Streams(stream_keys, "sde", (latent, act), "normal", device, dtype)
             self.sde_draw = self.sde_stream.next()  # [S, latent, act], standard normal
         self.active = torch.ones(rows, dtype=torch.bool, device=device)
         self.means = Means()

@@ -17,7 +17,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Seat:
+class StreamKey:
     """A member's place in the run, the key of its random streams."""
 
     seed: int
@@ -39,20 +39,20 @@ class Streams:
 
     def __init__(
         self,
-        seats: Sequence[Seat],
+        stream_keys: Sequence[StreamKey],
         purpose: str,
         shape: tuple[int, ...],
         kind: Literal["normal", "uniform"],
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.generators = [seat.generator(purpose) for seat in seats]
+        self.generators = [key.generator(purpose) for key in stream_keys]
         self.kind, self.device = kind, device
         self.dtype = torch.float64 if kind == "uniform" else dtype
         # About 16,000 numbers a member and block: enough to hide the loop, small enough for the cache.
         self.block = max(1, min(1024, 16_384 // max(1, int(np.prod(shape)))))
         width = np.float64 if self.dtype == torch.float64 else np.float32
-        self.buffer = np.empty((len(seats), self.block, *shape), width)
+        self.buffer = np.empty((len(stream_keys), self.block, *shape), width)
         self.tensor: Tensor | None = None
         self.position = self.block
         self.starts: list[dict[str, Any]] = [dict(g.bit_generator.state) for g in self.generators]

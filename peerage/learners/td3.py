@@ -15,7 +15,7 @@ from peerage.learners.base import BoxScale, Means, Space, clip_column, column, d
 from peerage.learners.critics import TwinCritic
 from peerage.learners.defaults import Settings
 from peerage.learners.replay import Batch, Replay
-from peerage.learners.streams import Seat, Streams
+from peerage.learners.streams import StreamKey, Streams
 from peerage.nets.stacked import StackedAdam, StackedMLP
 
 POLICY_DELAY = 2
@@ -31,7 +31,7 @@ class TD3:
     def __init__(
         self,
         settings: Sequence[Settings],
-        seats: Sequence[Seat],
+        stream_keys: Sequence[StreamKey],
         space: Space,
         total_steps: int,
         *,
@@ -42,7 +42,7 @@ class TD3:
         first, rows = settings[0], len(settings)
         sizes = (space.obs_dim, *first.net_arch, space.act_dim)
         self.scale = BoxScale(space, device, dtype)
-        generators = [seat.generator("init") for seat in seats]
+        generators = [key.generator("init") for key in stream_keys]
         self.actor = StackedMLP(rows, sizes, device=device, dtype=dtype)
         self.actor.init_(generators)
         self.critic = TwinCritic(rows, space, first.net_arch, device=device, dtype=dtype)
@@ -58,10 +58,10 @@ class TD3:
         self.actor_optimizer = StackedAdam(self.actor.flat, self.actor.grad, lr, max_grad_norm=clip)
         self.critic_optimizer = StackedAdam(self.critic.flat, self.critic.grad, lr, max_grad_norm=clip)
         self.replay = Replay(rows, min(first.buffer_size, total_steps), space.obs_dim, space.act_dim, device, dtype)
-        self.sampler = sampler(seats, first, device)
+        self.sampler = sampler(stream_keys, first, device)
         shape = (first.batch_size, space.act_dim)
-        self.update_noise = Streams(seats, "update", shape, "normal", device, dtype)
-        self.exploration = Streams(seats, "exploration", (space.act_dim,), "normal", device, dtype)
+        self.update_noise = Streams(stream_keys, "update", shape, "normal", device, dtype)
+        self.exploration = Streams(stream_keys, "exploration", (space.act_dim,), "normal", device, dtype)
         self.active = torch.ones(rows, dtype=torch.bool, device=device)
         self.updates = 0
         self.means = Means()

@@ -7,7 +7,7 @@ it. The blocks are functions of `weights = stack.weights(rows, grad=True)` and o
 the number of those rows. Gradients go straight into `stack.grad`.
 
     stack = Stack(S, {**linear_part("embed", F, 64), **encoder_part("0", 64, 256)}, device=device)
-    stack.init_([seat.generator("init") for seat in seats])
+    stack.init_([key.generator("init") for key in stream_keys])
 
     def work(rows):                                   # some of the rows, in whatever thread
         w = stack.weights(rows, grad=True)
@@ -34,7 +34,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from peerage.nets import passes
+from peerage.nets import kernels
 
 Weights = Mapping[str, Tensor]  # name -> [s, ...]
 
@@ -167,7 +167,7 @@ class Stack:
 
 
 def by_rows(work: Callable[[slice], Tensor], rows: int, device: torch.device | str) -> Tensor:
-    """`work(slice of rows) -> [s, ...]`, joined to `[rows, ...]`. On a CPU row by row, in `passes.WORKERS`; whether
+    """`work(slice of rows) -> [s, ...]`, joined to `[rows, ...]`. On a CPU row by row, in `kernels.WORKERS`; whether
     gradients are recorded is as in the caller."""
     if torch.device(device).type != "cpu":
         return work(slice(0, rows))
@@ -178,7 +178,7 @@ def by_rows(work: Callable[[slice], Tensor], rows: int, device: torch.device | s
         with torch.set_grad_enabled(recorded):
             out[row] = work(slice(row, row + 1))
 
-    passes.WORKERS.run(one, rows)
+    kernels.WORKERS.run(one, rows)
     return torch.cat([part for part in out if part is not None])
 
 
@@ -187,13 +187,13 @@ def by_rows(work: Callable[[slice], Tensor], rows: int, device: torch.device | s
 
 def _onednn(x: Tensor) -> bool:
     """One row on a CPU in single precision: oneDNN, which is twice as fast as torch's product."""
-    return passes.ONEDNN and x.shape[0] == 1 and x.dtype == torch.float32 and x.device.type == "cpu"
+    return kernels.ONEDNN and x.shape[0] == 1 and x.dtype == torch.float32 and x.device.type == "cpu"
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor, relu: bool = False) -> Tensor:
     """`x [s, N, in]` -> `[s, N, out]`."""
     if _onednn(x):
-        return passes._linear(x[0], weight[0].t(), bias[0, 0], "relu" if relu else "none").unsqueeze(0)
+        return kernels._linear(x[0], weight[0].t(), bias[0, 0], "relu" if relu else "none").unsqueeze(0)
     out = torch.baddbmm(bias, x, weight)
     return out.relu_() if relu else out
 
@@ -201,7 +201,7 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor, relu: bool = False) -> Ten
 def _product_backward(grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Adds the gradients of weight and bias, if they collect any; returns the input's."""
     _collect(grad, x, weight, bias)
-    return passes._linear(grad[0], weight[0]).unsqueeze(0) if _onednn(x) else torch.bmm(grad, weight.transpose(1, 2))
+    return kernels._linear(grad[0], weight[0]).unsqueeze(0) if _onednn(x) else torch.bmm(grad, weight.transpose(1, 2))
 
 
 def _collect(grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> None:
@@ -210,9 +210,9 @@ def _collect(grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> None:
         if not one:
             weight.grad.add_(torch.bmm(x.transpose(1, 2), grad))
         elif weight.shape[1] > weight.shape[2]:  # the faster way round, measured
-            weight.grad[0].add_(passes._linear(grad[0].t(), x[0].t()).t())
+            weight.grad[0].add_(kernels._linear(grad[0].t(), x[0].t()).t())
         else:
-            weight.grad[0].add_(passes._linear(x[0].t(), grad[0].t()))
+            weight.grad[0].add_(kernels._linear(x[0].t(), grad[0].t()))
         bias.grad.add_(grad.sum(dim=1, keepdim=True))
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from peerage.nets.passes import Layer, run, tape
+from peerage.nets.kernels import Layer, run, tape
 
 # Gradients are views into one flat tensor, whose rows are longer than the view: intended, and measured faster.
 warnings.filterwarnings("ignore", message="grad and param do not obey the gradient layout contract")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from peerage.runs.listeners import AdviceRow, EvaluationRow, Listener, MetricRow, RunInfo, is_member, role
 from peerage.runs.provenance import hardships
-from peerage.runs.text import count, duration, number, thousands
+from peerage.text import count, duration, number, thousands
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

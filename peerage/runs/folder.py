@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from peerage.config import Config
-from peerage.configfile import from_dict, parse, to_yaml
+from peerage.config.file import from_dict, parse, to_yaml
 from peerage.errors import UserError
 
 try:

@@ -45,7 +45,7 @@ class ScalarLog(Listener):
         self.scalars(step, {name: sum(values) / len(values) for name, values in lists.items()})
 
     def on_advice(self, step: int, rows: list[AdviceRow]) -> None:
-        from peerage.evaluation.measures import entropy, gini  # not at the top: SciPy takes its time
+        from peerage.statistics.measures import entropy, gini  # not at the top: SciPy takes its time
 
         large = len({row["adviser"] for row in rows}) > PAIRS
         # Replicas have the same pairs.
@@ -79,7 +79,7 @@ class ScalarLog(Listener):
         """The run's figures, drawn anew if they are older than its CSV files."""
         if self.info is None or self.info.folder is None:
             return []
-        from peerage.runs.figures import fresh_figures
+        from peerage.reports.figures import fresh_figures
 
         return fresh_figures(self.info.folder)
 

@@ -9,12 +9,12 @@ from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from peerage.config import AdviceConfig, Config, LearnerConfig
-from peerage.configfile import from_dict, to_yaml, validate
+from peerage.config.file import from_dict, to_yaml, validate
 from peerage.errors import UserError
-from peerage.runs import page
+from peerage.reports import page
 from peerage.runs.folder import RunFolder
 from peerage.runs.listeners import is_member
-from peerage.runs.text import listing, short
+from peerage.text import listing, short
 
 SIDES = {"adversary": -1, "colluding": -1, "expert": 1, "turncoat": 0, "convert": 0, "regional": 0}
 """Kinds of advisers that take a side: the expert's, an adversary's, or now this and now that."""
@@ -123,9 +123,9 @@ def hardships(config: Mapping[str, Any], advisers: Sequence[str]) -> list[str]:
         lines.append(f"an environment that is perturbed, in evaluations too: {always}")
     if isinstance(dropped, int | float) and dropped:
         lines.append(f"advice dropped: {dropped:.0%} of the answers to a member that chooses are not given")
-    liars = _mapping(config.get("advice")).get("byzantine_members")
-    if isinstance(liars, list | tuple) and liars:
-        named = [f"member-{member} ({kind})" for member, _, kind in (str(word).partition(":") for word in liars)]
+    byzantine = _mapping(config.get("advice")).get("byzantine_members")
+    if isinstance(byzantine, list | tuple) and byzantine:
+        named = [f"member-{member} ({kind})" for member, _, kind in (str(word).partition(":") for word in byzantine)]
         lines.append(f"Byzantine members, who advise others what they would not do: {listing(named)}")
     fixed = [name for name in advisers if not is_member(name)]
     for side, words in ((-1, "adversarial advisers"), (0, "advisers that are adversarial at times or in places")):

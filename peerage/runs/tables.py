@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from peerage.errors import UserError
 from peerage.runs.listeners import AdviceRow, EvaluationRow, Listener, MetricRow
-from peerage.runs.text import short
+from peerage.text import short
 
 if TYPE_CHECKING:
     import pandas as pd

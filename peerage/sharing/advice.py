@@ -23,7 +23,7 @@ from peerage.learners.streams import Streams
 from peerage.sharing import choice
 from peerage.sharing.advisers import Adviser
 from peerage.sharing.byzantine import ByzantineMembers
-from peerage.sharing.desks import Desks
+from peerage.sharing.fixed_advisers import FixedAdvisers
 from peerage.trust.critic import critic_values
 from peerage.trust.signals import Signal, Transition
 from peerage.trust.suggestions import SuggestionTrust
@@ -64,8 +64,10 @@ class Advice:
         self.self_one_hot = torch.nn.functional.one_hot(self.myself, self.K).to(self.dtype)
         self.epsilon = config.epsilon
         self.self_share = 0.0 if config.only_follow_others else config.self_share
-        self._desks = partial(Desks, group=group, seed=seed, total_steps=total_steps, shuffle=config.shuffle_advisers)
-        self.desks = self._desks(advisers)
+        self._fixed_advisers = partial(
+            FixedAdvisers, group=group, seed=seed, total_steps=total_steps, shuffle=config.shuffle_advisers
+        )
+        self.fixed_advisers = self._fixed_advisers(advisers)
 
         # What a choice is made of. With one adviser, or a uniform choice, nobody reads values.
         self.rule = choice.RULES.get(config.choice) if self.K > 1 else None
@@ -82,7 +84,7 @@ class Advice:
         self.temperature = torch.tensor(per_member, device=self.device, dtype=self.dtype).unsqueeze(1)
         self.decay = torch.tensor(decay, device=self.device, dtype=self.dtype).unsqueeze(1)
         # Drawn in every step, needed or not, so that a member's draws depend on nothing beside it
-        self.choices = Streams(group.seats, "choice", (1,), "uniform", self.device)
+        self.choices = Streams(group.stream_keys, "choice", (1,), "uniform", self.device)
         self.disturb(dropped, byzantine)
 
         self.followed = self.self_index.copy()  # [M] on the host
@@ -102,11 +104,11 @@ class Advice:
         """From now on advice is dropped with this probability, these members lie and nobody else does, and other
         advisers, as many, stand in the places of the fixed ones."""
         if advisers is not None:
-            self.desks = self._desks(advisers)
+            self.fixed_advisers = self._fixed_advisers(advisers)
         self.dropped, self.byzantine = dropped, byzantine
         self.answers: Streams | None = None
         if dropped:
-            self.answers = Streams(self.group.seats, "dropped advice", (self.K,), "uniform", self.device)
+            self.answers = Streams(self.group.stream_keys, "dropped advice", (self.K,), "uniform", self.device)
 
     # --- acting ---------------------------------------------------------------------------------------------
 
@@ -134,9 +136,10 @@ class Advice:
         if follow_self.any():
             self._follow(self.self_index, follow_self)
         suggestions = members
-        if self.desks:
-            self.desks.begin_step(step)
-            answers = torch.as_tensor(self.desks.ask(host_obs, episode_start, due, self.followed), device=self.device)
+        if self.fixed_advisers:
+            self.fixed_advisers.begin_step(step)
+            said = self.fixed_advisers.ask(host_obs, episode_start, due, self.followed)
+            answers = torch.as_tensor(said, device=self.device)
             suggestions = torch.cat((members, answers.to(self.dtype)), dim=1)
         self.chose = due
         chooses = due.any()
@@ -144,8 +147,8 @@ class Advice:
             if self.K > 1:
                 self._follow(self._choose(obs, suggestions, draw, step, due, heard), due)
             self.counts[due, self.followed[due]] += 1
-            if self.desks.has_roles:
-                self.roles += np.eye(3, dtype=np.int64)[self.desks.roles(host_obs, due, self.followed)]
+            if self.fixed_advisers.has_roles:
+                self.roles += np.eye(3, dtype=np.int64)[self.fixed_advisers.roles(host_obs, due, self.followed)]
         elsewhere = self.followed != self.self_index
         # To choose by lot one need not hear what the others say
         self.queries += (due * (self.K - 1) + (~due & elsewhere)) if self.rule is not None else elsewhere
@@ -255,7 +258,7 @@ class Advice:
         for signal in self.signals.values():
             columns |= signal.report()
         host = {name: values.tolist() for name, values in columns.items()}
-        fixed = np.array(names[self.N :], object)[self.desks.order]  # [R, F]
+        fixed = np.array(names[self.N :], object)[self.fixed_advisers.order]  # [R, F]
         return [
             {"replica": r, "asker": names[m % self.N], "adviser": adviser, "chosen": int(self.counts[m, k])}
             | {name: v[m][k] for name, v in host.items() if not math.isnan(v[m][k])}
@@ -277,7 +280,7 @@ class Advice:
                 share = self.counts[m] / total
                 rows.append((r, i, "advice/self_share", float(share[i])))
                 rows.append((r, i, "advice/choice_entropy", float(-(share * np.log(np.maximum(share, 1e-12))).sum())))
-                if self.desks.has_roles:
+                if self.fixed_advisers.has_roles:
                     rows.append((r, i, "advice/right", float(self.roles[m, 1] / total)))
                     rows.append((r, i, "advice/wrong", float(self.roles[m, -1] / total)))
             rows += [(r, i, name, v[m]) for name, v in from_signals.items() if not math.isnan(v[m])]
@@ -295,7 +298,7 @@ class Advice:
             "roles": torch.as_tensor(self.roles),
             "last": self.last,
             "choices": self.choices.state(),
-            "advisers": self.desks.state(),
+            "advisers": self.fixed_advisers.state(),
             **({} if self.answers is None else {"answers": self.answers.state()}),
             **({} if self.byzantine is None else {"byzantine": self.byzantine.state()}),
         }
@@ -311,7 +314,7 @@ class Advice:
         self.roles = state["roles"].cpu().numpy().copy()
         self.last = {name: values.to(self.device) for name, values in state["last"].items()}
         self.choices.load_state(state["choices"])
-        self.desks.load_state(state["advisers"])
+        self.fixed_advisers.load_state(state["advisers"])
         if self.answers is not None:
             self.answers.load_state(state["answers"])
         if self.byzantine is not None:

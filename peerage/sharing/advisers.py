@@ -21,7 +21,7 @@ import torch
 from peerage.envs import scripted
 from peerage.envs.make import Spec
 from peerage.errors import UserError, nearest
-from peerage.learners.streams import Seat
+from peerage.learners.streams import StreamKey
 from peerage.sharing import byzantine
 from peerage.sharing.probes import make_regional, make_turning
 
@@ -55,8 +55,8 @@ class Adviser(Protocol):
 
 def replica_generator(seed: int, replica: int, n_peers: int) -> np.random.Generator:
     """What `begin` gets: the same numbers for every adviser of a replica, others in every other replica. It sits in
-    the first seat after the replica's `n_peers` members."""
-    return Seat(seed, replica, n_peers).generator("advisers")
+    the first key after the replica's `n_peers` members."""
+    return StreamKey(seed, replica, n_peers).generator("advisers")
 
 
 def role_of(adviser: Adviser, obs: np.ndarray) -> np.ndarray:
@@ -182,7 +182,7 @@ def make_adviser(name: str, spec: Spec) -> Adviser:
     if kind == "regional":
         return make_regional(spec, rest)
     if kind == "checkpoint" and rest:
-        from peerage.pretrained import load_policy
+        from peerage.interop.pretrained import load_policy
 
         learner, discrete = load_policy(rest, spec.observation_space, spec.action_space)
         return Trained(learner, discrete)

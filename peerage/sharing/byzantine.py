@@ -272,12 +272,12 @@ def parse_members(words: Sequence[str], n_members: int) -> dict[int, tuple[str, 
 class ByzantineMembers:
     """Some members of every replica of `group` answer others with something else than they would do themselves.
 
-    `liars`: member -> kind and scale, as of `parse_members`; `env_id` says what the opposite of an action is. Draws are
-    keyed by (seed, replica, member) and made in every step.
+    `byzantine`: member -> kind and scale, as of `parse_members`; `env_id` says what the opposite of an action is. Draws
+    are keyed by (seed, replica, member) and made in every step.
     """
 
-    def __init__(self, liars: dict[int, tuple[str, float]], group: Group, env_id: str) -> None:
-        self.liars, self.group = liars, group
+    def __init__(self, byzantine: dict[int, tuple[str, float]], group: Group, env_id: str) -> None:
+        self.byzantine, self.group = byzantine, group
         space, device = group.space, group.device
         self.opposites: Tensor | None = None  # [n_actions]
         if space.discrete:
@@ -287,18 +287,18 @@ class ByzantineMembers:
             low, high = (torch.as_tensor(bound, device=device, dtype=group.dtype) for bound in (space.low, space.high))
             self.low, self.high = low, high
         self.streams: dict[int, Streams] = {}
-        for i, (kind, scale) in liars.items():
+        for i, (kind, scale) in byzantine.items():
             _check_scale(scale, not space.discrete, f"--byzantine-members {i}:noise:{scale:g}")
             if kind != "sign-flip":
-                seats, shape = group.seats[i :: group.N], (group.N, space.act_dim)
+                stream_keys, shape = group.stream_keys[i :: group.N], (group.N, space.act_dim)
                 law: Literal["normal", "uniform"] = "normal" if kind == "noise" and not space.discrete else "uniform"
-                self.streams[i] = Streams(seats, "byzantine", shape, law, device, group.dtype)
+                self.streams[i] = Streams(stream_keys, "byzantine", shape, law, device, group.dtype)
 
     def answer(self, suggestions: Tensor) -> Tensor:
         """What everybody hears of the members: `suggestions [M, N, act]`, by asker and member, what is meant."""
         g = self.group
         heard = suggestions.clone(memory_format=torch.contiguous_format).view(g.R, g.N, g.N, -1)
-        for i, (kind, scale) in self.liars.items():
+        for i, (kind, scale) in self.byzantine.items():
             honest = heard[:, :, i]  # [R, askers, act]
             said = self._flip(honest) if kind == "sign-flip" else self._disturb(i, kind, scale, honest)
             said[:, i] = honest[:, i]  # nobody lies to himself

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from peerage.config import PARTS
-from peerage.configfile import convert, hints, short
+from peerage.config.file import convert, hints, short
 from peerage.errors import UserError, nearest
 
 HINTS = {f.name: hints(cls)[f.name] for cls in PARTS.values() for f in fields(cls) if f.name not in PARTS}

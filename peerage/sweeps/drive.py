@@ -8,16 +8,16 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from peerage.configfile import parse, short
+from peerage.config.file import parse, short
 from peerage.errors import UserError
-from peerage.evaluation.sources import MANIFEST
 from peerage.runs.folder import RunFolder, is_run, write_atomically
-from peerage.runs.text import count, duration
+from peerage.statistics.sources import MANIFEST
 from peerage.sweeps.dry_run import print_plan
 from peerage.sweeps.launch import PAUSE, Ended, Launcher, LocalLauncher, cores, task_of
 from peerage.sweeps.plan import PlannedRun, Sweep, plan_sweep
 from peerage.sweeps.progress import Progress, counted, share
 from peerage.sweeps.state import Pace, come, holder, look, together
+from peerage.text import count, duration
 from peerage.training.signals import Interrupt
 
 

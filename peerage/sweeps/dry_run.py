@@ -6,11 +6,11 @@ import json
 import time
 from collections.abc import Mapping
 
-from peerage.runs.text import count, duration
 from peerage.sweeps.launch import PAUSE, LocalLauncher, task_of
 from peerage.sweeps.plan import Sweep
 from peerage.sweeps.progress import counted, share
 from peerage.sweeps.state import Pace, State, look, together
+from peerage.text import count, duration
 
 MEASURE = 300
 """Steps of a measurement."""

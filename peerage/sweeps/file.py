@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from peerage.config import PARTS
-from peerage.configfile import MAX_BYTES, convert, parse, short
+from peerage.config.file import MAX_BYTES, convert, parse, short
 from peerage.errors import UserError, nearest
 from peerage.runs.folder import check_name
 from peerage.sweeps.choices import HINTS, Choice, checked, hint_of, label_of, meant, named, settings_of, word

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
-from peerage.configfile import to_dict
+from peerage.config.file import to_dict
 
 if TYPE_CHECKING:
     from peerage.sweeps.plan import PlannedRun

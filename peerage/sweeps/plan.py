@@ -23,12 +23,12 @@ from typing import Any
 
 from peerage.api import with_settings
 from peerage.config import AdviceConfig, AttentionConfig, Config, ContextConfig
-from peerage.configfile import load, to_dict, to_yaml, validate
+from peerage.config.file import load, to_dict, to_yaml, validate
 from peerage.errors import UserError
 from peerage.learners.defaults import resolve
-from peerage.runs.text import listing
 from peerage.sweeps.choices import Choice, settings_of
 from peerage.sweeps.file import FILES, PLACE, SweepFile, read
+from peerage.text import listing
 
 MAX_RUNS = 10_000
 _UNSAFE = re.compile(r"[^A-Za-z0-9._+=,-]+")
@@ -129,7 +129,7 @@ def _notes(said: Sequence[str]) -> tuple[str, ...]:
 
 def _base(file: SweepFile, name: str) -> Config:
     """A preset, a file beside the sweep's, or whatever else `--config` takes."""
-    from peerage.presets import preset_names
+    from peerage.config.presets import preset_names
 
     beside = file.path.parent / name
     try:
@@ -224,7 +224,7 @@ def _spec(env: str, args: str) -> Any:
 
 
 def _resolve(config: Config) -> Config:
-    """As the training will do it (`peerage.training.loop.Trainer`)."""
+    """As the training will do it (`peerage.training.trainer.Trainer`)."""
     spec = _spec(config.env, json.dumps(config.env_args))
     if config.perturb:  # of the environments that members learn in, by knobs that these may not have
         from peerage.envs.perturbed import Perturbations, with_perturbations

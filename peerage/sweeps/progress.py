@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from peerage.runs.text import count
 from peerage.sweeps.plan import PlannedRun
 from peerage.sweeps.state import State
+from peerage.text import count
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from peerage.config import FREE, Config
-from peerage.configfile import from_dict, short, to_dict
+from peerage.config.file import from_dict, short, to_dict
 from peerage.errors import UserError
-from peerage.evaluation.sources import dotted
 from peerage.runs.folder import RunFolder, cpu_model
+from peerage.statistics.sources import dotted
 from peerage.sweeps.plan import PlannedRun, Sweep
 
 try:

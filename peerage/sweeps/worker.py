@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 from peerage.config import Config
-from peerage.configfile import from_dict
+from peerage.config.file import from_dict
 from peerage.errors import UserError
 from peerage.runs.listeners import Listener
 from peerage.sweeps.launch import Task
@@ -47,7 +47,7 @@ def work(task: Task, listeners: tuple[Listener, ...] = ()) -> str:
     config = from_dict(task.config)
     if task.measure:
         return json.dumps(measure(config, task.measure))
-    from peerage.training.session import resume, run_training
+    from peerage.session import resume, run_training
 
     if task.resume:
         resume(task.folder, command=task.command, listeners=listeners, verbose=0)
@@ -63,7 +63,7 @@ def measure(config: Config, steps: int) -> dict[str, float]:
     """
     import torch
 
-    from peerage.training.loop import Trainer
+    from peerage.training.trainer import Trainer
 
     begin = 100
     starts = tuple(min(s, begin) for s in config.learner.learning_starts) or (begin,)

@@ -35,7 +35,7 @@ from peerage.learners.group import Group
 from peerage.learners.replay import Replay
 from peerage.learners.streams import Streams
 from peerage.nets.stacked import StackedMLP
-from peerage.training.chunks import LARGE, SMALL
+from peerage.runs.chunks import LARGE, SMALL
 from peerage.training.machine import available_memory
 from peerage.trust.attention import AttentionTrust, History
 from peerage.trust.decisions import Decisions
@@ -43,7 +43,7 @@ from peerage.trust.in_context import InContextTrust
 from peerage.trust.suggestions import SuggestionTrust
 
 if TYPE_CHECKING:
-    from peerage.training.loop import Trainer
+    from peerage.training.trainer import Trainer
 
 OTHER = 200_000_000
 """Bytes that the process of a run grows by beyond its budget, measured: 30 to 120 MB in training, 70 for figures."""

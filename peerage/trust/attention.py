@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from peerage.append_buffer import AppendBuffer
 from peerage.errors import UserError
-from peerage.learners.entries import Entries
-from peerage.learners.streams import Seat, Streams
+from peerage.learners.streams import StreamKey, Streams
 from peerage.nets.dropout import Dropout
 from peerage.nets.stacked import StackedAdam
 from peerage.nets.trust_transformer import DROPOUT, MAX_STEPS, TrustTransformer, Windows, Wiring, mean_valid
@@ -86,7 +86,7 @@ class History:
         return Windows(features, valid, phases), rewards
 
     def state(self) -> dict[str, Any]:
-        return {"steps": Entries(self.total - self.size, self.total, self._read), "episode": self.episode}
+        return {"steps": AppendBuffer(self.total - self.size, self.total, self._read), "episode": self.episode}
 
     def load_state(self, state: dict[str, Any]) -> None:
         entries = state["steps"]
@@ -116,7 +116,7 @@ class AttentionTrust:
 
     def __init__(
         self,
-        seats: Sequence[Seat],
+        stream_keys: Sequence[StreamKey],
         n_features: int,
         adviser: slice,
         n_advisers: int,
@@ -140,17 +140,17 @@ class AttentionTrust:
                 f"the slice 'adviser' of the features is {adviser.start}:{adviser.stop} of {n_features}, and there are"
                 f" {n_advisers} advisers: give it one number per adviser"
             )
-        rows = len(seats)
+        rows = len(stream_keys)
         self.adviser, self.n_advisers, self.n_phases = slice(first, last), n_advisers, n_phases
         self.sequence_length, self.update_freq, self.batch = sequence_length, update_freq, batch
         self.device, self.dtype = torch.device(device), dtype
         self.model = TrustTransformer(rows, n_features, n_phases, wiring=wiring, device=device, dtype=dtype)
-        self.model.init_([seat.generator("trust-init") for seat in seats])
+        self.model.init_([key.generator("trust-init") for key in stream_keys])
         flat, grad = self.model.stack.flat, self.model.stack.grad
         column = torch.ones(rows, 1, device=device, dtype=dtype)
         self.optimizer = StackedAdam(flat, grad, column * lr, max_grad_norm=column * MAX_GRAD_NORM)
-        self.dropout = Dropout(DROPOUT, [seat.generator("trust-dropout") for seat in seats], device, dtype)
-        self.sampler = Streams(seats, "trust-windows", (batch,), "uniform", device)
+        self.dropout = Dropout(DROPOUT, [key.generator("trust-dropout") for key in stream_keys], device, dtype)
+        self.sampler = Streams(stream_keys, "trust-windows", (batch,), "uniform", device)
         kept = capacity if total_steps is None else min(capacity, total_steps)
         self.history = History(rows, max(kept, 2), n_features, device, dtype)
         self.active = torch.ones(rows, dtype=torch.bool, device=device)

@@ -72,7 +72,7 @@ class TransformerTrust:
                 "--features a family with phases"
             )
         self.attention = AttentionTrust(
-            group.seats,
+            group.stream_keys,
             self.features.width,
             self.features.adviser,
             n_advisers,

@@ -16,14 +16,14 @@ from torch import Tensor
 
 from peerage.config import ContextConfig
 from peerage.learners.group import Group
-from peerage.learners.streams import Seat
+from peerage.learners.streams import StreamKey
 from peerage.nets.attention import MASKED, Part, Stack, Weights, by_rows, layer_norm, linear, linear_part, norm_part
 from peerage.nets.stacked import StackedAdam
 from peerage.trust.decisions import Decisions
 from peerage.trust.signals import Transition
 
 WIDTH, HEADS, HIDDEN, LAYERS = 32, 4, 64, 2
-ENOUGH = 32  # finished decisions of a replica before anything is learned or said
+MIN_DECISIONS = 32  # finished decisions of a replica before anything is learned or said
 CLIP = 5.0  # advantages beyond so many standard deviations say no more
 SHARPNESS = 2.0  # of the kernel, in squared standard deviations of the states
 LOOK_BACK = 4  # contexts whose decisions are valued anew in every update; all of them every so many updates:
@@ -84,9 +84,9 @@ class InContextTrust:
         # Begins with no correction at all
         parts |= {"out.weight": Part((WIDTH, 1), constant=0.0), "out.bias": Part((1, 1), constant=0.0)}
         self.stack = Stack(R, parts, device=group.device, dtype=group.dtype)
-        seats = [Seat(seed, r, self.N) for r in range(R)]  # the group's own, behind its members'
-        self.stack.init_([seat.generator("in-context-init") for seat in seats])
-        self.rngs = [seat.generator("in-context-windows") for seat in seats]
+        stream_keys = [StreamKey(seed, r, self.N) for r in range(R)]  # the group's own, behind its members'
+        self.stack.init_([key.generator("in-context-init") for key in stream_keys])
+        self.rngs = [key.generator("in-context-windows") for key in stream_keys]
         ones = torch.ones(R, 1, device=group.device, dtype=group.dtype)
         # One a replica: they begin to learn at different times, and Adam counts its steps
         self.optimizers = [
@@ -290,7 +290,7 @@ class InContextTrust:
         far = self.step // c.context_update_freq % LOOK_FAR == 0
         self.look_back(d.capacity if far else LOOK_BACK * c.context_length, np.ones(self.M, bool))
         self._measure()
-        ready = d.ordered >= ENOUGH  # [R]
+        ready = d.ordered >= MIN_DECISIONS  # [R]
         if not ready.any() or c.context_estimator == "kernel":
             return
         tokens, valid, outcome = (torch.as_tensor(x, device=g.device) for x in self._windows(ready))
@@ -350,7 +350,7 @@ class InContextTrust:
         fresh = asking.repeat(self.N) & (d.count > self.looked)
         if fresh.any():
             self.look_back(1, fresh)
-        rows = np.flatnonzero(due & (d.ordered >= ENOUGH).repeat(self.N))
+        rows = np.flatnonzero(due & (d.ordered >= MIN_DECISIONS).repeat(self.N))
         if len(rows):
             tokens, valid = self.queries(rows, host, obs, suggestions, step)
             replicas = rows // self.N

@@ -57,11 +57,11 @@ class SuggestionTrust:
         self.n_agents = samples_per_member(config.trust_batch_size, group.N) if self.agents else 0
         n = max(self.n_trust + self.n_agents, 1)
         # Drawn in every step, needed or not, so that a member's draws depend on nothing beside it
-        self.samples = Streams(group.seats, "trust", (n,), "uniform", group.device)
+        self.samples = Streams(group.stream_keys, "trust", (n,), "uniform", group.device)
         self.noise: Streams | None = None
         if any(stack.learner.samples for stack in group.stacks):
             act = group.space.act_dim
-            self.noise = Streams(group.seats, "trust-noise", (n, act), "normal", group.device, group.dtype)
+            self.noise = Streams(group.stream_keys, "trust-noise", (n, act), "normal", group.device, group.dtype)
         smallest = min(stack.learner.replay.capacity for stack in group.stacks)
         self.memory = min(config.trust_buffer_size, smallest)
         if (self.trust or self.agents) and self.memory < config.trust_batch_size:

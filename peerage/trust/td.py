@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-LARGEST = 1e30
+MAX_TARGET = 1e30
 """The mean of a batch of larger targets may be infinite in float32."""
 
 
@@ -32,9 +32,9 @@ class TDTable:
 
     def update(self, target: Tensor, adviser: Tensor, valid: Tensor) -> None:
         """One update after the other for each of `U` batches. `target, adviser, valid [X, U, B]`: what was gained,
-        whom it was gained with (index), and whether the sample counts. A target beyond `LARGEST` (its asker has
+        whom it was gained with (index), and whether the sample counts. A target beyond `MAX_TARGET` (its asker has
         diverged) does not: no table ever holds what is not finite."""
-        valid = valid & (target.abs() <= LARGEST)
+        valid = valid & (target.abs() <= MAX_TARGET)
         one_hot = ((adviser.unsqueeze(-1) == self.advisers) & valid.unsqueeze(-1)).to(target.dtype)  # [X, U, B, K]
         count = one_hot.sum(dim=2)  # [X, U, K]
         total = (torch.where(valid, target, 0.0).unsqueeze(-1) * one_hot).sum(dim=2)

@@ -16,15 +16,15 @@ from peerage.envs.make import Spec
 from peerage.errors import UserError, nearest
 from peerage.trust.features import ant, hopper, lunarlander, room, walker2d
 from peerage.trust.features.family import ADVISER, Family, Features, guarded
+from peerage.trust.features.feature_history import HISTORY, FeatureHistory, columns, inverse, norm, one_hot
 from peerage.trust.features.generic import generic
-from peerage.trust.features.past import HISTORY, Past, columns, inverse, norm, one_hot
 
 __all__ = [
     "ADVISER",
     "HISTORY",
     "Family",
+    "FeatureHistory",
     "Features",
-    "Past",
     "columns",
     "family_for",
     "family_name",

@@ -24,7 +24,7 @@ import numpy as np
 from peerage.envs.make import Spec
 from peerage.errors import UserError
 from peerage.trust.features.family import ADVISER, Family
-from peerage.trust.features.past import Past, columns, inverse, norm, one_hot
+from peerage.trust.features.feature_history import FeatureHistory, columns, inverse, norm, one_hot
 
 PHASES = ("trot", "pace", "gallop", "stand")
 TROT, PACE, GALLOP, STAND = range(4)
@@ -67,7 +67,7 @@ def phases(obs: np.ndarray) -> np.ndarray:
     return np.where(np.abs(velocities).sum(axis=-1) < 1, STAND, phase)
 
 
-def extract(past: Past) -> dict[str, np.ndarray]:
+def extract(past: FeatureHistory) -> dict[str, np.ndarray]:
     obs, phase, reward = past.obs, past.phase, past.reward
     z, angles, velocities = obs[..., 0], obs[..., 5:13], obs[..., 19:27]
     front_left, front_right, back_left, back_right = np.moveaxis(angles[..., 0::2], -1, 0)

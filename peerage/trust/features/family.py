@@ -10,7 +10,7 @@ import numpy as np
 
 from peerage.envs.make import one_line
 from peerage.errors import UserError
-from peerage.trust.features.past import HISTORY, Past, one_hot
+from peerage.trust.features.feature_history import HISTORY, FeatureHistory, one_hot
 
 ADVISER = ("adviser", 0)
 """The block that the library fills, as wide as there are advisers; a family has it once, wherever it likes."""
@@ -29,8 +29,8 @@ class Family:
 
     name: str
     blocks: tuple[tuple[str, int], ...]
-    extract: Callable[[Past], Mapping[str, np.ndarray]]
-    phases: Callable[[Past], np.ndarray] | None = None
+    extract: Callable[[FeatureHistory], Mapping[str, np.ndarray]]
+    phases: Callable[[FeatureHistory], np.ndarray] | None = None
     phase_names: tuple[str, ...] = ()
     memory: Callable[[int, int], dict[str, np.ndarray]] | None = None
 
@@ -84,7 +84,7 @@ class Features:
         }
         if self._context:
             chunk = {name: np.concatenate((self._context[name], x), axis=1) for name, x in chunk.items()}
-        past = Past(
+        past = FeatureHistory(
             chunk["obs"],
             chunk["action"],
             chunk["reward"],
@@ -107,7 +107,7 @@ class Features:
         carried = self._context["age"][:, -1:] if self._context else np.full((len(first), 1), -1)
         return np.where(start >= 0, place - start, carried + 1 + place)
 
-    def _compute(self, past: Past) -> tuple[np.ndarray, np.ndarray]:
+    def _compute(self, past: FeatureHistory) -> tuple[np.ndarray, np.ndarray]:
         family, shape = self.family, (self.n_members, past.steps)
         phases = np.zeros((self.n_members, past.new), dtype=np.int64)
         if family.phases is not None:

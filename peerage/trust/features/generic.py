@@ -17,7 +17,7 @@ import numpy as np
 
 from peerage.envs.make import Spec
 from peerage.trust.features.family import ADVISER, Family
-from peerage.trust.features.past import Past, columns, one_hot
+from peerage.trust.features.feature_history import FeatureHistory, columns, one_hot
 
 WIDEST = 100.0
 
@@ -32,7 +32,7 @@ def generic(spec: Spec) -> Family:
     half = np.where(bounded, span / 2, 1).astype(np.float32)
     action_middle, action_half = (spec.action_high + spec.action_low) / 2, (spec.action_high - spec.action_low) / 2
 
-    def extract(past: Past) -> dict[str, np.ndarray]:
+    def extract(past: FeatureHistory) -> dict[str, np.ndarray]:
         scaled = (past.obs - middle) / half
         if spec.discrete:
             action: np.ndarray = one_hot(past.action, spec.n_actions)

@@ -22,7 +22,7 @@ import numpy as np
 from peerage.envs.make import Spec
 from peerage.errors import UserError
 from peerage.trust.features.family import ADVISER, Family
-from peerage.trust.features.past import Past, columns, inverse, norm, one_hot
+from peerage.trust.features.feature_history import FeatureHistory, columns, inverse, norm, one_hot
 
 PHASES = ("stance", "swing", "flight", "landing")
 STANCE, SWING, FLIGHT, LANDING = range(4)
@@ -54,7 +54,7 @@ def phases(obs: np.ndarray) -> np.ndarray:
     return np.where((z > 1.3) & (vz > 0), FLIGHT, phase)
 
 
-def extract(past: Past) -> dict[str, np.ndarray]:
+def extract(past: FeatureHistory) -> dict[str, np.ndarray]:
     obs, action, phase = past.obs, past.action, past.phase
     z, angle, vz = obs[..., 0], obs[..., 1], obs[..., 6]
     joints, velocities = obs[..., 2:5], obs[..., 8:11]

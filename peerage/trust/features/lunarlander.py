@@ -25,7 +25,7 @@ import numpy as np
 from peerage.envs.make import Spec
 from peerage.errors import UserError
 from peerage.trust.features.family import ADVISER, Family
-from peerage.trust.features.past import Past, columns, one_hot
+from peerage.trust.features.feature_history import FeatureHistory, columns, one_hot
 
 PHASES = ("cruise", "approach", "landing", "touchdown")
 REMEMBERED = 5
@@ -68,7 +68,7 @@ def phases(obs: np.ndarray) -> np.ndarray:
     return np.where((obs[..., 6:8] > 0.5).any(axis=-1), 3, phase)
 
 
-def extract(past: Past) -> dict[str, np.ndarray]:
+def extract(past: FeatureHistory) -> dict[str, np.ndarray]:
     x, y, vx, vy, angle, spin, left, right = np.moveaxis(past.obs, 2, 0)
     far, speed = np.abs(x), np.sqrt(vx * vx + vy * vy)
     lean = np.abs(angle)
@@ -86,7 +86,7 @@ def extract(past: Past) -> dict[str, np.ndarray]:
     }
 
 
-def _share_of_same(past: Past) -> np.ndarray:
+def _share_of_same(past: FeatureHistory) -> np.ndarray:
     """Of the last 5 actions with the followed adviser in this episode, the share that equals this one: `[M, T]`.
 
     `memory["actions"] [M, K, 5]`: the last actions with each adviser in the running episode, the oldest first, -1 for

@@ -23,7 +23,7 @@ import numpy as np
 from peerage.envs.make import Spec
 from peerage.errors import UserError
 from peerage.trust.features.family import ADVISER, Family
-from peerage.trust.features.past import Past, columns, inverse, norm
+from peerage.trust.features.feature_history import FeatureHistory, columns, inverse, norm
 
 PHASES = ("exploration", "navigation", "approaching", "goal_reached")
 EXPLORATION, NAVIGATION, APPROACHING, GOAL_REACHED = range(4)
@@ -58,7 +58,7 @@ def phases(obs: np.ndarray) -> np.ndarray:
     return np.where(distance <= 0.05, GOAL_REACHED, phase)
 
 
-def extract(past: Past) -> dict[str, np.ndarray]:
+def extract(past: FeatureHistory) -> dict[str, np.ndarray]:
     position, goal, move = past.obs[..., :2], past.obs[..., 2:4], MOVES[past.action]
     distance = norm(position - goal)
     step = norm(past.change(position))  # [M, S], 0 at the first step, which has none

@@ -23,7 +23,7 @@ import numpy as np
 from peerage.envs.make import Spec
 from peerage.errors import UserError
 from peerage.trust.features.family import ADVISER, Family
-from peerage.trust.features.past import Past, columns, inverse, one_hot
+from peerage.trust.features.feature_history import FeatureHistory, columns, inverse, one_hot
 
 PHASES = ("left_stance", "right_stance", "double_support", "flight")
 LEFT_STANCE, RIGHT_STANCE, DOUBLE_SUPPORT, FLIGHT = range(4)
@@ -80,7 +80,7 @@ def _phases(contact: np.ndarray) -> np.ndarray:
     return np.where(left, np.where(right, DOUBLE_SUPPORT, LEFT_STANCE), np.where(right, RIGHT_STANCE, FLIGHT))
 
 
-def extract(past: Past) -> dict[str, np.ndarray]:
+def extract(past: FeatureHistory) -> dict[str, np.ndarray]:
     obs, phase = past.obs, past.phase
     z, angle, joints, velocities = obs[..., 0], obs[..., 1], obs[..., 2:8], obs[..., 11:17]
     one_foot = (phase == LEFT_STANCE) | (phase == RIGHT_STANCE)  # |left - right contact|

@@ -1,0 +1,223 @@
+"""The flags of `peerage train`, made from the configuration tree, so that no field is without one.
+
+A flag's help is the text under its field in config.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import inspect
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
+from itertools import pairwise
+from types import NoneType
+from typing import Any, Literal, NoReturn, get_args, get_origin
+
+from peerage.config import PARTS, Config, changed
+from peerage.config.file import convert, hints, parse, parse_scalar, short
+from peerage.errors import UserError, nearest
+
+SECTIONS: dict[str, tuple[str, str]] = {
+    "group": ("environment and group", "What is learned, by how many, for how long."),
+    "learner": (
+        "learners",
+        "Stable-Baselines3's names. One value for all members, or one for each: --learning-rate 1e-3 5e-4.",
+    ),
+    "advice": (
+        "advice",
+        "How members learn from each other: every --follow-steps steps a member chooses whose suggestion "
+        "it follows.",
+    ),
+    "attention": (
+        "transformer trust",
+        "For --trust transformer and hybrid. --use-phase-aware, --attention-*, --sequence-length or --warmup-steps "
+        "without --trust, --choice and --config mean --trust hybrid --choice paper with the published settings.",
+    ),
+    "context": ("in-context trust", "For --trust in-context."),
+    "run": ("run", "The run folder, what goes into it, and the machine."),
+}
+# Fields at the top of the tree that a reader looks for under another heading.
+SECTION_OF_FIELD = {"device": "run", "threads": "run"}
+METAVARS = {
+    "env": "ID",
+    "env_args": "NAME=VALUE",
+    "perturb": "NAME=VALUE",
+    "byzantine_members": "MEMBER:KIND",
+    "advisers": "ADVISER",
+    "net_arch": "N,N,...",
+    "load_paths": "PATH",
+    "exp_name": "NAME",
+    "log_dir": "FOLDER",
+    "wandb_project": "NAME",
+    "device": "DEVICE",
+    "ent_coef": "COEF",
+}
+
+class Parser(argparse.ArgumentParser):
+    """argparse with one-line errors that name the nearest flag, and no guessing from abbreviations."""
+
+    def __init__(self, **settings: Any):
+        super().__init__(allow_abbrev=False, formatter_class=_Formatter, add_help=False, **settings)
+        # argparse takes -1e-3 for a flag before Python 3.14, because of its exponent.
+        self._negative_number_matcher = re.compile(r"^-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
+        self.add_argument("--help", "-h", action="help", help="show this and exit")
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+    def parse(self, words: list[str]) -> argparse.Namespace:
+        known = [option for option in self._option_string_actions if option.startswith("--")]
+        for word in words:
+            option = word.split("=")[0]
+            if word.startswith("--") and len(word) > 2 and option not in known:
+                guess = nearest(option, known)
+                raise UserError(f"unknown flag {short(option)}{guess}; see `{self.prog} --help`")
+        return self.parse_args(words)
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog: str):
+        width = min(100, shutil.get_terminal_size((100, 24)).columns)
+        super().__init__(prog, max_help_position=32, width=width)
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One field of the configuration tree."""
+
+    name: str
+    part: str  # of the tree
+    section: str  # the heading in the help
+    hint: Any
+    default: Any
+    doc: str
+
+    @property
+    def option(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def item(self) -> Any:
+        """The type of one value: of a tuple's elements, of what an optional field holds."""
+        if get_origin(self.hint) is tuple:
+            return get_args(self.hint)[0]
+        optional = [arg for arg in get_args(self.hint) if arg is not NoneType]
+        return optional[0] if NoneType in get_args(self.hint) else self.hint
+
+    @property
+    def is_switch(self) -> bool:
+        return self.item is bool
+
+    @property
+    def help(self) -> str:
+        return self.doc + (f" (default: {self.default_text})" if self.default_text else "")
+
+    @property
+    def default_text(self) -> str:
+        if self.default == () and self.part == "learner" and self.name != "load_paths":
+            return "the algorithm's"
+        if self.default is None or self.default in ((), {}):
+            return ""  # the text says what happens
+        if isinstance(self.default, bool):
+            return "on" if self.default else "off"
+        value = self.default[0] if isinstance(self.default, tuple) else self.default
+        return f"{value:g}" if isinstance(value, float) else str(value)
+
+    def add_to(self, group: argparse._ArgumentGroup) -> None:
+        help = self.help.replace("%", "%%")
+        if self.is_switch:
+            group.add_argument(
+                self.option, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=help
+            )
+            return
+        if get_origin(self.item) is Literal:
+            metavar = "{" + ",".join(get_args(self.item)) + "}"
+        else:
+            metavar = METAVARS.get(self.name, "N" if self.item is int else "X")
+        nargs = None
+        if get_origin(self.hint) in (tuple, dict):
+            nargs = "*" if self.name == "advisers" else "+"  # --advisers alone empties a preset's list
+        group.add_argument(self.option, nargs=nargs, metavar=metavar, default=argparse.SUPPRESS, help=help)
+
+    def value(self, given: Any, before: Any) -> Any:
+        """What stood on the command line, as the field's value; `before` is the value it replaces."""
+        if self.is_switch:
+            return (given,) if get_origin(self.hint) is tuple else given
+        if self.name == "env_args":
+            return {**before, **convert(self.hint, _assignments(given, self.option), self.option)}
+        if self.name == "perturb":
+            from peerage.envs.perturbed import overridden
+
+            return overridden(before, given)
+        data = [self._word(word) for word in given] if isinstance(given, list) else self._word(given)
+        return convert(self.hint, data, self.option)
+
+    def _word(self, word: str) -> Any:
+        if get_origin(self.item) is tuple:
+            return [parse_scalar(part) for part in word.split(",")]
+        if self.item is str or get_origin(self.item) is Literal:
+            return None if word == "none" and NoneType in get_args(self.hint) else word
+        return parse_scalar(word)
+
+
+def _assignments(words: list[str], option: str) -> dict[str, Any]:
+    data: dict[str, Any] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not name.isidentifier() or not value:
+            raise UserError(f"{option}: expected name=value, got {short(word)}")
+        if name in data:
+            raise UserError(f"{option}: {name!r} is given twice")
+        data[name] = parse(value, f"{option} {name}")
+    return data
+
+
+def _docs(cls: type) -> dict[str, str]:
+    """Field -> the text below it, which Python itself does not keep."""
+    body = ast.parse(inspect.getsource(cls)).body[0].body  # type: ignore[attr-defined]
+    docs = {}
+    for field, below in pairwise(body):
+        match field, below:
+            case ast.AnnAssign(target=ast.Name(name)), ast.Expr(value=ast.Constant(value=str(text))):
+                docs[name] = " ".join(text.split()).replace("`", "")
+    return docs
+
+
+def train_flags() -> list[Flag]:
+    """A flag for every field of the tree, in its order."""
+    flags = []
+    for part, cls in PARTS.items():
+        docs = _docs(cls)
+        for field in fields(cls):
+            hint = hints(cls)[field.name]
+            if is_dataclass(hint):
+                continue
+            default = field.default if field.default_factory is MISSING else field.default_factory()
+            section = SECTION_OF_FIELD.get(field.name, part or "group")
+            flags.append(Flag(field.name, part, section, hint, default, docs.get(field.name, "")))
+    return flags
+
+
+def add_flags(parser: argparse.ArgumentParser, flags: list[Flag]) -> None:
+    for section, (title, about) in SECTIONS.items():
+        if chosen := [flag for flag in flags if flag.section == section]:
+            group = parser.add_argument_group(title, about)
+            for flag in chosen:
+                flag.add_to(group)
+
+
+def override(config: Config, given: Mapping[str, Any]) -> Config:
+    """`config` with the flags of the command line (`given`, by field name) over it."""
+    flags = {flag.name: flag for flag in train_flags()}
+    # A number of epochs on the command line beats a number of steps from a file.
+    if "n_epochs" in given and "total_timesteps" not in given:
+        config = replace(config, total_timesteps=None)
+    changes: dict[str, dict[str, Any]] = {part: {} for part in PARTS}
+    for name, words in given.items():
+        flag = flags[name]
+        part = getattr(config, flag.part) if flag.part else config
+        changes[flag.part][name] = flag.value(words, getattr(part, name))
+    return changed(config, changes)

@@ -1,0 +1,159 @@
+"""Experiments by name: `peerage train --config NAME`.
+
+The papers' experiments are a product, environments times settings, so they are kept as one
+(families.yaml, settings.yaml), and so are the probes of trust (probes.yaml: environments times groups of
+advisers); the paper's open questions are a list (open.yaml); every other YAML file here is a preset by itself.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import fields
+from functools import lru_cache
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from peerage.config import Config
+from peerage.errors import UserError, nearest
+
+FOLDER = Path(__file__).parent
+PRODUCT = ("families", "settings", "seed", "probes", "open")
+
+
+class _Recipe(NamedTuple):
+    title: str
+    layers: tuple[dict[str, Any], ...]
+
+
+def preset_names() -> list[str]:
+    """Every preset, in the order in which `peerage presets` shows them."""
+    return list(_recipes())
+
+
+def preset(name: str) -> dict[str, Any]:
+    """The settings of a preset, nested as in a YAML file; what it leaves out keeps its default."""
+    data: dict[str, Any] = {}
+    for layer in _recipe(name).layers:
+        _lay_over(data, layer)
+    order = [field.name for field in fields(Config)]
+    return dict(sorted(data.items(), key=lambda item: order.index(item[0])))
+
+
+def describe(name: str) -> str:
+    """One line about a preset."""
+    return _recipe(name).title
+
+
+def _recipe(name: str) -> _Recipe:
+    recipes = _recipes()
+    if name not in recipes:
+        raise UserError(f"no preset {name!r}{nearest(name, list(recipes))}; see `peerage presets`")
+    return recipes[name]
+
+
+def _lay_over(data: dict[str, Any], layer: dict[str, Any]) -> None:
+    for key, value in layer.items():
+        if isinstance(value, dict) and isinstance(data.get(key), dict):
+            _lay_over(data[key], value)
+        else:
+            data[key] = copy.deepcopy(value)
+
+
+def _read(name: str) -> dict[str, Any]:
+    from peerage.config.file import parse
+
+    path = FOLDER / f"{name}.yaml"
+    data = parse(path.read_text(encoding="utf-8"), path.name)
+    assert isinstance(data, dict)
+    return data
+
+
+@lru_cache
+def _recipes() -> dict[str, _Recipe]:
+    recipes = {}
+    for path in sorted(FOLDER.glob("*.yaml")):
+        if path.stem not in PRODUCT:
+            own = _read(path.stem)
+            recipes[path.stem] = _Recipe(own["title"], (own["config"],))
+    papers = _product(_read("families"), _read("settings")) | _seed(_read("seed"))
+    return recipes | papers | _probes(_read("probes")) | _open(_read("open"))
+
+
+def seed_flags(algorithm: str) -> dict[str, Any]:
+    """What a command of the published transformer-trust code means beside its flags: `algorithm` is dqn or sac."""
+    made = _read("seed")
+    data: dict[str, Any] = {}
+    for layer in (made["common"], made[algorithm], {"advice": made["trusts"]["hybrid"]["config"]["advice"]}):
+        _lay_over(data, layer)
+    del data["n_epochs"], data["epoch_length"]  # a command says how long it is, or has the flags' own defaults
+    return data
+
+
+def _seed(made: dict[str, Any]) -> dict[str, _Recipe]:
+    """`seed-TRUST-ENVIRONMENT`."""
+    recipes = {}
+    for trust, of_trust in made["trusts"].items():
+        for env, of_env in made["environments"].items():
+            algorithm, env_id = of_env["algorithm"], of_env["env"]
+            title = f"{env_id}, 4 {algorithm.upper()} members: {of_trust['title']}"
+            layers = (made["common"], made[algorithm], of_trust["config"], {"env": env_id})
+            recipes[f"seed-{trust}-{env}"] = _Recipe(title, layers)
+    return recipes
+
+
+def _probes(made: dict[str, Any]) -> dict[str, _Recipe]:
+    """`probe-ENVIRONMENT-PROBE`, for every environment and probe."""
+    recipes = {}
+    for env, of_env in made["environments"].items():
+        for probe, of_probe in made["probes"].items():
+            advisers = {"advisers": of_probe.get("environments", {}).get(env, of_probe["advisers"])}
+            title = f"{of_env['title']}: {of_probe['title']}"
+            recipes[f"probe-{env}-{probe}"] = _Recipe(title, (made["common"], of_env["config"], advisers))
+    return recipes
+
+
+def _open(made: dict[str, Any]) -> dict[str, _Recipe]:
+    """`open-size-TASK-N`, and one for every other question."""
+    recipes = {}
+    for task, of_task in made["tasks"].items():
+        for size in made["sizes"]:
+            title = f"{of_task['config']['env']}, {size} DQN members: does the size of the group matter?"
+            layers = (made["common"], made["dqn"], of_task["config"], {"n_peers": size})
+            recipes[f"open-size-{task}-{size}"] = _Recipe(title, layers)
+    for name, own in made["presets"].items():
+        recipes[f"open-{name}"] = _Recipe(own["title"], (made["common"], made[own["like"]], own["config"]))
+    return recipes
+
+
+def _product(shared: dict[str, Any], made: dict[str, Any]) -> dict[str, _Recipe]:
+    families, settings = shared["families"], made["settings"]
+
+    def recipe(family: str, setting: str, title: str, *more: dict[str, Any]) -> _Recipe:
+        of_family, of_setting = families[family], settings[setting]
+        special = of_setting.get("families", {}).get(family, {})
+        base = (shared["common"], shared[of_family["like"]], of_family["config"])
+        return _Recipe(title, (*base, of_setting["config"], special, *more))
+
+    recipes = {}
+    for setting, of_setting in settings.items():
+        for family, of_family in families.items():
+            # "one agent alone" has no group of 4, so only the environment is named
+            title = f"{of_family['title'].split(',')[0]}: {of_setting['title']}"
+            recipes[f"{setting}-{family}"] = recipe(family, setting, title)
+    for name, other in made["others"].items():
+        recipes[name] = recipe(other["family"], other["setting"], other["title"], other["config"])
+    signals = made["ablation"]["signals"]
+    for family in made["ablation"]["families"]:
+        for values in ("advantage", "none"):
+            for size in range(1, len(signals) + 1):
+                for subset in combinations(signals, size):
+                    switches = {field: signal in subset for signal, field in signals.items()}
+                    advice = {"advice": {**switches, "use_advantage": values == "advantage"}}
+                    env = families[family]["config"]["env"]
+                    of = "advantages" if values == "advantage" else "returns"
+                    title = f"{env}: peer learning by {' + '.join(subset)}, of {of}"
+                    recipes[f"ablation-{family}-{values}-{'-'.join(subset)}"] = recipe(
+                        family, "peer", title, advice
+                    )
+    return recipes

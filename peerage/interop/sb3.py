@@ -1,0 +1,307 @@
+"""The bridge from Stable-Baselines3: its zips as learners of ours. The way back is `peerage.interop.sb3_export`.
+
+Reading needs no Stable-Baselines3 and trusts nothing: the `data` entry of a zip is JSON in which pickles lie
+as text, and these are never opened; weights are read by `torch.load(weights_only=True)`, which builds tensors
+and nothing else. Spaces come from the caller. A zip that our networks cannot reproduce exactly is refused.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import zipfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor
+
+from peerage.errors import UserError
+from peerage.interop.pretrained import shape_of, single, space_of
+from peerage.learners.base import Space
+from peerage.learners.critics import N_CRITICS
+from peerage.learners.defaults import DEFAULTS
+from peerage.learners.dqn import DQN
+from peerage.learners.group import AnyLearner
+from peerage.learners.sac import SAC
+from peerage.learners.td3 import TD3
+from peerage.nets.stacked import StackedMLP
+
+MAX_BYTES = 512 * 1024**2  # of weights, unpacked: far above any MlpPolicy, far below what hurts
+MAX_JSON_BYTES = 64 * 1024**2
+
+# Where the hidden layers of a policy are.
+ACTORS = {"dqn": "q_net.q_net", "sac": "actor.latent_pi", "td3": "actor.mu"}
+
+# What `policy_kwargs` may say: anything, where it changes nothing or shows in the shapes of the weights ...
+HARMLESS = {
+    "net_arch", "use_sde", "log_std_init", "optimizer_class", "optimizer_kwargs", "share_features_extractor",
+    "normalize_images", ":type:", ":serialized:",
+}  # fmt: skip
+# ... and otherwise the defaults alone, as they stand in the JSON.
+DEFAULT_ONLY: dict[str, tuple[Any, ...]] = {
+    "activation_fn": ("<class 'torch.nn.modules.activation.ReLU'>",),
+    "features_extractor_class": ("<class 'stable_baselines3.common.torch_layers.FlattenExtractor'>",),
+    "features_extractor_kwargs": (None, {}),
+    "n_critics": (N_CRITICS,),
+    "clip_mean": (2.0,),
+    "use_expln": (False,),
+}
+
+
+@dataclass(frozen=True)
+class Sb3Policy:
+    """What a Stable-Baselines3 zip holds, as far as it matters here."""
+
+    path: Path
+    algorithm: str
+    net_arch: tuple[int, ...]
+    use_sde: bool
+    obs_dim: int
+    act_dim: int
+    """DQN: the number of actions."""
+    tensors: dict[str, Tensor]
+    """The policy's state dict, by Stable-Baselines3's names."""
+    gamma: float
+    log_ent_coef: float | None
+    """SAC: logarithm of the entropy coefficient where training ended."""
+    action_low: np.ndarray | None
+    """Bounds of the actions it was trained with, where they can be read."""
+    action_high: np.ndarray | None
+
+
+# --- reading --------------------------------------------------------------------------------------------
+
+
+def read_zip(path: str | Path) -> Sb3Policy:
+    """Read a DQN, SAC or TD3 model that Stable-Baselines3 saved, executing nothing that is in it.
+
+    Raises UserError, in one line, for everything else and for networks that are not the default MlpPolicy's.
+    """
+    path = Path(path)
+    entries = _entries(path)
+    for name in ("data", "policy.pth"):
+        if name not in entries:
+            raise UserError(f"{path} was not saved by Stable-Baselines3: it has no entry {name!r}")
+    data = _json(path, entries["data"])
+    tensors = _tensors(path, "policy.pth", entries["policy.pth"])
+    variables = entries.get("pytorch_variables.pth")
+    extra = {} if variables is None else _tensors(path, "pytorch_variables.pth", variables)
+
+    algorithm = _algorithm(path, tensors)
+    _check_policy(path, algorithm, data)
+    use_sde = algorithm == "sac" and "actor.log_std" in tensors
+    mean = "actor.mu.0" if use_sde else "actor.mu"  # SAC's last layer stands by itself
+    layers = _layers(tensors, ACTORS[algorithm]) + (_layers(tensors, mean, 1) if algorithm == "sac" else [])
+    net_arch = tuple(fan_out for fan_out, _ in layers[:-1])
+    if algorithm != "dqn":
+        critics = {name.split(".")[1] for name in tensors if name.startswith("critic.")}
+        if critics != {f"qf{k}" for k in range(N_CRITICS)}:
+            raise UserError(f"{path} has n_critics = {len(critics)}: Peerage's {algorithm} has {N_CRITICS}")
+        hidden = tuple(fan_out for fan_out, _ in _layers(tensors, "critic.qf0")[:-1])
+        if hidden != net_arch:
+            raise UserError(f"{path} has layers {net_arch} in the actor, {hidden} in the critics: not the same")
+    if not layers:
+        raise UserError(f"{path} has networks of an unknown form: only the plain MlpPolicy can be read")
+    low, high = (_numbers(data.get("action_space"), bound, layers[-1][0]) for bound in ("low", "high"))
+    gamma = data.get("gamma")
+    plain = isinstance(gamma, int | float) and 0 <= gamma <= 1
+    return Sb3Policy(
+        path=path,
+        algorithm=algorithm,
+        net_arch=net_arch,
+        use_sde=use_sde,
+        obs_dim=layers[0][1],
+        act_dim=layers[-1][0],
+        tensors=tensors,
+        gamma=float(gamma) if plain else DEFAULTS[algorithm].gamma,  # type: ignore[arg-type]
+        log_ent_coef=_log_ent_coef(extra),
+        action_low=low,
+        action_high=high,
+    )
+
+
+def _entries(path: Path) -> dict[str, bytes]:
+    """The entries that matter, in memory; none is ever written to disk."""
+    limits = {"data": MAX_JSON_BYTES, "policy.pth": MAX_BYTES, "pytorch_variables.pth": MAX_JSON_BYTES}
+    entries = {}
+    if not path.is_file():  # a pipe would be waited for
+        raise UserError(f"there is no file {path}")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name, limit in limits.items():
+                if name not in archive.namelist():
+                    continue
+                info = archive.getinfo(name)
+                # bzip2 and LZMA unpack without a bound; Stable-Baselines3 does not even compress
+                if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    raise UserError(f"{path}: the entry {name!r} is compressed in an unusual way")
+                if info.file_size > limit:
+                    raise UserError(f"{path}: the entry {name!r} is larger than {limit:,} bytes")
+                with archive.open(info) as file:
+                    entries[name] = file.read(limit)
+    except UserError:
+        raise
+    except Exception as error:  # zipfile raises eight kinds of errors at damaged, encrypted and odd files
+        raise UserError(f"{path} is not a sound zip file ({type(error).__name__})") from None
+    return entries
+
+
+def _json(path: Path, text: bytes) -> dict[str, Any]:
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError):
+        data = None
+    if not isinstance(data, dict):
+        raise UserError(f"{path} was not saved by Stable-Baselines3: its entry 'data' is not a JSON object")
+    return data
+
+
+def _tensors(path: Path, name: str, blob: bytes) -> dict[str, Tensor]:
+    """The tensors of a `.pth` entry, and nothing but tensors."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(blob)) as archive:  # torch's format of today: a zip, never compressed
+            if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
+                raise ValueError
+        tensors = torch.load(io.BytesIO(blob), map_location="cpu", weights_only=True)
+        if not isinstance(tensors, dict):
+            raise ValueError
+        tensors = {key: value for key, value in tensors.items() if value is not None}
+        for key, value in tensors.items():
+            if not isinstance(key, str) or not isinstance(value, Tensor):
+                raise ValueError
+            if not value.is_floating_point() or value.layout != torch.strided:
+                raise ValueError
+        # Strides of zero make a huge tensor of a small file: count before anything is computed
+        if sum(value.numel() for value in tensors.values()) * 4 > MAX_BYTES:
+            raise ValueError
+        tensors = {key: value.detach().to("cpu", torch.float32) for key, value in tensors.items()}
+    except Exception:  # a hostile or damaged file can make torch raise anything
+        raise UserError(f"{path}: {name} is damaged, or holds more than plain tensors") from None
+    if not all(value.isfinite().all() for value in tensors.values()):
+        raise UserError(f"{path}: {name} holds numbers that are not finite")
+    return tensors
+
+
+def _algorithm(path: Path, tensors: dict[str, Tensor]) -> str:
+    if any(name.startswith("q_net.q_net.") for name in tensors):
+        return "dqn"
+    if any(name.startswith("actor_target.mu.") for name in tensors):
+        return "td3"
+    if any(name.startswith("actor.log_std") for name in tensors):
+        return "sac"
+    raise UserError(f"{path} holds no MlpPolicy of Stable-Baselines3's DQN, SAC or TD3")
+
+
+def _check_policy(path: Path, algorithm: str, data: dict[str, Any]) -> None:
+    """Refuse what does not show in the weights: another activation, another class, ..."""
+    policy = data.get("policy_class")
+    if not isinstance(policy, dict) or policy.get("__module__") != f"stable_baselines3.{algorithm}.policies":
+        raise UserError(f"{path} has a policy class that is not Stable-Baselines3's own MlpPolicy")
+    kwargs = data.get("policy_kwargs")
+    if not isinstance(kwargs, dict):
+        raise UserError(f"{path} does not say its policy_kwargs, so that its activation function is unknown")
+    for key, value in kwargs.items():
+        if key not in HARMLESS and value not in DEFAULT_ONLY.get(key, ()):
+            known = f"; only {DEFAULT_ONLY[key][0]} can be read" if key in DEFAULT_ONLY else ""
+            raise UserError(f"{path} has policy_kwargs {key[:40]!r} = {str(value)[:80]!r}{known}")
+
+
+def _layers(tensors: dict[str, Tensor], prefix: str, count: int | None = None) -> list[tuple[int, int]]:
+    """(out, in) of the linear layers `prefix.0`, `prefix.2`, ...; with `count` 1 that of `prefix` itself."""
+    names = [prefix] if count == 1 else [f"{prefix}.{2 * k}" for k in range(len(tensors))]
+    shapes = []
+    for name in names:
+        weight = tensors.get(f"{name}.weight")
+        if weight is None or weight.ndim != 2:
+            break
+        shapes.append((weight.shape[0], weight.shape[1]))
+    return shapes
+
+
+def _log_ent_coef(variables: dict[str, Tensor]) -> float | None:
+    if "log_ent_coef" in variables and variables["log_ent_coef"].numel() == 1:
+        return float(variables["log_ent_coef"])
+    if "ent_coef_tensor" in variables and variables["ent_coef_tensor"].numel() == 1:  # a fixed one
+        fixed = float(variables["ent_coef_tensor"])
+        return math.log(fixed) if fixed > 0 else -math.inf
+    return None
+
+
+def _numbers(space: Any, key: str, count: int) -> np.ndarray | None:
+    """A bound of a Box from its text, `"[-2. -2.]"`; None where it is not all there."""
+    text = space.get(key) if isinstance(space, dict) else None
+    try:
+        numbers = np.array([float(word) for word in str(text).strip("[]").split()], np.float32)
+    except ValueError:
+        return None
+    return numbers if len(numbers) == count else None
+
+
+# --- zip to learner -------------------------------------------------------------------------------------
+
+
+def to_learner(policy: Sb3Policy, obs_space: gym.Space[Any], action_space: gym.Space[Any]) -> AnyLearner:
+    """The policy as a learner of one row. Raises UserError where it does not fit the spaces."""
+    return learner_of(policy, space_of(obs_space, action_space))
+
+
+@torch.no_grad()
+def learner_of(policy: Sb3Policy, space: Space) -> AnyLearner:
+    discrete = policy.algorithm == "dqn"
+    trained = Space(policy.obs_dim, policy.act_dim, policy.act_dim if discrete else 0)
+    if shape_of(trained) != shape_of(space):
+        raise UserError(f"{policy.path} was trained with {shape_of(trained)}; here are {shape_of(space)}")
+    for ours, theirs in ((space.low, policy.action_low), (space.high, policy.action_high)):
+        if ours is not None and theirs is not None and not np.allclose(ours, theirs, rtol=1e-4):
+            there, here = (f"{bound.min():g} to {bound.max():g}" for bound in (theirs, ours))
+            raise UserError(f"{policy.path} was trained with actions bounded by {there}, here by {here}")
+    settings = replace(DEFAULTS[policy.algorithm], net_arch=policy.net_arch, use_sde=policy.use_sde, gamma=policy.gamma)
+    learner = single(settings, space)
+    views = sb3_views(learner, 0)
+    if {k: v.shape for k, v in views.items()} != {k: v.shape for k, v in policy.tensors.items()}:
+        odd = sorted(views.keys() ^ policy.tensors.keys())
+        what = f"; {odd[0][:60]!r} is too much or missing" if odd else ""
+        raise UserError(f"{policy.path} is no plain MlpPolicy, which alone can be read{what}")
+    for name, view in views.items():
+        view.copy_(policy.tensors[name])
+    if isinstance(learner, SAC) and policy.log_ent_coef is not None:
+        learner.log_ent_coef.fill_(policy.log_ent_coef)
+    return learner
+
+
+def sb3_views(learner: AnyLearner, row: int) -> dict[str, Tensor]:
+    """The parameters of a member under Stable-Baselines3's names and in its orientation, `[out, in]`, as
+    views into our stacks: to be read for an export and written for an import."""
+    if isinstance(learner, DQN):
+        return _mlp(learner.q, row, "q_net.q_net") | _mlp(learner.q_target, row, "q_net_target.q_net")
+    views: dict[str, Tensor] = {}
+    for name, critic in (("critic", learner.critic), ("critic_target", learner.critic_target)):
+        for k in range(N_CRITICS):
+            views |= _mlp(critic.net, N_CRITICS * row + k, f"{name}.qf{k}")
+    if isinstance(learner, TD3):
+        views |= _mlp(learner.actor, row, "actor.mu")
+        return views | _mlp(learner.actor_target, row, "actor_target.mu")
+    actor = _mlp(learner.actor, row, "actor.latent_pi")
+    last = f"actor.latent_pi.{2 * (learner.actor.layers - 1)}"
+    for kind in ("weight", "bias"):
+        head = actor.pop(f"{last}.{kind}")
+        if learner.use_sde:
+            actor[f"actor.mu.0.{kind}"] = head
+        else:  # our last layer has the columns mean | log_std
+            actor[f"actor.mu.{kind}"], actor[f"actor.log_std.{kind}"] = head.chunk(2)
+    if learner.use_sde:
+        actor["actor.log_std"] = learner.actor.constants["log_std"][row]
+    return views | actor
+
+
+def _mlp(net: StackedMLP, row: int, prefix: str) -> dict[str, Tensor]:
+    views = {}
+    for layer in range(net.layers):  # in Stable-Baselines3, every second module is a ReLU
+        views[f"{prefix}.{2 * layer}.weight"] = net.constants[f"{layer}.weight"][row].T
+        views[f"{prefix}.{2 * layer}.bias"] = net.constants[f"{layer}.bias"][row, 0]
+    return views

@@ -1,0 +1,252 @@
+"""The page of a comparison, and what goes beside it: learning curves as PNG, the numbers as JSON, a table for LaTeX."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shlex
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+import numpy as np
+
+from peerage.errors import UserError
+from peerage.reports import page, plots
+from peerage.runs.folder import write_atomically
+from peerage.statistics import formats, tests
+from peerage.statistics.compare import Comparison, Task
+from peerage.statistics.samples import RANGES, Metric, Side
+from peerage.statistics.verdicts import FEW, share, subject, words
+from peerage.text import count, listing, number, short
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#8C6D46", "#56B4E9", "#5B2A86", "#B8860B")
+"""Told apart by the colour-blind (after Okabe and Ito); a ninth side has the first one's, dashed."""
+MARK = "comparison.json"
+"""A folder with this file of ours is a comparison, and is replaced by the next one of the same name."""
+POINTS = 300
+"""A curve has at most so many."""
+STYLE = """
+.facts { grid-template-columns: repeat(auto-fit, minmax(min(100%, 18rem), 1fr)); } .fact b { font-size: 1.2rem; }
+.fact span { overflow-wrap: anywhere; }
+.scroll table { font-size: .88rem; } .scroll th, .scroll td { padding-left: .5rem; padding-right: .5rem; }
+.scroll .text { overflow-wrap: normal; }
+@media (max-width: 34rem) { .intervals tr { grid-template-columns: minmax(0, 1fr) auto; } }
+@media print { .scroll table { font-size: 7.5pt; } .scroll th.name { min-width: 5.5rem; }
+  .scroll th, .scroll td { padding-left: .15rem; padding-right: .15rem; } }
+"""
+"""Tables that fit a window and a sheet of paper with all their columns, and names that no narrow column or card tears
+apart."""
+
+
+def write_comparison(comparison: Comparison, out: Path | None, command: Sequence[str]) -> Path:
+    """Write page, figures, JSON and LaTeX into `out`, by default `comparisons/A-vs-B`; returns the page's path.
+
+    UserError if the folder holds something that is not a comparison.
+    """
+    folder = out or Path("comparisons") / _name(comparison)
+    if folder.exists() and not (folder.is_dir() and (_is_comparison(folder) or not any(folder.iterdir()))):
+        raise UserError(f"{folder} is there and is not a comparison: give another --out")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for task in comparison.tasks:
+            write_atomically(folder / f"{_slug(task.name)}.png", _png(comparison, task))
+        write_atomically(folder / "table.tex", formats.as_latex(comparison))
+        write_atomically(folder / "comparison.html", render(comparison, command))
+        write_atomically(folder / MARK, formats.as_json(comparison))
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
+    return folder / "comparison.html"
+
+
+def _is_comparison(folder: Path) -> bool:
+    """Is its `MARK` one of ours? A file of that name may be anybody's."""
+    try:
+        data = json.loads((folder / MARK).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(data, dict) and {"metric", "measure", "tasks", "differences", "warnings"} <= data.keys()
+
+
+def _name(comparison: Comparison) -> str:
+    names = list(dict.fromkeys(side.name for task in comparison.tasks for side in task.sides))
+    more = f"-and-{len(names) - 2}-more" if len(names) > 2 else ""
+    sides = [
+        (task.name, side.name, *(str(run.resolve()) for run in side.runs))
+        for task in comparison.tasks
+        for side in task.sides
+    ]
+    paired = [v.paired for task in comparison.tasks for v in task.versus]
+    asked = [comparison.metric, comparison.measure, comparison.threshold, comparison.target]
+    what = json.dumps([sides, paired, asked])
+    mark = hashlib.sha256(what.encode()).hexdigest()[:6]  # another comparison of the same names is another folder
+    return _slug("-vs-".join(short(name, 50) for name in names[:2]) + more) + f"-{mark}"
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._+=-]+", "-", text).strip(".-")[:120] or "comparison"
+
+
+# --- the page -------------------------------------------------------------------------------------------------
+
+
+def render(comparison: Comparison, command: Sequence[str]) -> str:
+    """The page as HTML; the same comparison gives the same bytes."""
+    title = _title(comparison)
+    last = max(task.step for task in comparison.tasks)
+    tasks = [task.name for task in comparison.tasks]
+    where = listing(tasks) if len(tasks) < 5 else f"{len(tasks)} tasks"
+    what = subject(comparison.metric, comparison.measure, last)
+    parts: list[str | page.Section] = [
+        _with_breaks(f"<h1>{escape(_breakable(title))}</h1>"),
+        page.paragraph(f"Compared is the {what}, on {where}; a replica counts once."),
+        _with_breaks(page.facts(_facts(comparison))),
+        *(page.paragraph(f"{line}.") for line in comparison.overall),
+    ]
+    if comparison.warnings:
+        parts.append(page.Section("Warnings", "".join(page.state(f"{line}.") for line in comparison.warnings)))
+    for task in comparison.tasks:
+        parts.append(page.Section(task.name, _task(comparison, task)))
+    if comparison.differences:
+        table = page.table(["setting", "value (of whom)"], formats.differing(comparison), text=True)
+        parts.append(page.Section("Settings that differ", table))
+    parts.append(page.Section("Runs", _runs(comparison)))
+    again = page.code(shlex.join(command)) if command else ""
+    note = "Intervals, tests and what they assume: docs/statistics.md. All numbers: comparison.json beside this page."
+    parts.append(page.Section("How to repeat it", again + page.paragraph(note, dim=True)))
+    return page.render(title, parts, [plots.STYLE, STYLE], [plots.SCRIPT])
+
+
+def _breakable(text: str) -> str:
+    """With a mark where a long name may be broken: after = _ , . and /, not within a word or a number."""
+    return re.sub(r"([=_,./]+)(?=[^\W\d])", "\\1\u200b", text)
+
+
+def _with_breaks(html: str) -> str:
+    """The marks as HTML; unlike them it is not copied with the text."""
+    return html.replace("\u200b", "<wbr>")
+
+
+def _title(comparison: Comparison) -> str:
+    names = list(dict.fromkeys(side.name for task in comparison.tasks for side in task.sides))
+    if len(names) > 3:
+        envs = list(dict.fromkeys(side.env for task in comparison.tasks for side in task.sides))
+        return f"{len(names)} ways of training on {listing(envs) if len(envs) < 4 else f'{len(envs)} environments'}"
+    reference, *others = (short(name, 40) for name in names)
+    return f"{listing(others)} against {reference}"
+
+
+def _facts(comparison: Comparison) -> list[tuple[str, str]]:
+    """What to see first: the verdicts, those that say something before the others, if they are few."""
+    cards = []
+    for task in comparison.tasks:
+        for v in sorted(task.versus, key=lambda v: v.higher is None)[:3]:
+            word = f"{short(v.b, 30)}: no difference can be seen"
+            if v.higher:
+                word = f"{short(v.higher, 30)} is {words(comparison.metric)[0]}"
+            verdict = f"{v.verdict}." if len(comparison.tasks) == 1 else f"{task.name}: {v.verdict}."
+            cards.append((_breakable(word), _breakable(verdict)))
+    return cards[:6]
+
+
+def _task(comparison: Comparison, task: Task) -> str:
+    heads, rows = formats.table(comparison, task)
+    rows = [[_breakable(row[0]), *row[1:]] for row in rows]
+    parts = [_with_breaks(page.table(heads, rows, caption=formats.title(comparison, task), wrap=True))]
+    parts += [page.paragraph(f"{v.verdict}.") for v in task.versus]
+    metric, what = comparison.metric, subject(comparison.metric, comparison.measure, task.step)
+    bands = [_band(side, i, task.step, metric) for i, side in enumerate(task.sides)]
+    caption = "Interquartile mean over replicas of the mean over members, with the 95% interval at each step by itself."
+    if comparison.measure == "area":
+        caption += " Compared is the mean height of each replica's curve: the area under it at the steps that all sides"
+        caption += " have, divided by the steps."
+    parts.append(plots.curves(bands, metric, "Learning curves", caption=caption))
+    names = [_breakable(short(v.b, 40)) for v in task.versus]
+    against = f"difference to {task.sides[0].name}"
+    caption = f"Difference of interquartile means of the {what}, with its 95% interval"
+    caption += "; one that touches zero is no difference. Beyond chance is what the verdicts say: they ask p as well."
+    differences = [(name, *_ends(v.difference)) for name, v in zip(names, task.versus)]
+    parts.append(_with_breaks(plots.intervals(differences, against, "Differences", caption=caption)))
+    shares = [(name, *_ends(v.improvement)) for name, v in zip(names, task.versus)]
+    said = share(metric)
+    caption = f"How often a replica is above one of {task.sides[0].name} in the {what}; at one half they are level."
+    chart = plots.intervals(shares, "probability", said.capitalize(), caption=caption, reference=0.5)
+    parts.append(_with_breaks(chart))
+    parts.append(_profile(comparison, task))
+    return "\n".join(parts)
+
+
+def _ends(interval: tests.Interval) -> tuple[float, float, float]:
+    return interval.estimate, interval.low, interval.high
+
+
+def _band(side: Side, place: int, last: int, metric: Metric) -> plots.Series:
+    steps, curves = side.until(last)
+    thin = np.unique(np.linspace(0, len(steps) - 1, min(POINTS, len(steps))).round().astype(int))
+    estimate, *limits = tests.band(curves[:, thin], "iqm")
+    if side.n < FEW:
+        limits = [np.full(len(thin), np.nan)] * 2
+    low, high = (np.clip(limit, *RANGES[metric]) for limit in limits)
+    colour, dashed = COLOURS[place % len(COLOURS)], place >= len(COLOURS)
+    return plots.Series(short(side.name, 40), steps[thin], estimate, low, high, colour=colour, dash=dashed)
+
+
+def _profile(comparison: Comparison, task: Task) -> str:
+    """Which share of the replicas reached a height, over heights."""
+    if min(map(len, task.samples)) < FEW:
+        return ""
+    low, high = min(x.min() for x in task.samples), max(x.max() for x in task.samples)
+    if low == high:
+        return ""
+    heights = np.linspace(low, high, 60)
+    series = []
+    for i, (side, x) in enumerate(zip(task.sides, task.samples)):
+        share, below, above = tests.performance_profile(x, heights)
+        colour, dashed = COLOURS[i % len(COLOURS)], i >= len(COLOURS)
+        series.append(plots.Series(short(side.name, 40), heights, share, below, above, colour=colour, dash=dashed))
+    what = subject(comparison.metric, comparison.measure, task.step)
+    look = plots.Look(xlabel=what, xlim=(None, None), ylim=(0.0, 1.0))
+    caption = f"Share of the replicas whose {what} was above the height on the x axis."
+    return plots.curves(series, "share of replicas", "Performance profile", caption=caption, look=look)
+
+
+def _runs(comparison: Comparison) -> str:
+    rows = []
+    for task in comparison.tasks:
+        for side in task.sides:
+            folders = ", ".join(str(run) for run in side.runs)
+            rows.append([side.name, task.name, count(side.n, "replica"), folders])
+    return page.table(["side", "environment", "replicas", "folders"], rows, text=True)
+
+
+# --- for papers -----------------------------------------------------------------------------------------------
+
+
+def _png(comparison: Comparison, task: Task) -> bytes:
+    """Learning curves with bands, as the page has them."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib.figure import Figure
+
+    from peerage.reports.figures import STYLE, WIDTH, png
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # the user's own style must not change it
+        matplotlib.rcParams.update(STYLE)
+        figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
+        axes = figure.add_subplot()
+        for i, side in enumerate(task.sides):
+            band = _band(side, i, task.step, comparison.metric)
+            label = f"{band.name} ({side.n})"
+            if comparison.measure == "area":
+                label += f", area {number(task.rows[i].iqm.estimate)}"
+            axes.plot(band.steps, band.estimate, color=band.colour, ls="--" if band.dash else "-", label=label)
+            if band.low is not None:
+                axes.fill_between(band.steps, band.low, band.high, color=band.colour, alpha=0.15, lw=0)
+        axes.set(xlabel=plots.STEPS, ylabel=comparison.metric, title=f"{task.name}: IQM over replicas, 95% intervals")
+        axes.legend(fontsize=8)
+        if comparison.threshold is not None:
+            axes.axhline(comparison.threshold, color="#888888", ls=":", label=number(comparison.threshold))
+        return png(figure)

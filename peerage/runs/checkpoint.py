@@ -1,0 +1,286 @@
+"""Checkpoints: safetensors for tensors, JSON for the rest, a manifest with checksums. Nothing in them can run.
+
+    checkpoints/
+      step_000100000/   state.safetensors, state.json, manifest.json
+      chunks/           what long buffers (`AppendBuffer`) took in between two checkpoints, shared by all of them
+
+A checkpoint folder is written beside its place and renamed, so that a half-written one never has the name of a whole
+one; its manifest has the checksum of everything that belongs to it, and its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from peerage.append_buffer import AppendBuffer
+from peerage.errors import UserError
+from peerage.runs import disk
+from peerage.runs.chunks import Chunk, write_chunks
+from peerage.runs.serialisation import flatten, unflatten
+
+FORMAT = 2
+FILES = ("state.safetensors", "state.json")
+
+
+class Damaged(UserError):
+    """A checkpoint that is not what was written: another one may be used instead. (One that cannot be read just now, or
+    that another version wrote, is a plain UserError: what is newer than what can be read is never passed over.)"""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What manifest.json says."""
+
+    step: int
+    about: dict[str, Any]
+    """Plain data that `save` was given."""
+    files: dict[str, str]
+    """Name -> checksum."""
+    chunks: dict[str, list[Chunk]]
+    """Place in the state -> the chunks of the buffer there, oldest first."""
+
+
+# --- writing ------------------------------------------------------------------------------------------------
+
+
+def save(
+    run: Path,
+    step: int,
+    state: dict[str, Any],
+    *,
+    about: Mapping[str, Any] | None = None,
+    after: Path | None = None,
+    keep: int = 2,
+) -> Path:
+    """Write `state` as the run's checkpoint of `step`: nested dicts and lists of tensors, `AppendBuffer` and JSON values.
+
+    `after` is the checkpoint that this one goes on from: its chunks are used again. Checkpoints of later steps belong
+    to a continuation that was given up; they are removed, and so are all but the newest `keep`. Raises OSError.
+    """
+    root = run / "checkpoints"
+    chunks_folder = root / "chunks"
+    chunks_folder.mkdir(parents=True, exist_ok=True)
+    final, partial = _free_name(root, step), root / f".step_{step:09d}.partial"
+    for left in (*root.glob(".step_*"), *chunks_folder.glob(".*")):  # by a process that was killed
+        disk.remove(left)
+    known = _known_chunks(after)
+    tensors: dict[str, torch.Tensor] = {}
+    buffers: dict[str, AppendBuffer] = {}
+    tree = flatten(state, "", tensors, buffers)
+    try:
+        chunks = {place: write_chunks(chunks_folder, place, b, known.get(place, [])) for place, b in buffers.items()}
+        partial.mkdir()
+        disk.save_tensors(tensors, partial / FILES[0])
+        (partial / FILES[1]).write_text(json.dumps(tree))
+        manifest = {
+            "format": FORMAT,
+            "step": step,
+            "about": dict(about or {}),
+            "files": {name: disk.sha256(partial / name) for name in FILES},
+            "chunks": {place: [vars(chunk) for chunk in some] for place, some in chunks.items()},
+        }
+        (partial / "manifest.json").write_text(json.dumps({**manifest, "seal": _seal(manifest)}, indent=1))
+        for path in (*partial.iterdir(), partial):
+            disk.sync(path)
+        os.rename(partial, final)
+        disk.sync(root)
+        disk.sync(run)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    _clean(run, step, keep)
+    return final
+
+
+def _known_chunks(after: Path | None) -> dict[str, list[Chunk]]:
+    if after is None:
+        return {}
+    try:
+        return read_manifest(after).chunks
+    except UserError:  # somebody took it away: everything is written anew
+        return {}
+
+
+def _free_name(root: Path, step: int) -> Path:
+    """`step_000000100`, or with -2, -3, ... behind it: a run that ends where it was resumed saves that step again, and
+    the one that is there stays until the new one is whole."""
+    path, count = root / f"step_{step:09d}", 1
+    while path.exists():
+        count += 1
+        path = root / f"step_{step:09d}-{count}"
+    return path
+
+
+def retire(folder: Path) -> None:
+    """Put a damaged checkpoint out of the way, as `damaged_step_...`: the run goes on from an older one, and must not
+    come back to it."""
+    target, count = folder.with_name(f"damaged_{folder.name}"), 1
+    while target.exists():
+        count += 1
+        target = folder.with_name(f"damaged_{folder.name}.{count}")
+    os.rename(folder, target)
+    disk.sync(folder.parent)
+
+
+def _clean(run: Path, step: int, keep: int) -> None:
+    """Remove checkpoints that are not among the newest `keep` up to `step`, and chunks that nobody needs then."""
+    kept = [folder for folder in checkpoints(run) if step_of(folder) <= step][-keep:]
+    for path in checkpoints(run):
+        if path not in kept:
+            with contextlib.suppress(OSError):
+                disk.remove(path)
+    try:
+        manifests = [read_manifest(folder) for folder in kept]
+    except UserError:  # until one knows what it needs, everything stays
+        return
+    needed = {chunk.name for manifest in manifests for chunks in manifest.chunks.values() for chunk in chunks}
+    for path in (run / "checkpoints" / "chunks").glob("*.safetensors"):
+        if path.name not in needed:
+            path.unlink(missing_ok=True)
+
+
+# --- reading ------------------------------------------------------------------------------------------------
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """The run's checkpoint folders, oldest first; one that was not written to its end has another name."""
+    named = [path for path in (run / "checkpoints").glob("step_*") if _NAME.fullmatch(path.name)]
+    return sorted(named, key=_order)
+
+
+_NAME = re.compile(r"step_([0-9]+)(?:-([0-9]+))?")
+
+
+def _order(folder: Path) -> tuple[int, int]:
+    found = _NAME.fullmatch(folder.name)
+    if found is None:
+        raise Damaged(f"{folder} is not a checkpoint: its name is not step_ and a number")
+    return int(found[1]), int(found[2] or 1)
+
+
+def step_of(folder: Path) -> int:
+    """The step of a checkpoint, by the name of its folder."""
+    return _order(folder)[0]
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Raises UserError if it is damaged or of another format version."""
+
+    def read() -> Manifest:
+        disk.sha256(folder / "manifest.json")  # is it a file at all?
+        manifest = json.loads((folder / "manifest.json").read_text())
+        if manifest["format"] != FORMAT:
+            by = manifest.get("about", {}).get("versions", {}).get("peerage", "of another version")
+            raise UserError(
+                f"{folder} was written in checkpoint format {str(manifest['format'])[:20]} by Peerage {str(by)[:20]}, "
+                f"and this version reads format {FORMAT}: use that one"
+            )
+        seal = manifest.pop("seal")
+        if seal != _seal(manifest) or manifest["step"] != step_of(folder):
+            raise Damaged(f"checkpoint {folder} is damaged: manifest.json does not match its checksum")
+        chunks = {place: [Chunk(**chunk) for chunk in some] for place, some in manifest["chunks"].items()}
+        for chunk in (c for some in chunks.values() for c in some):
+            if not re.fullmatch(r"[a-z0-9_-]+\.safetensors", chunk.name):
+                raise Damaged(f"checkpoint {folder} names a chunk {chunk.name!r:.60}: it is not one of ours")
+        about = dict(manifest["about"])
+        if not isinstance(about.get("versions", {}), dict):
+            raise Damaged(f"checkpoint {folder} is damaged: its manifest does not say what wrote it")
+        return Manifest(manifest["step"], about, dict(manifest["files"]), chunks)
+
+    return _reading(folder, read)
+
+
+def load(folder: Path, *, buffers: bool = True) -> dict[str, Any]:
+    """The state in a checkpoint folder; without `buffers`, all but those. Raises UserError if it is damaged or of
+    another format version."""
+
+    def read() -> dict[str, Any]:
+        manifest = read_manifest(folder)
+        chunks = [c for some in manifest.chunks.values() for c in some] if buffers else []
+        belongs = [*((folder, *item) for item in manifest.files.items() if item[0] in FILES)]
+        belongs += [(folder.parent / "chunks", chunk.name, chunk.sha256) for chunk in chunks]
+        if set(manifest.files) != set(FILES):
+            raise Damaged(f"checkpoint {folder} is damaged: its manifest names other files than {', '.join(FILES)}")
+        for where, name, sha256 in belongs:
+            if disk.sha256(where / name) != sha256:
+                raise Damaged(f"checkpoint {folder} is damaged: {name} does not match its checksum")
+        tree = json.loads((folder / FILES[1]).read_text())
+        # Copies: the file's own memory is aligned in another way, and sums over it have other last bits
+        tensors = {key: tensor.clone() for key, tensor in load_file(folder / FILES[0]).items()}
+        state = unflatten(tree, tensors, manifest.chunks if buffers else None, folder.parent / "chunks")
+        if not isinstance(state, dict):
+            raise Damaged(f"checkpoint {folder} does not hold a state")
+        return state
+
+    return _reading(folder, read)
+
+
+def load_latest(run: Path, *, buffers: bool = True) -> tuple[Path, dict[str, Any], dict[Path, str]]:
+    """The newest sound checkpoint of a run, its state, and each damaged one that is newer, with a line about it.
+
+    Raises UserError if there is none, or if one cannot be read for a reason that is not its own.
+    """
+    for _ in range(5):
+        damaged: dict[Path, str] = {}
+        there = checkpoints(run)
+        for folder in reversed(there):
+            try:
+                return folder, load(folder, buffers=buffers), damaged
+            except Damaged as error:
+                damaged[folder] = str(error)
+        if checkpoints(run) == there:
+            break  # else the run goes on meanwhile, and what was there has been replaced
+    if not damaged:
+        raise UserError(f"{run} has no checkpoint")
+    raise UserError(f"{run} has no sound checkpoint, train it anew: {'; '.join(damaged.values())}")
+
+
+def _reading(folder: Path, read: Callable[[], Any]) -> Any:
+    """`read()`; a UserError for whatever a damaged file may lead to."""
+    try:
+        return read()
+    except UserError:
+        raise
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise Damaged(f"checkpoint {folder} is damaged: {Path(error.filename or folder).name} is missing") from error
+    except MemoryError as error:
+        raise UserError(f"checkpoint {folder} cannot be read now: there is not enough memory") from error
+    except OSError as error:  # a disk that answers no more says nothing about what is on it
+        raise UserError(f"checkpoint {folder} cannot be read now: {error.strerror or error}") from error
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, SafetensorError) as error:
+        # RuntimeError: also torch's, for want of memory or for a file that is gone between its checksum and its reading
+        if "DefaultCPUAllocator" in str(error):
+            raise UserError(f"checkpoint {folder} cannot be read now: there is not enough memory") from error
+        what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise Damaged(f"checkpoint {folder} is damaged: {what}") from error
+
+
+# --- files --------------------------------------------------------------------------------------------------
+
+
+def _seal(manifest: Mapping[str, Any]) -> str:
+    """The checksum of a manifest without its seal."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def dump(run: Path, name: str, state: dict[str, Any]) -> Path:
+    """Write tensors for a person to look at, `<run>/dumps/<name>.safetensors`."""
+    folder = run / "dumps"
+    folder.mkdir(exist_ok=True)
+    tensors: dict[str, torch.Tensor] = {}
+    flatten(state, "", tensors, {})
+    disk.save_tensors({key: value.clone() for key, value in tensors.items()}, folder / f"{name}.safetensors")
+    return folder / f"{name}.safetensors"

@@ -1,0 +1,1 @@
+"""Statistics of runs: intervals, tests, comparisons and verdicts."""

@@ -1,0 +1,166 @@
+"""A comparison as text for a terminal, as JSON, and as a LaTeX table."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from typing import Any
+
+from peerage.statistics.compare import Comparison, Task
+from peerage.statistics.tests import Interval
+from peerage.statistics.verdicts import in_brackets, share, subject, words
+from peerage.text import listing, number
+
+
+def _with_range(interval: Interval) -> str:
+    return f"{number(interval.estimate)} {in_brackets(interval)}"
+
+
+def table(comparison: Comparison, task: Task) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows of the table of a task, as text."""
+    more, less = words(comparison.metric)
+    heads = ["", "verdict", f"P({more})", "replicas", "IQM", "mean", "median"]
+    heads.append("area" if comparison.measure == "final" else "IQM at the end")
+    heads += [f"steps to {number(comparison.threshold)}"] if comparison.threshold is not None else []
+    heads += [f"gap below {number(comparison.target)}"] if comparison.target is not None else []
+    rows = []
+    against = {v.b: v for v in task.versus}
+    for row in task.rows:
+        v = against.get(row.side)
+        word = "reference" if v is None else more if v.higher == v.b else less if v.higher else "not told apart"
+        better = "" if v is None else f"{v.improvement.estimate:.2f} {in_brackets(v.improvement, '.2f')}"
+        cells = [row.side, word, better, str(row.replicas), _with_range(row.iqm), _with_range(row.mean)]
+        cells += [number(row.median), _with_range(row.area if comparison.measure == "final" else row.final)]
+        if row.threshold is not None:
+            reached, steps = row.threshold
+            cells.append(f"{'never' if math.isinf(steps) else f'{steps:,.0f}'} ({reached} of {row.replicas})")
+        if row.gap is not None:
+            cells.append(_with_range(row.gap))
+        rows.append(cells)
+    return heads, rows
+
+
+def differing(comparison: Comparison) -> list[tuple[str, str]]:
+    """Settings that are not the same on all sides: who has which value, or with many sides how many have it."""
+    told = []
+    for name, values in comparison.differences.items():
+        by_value: dict[str, list[str]] = {}
+        for side, value in values.items():
+            text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            by_value.setdefault(text or "–", []).append(side)
+        whose = {v: listing(sides) if len(values) <= 4 else f"{len(sides)} sides" for v, sides in by_value.items()}
+        told.append((name, "; ".join(f"{value} ({sides})" for value, sides in whose.items())))
+    return told
+
+
+def title(comparison: Comparison, task: Task) -> str:
+    """What the table of a task shows."""
+    return f"{task.name}: {subject(comparison.metric, comparison.measure, task.step)}; 95% intervals over replicas"
+
+
+def as_text(comparison: Comparison) -> str:
+    """For a terminal: tables, verdicts, what differs, warnings."""
+    lines: list[str] = []
+    for task in comparison.tasks:
+        heads, rows = table(comparison, task)
+        widths = [max(len(line[i]) for line in [heads, *rows]) for i in range(len(heads))]
+        lines += [title(comparison, task)]
+        lines += ["  ".join(f"{cell:{w}}" for cell, w in zip(line, widths)).rstrip() for line in [heads, *rows]]
+        lines += ["", *(f"{v.verdict}." for v in task.versus), ""]
+    lines += [f"{line}." for line in comparison.overall] + ([""] if comparison.overall else [])
+    if comparison.differences:
+        lines.append("Settings that differ:")
+        lines += [f"  {name}: {told}" for name, told in differing(comparison)]
+        lines.append("")
+    lines += [f"warning: {line}" for line in comparison.warnings]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def as_json(comparison: Comparison) -> str:
+    """Everything as JSON; numbers that do not exist are null."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, float):
+            return value if math.isfinite(value) else None
+        if isinstance(value, dict):
+            return {str(key): plain(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(item) for item in value]
+        return value
+
+    tasks = []
+    for task in comparison.tasks:
+        sides = [
+            {"name": s.name, "runs": [str(run) for run in s.runs], "env": s.env, "seeds": s.seeds,
+             "steps": s.steps.tolist(), "curves": s.curves.tolist()}
+            for s in task.sides
+        ]  # fmt: skip
+        rows, versus = [asdict(row) for row in task.rows], [asdict(v) for v in task.versus]
+        tasks.append({"name": task.name, "step": task.step, "sides": sides, "rows": rows, "versus": versus})
+    whole = {
+        "metric": comparison.metric,
+        "measure": comparison.measure,
+        "threshold": comparison.threshold,
+        "target": comparison.target,
+        "tasks": tasks,
+        "overall": comparison.overall,
+        "differences": comparison.differences,
+        "warnings": comparison.warnings,
+    }
+    return json.dumps(plain(whole), indent=1, ensure_ascii=False) + "\n"
+
+
+def as_latex(comparison: Comparison) -> str:
+    """A table for a paper (booktabs): sides in rows, IQM and mean with their 95% intervals, the winner in bold.
+
+    All numbers of a task have as many decimals as the text gives its largest estimate, so that digits stand below each
+    other.
+    """
+    metric, measure, step = comparison.metric, comparison.measure, max(task.step for task in comparison.tasks)
+    lines = [
+        f"% {subject(metric, measure, step)}; needs \\usepackage{{booktabs}}",
+        f"% IQM and mean over replicas with 95% intervals; P: {share(metric)}, against the first row",
+        *([] if metric == "length" else ["% bold: beyond chance better than the first row, or the first row than all"]),
+        r"\begin{tabular}{llrrrrrr}",
+        r"\toprule",
+        r"Environment & Method & $n$ & \multicolumn{2}{c}{IQM} & \multicolumn{2}{c}{Mean} & $P$ \\",
+        r"\midrule",
+    ]
+    for k, task in enumerate(comparison.tasks):
+        lines += [r"\midrule"] if k else []
+        against = {v.b: v for v in task.versus}
+        bold_sides = {v.b for v in task.versus if v.winner == v.b}
+        bold_sides |= {v.a for v in task.versus[:1] if all(w.winner == v.a for w in task.versus)}
+        largest = max((x for row in task.rows for x in (row.iqm.estimate, row.mean.estimate)), key=abs)
+        digits = len(number(largest).partition(".")[2])
+        for i, row in enumerate(task.rows):
+            iqm = _tex_number(row.iqm.estimate, digits)
+            bold = rf"\mathbf{{{iqm}}}" if row.side in bold_sides else iqm
+            cells = [_tex(task.name) if i == 0 else "", _tex(row.side), str(row.replicas)]
+            cells += [f"${bold}$", _tex_range(row.iqm, digits)]
+            cells += [f"${_tex_number(row.mean.estimate, digits)}$", _tex_range(row.mean, digits)]
+            v = against.get(row.side)
+            cells.append("--" if v is None else f"${v.improvement.estimate:.2f}$")
+            lines.append(" & ".join(cells) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def _tex_range(interval: Interval, digits: int) -> str:
+    if math.isnan(interval.low):
+        return "--"
+    low, high = (_tex_number(x, digits) for x in (interval.low, interval.high))
+    return rf"{{\small $[{low}, {high}]$}}"
+
+
+def _tex_number(value: float, digits: int) -> str:
+    """A number for math mode, where a hyphen is a minus and a bare comma would be followed by a space."""
+    return f"{round(value, digits) + 0.0:,.{digits}f}".replace(",", "{,}")  # + 0.0: zero has no sign
+
+
+def _tex(text: str) -> str:
+    """Text in which nothing is a command."""
+    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    special |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
+    special |= {c: f"\\{c}" for c in "&%$#_{}"}
+    return "".join(special.get(c, c) for c in text)
