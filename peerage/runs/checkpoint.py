@@ -65,7 +65,7 @@ def save(
     after: Path | None = None,
     keep: int = 2,
 ) -> Path:
-    """Write `state` as the run's checkpoint of `step`: nested dicts and lists of tensors, `AppendBuffer` and JSON values.
+    """Write `state` as the run's checkpoint of `step`: nested dicts and lists of tensors, `AppendBuffer`s, JSON values.
 
     `after` is the checkpoint that this one goes on from: its chunks are used again. Checkpoints of later steps belong
     to a continuation that was given up; they are removed, and so are all but the newest `keep`. Raises OSError.
