@@ -12,7 +12,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+import peerage.learners  # these three register what they hold
+import peerage.sharing.exchanges
+import peerage.trust
+
+__version__ = "0.2.0"
 __all__ = [
     "Config",
     "Run",

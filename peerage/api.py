@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from peerage.config import PARTS, Config, changed
+from peerage.config import Config, changed, parts
+from peerage.config import settings as known_settings
 from peerage.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def train(
     """
     from peerage.config.file import load as load_config
     from peerage.config.file import validate
-    from peerage.learners.defaults import refuse_idle_trust
+    from peerage.learners.defaults import refuse_unused_settings
     from peerage.session import run_training
 
     start = config if isinstance(config, Config) else Config() if config is None else load_config(config)
@@ -50,7 +51,7 @@ def train(
     if advisers is not None and all(isinstance(a, str) for a in advisers):
         settings["advisers"], advisers = tuple(advisers), None
     checked = validate(with_settings(start, settings))
-    refuse_idle_trust(checked.advice, settings)
+    refuse_unused_settings(checked, settings)
     folder = run_training(checked, env=env, advisers=advisers, listeners=listeners)
     return Run(folder, env=env, advisers=advisers)
 
@@ -80,13 +81,13 @@ def with_settings(config: Config, settings: dict[str, Any]) -> Config:
     """`config` with fields replaced by name, wherever in the tree they stand; lists become tuples."""
     if "n_epochs" in settings and "total_timesteps" not in settings:
         config = replace(config, total_timesteps=None)  # what was asked for last
-    where = {f.name: part for part, cls in PARTS.items() for f in fields(cls) if f.name not in PARTS}
-    changes: dict[str, dict[str, Any]] = {part: {} for part in PARTS}
+    known = known_settings()
+    changes: dict[str, dict[str, Any]] = {part: {} for part in parts()}
     for name, value in settings.items():
-        if name not in where:
-            raise UserError(f"there is no setting {name!r}{nearest(name, list(where))}")
-        else:
-            changes[where[name]][name] = tuple(value) if isinstance(value, list) else value
+        if name not in known:
+            raise UserError(f"there is no setting {name!r}{nearest(name, list(known))}")
+        setting = known[name]
+        changes[setting.part][setting.name] = tuple(value) if isinstance(value, list) else value
     return changed(config, changes)
 
 
@@ -133,9 +134,9 @@ class Run:
 
     def policy(self, member: int = 0, replica: int = 0) -> Policy:
         """A trained member, to act with: `action = run.policy(0)(obs)`."""
-        from peerage.session import restore
+        from peerage.training.restore import restore
 
-        trainer = restore(self.folder, env=self.env, policies_only=True)
+        trainer = restore(self.folder, "policies", env=self.env).trainer
         trainer.close()
         if not (0 <= member < trainer.N and 0 <= replica < trainer.R):
             raise UserError(f"{self.folder} has members 0 to {trainer.N - 1} and replicas 0 to {trainer.R - 1}")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 
 from peerage.commands.base import Command, print_table
-from peerage.config.file import to_yaml
 from peerage.config.flags import Parser
+from peerage.config.yaml import to_yaml
 
 
 def _envs(args: argparse.Namespace, command: list[str]) -> None:

@@ -66,7 +66,7 @@ def _train(args: argparse.Namespace, command: list[str]) -> None:
 
 def _refuse_idle_flags(config: Config, given: Mapping[str, Any]) -> None:
     """No flag of the command line may be without effect."""
-    from peerage.learners.defaults import fits, refuse_idle_trust
+    from peerage.learners.defaults import fits, refuse_unused_settings
 
     if config.advice.sharing == "none":
         from peerage.config import AdviceConfig
@@ -75,7 +75,7 @@ def _refuse_idle_flags(config: Config, given: Mapping[str, Any]) -> None:
             if name in AdviceConfig.__dataclass_fields__ and name != "sharing":
                 flag = "--" + name.replace("_", "-")
                 raise UserError(f"{flag} with --sharing none: nobody asks for advice; leave one of the two out")
-    refuse_idle_trust(config.advice, given)
+    refuse_unused_settings(config, given)
     algorithms = set(config.learner.algorithm)
     if "auto" in algorithms and any(not fits(name, algorithm) for name in given for algorithm in ("dqn", "sac")):
         from peerage.envs.make import check_env_id
@@ -104,7 +104,7 @@ def _as_published(config: Config, given: Mapping[str, Any]) -> Config:
 def _resume_arguments(parser: Parser) -> None:
     add_run(parser)
     flags = [flag for flag in train_flags() if flag.name in RESUMABLE + HARDWARE_FIELDS]
-    add_flags(parser, [replace(flag, default=None) for flag in flags])  # the default is the run's own
+    add_flags(parser, [replace(flag, shows_default=False) for flag in flags])  # the default is the run's own
 
 
 def _resume(args: argparse.Namespace, command: list[str]) -> None:

@@ -5,65 +5,12 @@ from __future__ import annotations
 import math
 import re
 
-from peerage.config import PARTS, AdviceConfig, Config, LearnerConfig, RunConfig
+from peerage.config.fields import describe_interval, hints, is_inside
+from peerage.config.methods import LEARNERS
+from peerage.config.tree import AdviceConfig, Config, RunConfig, learner_part, settings
 from peerage.errors import UserError
 
 ADVISERS = ("expert", "adversary", "random", "constant", "negated", "sign-flip", "noise", "colluding", "checkpoint")
-
-# Field -> interval; a bracket includes its end, a parenthesis does not.
-INTERVALS: dict[str, str] = {
-    "n_peers": "[1, 64]",
-    "replicas": "[1, 10000]",
-    "seed": "[0, inf)",
-    "total_timesteps": "[1, inf)",
-    "n_epochs": "[1, inf)",
-    "epoch_length": "[1, inf)",
-    "threads": "[1, 1024]",
-    "learning_rate": "(0, inf)",
-    "batch_size": "[1, inf)",
-    "buffer_size": "[1, inf)",
-    "learning_starts": "[0, inf)",
-    "train_freq": "[1, inf)",
-    "gradient_steps": "[1, inf)",
-    "tau": "(0, 1]",
-    "gamma": "[0, 1]",
-    "net_arch": "[1, inf)",
-    "target_update_interval": "[1, inf)",
-    "exploration_fraction": "[0, 1]",
-    "exploration_final_eps": "[0, 1]",
-    "action_noise": "[0, inf)",
-    "max_grad_norm": "[0, inf)",
-    "follow_steps": "[1, inf)",
-    "switch_ratio": "[0, inf)",
-    "max_peer_epochs": "[0, inf)",
-    "epsilon": "[0, 1]",
-    "self_share": "[0, 1]",
-    "temperature": "[1e-6, 1e6]",
-    "temperature_decay": "[0, inf)",
-    "lr": "(0, 1]",
-    "trust_buffer_size": "[1, inf)",
-    "trust_batch_size": "[1, inf)",
-    "attention_lr": "(0, inf)",
-    "attention_update_freq": "[1, inf)",
-    "attention_batch_size": "[1, inf)",
-    "sequence_length": "[2, 200]",
-    "attention_history": "[2, inf)",
-    "warmup_steps": "[1, inf)",
-    "max_attention_weight": "[0, 1]",
-    "context_lr": "(0, inf)",
-    "context_update_freq": "[1, inf)",
-    "context_batch_size": "[1, inf)",
-    "context_length": "[2, 200]",
-    "context_history": "[2, inf)",
-    "context_hide_identity": "[0, 1]",
-    "eval_freq": "[0, inf)",
-    "n_eval_episodes": "[1, inf)",
-    "log_freq": "[1, inf)",
-    "checkpoint_freq": "[0, inf)",
-    "keep_checkpoints": "[1, inf)",
-    "verbose": "[0, 2]",
-}
-
 
 def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
@@ -71,13 +18,16 @@ def flag(name: str) -> str:
 
 def check(config: Config) -> None:
     """Raise a one-line UserError for the first thing that is wrong."""
-    for part in (getattr(config, part) if part else config for part in PARTS):
-        for name, interval in INTERVALS.items():
-            for value in _numbers(getattr(part, name, ())):
-                if not inside(value, interval):
-                    raise UserError(f"{flag(name)} must be {_in_words(interval)}, got {value:g}")
+    for setting in settings().values():
+        if setting.interval is None:
+            continue
+        part = getattr(config, setting.part) if setting.part else config
+        for value in _numbers(getattr(part, setting.name, ())):
+            if not is_inside(value, setting.interval):
+                raise UserError(f"{flag(setting.key)} must be {describe_interval(setting.interval)}, got {value:g}")
     _check_lengths(config)
-    _check_learner(config.learner)
+    _check_learner(config)
+    _check_exchanges(config)
     _check_group(config)
     _check_advice(config.advice, config.n_peers + len(config.advisers))
     _check_run(config.run)
@@ -94,22 +44,8 @@ def _numbers(value: object) -> list[float]:
     return [value] if isinstance(value, int | float) else []
 
 
-def inside(value: float, interval: str) -> bool:
-    low, high = (float(end) for end in interval[1:-1].split(","))
-    above = value >= low if interval[0] == "[" else value > low
-    below = value <= high if interval[-1] == "]" else value < high
-    return above and below
-
-
-def _in_words(interval: str) -> str:
-    if interval.endswith("inf)"):
-        low = interval[1:-1].split(",")[0]
-        return f"at least {low}" if interval[0] == "[" else f"above {low}"
-    return f"in {interval}"
-
-
 def _check_lengths(config: Config) -> None:
-    per_member = {name: getattr(config.learner, name) for name in LearnerConfig.__dataclass_fields__}
+    per_member = {name: getattr(config.learner, name) for name in hints(learner_part())}
     per_member |= {name: getattr(config.advice, name) for name in ("temperature", "temperature_decay")}
     for name, values in per_member.items():
         if len(values) not in (0, 1, config.n_peers):
@@ -120,28 +56,28 @@ def _check_lengths(config: Config) -> None:
             raise UserError(f"{flag(name)} needs a value")
 
 
-def _check_learner(learner: LearnerConfig) -> None:
-    if "dqn" in learner.algorithm and {"sac", "td3"} & set(learner.algorithm):
-        raise UserError("--algorithm: dqn needs Discrete actions, sac and td3 Box; a group cannot mix them")
+def _check_learner(config: Config) -> None:
+    learner = config.learner
+    named = [LEARNERS[name] for name in learner.algorithm if name != "auto"]
+    if named and not any(all(method.fits(discrete) for method in named) for discrete in (True, False)):
+        needs = [f"{m.name} needs {'Discrete' if m.fits(True) else 'Box'} actions" for m in dict.fromkeys(named)]
+        raise UserError(f"--algorithm: {', '.join(needs)}; a group cannot mix them")
     if not all(learner.net_arch):
         raise UserError("--net-arch: a network needs at least one hidden layer, such as 64,64")
-    for text in learner.ent_coef:
-        if not _is_ent_coef(text):
-            raise UserError(f"--ent-coef must be auto, auto_X with X above 0, or a number >= 0, got {text!r}")
+    for method in named if "auto" not in learner.algorithm else LEARNERS.methods.values():
+        for name in hints(method.settings):  # a learner's settings check themselves
+            for value in getattr(learner, name) if name != "algorithm" else ():
+                method.settings(**{name: value})
     for text in learner.load_paths:
         if text != "none":
             _check_path(text, f"--load-paths {text!r}")
 
 
-def _is_ent_coef(text: str) -> bool:
-    if text == "auto":
-        return True
-    start = text.removeprefix("auto_")
-    try:
-        value = float(start)
-    except ValueError:
-        return False
-    return math.isfinite(value) and (value > 0 if start != text else value >= 0)
+def _check_exchanges(config: Config) -> None:
+    if len(set(config.exchange)) < len(config.exchange):
+        raise UserError("--exchange names the same exchange twice")
+    if config.exchange and config.n_peers == 1:
+        raise UserError("--exchange needs two members or more: use --n-peers 2, or leave it out")
 
 
 def _check_path(text: str, where: str) -> None:

@@ -30,7 +30,7 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 from gymnasium.utils import RecordConstructorArgs
 
-from peerage.config.file import parse_scalar, short
+from peerage.config.yaml import parse_scalar, short
 from peerage.envs.changing import Changing
 from peerage.errors import UserError, nearest
 

@@ -34,7 +34,7 @@ def advised_episodes(
     trainer.envs = EnvGroup(env, dict(env_args), [seed] * trainer.group.M)
     trainer.envs.set_clock(trainer.step, running=False)
     trainer.sharing.reset(np.ones(trainer.group.M, bool))
-    trainer.reset()
+    trainer.begin()
     found: list[list[Episode]] = [[] for _ in range(trainer.group.M)]
     steps = 0
     while min(map(len, found)) < episodes:

@@ -23,6 +23,7 @@ from peerage.errors import UserError
 from peerage.evaluation.evaluate import SEED, Evaluator
 from peerage.statistics import summaries
 from peerage.text import number
+from peerage.training.restore import Restored, restore
 
 if TYPE_CHECKING:
     from peerage.training.trainer import Trainer
@@ -136,11 +137,12 @@ def evaluate_perturbed(
     spoiled = [Perturbations(), *perturbations] if lied_to else perturbations
     cases = [Case(), *(Case(of_environment, *wrong) for of_environment in spoiled)]
     seed = SEED if seed is None else seed
-    trainer = _restored(run, env, cases[-1], advised)
+    restored = _restored(run, env, cases[-1], advised)
+    trainer = restored.trainer
     try:
         if unknown := [i for i in members or [] if not 0 <= i < trainer.N]:
             raise UserError(f"{run} has no member {unknown[0]}: its members are 0 to {trainer.N - 1}")
-        maker, env_args = trainer.evaluator.env, trainer.config.env_args
+        maker, env_args = trainer.maker, trainer.config.env_args
         named: dict[str, Case] = {}
         for case in cases:  # what the environment has already is no other case, and the clean one stays the first
             named.setdefault(case.name(env_args), case)
@@ -148,7 +150,7 @@ def evaluate_perturbed(
         args = [with_perturbations(env_args, case.perturbations) for case in cases]
         for arguments in args:  # what the environment cannot do is said before anything takes time
             check_env_id(maker, arguments)
-        for line in (*trainer.pending_messages, f"after {trainer.step:,} of {trainer.steps:,} steps"):
+        for line in (*restored.messages, f"after {trainer.step:,} of {trainer.steps:,} steps"):
             say(line)
         if advised:
             found = [_advised(run, env, case, arguments, episodes, seed) for case, arguments in zip(cases, args)]
@@ -167,15 +169,15 @@ def evaluate_perturbed(
     return Robustness(rows)
 
 
-def _restored(run: Path | str, env: Maker | None, case: Case, advised: bool) -> Trainer:
+def _restored(run: Path | str, env: Maker | None, case: Case, advised: bool) -> Restored:
     """The run's newest checkpoint; `advised`: as a whole, with whoever lies or stays silent in this case."""
-    from peerage.session import restore
     from peerage.sharing.advice import Advice  # which brings torch
     from peerage.sharing.byzantine import ByzantineMembers, parse_members
 
-    trainer = restore(run, env=env, device="cpu", policies_only=not advised, in_company=advised)
+    restored = restore(run, "company" if advised else "policies", env=env, device="cpu")
+    trainer = restored.trainer
     if not advised:
-        return trainer
+        return restored
     try:
         if not isinstance(trainer.sharing, Advice):
             raise UserError(f"{run} has nobody to ask: leave --advised out")
@@ -190,11 +192,11 @@ def _restored(run: Path | str, env: Maker | None, case: Case, advised: bool) -> 
     except UserError:
         trainer.close()
         raise
-    return trainer
+    return restored
 
 
 def _alone(trainer: Trainer, env_args: dict[str, Any], episodes: int, seed: int) -> dict[int, Mean]:
-    evaluator = Evaluator(trainer.evaluator.env, env_args, trainer.group, episodes, seed)
+    evaluator = Evaluator(trainer.maker, env_args, trainer.group, episodes, seed)
     try:
         return _means(evaluator.run(trainer.step) or [])
     finally:
@@ -207,9 +209,9 @@ def _advised(
     """Every case begins from the checkpoint: what was learned about whom in another one is forgotten."""
     from peerage.evaluation.company import advised_episodes
 
-    trainer = _restored(run, env, case, advised=True)
+    trainer = _restored(run, env, case, advised=True).trainer
     try:
-        return _means(advised_episodes(trainer, trainer.evaluator.env, env_args, episodes, seed))
+        return _means(advised_episodes(trainer, trainer.maker, env_args, episodes, seed))
     finally:
         trainer.close()
 

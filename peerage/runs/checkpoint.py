@@ -31,7 +31,7 @@ from peerage.runs import disk
 from peerage.runs.chunks import Chunk, write_chunks
 from peerage.runs.serialisation import flatten, unflatten
 
-FORMAT = 2
+FORMAT = 3
 FILES = ("state.safetensors", "state.json")
 
 

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from peerage.config import Config
-from peerage.config.file import from_dict, parse, to_yaml
+from peerage.config.file import from_dict
+from peerage.config.yaml import parse, to_yaml
 from peerage.errors import UserError
 
 try:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from peerage.config import AdviceConfig, Config, LearnerConfig
-from peerage.config.file import from_dict, to_yaml, validate
+from peerage.config import AdviceConfig, Config, learner_part
+from peerage.config import settings as known_settings
+from peerage.config.file import from_dict, validate
+from peerage.config.yaml import to_yaml
 from peerage.errors import UserError
 from peerage.reports import page
 from peerage.runs.folder import RunFolder
@@ -66,7 +68,7 @@ def changed(data: Mapping[str, Any]) -> list[list[str]] | None:
         trust = config.advice.trust if config.advice.use_trust and config.advice.choice != "uniform" else None
         standard = Config(
             n_peers=config.n_peers,
-            learner=LearnerConfig(algorithm=algorithms),
+            learner=learner_part()(algorithm=algorithms),
             advice=AdviceConfig(choice=config.advice.choice, trust=trust, use_trust=config.advice.use_trust),
         )
         standard = resolve(standard, discrete=any(name == "dqn" for name in algorithms))
@@ -85,16 +87,13 @@ def changed(data: Mapping[str, Any]) -> list[list[str]] | None:
         "advice": advice,
     }
     rows = []
-    for part in ("", *(f.name for f in fields(Config) if is_dataclass(getattr(config, f.name)))):
-        mine = getattr(config, part) if part else config
-        base = defaults.get(part, getattr(standard, part) if part else None)
-        for f in fields(mine):
-            value, default = getattr(mine, f.name), getattr(base, f.name)
-            known = not is_dataclass(value) and f.name not in UNREAD and f.name != "env"
-            # A setting that this configuration leaves open says nothing.
-            if known and value != default and value not in (None, ()):
-                name = f"{part}.{f.name}" if part else f.name
-                rows.append([name, _text(value), _text(default)])
+    for setting in known_settings().values():
+        part, name = setting.part, setting.name
+        value = getattr(getattr(config, part) if part else config, name)
+        default = getattr(defaults.get(part, getattr(standard, part) if part else None), name)
+        # A setting that this configuration leaves open says nothing.
+        if name not in UNREAD and name != "env" and value != default and value not in (None, ()):
+            rows.append([f"{part}.{name}" if part else name, _text(value), _text(default)])
     return rows
 
 

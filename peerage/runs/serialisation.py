@@ -62,7 +62,7 @@ def unflatten(tree: Any, tensors: dict[str, torch.Tensor], chunks: dict[str, lis
 
 
 VARIES = {"means", "pending", "episodes", "advisers", "offsets", "begun", "generators", "starts", "rngs", "actions",
-          "features", "environments"}  # fmt: skip
+          "features", "environments", "exchanges"}  # fmt: skip
 """Parts of a state whose shapes or keys depend on what happened; whoever loads them looks at them."""
 
 

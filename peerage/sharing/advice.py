@@ -20,12 +20,13 @@ from peerage.config import AdviceConfig
 from peerage.learners.defaults import resolve_advice
 from peerage.learners.group import Group
 from peerage.learners.streams import Streams
+from peerage.learners.transition import Transition
 from peerage.sharing import choice
 from peerage.sharing.advisers import Adviser
 from peerage.sharing.byzantine import ByzantineMembers
 from peerage.sharing.fixed_advisers import FixedAdvisers
 from peerage.trust.critic import critic_values
-from peerage.trust.signals import Signal, Transition
+from peerage.trust.signals import Signal
 from peerage.trust.suggestions import SuggestionTrust
 
 
@@ -90,7 +91,7 @@ class Advice:
         self.followed = self.self_index.copy()  # [M] on the host
         self.following = self.myself.clone()  # the same on the device
         self.followed_for = np.zeros(M, dtype=np.int64)  # steps since the last choice
-        self.chose = np.zeros(M, bool)  # in this step
+        self.chose = np.zeros(M, bool)  # chose in this step
         nothing = torch.full((M, self.K), torch.nan, device=self.device, dtype=self.dtype)
         self.last = {"score": nothing, "critic": nothing.clone()}
         self.reset_counts()
@@ -230,12 +231,12 @@ class Advice:
     # --- learning whom to trust -----------------------------------------------------------------------------
 
     def observe(self, transition: Transition) -> None:
-        """A step was made and stored in the replay buffers."""
+        """A step of every member was made."""
         for signal in self.signals.values():
-            signal.observe(transition, self.following, self.followed, self.chose)
+            signal.observe(transition)
 
     def reset(self, who: np.ndarray) -> None:
-        """The episodes of the members `who [M]` (bool) begin anew, wherever they stood."""
+        """The episodes of the members `who [M]` (bool) begin anew, in the middle of an episode."""
         for signal in self.signals.values():
             signal.reset(who)
 
@@ -243,6 +244,11 @@ class Advice:
         """Learn whom to trust; comes before the members themselves learn."""
         for signal in self.signals.values():
             signal.after_step(step)
+
+    def before_exchange(self) -> None:
+        """The members' networks are about to change by an exchange: make up for trust that was deferred."""
+        for signal in self.signals.values():
+            signal.before_exchange()
 
     # --- reports --------------------------------------------------------------------------------------------
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from peerage.learners.group import Group
-from peerage.trust.signals import Transition
+from peerage.learners.transition import Transition
+from peerage.trust.signals import Signal
 
 
 class NoSharing:
@@ -18,6 +19,10 @@ class NoSharing:
 
     def __init__(self, group: Group) -> None:
         self.group = group
+        self.followed = np.tile(np.arange(group.N), group.R)  # [M]: every member follows itself
+        self.following = torch.tensor(self.followed, device=group.device)
+        self.chose = np.zeros(group.M, bool)
+        self.signals: dict[str, Signal] = {}
 
     def act(
         self, obs: Tensor, host_obs: np.ndarray, episode_start: np.ndarray, step: int, *, greedy: bool = False
@@ -39,6 +44,9 @@ class NoSharing:
         pass
 
     def after_step(self, step: int) -> None:
+        pass
+
+    def before_exchange(self) -> None:
         pass
 
     def reset_counts(self) -> None:

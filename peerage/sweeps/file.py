@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from peerage.config import PARTS
-from peerage.config.file import MAX_BYTES, convert, parse, short
+from peerage.config import parts, settings
+from peerage.config.file import MAX_BYTES, convert
+from peerage.config.yaml import parse, short
 from peerage.errors import UserError, nearest
 from peerage.runs.folder import check_name
-from peerage.sweeps.choices import HINTS, Choice, checked, hint_of, label_of, meant, named, settings_of, word
+from peerage.sweeps.choices import Choice, checked, hint_of, label_of, meant, named, settings_of, word
 
 FILES = Path(__file__).parent / "files"
 KEYS = ("name", "title", "base", "where", "common", "environments", "axes", "exclude", "seeds", "replicas")
@@ -54,7 +55,7 @@ class SweepFile:
     def __init__(self, data: dict[str, Any], path: Path) -> None:
         for key in data:
             if key not in KEYS:
-                hint = f" (settings stand under `common`: `{key}: ...`)" if key in (*HINTS, *PARTS) else ""
+                hint = f" (settings stand under `common`: `{key}: ...`)" if key in (*settings(), *parts()) else ""
                 raise UserError(f"unknown key {short(key)}{hint or nearest(str(key), KEYS)}")
         self.data, self.path = data, path
         self.name = self._text("name", path.stem)

@@ -22,13 +22,16 @@ from pathlib import Path
 from typing import Any
 
 from peerage.api import with_settings
-from peerage.config import AdviceConfig, AttentionConfig, Config, ContextConfig
-from peerage.config.file import load, to_dict, to_yaml, validate
+from peerage.config import AdviceConfig, Config
+from peerage.config.file import load, to_dict, validate
+from peerage.config.methods import EXCHANGES, TRUST
+from peerage.config.yaml import to_yaml
 from peerage.errors import UserError
 from peerage.learners.defaults import resolve
 from peerage.sweeps.choices import Choice, settings_of
 from peerage.sweeps.file import FILES, PLACE, SweepFile, read
 from peerage.text import listing
+from peerage.trust.resolve import resolve_trust
 
 MAX_RUNS = 10_000
 _UNSAFE = re.compile(r"[^A-Za-z0-9._+=,-]+")
@@ -236,12 +239,7 @@ def _resolve(config: Config) -> Config:
         for adviser in named:
             make_adviser(adviser, spec)
     resolved = resolve(config, spec.discrete)
-    if resolved.advice.trust in ("transformer", "hybrid"):
-        from peerage.trust.features import family_name
-
-        features = family_name(resolved.attention.features, spec)
-        resolved = replace(resolved, attention=replace(resolved.attention, features=features))
-    return resolved
+    return resolve_trust(resolved, spec)
 
 
 def _refuse_twins(runs: Sequence[PlannedRun]) -> None:
@@ -261,11 +259,11 @@ def _refuse_twins(runs: Sequence[PlannedRun]) -> None:
 def _what_acts(config: Config) -> Config:
     """Without the run's name and place and the settings that nobody reads."""
     advice = config.advice if config.advice.sharing == "advice" else AdviceConfig(sharing="none")
-    trust = advice.trust if config.advice.sharing == "advice" else None
+    used = {TRUST[advice.trust].part} if advice.trust and advice.sharing == "advice" else set[str]()
+    used |= {EXCHANGES[name].part for name in config.exchange}
     return replace(
         config,
         advice=advice,
-        attention=config.attention if trust in ("transformer", "hybrid") else AttentionConfig(),
-        context=config.context if trust == "in-context" else ContextConfig(),
+        methods={part: values for part, values in config.methods.items() if part in used},
         run=replace(config.run, exp_name=None, log_dir="-"),
     )

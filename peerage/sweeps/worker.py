@@ -63,12 +63,14 @@ def measure(config: Config, steps: int) -> dict[str, float]:
     """
     import torch
 
+    from peerage.evaluation.evaluate import Evaluator
     from peerage.training.trainer import Trainer
 
     begin = 100
     starts = tuple(min(s, begin) for s in config.learner.learning_starts) or (begin,)
     config = replace(config, learner=replace(config.learner, learning_starts=starts))
     trainer = Trainer(config)
+    evaluator = Evaluator(trainer.maker, trainer.config.env_args, trainer.group, trainer.config.run.n_eval_episodes)
 
     def clock() -> float:
         if trainer.device.type == "cuda":
@@ -76,7 +78,7 @@ def measure(config: Config, steps: int) -> dict[str, float]:
         return time.perf_counter()
 
     try:
-        trainer.reset()
+        trainer.begin()
         for _ in range(begin + steps // 4):  # until everybody has learned for a while
             trainer.advance()
         began = clock()
@@ -84,10 +86,11 @@ def measure(config: Config, steps: int) -> dict[str, float]:
             trainer.advance()
         trained = clock()
         if config.run.eval_freq:
-            trainer.evaluation_rows()
+            evaluator.run(trainer.step)
         return {"step": (trained - began) / steps, "evaluation": clock() - trained}
     finally:
         trainer.close()
+        evaluator.close()
 
 
 def main() -> int:

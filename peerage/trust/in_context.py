@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from peerage.config import ContextConfig
 from peerage.learners.group import Group
 from peerage.learners.streams import StreamKey
+from peerage.learners.transition import Transition
 from peerage.nets.attention import MASKED, Part, Stack, Weights, by_rows, layer_norm, linear, linear_part, norm_part
 from peerage.nets.stacked import StackedAdam
 from peerage.trust.decisions import Decisions
-from peerage.trust.signals import Transition
+from peerage.trust.in_context_settings import ContextSettings
+from peerage.trust.signals import Signal, TrustContext
 
 WIDTH, HEADS, HIDDEN, LAYERS = 32, 4, 64, 2
 MIN_DECISIONS = 32  # finished decisions of a replica before anything is learned or said
@@ -28,6 +29,7 @@ CLIP = 5.0  # advantages beyond so many standard deviations say no more
 SHARPNESS = 2.0  # of the kernel, in squared standard deviations of the states
 LOOK_BACK = 4  # contexts whose decisions are valued anew in every update; all of them every so many updates:
 LOOK_FAR = 25
+DECISION_FLOATS = 600  # numbers that a decision of a window takes in a gradient step, measured
 PART = 65_536  # suggestions of a replica that are valued at once
 TENSORS = ("active", "last", "loss_sum")
 ARRAYS = ("advantage", "critic", "agree", "looked", "scale", "asked", "updates", "loss_count")
@@ -51,12 +53,14 @@ FACTS = (
 SUMS = ("mean if followed", "times followed", "mean if it agrees", "mean critic")
 
 
-class InContextTrust:
-    """A `peerage.trust.signals.Signal`. One model per replica, `R` stacked; it reads and learns from the decisions of
+class InContextTrust(Signal):
+    """One model per replica, `R` stacked; it reads and learns from the decisions of
     all `N` members of the group, each valued by its own critic."""
 
+    budget_part = "decisions"
+
     def __init__(
-        self, config: ContextConfig, group: Group, n_advisers: int, *, seed: int, follow_steps: int, total_steps: int
+        self, config: ContextSettings, group: Group, n_advisers: int, *, seed: int, follow_steps: int, total_steps: int
     ) -> None:
         self.config, self.group, self.K, self.follow_steps = config, group, n_advisers, follow_steps
         self.N, self.R, self.M = group.N, group.R, group.M
@@ -103,15 +107,15 @@ class InContextTrust:
 
     # --- what happened --------------------------------------------------------------------------------------
 
-    def observe(self, transition: Transition, followed: Tensor, host_followed: np.ndarray, chose: np.ndarray) -> None:
+    def observe(self, transition: Transition) -> None:
         self.step += 1
-        t, d = transition, self.decisions
-        d.begin(chose, t.host_obs, self.asked, host_followed, self.step)
-        # Whom one follows without having chosen, as in a solo epoch, says nothing of an adviser
-        d.drop((d.running["followed"] != host_followed) | (self.step - d.running["begun"] >= self.follow_steps))
+        t, d = transition.host, self.decisions
+        d.begin(t.chose, t.obs, self.asked, t.followed, self.step)
+        # An adviser that was followed without a choice, as in a solo epoch, says nothing about it
+        d.drop((d.running["followed"] != t.followed) | (self.step - d.running["begun"] >= self.follow_steps))
         d.advance(t.rewards)
         if t.done.any():
-            d.finish(t.done, t.next_obs.cpu().numpy(), t.terminated, self.step)
+            d.finish(t.done, t.next_obs, t.terminated, self.step)
 
     def reset(self, who: np.ndarray) -> None:
         self.decisions.drop(who)
@@ -154,10 +158,13 @@ class InContextTrust:
     def _critics(self, obs: Tensor, suggestions: Tensor, value: np.ndarray) -> np.ndarray:
         """`Q(s, a_j) - V(s)`: `obs [M, n, obs]`, `suggestions [M, n, K, act]`, `value [M, n]` -> `[M, n, K]`; K > 1."""
         M, n, K, act = suggestions.shape
+        if not self.group.has_action_value:
+            return np.zeros((M, n, K))
         if self.group.space.discrete and n > 1:  # one pass says what all actions are worth in a state
-            q = self.group.value(obs, suggestions[..., 0])
+            q = self.group.action_value(obs, suggestions[..., 0])
         else:
-            q = self.group.value(obs.repeat_interleave(K, dim=1), suggestions.reshape(M, n * K, act)).view(M, n, K)
+            q = self.group.action_value(obs.repeat_interleave(K, dim=1), suggestions.reshape(M, n * K, act))
+            q = q.view(M, n, K)
         with np.errstate(invalid="ignore"):  # a diverged critic's infinities
             return _finite(q.cpu().numpy() - value[..., None])
 
@@ -381,6 +388,10 @@ class InContextTrust:
         tokens = self.tokens(entries, filled, rows, candidates, now.repeat(len(rows)), host[rows], critic[rows])
         return tokens, np.concatenate((filled, np.ones((len(rows), 1), bool)), axis=1)
 
+    def batch_floats(self, threads: int) -> dict[str, int]:
+        decisions = self.R * self.config.context_batch_size * self.config.context_length
+        return {"in-context batches": decisions * DECISION_FLOATS}
+
     # --- reports ----------------------------------------------------------------------------------------------
 
     def report(self) -> dict[str, Tensor]:
@@ -443,3 +454,16 @@ def _kernel(states: np.ndarray, state: np.ndarray, valid: np.ndarray) -> np.ndar
     mean = (states * weight).sum(1, keepdims=True) / count
     spread = np.sqrt((((states - mean) ** 2) * weight).sum(1, keepdims=True) / count) + 1e-3
     return np.exp(-SHARPNESS * (((states - state[:, None]) / spread) ** 2).mean(-1))
+
+
+def make_in_context_trust(context: TrustContext) -> InContextTrust:
+    """In-context trust as the configuration asks for it."""
+    c = context
+    return InContextTrust(
+        c.config.context,
+        c.group,
+        c.n_advisers,
+        seed=c.config.seed,
+        follow_steps=c.config.advice.follow_steps,
+        total_steps=c.total_steps,
+    )
