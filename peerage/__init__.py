@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import peerage.learners  # these three register what they hold
 import peerage.sharing.exchanges
-import peerage.trust
+import peerage.trust  # noqa: F401
 
 __version__ = "0.2.0"
 __all__ = [

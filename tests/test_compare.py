@@ -13,7 +13,8 @@ import pytest
 import peerage
 from peerage.cli import main
 from peerage.config import AdviceConfig, Config, LearnerConfig, RunConfig
-from peerage.config.file import to_dict, to_yaml
+from peerage.config.file import to_dict
+from peerage.config.yaml import to_yaml
 from peerage.errors import UserError
 from peerage.runs.folder import HEADER
 from peerage.runs.tables import CsvLog

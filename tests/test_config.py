@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peerage.config import AdviceConfig, Config, LearnerConfig, RunConfig
-from peerage.config.file import MAX_BYTES, dump, from_dict, load, parse, to_dict, validate
+from peerage.config.file import MAX_BYTES, dump, from_dict, load, to_dict, validate
 from peerage.config.flags import train_flags
+from peerage.config.yaml import parse
 from peerage.errors import UserError
 
 

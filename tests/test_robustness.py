@@ -19,7 +19,8 @@ import peerage
 from peerage import cli
 from peerage.api import with_settings
 from peerage.config import Config
-from peerage.config.file import dump, from_dict, parse, to_dict, validate
+from peerage.config.file import dump, from_dict, to_dict, validate
+from peerage.config.yaml import parse
 from peerage.envs import scripted
 from peerage.envs.changing import Changing
 from peerage.envs.make import Spec, check_env_id, make_env

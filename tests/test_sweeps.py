@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from peerage import cli
-from peerage.config.file import from_dict, load, parse, to_dict
+from peerage.config.file import from_dict, load, to_dict
 from peerage.config.presets import preset_names
+from peerage.config.yaml import parse
 from peerage.errors import UserError
 from peerage.runs.folder import RunFolder, cpu_model
 from peerage.sweeps import describe, plan_sweep, run, sweep_names
