@@ -26,7 +26,7 @@ from peerage.runs.listeners import EvaluationRow, Listener, Listeners
 from peerage.runs.loggers import TensorBoardLog, WandbLog
 from peerage.runs.serialisation import misfit
 from peerage.runs.tables import CsvLog, check_offsets, has_rows
-from peerage.sharing.advisers import Adviser
+from peerage.sharing.adviser import Suggests
 from peerage.training.budget import check, estimate, guard
 from peerage.training.machine import describe, device_name, differences
 from peerage.training.trainer import Trainer
@@ -37,7 +37,7 @@ def run_training(
     command: Sequence[str] = (),
     *,
     env: Maker | None = None,
-    advisers: Sequence[str | Adviser] | None = None,
+    advisers: Sequence[str | Suggests] | None = None,
     listeners: Sequence[Listener] = (),
 ) -> Path:
     """Train as `config` says and return the run folder. Raises UserError before anything is written."""
@@ -86,7 +86,7 @@ def restore(
     run: Path | str,
     *,
     env: Maker | None = None,
-    advisers: Sequence[str | Adviser] | None = None,
+    advisers: Sequence[str | Suggests] | None = None,
     device: str | None = None,
     threads: int | None = None,
     policies_only: bool = False,
@@ -173,7 +173,7 @@ def resume(
     run: Path | str,
     *,
     env: Maker | None = None,
-    advisers: Sequence[str | Adviser] | None = None,
+    advisers: Sequence[str | Suggests] | None = None,
     listeners: Sequence[Listener] = (),
     command: Sequence[str] = (),
     device: str | None = None,

@@ -117,7 +117,7 @@ def test_yaml_12_words() -> None:
         ("advice: {choice: papr}", ["advice.choice", "'paper'"]),
         ("advice: {trust: hybird}", ["advice.trust", "hybrid"]),
         ("learner: {algorithm: [dqn, sac, sac, sac]}", ["--algorithm"]),
-        ("a: 1\na: 2", ["twice", "line 2"]),
+        ("a: 1\na: 2", ["duplicate", "line 2"]),
         ("env: [", ["line"]),
         ("env: &a x\nadvisers: *a", ["tags and aliases"]),
         ("env: !!python/object/apply:os.system [ls]", ["tags and aliases"]),

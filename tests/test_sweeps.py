@@ -273,7 +273,7 @@ WRONG = {
     "title: {a: 1}": "title: expected text",
     "name: !!python/object:os.system x": "tags and aliases are not read",
     "common: &a {gamma: 1}\naxes: {x: {b: *a}}": "tags and aliases are not read",
-    "common: {}\ncommon: {}": "key 'common' is there twice",
+    "common: {}\ncommon: {}": "duplicate key 'common'",
     "[1, 2]": "expected a mapping with name, title, base, where",
     "axes: " + "[" * 3000 + "]" * 3000: "nested too deeply",
     "axes: {" + ", ".join(f"x{k}: {{a: {{}}, b: {{}}}}" for k in range(40)) + "}": "runs are too many: at most 10,000",

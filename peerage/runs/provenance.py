@@ -147,7 +147,7 @@ def _side(adviser: str) -> int | None:
 
 def _assigned(values: Mapping[str, Any]) -> str:
     """Perturbations as on the command line, without those of no strength."""
-    from peerage.envs.perturbed import Perturbations
+    from peerage.config.perturbations import Perturbations
 
     try:
         return str(Perturbations.of(values)) if Perturbations.of(values) != Perturbations() else ""

@@ -20,8 +20,9 @@ from peerage.config import AdviceConfig
 from peerage.learners.defaults import resolve_advice
 from peerage.learners.group import Group
 from peerage.learners.streams import Streams
+from peerage.learners.transition import HostTransition
 from peerage.sharing import choice
-from peerage.sharing.advisers import Adviser
+from peerage.sharing.adviser import Adviser
 from peerage.sharing.byzantine import ByzantineMembers
 from peerage.sharing.fixed_advisers import FixedAdvisers
 from peerage.trust.critic import critic_values
@@ -233,6 +234,13 @@ class Advice:
         """A step was made and stored in the replay buffers."""
         for signal in self.signals.values():
             signal.observe(transition, self.following, self.followed, self.chose)
+        t = transition
+        self.fixed_advisers.observe(
+            HostTransition(
+                t.host_obs, t.host_actions, t.rewards, t.next_obs.cpu().numpy(), t.terminated, t.done & ~t.terminated,
+                t.done, t.first, self.followed, self.chose,
+            )
+        )  # fmt: skip
 
     def reset(self, who: np.ndarray) -> None:
         """The episodes of the members `who [M]` (bool) begin anew, wherever they stood."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import inspect
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -14,8 +12,9 @@ import numpy as np
 import torch
 
 from peerage.config import Config
+from peerage.config.adviser_words import parse_members
 from peerage.config.file import to_dict, validate
-from peerage.envs.perturbed import Perturbations, with_perturbations
+from peerage.config.perturbations import Perturbations, with_perturbations
 from peerage.envs.vector import EnvGroup, Episode, Maker, Step, check_env_id
 from peerage.errors import UserError
 from peerage.evaluation.evaluate import Evaluator
@@ -28,9 +27,10 @@ from peerage.runs import checkpoint
 from peerage.runs.folder import RunFolder
 from peerage.runs.listeners import EvaluationRow, Listeners, RunInfo
 from peerage.sharing.advice import Advice
-from peerage.sharing.advisers import Adviser, adviser_names, make_adviser
+from peerage.sharing.adviser import Adviser, Suggests
+from peerage.sharing.advisers import adviser_copies, adviser_names
 from peerage.sharing.build import make_signals
-from peerage.sharing.byzantine import ByzantineMembers, parse_members
+from peerage.sharing.byzantine import ByzantineMembers
 from peerage.sharing.none import NoSharing
 from peerage.training.machine import describe, give_memory_back, pick_device, pick_threads
 from peerage.training.signals import Interrupt
@@ -46,7 +46,7 @@ class Trainer:
     """One training in memory. Building it checks everything and writes nothing; `run` trains.
 
     `env` may be a function that makes an environment, and `advisers` may hold objects with a `suggest` method (see
-    `peerage.sharing.advisers.Adviser`), where the configuration has names. Without `pretrained`, the members of
+    `peerage.Adviser`), where the configuration has names. Without `pretrained`, the members of
     `load_paths` stay as they were drawn: a checkpoint will say what they are.
     """
 
@@ -55,7 +55,7 @@ class Trainer:
         config: Config,
         *,
         env: Maker | None = None,
-        advisers: Sequence[str | Adviser] | None = None,
+        advisers: Sequence[str | Suggests] | None = None,
         dtype: torch.dtype = torch.float32,
         pretrained: bool = True,
     ) -> None:
@@ -125,23 +125,9 @@ class Trainer:
         self.damaged: list[Path] = []  # newer checkpoints that a resume has passed over
         self.pending_messages: list[str] = []  # to be told when the training goes on
 
-    def copies_of(self, advisers: Sequence[str | Adviser]) -> list[list[Adviser]]:
+    def copies_of(self, advisers: Sequence[str | Suggests]) -> list[list[Adviser]]:
         """Every adviser once for each replica."""
-        return [[self._adviser(adviser) for _ in range(self.R)] for adviser in advisers]
-
-    def _adviser(self, adviser: str | Adviser) -> Adviser:
-        if isinstance(adviser, str):
-            return make_adviser(adviser, self.spec)
-        name = getattr(adviser, "__name__", type(adviser).__name__)
-        if isinstance(adviser, type):
-            raise UserError(f"an adviser is an object, not a class: pass {name}(), not {name}")
-        if not callable(getattr(adviser, "suggest", None)):
-            raise UserError(f"{adviser!r} is no adviser: it has no method suggest(obs, asker, episode_start, rng)")
-        try:
-            inspect.signature(adviser.suggest).bind(None, None, None, None)
-        except TypeError as error:
-            raise UserError(f"adviser {name}: suggest must take (obs, asker, episode_start, rng): {error}") from None
-        return copy.deepcopy(adviser)
+        return adviser_copies(advisers, self.spec, self.R)
 
     # --- one step -------------------------------------------------------------------------------------------
 

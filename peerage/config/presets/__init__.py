@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from peerage.config import Config
+from peerage.config.plain_yaml import parse
 from peerage.errors import UserError, nearest
 
 FOLDER = Path(__file__).parent
@@ -61,8 +62,6 @@ def _lay_over(data: dict[str, Any], layer: dict[str, Any]) -> None:
 
 
 def _read(name: str) -> dict[str, Any]:
-    from peerage.config.file import parse
-
     path = FOLDER / f"{name}.yaml"
     data = parse(path.read_text(encoding="utf-8"), path.name)
     assert isinstance(data, dict)
