@@ -18,6 +18,7 @@ import peerage.trust  # noqa: F401
 
 __version__ = "0.2.0"
 __all__ = [
+    "Adviser",
     "Config",
     "Run",
     "UserError",
@@ -34,10 +35,12 @@ if TYPE_CHECKING:
     from peerage.config import Config
     from peerage.envs.scripted import register_expert
     from peerage.errors import UserError
+    from peerage.sharing.adviser import Adviser
     from peerage.sharing.advisers import register_adviser
     from peerage.trust.features import register_features
 
 _WHERE = {
+    "Adviser": "peerage.sharing.adviser",
     "Run": "peerage.api",
     "load": "peerage.api",
     "resume": "peerage.api",

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
     from peerage.envs.vector import Maker
     from peerage.runs.listeners import EvaluationRow, Listener
-    from peerage.sharing.advisers import Adviser
+    from peerage.sharing.adviser import Suggests
 
 
 def train(
     env: str | Maker | None = None,
     *,
-    advisers: Sequence[str | Adviser] | None = None,
+    advisers: Sequence[str | Suggests] | None = None,
     config: Config | str | Path | None = None,
     listeners: Sequence[Listener] = (),
     **settings: Any,
@@ -32,7 +32,7 @@ def train(
     """Train a group and return its run.
 
     `env`: a Gymnasium id, or a function that makes an environment. `advisers`: names as on the command line, or
-    objects with a `suggest` method (`peerage.sharing.advisers.Adviser`). `config`: what to start from, a `Config`,
+    objects with a `suggest` method (`peerage.Adviser`). `config`: what to start from, a `Config`,
     a YAML file, a preset or a run folder. `settings`: any field of `peerage.config`, by its name
     (`n_peers=4, learning_rate=1e-3, choice="paper"`); one value for all members or a tuple with one for each.
 
@@ -66,7 +66,7 @@ def resume(run: Run | str | Path, *, listeners: Sequence[Listener] = (), **setti
 
 
 def load(
-    folder: str | Path, *, env: Maker | None = None, advisers: Sequence[str | Adviser] | None = None
+    folder: str | Path, *, env: Maker | None = None, advisers: Sequence[str | Suggests] | None = None
 ) -> Run:
     """The run in `folder`. Raises UserError if there is none.
 
@@ -97,7 +97,7 @@ class Run:
 
     folder: Path
     env: Maker | None = None
-    advisers: Sequence[str | Adviser] | None = None
+    advisers: Sequence[str | Suggests] | None = None
 
     @property
     def evaluations(self) -> pd.DataFrame:

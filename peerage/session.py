@@ -24,7 +24,6 @@ from peerage.runs.folder import RunFolder, default_name
 from peerage.runs.listeners import EvaluationRow, Listener, Listeners
 from peerage.runs.loggers import TensorBoardLog, WandbLog
 from peerage.runs.tables import CsvLog, check_offsets
-from peerage.sharing.advisers import Adviser
 from peerage.training.budget import guard
 from peerage.training.machine import describe, device_name, differences
 from peerage.training.restore import Restored, check_budget, restore
@@ -37,7 +36,7 @@ def run_training(
     command: Sequence[str] = (),
     *,
     env: Maker | None = None,
-    advisers: Sequence[str | Adviser] | None = None,
+    advisers: Sequence[str | Suggests] | None = None,
     listeners: Sequence[Listener] = (),
 ) -> Path:
     """Train as `config` says and return the run folder. Raises UserError before anything is written."""
@@ -118,7 +117,7 @@ def resume(
     run: Path | str,
     *,
     env: Maker | None = None,
-    advisers: Sequence[str | Adviser] | None = None,
+    advisers: Sequence[str | Suggests] | None = None,
     listeners: Sequence[Listener] = (),
     command: Sequence[str] = (),
     device: str | None = None,

@@ -12,7 +12,7 @@ import peerage
 from peerage import session
 from peerage.cli import main
 from peerage.config import AdviceConfig, Config, LearnerConfig, RunConfig
-from peerage.envs.perturbed import Perturbations
+from peerage.config.perturbations import Perturbations
 from peerage.errors import UserError
 from peerage.evaluation.company import advised_episodes
 from peerage.evaluation.robustness import evaluate_perturbed
@@ -156,7 +156,7 @@ def test_a_new_adviser_is_not_the_old_one(folder, tmp_path):
     run = peerage.train(config=config, log_dir=str(tmp_path), exp_name="run").folder
     trainer = restore(run, in_company=True)
     trainer.sharing.disturb(advisers=trainer.copies_of([new]))
-    weights = trainer.sharing.fixed_advisers.fixed_advisers[0].adviser.learner.networks()["q"].flat
+    weights = trainer.sharing.fixed_advisers.advisers[0].adviser.learner.networks()["q"].flat
     theirs = restore(folder / "two", policies_only=True).group.stacks[0].learner.networks()["q"].flat
     assert (weights.view(-1) == theirs.view(2, -1)[1]).all()
 

@@ -14,7 +14,7 @@ import peerage
 from peerage.cli import main
 from peerage.config import AdviceConfig, Config, LearnerConfig, RunConfig
 from peerage.config.file import to_dict
-from peerage.config.yaml import to_yaml
+from peerage.config.plain_yaml import to_yaml
 from peerage.errors import UserError
 from peerage.runs.folder import HEADER
 from peerage.runs.tables import CsvLog

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from peerage.config import AdviceConfig, Config, LearnerConfig, RunConfig
 from peerage.config.file import MAX_BYTES, dump, from_dict, load, to_dict, validate
 from peerage.config.flags import train_flags
-from peerage.config.yaml import parse
+from peerage.config.plain_yaml import parse
 from peerage.errors import UserError
 
 
@@ -118,7 +118,7 @@ def test_yaml_12_words() -> None:
         ("advice: {choice: papr}", ["advice.choice", "'paper'"]),
         ("advice: {trust: hybird}", ["advice.trust", "hybrid"]),
         ("learner: {algorithm: [dqn, sac, sac, sac]}", ["--algorithm"]),
-        ("a: 1\na: 2", ["twice", "line 2"]),
+        ("a: 1\na: 2", ["duplicate", "line 2"]),
         ("env: [", ["line"]),
         ("env: &a x\nadvisers: *a", ["tags and aliases"]),
         ("env: !!python/object/apply:os.system [ls]", ["tags and aliases"]),

@@ -421,8 +421,8 @@ def test_an_environment_that_fails_in_an_evaluation(tmp_path, reference, monkeyp
     [
         ("suggest raises", "failed in suggest"),
         ("suggest exits", "SystemExit: 0"),
-        ("suggests NaN", "suggested nan, which is no action here"),
-        ("suggests 3", "which is no action here"),
+        ("suggests NaN", "suggested nan, which is not a valid action"),
+        ("suggests 3", "which is not a valid action"),
         ("suggests too many", "must answer"),
         ("suggests words", "must answer"),
         ("suggests nothing", "no"),

@@ -6,8 +6,8 @@ import pytest
 
 from peerage.config import AdviceConfig, LearnerConfig
 from peerage.config.file import dump, from_dict, load, validate
+from peerage.config.plain_yaml import parse, to_yaml
 from peerage.config.presets import describe, preset, preset_names
-from peerage.config.yaml import parse, to_yaml
 from peerage.errors import UserError
 
 PROBES = [name for name in preset_names() if name.startswith("probe-")]

@@ -21,7 +21,7 @@ import peerage.runs.folder
 from peerage.append_buffer import AppendBuffer
 from peerage.cli import main
 from peerage.config import AdviceConfig, Config, LearnerConfig, RunConfig
-from peerage.config.yaml import parse, to_yaml
+from peerage.config.plain_yaml import parse, to_yaml
 from peerage.envs import running
 from peerage.envs.vector import EnvGroup
 from peerage.errors import UserError

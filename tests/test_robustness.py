@@ -19,27 +19,27 @@ import peerage
 from peerage import cli
 from peerage.api import with_settings
 from peerage.config import Config
-from peerage.config.file import dump, from_dict, to_dict, validate
-from peerage.config.yaml import parse
-from peerage.envs import scripted
-from peerage.envs.changing import Changing
-from peerage.envs.make import Spec, check_env_id, make_env
-from peerage.envs.perturbed import (
+from peerage.config.adviser_words import parse_members
+from peerage.config.file import dump, from_dict, parse, to_dict, validate
+from peerage.config.perturbations import (
     Perturbations,
-    Perturbed,
     overridden,
     parse_cases,
     parse_perturbations,
-    unit,
     with_perturbations,
 )
+from peerage.envs import scripted
+from peerage.envs.changing import Changing
+from peerage.envs.make import Spec, check_env_id, make_env
+from peerage.envs.perturbed import Perturbed, unit
 from peerage.envs.vector import EnvGroup
 from peerage.errors import UserError
 from peerage.evaluation.evaluate import SEED
 from peerage.evaluation.robustness import evaluate_perturbed
 from peerage.session import evaluate_run
-from peerage.sharing.advisers import make_adviser, replica_generator
-from peerage.sharing.byzantine import ByzantineMembers, flipped, parse_members
+from peerage.sharing.adviser import overrides, replica_generator
+from peerage.sharing.advisers import make_adviser
+from peerage.sharing.byzantine import ByzantineMembers, flipped
 
 ROOM, LANDER = check_env_id("Room-v21", {}), check_env_id("LunarLander-v3", {})
 CONTINUOUS = check_env_id("LunarLander-v3", {"continuous": True})
@@ -417,7 +417,7 @@ def test_in_the_configuration_and_on_the_command_line(capsys):
         ({"perturb": {"dropped_advice": 0.5}, "advice": {"sharing": "none"}}, "there is no advice"),
         ({"advice": {"byzantine_members": ["4:random"]}}, "0 to 3"),
         ({"n_peers": 1, "advice": {"byzantine_members": ["0:random"]}}, "nobody would hear"),
-        ({"advisers": ["sign-flip"]}, "say which adviser"),
+        ({"advisers": ["sign-flip"]}, "write sign-flip:ADVISER"),
         ({"advisers": ["noise:0.5"]}, "adviser"),
     ]:
         with pytest.raises(UserError, match=says):
@@ -438,8 +438,7 @@ OBS = {
 
 def adviser(name: str, spec: Spec, replica: int = 0):
     made = make_adviser(name, spec)
-    if hasattr(made, "begin"):
-        made.begin(replica_generator(0, replica, 2), 1000)
+    made.begin(replica_generator(0, replica, 2), 1000)
     return made
 
 
@@ -471,7 +470,7 @@ def test_noise_on_top_of_an_adviser():
     z = np.random.default_rng(0).standard_normal((n, 1))
     said = say(adviser("noise:0.5:constant:1", PENDULUM), OBS["Pendulum-v1"])
     np.testing.assert_allclose(said, np.clip(1 + 0.5 * 2 * z, -2, 2), rtol=1e-5)  # half of [-2, 2] is 2
-    assert adviser("noise:expert", ROOM).scale == 0.5 and not hasattr(adviser("noise:expert", ROOM), "role")
+    assert adviser("noise:expert", ROOM).scale == 0.5 and not overrides(adviser("noise:expert", ROOM), "role")
     assert adviser("noise:2:constant:1", PENDULUM).inner.value == 1  # numbers of the scale and of the adviser
     turning = adviser("noise:turncoat", ROOM)
     assert turning.state() == turning.inner.state() and turning.inner.turn  # its clock runs on
@@ -585,7 +584,7 @@ def test_malformed_members(word):
 
 
 def test_a_member_lies_in_one_way():
-    with pytest.raises(UserError, match="member 1 is there twice"):
+    with pytest.raises(UserError, match="member 1 is given twice"):
         parse_members(["1:random", "1:noise"], 3)
 
 

@@ -17,8 +17,8 @@ import pytest
 
 from peerage import cli
 from peerage.config.file import from_dict, load, to_dict
+from peerage.config.plain_yaml import parse
 from peerage.config.presets import preset_names
-from peerage.config.yaml import parse
 from peerage.errors import UserError
 from peerage.runs.folder import RunFolder, cpu_model
 from peerage.sweeps import describe, plan_sweep, run, sweep_names
@@ -274,7 +274,7 @@ WRONG = {
     "title: {a: 1}": "title: expected text",
     "name: !!python/object:os.system x": "tags and aliases are not read",
     "common: &a {gamma: 1}\naxes: {x: {b: *a}}": "tags and aliases are not read",
-    "common: {}\ncommon: {}": "key 'common' is there twice",
+    "common: {}\ncommon: {}": "duplicate key 'common'",
     "[1, 2]": "expected a mapping with name, title, base, where",
     "axes: " + "[" * 3000 + "]" * 3000: "nested too deeply",
     "axes: {" + ", ".join(f"x{k}: {{a: {{}}, b: {{}}}}" for k in range(40)) + "}": "runs are too many: at most 10,000",

@@ -406,7 +406,7 @@ def test_what_lies_outside_the_box_is_clipped():
     ("settings", "words"),
     [
         ({"trust_buffer_size": 5, "trust": "td"}, "trust-batch-size"),
-        ({"advisers": [object()]}, "no adviser"),
+        ({"advisers": [object()]}, "not an adviser"),
         ({"n_peers": 64, "buffer_size": 10**13, "total_timesteps": 10**13}, "memory"),
         ({"env": "Rom-v21"}, "Room"),
         ({"algorithm": "sac"}, "Discrete"),

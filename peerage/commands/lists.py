@@ -6,7 +6,7 @@ import argparse
 
 from peerage.commands.base import Command, print_table
 from peerage.config.flags import Parser
-from peerage.config.yaml import to_yaml
+from peerage.config.plain_yaml import to_yaml
 
 
 def _envs(args: argparse.Namespace, command: list[str]) -> None:

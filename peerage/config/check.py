@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import re
 
+from peerage.config.adviser_words import check_trained, parse_adviser, parse_members
 from peerage.config.fields import describe_interval, hints, is_inside
 from peerage.config.methods import LEARNERS
+from peerage.config.perturbations import Perturbations
 from peerage.config.tree import AdviceConfig, Config, RunConfig, learner_part, settings
 from peerage.errors import UserError
 
-ADVISERS = ("expert", "adversary", "random", "constant", "negated", "sign-flip", "noise", "colluding", "checkpoint")
 
 def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
@@ -70,7 +70,7 @@ def _check_learner(config: Config) -> None:
                 method.settings(**{name: value})
     for text in learner.load_paths:
         if text != "none":
-            _check_path(text, f"--load-paths {text!r}")
+            check_trained(text, f"--load-paths {text!r}")
 
 
 def _check_exchanges(config: Config) -> None:
@@ -80,58 +80,12 @@ def _check_exchanges(config: Config) -> None:
         raise UserError("--exchange needs two members or more: use --n-peers 2, or leave it out")
 
 
-def _check_path(text: str, where: str) -> None:
-    """`PATH` or `PATH:MEMBER`; whether it exists is for the reader of it to say."""
-    path, colon, member = text.rpartition(":")
-    if not colon:
-        path = text
-    elif not member.isdecimal() and "/" not in member and "\\" not in member:
-        raise UserError(f"{where}: after the last colon stands a member's number, got {member!r}")
-    if not path.strip() or "\0" in text:
-        raise UserError(f"{where}: the path is empty or cannot be a path")
-
-
-def check_adviser(text: str, where: str = "") -> None:
-    """Only the form: whether a name is registered is known when the group is built."""
-    where = where or f"--advisers {text!r}"
-    name, colon, rest = text.partition(":")
-    if not re.fullmatch(r"[A-Za-z_][\w.-]*", name):
-        raise UserError(f"{where}: no adviser can have this name ({', '.join(ADVISERS)}, or a registered one)")
-    if name in ("negated", "sign-flip", "noise"):
-        if not rest:
-            raise UserError(f"{where}: say which adviser, as in {name}:expert")
-        if text.count(":") > 16:
-            raise UserError(f"{where}: too many advisers in one another")
-        scale, _, inner = rest.partition(":")
-        check_adviser(inner if name == "noise" and _is_number(scale) else rest, where)
-    elif name == "checkpoint":
-        if not rest:
-            raise UserError(f"{where}: say which run or file, as in checkpoint:experiments/my-run:0")
-        _check_path(rest, where)
-    elif name == "constant" and colon and not _is_number(rest):
-        raise UserError(f"{where}: expected a number after constant:, got {rest!r}")
-    elif name in ("expert", "adversary", "random") and colon:
-        raise UserError(f"{where}: {name} takes nothing after a colon")
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False
-
-
 def _check_group(config: Config) -> None:
     for adviser in config.advisers:
-        check_adviser(adviser)
-    if config.perturb:
-        from peerage.envs.perturbed import Perturbations
-
-        if Perturbations.of(config.perturb).dropped_advice and config.advice.sharing == "none":
-            raise UserError("--perturb dropped_advice with --sharing none: there is no advice; leave one out")
+        parse_adviser(adviser, f"--advisers {adviser!r}")
+    if Perturbations.of(config.perturb).dropped_advice and config.advice.sharing == "none":
+        raise UserError("--perturb dropped_advice with --sharing none: there is no advice; leave one out")
     if config.advice.byzantine_members:
-        from peerage.sharing.byzantine import parse_members
-
         parse_members(config.advice.byzantine_members, config.n_peers)
         if config.advice.sharing == "none" or config.n_peers == 1:
             raise UserError("--byzantine-members: nobody would hear them; it takes --sharing advice and two members")

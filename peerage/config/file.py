@@ -1,11 +1,10 @@
-"""Configuration as text: a strict YAML reader and writer, and the checks that need no environment.
+"""The configuration as plain data and as YAML, and the checks that need no environment.
 
     config = load("peer-hopper")             # a preset, a file, or a run folder
-    config = validate(config)                # one-line UserErrors, nothing imported
-    text = dump(config)                      # load of it gives the same configuration
+    config = validate(config)                # one-line UserErrors; imports nothing heavy
+    text = dump(config)                      # loading it gives the same configuration
 
-Nothing is forgiven in silence: unknown keys, keys given twice, wrong types and tags are errors. Only plain
-data is read, so a hostile file can do nothing.
+Unknown keys, duplicate keys, wrong types and tags are errors.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 from peerage.config import presets
 from peerage.config.check import check
 from peerage.config.fields import hints
+from peerage.config.plain_yaml import parse, short, to_yaml
 from peerage.config.tree import Config, method_parts, parts, settings
-from peerage.config.yaml import parse, short, to_yaml
 from peerage.errors import UserError, nearest
 
 T = TypeVar("T")

@@ -14,8 +14,9 @@ from types import NoneType
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from peerage.config.file import convert
+from peerage.config.perturbations import overridden
+from peerage.config.plain_yaml import parse, parse_scalar, short
 from peerage.config.tree import Config, Setting, changed, parts, settings
-from peerage.config.yaml import parse, parse_scalar, short
 from peerage.errors import UserError, nearest
 
 SECTIONS: dict[str, tuple[str, str]] = {
@@ -165,8 +166,6 @@ class Flag:
         if self.name == "env_args":
             return {**before, **convert(self.hint, _assignments(given, self.option), self.option)}
         if self.name == "perturb":
-            from peerage.envs.perturbed import overridden
-
             return overridden(before, given)
         data = [self._word(word) for word in given] if isinstance(given, list) else self._word(given)
         return convert(self.hint, data, self.option)

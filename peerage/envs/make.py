@@ -16,8 +16,9 @@ import numpy as np
 from gymnasium.envs.registration import load_env_creator
 from gymnasium.spaces import Box, Discrete
 
+from peerage.config.perturbations import Perturbations
 from peerage.envs.changing import OWN, Changing
-from peerage.envs.perturbed import Perturbations, Perturbed
+from peerage.envs.perturbed import Perturbed
 from peerage.errors import UserError, nearest
 
 Maker = str | Callable[..., gymnasium.Env]
@@ -62,7 +63,7 @@ def make_env(env: Maker, env_args: dict[str, Any]) -> gymnasium.Env:
 
     `env_args` go to the constructor; with an id, `max_episode_steps` replaces the time limit (-1: none). `change_at`
     and `change`, and knobs that the constructor does not know, make it a `peerage.envs.changing.Changing`; `perturb`,
-    a mapping as of `peerage.envs.perturbed.Perturbations.plain`, a `Perturbed`, unless all of it is zero.
+    a mapping as of `peerage.config.perturbations.Perturbations.plain`, a `Perturbed`, unless all of it is zero.
     Raises UserError, in one line, for an unknown id, a missing package or arguments that do not fit.
     """
     name = name_of(env)

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from peerage.envs.perturbed import Perturbations, with_perturbations
+from peerage.config.adviser_words import parse_members
+from peerage.config.perturbations import Perturbations, with_perturbations
 from peerage.envs.vector import Maker, check_env_id
 from peerage.errors import UserError
 from peerage.evaluation.evaluate import SEED, Evaluator
@@ -91,7 +92,7 @@ class Case:
 
     perturbations: Perturbations = field(default_factory=Perturbations)
     byzantine_members: tuple[str, ...] = ()
-    """As of `peerage.sharing.byzantine.parse_members`."""
+    """As of `peerage.config.adviser_words.parse_members`."""
     advisers: tuple[str, ...] | None = None
     """Names of those in place of the run's fixed advisers."""
 
@@ -172,7 +173,7 @@ def evaluate_perturbed(
 def _restored(run: Path | str, env: Maker | None, case: Case, advised: bool) -> Restored:
     """The run's newest checkpoint; `advised`: as a whole, with whoever lies or stays silent in this case."""
     from peerage.sharing.advice import Advice  # which brings torch
-    from peerage.sharing.byzantine import ByzantineMembers, parse_members
+    from peerage.sharing.byzantine import ByzantineMembers
 
     restored = restore(run, "company" if advised else "policies", env=env, device="cpu")
     trainer = restored.trainer

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 from peerage.config import Config
 from peerage.config.file import from_dict
-from peerage.config.yaml import parse, to_yaml
+from peerage.config.plain_yaml import parse, to_yaml
 from peerage.errors import UserError
 
 try:

@@ -11,7 +11,7 @@ from typing import Any
 from peerage.config import AdviceConfig, Config, learner_part
 from peerage.config import settings as known_settings
 from peerage.config.file import from_dict, validate
-from peerage.config.yaml import to_yaml
+from peerage.config.plain_yaml import to_yaml
 from peerage.errors import UserError
 from peerage.reports import page
 from peerage.runs.folder import RunFolder
@@ -146,7 +146,7 @@ def _side(adviser: str) -> int | None:
 
 def _assigned(values: Mapping[str, Any]) -> str:
     """Perturbations as on the command line, without those of no strength."""
-    from peerage.envs.perturbed import Perturbations
+    from peerage.config.perturbations import Perturbations
 
     try:
         return str(Perturbations.of(values)) if Perturbations.of(values) != Perturbations() else ""

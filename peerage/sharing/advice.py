@@ -22,7 +22,7 @@ from peerage.learners.group import Group
 from peerage.learners.streams import Streams
 from peerage.learners.transition import Transition
 from peerage.sharing import choice
-from peerage.sharing.advisers import Adviser
+from peerage.sharing.adviser import Adviser
 from peerage.sharing.byzantine import ByzantineMembers
 from peerage.sharing.fixed_advisers import FixedAdvisers
 from peerage.trust.critic import critic_values
@@ -234,6 +234,7 @@ class Advice:
         """A step of every member was made."""
         for signal in self.signals.values():
             signal.observe(transition)
+        self.fixed_advisers.observe(transition.host)
 
     def reset(self, who: np.ndarray) -> None:
         """The episodes of the members `who [M]` (bool) begin anew, in the middle of an episode."""

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from peerage.config.yaml import short
+from peerage.config.plain_yaml import short
 from peerage.errors import UserError, nearest
 from peerage.statistics import samples, sources, tests
 from peerage.statistics.samples import RANGES, Metric, Side

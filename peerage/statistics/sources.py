@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from peerage.config import HARDWARE_FIELDS, AdviceConfig, Config
 from peerage.config import parts as config_parts
 from peerage.config.file import to_dict
-from peerage.config.yaml import parse, short
+from peerage.config.plain_yaml import parse, short
 from peerage.errors import UserError, nearest
 from peerage.runs.folder import RunFolder, is_run
 from peerage.text import listing

@@ -8,7 +8,7 @@ from typing import Any
 
 from peerage.config import parts, settings
 from peerage.config.file import convert
-from peerage.config.yaml import short
+from peerage.config.plain_yaml import short
 from peerage.errors import UserError, nearest
 
 NOT_HERE = {

@@ -9,7 +9,7 @@ from typing import Any
 
 from peerage.config import parts, settings
 from peerage.config.file import MAX_BYTES, convert
-from peerage.config.yaml import parse, short
+from peerage.config.plain_yaml import parse, short
 from peerage.errors import UserError, nearest
 from peerage.runs.folder import check_name
 from peerage.sweeps.choices import Choice, checked, hint_of, label_of, meant, named, settings_of, word

@@ -25,7 +25,7 @@ from peerage.api import with_settings
 from peerage.config import AdviceConfig, Config
 from peerage.config.file import load, to_dict, validate
 from peerage.config.methods import EXCHANGES, TRUST
-from peerage.config.yaml import to_yaml
+from peerage.config.plain_yaml import to_yaml
 from peerage.errors import UserError
 from peerage.learners.defaults import resolve
 from peerage.sweeps.choices import Choice, settings_of
@@ -230,7 +230,7 @@ def _resolve(config: Config) -> Config:
     """As the training will do it (`peerage.training.trainer.Trainer`)."""
     spec = _spec(config.env, json.dumps(config.env_args))
     if config.perturb:  # of the environments that members learn in, by knobs that these may not have
-        from peerage.envs.perturbed import Perturbations, with_perturbations
+        from peerage.config.perturbations import Perturbations, with_perturbations
 
         _spec(config.env, json.dumps(with_perturbations(config.env_args, Perturbations.of(config.perturb))))
     if named := [adviser for adviser in config.advisers if not adviser.startswith("checkpoint:")]:  # that may come yet

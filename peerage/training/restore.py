@@ -16,7 +16,7 @@ from peerage.runs import checkpoint
 from peerage.runs.folder import RunFolder
 from peerage.runs.serialisation import misfit
 from peerage.runs.tables import has_rows
-from peerage.sharing.advisers import Adviser
+from peerage.sharing.adviser import Suggests
 from peerage.training.budget import check, estimate, guard
 from peerage.training.trainer import Trainer
 
@@ -45,7 +45,7 @@ def restore(
     purpose: Purpose = "resume",
     *,
     env: Maker | None = None,
-    advisers: Sequence[str | Adviser] | None = None,
+    advisers: Sequence[str | Suggests] | None = None,
     device: str | None = None,
     threads: int | None = None,
 ) -> Restored:

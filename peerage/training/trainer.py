@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import inspect
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,9 +10,10 @@ import numpy as np
 import torch
 
 from peerage.config import Config, RunConfig
+from peerage.config.adviser_words import parse_members
 from peerage.config.file import validate
 from peerage.config.methods import EXCHANGES, LEARNERS, loaded
-from peerage.envs.perturbed import Perturbations, with_perturbations
+from peerage.config.perturbations import Perturbations, with_perturbations
 from peerage.envs.vector import EnvGroup, Episode, Maker, Step, check_env_id
 from peerage.errors import UserError
 from peerage.interop.pretrained import load_members
@@ -25,7 +24,7 @@ from peerage.learners.transition import HostTransition, Transition
 from peerage.nets import kernels
 from peerage.runs.listeners import MetricRow
 from peerage.sharing.advice import Advice
-from peerage.sharing.advisers import Adviser, adviser_names, make_adviser
+from peerage.sharing.advisers import Adviser, adviser_names
 from peerage.sharing.byzantine import ByzantineMembers, parse_members
 from peerage.sharing.exchanges.base import Exchange
 from peerage.sharing.none import NoSharing
@@ -44,7 +43,7 @@ class Trainer:
     """Builds everything that a training consists of, and steps it. Building checks everything and writes nothing.
 
     `env` may be a function that makes an environment, and `advisers` may hold adviser objects (see
-    `peerage.sharing.advisers.Adviser`), where the configuration has names. Without `pretrained`, the members of
+    `peerage.Adviser`), where the configuration has names. Without `pretrained`, the members of
     `load_paths` stay as they were drawn: a checkpoint will be loaded. The clock, the logs, evaluations and checkpoints
     are `peerage.training.runner.Runner`'s.
     """
@@ -54,7 +53,7 @@ class Trainer:
         config: Config,
         *,
         env: Maker | None = None,
-        advisers: Sequence[str | Adviser] | None = None,
+        advisers: Sequence[str | Suggests] | None = None,
         dtype: torch.dtype = torch.float32,
         pretrained: bool = True,
     ) -> None:
@@ -131,23 +130,9 @@ class Trainer:
             dtype=dtype,
         )
 
-    def copies_of(self, advisers: Sequence[str | Adviser]) -> list[list[Adviser]]:
+    def copies_of(self, advisers: Sequence[str | Suggests]) -> list[list[Adviser]]:
         """Every adviser once for each replica."""
-        return [[self._adviser(adviser) for _ in range(self.R)] for adviser in advisers]
-
-    def _adviser(self, adviser: str | Adviser) -> Adviser:
-        if isinstance(adviser, str):
-            return make_adviser(adviser, self.spec)
-        name = getattr(adviser, "__name__", type(adviser).__name__)
-        if isinstance(adviser, type):
-            raise UserError(f"an adviser is an object, not a class: pass {name}(), not {name}")
-        if not callable(getattr(adviser, "suggest", None)):
-            raise UserError(f"{adviser!r} is no adviser: it has no method suggest(obs, asker, episode_start, rng)")
-        try:
-            inspect.signature(adviser.suggest).bind(None, None, None, None)
-        except TypeError as error:
-            raise UserError(f"adviser {name}: suggest must take (obs, asker, episode_start, rng): {error}") from None
-        return copy.deepcopy(adviser)
+        return adviser_copies(advisers, self.spec, self.R)
 
     # --- one step -------------------------------------------------------------------------------------------
 

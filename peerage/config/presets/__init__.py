@@ -14,8 +14,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from peerage.config.plain_yaml import parse
 from peerage.config.tree import parts
-from peerage.config.yaml import parse
 from peerage.errors import UserError, nearest
 
 FOLDER = Path(__file__).parent

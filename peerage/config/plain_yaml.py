@@ -1,4 +1,7 @@
-"""A strict YAML reader and writer: plain data only, no tags, no aliases, no key twice, and the scalars of YAML 1.2."""
+"""A strict YAML reader and writer for plain data.
+
+Only plain data is read: tags, aliases and duplicate keys are errors, and no file can create an object or run code.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +29,10 @@ _RULES: dict[str, tuple[re.Pattern[str], list[str]]] = {
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads nothing but plain data, and no key twice."""
+    """Reads plain data only and refuses duplicate keys."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        # Tags can name types and aliases can blow a small file up, and no configuration needs either.
+        # Tags can name types, aliases can make a small file expand without bound; no configuration needs them.
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None) not in (None, "!"):
             raise yaml.MarkedYAMLError(problem="tags and aliases are not read", problem_mark=event.start_mark)
@@ -42,7 +45,7 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.MarkedYAMLError(problem="a key must be text", problem_mark=key.start_mark)
             if key.value in seen:
                 raise yaml.MarkedYAMLError(
-                    problem=f"key {key.value!r} is there twice", problem_mark=key.start_mark
+                    problem=f"duplicate key {key.value!r}", problem_mark=key.start_mark
                 )
             seen.add(key.value)
         return super().construct_mapping(node, deep=deep)
@@ -53,7 +56,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what YAML 1.1 or our reader would take for something other than text. Lists go on one line."""
+    """Quotes text that YAML 1.1 or our reader would read as something else. Lists are written on one line."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -62,7 +65,7 @@ class _Dumper(yaml.SafeDumper):
         return self.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=True)
 
 
-_Loader.yaml_implicit_resolvers = {}  # none of YAML 1.1's
+_Loader.yaml_implicit_resolvers = {}  # without those of YAML 1.1
 for _name, (_pattern, _first) in _RULES.items():
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", _pattern, _first)
     _Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", _pattern, _first)
@@ -86,7 +89,7 @@ def parse(text: str, source: str) -> Any:
 
 
 def parse_scalar(text: str) -> Any:
-    """One word of the command line, read as the YAML reader would read it."""
+    """One word of the command line, read by the rules of the YAML reader."""
     for name, (pattern, _) in _RULES.items():
         if pattern.match(text):
             return parse(text, repr(text)) if name != "null" else None
