@@ -103,7 +103,8 @@ def restore(
     config = folder.resolved()
     if policies_only:
         alone = replace(config.advice, sharing="none", byzantine_members=())
-        config = replace(config, device="cpu", advisers=(), perturb={}, advice=alone)
+        run_alone = replace(config.run, eval_modes=("alone",))
+        config = replace(config, device="cpu", advisers=(), perturb={}, advice=alone, run=run_alone)
     else:
         config = replace(config, device=device or config.device, threads=threads or config.threads)
     to_go_on = not policies_only and not in_company
@@ -237,7 +238,8 @@ def evaluate_run(
     env: Maker | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> list[EvaluationRow]:
-    """Evaluate the newest sound checkpoint of a run: rows of (replica, member, episode, return, length, success).
+    """Evaluate the newest sound checkpoint of a run: rows of (replica, member, episode, return, length, success,
+    mode); mode is `alone`.
 
     `say` hears which one that is, and of damaged ones that are newer. `members` picks some of each replica. Raises
     UserError for a member that the group has not.

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 Algorithm = Literal["auto", "dqn", "sac", "td3"]
 Choice = Literal["standardised", "paper", "greedy", "uniform"]
+EvalMode = Literal["alone", "together"]
 
 
 @dataclass(frozen=True)
@@ -200,6 +201,11 @@ class RunConfig:
     """Steps between evaluations on separate environments; 0: never."""
     n_eval_episodes: int = 10
     """Episodes of every member in an evaluation."""
+    eval_modes: tuple[EvalMode, ...] = ("alone",)
+    """Ways to evaluate the members. alone: each by itself, without advice; together: the group with advice, where
+    neither members nor trust learn. Reports and comparisons use the episodes alone."""
+    success: Literal["last", "any"] = "last"
+    """An episode succeeds if the environment reports success in its last step, or in any step of it."""
     log_freq: int = 500
     """Steps between rows of metrics.csv and advice.csv."""
     checkpoint_freq: int = 50_000

@@ -128,7 +128,8 @@ def estimate(trainer: Trainer, keep_checkpoints: int) -> Budget:
     disk["checkpoints"] = (keep_checkpoints + 1) * (state + 65_536)
     disk |= _tables(trainer)
     if trainer.config.run.eval_freq:
-        _add(on["cpu"], "environments", trainer.group.M * trainer.evaluator.episodes * ENVIRONMENT_BYTES)
+        evaluated = trainer.evaluator.episodes + ("together" in trainer.config.run.eval_modes)  # for each member
+        _add(on["cpu"], "environments", trainer.group.M * evaluated * ENVIRONMENT_BYTES)
     # Of what is made and thrown away, only one thing at a time
     passing = {"cpu": {"a checkpoint's copy": max(state, COPIES * chunk)}, "cuda": {}}
     passing[trainer.device.type] |= _batches(trainer)
@@ -289,7 +290,7 @@ def _tables(trainer: Trainer) -> dict[str, int]:
     evaluations = trainer.steps // run.eval_freq + 2 if run.eval_freq else 0
     return {
         "metrics": logs * members * (METRICS * METRIC_BYTES + advisers * ADVICE_BYTES),
-        "evaluations": evaluations * members * run.n_eval_episodes * EVALUATION_BYTES,
+        "evaluations": evaluations * members * run.n_eval_episodes * len(run.eval_modes) * EVALUATION_BYTES,
     }
 
 

@@ -16,8 +16,9 @@ import torch
 from peerage.config import Config
 from peerage.config.file import to_dict, validate
 from peerage.envs.perturbed import Perturbations, with_perturbations
-from peerage.envs.vector import EnvGroup, Episode, Maker, Step, check_env_id
+from peerage.envs.vector import EnvGroup, EnvMaker, Episode, Maker, Step, check_env_id
 from peerage.errors import UserError
+from peerage.evaluation.actors import Evaluations
 from peerage.evaluation.evaluate import Evaluator
 from peerage.interop.pretrained import load_members, member_networks
 from peerage.learners.base import Space
@@ -108,9 +109,15 @@ class Trainer:
             else NoSharing(self.group)  # with one adviser, oneself, advice changes nothing
         )
         seeds = [int(key.generator("environment").integers(2**31)) for key in self.group.stream_keys]
-        self.envs = EnvGroup(maker, with_perturbations(config.env_args, perturbations), seeds, keep=True)
-        # What is trained is disturbed, what is evaluated is not: evaluations of all runs compare
-        self.evaluator = Evaluator(maker, config.env_args, self.group, config.run.n_eval_episodes)
+        M, run = self.group.M, config.run
+        training = EnvMaker(maker, with_perturbations(config.env_args, perturbations))
+        self.envs = EnvGroup([training] * M, seeds, keep=True, success=run.success)
+        # Evaluations are not perturbed, so that those of all runs can be compared
+        evaluation = EnvMaker(maker, config.env_args)
+        self.evaluator = Evaluator([evaluation] * M, run.n_eval_episodes, success=run.success)
+        self.evaluations = Evaluations(
+            self.evaluator, self.group, self.sharing, self.names[: self.N], run.eval_modes
+        )
         self.listeners = Listeners()
         self.step = 0
         self.begun = False  # an episode is under way
@@ -286,16 +293,9 @@ class Trainer:
                 self.listeners.on_evaluations(self.step, rows)
 
     def evaluation_rows(self, stop: Callable[[], bool] = lambda: False) -> list[EvaluationRow] | None:
-        """Every member by itself, acting by the mode of its policy, on separate environments with fixed seeds:
-        (replica, member, episode, return, length, success). None if `stop()` became true under way."""
-        found = self.evaluator.run(self.step, stop)
-        if found is None:
-            return None
-        rows: list[EvaluationRow] = []
-        for m, number, e in found:
-            success = None if e.success is None else float(e.success)
-            rows.append((m // self.N, self.names[m % self.N], number, e.return_, e.length, success))
-        return rows
+        """An evaluation of the members as they are now, on separate environments with fixed seeds. None if `stop()`
+        became true meanwhile."""
+        return self.evaluations.rows(self.step, stop)
 
     def _report_frozen(self, folder: RunFolder) -> None:
         """Say which members have diverged since the last look, and keep what they looked like."""
