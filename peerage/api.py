@@ -101,10 +101,11 @@ class Run:
 
     @property
     def evaluations(self) -> pd.DataFrame:
-        """Every evaluation episode: step, replica, member, episode, return, length, success."""
+        """Every evaluation episode: step, replica, member, episode, return, length, success, mode (`alone` or
+        `together`, see `RunConfig.eval_modes`)."""
         from peerage.runs.tables import read_evaluations
 
-        return read_evaluations(self.folder)
+        return read_evaluations(self.folder, mode=None)
 
     @property
     def metrics(self) -> pd.DataFrame:

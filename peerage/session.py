@@ -6,7 +6,7 @@ import contextlib
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from peerage.config import RESUMABLE, Config
 from peerage.config.file import to_dict, validate
 from peerage.envs.vector import Maker
 from peerage.errors import UserError, nearest
+from peerage.evaluation.actors import Evaluations
 from peerage.evaluation.evaluate import SEED, Evaluator
 from peerage.reports.report import write_report
 from peerage.runs import checkpoint
@@ -24,6 +25,7 @@ from peerage.runs.folder import RunFolder, default_name
 from peerage.runs.listeners import EvaluationRow, Listener, Listeners
 from peerage.runs.loggers import TensorBoardLog, WandbLog
 from peerage.runs.tables import CsvLog, check_offsets
+from peerage.sharing.adviser import Suggests
 from peerage.training.budget import guard
 from peerage.training.machine import describe, device_name, differences
 from peerage.training.restore import Restored, check_budget, restore
@@ -68,39 +70,17 @@ def _runner(
     """The runner of a training in a folder. Evaluations use the environment as it was configured, not as it is
     perturbed, so that evaluations of all runs compare."""
     run = trainer.config.run
-    evaluator = Evaluator(trainer.maker, trainer.config.env_args, trainer.group, run.n_eval_episodes)
+    evaluator = Evaluator(trainer.evaluation_makers, run.n_eval_episodes, success=run.success)
+    members = trainer.names[: trainer.N]
     return Runner(
         trainer,
         Listeners([log, *listeners]),
         folder=folder,
-        evaluation=GroupEvaluation(trainer, evaluator),
+        evaluation=Evaluations(evaluator, trainer.group, trainer.sharing, members, run.eval_modes),
         offsets=log.offsets,
         about=describe(trainer.device, trainer.threads),
         messages=messages,
     )
-
-
-@dataclass
-class GroupEvaluation:
-    """Every member by itself, acting by the mode of its policy, on separate environments with fixed seeds."""
-
-    trainer: Trainer
-    evaluator: Evaluator
-
-    def rows(self, step: int, stop: Callable[[], bool] = lambda: False) -> list[EvaluationRow] | None:
-        """See `peerage.training.runner.Evaluation`."""
-        found = self.evaluator.run(step, stop)
-        if found is None:
-            return None
-        N, names = self.trainer.N, self.trainer.names
-        rows: list[EvaluationRow] = []
-        for m, number, e in found:
-            success = None if e.success is None else float(e.success)
-            rows.append((m // N, names[m % N], number, e.return_, e.length, success))
-        return rows
-
-    def close(self) -> None:
-        self.evaluator.close()
 
 
 def loggers_for(config: Config, folder: Path) -> list[Listener]:
@@ -184,23 +164,24 @@ def evaluate_run(
     env: Maker | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> list[EvaluationRow]:
-    """Evaluate the newest sound checkpoint of a run: rows of (replica, member, episode, return, length, success).
+    """Evaluate the newest sound checkpoint of a run: rows of (replica, member, episode, return, length, success,
+    mode); mode is `alone`.
 
     `say` is told which checkpoint that is, and of damaged ones that are newer. `members` picks some of each replica.
     Raises UserError for a member that does not exist.
     """
     restored = restore(run, "policies", env=env)
     trainer = restored.trainer
-    evaluator = Evaluator(
-        trainer.maker, trainer.config.env_args, trainer.group, episodes, SEED if seed is None else seed
-    )
+    seed = SEED if seed is None else seed
+    evaluator = Evaluator(trainer.evaluation_makers, episodes, seed, trainer.config.run.success)
+    evaluations = Evaluations(evaluator, trainer.group, trainer.sharing, trainer.names[: trainer.N], ("alone",))
     try:
         if unknown := [i for i in members or [] if not 0 <= i < trainer.N]:
             raise UserError(f"{run} has no member {unknown[0]}: its members are 0 to {trainer.N - 1}")
         for line in restored.messages:
             say(line)
         say(f"after {trainer.step:,} of {trainer.steps:,} steps")
-        rows = GroupEvaluation(trainer, evaluator).rows(trainer.step) or []
+        rows = evaluations.rows(trainer.step) or []
     finally:
         trainer.close()
         evaluator.close()

@@ -14,8 +14,9 @@ from peerage.cli import main
 from peerage.config import AdviceConfig, Config, LearnerConfig, RunConfig
 from peerage.config.perturbations import Perturbations
 from peerage.errors import UserError
+from peerage.evaluation.perturbed import evaluate_perturbed
+from peerage.evaluation.actors import GroupActor
 from peerage.evaluation.company import advised_episodes
-from peerage.evaluation.robustness import evaluate_perturbed
 from peerage.runs.checkpoint import checkpoints
 from peerage.session import restore
 
@@ -63,14 +64,14 @@ def folder(tmp_path_factory, unreported):
 def episodes(trainer, n, seed=7, dropped=None):
     if dropped is not None:
         trainer.sharing.disturb(dropped)
-    return advised_episodes(trainer, trainer.evaluator.env, trainer.config.env_args, n, seed)
+    return advised_episodes(trainer, trainer.evaluator.makers, n, seed)
 
 
 def test_who_asks_nobody_is_alone(folder):
     """The same first episodes as of the evaluation alone: there, too, members do what they think best."""
     trainer = restore(folder / "alone")
     trainer.evaluator.episodes, trainer.evaluator.seed = 1, 7
-    alone = trainer.evaluator.run(trainer.step)
+    alone = trainer.evaluator.run(GroupActor(trainer.group), trainer.step)
     assert [e[2][1:] for e in episodes(trainer, 1)] == [e[2][1:] for e in alone]
 
 

@@ -141,7 +141,7 @@ def write(folder: Path, advice: list[dict[str, Any]], metrics=(), evaluations=()
     for step, *rest in metrics:
         log.on_metrics(step, [tuple(rest)])
     for step, *rest in evaluations:
-        log.on_evaluations(step, [tuple(rest)])
+        log.on_evaluations(step, [(*rest, "alone")])
     log.close()
     return run.path
 

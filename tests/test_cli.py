@@ -207,7 +207,7 @@ def test_other_commands(
     (tmp_path / "config.yaml").write_text("")
     run = str(tmp_path)
     calls: list[Any] = []
-    rows = [(0, "member-0", 0, 1.234, 10, None), (0, "member-1", 10, 2.0, 9, 1.0)]
+    rows = [(0, "member-0", 0, 1.234, 10, None, "alone"), (0, "member-1", 10, 2.0, 9, 1.0, "alone")]
     stub(
         monkeypatch,
         "peerage.session",
@@ -232,7 +232,7 @@ def test_other_commands(
         "",
         "mean over members: 1.617; one replica, which says nothing about others",
     ]
-    rows += [(1, "member-0", 0, 3.234, 10, None), (1, "member-1", 10, 4.0, 9, 1.0)]
+    rows += [(1, "member-0", 0, 3.234, 10, None, "alone"), (1, "member-1", 10, 4.0, 9, 1.0, "alone")]
     assert main(["evaluate", run, "--episodes", "3"]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
     assert last == "mean over members and 2 replicas: 2.617 [1.617, 3.617], min–max"

@@ -38,7 +38,7 @@ def test_a_dozen_kills():
 FAULTS = [
     ("peerage.learners.streams", "Streams", "load_state", "metrics.csv from line"),
     ("peerage.learners.replay", "Replay", "load_state", "parts of the state"),
-    ("peerage.envs.running", "RunningEpisodes", "relive", "metrics.csv from line"),
+    ("peerage.envs.running", "RunningEpisodes", "replay", "metrics.csv from line"),
     ("peerage.runs.tables", "CsvLog", "truncate", "metrics.csv from line"),
 ]
 FORGET = """
@@ -48,7 +48,7 @@ from pathlib import Path
 from benchmarks.crash import Kill, crash
 
 def forgotten(*_):
-    if name == "relive":
+    if name == "replay":
         raise import_module("peerage.errors").UserError("no")
 
 def attempt(folder):

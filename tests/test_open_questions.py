@@ -23,7 +23,7 @@ from peerage.config.file import load, validate
 from peerage.config.presets import preset_names
 from peerage.envs.changing import Changing
 from peerage.envs.make import check_env_id, make_env
-from peerage.envs.vector import EnvGroup
+from peerage.envs.vector import EnvGroup, EnvMaker
 from peerage.errors import UserError
 from peerage.session import restore
 from peerage.training.trainer import Trainer
@@ -187,10 +187,11 @@ def test_the_same_bits_again_and_after_a_resume():
         return np.array([group.step(np.array([i % 4, i % 3])).obs for i in range(n)])
 
     args = {**GOALS, "max_episode_steps": 3, "change_at": 7}
-    one, two = EnvGroup("Room-v21", args, [3, 4], keep=True), EnvGroup("Room-v21", args, [3, 4])
+    makers = [EnvMaker("Room-v21", args)] * 2
+    one, two = EnvGroup(makers, [3, 4], keep=True), EnvGroup(makers, [3, 4])
     assert (one.reset() == two.reset()).all() and (trace(one, 6) == trace(two, 6)).all()  # after two whole episodes
     trace(one, 2)  # in the middle of the last episode before the change
-    resumed = EnvGroup("Room-v21", args, [8, 9], keep=True)
+    resumed = EnvGroup(makers, [8, 9], keep=True)
     _, anew = resumed.restore(one.state(), 8)
     assert not anew and (trace(resumed, 7) == trace(one, 7)).all()
     assert [env.steps for env in resumed.envs] == [15, 15] and (one.reset()[:, 2] >= 0.5).all()
@@ -210,8 +211,7 @@ def goals_of(trainer: Trainer) -> list[bool]:
     """Whether the goals of training and of an evaluation now are all on the left; both must agree among themselves."""
     seen = [env.unwrapped.goal_x < 10 for env in trainer.envs.envs]
     trainer.evaluation_rows()
-    assert trainer.evaluator.envs is not None
-    evaluated = [env.unwrapped.goal_x < 10 for env in trainer.evaluator.envs.envs]
+    evaluated = [env.unwrapped.goal_x < 10 for env in trainer.evaluator.envs[True].envs]
     assert len(set(evaluated)) == len(set(seen)) == 1
     return [seen[0], evaluated[0]]
 

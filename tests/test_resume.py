@@ -23,7 +23,7 @@ from peerage.cli import main
 from peerage.config import AdviceConfig, Config, LearnerConfig, RunConfig
 from peerage.config.plain_yaml import parse, to_yaml
 from peerage.envs import running
-from peerage.envs.vector import EnvGroup
+from peerage.envs.vector import EnvGroup, EnvMaker
 from peerage.errors import UserError
 from peerage.learners.replay import Replay
 from peerage.runs import checkpoint, chunks, disk
@@ -40,6 +40,11 @@ def actions_for(group: EnvGroup, steps: int, seed: int = 0) -> list[np.ndarray]:
     if group.discrete:
         return list(rng.integers(0, group.n_actions, (steps, group.n)))
     return list(rng.uniform(group.action_low, group.action_high, (steps, group.n, group.act_dim)).astype(np.float32))
+
+
+def group_of(env, args: dict, seeds: list[int]) -> EnvGroup:
+    """Environments of one kind, whose running episodes can be moved to another process."""
+    return EnvGroup([EnvMaker(env, args)] * len(seeds), seeds, keep=True)
 
 
 def through_a_file(group: EnvGroup) -> dict:
@@ -68,7 +73,7 @@ def through_a_file(group: EnvGroup) -> dict:
 )
 def test_an_episode_is_lived_again_bit_for_bit(env, args, steps):
     """Observations, rewards, ends and later episodes, with episodes of different age beside each other."""
-    one, two = EnvGroup(env, args, [1, 2, 3], keep=True), EnvGroup(env, args, [7, 8, 9], keep=True)
+    one, two = group_of(env, args, [1, 2, 3]), group_of(env, args, [7, 8, 9])
     one.reset()
     taken = actions_for(one, steps + 300)
     for k in range(steps):
@@ -89,7 +94,7 @@ def test_an_episode_is_lived_again_bit_for_bit(env, args, steps):
 
 
 def test_right_after_the_first_reset():
-    one, two = EnvGroup("CartPole-v1", {}, [1, 2], keep=True), EnvGroup("CartPole-v1", {}, [1, 2], keep=True)
+    one, two = group_of("CartPole-v1", {}, [1, 2]), group_of("CartPole-v1", {}, [1, 2])
     obs = one.reset()
     again, anew = two.restore(through_a_file(one), 0)
     assert not anew and again.tobytes() == obs.tobytes() and again.any()
@@ -130,18 +135,18 @@ class Odd(gym.Env):
 @pytest.mark.parametrize(
     "how, steps, why",
     [
-        ("number", 4, "its observation after 4 steps is another one"),
-        ("reward", 4, "its rewards or random numbers in 4 steps were others"),
-        ("draws", 4, "its observation after 4 steps is another one"),
+        ("number", 4, "its observation after 4 steps differs"),
+        ("reward", 4, "its rewards or random numbers in 4 steps differ"),
+        ("draws", 4, "its observation after 4 steps differs"),
         ("raises", 4, "it raised RuntimeError: no more of these"),
         ("sound", 8, ""),
     ],
 )
 def test_what_cannot_be_lived_again_begins_anew(how, steps, why):
     Odd.made = 0
-    one = EnvGroup(Odd, {"how": how}, [1, 2], keep=True)
+    one = group_of(Odd, {"how": how}, [1, 2])
     Odd.made = 7 if how == "draws" else 5
-    two = EnvGroup(Odd, {"how": how}, [1, 2], keep=True)
+    two = group_of(Odd, {"how": how}, [1, 2])
     one.reset()
     for _ in range(steps):
         one.step(np.zeros(2, np.int64))
@@ -161,9 +166,9 @@ def test_what_cannot_be_lived_again_begins_anew(how, steps, why):
 
 def test_an_episode_that_ends_too_early():
     Odd.made = 2
-    one = EnvGroup(Odd, {"how": "ends"}, [1], keep=True)  # ends after 6 steps
+    one = group_of(Odd, {"how": "ends"}, [1])  # ends after 6 steps
     Odd.made = -1
-    two = EnvGroup(Odd, {"how": "ends"}, [1], keep=True)  # after 3
+    two = group_of(Odd, {"how": "ends"}, [1])  # after 3
     one.reset()
     for _ in range(5):
         one.step(np.zeros(1, np.int64))
@@ -175,7 +180,7 @@ def test_very_long_episodes_are_not_kept(monkeypatch):
     monkeypatch.setattr(running, "MAX_STEPS", 100)
     monkeypatch.setattr("peerage.envs.vector.MAX_STEPS", 100)
     args = {"max_episode_steps": -1}
-    one, two = EnvGroup("Pendulum-v1", args, [1, 2], keep=True), EnvGroup("Pendulum-v1", args, [1, 2], keep=True)
+    one, two = group_of("Pendulum-v1", args, [1, 2]), group_of("Pendulum-v1", args, [1, 2])
     one.reset()
     for k, actions in enumerate(actions_for(one, 230)):
         one.step(actions)
@@ -186,9 +191,9 @@ def test_very_long_episodes_are_not_kept(monkeypatch):
 
 
 def test_a_state_of_other_environments_is_refused():
-    one = EnvGroup("CartPole-v1", {}, [1, 2], keep=True)
+    one = group_of("CartPole-v1", {}, [1, 2])
     one.reset()
-    for other in (EnvGroup("CartPole-v1", {}, [1], keep=True), EnvGroup("Pendulum-v1", {}, [1, 2], keep=True)):
+    for other in (group_of("CartPole-v1", {}, [1]), group_of("Pendulum-v1", {}, [1, 2])):
         with pytest.raises(ValueError, match="other environments"):
             other.restore(one.state(), 0)
 

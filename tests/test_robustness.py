@@ -32,10 +32,10 @@ from peerage.envs import scripted
 from peerage.envs.changing import Changing
 from peerage.envs.make import Spec, check_env_id, make_env
 from peerage.envs.perturbed import Perturbed, unit
-from peerage.envs.vector import EnvGroup
+from peerage.envs.vector import EnvGroup, EnvMaker
 from peerage.errors import UserError
+from peerage.evaluation.perturbed import evaluate_perturbed
 from peerage.evaluation.evaluate import SEED
-from peerage.evaluation.robustness import evaluate_perturbed
 from peerage.session import evaluate_run
 from peerage.sharing.adviser import overrides, replica_generator
 from peerage.sharing.advisers import make_adviser
@@ -72,6 +72,10 @@ class Tiny(gymnasium.Env):
 def drawn(root: int, purpose: str) -> np.random.Generator:
     """The generator that docs/robustness.md promises for an episode."""
     return np.random.default_rng(np.random.SeedSequence([root, zlib.crc32(purpose.encode())]))
+
+
+def group_of(env, args: dict, seeds: list[int], keep: bool = False) -> EnvGroup:
+    return EnvGroup([EnvMaker(env, args)] * len(seeds), seeds, keep=keep)
 
 
 def act(group: EnvGroup, rng: np.random.Generator) -> np.ndarray:
@@ -211,7 +215,7 @@ def test_physics_hold_in_the_first_step_already():
         ("Hopper-v5", {"frame_skip": 2.5}, "frame_skip must be one whole number, not 2.5"),
         ("Hopper-v5", {"frame_skip": [2, 3]}, "frame_skip has no range"),
         ("Hopper-v5", {"frame_skip": 0}, r"frame_skip must be in \[1, 400\], not 0"),
-        ("Room-v6", {"dropped_advice": 0.1}, "advice is nothing of the environment"),
+        ("Room-v6", {"dropped_advice": 0.1}, "dropped_advice is not a property of the environment"),
     ],
 )
 def test_what_an_environment_cannot_do_is_said(env_id, args, says):
@@ -281,8 +285,8 @@ def test_nothing_is_nothing():
 
 
 def test_a_seeded_episode_is_the_unperturbed_one_seen_through_noise():
-    clean = EnvGroup("LunarLander-v3", {}, [3, 4])
-    noisy = EnvGroup("LunarLander-v3", {"perturb": {"observation_noise": 0.1}}, [3, 4])
+    clean = group_of("LunarLander-v3", {}, [3, 4])
+    noisy = group_of("LunarLander-v3", {"perturb": {"observation_noise": 0.1}}, [3, 4])
     rng = np.random.default_rng(0)
     one, two = clean.reset(), noisy.reset()
     for _ in range(40):
@@ -304,7 +308,7 @@ def test_a_seeded_episode_is_the_unperturbed_one_seen_through_noise():
 )
 def test_a_restored_episode_goes_on_bit_for_bit(env_id, perturb, steps):
     args, rng = {"perturb": perturb}, np.random.default_rng(0)
-    group = EnvGroup(env_id, args, [1, 2], keep=True)
+    group = group_of(env_id, args, [1, 2], keep=True)
     group.reset()
     began = 0
     for _ in range(steps):
@@ -312,7 +316,7 @@ def test_a_restored_episode_goes_on_bit_for_bit(env_id, perturb, steps):
     assert began  # beyond the seeded episodes
     state = json.loads(json.dumps({k: v for k, v in group.state().items() if not isinstance(v, np.ndarray)}))
     state |= {k: v.copy() for k, v in group.state().items() if isinstance(v, np.ndarray)}
-    other = EnvGroup(env_id, args, [1, 2], keep=True)
+    other = group_of(env_id, args, [1, 2], keep=True)
     obs, anew = other.restore(state, steps)
     assert anew == {} and obs.tobytes() == group.state()["obs"].tobytes()
     for _ in range(steps):
@@ -654,8 +658,8 @@ def test_a_disturbed_training_goes_on_bit_for_bit(begin, same):
     same(trainer.state(), other.state())
     assert isinstance(trainer.envs.envs[0], Perturbed)
     # What is evaluated is the environment itself
-    trainer.evaluator.run(trainer.step)
-    assert not isinstance(trainer.evaluator.envs.envs[0], Changing)
+    trainer.evaluation_rows()
+    assert not isinstance(trainer.evaluator.envs[True].envs[0], Changing)
 
 
 def test_trust_is_not_outvoted(begin):
@@ -737,7 +741,7 @@ def test_goals_are_where_they_are_asked_for(run):
     for side, args in (("left", with_perturbations({}, Perturbations(physics=(("goals", "left"),)))),
                        ("left", with_perturbations(clean, Perturbations(physics=(("goals", "left"),)))),
                        ("right", clean)):  # fmt: skip
-        x = EnvGroup("Room-v6", args, [SEED + e for e in range(10)]).reset(reseed=True)[:, 2]
+        x = group_of("Room-v6", args, [SEED + e for e in range(10)]).reset(reseed=True)[:, 2]
         assert ((x < 0.5) == (side == "left")).all()
     rows = evaluate_perturbed(run.folder, parse_cases(["goals=left,right"])).rows
     assert {row.case for row in rows if row.change} == {"goals=left", "goals=right"}

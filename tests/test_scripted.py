@@ -10,7 +10,7 @@ from gymnasium.spaces import Box, Discrete
 
 from peerage.envs import ROOM_HORIZONS, scripted
 from peerage.envs.make import check_env_id, make_env
-from peerage.envs.vector import EnvGroup
+from peerage.envs.vector import EnvGroup, EnvMaker
 from peerage.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -98,7 +98,7 @@ def test_lunar_lander_expert_is_gymnasiums_heuristic(continuous):
 
 @pytest.mark.parametrize("continuous", [False, True])
 def test_lunar_lander_expert_lands(continuous):
-    group = EnvGroup("LunarLander-v3", {"continuous": continuous}, seeds=range(8))
+    group = EnvGroup([EnvMaker("LunarLander-v3", {"continuous": continuous})] * 8, seeds=range(8))
     expert = scripted.expert_for("LunarLander-v3", group.spec)
     obs, returns = group.reset(), {}
     while len(returns) < group.n:

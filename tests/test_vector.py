@@ -6,7 +6,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from peerage.envs.vector import EnvGroup
+from peerage.envs.vector import EnvGroup, EnvMaker
 from peerage.errors import UserError
 
 
@@ -39,9 +39,14 @@ class Counter(gymnasium.Env):
         return np.array([value, self.episode]), reward, over, self.count >= self.cut, info
 
 
+def group_of(env, args: dict, seeds: list[int], **settings) -> EnvGroup:
+    """Environments of one kind."""
+    return EnvGroup([EnvMaker(env, args)] * len(seeds), seeds, **settings)
+
+
 def test_reset_in_the_same_step():
     lengths = iter([3, 2])
-    group = EnvGroup(lambda: Counter(end=next(lengths)), {}, seeds=[0, 1])
+    group = group_of(lambda: Counter(end=next(lengths)), {}, [0, 1])
     assert (group.n, group.obs_dim, group.n_actions, group.act_dim, group.discrete) == (2, 2, 5, 1, True)
     assert group.reset().tolist() == [[0, 1], [0, 1]]
 
@@ -68,13 +73,13 @@ def test_reset_in_the_same_step():
 
 def test_terminated_and_truncated():
     for end, cut, expected in [(2, 9, (True, False)), (9, 2, (False, True)), (2, 2, (True, True))]:
-        group = EnvGroup(Counter, {"end": end, "cut": cut}, seeds=[0])
+        group = group_of(Counter, {"end": end, "cut": cut}, [0])
         group.reset()
         group.step(np.array([0]))
         step = group.step(np.array([0]))
         assert (step.terminated[0], step.truncated[0], step.done[0]) == (*expected, True)
         assert step.episodes[0].success is (False if end == 2 else None)
-    group = EnvGroup("Room-v3", {}, seeds=[0])
+    group = group_of("Room-v3", {}, [0])
     group.reset()
     for i in range(20):
         step = group.step(np.array([i % 2]))
@@ -83,7 +88,7 @@ def test_terminated_and_truncated():
 
 
 def test_a_reset_drops_the_episode():
-    group = EnvGroup(Counter, {}, seeds=[0])
+    group = group_of(Counter, {}, [0])
     group.reset()
     group.step(np.array([4]))
     assert group.reset().tolist() == [[0, 2]]
@@ -93,7 +98,7 @@ def test_a_reset_drops_the_episode():
 
 
 def test_actions_counted_from_zero():
-    group = EnvGroup(Counter, {"start": 10}, seeds=[0])
+    group = group_of(Counter, {"start": 10}, [0])
     group.reset()
     assert group.step(np.array([3])).reward.tolist() == [6.5]
     for bad in (np.array([1, 2]), np.array([[1]]), np.array(1)):
@@ -117,7 +122,7 @@ class Greedy(gymnasium.Env):
 
 
 def test_actions_of_the_caller_are_left_alone():
-    group = EnvGroup(Greedy, {}, seeds=[0, 1])
+    group = group_of(Greedy, {}, [0, 1])
     group.reset()
     actions = np.full((2, 3), 5.0, np.float32)  # passed on as given, bounds or not
     group.step(actions)
@@ -128,7 +133,7 @@ def test_actions_of_the_caller_are_left_alone():
 @pytest.mark.parametrize("env_id", ["Room-v21", "LunarLander-v3", "Hopper-v4"])
 def test_seeds_decide_everything(env_id):
     def trace(seeds):
-        group = EnvGroup(env_id, {"max_episode_steps": 10}, seeds)
+        group = group_of(env_id, {"max_episode_steps": 10}, seeds)
         rng = np.random.default_rng(0)
         parts = [group.reset()]
         for _ in range(35):
@@ -163,7 +168,7 @@ def test_misbehaviour_names_environment_and_step(bad, message):
     def counter():
         return Counter(end=2 if bad == "reset" else 9, bad=next(made))
 
-    group = EnvGroup(counter, {}, seeds=[0, 1, 2])
+    group = group_of(counter, {}, [0, 1, 2])
     group.reset()
     group.step(np.zeros(3, np.int64))
     with pytest.raises(UserError) as caught:
@@ -176,11 +181,11 @@ def test_misbehaviour_names_environment_and_step(bad, message):
 def test_groups_that_cannot_be():
     shared = Counter()
     with pytest.raises(UserError, match="same environment twice"):
-        EnvGroup(lambda: shared, {}, seeds=[0, 1])
+        group_of(lambda: shared, {}, [0, 1])
     starts = iter([0, 1])
     with pytest.raises(UserError, match="different spaces"):
-        EnvGroup(lambda: Counter(start=next(starts)), {}, seeds=[0, 1])
+        group_of(lambda: Counter(start=next(starts)), {}, [0, 1])
     with pytest.raises(UserError, match="at least one"):
-        EnvGroup(Counter, {}, seeds=[])
+        group_of(Counter, {}, [])
     with pytest.raises(UserError, match="takes no argument 'ende' \\(did you mean 'end'"):
-        EnvGroup(Counter, {"ende": 3}, seeds=[0])
+        group_of(Counter, {"ende": 3}, [0])

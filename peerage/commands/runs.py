@@ -55,7 +55,7 @@ def _evaluate(args: argparse.Namespace, command: list[str]) -> None:
     run = run_folder(args.run)
     if args.perturb or args.advised or args.byzantine_members or args.advisers:
         from peerage.config.perturbations import parse_cases
-        from peerage.evaluation.robustness import evaluate_perturbed
+        from peerage.evaluation.perturbed import evaluate_perturbed
 
         company = {name: getattr(args, name) for name in ("advised", "byzantine_members", "advisers")}
         cases = parse_cases(args.perturb or [])

@@ -106,5 +106,8 @@ def _check_run(run: RunConfig) -> None:
         raise UserError(f"--exp-name must be the name of a folder, without slashes, got {name!r}")
     if not run.log_dir.strip() or "\0" in run.log_dir:
         raise UserError("--log-dir is empty or cannot be a path")
+    if "alone" not in run.eval_modes or len(set(run.eval_modes)) < len(run.eval_modes):
+        given = " ".join(run.eval_modes) or "nothing"
+        raise UserError(f"--eval-modes must be alone, or alone and together, got {given}")
     if run.use_wandb and not run.wandb_project.strip():
         raise UserError("--wandb-project is empty")

@@ -20,6 +20,7 @@ from peerage.config.methods import EXCHANGES, LEARNERS, TRUST, ExchangeMethod, L
 from peerage.errors import UserError
 
 Choice = Literal["standardised", "paper", "greedy", "uniform"]
+EvalMode = Literal["alone", "together"]
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,11 @@ class RunConfig:
     """Steps between evaluations on separate environments; 0: never."""
     n_eval_episodes: int = limited(10, "[1, inf)")
     """Episodes of every member in an evaluation."""
+    eval_modes: tuple[EvalMode, ...] = ("alone",)
+    """Ways to evaluate the members. alone: each by itself, without advice; together: the group with advice, where
+    neither members nor trust learn. Reports and comparisons use the episodes alone."""
+    success: Literal["last", "any"] = "last"
+    """An episode succeeds if the environment reports success in its last step, or in any step of it."""
     log_freq: int = limited(500, "[1, inf)")
     """Steps between rows of metrics.csv and advice.csv."""
     checkpoint_freq: int = limited(50_000, "[0, inf)")

@@ -38,10 +38,11 @@ class ScalarLog(Listener):
 
     def on_evaluations(self, step: int, rows: list[EvaluationRow]) -> None:
         lists: dict[str, list[float]] = {}
-        for replica, member, _, total, length, success in rows:
+        for replica, member, _, total, length, success, mode in rows:
+            head = "evaluation" if mode == "alone" else f"evaluation_{mode}"
             for name, value in (("return", total), ("length", length), ("success", success)):
                 if value is not None:
-                    lists.setdefault(f"evaluation/{name}/replica-{replica}/{member}", []).append(value)
+                    lists.setdefault(f"{head}/{name}/replica-{replica}/{member}", []).append(value)
         self.scalars(step, {name: sum(values) / len(values) for name, values in lists.items()})
 
     def on_advice(self, step: int, rows: list[AdviceRow]) -> None:

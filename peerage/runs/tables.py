@@ -31,6 +31,7 @@ COLUMNS: dict[str, dict[str, str]] = {
         "return": "float",
         "length": "int",
         "success": "float",
+        "mode": "str",
     },
     "advice.csv": {
         "step": "int",
@@ -110,6 +111,9 @@ class CsvLog(Listener):
             self._files[name] = open(self.folder / name, "ab", buffering=0)  # noqa: SIM115
             if self._files[name].tell() == 0:
                 self._write(name, [columns])
+        # A run that was begun before the column `mode` existed continues without it: its episodes are all alone.
+        with (self.folder / "evaluations.csv").open("rb") as file:
+            self._has_modes = file.readline() == _lines([COLUMNS["evaluations.csv"]])
 
     def _write(self, name: str, rows: Iterable[Iterable[Any]]) -> None:
         data = memoryview(_lines(rows))
@@ -120,7 +124,7 @@ class CsvLog(Listener):
         self._write("metrics.csv", ((step, *row) for row in rows))
 
     def on_evaluations(self, step: int, rows: list[EvaluationRow]) -> None:
-        self._write("evaluations.csv", ((step, *row) for row in rows))
+        self._write("evaluations.csv", ((step, *(row if self._has_modes else row[:-1])) for row in rows))
 
     def on_advice(self, step: int, rows: list[AdviceRow]) -> None:
         names = list(COLUMNS["advice.csv"])[1:]
@@ -148,6 +152,7 @@ class CsvLog(Listener):
             for name, file in self._files.items():
                 file.truncate(0)
                 self._write(name, [COLUMNS[name]])
+            self._has_modes = True
             return
         for name, file in self._files.items():
             file.truncate(offsets[name])
@@ -192,6 +197,8 @@ def _read(folder: Path | str, name: str) -> pd.DataFrame:
         )
     except (ValueError, UnicodeError) as error:
         raise UserError(f"{path} is damaged: {_wrong_cell(data, columns) or error}") from error
+    if name == "evaluations.csv" and "mode" not in frame:  # written before the column existed
+        frame["mode"] = "alone"
     if list(frame.columns) != list(columns):
         raise UserError(f"{path} does not have the columns {','.join(columns)}")
     if "replica" in frame:
@@ -225,9 +232,18 @@ def read_metrics(folder: Path | str) -> pd.DataFrame:
     return _read(folder, "metrics.csv")
 
 
-def read_evaluations(folder: Path | str) -> pd.DataFrame:
-    """evaluations.csv: step, replica, member, episode, return, length, success (NaN: the task has none)."""
-    return _read(folder, "evaluations.csv")
+def read_evaluations(folder: Path | str, mode: str | None = "alone") -> pd.DataFrame:
+    """evaluations.csv: step, replica, member, episode, return, length, success (NaN: the task has none), mode.
+
+    Only the episodes of `mode`: alone (each member by itself) or together (the group with advice); None: all of them.
+    """
+    frame = _read(folder, "evaluations.csv")
+    unknown = frame[~frame["mode"].isin(["alone", "together"])]
+    if len(unknown):
+        row = unknown.iloc[0]
+        path = Path(folder) / "evaluations.csv"
+        raise UserError(f"{path} is damaged: mode at step {row['step']} is {short(row['mode'])}, not alone or together")
+    return frame if mode is None else frame[frame["mode"] == mode].reset_index(drop=True)
 
 
 def read_advice(folder: Path | str) -> pd.DataFrame:

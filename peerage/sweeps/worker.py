@@ -63,6 +63,7 @@ def measure(config: Config, steps: int) -> dict[str, float]:
     """
     import torch
 
+    from peerage.evaluation.actors import GroupActor
     from peerage.evaluation.evaluate import Evaluator
     from peerage.training.trainer import Trainer
 
@@ -70,7 +71,7 @@ def measure(config: Config, steps: int) -> dict[str, float]:
     starts = tuple(min(s, begin) for s in config.learner.learning_starts) or (begin,)
     config = replace(config, learner=replace(config.learner, learning_starts=starts))
     trainer = Trainer(config)
-    evaluator = Evaluator(trainer.maker, trainer.config.env_args, trainer.group, trainer.config.run.n_eval_episodes)
+    evaluator = Evaluator(trainer.evaluation_makers, trainer.config.run.n_eval_episodes)
 
     def clock() -> float:
         if trainer.device.type == "cuda":
@@ -86,7 +87,7 @@ def measure(config: Config, steps: int) -> dict[str, float]:
             trainer.advance()
         trained = clock()
         if config.run.eval_freq:
-            evaluator.run(trainer.step)
+            evaluator.run(GroupActor(trainer.group), trainer.step)
         return {"step": (trained - began) / steps, "evaluation": clock() - trained}
     finally:
         trainer.close()

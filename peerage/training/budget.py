@@ -127,8 +127,9 @@ def estimate(trainer: Trainer, keep_checkpoints: int) -> Budget:
     disk["checkpoints"] = (keep_checkpoints + 1) * (state + 65_536)
     disk |= _tables(trainer)
     if trainer.config.run.eval_freq:
-        evaluated = trainer.group.M * trainer.config.run.n_eval_episodes
-        _add(on["cpu"], "environments", evaluated * ENVIRONMENT_BYTES)
+        run = trainer.config.run
+        evaluated = run.n_eval_episodes + ("together" in run.eval_modes)  # for each member
+        _add(on["cpu"], "environments", trainer.group.M * evaluated * ENVIRONMENT_BYTES)
     # Of what is made and thrown away, only one thing at a time
     passing = {"cpu": {"a checkpoint's copy": max(state, COPIES * chunk)}, "cuda": {}}
     passing[trainer.device.type] |= _batches(trainer)
@@ -279,7 +280,7 @@ def _tables(trainer: Trainer) -> dict[str, int]:
     evaluations = trainer.steps // run.eval_freq + 2 if run.eval_freq else 0
     return {
         "metrics": logs * members * (METRICS * METRIC_BYTES + advisers * ADVICE_BYTES),
-        "evaluations": evaluations * members * run.n_eval_episodes * EVALUATION_BYTES,
+        "evaluations": evaluations * members * run.n_eval_episodes * len(run.eval_modes) * EVALUATION_BYTES,
     }
 
 

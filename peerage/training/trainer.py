@@ -14,20 +14,21 @@ from peerage.config.adviser_words import parse_members
 from peerage.config.file import validate
 from peerage.config.methods import EXCHANGES, LEARNERS, loaded
 from peerage.config.perturbations import Perturbations, with_perturbations
-from peerage.envs.vector import EnvGroup, Episode, Maker, Step, check_env_id
+from peerage.envs.vector import EnvGroup, EnvMaker, Episode, Maker, Step, check_env_id
 from peerage.errors import UserError
 from peerage.interop.pretrained import load_members
 from peerage.learners.base import Space
 from peerage.learners.defaults import member_settings, resolve
 from peerage.learners.group import Group
-from peerage.learners.transition import HostTransition, Transition
 from peerage.nets import kernels
 from peerage.runs.listeners import MetricRow
 from peerage.sharing.advice import Advice
-from peerage.sharing.advisers import Adviser, adviser_names
-from peerage.sharing.byzantine import ByzantineMembers, parse_members
+from peerage.sharing.adviser import Adviser, Suggests
+from peerage.sharing.advisers import adviser_copies, adviser_names
+from peerage.sharing.byzantine import ByzantineMembers
 from peerage.sharing.exchanges.base import Exchange
 from peerage.sharing.none import NoSharing
+from peerage.sharing.steps import Before, make_transition
 from peerage.training.machine import pick_device, pick_threads
 from peerage.trust.build import make_signals
 from peerage.trust.resolve import resolve_trust
@@ -58,8 +59,8 @@ class Trainer:
         pretrained: bool = True,
     ) -> None:
         config = validate(config)
-        self.maker: Maker = config.env if env is None else env
-        self.spec = check_env_id(self.maker, config.env_args)
+        maker: Maker = config.env if env is None else env
+        self.spec = check_env_id(maker, config.env_args)
         chosen = config.advisers if advisers is None else tuple(advisers)
         self.names = adviser_names(config.n_peers, chosen)
         if env is not None or advisers is not None:  # the configuration names what was given as objects
@@ -105,7 +106,11 @@ class Trainer:
             settings = getattr(config, method.part) if method.part else None
             self.exchanges[name] = method.load()(settings, self.group, config.exchange_freq)
         seeds = [int(key.generator("environment").integers(2**31)) for key in self.group.stream_keys]
-        self.envs = EnvGroup(self.maker, with_perturbations(config.env_args, perturbations), seeds, keep=True)
+        training = EnvMaker(maker, with_perturbations(config.env_args, perturbations))
+        self.envs = EnvGroup([training] * self.group.M, seeds, keep=True, success=config.run.success)
+        self.evaluation_makers = [EnvMaker(maker, config.env_args)] * self.group.M
+        """Of the environments for evaluations, one for each of the M members. They are not perturbed, so that
+        evaluations of all runs can be compared."""
         self.step = 0
         self.begun = False  # an episode is under way
         self.episodes: list[Episode] = []  # finished since the last `metrics`
@@ -152,27 +157,8 @@ class Trainer:
         actions = self.group.clip(chosen)
         host = actions.cpu().numpy()
         result = self.envs.step(host[:, 0].astype(np.int64) if self.spec.discrete else host)
-        transition = Transition(
-            obs=self.obs,
-            actions=actions,
-            chosen=chosen,
-            rewards=self._tensor(result.reward),
-            next_obs=self._tensor(result.next_obs),
-            terminated=self._tensor(result.terminated),
-            followed=self.sharing.following,
-            host=HostTransition(
-                obs=self.host_obs,
-                actions=host,
-                rewards=result.reward,
-                next_obs=result.next_obs,
-                terminated=result.terminated,
-                truncated=result.truncated,
-                done=result.done,
-                first=self.first,
-                followed=self.sharing.followed,
-                chose=self.sharing.chose,
-            ),
-        )
+        before = Before(self.obs, self.host_obs, self.first)
+        transition = make_transition(before, chosen, actions, host, result, self.sharing)
         self.group.observe(transition)
         self.sharing.observe(transition)
         self.sharing.after_step(self.step)
