@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 from peerage.config import Config
 from peerage.config.file import from_dict, parse, to_yaml
 from peerage.errors import UserError
+from peerage.version import __version__
 
 try:
     import fcntl
@@ -371,9 +372,7 @@ def versions() -> dict[str, str | None]:
         except metadata.PackageNotFoundError:
             found[package] = None
     if found["peerage"] is None:  # run from a checkout that is not installed
-        import peerage
-
-        found["peerage"] = peerage.__version__
+        found["peerage"] = __version__
     return found
 
 

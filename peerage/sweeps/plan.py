@@ -21,14 +21,20 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from peerage.api import with_settings
 from peerage.config import AdviceConfig, AttentionConfig, Config, ContextConfig
 from peerage.config.file import load, to_dict, to_yaml, validate
+from peerage.config.presets import preset_names
+from peerage.config.settings import with_settings
+from peerage.envs.make import Spec, check_env_id
+from peerage.envs.perturbed import Perturbations, with_perturbations
 from peerage.errors import UserError
 from peerage.learners.defaults import resolve
+from peerage.sharing.advisers import make_adviser
 from peerage.sweeps.choices import Choice, settings_of
 from peerage.sweeps.file import FILES, PLACE, SweepFile, read
+from peerage.sweeps.launch import Task
 from peerage.text import listing
+from peerage.trust.features import family_name
 
 MAX_RUNS = 10_000
 _UNSAFE = re.compile(r"[^A-Za-z0-9._+=,-]+")
@@ -66,6 +72,13 @@ class Sweep:
 
     def folder(self, run: PlannedRun) -> Path:
         return self.where / run.name
+
+    def task(
+        self, run: PlannedRun, *, resume: bool = False, command: Sequence[str] = (), measure: int = 0
+    ) -> Task:
+        """What a worker has to do for a run; the arguments are those of `Task`."""
+        folder, threads = str(self.folder(run)), run.config.threads or 1
+        return Task(run.name, folder, to_dict(run.config), resume, threads, tuple(command), measure)
 
     @property
     def threads(self) -> int:
@@ -129,8 +142,6 @@ def _notes(said: Sequence[str]) -> tuple[str, ...]:
 
 def _base(file: SweepFile, name: str) -> Config:
     """A preset, a file beside the sweep's, or whatever else `--config` takes."""
-    from peerage.config.presets import preset_names
-
     beside = file.path.parent / name
     try:
         return load(beside if name not in preset_names() and beside.exists() else name)
@@ -217,9 +228,7 @@ def _with_envs(runs: list[PlannedRun], combinations: list[dict[str, Choice]]) ->
 
 
 @cache
-def _spec(env: str, args: str) -> Any:
-    from peerage.envs.make import check_env_id
-
+def _spec(env: str, args: str) -> Spec:
     return check_env_id(env, json.loads(args))
 
 
@@ -227,18 +236,12 @@ def _resolve(config: Config) -> Config:
     """As the training will do it (`peerage.training.trainer.Trainer`)."""
     spec = _spec(config.env, json.dumps(config.env_args))
     if config.perturb:  # of the environments that members learn in, by knobs that these may not have
-        from peerage.envs.perturbed import Perturbations, with_perturbations
-
         _spec(config.env, json.dumps(with_perturbations(config.env_args, Perturbations.of(config.perturb))))
     if named := [adviser for adviser in config.advisers if not adviser.startswith("checkpoint:")]:  # that may come yet
-        from peerage.sharing.advisers import make_adviser  # which brings torch
-
         for adviser in named:
             make_adviser(adviser, spec)
     resolved = resolve(config, spec.discrete)
     if resolved.advice.trust in ("transformer", "hybrid"):
-        from peerage.trust.features import family_name
-
         features = family_name(resolved.attention.features, spec)
         resolved = replace(resolved, attention=replace(resolved.attention, features=features))
     return resolved
