@@ -5,23 +5,25 @@
     run = peerage.train(env="Room-v21", n_peers=2, advisers=["expert"], total_timesteps=10_000)
     print(run.evaluations.groupby("step")["return"].mean())
 
-Importing this is light; torch comes in with the first training.
+`import peerage` is fast: each name below is imported on first use.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
-import peerage.learners  # these three register what they hold
+import peerage.learners  # these three register the methods that they hold
 import peerage.sharing.exchanges
 import peerage.trust  # noqa: F401
+from peerage.version import __version__
 
-__version__ = "0.2.0"
 __all__ = [
     "Adviser",
     "Config",
     "Run",
     "UserError",
+    "__version__",
     "load",
     "register_adviser",
     "register_expert",
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
     from peerage.sharing.advisers import register_adviser
     from peerage.trust.features import register_features
 
-_WHERE = {
+_MODULE_OF = {
     "Adviser": "peerage.sharing.adviser",
     "Run": "peerage.api",
     "load": "peerage.api",
@@ -51,15 +53,14 @@ _WHERE = {
     "register_expert": "peerage.envs.scripted",
     "register_features": "peerage.trust.features",
 }
+"""Public name -> the module that defines it."""
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *_WHERE]
+    return [*globals(), *_MODULE_OF]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'peerage' has no attribute {name!r}")
-    import importlib
-
-    return getattr(importlib.import_module(_WHERE[name]), name)
+    return getattr(importlib.import_module(_MODULE_OF[name]), name)

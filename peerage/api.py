@@ -1,24 +1,31 @@
-"""Peerage from Python: what the command line does, with environments and advisers as objects."""
+"""The Python interface: what the command line does, and environments and advisers may also be Python objects."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
-from peerage.config import Config, changed, parts
-from peerage.config import settings as known_settings
-from peerage.errors import UserError, nearest
+from peerage import session
+from peerage.config import Config, with_settings
+from peerage.config.file import load as load_config
+from peerage.config.file import validate
+from peerage.envs.vector import Maker
+from peerage.errors import UserError
+from peerage.learners.defaults import refuse_unused_settings
+from peerage.reports.report import write_report
+from peerage.runs.folder import RunFolder
+from peerage.runs.listeners import EvaluationRow, Listener
+from peerage.runs.tables import read_advice, read_evaluations, read_metrics
+from peerage.sharing.adviser import Suggests
+from peerage.training.restore import restore
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from peerage.envs.vector import Maker
-    from peerage.runs.listeners import EvaluationRow, Listener
-    from peerage.sharing.adviser import Suggests
 
 
 def train(
@@ -31,18 +38,17 @@ def train(
 ) -> Run:
     """Train a group and return its run.
 
-    `env`: a Gymnasium id, or a function that makes an environment. `advisers`: names as on the command line, or
-    objects with a `suggest` method (`peerage.Adviser`). `config`: what to start from, a `Config`,
-    a YAML file, a preset or a run folder. `settings`: any field of `peerage.config`, by its name
-    (`n_peers=4, learning_rate=1e-3, choice="paper"`); one value for all members or a tuple with one for each.
+    Args:
+        env: a Gymnasium id, or a function that makes an environment.
+        advisers: names as on the command line, or objects with a `suggest` method
+            (`peerage.Adviser`).
+        config: the configuration to start from: a `Config`, a YAML file, a preset or a run folder.
+        listeners: objects that receive the log of the training (`peerage.runs.Listener`).
+        settings: fields of `peerage.config` by name (`n_peers=4, learning_rate=1e-3, choice="paper"`), which override
+            `config`; one value for all members, or a tuple with one value per member.
 
-    Raises UserError, before anything is written, for whatever does not fit.
+    Raises UserError for an invalid setting, before anything is written.
     """
-    from peerage.config.file import load as load_config
-    from peerage.config.file import validate
-    from peerage.learners.defaults import refuse_unused_settings
-    from peerage.session import run_training
-
     start = config if isinstance(config, Config) else Config() if config is None else load_config(config)
     if isinstance(advisers, str):
         advisers = [advisers]
@@ -52,16 +58,14 @@ def train(
         settings["advisers"], advisers = tuple(advisers), None
     checked = validate(with_settings(start, settings))
     refuse_unused_settings(checked, settings)
-    folder = run_training(checked, env=env, advisers=advisers, listeners=listeners)
+    folder = session.run_training(checked, env=env, advisers=advisers, listeners=listeners)
     return Run(folder, env=env, advisers=advisers)
 
 
 def resume(run: Run | str | Path, *, listeners: Sequence[Listener] = (), **settings: Any) -> Run:
-    """Go on with an interrupted run from its newest checkpoint. `settings` are fields of `RunConfig`."""
-    from peerage.session import resume as resume_run
-
+    """Continue an interrupted run from its newest checkpoint. `settings` are fields of `RunConfig`."""
     run = run if isinstance(run, Run) else load(run)
-    resume_run(run.folder, env=run.env, advisers=run.advisers, listeners=listeners, **settings)
+    session.resume(run.folder, env=run.env, advisers=run.advisers, listeners=listeners, **settings)
     return run
 
 
@@ -70,25 +74,10 @@ def load(
 ) -> Run:
     """The run in `folder`. Raises UserError if there is none.
 
-    A run that was begun with an environment or advisers as objects needs them again to act, evaluate or resume.
+    A run that was trained with an environment or advisers given as objects needs the same objects to act, evaluate or
+    resume.
     """
-    from peerage.runs.folder import RunFolder
-
     return Run(RunFolder.open(folder).path, env=env, advisers=advisers)
-
-
-def with_settings(config: Config, settings: dict[str, Any]) -> Config:
-    """`config` with fields replaced by name, wherever in the tree they stand; lists become tuples."""
-    if "n_epochs" in settings and "total_timesteps" not in settings:
-        config = replace(config, total_timesteps=None)  # what was asked for last
-    known = known_settings()
-    changes: dict[str, dict[str, Any]] = {part: {} for part in parts()}
-    for name, value in settings.items():
-        if name not in known:
-            raise UserError(f"there is no setting {name!r}{nearest(name, list(known))}")
-        setting = known[name]
-        changes[setting.part][setting.name] = tuple(value) if isinstance(value, list) else value
-    return changed(config, changes)
 
 
 @dataclass(frozen=True)
@@ -103,40 +92,28 @@ class Run:
     def evaluations(self) -> pd.DataFrame:
         """Every evaluation episode: step, replica, member, episode, return, length, success, mode (`alone` or
         `together`, see `RunConfig.eval_modes`)."""
-        from peerage.runs.tables import read_evaluations
-
         return read_evaluations(self.folder, mode=None)
 
     @property
     def metrics(self) -> pd.DataFrame:
-        """step, replica, member, name, value."""
-        from peerage.runs.tables import read_metrics
-
+        """The training metrics: step, replica, member, name, value."""
         return read_metrics(self.folder)
 
     @property
     def advice(self) -> pd.DataFrame:
-        """Who chose whom, and the values behind it: a row for each step, replica, asker and adviser."""
-        from peerage.runs.tables import read_advice
-
+        """The advice log: a row per step, replica, asker and adviser, with the choices and the values behind them."""
         return read_advice(self.folder)
 
     def report(self) -> Path:
         """Draw the figures and write report.html; returns its path."""
-        from peerage.reports.report import write_report
-
         return write_report(self.folder)
 
     def evaluate(self, episodes: int = 10) -> list[EvaluationRow]:
-        """Evaluate the newest checkpoint anew: (replica, member, episode, return, length, success)."""
-        from peerage.session import evaluate_run
-
-        return evaluate_run(self.folder, episodes, env=self.env)
+        """Evaluate the newest checkpoint: rows of (replica, member, episode, return, length, success)."""
+        return session.evaluate_run(self.folder, episodes, env=self.env)
 
     def policy(self, member: int = 0, replica: int = 0) -> Policy:
-        """A trained member, to act with: `action = run.policy(0)(obs)`."""
-        from peerage.training.restore import restore
-
+        """The policy of a trained member: `action = run.policy(0)(obs)`."""
         trainer = restore(self.folder, "policies", env=self.env).trainer
         trainer.close()
         if not (0 <= member < trainer.N and 0 <= replica < trainer.R):
@@ -146,15 +123,13 @@ class Run:
 
 @dataclass(frozen=True)
 class Policy:
-    """The mode of a member's policy."""
+    """One member's policy without exploration."""
 
     group: Any
     row: int
 
     def __call__(self, obs: np.ndarray) -> Any:
         """`obs [obs]` -> an int for Discrete actions, `[act]` in the environment's units for Box."""
-        import torch
-
         batch = torch.as_tensor(obs, dtype=self.group.dtype, device=self.group.device).expand(self.group.M, 1, -1)
         action = self.group.mode(batch)[self.row, 0].cpu().numpy()
         return int(action[0]) if self.group.space.discrete else action

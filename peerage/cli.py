@@ -1,6 +1,6 @@
-"""The console script `peerage`. Nothing heavy is imported before a command needs it.
+"""The console script `peerage`. A command's implementation is imported only when it runs.
 
-Whatever the user can mend is one line on stderr, `peerage: ...`, and exit status 2.
+An error that the user can correct is printed as one line on stderr, `peerage: ...`, with exit status 2.
 """
 
 from __future__ import annotations
@@ -13,17 +13,19 @@ import sys
 import warnings
 from typing import Any
 
-from peerage.commands.base import Command, leave_stdout
+from peerage.commands.base import Command
+from peerage.commands.console import discard_unwritten_output
 from peerage.commands.lists import ENVS, PRESETS
 from peerage.commands.runs import COMPARE, EVALUATE, EXPORT, REPORT
 from peerage.commands.sweep import SWEEP
 from peerage.commands.train import RESUME, TRAIN
 from peerage.errors import UserError, nearest
+from peerage.version import __version__
 
-NO_MEMORY = "there is not enough memory: close other programs, or raise the limit (`ulimit -v`, that of the container)"
-COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-"""Gymnasium's warnings are yellow."""
-GOES_ON = "`peerage resume` with the run's folder goes on with a training"
+OUT_OF_MEMORY = "there is not enough memory: close other programs, or raise the limit (`ulimit -v`, the container's)"
+ANSI_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+"""Gymnasium colours its warnings."""
+HOW_TO_CONTINUE = "`peerage resume` with the run's folder continues a training"
 COMMANDS: dict[str, Command] = {
     "train": TRAIN, "resume": RESUME, "sweep": SWEEP, "evaluate": EVALUATE, "report": REPORT, "compare": COMPARE,
     "export": EXPORT, "envs": ENVS, "presets": PRESETS,
@@ -31,7 +33,7 @@ COMMANDS: dict[str, Command] = {
 
 
 def manual() -> str:
-    """What `peerage --help` prints."""
+    """The text of `peerage --help`."""
     commands = "\n".join(f"  {name:9} {command.summary}" for name, command in COMMANDS.items())
     return f"""usage: peerage COMMAND ...
 
@@ -40,7 +42,7 @@ Groups of reinforcement-learning agents that learn from each other.
 COMMANDS
 {commands}
 
-  --help, -h     show this and exit; `peerage COMMAND --help` explains a command and all its flags
+  --help, -h     show this message and exit; `peerage COMMAND --help` explains a command and its flags
   --version      print the version and exit
 
 EXAMPLES
@@ -49,7 +51,7 @@ EXAMPLES
   peerage presets
   peerage evaluate experiments/my-run --episodes 20
 
-A mistake on the command line or in a file is answered with one line and exit status 2.
+An invalid command line or file gives a message of one line and exit status 2.
 """
 
 
@@ -57,77 +59,80 @@ def _dispatch(words: list[str]) -> None:
     if not words or words[0] in ("--help", "-h", "help"):
         print(manual(), end="")
         return
-    name, rest = words[0], words[1:]
+    name = words[0]
     if name == "--version":
-        from peerage import __version__
-
         print(f"peerage {__version__}")
         return
     if name not in COMMANDS:
         kind = "flag" if name.startswith("-") else "command"
         known = [*COMMANDS, "--help", "--version"]
         raise UserError(f"unknown {kind} {name[:60]!r}{nearest(name, known)}; see `peerage --help`")
-    command = COMMANDS[name]
-    command.run(command.parser(name).parse(rest), ["peerage", *words])
+    COMMANDS[name].run(name, words[1:])
 
 
-def _say(line: str) -> None:
-    """On stderr, if anybody is there to read it; nothing in it can move a terminal's cursor."""
+def _print_error(line: str) -> None:
+    """Print a line on stderr, which may be closed; control characters are escaped, so that none reaches the
+    terminal."""
     line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)[:1500]
     with contextlib.suppress(OSError, ValueError):
         print(f"peerage: {line}", file=sys.stderr)
 
 
-def _warn(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-    """A warning in a line of ours, not in two with a place in the program; those for programmers stay out."""
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split())
+
+
+def _print_warning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+    """Replaces `warnings.showwarning`: one line without the place in the code, and none for deprecations."""
     if not issubclass(category, DeprecationWarning | PendingDeprecationWarning | ResourceWarning):
-        _say(" ".join(COLOUR.sub("", str(message)).split()))
+        _print_error(_one_line(ANSI_COLOUR.sub("", str(message))))
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; the exit status: 0, 2 for a mistake of the user, 128 + the signal that ended a training (130 for
-    Ctrl-C), 1 for a fault of ours."""
+    """Run one command and return the exit status: 0; 2 for an error of the user; 128 + the number of the signal that
+    ended a training (130 for Ctrl-C); 1 for a bug in Peerage."""
     words = sys.argv[1:] if argv is None else list(argv)
+    trains, sweeps = words[:1] in (["train"], ["resume"]), words[:1] == ["sweep"]
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = _warn
+            warnings.showwarning = _print_warning
             _dispatch(words)
-        if sys.stdout is not None:  # closed before the start, as by >&-
+        if sys.stdout is not None:  # None if the process was started with stdout closed (>&-)
             sys.stdout.flush()
     except UserError as error:
-        _say(" ".join(str(error).split()))
+        _print_error(_one_line(error))
         return 2
     except KeyboardInterrupt as error:
-        again = f"`{shlex.join(['peerage', *words])}` goes on" if words[:1] == ["sweep"] else ""
-        otherwise = GOES_ON if words[:1] in (["train"], ["resume"]) else again
-        _say("; ".join(filter(None, ["interrupted", getattr(error, "then", otherwise)])))
+        again = f"`{shlex.join(['peerage', *words])}` continues" if sweeps else HOW_TO_CONTINUE if trains else ""
+        _print_error("; ".join(filter(None, ["interrupted", getattr(error, "then", again)])))
         return 130
     except BrokenPipeError:  # `peerage presets | head`
         return 0
     except MemoryError:
-        _say(NO_MEMORY)
+        _print_error(OUT_OF_MEMORY)
         return 2
-    except OSError as error:  # a full disk, a folder that may not be read, a name that is too long
-        _say(" ".join(str(error).split()))
+    except OSError as error:  # such as a full disk, a folder without read permission, or a name that is too long
+        _print_error(_one_line(error))
         return 2
-    except SystemExit as stop:  # argparse after --help; a training that was told to end
-        if isinstance(stop.code, int) and stop.code > 128 and words[:1] != ["sweep"]:  # which has said so itself
-            _say("; ".join(filter(None, [f"ended by a signal ({stop.code - 128})", getattr(stop, "then", "")])))
+    except SystemExit as stop:  # from argparse after --help, or from a training that a signal ended
+        if isinstance(stop.code, int) and stop.code > 128 and not sweeps:  # a sweep has printed its own message
+            ended = f"ended by a signal ({stop.code - 128})"
+            _print_error("; ".join(filter(None, [ended, getattr(stop, "then", "")])))
         if stop.code is not None and not isinstance(stop.code, int):
-            _say(" ".join(str(stop.code).split()))
+            _print_error(_one_line(stop.code))
             return 1
         return int(stop.code or 0)
     except Exception as error:
         if os.environ.get("PEERAGE_TRACEBACK"):
             raise
         if isinstance(error, ImportError) and "failed to map segment" in str(error):
-            _say(NO_MEMORY)
+            _print_error(OUT_OF_MEMORY)
             return 2
-        what = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        _say(f"a fault of Peerage: {what} (with PEERAGE_TRACEBACK=1 it says where)")
+        what = _one_line(f"{type(error).__name__}: {error}")[:300]
+        _print_error(f"a bug in Peerage: {what} (PEERAGE_TRACEBACK=1 shows the traceback)")
         return 1
     finally:
-        leave_stdout()
+        discard_unwritten_output()
     return 0
 
 

@@ -18,6 +18,7 @@ from peerage.envs.vector import Maker
 from peerage.errors import UserError, nearest
 from peerage.evaluation.actors import Evaluations
 from peerage.evaluation.evaluate import SEED, Evaluator
+from peerage.reports.figures import fresh_figures
 from peerage.reports.report import write_report
 from peerage.runs import checkpoint
 from peerage.runs.display import Display
@@ -87,9 +88,9 @@ def loggers_for(config: Config, folder: Path) -> list[Listener]:
     """The display, and the loggers that the configuration asks for."""
     loggers: list[Listener] = [Display(config.run.verbose)]
     if config.run.use_tensorboard:
-        loggers.append(TensorBoardLog(folder))
+        loggers.append(TensorBoardLog(folder, fresh_figures))
     if config.run.use_wandb:
-        loggers.append(WandbLog(config.run.wandb_project))
+        loggers.append(WandbLog(config.run.wandb_project, fresh_figures))
     return loggers
 
 

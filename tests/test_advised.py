@@ -14,9 +14,9 @@ from peerage.cli import main
 from peerage.config import AdviceConfig, Config, LearnerConfig, RunConfig
 from peerage.config.perturbations import Perturbations
 from peerage.errors import UserError
-from peerage.evaluation.perturbed import evaluate_perturbed
 from peerage.evaluation.actors import GroupActor
 from peerage.evaluation.company import advised_episodes
+from peerage.evaluation.perturbed import evaluate_perturbed
 from peerage.runs.checkpoint import checkpoints
 from peerage.session import restore
 

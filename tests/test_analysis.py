@@ -17,9 +17,10 @@ from test_runs import make_run
 from peerage.cli import main
 from peerage.errors import UserError
 from peerage.runs import CsvLog, RunFolder
+from peerage.runs.concentration import entropy, gini
 from peerage.statistics import advice_log, measures
 from peerage.statistics.analysis import analyse
-from peerage.statistics.measures import entropy, gini, kendall, movement, spearman, trust_shares
+from peerage.statistics.measures import kendall, movement, spearman, trust_shares
 
 nan = math.nan
 

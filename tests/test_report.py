@@ -21,12 +21,13 @@ from peerage.config import AdviceConfig, Config, LearnerConfig
 from peerage.config.file import to_dict
 from peerage.errors import UserError
 from peerage.learners.defaults import resolve
-from peerage.reports import charts, matrix, page, plots
-from peerage.reports.figures import adviser_colour
+from peerage.reports import charts, matrix, page, plots, provenance
+from peerage.reports.drawing import adviser_colour
 from peerage.reports.plot_scales import Axes, Look, Series, height, label, shades, ticks
 from peerage.reports.report import render, write_report
-from peerage.runs import CsvLog, RunFolder, provenance
+from peerage.runs import CsvLog, RunFolder
 from peerage.runs.display import Display
+from peerage.runs.disturbances import disturbances
 
 # --- the frame ------------------------------------------------------------------------------------
 
@@ -368,7 +369,7 @@ def test_the_console_says_it_too(terminal):
 
 def test_which_advisers_are_adversarial():
     def said(*names: str) -> list[str]:
-        return provenance.hardships({}, ["member-0", *names])
+        return disturbances({}, ["member-0", *names])
 
     assert said("expert", "expert-2", "random", "constant:1", "checkpoint:adversary:0", "sign-flip:adversary") == []
     assert said("adversary-2", "negated:expert-3", "colluding", "sign-flip:checkpoint:a:0") == [
@@ -383,11 +384,11 @@ def test_which_advisers_are_adversarial():
 @pytest.mark.parametrize("value", [3, [1], {"gravity": {}}, {"x y": 1}, {"dropped_advice": "x"}, {1: 2}])
 def test_what_made_it_harder_in_a_strange_configuration(value):
     config = {"perturb": value, "env_args": {"perturb": value}, "advice": {"byzantine_members": [value, "1"]}}
-    assert all(isinstance(line, str) for line in provenance.hardships(config, [""]))
+    assert all(isinstance(line, str) for line in disturbances(config, [""]))
 
 
 def test_a_perturbed_environment_is_said_to_be_one():
-    assert provenance.hardships({"env_args": {"perturb": {"action_delay": 2}}}, []) == [
+    assert disturbances({"env_args": {"perturb": {"action_delay": 2}}}, []) == [
         "an environment that is perturbed, in evaluations too: action_delay=2"
     ]
 
@@ -429,7 +430,7 @@ def test_what_is_not_as_by_default():
         learner=LearnerConfig(gamma=(0.9,), learning_rate=(1e-3, 2e-3)),
         advice=AdviceConfig(choice="paper", lr=0.95),
     )
-    rows = provenance.changed(to_dict(resolve(given, discrete=True)))
+    rows = provenance.non_default_settings(to_dict(resolve(given, discrete=True)))
     assert rows == [
         ["n_peers", "2", "4"],
         ["advisers", "expert", "none"],
@@ -440,7 +441,8 @@ def test_what_is_not_as_by_default():
         ["advice.lr", "0.95", "0.001"],
     ]
     other = Config(advice=AdviceConfig(trust="td"))
-    assert provenance.changed(to_dict(resolve(other, discrete=False))) == [["advice.trust", "td", "in-context"]]
+    rows = provenance.non_default_settings(to_dict(resolve(other, discrete=False)))
+    assert rows == [["advice.trust", "td", "in-context"]]
 
 
 STRANGE = [{"n_peers": 10**15}, {"learner": 3}, {"x": 1}, {"env": {}}, {"advice": {"choice": []}}]
@@ -448,19 +450,19 @@ STRANGE = [{"n_peers": 10**15}, {"learner": 3}, {"x": 1}, {"env": {}}, {"advice"
 
 @pytest.mark.parametrize("data", STRANGE)
 def test_settings_of_a_strange_configuration(tmp_path, data):
-    assert provenance.changed(data) is None
+    assert provenance.non_default_settings(data) is None
     run = RunFolder.create(tmp_path, "r", "x", data)
     assert "does not know all" in provenance.settings(run) and "config.yaml" in provenance.settings(run)
 
 
-def test_where_the_run_was_gone_on_with(tmp_path):
+def test_resumes_are_listed(tmp_path):
     run = RunFolder.open(make_run(tmp_path, 1, (), 1, rows=1))
-    assert "gone on with" not in provenance.machine(run)
+    assert "Resumes from a checkpoint" not in provenance.machine(run)
     now = {"versions": {"torch": "9"}, "cpu": "Z<80", "device": "cuda", "threads": 3}
     run.note_resume(4000, now, ["torch 8, now 9"])
     html = provenance.machine(run)
     assert '<th scope="row" class="text">4,000</th><td class="text">cuda on Z&lt;80</td>' in html
-    assert "torch 8, now 9" in html
+    assert "torch 8, now 9" in html and "Resumes from a checkpoint" in html
     for strange in ('{"versions": [], "git": 3, "hardware": "x", "resumed": [1, {"step": "x"}]}', "[]", "{"):
         (run.path / "environment.json").write_text(strange)
         assert provenance.machine(run) and provenance.reproduce(run, "r")

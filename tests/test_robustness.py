@@ -34,8 +34,8 @@ from peerage.envs.make import Spec, check_env_id, make_env
 from peerage.envs.perturbed import Perturbed, unit
 from peerage.envs.vector import EnvGroup, EnvMaker
 from peerage.errors import UserError
-from peerage.evaluation.perturbed import evaluate_perturbed
 from peerage.evaluation.evaluate import SEED
+from peerage.evaluation.perturbed import evaluate_perturbed
 from peerage.session import evaluate_run
 from peerage.sharing.adviser import overrides, replica_generator
 from peerage.sharing.advisers import make_adviser

@@ -15,13 +15,14 @@ from test_runs import make_info, make_run
 
 from peerage.errors import UserError
 from peerage.reports import advice_figures, heatmaps
-from peerage.reports.figures import adviser_colour, fresh_figures, make_figures
+from peerage.reports.drawing import adviser_colour
+from peerage.reports.figures import fresh_figures, make_figures
 from peerage.reports.report import write_report
 from peerage.runs import CsvLog, RunFolder, RunInfo
+from peerage.runs.concentration import entropy, gini
 from peerage.runs.display import Display
 from peerage.runs.loggers import ScalarLog, TensorBoardLog, WandbLog
 from peerage.statistics import summaries
-from peerage.statistics.measures import entropy, gini
 
 NAMES_WITH_ADVICE = {
     "evaluation_return",

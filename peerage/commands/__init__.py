@@ -1,1 +1,1 @@
-"""The commands of the command line, a file for those that belong together."""
+"""The commands of the command line: declarations here, implementations in `peerage.commands.actions`."""

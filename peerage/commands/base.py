@@ -1,29 +1,38 @@
-"""What the commands of the command line have in common."""
+"""What the commands share: their declaration, and the loading of their implementation.
+
+The modules of this package declare the commands and import nothing heavy, so that `--help` and a mistake on the command
+line are answered at once. `peerage.commands.actions` holds the implementations, which import torch, pandas and so on at
+the top; `Command.run` loads one by its name.
+"""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
-import sys
-from collections.abc import Callable, Iterable, Mapping
+import importlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from peerage.config.flags import Parser
 from peerage.errors import UserError
 
 
+def no_check(args: argparse.Namespace) -> None:
+    """The check of a command whose parser checks everything."""
+
+
 @dataclass(frozen=True)
 class Command:
-    """A word after `peerage`: how it is asked for, and what it does."""
+    """A subcommand of `peerage`."""
 
     usage: str
     summary: str
     add_arguments: Callable[[Parser], None]
-    run: Callable[[argparse.Namespace, list[str]], None]
+    action: str
+    """`module:function` of the implementation, `function(args, command_line)`; imported when the command runs."""
     examples: str = ""
+    check: Callable[[argparse.Namespace], None] = no_check
+    """Raises UserError for what can be refused before the implementation is imported."""
 
     def parser(self, name: str) -> Parser:
         parser = Parser(
@@ -35,62 +44,37 @@ class Command:
         self.add_arguments(parser)
         return parser
 
+    def load(self) -> Callable[[argparse.Namespace, Sequence[str]], None]:
+        """The implementation."""
+        module, function = self.action.split(":")
+        loaded: Callable[[argparse.Namespace, Sequence[str]], None] = getattr(importlib.import_module(module), function)
+        return loaded
+
+    def run(self, name: str, words: Sequence[str]) -> None:
+        """Run the command with the words that follow its name on the command line."""
+        args = self.parser(name).parse(list(words))
+        self.check(args)
+        self.load()(args, ["peerage", name, *words])
+
 
 def add_run(parser: Parser, nargs: str | None = None) -> None:
+    """The argument RUN, or several of them."""
     parser.add_argument("run", metavar="RUN", nargs=nargs, help="a run folder, such as experiments/my-run")
 
 
-def run_folder(text: str) -> Path:
-    run = Path(text)
-    if not (run / "config.yaml").is_file():
-        raise UserError(f"{text!r} is not a run folder: it holds no config.yaml")
-    return run
+def check_run(args: argparse.Namespace) -> None:
+    """UserError unless every RUN is a run folder."""
+    for name in [args.run] if isinstance(args.run, str) else args.run:
+        if not (Path(name) / "config.yaml").is_file():
+            raise UserError(f"{name!r} is not a run folder: it holds no config.yaml")
 
 
 def number(low: int) -> Callable[[str], int]:
-    def whole(text: str) -> int:
+    """The type of an argument: a whole number of at least `low`."""
+
+    def whole_number(text: str) -> int:
         if not text.isdecimal() or not low <= int(text) < 2**63:
             raise argparse.ArgumentTypeError(f"expected a whole number of at least {low}, got {text[:40]!r}")
         return int(text)
 
-    return whole
-
-
-def print_table(rows: Iterable[Mapping[str, Any]]) -> None:
-    rows = list(rows)
-    names = list(rows[0]) if rows else []
-    lines = [names, *([_cell(row.get(name)) for name in names] for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(names))]
-    for line in lines:
-        print("  ".join(f"{cell:{width}}" for cell, width in zip(line, widths)).rstrip())
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if not isinstance(value, float):
-        return str(value)
-    text = f"{value:.2f}"
-    return text.replace("-", "−") if float(text) else text.lstrip("-")
-
-
-def say_where(run: Path, verbose: int) -> None:
-    if verbose:
-        try:
-            print(f"figures: {run / 'figures'}\nreport:  {run / 'report.html'}", flush=True)
-        except (OSError, ValueError):  # the run is there, whether anybody hears of it or not
-            leave_stdout()
-
-
-def leave_stdout() -> None:
-    """What cannot be written (a pipe, a terminal or a disk that is gone) must not be tried again when Python ends: it
-    would change the exit status."""
-    if sys.stdout is None:
-        return
-    try:
-        sys.stdout.flush()
-    except (OSError, ValueError):
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return whole_number

@@ -16,6 +16,7 @@ from peerage.config.tree import (
     parts,
     settings,
     with_part,
+    with_settings,
 )
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "parts",
     "settings",
     "with_part",
+    "with_settings",
 ]
 
 

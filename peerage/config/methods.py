@@ -84,6 +84,8 @@ class LearnerMethod(Method):
     settings: type[LearnerSettings] = LearnerSettings
     actions: tuple[Literal["discrete", "box"], ...] = ("discrete", "box")
     """The kinds of action spaces that it can act in."""
+    is_default: bool = False
+    """`auto` takes it where it can act."""
     on_policy: bool = False
     """It learns from its own actions only."""
     has_action_value: bool = True

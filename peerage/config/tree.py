@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from peerage.config.fields import docs, hints, intervals, limited, one_of
 from peerage.config.methods import EXCHANGES, LEARNERS, TRUST, ExchangeMethod, LearnerSettings, TrustMethod
-from peerage.errors import UserError
+from peerage.errors import UserError, nearest
 
 Choice = Literal["standardised", "paper", "greedy", "uniform"]
 EvalMode = Literal["alone", "together"]
@@ -279,6 +279,24 @@ def changed(config: Config, changes: Mapping[str, Mapping[str, Any]]) -> Config:
     made = {part: replace(getattr(config, part), **changes.get(part, {})) for part in parts() if part}
     methods = {part: made.pop(part) for part in method_parts()}
     return replace(config, **made, methods=methods, **changes.get("", {}))
+
+
+def with_settings(config: Config, values: Mapping[str, Any]) -> Config:
+    """`config` with the settings `values` (by key, see `settings`) replaced; lists become tuples.
+
+    `n_epochs` without `total_timesteps` resets `total_timesteps`, so that the length that is given takes effect. Raises
+    UserError for a key that is not a setting.
+    """
+    if "n_epochs" in values and "total_timesteps" not in values:
+        config = replace(config, total_timesteps=None)
+    known = settings()
+    changes: dict[str, dict[str, Any]] = {part: {} for part in parts()}
+    for key, value in values.items():
+        if key not in known:
+            raise UserError(f"there is no setting {key!r}{nearest(key, list(known))}")
+        setting = known[key]
+        changes[setting.part][setting.name] = tuple(value) if isinstance(value, list) else value
+    return changed(config, changes)
 
 
 def with_part(config: Config, part: str, **values: Any) -> Config:

@@ -29,6 +29,11 @@ def fits(setting: str, algorithm: str) -> bool:
     return setting in hints(LEARNERS[algorithm].settings)
 
 
+def default_algorithm(discrete: bool) -> str:
+    """What `auto` means: the first registered learner whose method is a default for such actions."""
+    return next(m.name for m in LEARNERS.methods.values() if m.fits(discrete) and m.is_default)
+
+
 def default_settings(algorithm: str) -> Any:
     """The settings of a member that were not given any."""
     return LEARNERS[algorithm].settings(algorithm=algorithm)
@@ -40,7 +45,7 @@ def member_settings(config: Config, discrete: bool) -> list[LearnerSettings]:
     for i in range(config.n_peers):
         algorithm = one(config.learner.algorithm, i, "algorithm", config.n_peers)
         if algorithm == "auto":
-            algorithm = "dqn" if discrete else "sac"
+            algorithm = default_algorithm(discrete)
         method = LEARNERS[algorithm]
         if not method.fits(discrete):
             space = "Discrete" if discrete else "Box"

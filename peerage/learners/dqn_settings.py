@@ -39,4 +39,4 @@ class DQNSettings(OffPolicySettings):
     """Epsilon after that."""
 
 
-LEARNERS.register(LearnerMethod("dqn", "peerage.learners.dqn:DQN", DQNSettings, actions=("discrete",)))
+LEARNERS.register(LearnerMethod("dqn", "peerage.learners.dqn:DQN", DQNSettings, actions=("discrete",), is_default=True))

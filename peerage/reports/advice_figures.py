@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from peerage.reports import heatmaps
-from peerage.reports.figures import (
+from peerage.reports.drawing import (
     MANY,
     Draft,
     StepScale,

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from peerage.reports import matrix, plots
-from peerage.reports.figures import MANY, OTHER_COLOURS, adviser_colour
+from peerage.reports.drawing import MANY, OTHER_COLOURS, adviser_colour
 from peerage.reports.heatmaps import COMPONENTS, capital
 from peerage.reports.plots import Look, Series
 from peerage.runs.listeners import is_member

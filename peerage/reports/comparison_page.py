@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from peerage.errors import UserError
-from peerage.reports import page, plots
+from peerage.reports import drawing, page, plots
 from peerage.runs.folder import write_atomically
 from peerage.statistics import formats, tests
-from peerage.statistics.compare import Comparison, Task
+from peerage.statistics.comparison import Comparison, Task
 from peerage.statistics.samples import RANGES, Metric, Side
 from peerage.statistics.verdicts import FEW, share, subject, words
 from peerage.text import count, listing, number, short
@@ -225,17 +225,8 @@ def _runs(comparison: Comparison) -> str:
 
 def _png(comparison: Comparison, task: Task) -> bytes:
     """Learning curves with bands, as the page has them."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib.figure import Figure
-
-    from peerage.reports.figures import STYLE, WIDTH, png
-
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # the user's own style must not change it
-        matplotlib.rcParams.update(STYLE)
-        figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
+    with drawing.common_style():
+        figure = drawing.new_figure(4.2)
         axes = figure.add_subplot()
         for i, side in enumerate(task.sides):
             band = _band(side, i, task.step, comparison.metric)
@@ -249,4 +240,4 @@ def _png(comparison: Comparison, task: Task) -> bytes:
         axes.legend(fontsize=8)
         if comparison.threshold is not None:
             axes.axhline(comparison.threshold, color="#888888", ls=":", label=number(comparison.threshold))
-        return png(figure)
+        return drawing.png(figure)

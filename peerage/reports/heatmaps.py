@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from peerage.reports.figures import Draft, new_figure
+from peerage.reports.drawing import Draft, new_figure
 from peerage.runs.listeners import is_member
 from peerage.statistics import summaries
 from peerage.statistics.advice_log import trust_in_use

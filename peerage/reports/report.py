@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from peerage.reports import charts, matrix, page, plots
+from peerage.reports import charts, matrix, page, plots, provenance
 from peerage.reports.figures import make_figures
 from peerage.reports.heatmaps import capital
 from peerage.reports.page import Section
-from peerage.runs import provenance, tables
+from peerage.runs import tables
+from peerage.runs.disturbances import disturbances
 from peerage.runs.folder import RunFolder, write_atomically
 from peerage.runs.listeners import is_member
 from peerage.statistics import summaries
@@ -116,7 +117,7 @@ def _what_ran(
 
 def _made_hard(config: dict[str, Any], advice: pd.DataFrame) -> str:
     """What was done to the training on purpose: nobody may take its numbers for those of an undisturbed one."""
-    words = provenance.hardships(config, [] if advice.empty else summaries.advisers_of(advice))
+    words = disturbances(config, [] if advice.empty else summaries.advisers_of(advice))
     return page.state(f"{'. '.join(map(capital, words))}.") if words else ""
 
 

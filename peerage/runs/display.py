@@ -6,8 +6,8 @@ import math
 from collections import deque
 from typing import TYPE_CHECKING
 
+from peerage.runs.disturbances import disturbances
 from peerage.runs.listeners import AdviceRow, EvaluationRow, Listener, MetricRow, RunInfo, is_member, role
-from peerage.runs.provenance import hardships
 from peerage.text import count, duration, number, thousands
 
 if TYPE_CHECKING:
@@ -292,7 +292,7 @@ def _headline(info: RunInfo) -> str:
 
 def _made_hard(info: RunInfo) -> str:
     """What was done to the training on purpose, in a line."""
-    return "; ".join(hardships(info.config, info.advisers))
+    return "; ".join(disturbances(info.config, info.advisers))
 
 
 def _short(label: str) -> str:

@@ -21,6 +21,7 @@ from peerage.config import Config
 from peerage.config.file import from_dict
 from peerage.config.plain_yaml import parse, to_yaml
 from peerage.errors import UserError
+from peerage.version import __version__
 
 try:
     import fcntl
@@ -372,9 +373,7 @@ def versions() -> dict[str, str | None]:
         except metadata.PackageNotFoundError:
             found[package] = None
     if found["peerage"] is None:  # run from a checkout that is not installed
-        import peerage
-
-        found["peerage"] = peerage.__version__
+        found["peerage"] = __version__
     return found
 
 

@@ -7,10 +7,12 @@ import os
 import platform
 import struct
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from peerage.errors import UserError
+from peerage.runs.concentration import entropy, gini
 from peerage.runs.listeners import AdviceRow, EvaluationRow, Listener, MetricRow, RunInfo, role
 
 PAIRS = 16
@@ -23,9 +25,14 @@ TRUST = ("trust_td", "trust_attention", "in_context", "agent_value", "critic")
 
 
 class ScalarLog(Listener):
-    """Turns what a training tells into scalars with a name and a step; the loggers below store them."""
+    """Turns the log of a training into scalars with a name and a step, which a subclass stores.
 
-    info: RunInfo | None = None
+    `figures`: a function from a run folder to the PNG files of its figures, which are logged at the end of the run.
+    """
+
+    def __init__(self, figures: Callable[[Path], list[Path]] | None = None) -> None:
+        self._draw_figures = figures
+        self.info: RunInfo | None = None
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Store named values of one step."""
@@ -46,8 +53,6 @@ class ScalarLog(Listener):
         self.scalars(step, {name: sum(values) / len(values) for name, values in lists.items()})
 
     def on_advice(self, step: int, rows: list[AdviceRow]) -> None:
-        from peerage.statistics.measures import entropy, gini  # not at the top: SciPy takes its time
-
         large = len({row["adviser"] for row in rows}) > PAIRS
         # Replicas have the same pairs.
         many = len({(row["asker"], row["adviser"]) for row in rows}) > TRUST_PAIRS
@@ -77,18 +82,17 @@ class ScalarLog(Listener):
         )
 
     def figures(self) -> list[Path]:
-        """The run's figures, drawn anew if they are older than its CSV files."""
-        if self.info is None or self.info.folder is None:
+        """PNG files of the run's figures; none without a run folder or a function that draws them."""
+        if self._draw_figures is None or self.info is None or self.info.folder is None:
             return []
-        from peerage.reports.figures import fresh_figures
-
-        return fresh_figures(self.info.folder)
+        return self._draw_figures(self.info.folder)
 
 
 class TensorBoardLog(ScalarLog):
     """Event files in `<run folder>/tensorboard`. Needs the package tensorboard, not torch's wrapper of it."""
 
-    def __init__(self, folder: Path | str) -> None:
+    def __init__(self, folder: Path | str, figures: Callable[[Path], list[Path]] | None = None) -> None:
+        super().__init__(figures)
         try:
             from tensorboard.compat.proto.event_pb2 import Event, SessionLog
             from tensorboard.compat.proto.summary_pb2 import Summary
@@ -158,7 +162,8 @@ class WandbLog(ScalarLog):
     so that a resume may log a step again.
     """
 
-    def __init__(self, project: str) -> None:
+    def __init__(self, project: str, figures: Callable[[Path], list[Path]] | None = None) -> None:
+        super().__init__(figures)
         try:
             import wandb
         except ImportError as error:

@@ -18,6 +18,7 @@ import pandas as pd
 
 from peerage.errors import UserError
 from peerage.runs import tables
+from peerage.runs.concentration import entropy, gini
 from peerage.runs.folder import RunFolder
 from peerage.runs.listeners import is_member
 from peerage.statistics import summaries
@@ -25,8 +26,6 @@ from peerage.statistics.advice_log import AdviceLog
 from peerage.statistics.findings import Analysis, Measure
 from peerage.statistics.measures import (
     FEWEST,
-    entropy,
-    gini,
     mean,
     movement,
     moving_average,

@@ -7,7 +7,7 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from peerage.statistics.compare import Comparison, Task
+from peerage.statistics.comparison import Comparison, Task
 from peerage.statistics.tests import Interval
 from peerage.statistics.verdicts import in_brackets, share, subject, words
 from peerage.text import listing, number

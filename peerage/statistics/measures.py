@@ -13,26 +13,12 @@ from typing import Any
 import numpy as np
 from scipy.stats import rankdata
 
+from peerage.runs.concentration import finite
+
 FEWEST = 3
 """Advisers with known trust and performance that a rank correlation needs: with two it is always -1 or 1."""
 
 # --- how choices and trust are shared out ---------------------------------------------------------
-
-
-def gini(counts: Any) -> float:
-    """Inequality of non-negative counts `[K]`: `G = Σ_i Σ_j |x_i − x_j| / (2 K Σ_i x_i)`.
-
-    0: all get the same; (K − 1) / K: one gets all. NaN with nothing to share out, or nobody to share it with.
-    ValueError for negative values, for which G has no meaning: trust goes through `trust_shares` first.
-    """
-    x = np.sort(finite(counts))
-    if (x < 0).any():
-        raise ValueError("the Gini coefficient is defined for counts and shares, not for negative values")
-    K = len(x)
-    if K < 2 or x.sum() == 0:
-        return math.nan
-    # In ascending order x_i is the larger of i − 1 pairs and the smaller of K − i.
-    return float(((2 * np.arange(1, K + 1) - K - 1) * x).sum() / (K * x.sum()))
 
 
 def trust_shares(trust: Any) -> np.ndarray:
@@ -46,18 +32,6 @@ def trust_shares(trust: Any) -> np.ndarray:
     z = (v - v.mean()) / spread if spread > 1e-12 * np.abs(v).max(initial=0.0) else np.zeros_like(v)
     weights = np.exp(z - z.max(initial=0.0))
     return weights / weights.sum() if len(v) else weights
-
-
-def entropy(counts: Any) -> float:
-    """How spread out choices `[K]` are: `H = −Σ p_j ln p_j / ln K`, `p_j = n_j / Σ n`.
-
-    0: always the same adviser; 1: all alike. NaN with nothing chosen or a single adviser.
-    """
-    n = finite(counts)
-    if len(n) < 2 or n.sum() <= 0:
-        return math.nan
-    p = n[n > 0] / n.sum()
-    return float(abs((p * np.log(p)).sum()) / math.log(len(n)))
 
 
 # --- do they agree? -------------------------------------------------------------------------------
@@ -146,12 +120,6 @@ def moving_average(returns: Any, episodes: Any, window: int) -> np.ndarray:
 
 
 # --- what is known --------------------------------------------------------------------------------
-
-
-def finite(values: Any) -> np.ndarray:
-    """What is known, in one dimension."""
-    array = np.asarray(values, dtype=float).ravel()
-    return array[np.isfinite(array)]
 
 
 def both_known(x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -17,6 +17,7 @@ from peerage.config import parts as config_parts
 from peerage.config.file import to_dict
 from peerage.config.plain_yaml import parse, short
 from peerage.errors import UserError, nearest
+from peerage.learners.defaults import resolve_advice
 from peerage.runs.folder import RunFolder, is_run
 from peerage.text import listing
 
@@ -153,8 +154,6 @@ def differing_settings(folders: Sequence[Path]) -> list[SweepRun]:
 def _as_asked(config: Config) -> Config:
     """Without what the other settings of advice make of a setting that is left out: in-context trust, say, has no
     critic beside it."""
-    from peerage.learners.defaults import resolve_advice  # which brings torch
-
     asked = config.advice
     for name, default in vars(AdviceConfig()).items():
         if default in (None, ()):

@@ -6,17 +6,15 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from peerage.statistics import tests
+from peerage.statistics.comparison import Measure, Task, Versus
 from peerage.statistics.samples import Metric, Side, budget, common_steps, identity
 from peerage.statistics.tests import Interval
 from peerage.text import listing, number
-
-if TYPE_CHECKING:
-    from peerage.statistics.compare import Measure, Task, Versus
 
 FEW = 3
 """Fewer replicas than this have no interval."""

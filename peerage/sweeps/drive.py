@@ -13,7 +13,7 @@ from peerage.errors import UserError
 from peerage.runs.folder import RunFolder, is_run, write_atomically
 from peerage.statistics.sources import MANIFEST
 from peerage.sweeps.dry_run import print_plan
-from peerage.sweeps.launch import PAUSE, Ended, Launcher, LocalLauncher, cores, task_of
+from peerage.sweeps.launch import PAUSE, Ended, Launcher, LocalLauncher, cores
 from peerage.sweeps.plan import PlannedRun, Sweep, plan_sweep
 from peerage.sweeps.progress import Progress, counted, share
 from peerage.sweeps.state import Pace, come, holder, look, together
@@ -183,7 +183,7 @@ class _Driver:
                 what = f"resumed from {share(run, state.step)}" if state.what == "resume" else "begun"
                 self.progress.say(f"{run.name}: {what}")
                 self.running[run.name] = (run, time.monotonic())
-                self.launcher.submit(task_of(run, folder, resume=state.what == "resume", command=self.command))
+                self.launcher.submit(self.sweep.task(run, resume=state.what == "resume", command=self.command))
 
     def _differs(self, run: PlannedRun, about: str) -> None:
         self.failed[run.name] = f"not what is asked for, left as it is: {about}"

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Mapping
 
-from peerage.sweeps.launch import PAUSE, LocalLauncher, task_of
+from peerage.sweeps.launch import PAUSE, LocalLauncher
 from peerage.sweeps.plan import Sweep
 from peerage.sweeps.progress import counted, share
 from peerage.sweeps.state import Pace, State, look, together
@@ -51,7 +51,7 @@ def _measure(sweep: Sweep, states: Mapping[str, State], pace: Pace) -> None:
         print(f"{run.name}: timing {MEASURE} steps", flush=True)
         launcher = LocalLauncher(1, run.config.threads or 1)
         try:
-            launcher.submit(task_of(run, sweep.folder(run), measure=MEASURE))
+            launcher.submit(sweep.task(run, measure=MEASURE))
             while not (ended := launcher.poll()):
                 time.sleep(PAUSE)
         finally:

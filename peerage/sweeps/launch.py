@@ -13,15 +13,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Protocol
-
-from peerage.config.file import to_dict
-
-if TYPE_CHECKING:
-    from peerage.sweeps.plan import PlannedRun
+from typing import IO, Any, Protocol
 
 SIGNALS = [int(getattr(signal, name)) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 """Those that ask for the end."""
@@ -45,14 +38,6 @@ class Task:
     """For command.txt."""
     measure: int = 0
     """Train nothing: time so many steps."""
-
-
-def task_of(
-    run: PlannedRun, folder: Path, *, resume: bool = False, command: Sequence[str] = (), measure: int = 0
-) -> Task:
-    """What a worker is to do with a run of a sweep."""
-    config = run.config
-    return Task(run.name, str(folder), to_dict(config), resume, config.threads or 1, tuple(command), measure)
 
 
 @dataclass(frozen=True)

@@ -21,15 +21,19 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from peerage.api import with_settings
-from peerage.config import AdviceConfig, Config
+from peerage.config import AdviceConfig, Config, with_settings
 from peerage.config.file import load, to_dict, validate
 from peerage.config.methods import EXCHANGES, TRUST
+from peerage.config.perturbations import Perturbations, with_perturbations
 from peerage.config.plain_yaml import to_yaml
+from peerage.config.presets import preset_names
+from peerage.envs.make import Spec, check_env_id
 from peerage.errors import UserError
 from peerage.learners.defaults import resolve
+from peerage.sharing.advisers import make_adviser
 from peerage.sweeps.choices import Choice, settings_of
 from peerage.sweeps.file import FILES, PLACE, SweepFile, read
+from peerage.sweeps.launch import Task
 from peerage.text import listing
 from peerage.trust.resolve import resolve_trust
 
@@ -69,6 +73,13 @@ class Sweep:
 
     def folder(self, run: PlannedRun) -> Path:
         return self.where / run.name
+
+    def task(
+        self, run: PlannedRun, *, resume: bool = False, command: Sequence[str] = (), measure: int = 0
+    ) -> Task:
+        """What a worker has to do for a run; the arguments are those of `Task`."""
+        folder, threads = str(self.folder(run)), run.config.threads or 1
+        return Task(run.name, folder, to_dict(run.config), resume, threads, tuple(command), measure)
 
     @property
     def threads(self) -> int:
@@ -132,8 +143,6 @@ def _notes(said: Sequence[str]) -> tuple[str, ...]:
 
 def _base(file: SweepFile, name: str) -> Config:
     """A preset, a file beside the sweep's, or whatever else `--config` takes."""
-    from peerage.config.presets import preset_names
-
     beside = file.path.parent / name
     try:
         return load(beside if name not in preset_names() and beside.exists() else name)
@@ -220,9 +229,7 @@ def _with_envs(runs: list[PlannedRun], combinations: list[dict[str, Choice]]) ->
 
 
 @cache
-def _spec(env: str, args: str) -> Any:
-    from peerage.envs.make import check_env_id
-
+def _spec(env: str, args: str) -> Spec:
     return check_env_id(env, json.loads(args))
 
 
@@ -230,16 +237,11 @@ def _resolve(config: Config) -> Config:
     """As the training will do it (`peerage.training.trainer.Trainer`)."""
     spec = _spec(config.env, json.dumps(config.env_args))
     if config.perturb:  # of the environments that members learn in, by knobs that these may not have
-        from peerage.config.perturbations import Perturbations, with_perturbations
-
         _spec(config.env, json.dumps(with_perturbations(config.env_args, Perturbations.of(config.perturb))))
     if named := [adviser for adviser in config.advisers if not adviser.startswith("checkpoint:")]:  # that may come yet
-        from peerage.sharing.advisers import make_adviser  # which brings torch
-
         for adviser in named:
             make_adviser(adviser, spec)
-    resolved = resolve(config, spec.discrete)
-    return resolve_trust(resolved, spec)
+    return resolve_trust(resolve(config, spec.discrete), spec)
 
 
 def _refuse_twins(runs: Sequence[PlannedRun]) -> None:

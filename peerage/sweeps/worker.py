@@ -16,11 +16,17 @@ import time
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from peerage.config import Config
 from peerage.config.file import from_dict
 from peerage.errors import UserError
+from peerage.evaluation.actors import GroupActor
+from peerage.evaluation.evaluate import Evaluator
 from peerage.runs.listeners import Listener
+from peerage.session import resume, run_training
 from peerage.sweeps.launch import Task
+from peerage.training.trainer import Trainer
 
 
 class _Watch(Listener):
@@ -47,8 +53,6 @@ def work(task: Task, listeners: tuple[Listener, ...] = ()) -> str:
     config = from_dict(task.config)
     if task.measure:
         return json.dumps(measure(config, task.measure))
-    from peerage.session import resume, run_training
-
     if task.resume:
         resume(task.folder, command=task.command, listeners=listeners, verbose=0)
     else:
@@ -61,12 +65,6 @@ def measure(config: Config, steps: int) -> dict[str, float]:
 
     Members act at random before learning begins, which is cheaper, so it is made to begin at once.
     """
-    import torch
-
-    from peerage.evaluation.actors import GroupActor
-    from peerage.evaluation.evaluate import Evaluator
-    from peerage.training.trainer import Trainer
-
     begin = 100
     starts = tuple(min(s, begin) for s in config.learner.learning_starts) or (begin,)
     config = replace(config, learner=replace(config.learner, learning_starts=starts))

@@ -1,0 +1,43 @@
+"""`peerage compare`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from peerage.commands.console import print_table
+from peerage.reports.comparison_page import write_comparison
+from peerage.statistics import compare as comparing
+from peerage.statistics.formats import as_json, as_latex, as_text
+from peerage.statistics.sensitivity import sensitivity
+from peerage.statistics.sources import find
+
+
+def compare(args: argparse.Namespace, command: Sequence[str]) -> None:
+    if args.sensitivity:
+        _print_sensitivity(args.runs)
+        return
+    found = comparing.compare(
+        args.runs,
+        by=args.by,
+        reference=args.reference,
+        metric=args.metric,
+        measure=args.measure,
+        threshold=args.threshold,
+        target=args.target,
+        paired=args.paired,
+    )
+    if args.json or args.latex:
+        print(as_json(found) if args.json else as_latex(found), end="")
+        return
+    print(as_text(found))
+    print(f"page:    {write_comparison(found, args.out, command)}")
+
+
+def _print_sensitivity(names: Sequence[str]) -> None:
+    """`names`: one sweep, or runs and patterns of runs."""
+    is_sweep = len(names) == 1 and not (Path(names[0]) / "config.yaml").exists() and "*" not in names[0]
+    found = sensitivity(names[0] if is_sweep else [source.folder for source in find(names)])
+    print_table(found.table())
+    print("".join(f"\n{note}" for note in found.notes))

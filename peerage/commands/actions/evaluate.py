@@ -1,0 +1,46 @@
+"""`peerage evaluate`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from peerage import session
+from peerage.commands.console import print_table
+from peerage.config.perturbations import parse_cases
+from peerage.evaluation.perturbed import evaluate_perturbed
+from peerage.evaluation.robustness import in_words
+
+COLUMNS = ("replica", "member", "episode", "return", "length", "success", "mode")
+
+
+def evaluate(args: argparse.Namespace, command: Sequence[str]) -> None:
+    run = Path(args.run)
+    if args.perturb or args.advised or args.byzantine_members or args.advisers:
+        company = {name: getattr(args, name) for name in ("advised", "byzantine_members", "advisers")}
+        cases = parse_cases(args.perturb or [])
+        found = evaluate_perturbed(run, cases, args.episodes, args.seed, args.members, **company, say=print)
+        print_table(found.table())
+        meaning = f"low and high: {found.interval}" if found.interval else "one replica: no interval"
+        print(f"\n{'change: perturbed minus clean; ' if len(found.table()) > 1 else ''}{meaning}")
+        return
+    rows = session.evaluate_run(run, args.episodes, args.seed, args.members, say=print)
+    print_table(dict(zip(COLUMNS, row)) for row in rows)
+    returns: dict[tuple[int, str], list[float]] = {}
+    for row in rows:
+        returns.setdefault((row[0], row[1]), []).append(row[3])
+    print()
+    print_table(
+        {"replica": r, "member": m, "mean return": sum(v) / len(v), "episodes": len(v)}
+        for (r, m), v in returns.items()
+    )
+    print(f"\n{_overall(returns)}")
+
+
+def _overall(returns: Mapping[tuple[int, str], list[float]]) -> str:
+    """The mean over members and replicas with its interval; `returns`: (replica, member) -> returns of its episodes."""
+    replicas: dict[int, list[float]] = {}
+    for (r, _), of_member in returns.items():
+        replicas.setdefault(r, []).append(sum(of_member) / len(of_member))
+    return in_words([sum(means) / len(means) for means in replicas.values()])

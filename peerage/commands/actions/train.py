@@ -1,0 +1,87 @@
+"""`peerage train` and `peerage resume`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from peerage import session
+from peerage.commands.console import print_outputs
+from peerage.config import HARDWARE_FIELDS, AdviceConfig, Config
+from peerage.config.file import from_dict, load, validate
+from peerage.config.flags import override
+from peerage.config.presets import preset_names, seed_flags
+from peerage.envs.make import check_env_id
+from peerage.errors import UserError
+from peerage.learners.defaults import default_algorithm, fits, refuse_unused_settings
+
+PUBLISHED_FLAGS = ("use_phase_aware", "sequence_length", "warmup_steps")
+"""Flags, besides `attention_*`, of the published transformer-trust code: a command with one of them means its
+settings."""
+
+
+def train(args: argparse.Namespace, command: Sequence[str]) -> None:
+    given = vars(args)
+    source = given.pop("config")
+    base = Config() if source is None else load(source)
+    start = _as_published(base, given) if source is None else base
+    config = validate(override(start, given))
+    _refuse_idle_flags(config, given)
+    if start is not base and config.run.verbose:
+        print(
+            "These flags select the published transformer trust: its choice rule (paper) and its learners' settings. "
+            "Add --trust hybrid for Peerage's own settings."
+        )
+    if source in preset_names() and config.run.exp_name is None:  # presets may share an environment: name runs by them
+        config = replace(config, run=replace(config.run, exp_name=f"{source}-seed-{config.seed}"))
+    run = session.run_training(config, command)
+    if config.run.verbose:
+        print_outputs(run)
+
+
+def _refuse_idle_flags(config: Config, given: Mapping[str, Any]) -> None:
+    """UserError for a flag that has no effect."""
+    if config.advice.sharing == "none":
+        for name in given:
+            if name in AdviceConfig.__dataclass_fields__ and name != "sharing":
+                raise UserError(f"{_flag(name)} has no effect with --sharing none: leave one of the two out")
+    refuse_unused_settings(config, given)
+    algorithms: set[str] = set(config.learner.algorithm)
+    automatic = [default_algorithm(discrete) for discrete in (True, False)]
+    if "auto" in algorithms and any(not fits(name, algorithm) for name in given for algorithm in automatic):
+        algorithms = algorithms - {"auto"} | {_default_algorithm(config)}
+    for name in given:
+        if not any(fits(name, algorithm) for algorithm in algorithms):
+            raise UserError(f"{_flag(name)} has no effect: {' and '.join(sorted(algorithms))} do not have this setting")
+
+
+def _as_published(config: Config, given: Mapping[str, Any]) -> Config:
+    """`config` with the settings of the published transformer trust, if the flags are those of its commands and do not
+    themselves say how to trust or choose."""
+    published = any(name in PUBLISHED_FLAGS or name.startswith("attention_") for name in given)
+    if not published or "trust" in given or "choice" in given:
+        return config
+    named = override(config, {name: given[name] for name in ("env", "env_args") if name in given})
+    return from_dict(seed_flags(_default_algorithm(named)), config)
+
+
+def _default_algorithm(config: Config) -> str:
+    """The algorithm that `auto` means in this environment."""
+    return default_algorithm(check_env_id(config.env, config.env_args).discrete)
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def resume(args: argparse.Namespace, command: Sequence[str]) -> None:
+    given = vars(args)
+    run = Path(given.pop("run"))
+    checked = validate(override(Config(), given))
+    settings = {name: getattr(checked if name in HARDWARE_FIELDS else checked.run, name) for name in given}
+    session.resume(run, command=command, **settings)
+    if checked.run.verbose:
+        print_outputs(run)

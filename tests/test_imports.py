@@ -1,0 +1,226 @@
+"""Imports of Peerage's own modules: at the top of the file, downwards through the layers, without circles, and light.
+
+The source is read with `ast`, so that imports inside functions and under TYPE_CHECKING count too.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import peerage
+from peerage.cli import COMMANDS
+
+ROOT = Path(__file__).parent.parent
+
+LAYERS = """
+    version  errors  text  append_buffer
+    config
+    nets  envs
+    runs
+    learners
+    interop
+    trust
+    sharing
+    training
+    statistics
+    evaluation  reports
+    session
+    api
+    sweeps
+    commands
+    cli
+    manual  __main__
+"""
+"""Modules and packages, low to high. A module may import from its own package and from the lines above its own."""
+
+KNOWN: dict[tuple[str, str], str] = {
+    ("config.check", "envs.perturbed"): "checks of perturbations belong to the layer that has them",
+    ("config.check", "sharing.byzantine"): "checks of Byzantine members belong to the layer that has them",
+    ("config.file", "config.check"): "validate() is not part of reading a file",
+    ("config.file", "config.presets"): "load() is not part of reading a file",
+    ("config.presets", "config.file"): "reads its YAML with config.file, which reads presets",
+    ("config.flags", "envs.perturbed"): "parses --perturb",
+    ("evaluation.robustness", "evaluation.company"): "inside a function",
+    ("evaluation.robustness", "session"): "restores the run that it evaluates",
+    ("evaluation.robustness", "sharing.advice"): "inside a function",
+    ("evaluation.robustness", "sharing.byzantine"): "inside a function",
+    ("interop.pretrained", "interop.sb3"): "pretrained and sb3 import each other",
+    ("sharing.advisers", "interop.pretrained"): "inside a function",
+    ("sharing.build", "trust.hybrid"): "inside a function",
+    ("sharing.build", "trust.in_context"): "inside a function",
+    ("sharing.byzantine", "sharing.advisers"): "advisers and byzantine import each other",
+    ("training.trainer", "evaluation.evaluate"): "the trainer evaluates",
+}
+"""Imports that break a rule below, and why they are still there. An entry that is no longer needed fails the test."""
+
+
+class Import(NamedTuple):
+    """One import statement of one of our own modules by another. Names are without `peerage.`."""
+
+    module: str
+    imported: str
+    inside: bool
+    """Inside a function."""
+
+    def __str__(self) -> str:
+        return f"{self.module} imports {self.imported}"
+
+
+def sources() -> dict[str, str]:
+    """Module -> source; the package itself is `peerage`, a subpackage has its own name."""
+    found = {}
+    for path in sorted((ROOT / "peerage").rglob("*.py")):
+        parts = path.relative_to(ROOT / "peerage").with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts) or "peerage"
+        found[name] = path.read_text(encoding="utf-8")
+    return found
+
+
+def imports(modules: Mapping[str, str]) -> list[Import]:
+    """Every import of one module by another, wherever in the file it is."""
+    return [found for name, source in modules.items() for found in _imports(name, ast.parse(source), modules, False)]
+
+
+def _imports(module: str, node: ast.AST, modules: Mapping[str, str], inside: bool) -> Iterator[Import]:
+    for child in ast.iter_child_nodes(node):
+        names: list[str] = []
+        if isinstance(child, ast.ImportFrom):
+            assert not child.level, f"{module} has a relative import"
+            names = [f"{child.module}.{alias.name}" for alias in child.names]
+        elif isinstance(child, ast.Import):
+            names = [alias.name for alias in child.names]
+        for name in names:
+            package, _, rest = name.partition(".")
+            if package == "peerage":
+                while rest and rest not in modules:  # a function or class: the module that holds it
+                    rest = rest.rpartition(".")[0]
+                yield Import(module, rest or "peerage", inside)
+        function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        yield from _imports(module, child, modules, inside or function)
+
+
+def is_upward(found: Import) -> bool:
+    """Whether an import leaves its package in another direction than down."""
+    layer = {name: place for place, line in enumerate(LAYERS.strip().splitlines()) for name in line.split()}
+    package, imported = (name.partition(".")[0] for name in found[:2])
+    if package == "peerage":  # its names are imported on first use: `test_the_package_names_its_modules`
+        return False
+    return imported == "peerage" or (package != imported and layer[imported] >= layer[package])
+
+
+def circles(edges: set[tuple[str, str]]) -> list[set[str]]:
+    """Groups of modules that import each other, directly or through others."""
+    after: dict[str, set[str]] = {}
+    for module, imported in edges:
+        after.setdefault(module, set()).add(imported)
+
+    def reached(start: str) -> set[str]:
+        seen: set[str] = set()
+        todo = [start]
+        while todo:
+            for name in after.get(todo.pop(), set()) - seen:
+                seen.add(name)
+                todo.append(name)
+        return seen
+
+    reach = {name: reached(name) for name in after}
+    found: list[set[str]] = []
+    for name in after:
+        if name in reach[name] and not any(name in circle for circle in found):
+            found.append({other for other in reach[name] if name in reach.get(other, ())})
+    return found
+
+
+def test_every_module_has_a_layer() -> None:
+    packages = {name.partition(".")[0] for name in sources()} - {"peerage"}
+    assert sorted(packages) == sorted(LAYERS.split())
+
+
+def test_imports_are_at_the_top() -> None:
+    inside = [found for found in imports(sources()) if found.inside and found[:2] not in KNOWN]
+    assert not inside, "inside a function: " + "; ".join(map(str, inside))
+
+
+def test_imports_go_downwards() -> None:
+    upward = [found for found in imports(sources()) if is_upward(found) and found[:2] not in KNOWN]
+    assert not upward, "; ".join(map(str, upward))
+
+
+def test_no_circles() -> None:
+    """Of explicit imports, those inside functions and under TYPE_CHECKING included."""
+    found = circles({found[:2] for found in imports(sources())} - KNOWN.keys())
+    assert not found, "; ".join(", ".join(sorted(circle)) for circle in found)
+
+
+def test_known_violations_are_needed() -> None:
+    everything = imports(sources())
+    breaking = {found[:2] for found in everything if found.inside or is_upward(found)}
+    for edge in KNOWN:
+        others = {found[:2] for found in everything} - (KNOWN.keys() - {edge})
+        in_circle = edge in others and any(set(edge) <= circle for circle in circles(others))
+        assert edge in breaking or in_circle, f"KNOWN: {edge[0]} -> {edge[1]} breaks no rule any more, remove it"
+
+
+def test_violations_are_found() -> None:
+    modules = {
+        "errors": "def f():\n    from peerage.config.file import load",
+        "config": "",
+        "config.file": "if TYPE_CHECKING:\n    from peerage.config.check import check",
+        "config.check": "import peerage.config.file\nfrom peerage import runs, errors, __version__",
+        "runs": "from peerage.config import Config",
+        "peerage": "",
+    }
+    found = imports(modules)
+    assert [str(each) for each in found if each.inside] == ["errors imports config.file"]
+    assert [str(each) for each in found if is_upward(each)] == [
+        "errors imports config.file",
+        "config.check imports runs",
+        "config.check imports peerage",
+    ]
+    assert {"config.file", "config.check"} <= circles({each[:2] for each in found})[0]
+    assert not circles({("a", "b"), ("b", "c"), ("a", "c")})
+
+
+# --- what is imported when ------------------------------------------------------------------------
+
+
+def test_the_package_names_its_modules() -> None:
+    """What type checkers see under TYPE_CHECKING is what `peerage.__getattr__` imports."""
+    tree = ast.parse(sources()["peerage"])
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    declared = {alias.name: node.module for node in block.body for alias in node.names}  # type: ignore[attr-defined]
+    assert declared == peerage._MODULE_OF
+    assert {*declared, "__version__"} == set(peerage.__all__)
+    assert all(getattr(peerage, name) is not None for name in peerage.__all__)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_an_implementation(name: str) -> None:
+    assert callable(COMMANDS[name].load())
+
+
+HEAVY = ("torch", "pandas", "matplotlib", "scipy", "gymnasium", "numpy", "rich")
+LIGHT = [
+    "import peerage",
+    "import peerage.runs",
+    "import peerage.learners.defaults",
+    "from peerage.cli import main; main(['--help'])",
+    "from peerage.cli import main; main(['--version'])",
+    "from peerage.cli import main; main(['train', '--help'])",
+    "from peerage.cli import main; assert main(['train', '--gamma', '7']) == 2",
+    "from peerage.cli import main; main(['presets'])",
+]
+
+
+@pytest.mark.parametrize("code", LIGHT)
+def test_light(code: str) -> None:
+    code = f"import sys; {code}; sys.exit(str([name for name in {HEAVY} if name in sys.modules]))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1] == "[]"
