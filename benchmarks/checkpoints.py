@@ -44,7 +44,7 @@ def measure(env: str, folder: Path) -> list[tuple[int, float, float, float, int]
     buffer, bytes on the disk)."""
     config = Config(env=env, n_peers=4, total_timesteps=TOTAL, run=RunConfig(verbose=0))
     trainer = Trainer(replace(config, learner=replace(config.learner, buffer_size=(TOTAL,), learning_starts=(100,))))
-    trainer.reset()
+    trainer.begin()
     for _ in range(300):
         trainer.advance()
     began, steps = time.perf_counter(), 0

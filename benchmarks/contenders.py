@@ -144,7 +144,7 @@ def peerage(job: Job) -> dict[str, Any]:
         if trainer.device.type == "cuda":
             torch.cuda.synchronize()
 
-    trainer.reset()
+    trainer.begin()
     for _ in range(starts + job.warm_up):
         trainer.advance()
     synchronise()

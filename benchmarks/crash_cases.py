@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from peerage.config import AdviceConfig, AttentionConfig, Config, ContextConfig, LearnerConfig, RunConfig
+from peerage.config import AdviceConfig, Config, LearnerConfig, RunConfig
+from peerage.trust.in_context_settings import ContextSettings
+from peerage.trust.transformer_settings import TrustTransformerSettings
 
 
 def tiny(env: str, steps: int, every: tuple[int, int, int], **changes: Any) -> Config:
@@ -24,13 +26,15 @@ def tiny(env: str, steps: int, every: tuple[int, int, int], **changes: Any) -> C
         threads=1,
         device="cpu",
         learner=LearnerConfig(**{**learner, **changes.pop("learner", {})}),
-        attention=AttentionConfig(
+        methods={
+            "trust_transformer": TrustTransformerSettings(
             attention_update_freq=9, attention_batch_size=4, sequence_length=8, attention_history=steps // 2,
             warmup_steps=steps, use_phase_aware=changes.pop("phases", False),
-        ),
-        context=ContextConfig(
+            ),
+            "context": ContextSettings(
             context_length=10, context_history=30, context_update_freq=9, context_batch_size=4,
-        ),
+            ),
+        },
         run=RunConfig(log_freq=log, eval_freq=evaluate, checkpoint_freq=save, n_eval_episodes=1, verbose=0),
     )  # fmt: skip
     return replace(base, **changes)

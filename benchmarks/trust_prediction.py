@@ -40,7 +40,7 @@ def record(env: str, steps: int) -> tuple[Any, list[np.ndarray]]:
     learner = {"learning_starts": (200,), "exploration_fraction": (0.5,)}
     trainer = Trainer(changed(load(PRESETS[env]), {"": run, "learner": learner}))
     followed, first = [], []
-    trainer.reset()
+    trainer.begin()
     for _ in range(steps):
         first.append(trainer.episode_start)
         trainer.advance()

@@ -67,7 +67,7 @@ def begin():
     def build(config, steps=0, **arguments) -> Trainer:
         trainer = Trainer(config, **arguments)
         made.append(trainer)
-        trainer.reset()
+        trainer.begin()
         for _ in range(steps):
             trainer.advance()
         return trainer

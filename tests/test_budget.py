@@ -13,12 +13,14 @@ import pytest
 import torch
 
 from benchmarks import memory
-from peerage.config import AdviceConfig, AttentionConfig, Config, ContextConfig, LearnerConfig, RunConfig
+from peerage.config import AdviceConfig, Config, LearnerConfig, RunConfig
 from peerage.errors import UserError
 from peerage.session import run_training
 from peerage.training import budget
 from peerage.training.budget import Budget, available_memory, check, estimate, guard
 from peerage.training.trainer import Trainer
+from peerage.trust.in_context_settings import ContextSettings
+from peerage.trust.transformer_settings import TrustTransformerSettings
 
 MB, GB, TB = 10**6, 10**9, 10**12
 LEARNER = LearnerConfig(buffer_size=(1000,), net_arch=((16,),), batch_size=(8,))
@@ -76,7 +78,8 @@ def test_sac_by_hand(of):
 
 def test_a_decision_by_hand(of):
     base = replace(TD, replicas=1, advisers=("expert",), advice=AdviceConfig(trust="in-context"))
-    few, many = (of(replace(base, context=ContextConfig(context_history=n))).memory["decisions"] for n in (50, 1050))
+    parts = [{"context": ContextSettings(context_history=n)} for n in (50, 1050)]
+    few, many = (of(replace(base, methods=methods)).memory["decisions"] for methods in parts)
     # Two states of 4 floats, 3 suggestions; adviser, reward, discount, begin and end; its place in the order and its
     # number; advantage, and critic and agreement of 3 advisers
     assert many - few == 1000 * 2 * (2 * 16 + 3 * 4 + 5 * 8 + 2 * 8 + 8 + 2 * 3 * 8)
@@ -84,7 +87,8 @@ def test_a_decision_by_hand(of):
 
 def test_a_step_of_history_by_hand(of):
     base = replace(TD, advice=AdviceConfig(trust="hybrid"))
-    few, many = (of(replace(base, attention=AttentionConfig(attention_history=n))) for n in (100, 1100))
+    parts = [{"trust_transformer": TrustTransformerSettings(attention_history=n)} for n in (100, 1100)]
+    few, many = (of(replace(base, methods=methods)) for methods in parts)
     # Room's 18 features and two advisers, reward; phase and the episode's begin
     assert many.memory["histories"] - few.memory["histories"] == 1000 * 6 * (20 * 4 + 4 + 2 * 8)
     # 113,000 weights and more of Room's, with gradients and two moments of Adam
@@ -133,7 +137,7 @@ before = resident()
 trainer = Trainer(config, env=Wide)
 built = resident()
 said = budget.estimate(trainer, 2)
-trainer.reset()
+trainer.begin()
 for _ in range(3000):
     trainer.advance()
 print(json.dumps({"said": said.memory, "written": said.written, "built": built - before, "took": resident() - before}))
@@ -268,10 +272,10 @@ def test_a_run_that_goes_on_has_some_of_it(tmp_path, monkeypatch):
         ("--net-arch", lambda n: {"learner": replace(LEARNER, net_arch=((n, n),))}),
         ("--batch-size|--buffer-size", lambda n: {"learner": replace(LEARNER, batch_size=(n,))}),
         ("--trust-batch-size", lambda n: {"advice": AdviceConfig(trust="td", trust_batch_size=n)}),
-        ("--context-history", lambda n: {"context": ContextConfig(context_history=n)}),
-        ("--attention-history", lambda n: {"attention": AttentionConfig(attention_history=n)}),
-        ("--attention-batch-size", lambda n: {"attention": AttentionConfig(attention_batch_size=n)}),
-        ("--context-batch-size", lambda n: {"context": ContextConfig(context_batch_size=n)}),
+        ("--context-history", lambda n: {"context": ContextSettings(context_history=n)}),
+        ("--attention-history", lambda n: {"attention": TrustTransformerSettings(attention_history=n)}),
+        ("--attention-batch-size", lambda n: {"attention": TrustTransformerSettings(attention_batch_size=n)}),
+        ("--context-batch-size", lambda n: {"context": ContextSettings(context_batch_size=n)}),
         ("--n-eval-episodes", lambda n: {"run": replace(LOG, n_eval_episodes=n)}),
     ],
 )

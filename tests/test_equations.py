@@ -12,7 +12,7 @@ import torch
 
 from peerage.config import AdviceConfig
 from peerage.learners.base import Space
-from peerage.learners.defaults import DEFAULTS
+from peerage.learners.defaults import default_settings
 from peerage.learners.group import Group
 from peerage.learners.replay import Batch
 from peerage.learners.streams import StreamKey, Streams
@@ -40,7 +40,7 @@ LINE = Space(1, 1, low=np.array([-2], np.float32), high=np.array([2], np.float32
 
 def linear(algorithm, n_members=2, space=LINE, advise=True):
     """Networks without hidden layers: every value can be worked out in the head."""
-    member = replace(DEFAULTS[algorithm], net_arch=(), buffer_size=10, batch_size=2)
+    member = replace(default_settings(algorithm), net_arch=(), buffer_size=10, batch_size=2)
     group = Group([member] * n_members, 1, 0, space, 100, advise=advise, dtype=F64)
     return group, group.stacks[0].learner
 
@@ -130,7 +130,8 @@ def test_suggestions_answer_the_askers_situation():
 
 def test_in_a_mixed_group_everybody_keeps_its_place():
     """TD3, SAC, TD3, SAC say tanh of 1, 0.5 s, 2 s and -s; only SAC's answers to itself have noise."""
-    kinds = [replace(DEFAULTS[a], net_arch=(), buffer_size=10, batch_size=2) for a in ("td3", "sac", "td3", "sac")]
+    small = {"net_arch": (), "buffer_size": 10, "batch_size": 2}
+    kinds = [replace(default_settings(a), **small) for a in ("td3", "sac", "td3", "sac")]
     group = Group(kinds, 2, 0, LINE, 100, advise=True, dtype=F64)
     td3, sac = (stack.learner for stack in group.stacks)
     for r in range(2):

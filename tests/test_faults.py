@@ -23,12 +23,14 @@ import numpy as np
 import pytest
 from faults import At, Disk, Ended, Frail, FrailAdviser, differs, end, in_a_child, peerage, start, tables
 
-from peerage.config import AdviceConfig, AttentionConfig, Config, ContextConfig, LearnerConfig, RunConfig
+from peerage.config import AdviceConfig, Config, LearnerConfig, RunConfig
 from peerage.config.file import dump
 from peerage.runs import checkpoint
 from peerage.runs.folder import RunFolder
 from peerage.runs.listeners import Listener
 from peerage.runs.tables import read_advice, read_metrics
+from peerage.trust.in_context_settings import ContextSettings
+from peerage.trust.transformer_settings import TrustTransformerSettings
 
 ROOT = Path(__file__).parent.parent
 FULL = "No space left on device"
@@ -50,12 +52,14 @@ def tiny(env: str = "Frail-v0", **changes: Any) -> Config:
         advisers=("random",),
         learner=LearnerConfig(**{**learner, **changes.pop("learner", {})}),
         advice=AdviceConfig(follow_steps=4, use_agent_values=True, trust_buffer_size=50),
-        attention=AttentionConfig(
+        methods={
+            "trust_transformer": TrustTransformerSettings(
             attention_update_freq=9, attention_batch_size=4, sequence_length=8, attention_history=60,
-        ),
-        context=ContextConfig(
+            ),
+            "context": ContextSettings(
             context_length=10, context_history=30, context_update_freq=9, context_batch_size=4,
-        ),
+            ),
+        },
         run=RunConfig(log_freq=4, eval_freq=60, checkpoint_freq=40, n_eval_episodes=1, verbose=0),
     )  # fmt: skip
     return replace(base, **changes)

@@ -23,7 +23,7 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch import nn
 
 from peerage.learners.base import Space
-from peerage.learners.defaults import DEFAULTS
+from peerage.learners.defaults import default_settings
 from peerage.learners.dqn import DQN
 from peerage.learners.sac import SAC
 from peerage.learners.streams import StreamKey
@@ -221,7 +221,7 @@ def test_dqn_equals_sb3(monkeypatch):
     scales, sizes = [300.0, 5.0, 0.1], [100.0, 5.0, 1.0]  # clipped, clipped at another norm, not clipped
     settings = [
         replace(
-            DEFAULTS["dqn"],
+            default_settings("dqn"),
             learning_rate=lrs[s],
             gamma=gammas[s],
             tau=taus[s],
@@ -314,7 +314,7 @@ def test_sac_equals_sb3(case, normal_draws):
     lrs, gammas, taus = [1e-3, 3e-4, 1e-2], [0.9, 0.99, 0.5], [0.005, 0.3, 0.05]
     settings = [
         replace(
-            DEFAULTS["sac"],
+            default_settings("sac"),
             learning_rate=lrs[s],
             gamma=gammas[s],
             tau=taus[s],
@@ -457,7 +457,7 @@ def test_td3_equals_sb3(normal_draws):
     lrs, gammas, taus = [1e-3, 3e-4, 1e-2], [0.9, 0.99, 0.5], [0.005, 0.3, 0.05]
     settings = [
         replace(
-            DEFAULTS["td3"],
+            default_settings("td3"),
             learning_rate=lrs[s],
             gamma=gammas[s],
             tau=taus[s],
@@ -523,7 +523,7 @@ def test_td3_equals_sb3(normal_draws):
 
 
 def test_td3_exploration_is_noise_on_the_scaled_action_clipped_to_the_box():
-    settings = [replace(DEFAULTS["td3"], net_arch=ARCH, action_noise=s) for s in (0.1, 0.5)]
+    settings = [replace(default_settings("td3"), net_arch=ARCH, action_noise=s) for s in (0.1, 0.5)]
     learner = TD3(settings, [StreamKey(0, 0, 0), StreamKey(0, 0, 1)], BOX, TOTAL, dtype=F64)
     draw = torch.tensor([[1.0, -2.0], [3.0, 0.5]], dtype=F64)
     learner.exploration = Given([draw])
@@ -536,7 +536,7 @@ def test_td3_exploration_is_noise_on_the_scaled_action_clipped_to_the_box():
 def test_dqn_explores_with_its_own_epsilon():
     """From 1 to the final value over a fraction of the run, per member; a random action is uniform."""
     arch = {"net_arch": ARCH, "exploration_fraction": 0.5}
-    settings = [replace(DEFAULTS["dqn"], exploration_final_eps=e, **arch) for e in (0.0, 0.4)]
+    settings = [replace(default_settings("dqn"), exploration_final_eps=e, **arch) for e in (0.0, 0.4)]
     learner = DQN(settings, [StreamKey(0, 0, 0), StreamKey(0, 0, 1)], DISCRETE, 1000)
     greedy = torch.full((2, 1), 9.0)
     counts = {}
@@ -556,7 +556,7 @@ def test_dqn_explores_with_its_own_epsilon():
 
 @pytest.mark.parametrize("algorithm", ["sac", "td3"])
 def test_box_actions_are_stored_scaled_and_clipped(algorithm):
-    settings = replace(DEFAULTS[algorithm], net_arch=ARCH, buffer_size=10)
+    settings = replace(default_settings(algorithm), net_arch=ARCH, buffer_size=10)
     cls = {"sac": SAC, "td3": TD3}[algorithm]
     learner = cls([settings] * 2, [StreamKey(0, 0, 0), StreamKey(0, 0, 1)], BOX, 10, dtype=F64)
     obs = torch.zeros(2, OBS, dtype=F64)
@@ -570,7 +570,7 @@ def test_box_actions_are_stored_scaled_and_clipped(algorithm):
 def test_learning_times_are_sb3s():
     """Gradient steps after steps that are a multiple of train_freq and beyond learning_starts."""
     base = replace(
-        DEFAULTS["dqn"],
+        default_settings("dqn"),
         net_arch=ARCH,
         batch_size=4,
         learning_starts=6,
@@ -590,7 +590,7 @@ def test_learning_times_are_sb3s():
 
 def test_sac_exploration_matrix_changes_with_the_rollout_only():
     settings = replace(
-        DEFAULTS["sac"],
+        default_settings("sac"),
         net_arch=ARCH,
         batch_size=4,
         use_sde=True,

@@ -223,7 +223,7 @@ def room(change_at: int = 20) -> Config:
 
 def test_trains_and_evaluates_on_the_right_task():
     trainer = Trainer(room())
-    trainer.reset()
+    trainer.begin()
     sides = {}
     while trainer.step < 40:
         trainer.advance()
@@ -273,7 +273,7 @@ def test_a_frozen_member_among_novices(tmp_path, monkeypatch):
 def test_presets_are_built_and_stepped(name):
     short = {"total_timesteps": 12, "replicas": 1, "learning_starts": (2,), "batch_size": (2,)}
     trainer = Trainer(validate(with_settings(load(name), short)))
-    trainer.reset()
+    trainer.begin()
     while trainer.step < 12:
         result = trainer.advance()
     assert np.isfinite(result.obs).all() and trainer.group.metrics()

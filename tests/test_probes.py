@@ -170,7 +170,7 @@ def test_a_preset_builds_and_steps(name):
         advice=replace(config.advice, choice="uniform"),
     )
     trainer = Trainer(validate(short))
-    trainer.reset()
+    trainer.begin()
     for _ in range(200):
         trainer.advance()
     trainer.close()
@@ -214,7 +214,7 @@ def test_the_variants_are_flags_of_peerage_train():
         assert (config.replicas, config.steps, advice.shuffle_advisers) == (4, 9000, True)
         assert config.env == trust_probes.ENVS[experiment.env] and len(config.advisers) in (2, 3)
         if experiment.variant == "hybrid":  # the seed's warm-up is as long as its run
-            assert (config.attention.warmup_steps, config.attention.use_phase_aware) == (9000, True)
+            assert (config.trust_transformer.warmup_steps, config.trust_transformer.use_phase_aware) == (9000, True)
             assert (advice.lr, advice.trust_buffer_size, advice.use_advantage) == (0.95, 100, False)
 
 

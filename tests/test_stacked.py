@@ -12,7 +12,7 @@ from torch import nn
 
 from peerage.config import AdviceConfig
 from peerage.learners.base import Space
-from peerage.learners.defaults import DEFAULTS
+from peerage.learners.defaults import default_settings
 from peerage.learners.dqn import DQN
 from peerage.learners.group import Group
 from peerage.learners.sac import SAC
@@ -59,7 +59,7 @@ def make(case, members, updates=6, capacity=40, spoil=()):
     algorithm, extra = CASES[case]
     settings = [
         replace(
-            DEFAULTS[algorithm],
+            default_settings(algorithm),
             net_arch=(33, 20),
             batch_size=16,
             buffer_size=capacity,
@@ -339,7 +339,7 @@ class World:
 def small(algorithm, **kwargs):
     base = {"net_arch": (24, 16), "batch_size": 12, "buffer_size": 90, "learning_starts": 15, "train_freq": 2}
     base |= {"gradient_steps": 1, "target_update_interval": 1, "learning_rate": 3e-3, "tau": 0.02}
-    return replace(DEFAULTS[algorithm], **(base | kwargs))
+    return replace(default_settings(algorithm), **(base | kwargs))
 
 
 def live(members, replicas, *, advice=None, steps=200, seed=5):

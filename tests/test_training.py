@@ -302,7 +302,7 @@ def shrunk(config: Config) -> Config:
 def test_every_preset_is_built_and_stepped():
     for name in preset_names():
         trainer = Trainer(shrunk(load(name)))
-        trainer.reset()
+        trainer.begin()
         for _ in range(12):
             trainer.advance()
         assert all("loss/critic" in stack.learner.metrics() for stack in trainer.group.stacks), f"{name} did not learn"
@@ -312,7 +312,7 @@ def test_every_preset_is_built_and_stepped():
 @pytest.mark.parametrize("n", [1, 3, 64])
 def test_groups_of_any_size(n):
     trainer = Trainer(shrunk(small(n_peers=n, advisers=())))
-    trainer.reset()
+    trainer.begin()
     for _ in range(12):
         trainer.advance()
     trainer.close()
@@ -323,7 +323,7 @@ def test_sac_and_td3_advise_each_other():
     config = Config(env="Pendulum-v1", n_peers=3, total_timesteps=60, learner=learner, run=RunConfig(eval_freq=0))
     trainer = Trainer(config)
     assert len(trainer.group.stacks) == 3
-    trainer.reset()
+    trainer.begin()
     for _ in range(60):
         trainer.advance()
     counts = trainer.sharing.counts
@@ -339,7 +339,7 @@ def test_envs_with_arguments():
         learner=LearnerConfig(learning_starts=(300,), net_arch=((4,),)), run=RunConfig(eval_freq=0),
     )  # fmt: skip
     trainer = Trainer(config)
-    trainer.reset()
+    trainer.begin()
     assert not any(trainer.advance().terminated.any() for _ in range(300))
     trainer.close()
 
@@ -394,7 +394,7 @@ def test_an_adviser_with_a_bad_answer_is_named(tmp_path, answer):
 def test_what_lies_outside_the_box_is_clipped():
     config = small(env="Pendulum-v1", advisers=(), advice=AdviceConfig(trust="td"))
     trainer = Trainer(config, advisers=[Wrong(50.0)])
-    trainer.reset()
+    trainer.begin()
     for _ in range(60):
         trainer.advance()
     assert (trainer.sharing.signals["td"].history == 2).any()

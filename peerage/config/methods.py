@@ -99,7 +99,7 @@ class LearnerMethod(Method):
 @dataclass(frozen=True)
 class TrustMethod(Method):
     """A kind of trust. `build(context)` makes a `peerage.trust.signals.Signal` from a
-    `peerage.trust.signals.TrustContext`."""
+    `peerage.trust.context.TrustContext`."""
 
     part: str = ""
     """The section of its settings in a configuration; two kinds can share one. Empty: it has no section."""

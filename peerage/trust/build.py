@@ -6,7 +6,8 @@ from peerage.config import Config
 from peerage.config.methods import TRUST
 from peerage.envs.make import Spec
 from peerage.learners.group import Group
-from peerage.trust.signals import Signal, TrustContext
+from peerage.trust.context import TrustContext
+from peerage.trust.signals import Signal
 from peerage.trust.suggestions import SuggestionTrust
 
 

@@ -16,8 +16,9 @@ from peerage.errors import UserError
 from peerage.learners.group import Group
 from peerage.learners.transition import Transition
 from peerage.trust.attention import AttentionTrust
+from peerage.trust.context import TrustContext
 from peerage.trust.features import make_features
-from peerage.trust.signals import Signal, TrustContext
+from peerage.trust.signals import Signal
 from peerage.trust.suggestions import SuggestionTrust
 from peerage.trust.transformer_settings import TrustTransformerSettings
 

@@ -19,9 +19,10 @@ from peerage.learners.streams import StreamKey
 from peerage.learners.transition import Transition
 from peerage.nets.attention import MASKED, Part, Stack, Weights, by_rows, layer_norm, linear, linear_part, norm_part
 from peerage.nets.stacked import StackedAdam
+from peerage.trust.context import TrustContext
 from peerage.trust.decisions import Decisions
 from peerage.trust.in_context_settings import ContextSettings
-from peerage.trust.signals import Signal, TrustContext
+from peerage.trust.signals import Signal
 
 WIDTH, HEADS, HIDDEN, LAYERS = 32, 4, 64, 2
 MIN_DECISIONS = 32  # finished decisions of a replica before anything is learned or said

@@ -2,31 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from peerage.config import Config
-from peerage.envs.make import Spec
-from peerage.learners.group import Group
 from peerage.learners.transition import Transition
-
-if TYPE_CHECKING:
-    from peerage.trust.suggestions import SuggestionTrust
-
-
-class TrustContext(NamedTuple):
-    """What a kind of trust is built from."""
-
-    config: Config
-    group: Group
-    spec: Spec
-    n_advisers: int
-    """K: members and fixed advisers."""
-    total_steps: int
-    td: SuggestionTrust | None
-    """Trust by temporal differences, for a kind that `needs` it."""
 
 
 class Signal:
