@@ -17,7 +17,8 @@ from peerage.learners.base import Means, Space, clip_column, column, due, sample
 from peerage.learners.defaults import Settings
 from peerage.learners.replay import Batch, Replay
 from peerage.learners.streams import StreamKey, Streams
-from peerage.nets.stacked import StackedAdam, StackedMLP
+from peerage.nets.adam import StackedAdam
+from peerage.nets.stacked import StackedMLP
 
 
 class DQN:

@@ -18,7 +18,8 @@ from peerage.learners.critics import TwinCritic
 from peerage.learners.defaults import Settings
 from peerage.learners.replay import Batch, Replay
 from peerage.learners.streams import StreamKey, Streams
-from peerage.nets.stacked import StackedAdam, StackedMLP
+from peerage.nets.adam import StackedAdam
+from peerage.nets.stacked import StackedMLP
 
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
 EPSILON = 1e-6

@@ -16,7 +16,8 @@ from peerage.learners.critics import TwinCritic
 from peerage.learners.defaults import Settings
 from peerage.learners.replay import Batch, Replay
 from peerage.learners.streams import StreamKey, Streams
-from peerage.nets.stacked import StackedAdam, StackedMLP
+from peerage.nets.adam import StackedAdam
+from peerage.nets.stacked import StackedMLP
 
 POLICY_DELAY = 2
 TARGET_NOISE = 0.2

@@ -23,7 +23,7 @@ from peerage.interop.pretrained import load_members, member_networks
 from peerage.learners.base import Space
 from peerage.learners.defaults import member_settings, resolve
 from peerage.learners.group import Group
-from peerage.nets import kernels
+from peerage.nets import workers
 from peerage.runs import checkpoint
 from peerage.runs.folder import RunFolder
 from peerage.runs.listeners import EvaluationRow, Listeners, RunInfo
@@ -74,9 +74,7 @@ class Trainer:
         self.config = config
         self.device = pick_device(config.device)
         self.threads = pick_threads(config)
-        # Wide layers are spread over threads row by row; for everything else a second thread is too late
-        torch.set_num_threads(1 if kernels.ONEDNN else self.threads)
-        kernels.WORKERS.set_threads(self.threads)
+        workers.configure(self.threads)
         box = (None, None) if self.spec.discrete else (self.spec.action_low, self.spec.action_high)
         space = Space(self.spec.obs_dim, self.spec.act_dim, self.spec.n_actions, *box)
         members = member_settings(config, self.spec.discrete)
