@@ -20,7 +20,6 @@ from peerage.interop.pretrained import load_members
 from peerage.learners.base import Space
 from peerage.learners.defaults import member_settings, resolve
 from peerage.learners.group import Group
-from peerage.nets import kernels
 from peerage.runs.listeners import MetricRow
 from peerage.sharing.advice import Advice
 from peerage.sharing.adviser import Adviser, Suggests
@@ -69,9 +68,6 @@ class Trainer:
         self.config = config = resolve_trust(resolve(config, self.spec.discrete), self.spec)
         self.device = pick_device(config.device)
         self.threads = pick_threads(config)
-        # Wide layers are spread over threads row by row; for everything else a second thread does not pay
-        torch.set_num_threads(1 if kernels.ONEDNN else self.threads)
-        kernels.WORKERS.set_threads(self.threads)
         self.steps, self.N, self.R = config.steps, config.n_peers, config.replicas
         advise = config.advice.sharing == "advice"
         copies = self.copies_of(chosen)
