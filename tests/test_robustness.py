@@ -256,7 +256,7 @@ def test_the_ends_of_what_is_meant_are_allowed():
 
 def test_what_changes_under_way_cannot_be_perturbed():
     change = {"change_at": 5, "change": {"g": 5.0}}
-    with pytest.raises(UserError, match="g is to change under way"):
+    with pytest.raises(UserError, match="g changes during the run"):
         make_env("Pendulum-v1", {**change, "perturb": {"g": 3.0}})
     env = make_env("Pendulum-v1", {**change, "perturb": {"m": [0.5, 2]}})
     env.reset(seed=0)
