@@ -89,7 +89,8 @@ RUNS = [
     # Discrete actions: DQN
     GoldenRun("room-default", "--env Room-v6 --n-peers 3 --total-timesteps 600 --seed 1 --learning-starts 100"),
     GoldenRun("room-probes", f"--env Room-v21 --n-peers 2 --advisers expert adversary random --trust td --use-critic "
-              f"--use-agent-values --no-use-advantage --replicas 2 --shuffle-advisers --total-timesteps 800 {TD} {DQN}"),
+              f"--use-agent-values --no-use-advantage --replicas 2 --shuffle-advisers --total-timesteps 800 {TD} "
+              f"{DQN}"),
     GoldenRun("room-paper", f"--env Room-v6 --n-peers 4 --choice paper --switch-ratio 2 --epoch-length 100 "
               f"--follow-across-episodes --temperature-decay 0.1 --total-timesteps 900 {TD} {DQN}"),
     GoldenRun("room-greedy", f"--env Room-v6 --n-peers 3 --choice greedy --epsilon 0.2 --only-follow-others "

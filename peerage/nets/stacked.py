@@ -12,6 +12,9 @@ from peerage.nets import kernels
 from peerage.nets.layers import linear_part
 from peerage.nets.stack import Part, Stack
 
+Rows = slice | Tensor
+"""Some rows of a stack: a slice, or an index `[s]` of type long, which copies their parameters."""
+
 
 class StackedMLP(Stack):
     """`S` multilayer perceptrons of one shape, with a ReLU after every layer but the last.
@@ -45,9 +48,9 @@ class StackedMLP(Stack):
         """The number of linear layers."""
         return len(self.sizes) - 1
 
-    def __call__(self, x: Tensor, *, grad: bool = False, rows: slice = slice(None)) -> Tensor:
-        """`x [s, B, in]` -> `[s, B, out]`, for all rows of the stack or a slice of them. With `grad`, the backward
-        pass adds the parameters' gradients to `self.grad`."""
+    def __call__(self, x: Tensor, *, grad: bool = False, rows: Rows = slice(None)) -> Tensor:
+        """`x [s, B, in]` -> `[s, B, out]`, for all rows of the stack, a slice of them or, without `grad`, those of an
+        index `[s]`. With `grad`, the backward pass adds the parameters' gradients to `self.grad`."""
         return kernels.run(x, self._layers(grad, 0, self.layers, rows))
 
     def tape(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], None]]:
@@ -55,14 +58,21 @@ class StackedMLP(Stack):
         `self.grad`: differentiation without autograd."""
         return kernels.tape(x, self._layers(True, 0, self.layers))
 
-    def trunk(self, x: Tensor, *, grad: bool = False) -> Tensor:
-        """All layers but the last, with their ReLUs: `x [S, B, in]` -> `[S, B, hidden]`."""
-        return kernels.run(x, self._layers(grad, 0, self.layers - 1)) if self.layers > 1 else x
+    def trunk(self, x: Tensor, *, grad: bool = False, rows: Rows = slice(None)) -> Tensor:
+        """All layers but the last, with their ReLUs: `x [s, B, in]` -> `[s, B, hidden]`."""
+        return kernels.run(x, self._layers(grad, 0, self.layers - 1, rows)) if self.layers > 1 else x
 
-    def tail(self, x: Tensor, *, grad: bool = False) -> Tensor:
-        """The last layer: `x [S, B, hidden]` -> `[S, B, out]`."""
-        return kernels.run(x, self._layers(grad, self.layers - 1, self.layers))
+    def tail(self, x: Tensor, *, grad: bool = False, rows: Rows = slice(None)) -> Tensor:
+        """The last layer: `x [s, B, hidden]` -> `[s, B, out]`."""
+        return kernels.run(x, self._layers(grad, self.layers - 1, self.layers, rows))
 
-    def _layers(self, grad: bool, first: int, last: int, rows: slice = slice(None)) -> list[kernels.Layer]:
+    def _layers(self, grad: bool, first: int, last: int, rows: Rows = slice(None)) -> list[kernels.Layer]:
+        if isinstance(rows, Tensor):
+            assert not grad, "an index of rows copies their parameters, which collect no gradients"
+            w = self.constants
+            return [
+                kernels.Layer(w[f"{n}.weight"][rows], w[f"{n}.bias"][rows], n < self.layers - 1)
+                for n in range(first, last)
+            ]
         w = self.weights(rows, grad=grad)
         return [w.layer(str(n), n < self.layers - 1) for n in range(first, last)]
