@@ -52,8 +52,8 @@ class Learner:
     no other member.
     """
 
-    noise_shape: NoiseShape | None = None
-    """What `suggest` needs to sample an action; None: the policy is deterministic."""
+    noise_shape: NoiseShape | tuple[Literal["normal", "uniform"], int] | None = None
+    """(kind, width): what `suggest` needs to sample an action; None: the policy is deterministic."""
 
     def __init__(
         self,

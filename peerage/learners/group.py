@@ -167,7 +167,8 @@ class Group:
     def noise_shape(self) -> NoiseShape | None:
         """The random numbers that `state_value` needs to sample actions of every member; None: all are
         deterministic."""
-        shapes = [stack.learner.noise_shape for stack in self.stacks if stack.learner.noise_shape is not None]
+        found = [stack.learner.noise_shape for stack in self.stacks]
+        shapes = [NoiseShape(*shape) for shape in found if shape is not None]
         return max(shapes, key=lambda shape: shape.width) if shapes else None
 
     def gamma(self) -> Tensor:
