@@ -24,7 +24,7 @@ from peerage.sweeps import describe, plan_sweep, run, sweep_names
 from peerage.sweeps.drive import _Driver, _slots
 from peerage.sweeps.launch import Ended, LocalLauncher, Task, cores
 from peerage.sweeps.progress import Progress
-from peerage.sweeps.state import Pace, come, look, timing, together
+from peerage.sweeps.state import Speeds, completed_steps, inspect_run, timing, total_duration
 from peerage.sweeps.worker import work
 
 ROOT = Path(__file__).parent.parent
@@ -164,20 +164,20 @@ def test_the_product(tmp_path):
 axes:
   use_critic: [true, false]
   learning_rate: [1e-3, [5e-4, 0.002]]
-  pace:
+  speeds:
     slow: {epsilon: 0.2, learner: {batch_size: 2}}
     fast: {}
 seeds: [3, 5]
 exclude:
-  - {use_critic: false, pace: fast}
-  - {learning_rate: [1e-3], use_critic: true, pace: slow}
+  - {use_critic: false, speeds: fast}
+  - {learning_rate: [1e-3], use_critic: true, speeds: slow}
 replicas: 2
 """
     runs = planned(tmp_path, text)
     assert [r.name for r in runs] == [
-        f"Room-v6_use_critic={critic}_learning_rate={lr}_{pace}_seed{seed}"
+        f"Room-v6_use_critic={critic}_learning_rate={lr}_{speeds}_seed{seed}"
         for seed in (3, 5)
-        for critic, lr, pace in [
+        for critic, lr, speeds in [
             ("true", "0.001", "fast"),
             ("true", "0.0005,0.002", "slow"),
             ("true", "0.0005,0.002", "fast"),
@@ -186,7 +186,7 @@ replicas: 2
         ]
     ]
     second = runs[1]
-    assert second.axes == {"use_critic": True, "learning_rate": [5e-4, 0.002], "pace": "slow"} and second.seed == 3
+    assert second.axes == {"use_critic": True, "learning_rate": [5e-4, 0.002], "speeds": "slow"} and second.seed == 3
     config = second.config
     assert (config.learner.learning_rate, config.learner.batch_size) == ((5e-4, 0.002), (2,))
     assert (config.advice.use_critic, config.advice.epsilon, config.seed, config.replicas) == (True, 0.2, 3, 2)
@@ -221,20 +221,20 @@ WRONG = {
     "n_peers: 2": "unknown key 'n_peers' (settings stand under `common`: `n_peers: ...`)",
     "common: {n_pears: 2}": "common: 'n_pears' is not a setting (did you mean 'n_peers'?)",
     "common: {learner: {n_peers: 2}}": "common: unknown setting 'learner.n_peers'",
-    "common: {gamma: 1, learner: {gamma: 1}}": "common: gamma is there twice",
+    "common: {gamma: 1, learner: {gamma: 1}}": "common: gamma is given twice",
     "common: {n_peers: two}": "common.n_peers: expected a whole number, got 'two'",
     "common: {n_peers: 100}": "--n-peers must be in [1, 64], got 100",
     "common: [1]": "common: expected settings, got [1]",
-    "common: {seed: 1}": "common: seed is not for here: `seeds` says which seeds",
-    "common: {run: {overwrite: true}}": "overwrite is not for here",
+    "common: {seed: 1}": "common: seed cannot be set here: `seeds` lists the seeds",
+    "common: {run: {overwrite: true}}": "overwrite cannot be set here",
     "axes: {exp_name: [a]}": "runs are named after the axes",
-    "axes: {log_dir: [a]}": "`where` says where the runs go",
-    "axes: {seed: [1]}": "axes.seed: `seeds` says which",
-    "axes: {env: [Room-v6]}": "axes.env: `environments` says which",
-    "axes: {learning_rat: [1]}": "'learning_rat' is not a setting or a word in the braces of `base` (did you mean",
+    "axes: {log_dir: [a]}": "`where` sets the folder of the runs",
+    "axes: {seed: [1]}": "axes.seed: `seeds` lists them",
+    "axes: {env: [Room-v6]}": "axes.env: `environments` lists them",
+    "axes: {learning_rat: [1]}": "'learning_rat' is not a setting or a name in the braces of `base` (did you mean",
     "axes: {learning_rate: 1}": "axes.learning_rate: expected a list of values",
     "axes: {learning_rate: []}": "axes.learning_rate: is empty",
-    "axes: {learning_rate: [1e-3, 0.001]}": "axes.learning_rate: learning_rate=0.001 is there twice",
+    "axes: {learning_rate: [1e-3, 0.001]}": "axes.learning_rate: learning_rate=0.001 is given twice",
     "axes: {learning_rate: [low]}": "axes.learning_rate: expected a number, got 'low'",
     "axes: {sharing: [advise]}": "expected one of advice, none, got 'advise' (did you mean 'advice'?)",
     "axes: {env_args: [{goals: left}]}": "axes.env_args: give each a name",
@@ -244,12 +244,12 @@ WRONG = {
     "axes: {gamma: [0.9]}\nenvironments: {x: {gamma: 1}}": "axes.gamma and environments both set gamma",
     "axes: [a]": "axes: expected names with their values",
     "environments: Room-v6": "environments: expected a list of ids",
-    "environments: [Room-v6, Room-v6]": "environments: Room-v6 is there twice",
+    "environments: [Room-v6, Room-v6]": "environments: Room-v6 is given twice",
     "environments: [Rom-v6]": "unknown environment 'Rom-v6' (did you mean 'Room-v6'?)",
     "environments: []": "environments: is empty",
     "base: peer-hoper": "base: neither a file nor a preset: 'peer-hoper' (did you mean 'peer-hopper'?)",
-    "base: peer-{env}\nenvironments: [hopper]": "base: {env} is no axis",
-    "base: peer-{environmen}\nenvironments: [hopper]": "{environmen} is no axis (did you mean 'environment'?)",
+    "base: peer-{env}\nenvironments: [hopper]": "base: {env} is not an axis",
+    "base: peer-{environmen}\nenvironments: [hopper]": "{environmen} is not an axis (did you mean 'environment'?)",
     "base: {setting}-hopper": "line 2: expected <block end>, but found '<scalar>'",
     "base: peer-{x}\naxes: {x: [1.5]}": "axes.x: expected words or whole numbers",
     "seeds: 3": "seeds: expected a list of whole numbers, got 3",
@@ -299,15 +299,15 @@ def test_wrong_names(tmp_path):
         plan_sweep(str(tmp_path / "binary.yaml"))
     with pytest.raises(UserError, match="larger than"):
         plan_sweep(write(tmp_path, "#" * 1_000_001))
-    with pytest.raises(UserError, match=r"axes\.gamma says what gamma is"):
+    with pytest.raises(UserError, match=r"axes\.gamma sets gamma"):
         plan_sweep(write(tmp_path, "axes: {gamma: [0.5]}"), settings={"gamma": 0.9})
-    with pytest.raises(UserError, match=r"axes\.learning_rate says what learning_rate is: leave --learning-rate out"):
+    with pytest.raises(UserError, match=r"axes\.learning_rate sets learning_rate: leave --learning-rate out"):
         plan_sweep(write(tmp_path, "axes: {learning_rate: [0.5]}"), settings={"learning_rate": 0.9})
-    with pytest.raises(UserError, match="environments says which: leave --env out"):
+    with pytest.raises(UserError, match="environments lists them: leave --env out"):
         plan_sweep("quick", settings={"env": "Room-v21"})
     without = write(tmp_path, "axes: {gamma: [0.5]}")
     assert [r.name for r in plan_sweep(without, settings={"env": "Room-v6"}).runs] == ["Room-v6_gamma=0.5_seed0"]
-    with pytest.raises(UserError, match="overrides: exp_name is not for here"):
+    with pytest.raises(UserError, match="overrides: exp_name cannot be set here"):
         plan_sweep("quick", settings={"exp_name": "x"})
 
 
@@ -349,8 +349,9 @@ def test_seconds_of_a_run(tmp_path):
         "step,seconds,member_steps_per_second\n100,5.0,1\n200,9.0,1\n300,2.5,1\n400,6.0,1\n500,7."
     )
     # Resumed after 200; the last line is half written
-    assert timing(tmp_path) == [(100, 5.0), (200, 9.0), (300, 9.0 + 2.5), (400, 9.0 + 6.0)] and come(tmp_path) == 400
-    assert timing(tmp_path / "nowhere") == [] and come(tmp_path / "nowhere") == 0
+    assert timing(tmp_path) == [(100, 5.0), (200, 9.0), (300, 9.0 + 2.5), (400, 9.0 + 6.0)]
+    assert completed_steps(tmp_path) == 400
+    assert timing(tmp_path / "nowhere") == [] and completed_steps(tmp_path / "nowhere") == 0
 
 
 def test_seconds_of_a_run_whose_clock_says_more_when_it_goes_on(tmp_path):
@@ -365,9 +366,9 @@ def test_seconds_of_a_run_whose_clock_says_more_when_it_goes_on(tmp_path):
 
 
 def test_together():
-    assert together([4, 3, 2, 1], 1) == 10
-    assert together([4, 3, 2, 1], 2) == 5  # 4 + 1 beside 3 + 2
-    assert together([1, 1, 5], 2) == 6 and together([], 3) == 0
+    assert total_duration([4, 3, 2, 1], 1) == 10
+    assert total_duration([4, 3, 2, 1], 2) == 5  # 4 + 1 beside 3 + 2
+    assert total_duration([1, 1, 5], 2) == 6 and total_duration([], 3) == 0
 
 
 def test_dry_run(tmp_path, capsys):
@@ -379,7 +380,7 @@ def test_dry_run(tmp_path, capsys):
     assert files(tmp_path) == before
     out = capsys.readouterr().out
     assert out.count("train ") == 4 and out.count("unknown: use --measure") == 4 and "about" not in out
-    assert "nobody knows how long 4 runs will take" in out and "4 runs: 4 to train; 1 at the same time" in out
+    assert "the time of 4 runs is unknown" in out and "4 runs: 4 to train; 1 at the same time" in out
 
     runs = plan_sweep(source, log_dir=str(where)).runs
     pretend(where / runs[0].name, runs[0].resolved, "500,10.0,1\n1000,50.0,1\n")  # advice, seed 0: half of it
@@ -407,21 +408,21 @@ def test_dry_run(tmp_path, capsys):
 def test_what_an_estimate_is_from(tmp_path):
     first = planned(tmp_path, TINY + "replicas: 2\n")[0].resolved
     config = replace(first, learner=replace(first.learner, learning_starts=(8, 100)), total_timesteps=1000)
-    pace, names = Pace(), ("random", "early", "later")
-    assert pace.seconds(config, 0) is None and pace.basis(config) == ""
-    pace.measured(config, 300, {"step": 0.5, "evaluation": 2.0})
-    assert pace.seconds(config, 0) == 500 + 51 * 2 and pace.basis(config) == "from 300 steps timed now"
+    speeds, names = Speeds(), ("random", "early", "later")
+    assert speeds.remaining_seconds(config, 0) is None and speeds.basis(config) == ""
+    speeds.add_measurement(config, 300, {"step": 0.5, "evaluation": 2.0})
+    assert speeds.remaining_seconds(config, 0) == 500 + 51 * 2 and speeds.basis(config) == "from 300 timed steps"
     rows = ("50,1.0,1\n100,2.0,1\n", "50,1.0,1\n100,2.0,1\n200,12.0,1\n", "200,70.0,1\n")
     for name, text in zip(names, rows):
         pretend(tmp_path / name, config, text)
-        pace.see(config, tmp_path / name)
+        speeds.add_run(config, tmp_path / name)
         if name == "random":  # nobody learns yet, so it says nothing of how long learning takes
-            assert pace.basis(config) == "from 300 steps timed now"
+            assert speeds.basis(config) == "from 300 timed steps"
     # 100 steps in 10 s and 200 in 70 s; the first row of the last one is after learning has begun
-    assert pace.seconds(config, 400) == pytest.approx(600 * 80 / 300)
+    assert speeds.remaining_seconds(config, 400) == pytest.approx(600 * 80 / 300)
     (tmp_path / "later" / "DONE").write_text("{}")
-    pace.see(config, tmp_path / "later")
-    assert pace.basis(config) == "from 1 finished and 1 unfinished runs of this kind"
+    speeds.add_run(config, tmp_path / "later")
+    assert speeds.basis(config) == "from 1 finished and 1 unfinished runs of this kind"
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes")
@@ -478,27 +479,28 @@ def test_measuring(tmp_path, capsys):
     assert files(tmp_path) == before
     out = capsys.readouterr().out
     assert out.count("timing 300 steps") == 1 and "unknown" not in out  # both seeds are of one kind
-    assert out.count(", from 300 steps timed now\n") == 2
+    assert out.count(", from 300 timed steps\n") == 2
     assert out.splitlines()[-1].startswith("training time: about 0:00:0")
 
 
 def test_differences(tmp_path):
     first = planned(tmp_path, TINY)[0]
     folder = tmp_path / "runs" / first.name
-    assert look(first, folder).what == "train"
+    assert inspect_run(first, folder).status == "train"
     there = replace(first.resolved, device="cpu", run=replace(first.resolved.run, checkpoint_freq=1, verbose=2))
     pretend(folder, there, "20,1.0,1\n")
-    assert (look(first, folder).what, look(first, folder).step) == ("resume", 20)  # nothing that is trained differs
+    state = inspect_run(first, folder)
+    assert (state.status, state.step) == ("resume", 20)  # the settings that differ do not change the training
     (folder / "DONE").write_text("{}")
-    assert look(first, folder).what == "done"
+    assert inspect_run(first, folder).status == "done"
     RunFolder(folder).write_config(to_dict(replace(there, n_peers=3, seed=9)))
-    state = look(first, folder)
-    assert state.what == "differs"
-    assert state.about == "n_peers is 3 there and 2 in the sweep; seed is 9 there and 0 in the sweep"
+    state = inspect_run(first, folder)
+    assert state.status == "differs"
+    assert state.detail == "n_peers is 3 there and 2 in the sweep; seed is 9 there and 0 in the sweep"
     (folder / "config.yaml").write_text("learner: {gama: 1}")
-    assert look(first, folder).what == "differs" and "gama" in look(first, folder).about
+    assert inspect_run(first, folder).status == "differs" and "gama" in inspect_run(first, folder).detail
     (folder / "config.yaml").unlink()
-    assert look(first, folder).what == "differs" and "is not a run" in look(first, folder).about
+    assert inspect_run(first, folder).status == "differs" and "is not a run" in inspect_run(first, folder).detail
 
 
 def test_slots():
@@ -548,13 +550,13 @@ def test_what_is_missing_is_trained_and_what_is_done_is_not(tmp_path, capsys, on
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 4 and said[-1].startswith("0 of 3 runs are done, 3 not")
     assert said[0] == (
-        f"{names[0]}: not what is asked for, left as it is: total_timesteps is 40 there and 60 in the sweep"
+        f"{names[0]}: differs from the sweep, left unchanged: total_timesteps is 40 there and 60 in the sweep"
     )
     with pytest.raises(UserError, match="holds the sweep 'kept': use another `where` or --log-dir"):
         run(write(tmp_path, text.replace("kept", "other")), log_dir=str(where))
     with pytest.raises(UserError, match="--measure is for --dry-run"):
         run(write(tmp_path, text), log_dir=str(where), measure=True)
-    with pytest.raises(UserError, match="is a run, not a place for a sweep"):
+    with pytest.raises(UserError, match="is a run, and a sweep needs a folder of its own"):
         run(write(tmp_path, text), log_dir=str(where / names[0]))
 
 
@@ -580,7 +582,8 @@ def test_two_sweeps_and_two_trainings_of_one_folder(tmp_path, capsys, one_thread
     pretend(folder, only.resolved, "")
     held = RunFolder(folder)
     held.lock()
-    assert look(only, folder).what == "elsewhere" and f"process {os.getpid()} " in look(only, folder).about
+    state = inspect_run(only, folder)
+    assert state.status == "elsewhere" and f"process {os.getpid()} " in state.detail
     here, freed = Here(), []
 
     def free() -> None:
@@ -613,7 +616,7 @@ def test_ctrl_c_while_it_plans(tmp_path, capsys):
     thread.start()
     assert cli.main(asked) == 130
     thread.join()
-    assert capsys.readouterr().err == f"peerage: interrupted; `{shlex.join(['peerage', *asked])}` goes on\n"
+    assert capsys.readouterr().err == f"peerage: interrupted; `{shlex.join(['peerage', *asked])}` continues\n"
 
 
 def test_a_sweep_that_nobody_reads(tmp_path, monkeypatch, capsys, one_thread, unreported):
@@ -631,7 +634,7 @@ def test_a_sweep_that_nobody_reads(tmp_path, monkeypatch, capsys, one_thread, un
         os.dup2(os.open(os.devnull, os.O_WRONLY), written)  # as `peerage` does, before Python flushes it
     assert RunFolder(where / "Room-v6_gamma=0.8_seed0").status()[0] == "DONE"
     said = capsys.readouterr().err.splitlines()
-    assert said[0].startswith(f"{other.name}: not what is asked for") and said[-1].startswith("1 of 2 runs are done")
+    assert said[0].startswith(f"{other.name}: differs from the sweep") and said[-1].startswith("1 of 2 runs are done")
 
 
 LONG = """
@@ -666,7 +669,7 @@ def wait_for(folder: Path, step: int) -> int:
             assert not (folder / "DONE").exists(), "too late to interrupt it"
             return int((folder / ".lock").read_text().split()[1])
         time.sleep(0.002)
-    raise AssertionError(f"{folder} did not come so far")
+    raise AssertionError(f"{folder} did not completed_steps so far")
 
 
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="process groups")
@@ -702,7 +705,7 @@ def test_a_sweep_killed_half_way(tmp_path, capsys, one_thread, unreported):
     os.killpg(sweep.pid, signal.SIGTERM)
     said = sweep.communicate(timeout=120)[0]
     assert sweep.returncode == 128 + signal.SIGTERM
-    assert f"SIGTERM: 1 of 3 runs are done; `peerage sweep {source} --log-dir {where}` goes on" in said
+    assert f"SIGTERM: 1 of 3 runs are done; `peerage sweep {source} --log-dir {where}` continues" in said
     assert f"{second.name}: interrupted" in said and RunFolder(second).status()[0] == "FAILED"
     assert not third.exists()
 
@@ -730,7 +733,7 @@ def test_ctrl_c_while_the_workers_start(tmp_path, unreported):
     source, where = write(tmp_path, TINY), tmp_path / "runs"
     for pause in (0, 0.4):
         sweep = begin(source, where, PYTHONPROFILEIMPORTTIME="1")
-        assert "Room-v6_seed0: begun\n" in sweep.stdout
+        assert "Room-v6_seed0: started\n" in sweep.stdout
         time.sleep(pause)
         os.killpg(sweep.pid, signal.SIGINT)  # the keyboard's
         lines = sweep.communicate(timeout=120)[0].splitlines()
@@ -738,7 +741,7 @@ def test_ctrl_c_while_the_workers_start(tmp_path, unreported):
         assert [line for line in lines if not line.startswith("import time:")] == [
             "SIGINT: 1 run to write a checkpoint; a second one does not wait",
             "Room-v6_seed0: interrupted",
-            f"SIGINT: 0 of 1 runs are done; `peerage sweep {source} --log-dir {where}` goes on",
+            f"SIGINT: 0 of 1 runs are done; `peerage sweep {source} --log-dir {where}` continues",
         ]
         assert [path.name for path in where.iterdir() if not path.name.startswith(".")] == ["sweep.yaml"]
     assert run(source, log_dir=str(where), verbose=0, launcher=Here()) == 0

@@ -1,8 +1,8 @@
 """The process that trains one run of a sweep: `python -m peerage.sweeps.worker`, a `Task` as JSON on standard input.
 
-When standard input closes, because it was told to stop or because the sweep is no more, it does what a SIGTERM would
-have it do: finish the step, write a checkpoint, end. Before the training listens to signals, that ends it at once:
-there is nothing yet that would be lost.
+When standard input is closed, by the launcher or because the process of the sweep has ended, the worker sends itself a
+SIGTERM: a training finishes its step, writes a checkpoint and ends. Before the training handles signals, the SIGTERM
+ends the process at once, and nothing is lost.
 """
 
 from __future__ import annotations
@@ -24,12 +24,16 @@ from peerage.errors import UserError
 from peerage.runs.listeners import Listener
 from peerage.session import resume, run_training
 from peerage.sweeps.launch import Task
+from peerage.text import one_line
 from peerage.training.trainer import Trainer
 
 
-class _Watch(Listener):
-    """Asks the training to end once standard input closes, but not when it has ended already and draws its report, and
-    not a second time: then it would not wait for a checkpoint."""
+class _StopOnClosedInput(Listener):
+    """Asks the training to end when standard input is closed.
+
+    It does not do so once the training has ended and the report is drawn, nor if the training was asked to end before:
+    a second signal would end it without a checkpoint.
+    """
 
     def __init__(self) -> None:
         self.over = False
@@ -38,7 +42,7 @@ class _Watch(Listener):
     def _wait(self) -> None:
         while os.read(0, 1):
             pass
-        listener = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)  # a training's Interrupt
+        listener = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)  # the Interrupt of a training
         if not self.over and not getattr(listener, "asked", False):
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -47,7 +51,7 @@ class _Watch(Listener):
 
 
 def work(task: Task, listeners: tuple[Listener, ...] = ()) -> str:
-    """Train, resume or measure, and return the answer. Raises UserError for what the user can mend."""
+    """Train, resume or measure; returns the line to print. Raises UserError for an error that the user can correct."""
     config = from_dict(task.config)
     if task.measure:
         return json.dumps(measure(config, task.measure))
@@ -59,9 +63,9 @@ def work(task: Task, listeners: tuple[Listener, ...] = ()) -> str:
 
 
 def measure(config: Config, steps: int) -> dict[str, float]:
-    """`step`: seconds of a training step, the mean of `steps`; `evaluation`: seconds of an evaluation. Writes nothing.
+    """`step`: mean seconds of a training step over `steps` steps; `evaluation`: seconds of an evaluation.
 
-    Members act at random before learning begins, which is cheaper, so it is made to begin at once.
+    Steps before learning begins are cheaper, so learning is made to begin after 100 steps. Writes nothing.
     """
     begin = 100
     starts = tuple(min(s, begin) for s in config.learner.learning_starts) or (begin,)
@@ -75,7 +79,7 @@ def measure(config: Config, steps: int) -> dict[str, float]:
 
     try:
         trainer.reset()
-        for _ in range(begin + steps // 4):  # until everybody has learned for a while
+        for _ in range(begin + steps // 4):  # until all members have learned for a while
             trainer.advance()
         began = clock()
         for _ in range(steps):
@@ -89,25 +93,25 @@ def measure(config: Config, steps: int) -> dict[str, float]:
 
 
 def main() -> int:
-    """The exit status: 0, 2 for a mistake of the user, 128 + a signal's number, 1 for a fault of ours."""
+    """The exit status: 0; 2 for an error of the user; 128 + the number of a signal; 1 for a bug in Peerage."""
     line = b""
     while not line.endswith(b"\n"):
         if not (byte := os.read(0, 1)):
             return 2
         line += byte
-    said: dict[str, Any] = json.loads(line)
-    task = Task(**{**said, "command": tuple(said["command"])})
+    fields: dict[str, Any] = json.loads(line)
+    task = Task(**{**fields, "command": tuple(fields["command"])})
     try:
-        print(work(task, (_Watch(),)))
+        print(work(task, (_StopOnClosedInput(),)))
     except UserError as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
+        print(one_line(error), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
     except Exception as error:
         if os.environ.get("PEERAGE_TRACEBACK"):
             raise
-        print(" ".join(f"{type(error).__name__}: {error}".split())[:300], file=sys.stderr)
+        print(one_line(f"{type(error).__name__}: {error}")[:300], file=sys.stderr)
         return 1
     return 0
 
