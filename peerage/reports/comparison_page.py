@@ -18,7 +18,7 @@ from peerage.runs.folder import write_atomically
 from peerage.statistics import formats, tests
 from peerage.statistics.comparison import Comparison, Task
 from peerage.statistics.samples import RANGES, Metric, Side
-from peerage.statistics.verdicts import FEW, share, subject, words
+from peerage.statistics.verdicts import MIN_REPLICAS, comparatives, improvement_name, subject
 from peerage.text import count, listing, number, short
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#8C6D46", "#56B4E9", "#5B2A86", "#B8860B")
@@ -144,7 +144,7 @@ def _facts(comparison: Comparison) -> list[tuple[str, str]]:
         for v in sorted(task.versus, key=lambda v: v.higher is None)[:3]:
             word = f"{short(v.b, 30)}: no difference can be seen"
             if v.higher:
-                word = f"{short(v.higher, 30)} is {words(comparison.metric)[0]}"
+                word = f"{short(v.higher, 30)} is {comparatives(comparison.metric)[0]}"
             verdict = f"{v.verdict}." if len(comparison.tasks) == 1 else f"{task.name}: {v.verdict}."
             cards.append((_breakable(word), _breakable(verdict)))
     return cards[:6]
@@ -169,7 +169,7 @@ def _task(comparison: Comparison, task: Task) -> str:
     differences = [(name, *_ends(v.difference)) for name, v in zip(names, task.versus)]
     parts.append(_with_breaks(plots.intervals(differences, against, "Differences", caption=caption)))
     shares = [(name, *_ends(v.improvement)) for name, v in zip(names, task.versus)]
-    said = share(metric)
+    said = improvement_name(metric)
     caption = f"How often a replica is above one of {task.sides[0].name} in the {what}; at one half they are level."
     chart = plots.intervals(shares, "probability", said.capitalize(), caption=caption, reference=0.5)
     parts.append(_with_breaks(chart))
@@ -185,7 +185,7 @@ def _band(side: Side, place: int, last: int, metric: Metric) -> plots.Series:
     steps, curves = side.until(last)
     thin = np.unique(np.linspace(0, len(steps) - 1, min(POINTS, len(steps))).round().astype(int))
     estimate, *limits = tests.band(curves[:, thin], "iqm")
-    if side.n < FEW:
+    if side.n < MIN_REPLICAS:
         limits = [np.full(len(thin), np.nan)] * 2
     low, high = (np.clip(limit, *RANGES[metric]) for limit in limits)
     colour, dashed = COLOURS[place % len(COLOURS)], place >= len(COLOURS)
@@ -194,7 +194,7 @@ def _band(side: Side, place: int, last: int, metric: Metric) -> plots.Series:
 
 def _profile(comparison: Comparison, task: Task) -> str:
     """Which share of the replicas reached a height, over heights."""
-    if min(map(len, task.samples)) < FEW:
+    if min(map(len, task.samples)) < MIN_REPLICAS:
         return ""
     low, high = min(x.min() for x in task.samples), max(x.max() for x in task.samples)
     if low == high:
@@ -202,9 +202,9 @@ def _profile(comparison: Comparison, task: Task) -> str:
     heights = np.linspace(low, high, 60)
     series = []
     for i, (side, x) in enumerate(zip(task.sides, task.samples)):
-        share, below, above = tests.performance_profile(x, heights)
+        improvement_name, below, above = tests.performance_profile(x, heights)
         colour, dashed = COLOURS[i % len(COLOURS)], i >= len(COLOURS)
-        series.append(plots.Series(short(side.name, 40), heights, share, below, above, colour=colour, dash=dashed))
+        series.append(plots.Series(short(side.name, 40), heights, improvement_name, below, above, colour=colour, dash=dashed))
     what = subject(comparison.metric, comparison.measure, task.step)
     look = plots.Look(xlabel=what, xlim=(None, None), ylim=(0.0, 1.0))
     caption = f"Share of the replicas whose {what} was above the height on the x axis."

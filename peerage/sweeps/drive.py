@@ -236,5 +236,6 @@ class _Driver:
             name = signal.Signals(signal_number).name
             self.progress.say_error(f"{name}: {done} of {runs} runs are done; `{again}` continues")
             return 128 + signal_number
-        self.progress.say_error(f"{done} of {runs} runs are done, {runs - done} are not; `{again}` tries them again")
+        left = f"{runs - done} {'is' if runs - done == 1 else 'are'} not"
+        self.progress.say_error(f"{done} of {runs} runs are done, {left}; `{again}` tries again")
         return 1

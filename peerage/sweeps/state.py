@@ -12,7 +12,7 @@ from peerage.config import FREE, Config
 from peerage.config.file import from_dict, short, to_dict
 from peerage.errors import UserError
 from peerage.runs.folder import RunFolder, cpu_model
-from peerage.statistics.sources import dotted
+from peerage.statistics.sources import dotted_settings
 from peerage.sweeps.plan import PlannedRun, Sweep
 
 try:
@@ -58,7 +58,7 @@ def inspect_run(run: PlannedRun, folder: Path) -> State:
 
 def differences(there: Config, asked: Config) -> list[str]:
     """`learner.learning_rate is 0.001 there and 0.0005 in the sweep`, for each field that must be equal."""
-    before, now = dotted(to_dict(there)), dotted(to_dict(asked))
+    before, now = dotted_settings(to_dict(there)), dotted_settings(to_dict(asked))
     return [
         f"{name} is {short(_shown(before[name]))} there and {short(_shown(now[name]))} in the sweep"
         for name in now
