@@ -21,12 +21,13 @@ from peerage.config.file import from_dict, load, parse, to_dict
 from peerage.config.presets import preset_names
 from peerage.errors import UserError
 from peerage.runs.folder import RunFolder, cpu_model
-from peerage.sweeps import describe, plan_sweep, run, sweep_names
-from peerage.sweeps.drive import _Driver, _slots
+from peerage.sweeps.drive import _Driver, _slots, run
+from peerage.sweeps.file import describe, sweep_names
 from peerage.sweeps.launch import Ended, LocalLauncher, Task, cores
+from peerage.sweeps.plan import plan_sweep
 from peerage.sweeps.progress import Progress
 from peerage.sweeps.state import Speeds, completed_steps, inspect_run, timing, total_duration
-from peerage.sweeps.worker import work
+from peerage.sweeps.work import work
 
 ROOT = Path(__file__).parent.parent
 TINY = """
@@ -293,7 +294,7 @@ def test_wrong_files(tmp_path, text):
 def test_wrong_names(tmp_path):
     with pytest.raises(UserError, match=r"neither a file nor a built-in sweep: 'quik' \(did you mean 'quick'\?\)"):
         plan_sweep("quik")
-    with pytest.raises(UserError, match="neither a file nor a sweep"):
+    with pytest.raises(UserError, match="neither a file nor a built-in sweep"):
         plan_sweep(str(tmp_path))
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="cannot read"):
@@ -555,7 +556,7 @@ def test_what_is_missing_is_trained_and_what_is_done_is_not(tmp_path, capsys, on
     )
     with pytest.raises(UserError, match="holds the sweep 'kept': use another `where` or --log-dir"):
         run(write(tmp_path, text.replace("kept", "other")), log_dir=str(where))
-    with pytest.raises(UserError, match="--measure is for --dry-run"):
+    with pytest.raises(UserError, match="--measure needs --dry-run"):
         run(write(tmp_path, text), log_dir=str(where), measure=True)
     with pytest.raises(UserError, match="is a run, and a sweep needs a folder of its own"):
         run(write(tmp_path, text), log_dir=str(where / names[0]))
@@ -654,7 +655,7 @@ axes:
 
 
 def begin(source: str, where: Path, output: Any = subprocess.PIPE, **environment: str) -> subprocess.Popen[str]:
-    code = f"from peerage.sweeps import run\nraise SystemExit(run({source!r}, log_dir={str(where)!r}, jobs=1))"
+    code = f"from peerage.sweeps.drive import run\nraise SystemExit(run({source!r}, log_dir={str(where)!r}, jobs=1))"
     return subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT, text=True, stdout=output, stderr=subprocess.STDOUT,
         start_new_session=True, env={**os.environ, **environment},

@@ -45,8 +45,8 @@ def analyse(folder: Path | str, returns: Mapping[str, float] | None = None) -> A
     """All measures of a run, finished or not, from its CSV files.
 
     `returns`: the return per episode of fixed advisers acting alone; that of members is their mean evaluation return in
-    the last fifth of the run. Raises UserError if `folder` is not a run, its files are damaged, or an entry of `returns`
-    is not finite or not a fixed adviser of the run.
+    the last fifth of the run. Raises UserError if `folder` is not a run, its files are damaged, or an entry of
+    `returns` is not finite or not a fixed adviser of the run.
     """
     run = RunFolder.open(folder)
     advice, metrics = tables.read_advice(run.path), tables.read_metrics(run.path)

@@ -111,7 +111,7 @@ def as_latex(comparison: Comparison) -> str:
     lines = [
         f"% {subject(metric, measure, step)}; needs \\usepackage{{booktabs}}",
         f"% IQM and mean over replicas with 95% intervals; P: {improvement_name(metric)}, against the first row",
-        *([] if metric == "length" else ["% bold: significantly better than the first row, or the first than all others"]),
+        *([] if metric == "length" else ["% bold: significantly better than the first row, or the first than all"]),
         r"\begin{tabular}{llrrrrrr}",
         r"\toprule",
         r"Environment & Method & $n$ & \multicolumn{2}{c}{IQM} & \multicolumn{2}{c}{Mean} & $P$ \\",

@@ -1,7 +1,7 @@
 """Start the runs of a sweep: the interface `Launcher`, and `LocalLauncher` for processes on this machine.
 
 A launcher for other machines or a cluster implements the same five methods and passes the `Task` to
-`peerage.sweeps.worker.work` where it trains.
+`peerage.sweeps.work.work` where it trains.
 """
 
 from __future__ import annotations

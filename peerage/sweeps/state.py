@@ -198,7 +198,7 @@ class Speeds:
                 continue  # not a valid run
 
     def add_measurement(self, config: Config, steps: int, answer: dict[str, float]) -> None:
-        """Use the result of `peerage.sweeps.worker.measure` over `steps` steps."""
+        """Use the result of `peerage.sweeps.work.measure` over `steps` steps."""
         self._measured[speed_key(config)] = steps, answer
 
     def known(self, config: Config) -> bool:

@@ -2,7 +2,8 @@
 
 When standard input is closed, by the launcher or because the process of the sweep has ended, the worker sends itself a
 SIGTERM: a training finishes its step, writes a checkpoint and ends. Before the training handles signals, the SIGTERM
-ends the process at once, and nothing is lost.
+ends the process at once, and nothing is lost. For the same reason the worker watches standard input before it imports
+torch and the rest: `WORK` names the function that does the work.
 """
 
 from __future__ import annotations
@@ -12,20 +13,15 @@ import os
 import signal
 import sys
 import threading
-import time
-from dataclasses import replace
 from typing import Any
 
-import torch
-
-from peerage.config import Config
-from peerage.config.file import from_dict
 from peerage.errors import UserError
+from peerage.loading import load_function
 from peerage.runs.listeners import Listener
-from peerage.session import resume, run_training
 from peerage.sweeps.launch import Task
 from peerage.text import one_line
-from peerage.training.trainer import Trainer
+
+WORK = "peerage.sweeps.work:work"
 
 
 class _StopOnClosedInput(Listener):
@@ -50,48 +46,6 @@ class _StopOnClosedInput(Listener):
         self.over = True
 
 
-def work(task: Task, listeners: tuple[Listener, ...] = ()) -> str:
-    """Train, resume or measure; returns the line to print. Raises UserError for an error that the user can correct."""
-    config = from_dict(task.config)
-    if task.measure:
-        return json.dumps(measure(config, task.measure))
-    if task.resume:
-        resume(task.folder, command=task.command, listeners=listeners, verbose=0)
-    else:
-        run_training(config, task.command, listeners=listeners)
-    return "trained"
-
-
-def measure(config: Config, steps: int) -> dict[str, float]:
-    """`step`: mean seconds of a training step over `steps` steps; `evaluation`: seconds of an evaluation.
-
-    Steps before learning begins are cheaper, so learning is made to begin after 100 steps. Writes nothing.
-    """
-    begin = 100
-    starts = tuple(min(s, begin) for s in config.learner.learning_starts) or (begin,)
-    config = replace(config, learner=replace(config.learner, learning_starts=starts))
-    trainer = Trainer(config)
-
-    def clock() -> float:
-        if trainer.device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter()
-
-    try:
-        trainer.reset()
-        for _ in range(begin + steps // 4):  # until all members have learned for a while
-            trainer.advance()
-        began = clock()
-        for _ in range(steps):
-            trainer.advance()
-        trained = clock()
-        if config.run.eval_freq:
-            trainer.evaluation_rows()
-        return {"step": (trained - began) / steps, "evaluation": clock() - trained}
-    finally:
-        trainer.close()
-
-
 def main() -> int:
     """The exit status: 0; 2 for an error of the user; 128 + the number of a signal; 1 for a bug in Peerage."""
     line = b""
@@ -102,7 +56,8 @@ def main() -> int:
     fields: dict[str, Any] = json.loads(line)
     task = Task(**{**fields, "command": tuple(fields["command"])})
     try:
-        print(work(task, (_StopOnClosedInput(),)))
+        listener = _StopOnClosedInput()
+        print(load_function(WORK)(task, (listener,)))
     except UserError as error:
         print(one_line(error), file=sys.stderr)
         return 2
