@@ -1,4 +1,4 @@
-"""The four CSV files of a run folder: written line by line while the run goes on, read as DataFrames.
+"""The four CSV files of a run folder: written line by line during the training, read as DataFrames.
 
 Numbers are written with nine significant digits (`%.9g`): float32 values come back bit for bit, float64
 values (returns, seconds) to nine digits. None and NaN are empty cells.
@@ -50,9 +50,9 @@ COLUMNS: dict[str, dict[str, str]] = {
     },
     "timing.csv": {"step": "int", "seconds": "float", "member_steps_per_second": "float"},
 }
-"""Columns of every file, in order, with their types."""
+"""File -> its columns in order, with their types."""
 EMPTY = ["", "nan", "NaN", "NAN"]
-"""What stands for no number: nothing, as it is written here, or what other programs and people write."""
+"""Cells without a number: empty ones, as written here, and what other programs write."""
 
 
 def _cell(value: Any) -> str:
@@ -60,7 +60,7 @@ def _cell(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, str):
-        # A name with a line break would tear its row apart for everyone who reads line by line.
+        # A line break in a name would break the row for programs that read line by line.
         return value.replace("\r", " ").replace("\n", " ")
     if isinstance(value, bool):
         return str(int(value))
@@ -77,8 +77,8 @@ def _lines(rows: Iterable[Iterable[Any]]) -> bytes:
 
 
 def check_offsets(folder: Path, offsets: Mapping[str, int]) -> None:
-    """UserError if a file is shorter than its offset or would be cut within a line: then the files are not those of the
-    checkpoint that has these offsets. Changes nothing."""
+    """UserError if a file is shorter than its offset, or if the offset lies within a line: then the files do not belong
+    to the checkpoint that has these offsets. Changes nothing."""
     for name in COLUMNS:
         length = offsets.get(name)
         try:
@@ -90,15 +90,15 @@ def check_offsets(folder: Path, offsets: Mapping[str, int]) -> None:
         if not fits:
             raise UserError(
                 f"{folder / name} does not fit the checkpoint: it was changed or cut after the checkpoint was "
-                "written; restore it, or train anew"
+                "written; restore it, or train again"
             )
 
 
 class CsvLog(Listener):
-    """Appends to the CSV files of a run folder; every batch of rows reaches the file in one write.
+    """Appends to the CSV files of a run folder; every batch of rows is one write.
 
     A missing file gets its header line; existing files are appended to (a resume calls `truncate` first).
-    OSError (a full disk) ends the training: see `Listeners`.
+    An OSError, such as that of a full disk, ends the training: see `Listeners`.
     """
 
     essential = True
@@ -107,7 +107,7 @@ class CsvLog(Listener):
         self.folder = Path(folder)
         self._files: dict[str, BinaryIO] = {}
         for name, columns in COLUMNS.items():
-            # Unbuffered: a batch is one write of whole lines, so nobody reads half a line.
+            # Unbuffered: a batch is one write of complete lines, so that readers never see half a line.
             self._files[name] = open(self.folder / name, "ab", buffering=0)  # noqa: SIM115
             if self._files[name].tell() == 0:
                 self._write(name, [columns])
@@ -117,7 +117,7 @@ class CsvLog(Listener):
 
     def _write(self, name: str, rows: Iterable[Iterable[Any]]) -> None:
         data = memoryview(_lines(rows))
-        while data:  # an unbuffered write may take only a part
+        while data:  # an unbuffered write may be partial
             data = data[self._files[name].write(data) :]
 
     def on_metrics(self, step: int, rows: list[MetricRow]) -> None:
@@ -140,14 +140,16 @@ class CsvLog(Listener):
         self.close()
 
     def offsets(self) -> dict[str, int]:
-        """Length of every file in bytes, once what was written is safely on the disk (for a checkpoint)."""
+        """The length of every file in bytes, after flushing it to the disk; a checkpoint stores them."""
         for file in self._files.values():
             os.fsync(file.fileno())
         return {name: os.fstat(file.fileno()).st_size for name, file in self._files.items()}
 
     def truncate(self, offsets: Mapping[str, int] | None) -> None:
-        """Forget every line written after `offsets` was taken, so that a resumed run writes it again; with None all.
-        Call `check_offsets` before."""
+        """Remove all lines written after `offsets` was taken, or with None all; the resumed run writes them again.
+
+        Call `check_offsets` first.
+        """
         if offsets is None:
             for name, file in self._files.items():
                 file.truncate(0)
@@ -159,21 +161,21 @@ class CsvLog(Listener):
             file.seek(0, os.SEEK_END)
 
     def close(self) -> None:
-        """Close the files; twice is fine."""
+        """Close the files; a second call does nothing."""
         for file in self._files.values():
             file.close()
 
 
 def has_rows(folder: Path | str) -> bool:
-    """Is there more than headers in the files?"""
+    """Whether any of the files holds more than its header."""
     paths = [(Path(folder) / name, len(_lines([columns]))) for name, columns in COLUMNS.items()]
     return any(path.exists() and path.stat().st_size > header for path, header in paths)
 
 
 def _read(folder: Path | str, name: str) -> pd.DataFrame:
-    """One file of a run folder; empty if it is not there yet. A half-written last line is left out.
+    """One file of a run folder; empty if it does not exist yet. An incomplete last line is left out.
 
-    UserError if `folder` is not there or the file is not one of ours.
+    Raises UserError if `folder` does not exist or the file does not have this format.
     """
     import pandas as pd
 
@@ -190,7 +192,7 @@ def _read(folder: Path | str, name: str) -> pd.DataFrame:
         frame = pd.read_csv(
             io.BytesIO(data),
             dtype={column: dtype[kind] for column, kind in columns.items()},
-            # Only in a column of numbers: an adviser may be called "nan".
+            # Only in columns of numbers: an adviser may be called "nan".
             keep_default_na=False,
             na_values={column: EMPTY for column, kind in columns.items() if kind == "float"},
             float_precision="round_trip",
@@ -202,7 +204,7 @@ def _read(folder: Path | str, name: str) -> pd.DataFrame:
     if list(frame.columns) != list(columns):
         raise UserError(f"{path} does not have the columns {','.join(columns)}")
     if "replica" in frame:
-        # Every replica has rows, so that none has a higher number; arrays with room for it would fill the memory
+        # Every replica has rows, so a higher number is wrong; arrays of that size could exhaust the memory.
         wrong = frame[(frame["replica"] < 0) | (frame["replica"] >= len(frame))]
         if len(wrong):
             row = wrong.iloc[0]
@@ -211,7 +213,7 @@ def _read(folder: Path | str, name: str) -> pd.DataFrame:
 
 
 def _wrong_cell(data: bytes, columns: Mapping[str, str]) -> str | None:
-    """Where the first cell is that is not a number and should be one."""
+    """A description of the first cell that should be a number and is not; None if there is none."""
     try:
         for row in csv.DictReader(io.StringIO(data.decode())):
             for column, kind in columns.items():
@@ -233,7 +235,7 @@ def read_metrics(folder: Path | str) -> pd.DataFrame:
 
 
 def read_evaluations(folder: Path | str, mode: str | None = "alone") -> pd.DataFrame:
-    """evaluations.csv: step, replica, member, episode, return, length, success (NaN: the task has none), mode.
+    """evaluations.csv: step, replica, member, episode, return, length, success (NaN: the task defines none), mode.
 
     Only the episodes of `mode`: alone (each member by itself) or together (the group with advice); None: all of them.
     """
