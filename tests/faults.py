@@ -121,7 +121,7 @@ class FrailAdviser:
             sys.exit(0)
         return fault["what"]
 
-    def suggest(self, obs, asker, episode_start, rng):
+    def suggest(self, obs, rows, first, rng):
         what = self.due("suggest")
         self.count += 1
         said = np.full(len(obs), self.count % 3)

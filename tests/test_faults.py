@@ -124,7 +124,7 @@ def rows_on_a_full_disk(path: Path, whole: dict[str, bytes]) -> None:
     said = peerage(*words(path), listeners=(At(52, disk.fill),))
     assert said.status == 2
     assert f"cannot write to the run folder: {FULL}; once that is mended" in said.line()
-    assert "peerage resume" in said.err and "goes on from step 40" in said.err
+    assert "peerage resume" in said.err and "continues from step 40" in said.err
     assert peerage("report", path / "run").line() and peerage("evaluate", path / "run", "--episodes", 1).status == 0
     again = peerage("resume", path / "run", "--verbose", 0)  # too early
     assert again.status == 2 and "disk space" in again.line()
@@ -145,7 +145,7 @@ def checkpoint_on_a_full_disk(path: Path, whole: dict[str, bytes]) -> None:
         said = peerage(*command, listeners=(At(76, lambda pages=pages: disk.fill(pages * 4096)),))
         assert said.status == 2, (pages, said)
         assert "cannot write to the run folder" in said.line() and FULL in said.err, (pages, said)
-        assert "goes on from step 40" in said.err
+        assert "continues from step 40" in said.err
         disk.clear()
         goes_on(run, whole)
     ended = peerage(*command, listeners=(At(76, lambda: disk.fill((needs + 8) * 4096)), At(80, disk.clear)))
@@ -166,7 +166,7 @@ def end_on_a_full_disk(path: Path, whole: dict[str, bytes]) -> None:
     said = peerage(*words(path))
     checkpoint.save = save
     assert said.status == 2 and FULL in said.line() and "peerage resume" in said.err
-    assert "goes on from step 120" in said.err and RunFolder(path / "run").status()[0] == "RUNNING"
+    assert "continues from step 120" in said.err and RunFolder(path / "run").status()[0] == "RUNNING"
     disk.clear()
     goes_on(path / "run", whole)
 
@@ -276,7 +276,7 @@ def run_folder_that_becomes_read_only(path: Path, whole: dict[str, bytes]) -> No
     said = peerage(*words(path), listeners=(At(52, lambda: faults.set_permissions(run, 0o555, 0o444)),))
     assert said.status == 2
     assert f"cannot write to the run folder {run}" in said.line() and "Permission denied" in said.err
-    assert "goes on from step 40" in said.err
+    assert "continues from step 40" in said.err
     before = tables(run)
     refused = (["resume", run], ["report", run], [*words(path), "--overwrite"])
     for command in refused:
@@ -295,7 +295,7 @@ def checkpoints_that_become_read_only(path: Path, whole: dict[str, bytes]) -> No
         run = path / name.replace("/", "-")
         command = words(path, name=run.name)
         said = peerage(*command, listeners=(At(52, lambda f=run / name: f.chmod(0o555)),))
-        assert said.status == 2 and "Permission denied" in said.line() and "goes on from step 40" in said.err, said
+        assert said.status == 2 and "Permission denied" in said.line() and "continues from step 40" in said.err, said
         assert RunFolder(run).status()[0] == "FAILED"
         (run / name).chmod(0o755)
         goes_on(run, whole)
@@ -394,7 +394,7 @@ def test_an_environment_that_fails(tmp_path, reference, monkeypatch, what, told)
     fault = failing(tmp_path, Frail, monkeypatch, what=what, at=67)
     said = peerage(*words(tmp_path))
     assert said.status == 2 and told in said.line(), said
-    assert "Frail-v0, environment " in said.err and "goes on from step 40" in said.err
+    assert "Frail-v0, environment " in said.err and "continues from step 40" in said.err
     if what != "reset raises":
         assert "environment 0, step 67: " in said.err
     assert RunFolder(tmp_path / "run").status()[1]["why"] == said.err[len("peerage: ") :].rstrip("\n")
@@ -441,7 +441,7 @@ def test_an_adviser_that_fails(tmp_path, reference, monkeypatch, what, told):
     fault = failing(tmp_path, FrailAdviser, monkeypatch, what=what, at=30)
     said = peerage(*words(tmp_path, config))
     assert said.status == 2 and told in said.line() and "adviser" in said.err and "Adviser" in said.err, said
-    assert ("RuntimeError: out of advice" in said.err) == ("raises" in what) and "goes on from step " in said.err
+    assert ("RuntimeError: out of advice" in said.err) == ("raises" in what) and "continues from step " in said.err
     fault.unlink()
     goes_on(tmp_path / "run", reference(config))
 
@@ -511,7 +511,7 @@ def test_a_member_that_diverges(tmp_path, reference, chances, algorithm, trust):
     frozen = [text for text in heard.texts if "frozen" in text]
     assert len(frozen) == 1 and frozen[0].startswith("member-1 of replica 0 is frozen")
     assert chances and all(np.isfinite(p).all() and np.allclose(p.sum(axis=1), 1) for p in chances)
-    state = checkpoint.load_latest(tmp_path / "run")[1]["group"]["0"]
+    state = checkpoint.load_latest(tmp_path / "run")[1]["trainer"]["group"]["stacks"]["0"]["learner"]
     for name, network in state["learner"]["networks"].items():
         rows = len(network) // 2  # of a member
         assert network[:rows].isfinite().all(), name
@@ -594,7 +594,7 @@ class Raises(Listener):
 def test_a_listener_that_raises(tmp_path, reference, monkeypatch, error):
     """In any of its methods: one line, and the training is what it would have been. A member diverges, so that there
     are messages."""
-    monkeypatch.setattr("peerage.training.trainer.PROGRESS_SECONDS", 0)
+    monkeypatch.setattr("peerage.training.runner.PROGRESS_SECONDS", 0)
     config = diverging("dqn", "td")
     for method in METHODS if error is RuntimeError else ("on_advice", "on_end"):
         name = f"{method}-{error.__name__}"
@@ -903,7 +903,7 @@ def no_memory_on_the_way(path: Path, whole: dict[str, bytes]) -> None:
     said = peerage(*words(path, WIDE), listeners=(At(52, take),))
     hoard.clear()
     resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    assert said.status == 2 and "does not fit into memory" in said.line() and "goes on from step 40" in said.err, said
+    assert said.status == 2 and "does not fit into memory" in said.line() and "continues from step 40" in said.err, said
     goes_on(path / "run", whole)
 
 

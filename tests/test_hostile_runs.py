@@ -93,7 +93,7 @@ def test_a_byte_of_a_checkpoint(runs, kind, command, which, flip, both):
 
 
 JSON = st.sampled_from((None, True, False, *NUMBERS, "", "x", "run", [], {}, [[]], [0], {"x": 0}, {"tensor": "nowhere"},
-                        {"tensor": "sharing/followed"}, {"buffer": "group/0/replay/data", "start": 0, "stop": 10**12},
+                        {"tensor": "trainer/sharing/followed"}, {"buffer": "trainer/group/stacks/0/learner/replay/data", "start": 0, "stop": 10**12},
                         {"buffer": "nowhere", "start": 0, "stop": 0}))  # fmt: skip
 
 

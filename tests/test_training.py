@@ -19,7 +19,9 @@ from peerage.config.presets import preset_names
 from peerage.envs.make import make_env
 from peerage.errors import UserError
 from peerage.runs import checkpoint
-from peerage.runs.listeners import Listener, Listeners
+from peerage.runs.folder import RunFolder
+from peerage.runs.listeners import Listener
+from peerage.training.runner import Runner
 from peerage.training.trainer import Trainer
 
 
@@ -145,8 +147,7 @@ class Record(Listener):
 def record(config: Config, **kwargs) -> Record:
     trainer = Trainer(config, **kwargs)
     heard = Record()
-    trainer.listeners = Listeners([heard])
-    trainer.run()
+    Runner(trainer, heard).run()
     trainer.close()
     return heard
 
@@ -218,8 +219,7 @@ def test_a_checkpoint_restores_every_number(trust, begin, same, tmp_path):
         first.advance()
         after = checkpoint.save(tmp_path, first.step, first.state(), after=after)
     second = Trainer(config)
-    second.load_state(checkpoint.load(after))
-    assert second.pending_messages == [] and not second.episode_start.all()
+    assert second.load_state(checkpoint.load(after)) == [] and not second.first.all()
     for _ in range(60):
         one, two = first.advance(), second.advance()
         assert np.array_equal(one.next_obs, two.next_obs)
@@ -246,13 +246,10 @@ def test_a_diverged_member_is_frozen_and_the_others_go_on(tmp_path, trust):
         def on_message(self, step, text):
             self.text = text
 
-    from peerage.runs.folder import RunFolder
-
     poison = Poison()
     trainer = poison.trainer = Trainer(small(advice=AdviceConfig(trust=trust)))
-    trainer.listeners = Listeners([poison])
     folder = RunFolder.create(tmp_path, "run", "run", {"env": "Room-v6"})
-    trainer.run(folder)
+    Runner(trainer, poison, folder=folder).run()
     assert trainer.group.active().tolist() == [True, False]
     assert "member-1 of replica 0 is frozen" in poison.text
     assert trainer.group.stacks[0].learner.q.flat[0].isfinite().all()
@@ -355,9 +352,9 @@ class Says:
     def __init__(self):
         self.told = []
 
-    def suggest(self, obs, asker, episode_start, rng):
-        assert obs.shape == (len(asker), 4) and episode_start.dtype == bool
-        self.told += asker.tolist()
+    def suggest(self, obs, rows, first, rng):
+        assert obs.shape == (len(rows), 4) and first.dtype == bool
+        self.told += rows.tolist()
         return np.full(len(obs), 2)
 
     def state(self):
@@ -381,7 +378,7 @@ class Wrong:
     def __init__(self, answer):
         self.answer = answer
 
-    def suggest(self, obs, asker, episode_start, rng):
+    def suggest(self, obs, rows, first, rng):
         return np.full(len(obs), self.answer) if np.isscalar(self.answer) else self.answer
 
 
@@ -397,7 +394,9 @@ def test_what_lies_outside_the_box_is_clipped():
     trainer.begin()
     for _ in range(60):
         trainer.advance()
-    assert (trainer.sharing.signals["td"].history == 2).any()
+    recent = trainer.group.recent_transitions(torch.arange(60).expand(2, -1))
+    followed = recent.actions[recent.followed == 2]
+    assert len(followed) and (followed == 2.0).all()
     assert trainer.group.stacks[0].learner.replay.data[:, :60].abs().max() < 20
     trainer.close()
 
