@@ -521,10 +521,11 @@ def test_a_run_without_a_sound_checkpoint(stopped, capsys):
 def test_one_process_at_a_time(stopped, capsys):
     files = {path: path.read_bytes() for path in stopped.rglob("*") if path.is_file()}
     words = (
-        "import sys, time; from peerage.runs.folder import RunFolder\n"
-        "run = RunFolder(sys.argv[1]); run.lock(); print('locked', flush=True); time.sleep(60)"
+        "import sys; from peerage.runs.folder import RunFolder\n"
+        "run = RunFolder(sys.argv[1]); run.lock(); print('locked', flush=True); sys.stdin.read()"
     )
-    other = subprocess.Popen([sys.executable, "-c", words, str(stopped)], stdout=subprocess.PIPE, text=True)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    other = subprocess.Popen([sys.executable, "-c", words, str(stopped)], text=True, **pipes)
     try:
         assert other.stdout.readline() == "locked\n"
         where = ["--log-dir", str(stopped.parent), "--exp-name", "run"]
