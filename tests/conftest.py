@@ -12,8 +12,11 @@ from peerage.append_buffer import AppendBuffer
 from peerage.nets.workers import WORKERS
 from peerage.training.trainer import Trainer
 
-if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell does that to what it starts in the background, and
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # what is ignored stays so, in trainings too
+# A shell ignores SIGINT in what it starts in the background, and `nohup` ignores SIGHUP. A training keeps ignoring such
+# a signal, so tests that send one need the usual handlers.
+for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) == signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 
 def assert_same(a, b, place: str = "state") -> None:

@@ -212,7 +212,7 @@ def test_the_run_says_which_episode_begins_anew_and_goes_on(tmp_path):
     heard = Heard()
     run = peerage.load(tmp_path / "run", env=lambda: Odd("number"))
     peerage.resume(run, listeners=[heard])
-    assert "the episode of member-0 begins anew, because it could not be lived again: its observation" in heard.text
+    assert "the episode of member-0 begins anew, because it could not be replayed: its observation" in heard.text
     assert (tmp_path / "run" / "DONE").exists()
 
 
@@ -437,7 +437,7 @@ def test_an_older_format_is_named(tmp_path):
     folder = checkpoint.save(tmp_path, 3, {"x": 1})
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps({"format": 1, "step": 3, "sha256": manifest["files"]}))
-    match = "checkpoint format 1 by Peerage of another version, and this version reads format 2"
+    match = "checkpoint format 1 by Peerage of another version, and this version reads format 3"
     with pytest.raises(UserError, match=match):
         checkpoint.load(folder)
     with pytest.raises(UserError, match=match):
@@ -521,10 +521,11 @@ def test_a_run_without_a_sound_checkpoint(stopped, capsys):
 def test_one_process_at_a_time(stopped, capsys):
     files = {path: path.read_bytes() for path in stopped.rglob("*") if path.is_file()}
     words = (
-        "import sys, time; from peerage.runs.folder import RunFolder\n"
-        "run = RunFolder(sys.argv[1]); run.lock(); print('locked', flush=True); time.sleep(60)"
+        "import sys; from peerage.runs.folder import RunFolder\n"
+        "run = RunFolder(sys.argv[1]); run.lock(); print('locked', flush=True); sys.stdin.read()"
     )
-    other = subprocess.Popen([sys.executable, "-c", words, str(stopped)], stdout=subprocess.PIPE, text=True)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    other = subprocess.Popen([sys.executable, "-c", words, str(stopped)], text=True, **pipes)
     try:
         assert other.stdout.readline() == "locked\n"
         where = ["--log-dir", str(stopped.parent), "--exp-name", "run"]
@@ -571,7 +572,7 @@ def test_a_run_whose_checkpoints_were_removed_is_left_alone(stopped, capsys):
     shutil.rmtree(stopped / "checkpoints")
     before = {p: p.read_bytes() for p in stopped.rglob("*") if p.is_file() and p.name != ".lock"}
     assert main(["resume", str(stopped)]) == 2
-    assert "has rows and no checkpoint: somebody has removed its checkpoints" in capsys.readouterr().err
+    assert "has rows but no checkpoint: its checkpoints were removed" in capsys.readouterr().err
     assert {p: p.read_bytes() for p in stopped.rglob("*") if p.is_file() and p.name != ".lock"} == before
 
 

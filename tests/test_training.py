@@ -18,7 +18,9 @@ from peerage.config.file import load
 from peerage.config.presets import preset_names
 from peerage.errors import UserError
 from peerage.runs import checkpoint
-from peerage.runs.listeners import Listener, Listeners
+from peerage.runs.folder import RunFolder
+from peerage.runs.listeners import Listener
+from peerage.training.runner import Runner
 from peerage.training.trainer import Trainer
 
 
@@ -144,8 +146,7 @@ class Record(Listener):
 def record(config: Config, **kwargs) -> Record:
     trainer = Trainer(config, **kwargs)
     heard = Record()
-    trainer.listeners = Listeners([heard])
-    trainer.run()
+    Runner(trainer, heard).run()
     trainer.close()
     return heard
 
@@ -217,8 +218,7 @@ def test_a_checkpoint_restores_every_number(trust, begin, same, tmp_path):
         first.advance()
         after = checkpoint.save(tmp_path, first.step, first.state(), after=after)
     second = Trainer(config)
-    second.load_state(checkpoint.load(after))
-    assert second.pending_messages == [] and not second.episode_start.all()
+    assert second.load_state(checkpoint.load(after)) == [] and not second.first.all()
     for _ in range(60):
         one, two = first.advance(), second.advance()
         assert np.array_equal(one.next_obs, two.next_obs)
@@ -245,13 +245,10 @@ def test_a_diverged_member_is_frozen_and_the_others_go_on(tmp_path, trust):
         def on_message(self, step, text):
             self.text = text
 
-    from peerage.runs.folder import RunFolder
-
     poison = Poison()
     trainer = poison.trainer = Trainer(small(advice=AdviceConfig(trust=trust)))
-    trainer.listeners = Listeners([poison])
     folder = RunFolder.create(tmp_path, "run", "run", {"env": "Room-v6"})
-    trainer.run(folder)
+    Runner(trainer, poison, folder=folder).run()
     assert trainer.group.active().tolist() == [True, False]
     assert "member-1 of replica 0 is frozen" in poison.text
     assert trainer.group.stacks[0].learner.q.flat[0].isfinite().all()

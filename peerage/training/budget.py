@@ -68,6 +68,7 @@ SETTINGS = {
     "histories": "a smaller --attention-history",
     "decisions": "a smaller --context-history",
     "suggestions": "a smaller --trust-buffer-size",
+    "recent transitions": "a smaller --trust-buffer-size",
     "batches": "a smaller --batch-size",
     "trust batches": "a smaller --attention-batch-size",
     "in-context batches": "a smaller --context-batch-size",
