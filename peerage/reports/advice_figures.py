@@ -21,9 +21,10 @@ from peerage.reports.drawing import (
     line_style,
     new_figure,
 )
-from peerage.reports.heatmaps import COMPONENTS, capital
+from peerage.reports.heatmaps import capital
 from peerage.statistics import summaries
-from peerage.text import short
+from peerage.statistics.advice_log import signals_in_use, trust_curves
+from peerage.text import listing, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,7 +47,10 @@ def makers(metrics: pd.DataFrame, advice: pd.DataFrame) -> list[Callable[[], Dra
         lambda: heatmaps.trust_heatmaps(advice),
         lambda: heatmaps.follow_heatmaps(advice),
         lambda: heatmaps.components_matrix(advice),
-        *(lambda column=column: component_by_asker(advice, column) for column in COMPONENTS),
+        *(
+            lambda column=column, title=title: component_by_asker(advice, column, title)
+            for column, title in signals_in_use(advice).items()
+        ),
     ]
 
 
@@ -105,11 +109,10 @@ def trust_over_time(advice: pd.DataFrame) -> Draft | None:
     return None if figure is None else Draft("trust_over_time", "How advisers are scored", caption, figure, "Trust")
 
 
-def component_by_asker(advice: pd.DataFrame, column: str) -> Draft | None:
+def component_by_asker(advice: pd.DataFrame, column: str, words: str) -> Draft | None:
     """One signal as in `trust_over_time`; for groups that have a panel for each asker."""
     if advice["asker"].nunique() > MANY:
         return None  # `components_over_time` shows their mean already
-    words = COMPONENTS[column]
     figure = _by_asker(advice, column, words, zoom=True)
     caption = (
         f"{capital(words)} of every adviser in the eyes of each member, mean over replicas. Initial "
@@ -175,42 +178,30 @@ def right_wrong(metrics: pd.DataFrame) -> Draft | None:
 
 
 def trust_model(metrics: pd.DataFrame, advice: pd.DataFrame) -> Draft | None:
-    """Loss of the trust model, confidence in it and its weight ω, each in a panel with a line per member."""
-    panels = []
-    for name, column, title in (
-        ("trust/loss", "", "loss of the trust model"),
-        ("trust/confidence", "confidence", "confidence"),
-        ("trust/omega", "omega", "weight of attention ω"),
-    ):
-        values = summaries.metric(metrics, name)
-        if values.empty and column:  # not among the metrics: it is the same for all advisers of an asker
-            values = summaries.member_values(advice.rename(columns={"asker": "member"}), column)
-        if len(values):
-            panels.append((title, values))
+    """What kinds of trust report about themselves over time, each in a panel with a line per member."""
+    panels = trust_curves(metrics, advice)
     if not panels:
         return None
     figure, grid = _grid(len(panels), lambda down: 0.9 + 2.4 * down if down > 1 else 3.6)
-    scale = StepScale(max(float(values["step"].max()) for _, values in panels))
+    scale = StepScale(max(float(values["step"].max()) for _, values, _ in panels))
     handles: dict[str, Any] = {}
-    for axes, (title, values) in zip(grid, panels):
+    for axes, (title, values, in_advice) in zip(grid, panels):
         result = draw_curve(axes, scale, values)
         axes.set_title(title, loc="left")
         scale.label(axes)
-        if title.startswith("loss"):
-            if values["value"].min() > 0 and values["value"].max() > 30 * values["value"].min():
-                axes.set_yscale("log")
-                # matplotlib's own labels are formulas, which the style does not set.
-                axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-                axes.yaxis.set_minor_formatter(lambda value, _: "")
-        else:
-            axes.set_ylim(0, 1 if title == "confidence" else max(0.5, 1.05 * float(values["value"].max())))
+        low, high = float(values["value"].min()), float(values["value"].max())
+        if in_advice and low >= 0 and high <= 1:  # a share or a weight
+            axes.set_ylim(0, 1 if high > 0.5 else 0.5)
+        elif low > 0 and high > 30 * low:
+            axes.set_yscale("log")
+            # matplotlib's own labels are formulas, which the style does not set.
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            axes.yaxis.set_minor_formatter(lambda value, _: "")
         handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels())}
     _trim(grid)
     legend(figure, list(handles.values()), list(handles))
-    caption = "What the trust model makes of its own history: its loss"
-    if len(panels) > 1:
-        caption += ", the confidence that follows from it, and the weight that attention trust gets in the hybrid"
-    elif panels[0][1].groupby(["step", "replica"])["value"].nunique().max() == 1:
+    caption = f"What the trust model reports about itself: {listing([title for title, _, _ in panels])}"
+    if len(panels) == 1 and panels[0][1].groupby(["step", "replica"])["value"].nunique().max() == 1:
         caption += "; one model for the group, so all members' lines are the same"
     caption += f"; the band is the {result.kind} over {result.replicas} replicas." if result.kind else "."
     return Draft("trust_model", "The trust model", caption, figure, "Trust")
@@ -218,7 +209,7 @@ def trust_model(metrics: pd.DataFrame, advice: pd.DataFrame) -> Draft | None:
 
 def components_over_time(advice: pd.DataFrame) -> Draft | None:
     """A panel per signal that makes the score: mean over askers of self, other members, fixed advisers."""
-    present = [column for column in COMPONENTS if advice[column].notna().any()]
+    present = signals_in_use(advice)
     if not present or advice["adviser"].nunique() < 2:
         return None
     source = summaries.with_roles(advice).assign(asker="all")
@@ -230,7 +221,7 @@ def components_over_time(advice: pd.DataFrame) -> Draft | None:
         table = summaries.pair_means(source, column).droplevel("asker")
         shown = [name for name in names if name in table.columns]
         handles |= dict(zip(shown, _lines(axes, scale, table, shown)))
-        axes.set_title(COMPONENTS[column], loc="left")
+        axes.set_title(present[column], loc="left")
         _skip_start(axes, table)
     _trim(grid)
     legend(figure, list(handles.values()), [short(name) for name in handles])

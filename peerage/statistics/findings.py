@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from peerage.config.methods import TRUST
 from peerage.statistics import summaries
 from peerage.statistics.measures import finite, mean
 from peerage.text import count, number
@@ -53,7 +54,7 @@ class Analysis:
     askers: tuple[str, ...]
     advisers: tuple[str, ...]
     trust: str
-    """What stands for trust: a column of advice.csv, `hybrid`, or nothing."""
+    """What stands for trust: a column of advice.csv, a kind of trust that combines several, or nothing."""
     measures: dict[str, Measure]
     counts: pd.DataFrame
     """Choices, summed over the run and over replicas."""
@@ -111,8 +112,8 @@ class Analysis:
         for m in self.measures.values():
             if m.undefined:
                 reasons.setdefault(m.undefined, []).append(m.title)
-        words = {"hybrid": "the hybrid of the columns trust_attention and trust_td, weighed by omega"}
-        lines = [f"Trust here is {words.get(self.trust, f'the column {self.trust}')}."] if self.trust else []
+        combined = TRUST[self.trust].combined if self.trust in TRUST else ""
+        lines = [f"Trust here is {combined or f'the column {self.trust}'}."] if self.trust else []
         return lines + [f"Not defined: {', '.join(titles)}: {reason}." for reason, titles in reasons.items()]
 
     def table(self) -> str:
