@@ -22,6 +22,7 @@ from peerage.nets import workers
 from peerage.reports.figures import fresh_figures
 from peerage.reports.report import write_report
 from peerage.runs import checkpoint
+from peerage.runs.advice_columns import further_columns
 from peerage.runs.display import Display
 from peerage.runs.folder import RunFolder, default_name
 from peerage.runs.listeners import EvaluationRow, Listener, Listeners
@@ -62,7 +63,7 @@ def run_training(
 
     name, settings = planned.path.name, to_dict(config)
     with RunFolder.create(config.run.log_dir, name, default, settings, overwrite=overwrite, write=write) as folder:
-        log = CsvLog(folder.path)
+        log = CsvLog(folder.path, further_columns(config.advice.trust))
         return finish(trainer, _runner(trainer, folder, log, [*loggers, *listeners], messages), folder)
 
 
@@ -130,7 +131,7 @@ def resume(
             offsets = {str(n): int(o) for n, o in restored.runner["offsets"].items()} if restored.checkpoint else None
             if offsets is not None:
                 check_offsets(folder.path, offsets)  # before anything is changed
-            log = CsvLog(folder.path)
+            log = CsvLog(folder.path, further_columns(trainer.config.advice.trust))
             for passed_over in restored.damaged:
                 checkpoint.retire(passed_over)
             log.truncate(offsets)

@@ -16,7 +16,7 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 from peerage.config.file import convert
 from peerage.config.perturbations import overridden
 from peerage.config.plain_yaml import parse, parse_scalar, short
-from peerage.config.tree import Config, Setting, changed, parts, settings
+from peerage.config.tree import Config, Setting, changed, method_parts, parts, settings
 from peerage.errors import UserError, nearest
 
 SECTIONS: dict[str, tuple[str, str]] = {
@@ -30,14 +30,9 @@ SECTIONS: dict[str, tuple[str, str]] = {
         "How members learn from each other: every --follow-steps steps a member chooses the adviser that it follows.",
     ),
     "exchange": ("exchanges", "What members exchange after learning, beside any advice."),
-    "trust_transformer": (
-        "transformer trust",
-        "For --trust transformer and hybrid. --use-phase-aware, --attention-*, --sequence-length or --warmup-steps "
-        "without --trust, --choice and --config mean --trust hybrid --choice paper with the published settings.",
-    ),
     "run": ("run", "The run folder, its contents, and the hardware."),
 }
-"""Heading and text of the help. A part that is not here has its name and the first line of its docstring."""
+"""Heading and text of the help. Parts that are not here have their name and the first paragraph of their docstring."""
 SECTION_OF_FIELD = {"device": "run", "threads": "run", "exchange": "exchange", "exchange_freq": "exchange"}
 """Fields at the top of the tree that are listed under another heading."""
 METAVARS = {
@@ -197,7 +192,7 @@ def train_flags() -> list[Flag]:
 
 def add_flags(parser: argparse.ArgumentParser, flags: list[Flag]) -> None:
     """Add the flags, grouped under headings."""
-    sections = dict.fromkeys([*SECTIONS, *(flag.section for flag in flags)])
+    sections = dict.fromkeys([*(name for name in SECTIONS if name != "run"), *method_parts(), "run"])
     for section in sections:
         if chosen := [flag for flag in flags if flag.section == section]:
             title, about = SECTIONS.get(section) or _described(section)
@@ -207,8 +202,8 @@ def add_flags(parser: argparse.ArgumentParser, flags: list[Flag]) -> None:
 
 
 def _described(part: str) -> tuple[str, str]:
-    text = (parts()[part].__doc__ or "").strip().splitlines()
-    return part.replace("_", " "), text[0] if text else ""
+    paragraph = (parts()[part].__doc__ or "").strip().split("\n\n")[0]
+    return part.replace("_", " "), " ".join(paragraph.split())
 
 
 def override(config: Config, given: Mapping[str, Any]) -> Config:

@@ -26,6 +26,8 @@ class Method:
     """The implementation: a callable, or `"module:attribute"` of one."""
     settings: type | None = None
     """A frozen dataclass; None: the method has no settings of its own."""
+    about: str = field(default="", kw_only=True)
+    """One line for the help of the setting that names the method."""
 
     def load(self) -> Callable[..., Any]:
         """The implementation."""
@@ -96,20 +98,46 @@ class LearnerMethod(Method):
         return ("discrete" if discrete else "box") in self.actions
 
 
+ADVICE_COLUMNS = ("step", "replica", "asker", "adviser", "chosen", "score", "agent_value", "critic")
+"""Columns of advice.csv that do not belong to a kind of trust."""
+
+
 @dataclass(frozen=True)
 class TrustMethod(Method):
     """A kind of trust. `build(context)` makes a `peerage.trust.signals.Signal` from a
-    `peerage.trust.context.TrustContext`."""
+    `peerage.trust.context.TrustContext`. Reports, loggers and advice.csv use only what is described here.
+
+    Raises ValueError for a column that is not an identifier or belongs to `ADVICE_COLUMNS`.
+    """
 
     part: str = ""
     """The section of its settings in a configuration; two kinds can share one. Empty: it has no section."""
     resolve: str | Callable[[Any, Any], dict[str, Any]] | None = None
     """`resolve(settings, spec)` gives the values of settings that depend on the environment."""
     needs: tuple[str, ...] = ()
-    """What it reads beside its own state: `td` (values of trust by temporal differences), `action_value` (Q-functions
-    of the members)."""
+    """What it reads besides its own state: `td` (trust by temporal differences), `action_value` (the members'
+    Q-functions)."""
     columns: Mapping[str, str] = field(default_factory=dict)
-    """Column in advice.csv -> what it is, as a figure's title."""
+    """Columns of advice.csv with a value for every asker and adviser, and their titles in figures. The first one is the
+    trust that reports show, unless there is a `combine`."""
+    asker_columns: Mapping[str, str] = field(default_factory=dict)
+    """Columns of advice.csv with a number about the asker, the same for all advisers, and their titles in figures. The
+    signal reports the same numbers as the metrics `trust/COLUMN`."""
+    curves: Mapping[str, str] = field(default_factory=dict)
+    """Further metrics of the signal that reports draw over time, such as `trust/loss`, and their titles."""
+    combine: str | Callable[[Any], Any] | None = None
+    """`combine(advice)` computes the trust that reports show from rows of advice.csv: DataFrame -> Series."""
+    combined: str = ""
+    """What `combine` computes, in words."""
+    stands_alone: bool = False
+    """The critic and agent-value terms are off by default beside it."""
+    uses_threads: bool = False
+    """Its networks are large enough for several CPU threads."""
+
+    def __post_init__(self) -> None:
+        for column in (*self.columns, *self.asker_columns):
+            if not column.isidentifier() or column in ADVICE_COLUMNS:
+                raise ValueError(f"{column!r} cannot be a column of advice.csv for the kind of trust {self.name!r}")
 
 
 @dataclass(frozen=True)
@@ -156,6 +184,10 @@ class Registry(Generic[M]):
     def __len__(self) -> int:
         return len(self.methods)
 
+    def about(self) -> str:
+        """The methods that have a description, for a help text: `name: what it does; ...`."""
+        return "; ".join(f"{method.name}: {method.about}" for method in self.methods.values() if method.about)
+
 
 LEARNERS: Registry[LearnerMethod] = Registry("algorithm")
 TRUST: Registry[TrustMethod] = Registry("kind of trust")
@@ -190,17 +222,36 @@ def register_trust(
     settings: type | None = None,
     *,
     part: str = "",
+    about: str = "",
     needs: tuple[str, ...] = (),
     columns: Mapping[str, str] | None = None,
+    asker_columns: Mapping[str, str] | None = None,
+    curves: Mapping[str, str] | None = None,
+    stands_alone: bool = False,
+    uses_threads: bool = False,
 ) -> None:
     """Make a kind of trust available as `--trust NAME`.
 
     `build(context)` makes a `peerage.Signal` from a `peerage.trust.context.TrustContext`. `settings`, a frozen
-    dataclass, is the part `part` of a configuration; `columns` are those that the signal's `report` adds to advice.csv.
-    The other arguments are those of `TrustMethod`. Raises ValueError for a name that is taken.
+    dataclass, is the part `part` of a configuration. `columns` and `asker_columns` are those that the signal's `report`
+    adds to advice.csv, `curves` are metrics of the signal, each with its title in figures. The other arguments are
+    those of `TrustMethod`. Raises ValueError for a name or a column that is taken.
     """
-    part = part or (name.replace("-", "_") if settings is not None else "")
-    TRUST.register(TrustMethod(name, build, settings, part=part, needs=needs, columns=columns or {}))
+    TRUST.register(
+        TrustMethod(
+            name,
+            build,
+            settings,
+            about=about,
+            part=part or (name.replace("-", "_") if settings is not None else ""),
+            needs=needs,
+            columns=columns or {},
+            asker_columns=asker_columns or {},
+            curves=curves or {},
+            stands_alone=stands_alone,
+            uses_threads=uses_threads,
+        )
+    )
 
 
 def register_exchange(

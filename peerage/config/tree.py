@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, fields, make_dataclass, replace
 from typing import Any, Literal
 
 from peerage.config.fields import docs, hints, intervals, limited, one_of
-from peerage.config.methods import EXCHANGES, LEARNERS, TRUST, ExchangeMethod, LearnerSettings, TrustMethod
+from peerage.config.methods import EXCHANGES, LEARNERS, TRUST, ExchangeMethod, LearnerSettings, Registry, TrustMethod
 from peerage.errors import UserError, nearest
 
 Choice = Literal["standardised", "paper", "greedy", "uniform"]
@@ -30,10 +30,7 @@ class AdviceConfig:
     sharing: Literal["advice", "none"] = "advice"
     """advice: peer learning. none: every member for itself."""
     trust: str | None = one_of(None, TRUST)
-    """How the trust term is computed, by default as the `choice` does. td: temporal differences (Eq. 4, 5);
-    transformer: the reward that a transformer predicts if the adviser had been followed; hybrid: both,
-    weighted by confidence; in-context: what a transformer over past decisions expects of following the
-    adviser now."""
+    """How the trust term is computed; by default as the `choice` does."""
     choice: Choice = "standardised"
     """How scores become a choice. standardised: ours; paper: Eq. 9 and 2; greedy: epsilon-greedy on the
     scores; uniform: random advice."""
@@ -41,8 +38,8 @@ class AdviceConfig:
     """The trust term v^T (Eq. 4, 5), one value per asker and adviser; without it the critic and agent values
     are on by default."""
     use_agent_values: bool | None = None
-    """The agent-value term v^A (Eq. 6, 7), one value per adviser, shared by the group; by default on, but off
-    beside in-context trust, which has learned from the whole group already."""
+    """The agent-value term v^A (Eq. 6, 7), one value per adviser, shared by the group; by default on, except
+    beside kinds of trust that learn from the whole group themselves."""
     use_critic: bool | None = None
     """The critic term v^C (Eq. 3): the asker's own Q of each suggestion; by default as use_agent_values."""
     use_advantage: bool = True
@@ -255,6 +252,8 @@ def settings() -> dict[str, Setting]:
             key = f.name if f.name not in found else f"{part}_{f.name}"
             default = f.default_factory() if callable(f.default_factory) else f.default
             text, limit = texts.get(f.name, ""), limits.get(f.name)
+            if isinstance(names := f.metadata.get("names"), Registry) and (about := names.about()):
+                text = f"{text} {about}."
             found[key] = Setting(key, part, f.name, types[f.name], default, text, limit)
     return found
 
