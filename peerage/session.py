@@ -18,6 +18,7 @@ from peerage.envs.vector import Maker
 from peerage.errors import UserError, nearest
 from peerage.evaluation.actors import Evaluations
 from peerage.evaluation.evaluate import SEED, Evaluator
+from peerage.nets import workers
 from peerage.reports.figures import fresh_figures
 from peerage.reports.report import write_report
 from peerage.runs import checkpoint
@@ -173,6 +174,7 @@ def evaluate_run(
     """
     restored = restore(run, "policies", env=env)
     trainer = restored.trainer
+    workers.configure(trainer.threads)
     seed = SEED if seed is None else seed
     evaluator = Evaluator(trainer.evaluation_makers, episodes, seed, trainer.config.run.success)
     evaluations = Evaluations(evaluator, trainer.group, trainer.sharing, trainer.names[: trainer.N], ("alone",))

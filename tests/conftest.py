@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from peerage.append_buffer import AppendBuffer
-from peerage.nets import kernels
+from peerage.nets.workers import WORKERS
 from peerage.training.trainer import Trainer
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell does that to what it starts in the background, and
@@ -56,7 +56,7 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-    kernels.WORKERS.set_threads(1)
+    WORKERS.set_threads(1)
 
 
 @pytest.fixture

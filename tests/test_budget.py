@@ -395,17 +395,19 @@ def test_a_leak_would_show():
 def test_kernels_are_not_kept_without_end():
     """oneDNN compiles a product for every shape it meets and keeps it, half a megabyte each: torch's own limits are
     1,024 shapes, twice."""
-    from peerage.nets import kernels
+    from peerage.nets import native
 
-    if not kernels.ONEDNN:
+    if not native.available("onednn_linear"):
         pytest.skip("torch without oneDNN")
     code = """
 import torch
-from peerage.nets.kernels import _linear
+from peerage.nets.native import onednn_linear
+from peerage.nets.workers import configure
 from benchmarks.memory import resident, trim
+configure(1)
 weight, sizes = torch.zeros(64, 64), []
 for n in range(1000):
-    _linear(torch.zeros(100 + n, 64), weight)
+    onednn_linear(torch.zeros(100 + n, 64), weight)
     if n in (399, 999):
         trim()
         sizes.append(resident() / 1e6)

@@ -47,7 +47,7 @@ PENDULUM, ACROBOT = check_env_id("Pendulum-v1", {}), check_env_id("Acrobot-v1", 
 
 
 class Tiny(gymnasium.Env):
-    """Shows (1, 2, 3) for ever and remembers what was done to it."""
+    """Always observes (1, 2, 3) and records its actions."""
 
     observation_space = Box(
         np.array([0, -np.inf, -1], np.float32), np.array([4, np.inf, 1e9], np.float32), dtype=np.float32
@@ -218,7 +218,7 @@ def test_physics_hold_in_the_first_step_already():
         ("Room-v6", {"dropped_advice": 0.1}, "dropped_advice is not a property of the environment"),
     ],
 )
-def test_what_an_environment_cannot_do_is_said(env_id, args, says):
+def test_perturbations_that_an_environment_does_not_support(env_id, args, says):
     with pytest.raises(UserError, match=says) as error:
         make_env(env_id, {"perturb": args})
     assert "\n" not in str(error.value)
@@ -235,13 +235,13 @@ def test_what_an_environment_cannot_do_is_said(env_id, args, says):
         ("Ant-v5", {"change_at": 9, "change": {"main_body": 2}}, "cannot change 'main_body'"),
     ],
 )
-def test_what_is_given_or_changes_has_the_same_ranges(env_id, args, says):
+def test_given_and_changed_knobs_have_the_same_ranges(env_id, args, says):
     with pytest.raises(UserError, match=says) as error:
         make_env(env_id, args)
     assert "\n" not in str(error.value)
 
 
-def test_the_ends_of_what_is_meant_are_allowed():
+def test_the_ends_of_a_range_are_allowed():
     cases = [
         ("CartPole-v1", {"gravity": [0, 980]}),
         ("Hopper-v5", {"gravity": 0, "frame_skip": 2}),
@@ -254,9 +254,9 @@ def test_the_ends_of_what_is_meant_are_allowed():
         env.close()
 
 
-def test_what_changes_under_way_cannot_be_perturbed():
+def test_a_knob_that_changes_cannot_be_perturbed():
     change = {"change_at": 5, "change": {"g": 5.0}}
-    with pytest.raises(UserError, match="g is to change under way"):
+    with pytest.raises(UserError, match="g changes during the run"):
         make_env("Pendulum-v1", {**change, "perturb": {"g": 3.0}})
     env = make_env("Pendulum-v1", {**change, "perturb": {"m": [0.5, 2]}})
     env.reset(seed=0)
@@ -270,7 +270,7 @@ def test_what_changes_under_way_cannot_be_perturbed():
 # --- nothing, the same episodes, and going on ---------------------------------------------------------------------
 
 
-def test_nothing_is_nothing():
+def test_zero_strengths_perturb_nothing():
     zero = {"observation_noise": 0, "action_noise": 0.0, "sticky_actions": 0, "action_delay": 0}
     assert not isinstance(make_env("Room-v6", {"perturb": zero}), Changing)
     plain, empty = make_env("Pendulum-v1", {}), make_env("Pendulum-v1", {"perturb": {"g": 10.0}})
@@ -284,7 +284,7 @@ def test_nothing_is_nothing():
             assert one[0].tobytes() == two[0].tobytes() and one[1] == two[1]
 
 
-def test_a_seeded_episode_is_the_unperturbed_one_seen_through_noise():
+def test_a_seeded_episode_is_the_unperturbed_one_with_noise():
     clean = group_of("LunarLander-v3", {}, [3, 4])
     noisy = group_of("LunarLander-v3", {"perturb": {"observation_noise": 0.1}}, [3, 4])
     rng = np.random.default_rng(0)
@@ -388,7 +388,7 @@ def test_words_become_perturbations_and_back():
         "gravity=none",
     ],
 )
-def test_words_that_make_no_sense(word):
+def test_malformed_words(word):
     with pytest.raises(UserError, match="--perturb") as error:
         parse_perturbations([word])
     assert "\n" not in str(error.value)
@@ -692,24 +692,24 @@ def run(tmp_path_factory):
     return peerage.train(config=trained, perturb={"observation_noise": 0.02}, advisers=["expert", "colluding:a"])
 
 
-def test_evaluated_beside_the_clean_environment(run):
+def test_cases_are_evaluated_on_the_seeds_of_the_clean_environment(run):
     cases = parse_cases(["reward_scale=-1,1", "action_noise=0,1"])
     found = evaluate_perturbed(run.folder, cases, episodes=4)
     clean = evaluate_run(run.folder, 4)
-    assert len(found.rows) == 5 * 6  # cases, the clean one among them, times replicas and members
+    assert len(found.rows) == 5 * 6  # cases, including the clean one, times replicas and members
     for row in found.rows:
         mine = [r for r in clean if (r[0], r[1]) == (row.replica, row.member)]
         assert row.clean == pytest.approx(np.mean([r[3] for r in mine])) and row.episodes == 4
         assert row.clean_success == np.mean([r[5] for r in mine])
         expected = {"clean": row.clean, "reward_scale=-1": -row.clean, "reward_scale=1": row.clean}
-        if row.case in expected:  # the same episodes, with rewards that are the negative ones
+        if row.case in expected:  # the same episodes with negated rewards
             assert row.perturbed == pytest.approx(expected[row.case]) and row.change == row.perturbed - row.clean
     noisy = [row for row in found.rows if row.case == "action_noise=1 reward_scale=1"]
-    assert len({row.perturbed for row in noisy}) == 1  # nothing but random numbers, the same for all members
+    assert len({row.perturbed for row in noisy}) == 1  # all actions are random, with the same draws for all members
     table = found.table()
     assert [line["perturbation"] for line in table] == ["clean", *map(str, cases)]
     assert found.interval == "95% t-interval" and table[0]["change"] == table[0]["change low"] == 0
-    # From r to -r, for better or worse: -2 r, and the lower end is the worse one
+    # The change from r to -r is -2 r; the lower end of the interval is the worse one
     undisturbed = [row for row in found.rows if row.case == "clean"]
     per_replica = [-2 * np.mean([row.clean for row in undisturbed if row.replica == k]) for k in range(3)]
     line = next(line for line in table if line["perturbation"] == "reward_scale=-1")
@@ -736,7 +736,7 @@ def test_some_members_and_another_seed(run, capsys):
 
 
 def test_goals_are_where_they_are_asked_for(run):
-    """Of the same ten episodes of a run in which they may be anywhere; what a member earns is another matter."""
+    """Also where the environment's own arguments restrict them to one side."""
     clean = {"goals": "right"}
     for side, args in (("left", with_perturbations({}, Perturbations(physics=(("goals", "left"),)))),
                        ("left", with_perturbations(clean, Perturbations(physics=(("goals", "left"),)))),
@@ -755,11 +755,11 @@ def test_goals_are_where_they_are_asked_for(run):
         (["gravity=3"], "cannot shift"),
     ],
 )
-def test_what_cannot_be_evaluated(run, words, says):
+def test_evaluations_that_are_refused(run, words, says):
     with pytest.raises(UserError, match=says):
         evaluate_perturbed(run.folder, parse_cases(words), episodes=1)
 
 
-def test_only_members_that_there_are(run):
+def test_an_unknown_member_is_refused(run):
     with pytest.raises(UserError, match="no member 2"):
         evaluate_perturbed(run.folder, parse_cases(["observation_noise=1"]), episodes=1, members=[2])

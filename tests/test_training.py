@@ -16,7 +16,6 @@ import peerage.config.file
 from peerage.config import AdviceConfig, Config, LearnerConfig, RunConfig
 from peerage.config.file import load
 from peerage.config.presets import preset_names
-from peerage.envs.make import make_env
 from peerage.errors import UserError
 from peerage.runs import checkpoint
 from peerage.runs.listeners import Listener, Listeners
@@ -345,61 +344,6 @@ def test_envs_with_arguments():
 
 
 # --- from Python ----------------------------------------------------------------------------------------------
-
-
-class Says:
-    """An adviser that always says the same and remembers whom it told."""
-
-    name = "says"
-
-    def __init__(self):
-        self.told = []
-
-    def suggest(self, obs, asker, episode_start, rng):
-        assert obs.shape == (len(asker), 4) and episode_start.dtype == bool
-        self.told += asker.tolist()
-        return np.full(len(obs), 2)
-
-    def state(self):
-        return {"told": self.told}
-
-    def load_state(self, state):
-        self.told = list(state["told"])
-
-
-def test_custom_environment_and_adviser(tmp_path):
-    run = peerage.train(
-        lambda: make_env("Room-v6", {}), advisers=[Says(), "random", "random"], n_peers=2, total_timesteps=200,
-        learning_starts=10, log_freq=100, eval_freq=0, log_dir=str(tmp_path), verbose=0,
-    )  # fmt: skip
-    assert set(run.advice["adviser"]) == {"member-0", "member-1", "says", "random", "random-2"}
-    assert run.policy(1)(np.zeros(4, np.float32)) in range(4)
-    assert (run.folder / "report.html").exists()
-
-
-class Wrong:
-    def __init__(self, answer):
-        self.answer = answer
-
-    def suggest(self, obs, asker, episode_start, rng):
-        return np.full(len(obs), self.answer) if np.isscalar(self.answer) else self.answer
-
-
-@pytest.mark.parametrize("answer", [7, 0.5, np.nan, np.zeros((1, 3)), "left", None])
-def test_an_adviser_with_a_bad_answer_is_named(tmp_path, answer):
-    with pytest.raises(UserError, match="adviser Wrong"):
-        peerage.train(config=small(), advisers=[Wrong(answer)], log_dir=str(tmp_path))
-
-
-def test_what_lies_outside_the_box_is_clipped():
-    config = small(env="Pendulum-v1", advisers=(), advice=AdviceConfig(trust="td"))
-    trainer = Trainer(config, advisers=[Wrong(50.0)])
-    trainer.begin()
-    for _ in range(60):
-        trainer.advance()
-    assert (trainer.sharing.signals["td"].history == 2).any()
-    assert trainer.group.stacks[0].learner.replay.data[:, :60].abs().max() < 20
-    trainer.close()
 
 
 @pytest.mark.parametrize(

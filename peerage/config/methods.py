@@ -160,3 +160,56 @@ class Registry(Generic[M]):
 LEARNERS: Registry[LearnerMethod] = Registry("algorithm")
 TRUST: Registry[TrustMethod] = Registry("kind of trust")
 EXCHANGES: Registry[ExchangeMethod] = Registry("exchange")
+
+
+def register_learner(
+    name: str,
+    build: str | Callable[..., Any],
+    settings: type[LearnerSettings] = LearnerSettings,
+    *,
+    actions: tuple[Literal["discrete", "box"], ...] = ("discrete", "box"),
+    on_policy: bool = False,
+    has_action_value: bool = False,
+) -> None:
+    """Make a learner available as `--algorithm NAME`; its settings become flags and YAML keys.
+
+    `build(settings, stream_keys, space, total_steps, *, device, dtype)` makes a `peerage.Learner`, usually a subclass;
+    a string `"module:attribute"` is imported when it is needed. The other arguments are those of `LearnerMethod`.
+    Raises ValueError for a name that is taken.
+    """
+    LEARNERS.register(
+        LearnerMethod(
+            name, build, settings, actions=actions, on_policy=on_policy, has_action_value=has_action_value
+        )
+    )
+
+
+def register_trust(
+    name: str,
+    build: str | Callable[..., Any],
+    settings: type | None = None,
+    *,
+    part: str = "",
+    needs: tuple[str, ...] = (),
+    columns: Mapping[str, str] | None = None,
+) -> None:
+    """Make a kind of trust available as `--trust NAME`.
+
+    `build(context)` makes a `peerage.Signal` from a `peerage.trust.context.TrustContext`. `settings`, a frozen
+    dataclass, is the part `part` of a configuration; `columns` are those that the signal's `report` adds to advice.csv.
+    The other arguments are those of `TrustMethod`. Raises ValueError for a name that is taken.
+    """
+    part = part or (name.replace("-", "_") if settings is not None else "")
+    TRUST.register(TrustMethod(name, build, settings, part=part, needs=needs, columns=columns or {}))
+
+
+def register_exchange(
+    name: str, build: str | Callable[..., Any], settings: type | None = None, *, part: str = ""
+) -> None:
+    """Make an exchange available as `--exchange NAME`.
+
+    `build(settings, group, every)` makes a `peerage.Exchange`. `settings`, a frozen dataclass, is the part `part` of a
+    configuration. Raises ValueError for a name that is taken.
+    """
+    part = part or (name.replace("-", "_") if settings is not None else "")
+    EXCHANGES.register(ExchangeMethod(name, build, settings, part=part))

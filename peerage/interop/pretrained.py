@@ -110,8 +110,8 @@ class SavedRun:
         for line in damaged.values():
             warnings.warn(line, stacklevel=2)
         try:
-            self.step = int(state.get("step", 0))
-            stacks, self.space = state["group"]["stacks"], dict(state["group"]["space"])
+            self.step, group = int(state["trainer"]["step"]), state["trainer"]["group"]
+            stacks, self.space = group["stacks"], dict(group["space"])
             self.members = member_settings(self.config, discrete=self.space["n_actions"] > 0)
             self.parts = [stacks[str(k)]["learner"]["parameters"] for k in range(len(self._stacks()))]
         except (AttributeError, LookupError, OverflowError, TypeError, ValueError):

@@ -13,6 +13,7 @@ from torch import Tensor
 from peerage.config.methods import LearnerSettings
 from peerage.learners.streams import StreamKey
 from peerage.learners.transition import Transition
+from peerage.nets.stacked import Rows
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,8 @@ class Learner:
     no other member.
     """
 
-    noise_shape: NoiseShape | None = None
-    """What `suggest` needs to sample an action; None: the policy is deterministic."""
+    noise_shape: NoiseShape | tuple[Literal["normal", "uniform"], int] | None = None
+    """(kind, width): what `suggest` needs to sample an action; None: the policy is deterministic."""
 
     def __init__(
         self,
@@ -74,6 +75,17 @@ class Learner:
         """The members' actions: `obs [S, B, obs]` -> `[S, B, act]`. With `noise [S, B, width]` (see `noise_shape`) a
         stochastic policy samples; without it the policy gives its mode."""
         raise NotImplementedError
+
+    def suggest_rows(self, obs: Tensor, noise: Tensor | None, rows: Rows) -> Tensor:
+        """`suggest` of some members of the stack only: `obs [s, B, obs]` -> `[s, B, act]`. This default asks the whole
+        stack; a learner whose networks can compute some rows does less."""
+        everyone = obs.new_zeros(self.rows, *obs.shape[1:])
+        everyone[rows] = obs
+        drawn = None
+        if noise is not None:
+            drawn = noise.new_zeros(self.rows, *noise.shape[1:])
+            drawn[rows] = noise
+        return self.suggest(everyone, drawn)[rows]
 
     def explore(self, actions: Tensor, step: int) -> Tensor:
         """Exploration on top of the suggestions of members that follow themselves: `[S, act]` -> `[S, act]`."""

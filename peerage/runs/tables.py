@@ -241,8 +241,8 @@ def read_evaluations(folder: Path | str, mode: str | None = "alone") -> pd.DataF
     unknown = frame[~frame["mode"].isin(["alone", "together"])]
     if len(unknown):
         row = unknown.iloc[0]
-        path = Path(folder) / "evaluations.csv"
-        raise UserError(f"{path} is damaged: mode at step {row['step']} is {short(row['mode'])}, not alone or together")
+        what = f"mode at step {row['step']} is {short(row['mode'])!r}, not alone or together"
+        raise UserError(f"{Path(folder) / 'evaluations.csv'} is damaged: {what}")
     return frame if mode is None else frame[frame["mode"] == mode].reset_index(drop=True)
 
 

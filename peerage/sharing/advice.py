@@ -23,6 +23,7 @@ from peerage.learners.streams import Streams
 from peerage.learners.transition import Transition
 from peerage.sharing import choice
 from peerage.sharing.adviser import Adviser
+from peerage.sharing.answers import member_answers
 from peerage.sharing.byzantine import ByzantineMembers
 from peerage.sharing.fixed_advisers import FixedAdvisers
 from peerage.trust.critic import critic_values
@@ -124,9 +125,7 @@ class Advice:
         warm = (step <= self.group.learning_starts) & (not greedy)  # [M]: before that, uniformly random actions
         solo = self._solo(step)
         follow_self = warm | solo
-        members = self.group.member_suggestions(obs, self.config.sample_with_noise, greedy=greedy)  # [M, N, act]
-        if self.byzantine is not None:
-            members = self.byzantine.answer(members)
+        noise = None if greedy else self.group.draw()
         draw = self.choices.next()
         heard = None if self.answers is None else (self.answers.next() >= self.dropped) | (self.self_one_hot > 0)
 
@@ -136,6 +135,16 @@ class Advice:
         due &= ~follow_self
         if follow_self.any():
             self._follow(self.self_index, follow_self)
+        members = member_answers(
+            self.group,
+            obs,
+            due,
+            self.followed,
+            noise,
+            others_sample=self.config.sample_with_noise,
+        )  # [M, N, act]
+        if self.byzantine is not None:
+            members = self.byzantine.answer(members)
         suggestions = members
         if self.fixed_advisers:
             self.fixed_advisers.begin_step(step)

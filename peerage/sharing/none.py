@@ -30,7 +30,7 @@ class NoSharing:
         """Actions `[M, act]` for environment step `step` (1, 2, ...)."""
         if greedy:
             return self.group.mode(obs.unsqueeze(1)).squeeze(1)
-        actions = self.group.explore(self.group.own_suggestions(obs), step)
+        actions = self.group.explore(self.group.own_suggestions(obs, self.group.draw()), step)
         warm = step <= self.group.learning_starts
         if warm.any():
             mask = torch.as_tensor(warm, device=obs.device).unsqueeze(1)

@@ -200,6 +200,8 @@ def doubts(sides: Sequence[Side]) -> list[str]:
                 lines.append(f"{side.name} and {other.name} are the same training, settings and seed: not two samples")
     episodes = [[config["run"]["n_eval_episodes"] for config in side.configs] for side in sides]
     differ("evaluation episodes", episodes, "unequal noise")
+    rules = [[config["run"]["success"] for config in side.configs] for side in sides]
+    differ("rules of success", rules, "the same episode succeeds by one and fails by the other")
     lines += _grids(sides)
     for side in sides:
         if not all(_part(environment, "versions") for environment in side.environments):

@@ -15,6 +15,7 @@ import numpy as np
 
 from peerage.config import Config
 from peerage.config.file import to_dict
+from peerage.nets import workers
 from peerage.runs import checkpoint
 from peerage.runs.folder import RunFolder
 from peerage.runs.listeners import AdviceRow, EvaluationRow, Listener, MetricRow, RunInfo
@@ -33,6 +34,8 @@ class Trainable(Protocol):
     N: int
     R: int
     steps: int
+    threads: int
+    """CPU threads that it uses."""
     step: int
     """The last step that was made."""
     begun: bool
@@ -127,6 +130,7 @@ class Runner:
         Ctrl-C, SIGTERM and SIGHUP finish the step and write a checkpoint before they raise the error of
         `peerage.training.signals.Interrupt`; a second signal raises it at once.
         """
+        workers.configure(self.trainable.threads)
         with Interrupt() as interrupt:
             self._run(interrupt)
 

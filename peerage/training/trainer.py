@@ -20,7 +20,6 @@ from peerage.interop.pretrained import load_members
 from peerage.learners.base import Space
 from peerage.learners.defaults import member_settings, resolve
 from peerage.learners.group import Group
-from peerage.nets import kernels
 from peerage.runs.listeners import MetricRow
 from peerage.sharing.advice import Advice
 from peerage.sharing.adviser import Adviser, Suggests
@@ -69,15 +68,12 @@ class Trainer:
         self.config = config = resolve_trust(resolve(config, self.spec.discrete), self.spec)
         self.device = pick_device(config.device)
         self.threads = pick_threads(config)
-        # Wide layers are spread over threads row by row; for everything else a second thread does not pay
-        torch.set_num_threads(1 if kernels.ONEDNN else self.threads)
-        kernels.WORKERS.set_threads(self.threads)
         self.steps, self.N, self.R = config.steps, config.n_peers, config.replicas
         advise = config.advice.sharing == "advice"
         copies = self.copies_of(chosen)
         if advise and config.advice.only_follow_others and len(self.names) < 2:
             raise UserError("--only-follow-others needs another adviser: use --n-peers 2 or more, or --advisers")
-        self.group = self._make_group(advise, dtype)
+        self.group = self._make_group(dtype)
         if advise and config.advice.use_critic and not self.group.has_action_value:
             without = next(s.algorithm for s in self.group.settings if not LEARNERS[s.algorithm].has_action_value)
             raise UserError(f"--use-critic needs Q-functions, and {without} has none: leave it out")
@@ -115,7 +111,7 @@ class Trainer:
         self.begun = False  # an episode is under way
         self.episodes: list[Episode] = []  # finished since the last `metrics`
 
-    def _make_group(self, advise: bool, dtype: torch.dtype) -> Group:
+    def _make_group(self, dtype: torch.dtype) -> Group:
         config, spec = self.config, self.spec
         box = (None, None) if spec.discrete else (spec.action_low, spec.action_high)
         named = [EXCHANGES[name].critic for name in config.exchange]
@@ -128,7 +124,6 @@ class Trainer:
             config.seed,
             Space(spec.obs_dim, spec.act_dim, spec.n_actions, *box),
             self.steps,
-            advise=advise,
             recent=max(DUMPED, config.advice.trust_buffer_size + MAX_DEFERRED),
             critic=critics[0] if critics else None,
             device=self.device,

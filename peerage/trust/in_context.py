@@ -17,8 +17,11 @@ from torch import Tensor
 from peerage.learners.group import Group
 from peerage.learners.streams import StreamKey
 from peerage.learners.transition import Transition
-from peerage.nets.attention import MASKED, Part, Stack, Weights, by_rows, layer_norm, linear, linear_part, norm_part
-from peerage.nets.stacked import StackedAdam
+from peerage.nets.adam import StackedAdam
+from peerage.nets.attention import MASKED
+from peerage.nets.layers import layer_norm, linear, linear_part, norm_part
+from peerage.nets.stack import Part, Stack, Weights
+from peerage.nets.workers import by_rows
 from peerage.trust.context import TrustContext
 from peerage.trust.decisions import Decisions
 from peerage.trust.in_context_settings import ContextSettings
