@@ -23,8 +23,11 @@ def transition(
     followed: Any = 0,
     chose: Any = False,
 ) -> Transition:
-    """A step of all `M` members: `obs [M, obs]` and `actions [M, act]` are tensors or arrays, and so is everything else,
-    `[M]`, or one value for all members. `next_obs` is `obs` by default. The dtype on the device is that of `obs`."""
+    """A step of all `M` members.
+
+    `obs, next_obs [M, obs]` (by default the same) and `actions [M, act]` are tensors or arrays; everything else is
+    `[M]`, or one value for all members. The dtype on the device is that of `obs`.
+    """
     obs = torch.as_tensor(obs)
     actions = torch.as_tensor(actions, dtype=obs.dtype).expand(len(obs), -1) if np.ndim(actions) else obs[:, :1] * 0
     next_obs = obs if next_obs is None else torch.as_tensor(next_obs, dtype=obs.dtype)
