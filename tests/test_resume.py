@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -620,13 +621,21 @@ def test_an_adviser_is_what_it_was_even_if_its_run_went_on(tmp_path):
 
 
 def test_a_reader_that_has_gone_does_not_end_the_training(tmp_path):
-    """`peerage train ... | head -1`"""
-    words = ["train", "--env", "Room-v6", "--n-peers", "2", "--total-timesteps", "300", "--eval-freq", "20"]
+    """`peerage train ... | head -1`. The pipe holds a page and the training says more than that, so it is not at its end
+    before the reader goes."""
+    words = ["train", "--env", "Room-v6", "--n-peers", "2", "--total-timesteps", "300", "--eval-freq", "2"]
     words += ["--n-eval-episodes", "1", "--log-dir", str(tmp_path), "--exp-name", "run", "--verbose", "2"]
-    command = " ".join([sys.executable, "-m", "peerage", *words])
-    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command} | head -1"], capture_output=True, text=True)
-    assert (tmp_path / "run" / "DONE").exists() and done.returncode == 0, done.stderr
-    assert "Display is switched off, the training goes on" in done.stderr
+    ours, theirs = os.pipe()
+    if hasattr(fcntl, "F_SETPIPE_SZ"):
+        fcntl.fcntl(theirs, fcntl.F_SETPIPE_SZ, 4096)
+    command = [sys.executable, "-m", "peerage", *words]
+    training = subprocess.Popen(command, stdout=theirs, stderr=subprocess.PIPE, text=True)
+    os.close(theirs)
+    assert os.read(ours, 1)
+    os.close(ours)
+    said = training.communicate()[1]
+    assert (tmp_path / "run" / "DONE").exists() and training.returncode == 0, said
+    assert "Display is switched off, the training goes on" in said
 
 
 def test_another_machine_is_noted_and_said(stopped):
