@@ -16,7 +16,7 @@ from test_runs import make_run
 
 from peerage.cli import main
 from peerage.errors import UserError
-from peerage.runs import CsvLog, RunFolder
+from peerage.runs import CsvLog, RunFolder, tables
 from peerage.runs.concentration import entropy, gini
 from peerage.statistics import advice_log, measures
 from peerage.statistics.analysis import analyse
