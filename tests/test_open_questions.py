@@ -400,6 +400,7 @@ def test_settings_of_the_script():
     assert len({e.name for e in script.EXPERIMENTS}) == len(script.EXPERIMENTS) == 15 + 3 + 2 * 11
 
 
+@pytest.mark.long
 def test_from_runs_to_the_page(tmp_path, monkeypatch, capsys):
     """Two tiny runs in processes of their own, skipped the second time; then a table and the page of their question."""
     monkeypatch.chdir(tmp_path)

@@ -348,6 +348,7 @@ def test_intervals():
 # --- the script -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_run_from_training_to_page(tmp_path: Path, monkeypatch, capsys):
     monkeypatch.setattr(trust_probes, "FOLDER", tmp_path / "runs")
     monkeypatch.setattr(trust_probes, "PAGE", tmp_path / "docs" / "page.md")

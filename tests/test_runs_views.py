@@ -324,6 +324,7 @@ def fill_in(path, drop: tuple[str, ...] = ()) -> None:
     pd.concat([pd.read_csv(path / "metrics.csv"), *metrics]).to_csv(path / "metrics.csv", index=False)
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("n, replicas", [(2, 3), (6, 1), (62, 2)])
 def test_every_column_has_its_figures(tmp_path, n, replicas):

@@ -563,6 +563,7 @@ def test_what_is_missing_is_trained_and_what_is_done_is_not(tmp_path, capsys, on
         run(write(tmp_path, text), log_dir=str(where / names[0]))
 
 
+@pytest.mark.long
 def test_a_failing_run_among_good_ones(tmp_path, capsys):
     """In processes side by side."""
     good = TINY + "axes: {who: {bad: {load_paths: [TMP/absent.zip, none]}, good: {}}}\n".replace("TMP", str(tmp_path))
@@ -675,6 +676,7 @@ def wait_for(folder: Path, step: int) -> int:
     raise AssertionError(f"{folder} has not reached step {step}")
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="process groups")
 def test_a_sweep_killed_half_way(tmp_path, capsys, one_thread, unreported):
     """Three runs one after the other, the first done. The second is killed with the sweep (SIGKILL), then loses its
@@ -767,6 +769,7 @@ def test_a_worker_that_ends_of_ctrl_c_before_the_sweep_asks_it_to(tmp_path, caps
     assert "Room-v6_seed0: interrupted\n" in said and "failed" not in said
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="process groups")
 def test_a_second_signal_does_not_wait(tmp_path):
     """The worker is stopped, so that it cannot write the checkpoint that the first signal asks for."""
