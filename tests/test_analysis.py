@@ -205,8 +205,8 @@ def test_too_few_known_performances_are_named(tmp_path):
     path = write(tmp_path, rows_of(lambda s, r, i, j: {"trust_td": 1.0}, names=names), evaluations=performance())
     found = analyse(path)
     m = found.measures["correlation"]
-    assert np.isnan(m.values).all() and "needs 3 advisers whose performance is known, here 2" in m.undefined
-    assert "(not that of expert and adversary)" in found.table()
+    assert np.isnan(m.values).all() and "needs 3 advisers with known performance, there are 2" in m.undefined
+    assert "(unknown: expert and adversary)" in found.table()
     assert found.to_dict()["measures"]["correlation"]["overall"]["mean"] is None
     equal = analyse(path, {"expert": 1.0}).measures["correlation"]
     assert equal.undefined == "trust or performance is the same for all advisers"
@@ -338,7 +338,7 @@ def test_one_adviser_and_nothing_at_all(tmp_path):
     rows = rows_of(lambda s, r, i, j: {"chosen": 5, "trust_td": -1.0}, names=("member-0",))
     found = analyse(write(tmp_path / "one", rows))
     for key in ("gini_choices", "gini_choices_all", "gini_trust", "entropy", "follow_gap"):
-        assert found.measures[key].undefined == "there is one adviser only"
+        assert found.measures[key].undefined == "there is a single adviser"
     assert found.measures["correlation"].undefined and found.measures["movement"].undefined
     empty = analyse(write(tmp_path / "empty", []))
     assert empty.measures == {} and empty.advisers == () and "nothing to analyse yet" in empty.table()

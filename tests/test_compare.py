@@ -107,17 +107,17 @@ def test_who_loses_and_area(ab):
 def test_identical_runs_are_no_difference(tmp_path):
     a, b = (make(tmp_path / name, [1, 5, 2, 9, 4]) for name in "ab")
     (v,) = compare([str(a), str(b)]).tasks[0].versus
-    assert v.winner is None and v.verdict == "b and a are the same numbers: no difference"
+    assert v.winner is None and v.verdict == "b and a have identical results: no difference"
     assert v.improvement.estimate == 0.5 and v.difference.estimate == 0
     (line,) = compare([str(a), str(b)]).warnings
-    assert line == "b and a are the same training, settings and seed: not two samples"
+    assert line == "b and a have the same settings and seed: not independent samples"
 
 
 def test_what_has_nothing_in_common_is_refused(tmp_path):
     """Other tasks, and evaluations that share the untrained networks only."""
     a = make(tmp_path / "a", [1, 2, 3], env="Room-v6")
     b = make(tmp_path / "b", [1, 2, 3], env="CartPole-v1")
-    with pytest.raises(UserError, match="no two of these runs are of the same environment"):
+    with pytest.raises(UserError, match="no two of these runs have the same environment"):
         compare([str(a), str(b)])
     c = make(tmp_path / "c", [1, 2, 3], env="Room-v6", trust="in-context", steps=(0, 150, 250))
     with pytest.raises(UserError, match="a and c have only step 0 in common"):
@@ -129,17 +129,17 @@ def test_noise_is_no_difference(tmp_path):
     a = make(tmp_path / "a", list(rng.normal(10, 3, 6)))
     b = make(tmp_path / "b", list(rng.normal(10, 3, 6)), trust="in-context")
     (v,) = compare([str(a), str(b)]).tasks[0].versus
-    assert v.winner is None and v.verdict.startswith("no difference between b and a can be seen")
+    assert v.winner is None and v.verdict.startswith("no significant difference between b and a")
 
 
 def test_too_few_replicas_are_told_so(tmp_path):
     a, b = make(tmp_path / "a", [1, 2, 3]), make(tmp_path / "b", [21, 22, 23], trust="in-context")
     (v,) = compare([str(a), str(b)]).tasks[0].versus
     assert v.winner == "b" and math.isnan(v.mann_whitney) and v.smallest == pytest.approx(0.1)
-    assert "a Mann–Whitney test with 3 replicas each cannot fall below .100" in v.verdict
+    assert "Mann–Whitney p cannot fall below .100 with 3 replicas each" in v.verdict
     c, d = make(tmp_path / "c", [1]), make(tmp_path / "d", [21, 22], trust="in-context")
     (v,) = compare([str(c), str(d)]).tasks[0].versus
-    assert v.winner is None and "1 and 2 replicas cannot say anything about chance" in v.verdict
+    assert v.winner is None and "1 and 2 replicas are too few for a test" in v.verdict
     assert math.isnan(v.difference.low)
 
 
@@ -156,14 +156,14 @@ def test_seeds_are_pooled_and_copies_are_not(tmp_path):
     # Every pair differs by 10 exactly: there is no t test of that, and ranks know nothing of pairs
     assert pairs.paired and pairs.winner is None and math.isnan(pairs.welch) and math.isnan(pairs.mann_whitney)
     assert pairs.verdict == (
-        "no difference between ic and td can be seen: +10.0 [10.0, 10.0] without zero, but no spread to judge by "
-        "(paired t): not beyond chance; 4 replicas each"
+        "no significant difference between ic and td: +10.0 [10.0, 10.0] excludes zero, but paired t undefined without "
+        "spread; 4 replicas each"
     )
     again = make(tmp_path / "again", [10], seed=0)  # the same seed: a copy, not a fifth replica
     assert [row.replicas for row in compare([str(tmp_path / "td-*"), str(again)]).tasks[0].rows] == [4, 1]
-    with pytest.raises(UserError, match="do not have the same seeds"):
+    with pytest.raises(UserError, match="different seeds"):
         compare([str(tmp_path / "td-*"), str(again)], paired=True)
-    with pytest.raises(UserError, match="4 runs of one kind, and nothing to compare"):
+    with pytest.raises(UserError, match="nothing to compare 4 runs with the same settings with"):
         compare([str(tmp_path / "td-*")])
 
 
@@ -180,7 +180,7 @@ def test_several_comparisons_are_corrected(tmp_path):
                               epoch_length=k + 1)))  # fmt: skip
     many = {v.b: v for v in compare(words).tasks[0].versus}
     assert many["b"].winner is None and many["b"].welch == pytest.approx(min(1, 20 * v.welch))
-    assert "would by itself beat" in many["b"].verdict and "after Holm over 20 comparisons" in many["b"].verdict
+    assert "is ahead of" in many["b"].verdict and "after Holm over 20 comparisons" in many["b"].verdict
 
 
 def test_what_differs_is_warned_of(tmp_path):
@@ -202,21 +202,21 @@ def test_what_differs_is_warned_of(tmp_path):
     (b / "FAILED").write_text('{"why": "disk full", "step": 200, "when": ""}')
     warnings = "\n".join(compare([str(a), str(b)]).warnings)
     for words in (
-        f"{b} failed (disk full): its last evaluation is of step 200",
+        f"{b} failed (disk full): its last evaluation is at step 200",
         "environments differ (a: Hopper-v4, b: Hopper-v5)",
         "budgets differ (a: 300, b: 400): schedules depend on the length of a run",
-        "last evaluations differ (a: 300, b: 200): compared at the last step that all have",
-        "evaluation episodes differ (a: 2, b: 3)",
-        "versions of mujoco differ (a: 3.3.0, b: 3.2.0): trajectories differ",
+        "last evaluations differ (a: 300, b: 200): compared at the last common step",
+        "numbers of evaluation episodes differ (a: 2, b: 3)",
+        "versions of mujoco differ (a: 3.3.0, b: 3.2.0): trajectories may differ",
         "versions of torch differ",
         "processors differ (a: a, b: b)",
-        "b went on elsewhere at step 90: torch 2.12.0, now 2.13.0",
+        "b was resumed under other conditions at step 90: torch 2.12.0, now 2.13.0",
     ):
         assert words in warnings, words
     c = make(tmp_path / "c", [1, 2, 3], env="Hopper-v4", trust="in-context")
     found = compare([str(a), str(b), str(c)])  # now two share a task, and the third stands alone
     assert [t.name for t in found.tasks] == ["Hopper-v4"]
-    assert "b is alone on Hopper-v5: nothing to compare it with" in found.warnings
+    assert "b is the only side on Hopper-v5: not compared" in found.warnings
 
 
 def test_several_environments(tmp_path):
@@ -236,7 +236,7 @@ def test_several_environments(tmp_path):
     (tmp_path / "sweep.yaml").write_text(json.dumps(sweep))
     found = compare([str(tmp_path)])
     assert [row.side for row in found.tasks[0].rows] == ["trust=td", "trust=in-context"]
-    assert found.warnings == (f"{tmp_path}: 1 of 7 runs are not done; `peerage sweep` goes on",)
+    assert found.warnings == (f"{tmp_path}: 1 of 7 runs are not done; `peerage sweep` continues it",)
     assert len(found.overall) == 1
     assert found.overall[0].startswith("trust=in-context against trust=td: better on 1, worse on 1 of 3 environments")
     assert found.overall[0].endswith("0.50")
@@ -247,12 +247,12 @@ def test_several_environments(tmp_path):
     [
         ("missing", "there is no run folder"),
         ("empty", "is not a run: it has no config.yaml"),
-        ("foreign", "is not one of ours"),
+        ("foreign", "was not written by Peerage"),
         ("no evaluations", "has no evaluations: nothing to compare"),
         ("damaged csv", "does not have the columns"),
         ("damaged config", "config.yaml"),
-        ("half", "no evaluation has reached all replicas yet"),
-        ("manifest", "is no sweep's manifest"),
+        ("half", "no evaluation is complete yet"),
+        ("manifest", "is not the manifest of a sweep"),
         ("pattern", "no run matches"),
     ],
 )

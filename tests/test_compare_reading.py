@@ -44,11 +44,11 @@ def edit(run: Path | str, old: str, new: str) -> None:
 def test_two_replicas_a_side_win_nothing(tmp_path):
     found = compare(two(tmp_path, [1, 1.01], [90, 90.02]))
     (v,) = found.tasks[0].versus
-    assert v.winner is None and v.higher is None and "cannot say anything about chance" in v.verdict
+    assert v.winner is None and v.higher is None and "are too few for a test" in v.verdict
     assert all(map(math.isnan, (v.difference.low, v.improvement.high, v.welch, v.mann_whitney, v.detectable)))
     assert v.difference.estimate == pytest.approx(89.005) and v.improvement.estimate == 1.0
     assert all(math.isnan(interval.low) for row in found.tasks[0].rows for interval in (row.iqm, row.mean, row.area))
-    assert "not told apart" in as_text(found) and "mathbf" not in as_latex(found)
+    assert "not significant" in as_text(found) and "mathbf" not in as_latex(found)
     html = render(found, [])
     assert "is better" not in html and 'class="bar"' not in html and "NaN" not in as_json(found)
     drawn = json.loads(re.findall(r'<script type="application/json">(.*?)</script>', html)[0])["series"]
@@ -68,9 +68,9 @@ def test_one_comparison_needs_the_test_too(tmp_path):
     # Welch: t = 3.8 / sqrt(18 / 5 + 14.7 / 5) = 1.486, with 7.9 degrees of freedom
     assert v.welch == pytest.approx(0.176, abs=5e-4)
     assert v.winner is None and "beat" not in v.verdict
-    assert v.verdict.startswith("no difference between b and a can be seen: +6.667 [1.")
-    assert "] without zero, but Welch p = .176, Mann–Whitney p = .413: not beyond chance; 5 replicas each" in v.verdict
-    assert "not told apart" in as_text(found) and "mathbf" not in as_latex(found)
+    assert v.verdict.startswith("no significant difference between b and a: +6.667 [1.")
+    assert "] excludes zero, but Welch p = .176, Mann–Whitney p = .413; 5 replicas each" in v.verdict
+    assert "not significant" in as_text(found) and "mathbf" not in as_latex(found)
 
 
 def test_without_spread_ranks_decide(tmp_path):
@@ -79,12 +79,12 @@ def test_without_spread_ranks_decide(tmp_path):
     (v,) = compare(three).tasks[0].versus
     assert v.winner is None and math.isnan(v.welch) and math.isnan(v.mann_whitney)
     assert v.verdict == (
-        "no difference between b and a can be seen: +0.100 [0.100, 0.100] without zero, but no spread to judge by "
-        "(Welch), a Mann–Whitney test with 3 replicas each cannot fall below .100: not beyond chance; 3 replicas each"
+        "no significant difference between b and a: +0.100 [0.100, 0.100] excludes zero, but Welch undefined without "
+        "spread, Mann–Whitney p cannot fall below .100 with 3 replicas each; 3 replicas each"
     )
     (v,) = compare(five).tasks[0].versus
     assert v.winner == "b" and v.mann_whitney == pytest.approx(2 / 252)
-    assert "no spread to judge by (Welch), Mann–Whitney p = .008; 5 replicas each" in v.verdict
+    assert "Welch undefined without spread, Mann–Whitney p = .008; 5 replicas each" in v.verdict
     # One of four, all without spread: Holm takes their ranks' p four times, and once more for each that is larger
     words = [*five, *(str(make(tmp_path / f"c{k}", [0.0] * 5, n_peers=k)) for k in (3, 4, 5))]
     some = compare(words).tasks[0].versus
@@ -168,7 +168,7 @@ def test_half_of_the_replicas_are_enough_for_steps(tmp_path):
 @pytest.mark.parametrize("flag", ["threshold", "target"])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_what_cannot_be_reached_is_refused(tmp_path, flag, value):
-    with pytest.raises(UserError, match=f"--{flag} -?(nan|inf) is not a number to reach"):
+    with pytest.raises(UserError, match=f"--{flag} must be finite, got -?(nan|inf)"):
         compare(two(tmp_path, [1, 2, 3], [1, 2, 3]), **{flag: value})
 
 
@@ -189,8 +189,8 @@ def test_other_grids_are_compared_where_they_meet(tmp_path):
     assert v.winner is None and v.difference.estimate == pytest.approx(0)
     assert [row.threshold for row in found.tasks[0].rows] == [(5, 150.0), (5, 150.0)]
     assert found.warnings == (
-        "numbers of evaluations up to step 300 differ, or their steps do (fine: 7, coarse: 3): area and steps to a "
-        "threshold are those of the 3 that all have",
+        "the steps of the evaluations up to step 300 differ (number of evaluations: fine: 7, coarse: 3): area and steps "
+        "to a threshold use the 3 common ones",
     )
     longer = make(tmp_path / "longer", [1, 2, 3], n_peers=3, steps=(0, 150, 300, 450))
     assert not any("evaluations up to" in line for line in compare([words[1], str(longer)]).warnings)
@@ -209,15 +209,15 @@ def test_sides_of_one_name_are_told_apart(tmp_path):
     assert task.versus[0].verdict.startswith("run (Room-v21) beats run (Room-v6) on IQM by 20.0 [")
     assert found.differences == {"env": {"run (Room-v6)": "Room-v6", "run (Room-v21)": "Room-v21"}}
     assert found.warnings == (
-        "environments differ (run (Room-v6): Room-v6, run (Room-v21): Room-v21): their returns are not on one scale",
+        "environments differ (run (Room-v6): Room-v6, run (Room-v21): Room-v21): their returns are not comparable",
     )
     turned = compare([str(old), str(new)], reference="run (Room-v21)")
     assert [row.side for row in turned.tasks[0].rows] == ["run (Room-v21)", "run (Room-v6)"]
     other = make(tmp_path / "z" / "run", [1, 2, 3], env="Room-v6", env_args={"size": 9})
     (line,) = compare([str(old), str(other)]).warnings
     assert line == (
-        'environment arguments differ (run (Room-v6): {}, run (Room-v6 {"size": 9}): {"size": 9}): it is not the same '
-        "task"
+        'environment arguments differ (run (Room-v6): {}, run (Room-v6 {"size": 9}): {"size": 9}): the tasks '
+        "are different"
     )
 
 
@@ -238,10 +238,10 @@ def test_what_differs_within_a_side_is_warned_of(tmp_path):
     assert [(row.side, row.replicas) for row in found.tasks[0].rows] == [("a", 6), ("b", 6)]
     warnings = "\n".join(found.warnings)
     for words in (
-        "evaluation episodes differ (a: 1 and 4, b: 1 and 4): unequal noise",
+        "numbers of evaluation episodes differ (a: 1 and 4, b: 1 and 4): the noise differs",
         "versions of mujoco differ (a: 3.3.0 and 2.0, b: 3.3.0 and 2.0)",
         "processors differ (a: a and b, b: a and b)",
-        "numbers of evaluations up to step 300 differ, or their steps do (a: 4 and 5, b: 4 and 5)",
+        "the steps of the evaluations up to step 300 differ (number of evaluations: a: 4 and 5, b: 4 and 5)",
     ):
         assert words in warnings, words
     assert len(found.warnings) == 4
@@ -255,12 +255,12 @@ def test_the_code_of_the_runs_is_compared(tmp_path):
         environment = {"git": git, "versions": versions | {"python": python}}
         words.append(str(make(tmp_path / name, [1, 2, 3], n_peers=2 + len(words), environment=environment)))
     assert compare(words[:2]).warnings == (
-        f"git commits differ (a: {'a' * 12} with changes, b: {'a' * 12}): the code is not the same",
+        f"git commits differ (a: {'a' * 12} with changes, b: {'a' * 12}): the code is different",
     )
     told = compare(words[1:]).warnings
     assert told == (
-        f"git commits differ (b: {'a' * 12}, c: {'b' * 12}): the code is not the same",
-        "versions of python differ (b: 3.11.7, c: 3.13.0): a small matter, mostly",
+        f"git commits differ (b: {'a' * 12}, c: {'b' * 12}): the code is different",
+        "versions of python differ (b: 3.11.7, c: 3.13.0): usually a small effect",
     )
 
 
@@ -281,9 +281,9 @@ def test_an_odd_environment_is_no_fault(tmp_path, kind):
     found = compare(words)
     assert found.tasks[0].versus[0].replicas == (3, 3)
     if kind == "resumed":
-        assert "b went on elsewhere at step x: 1; None" in found.warnings
+        assert "b was resumed under other conditions at step x: 1; None" in found.warnings
     differs = any("versions of torch differ (a: 2.13.0, b: " in line for line in found.warnings)
-    unknown = "b: environment.json does not say what it was trained with" in found.warnings
+    unknown = "b: environment.json does not name the versions that it was trained with" in found.warnings
     assert differs == (kind == "nested") and unknown == (kind != "nested")
 
 
@@ -297,11 +297,11 @@ def test_a_half_written_evaluation_is_left_out(tmp_path):
     found = compare(words)
     assert found.tasks[0].step == 200
     assert found.tasks[0].samples[0] == pytest.approx([11 * 2 / 3, 13 * 2 / 3, 15 * 2 / 3])
-    assert f"{words[0]}: the evaluation at step 300 is not whole (10 rows of 12): left out" in found.warnings
+    assert f"{words[0]}: the evaluation at step 300 is not complete (10 rows of 12): left out" in found.warnings
     edit(words[0], r"^(200,0,member-0,1,.*\n)", r"\1\1")  # twice
     found = compare(words)
     assert found.tasks[0].step == 100
-    assert f"{words[0]}: the evaluation at step 200 is not whole (13 rows of 12): left out" in found.warnings
+    assert f"{words[0]}: the evaluation at step 200 is not complete (13 rows of 12): left out" in found.warnings
     edit(words[1], r"^100,0,member-0,1,", "100,0,member-0,0,")  # an episode twice, another not at all
     with pytest.raises(UserError, match="a and b have only step 0 in common"):
         compare(words)

@@ -102,7 +102,7 @@ def test_the_height_shows_lines_first_and_bands_as_far_as_they_are_readable():
     wide = Series("a", steps, line, [-1000] * 6, [1000] * 6)
     assert height([wide], (0, 5), Look()) == pytest.approx((-7.5 - 0.06 * 25, 17.5 + 0.06 * 25))
     started = Series("a", steps, [200, 200, 3, 2, 1, 2])
-    assert height([started], (0, 5), Look(late=True))[1] == pytest.approx(3 + 0.06 * 2)
+    assert height([started], (0, 5), Look(skip_start=True))[1] == pytest.approx(3 + 0.06 * 2)
     assert height([started], (0, 5), Look())[1] > 200
     assert height([narrow], (0, 5), Look(ylim=(0.0, None), reference=(30.0, "r")))[0] == 0.0
     flat = Series("a", steps, [5.0] * 6)
@@ -170,7 +170,7 @@ def test_intervals_leave_out_what_is_unknown():
 
 def test_panels_of_one_figure_share_a_scale_unless_they_are_apart():
     panels = {"one": [Series("a", [0, 1], [0, 1])], "two": [Series("a", [0, 1], [0, 100])]}
-    shared, apart = (chart_data(plots.multiples(panels, "y", "T", look=Look(apart=kind))) for kind in (False, True))
+    shared, apart = (chart_data(plots.multiples(panels, "y", "T", look=Look(separate_scales=kind))) for kind in (False, True))
     assert shared[0]["y"] == shared[1]["y"] and apart[0]["y"] != apart[1]["y"] == shared[1]["y"]
     legend = plots.multiples(panels, "y", "T", look=Look(reference=(0.5, "half"))).count("<li>")
     assert legend == 2  # a once, and the reference
@@ -218,7 +218,7 @@ def test_the_matrix_by_hand():
         (' class="itself turned" style="--w:0.75"', "75"),
         (' style="--w:0.25"', "25"),
     ]
-    assert "mean of 2 replicas" in html and "replica 1" in html and "each of 2 advisers would get 50%" in html
+    assert "mean of 2 replicas" in html and "replica 1" in html and "each of 2 advisers 50%" in html
 
 
 def test_where_nobody_chose_there_is_nothing():
@@ -232,7 +232,7 @@ def test_where_nobody_chose_there_is_nothing():
     assert data["grids"] == [[10, 20, 30, 40]] and data["series"][0]["e"] == [None, None, 25, 75]
     # 20 to 30 to 40 of 40 steps: from the middle on
     assert paths(html, "area")[0] == "M2000 3000L3000 3000L4000 1000L4000 4000L3000 4000L2000 4000Z"
-    assert "nobody chose" in html and "nobody chose" not in charts.shares(advice_by_hand())
+    assert "without choices" in html and "without choices" not in charts.shares(advice_by_hand())
 
 
 def test_two_advisers_of_one_colour_get_two():
@@ -268,19 +268,19 @@ def test_large_groups_are_pooled_and_stay_small(tmp_path):
     views = len(data["columns"][0]["values"]) / (len(data["steps"]) * 24 * 4)
     assert views == 3 and charts.MATRIX_STEPS[0] <= len(data["steps"]) <= charts.MATRIX_STEPS[1]
     assert all(len(data["grids"][0]) <= charts.POINTS for data in chart_data(text) if data.get("grids"))
-    assert "Advisers that are members are pooled" in text
+    assert "Members are pooled into two advisers" in text
     assert "data:image" not in text
 
 
 def test_what_can_not_be_written_changes_nothing(tmp_path):
     path = make_run(tmp_path, 1, (), 1, rows=1)
     (path / "report.html").mkdir()
-    with pytest.raises(UserError, match=r"report\.html is not a file: .*put it back"):
+    with pytest.raises(UserError, match=r"report\.html must be a regular file.*restore it"):
         write_report(path)
     assert not (path / "figures").exists()
     (path / "report.html").rmdir()
     (path / "figures").write_text("x")
-    with pytest.raises(UserError, match=r"figures is not a folder: .*put it back"):
+    with pytest.raises(UserError, match=r"figures must be a folder.*restore it"):
         write_report(path)
     assert not (path / "report.html").exists()
 
@@ -309,7 +309,7 @@ def test_the_best_member_is_one_member_of_one_replica(tmp_path):
     assert card == (
         "replica 1, member-0",
         "best single member at the end, mean return 90.0; the worst is replica 0, member-0 with 10.0; "
-        "within a replica best and worst are 29.0 apart on average",  # (30 + 28) / 2
+        "the mean difference of best and worst within a replica is 29.0",  # (30 + 28) / 2
     )
 
 
@@ -329,11 +329,11 @@ HARD = {
     "advisers": ["expert", "sign-flip:expert", "colluding:a", "colluding:a", "turncoat", "noise:0.5:expert"],
 }
 SAID = [
-    "perturbed while training, not in evaluations: observation_noise=0.05 mass_scale=0.8..1.2",
-    "advice dropped: 25% of the answers to a member that chooses are not given",
-    "Byzantine members, who advise others what they would not do: member-1 (sign-flip) and member-2 (noise:0.3)",
+    "perturbed in training, not in evaluations: observation_noise=0.05 mass_scale=0.8..1.2",
+    "advice dropped: 25% of the suggestions do not reach the member that chooses",
+    "Byzantine members, which give others false advice: member-1 (sign-flip) and member-2 (noise:0.3)",
     "adversarial advisers: sign-flip:expert, colluding:a and colluding:a-2",
-    "advisers that are adversarial at times or in places: turncoat",
+    "advisers that are adversarial at some times or in some places: turncoat",
     "advisers disturbed by noise: noise:0.5:expert",
 ]
 
@@ -375,7 +375,7 @@ def test_which_advisers_are_adversarial():
     assert said("adversary-2", "negated:expert-3", "colluding", "sign-flip:checkpoint:a:0") == [
         "adversarial advisers: adversary-2, negated:expert-3, colluding and sign-flip:checkpoint:a:0"
     ]
-    places = "advisers that are adversarial at times or in places:"
+    places = "advisers that are adversarial at some times or in some places:"
     assert said("convert", "regional:a-2", "sign-flip:turncoat") == [
         f"{places} convert, regional:a-2 and sign-flip:turncoat"
     ]
@@ -389,7 +389,7 @@ def test_what_made_it_harder_in_a_strange_configuration(value):
 
 def test_a_perturbed_environment_is_said_to_be_one():
     assert disturbances({"env_args": {"perturb": {"action_delay": 2}}}, []) == [
-        "an environment that is perturbed, in evaluations too: action_delay=2"
+        "perturbed environment, in training and evaluations: action_delay=2"
     ]
 
 

@@ -70,7 +70,7 @@ def test_sensitivity_by_hand(tmp_path):
     assert len(found.notes) == 2 and "not finished" in found.notes[0] and "missing" in found.notes[1]
     assert [(line["hyper-parameter"], line["best"]) for line in found.table()] == [
         ("gamma", "0.99"),
-        ("tau", "within chance"),
+        ("tau", "not significant"),
     ]
     assert found.table()[0]["return"] == pytest.approx(6.5) and found.table()[1]["return"] is None
 
@@ -92,7 +92,7 @@ def test_other_seeds_at_every_value():
     assert found.verdict == "1"
     # The same numbers of the same replicas: what these have in common is noise no more
     apart, same = of([1, 20, 40], [2, 22, 41]), of([1, 20, 40], [2, 22, 41], seeds=[0, 0])
-    assert apart.verdict == "within chance" and apart.eta_squared < 0.01 and apart.chance == pytest.approx(1 / 5)
+    assert apart.verdict == "not significant" and apart.eta_squared < 0.01 and apart.chance == pytest.approx(1 / 5)
     half = stats.t.ppf(0.975, 2) * np.std([1, 2, 1], ddof=1) / math.sqrt(3)
     assert same.low == pytest.approx(4 / 3 - half) and same.chance == pytest.approx(1 / 3)
     # One replica that the other value has not: no pairs
@@ -105,8 +105,8 @@ def test_no_best_value_without_a_reason():
         (([0.1, 0.2, 0.3], [0.3, 0.2, 0.1]), "no difference", 0),  # in the mean, up to rounding
         (([1, 2], [3, 5]), "too few replicas", 6.25 / 6.5),  # 2 and 3 apart: 4 x 1.25^2, and (0.5^2 + 0.5^2) / 2
         (([1.0], [2.0]), "too few replicas", 1),
-        (([1, 2, 3], [4, 5, 6]), "no spread to judge by", 1),  # 3 apart, each of them
-        (([1, 2, 9], [4, 5, 6]), "within chance", None),
+        (([1, 2, 3], [4, 5, 6]), "no variance", 1),  # 3 apart, each of them
+        (([1, 2, 9], [4, 5, 6]), "not significant", None),
     ]:
         found = of(*samples, seeds=[0, 0])
         assert found.verdict == told and found.best is None

@@ -318,7 +318,7 @@ def test_difference_of_what_is_the_same():
     assert st.difference([2.0] * 3, [1.0] * 3).excludes(0.0)
     both = st.difference([1, inf, inf], [2, inf, inf], "mean")
     assert math.isnan(both.estimate) and math.isnan(both.low)
-    with pytest.raises(ValueError, match="have a replica for each seed"):
+    with pytest.raises(ValueError, match="must have equal sizes"):
         st.difference([1, 2, 3], [1, 2], paired=True)
 
 
@@ -497,11 +497,11 @@ def test_smallest_detectable_difference_of_nothing():
     assert st.smallest_detectable_difference(1, 5, 1.0) == inf and st.smallest_detectable_difference(5, 5, 0.0) == 0
     assert st.smallest_detectable_difference(2, 2, 1.0, level=0.99, power=0.99) > 20
     for wrong in ({"power": 0.4}, {"power": 1.0}, {"level": 1.0}):
-        with pytest.raises(ValueError, match=f"a {next(iter(wrong))} is"):
+        with pytest.raises(ValueError, match="must be"):
             st.smallest_detectable_difference(5, 5, 1.0, **wrong)
     with pytest.raises(ValueError, match="standard deviation"):
         st.smallest_detectable_difference(5, 5, nan)
-    with pytest.raises(ValueError, match="as many on both sides"):
+    with pytest.raises(ValueError, match="equal sizes"):
         st.smallest_detectable_difference(5, 6, 1.0, paired=True)
     with pytest.raises(ValueError, match="not of 'median'"):
         st.smallest_detectable_difference(5, 5, 1.0, statistic="median")  # type: ignore[arg-type]
@@ -517,16 +517,16 @@ def test_performance_profile():
     assert low == pytest.approx([0.025**0.2, 0.1466, 0.0], abs=1e-4)
     assert high == pytest.approx([1.0, 0.9473, 1 - 0.025**0.2], abs=1e-4)
     assert np.isnan(st.performance_profile([1], [0])[1]).all()
-    with pytest.raises(ValueError, match="a threshold is NaN"):
+    with pytest.raises(ValueError, match="thresholds must not be NaN"):
         st.performance_profile([1, 2], [nan])
 
 
 def test_steps_to_threshold():
     curves = [[0, 5, 3, 9], [1, 2, 3, 4], [nan, 5, 0, 0], [7, 0, 0, 0]]
     assert st.steps_to_threshold([0, 10, 20, 40], curves, 5).tolist() == [10, inf, 10, 0]
-    with pytest.raises(ValueError, match="grow"):
+    with pytest.raises(ValueError, match="increasing"):
         st.steps_to_threshold([0, 10, 10, 40], curves, 5)
-    with pytest.raises(ValueError, match="each step"):
+    with pytest.raises(ValueError, match="curves must have"):
         st.steps_to_threshold([0, 10], curves, 5)
 
 
@@ -575,7 +575,7 @@ def test_settings_that_are_none():
     with pytest.raises(ValueError, match="no statistic 'optimality_gap'"):
         st.difference([1, 2], [3, 4], "optimality_gap")  # type: ignore[arg-type]
     for call in (st.interval, st.welch, st.probability_of_improvement, st.performance_profile):
-        with pytest.raises(ValueError, match=r"\[n\], not"):
+        with pytest.raises(ValueError, match=r"shape \[n\]"):
             call([[1, 2], [3, 4]], *([] if call is st.interval else [[1, 2]]))  # type: ignore[operator]
     with pytest.raises(ValueError, match="replicas, steps"):
         st.band([1, 2, 3])

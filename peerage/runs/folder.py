@@ -207,11 +207,11 @@ class RunFolder:
         for name in FILES:
             path = self.path / name
             if path.is_symlink() or (path.exists() and not path.is_file()):
-                raise UserError(f"{path} is not a regular file, as in a run folder it must be: restore it")
+                raise UserError(f"{path} must be a regular file, not a link or a folder: restore it")
         for name in FOLDERS:
             path = self.path / name
             if path.is_symlink() or (path.exists() and not path.is_dir()):
-                raise UserError(f"{path} is not a real folder, as in a run folder it must be: restore it")
+                raise UserError(f"{path} must be a folder, not a link or a file: restore it")
 
     # --- configuration, environment and command ---------------------------------------------------
 
