@@ -142,7 +142,7 @@ class Answer:
     @property
     def refused(self) -> bool:
         """Before anything was done; a training that failed says how it goes on, or that it cannot."""
-        began = "goes on" in self.err.replace("goes on with it", "") or "cannot go on" in self.err
+        began = "goes on" in self.err or "cannot go on" in self.err
         return self.status == 2 and not began
 
 

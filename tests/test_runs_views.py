@@ -338,7 +338,7 @@ def test_every_column_has_its_figures(tmp_path, n, replicas):
     assert "Trust is the column in_context." in text
     assert "rank stability of trust" in text and "share of choices that were right, last fifth" in text
     assert ("lowest and highest asker" in text) == (n > 8)
-    places = [f"<h2>{name}</h2>" for name in ("Learning", "Who listens to whom", "What the scores are made of")]
+    places = [f"<h2>{name}</h2>" for name in ("Learning", "Who follows whom", "Signals behind the scores")]
     assert text.index(places[0]) < text.index(places[1]) < text.index(places[2])
     assert ("Every signal, for each asking member" in text) == (n <= 8)
     for words in ("Right and wrong choices", "Trust (attention)", "In-context advantage", "Loss of the trust model"):
