@@ -189,8 +189,8 @@ def test_other_grids_are_compared_where_they_meet(tmp_path):
     assert v.winner is None and v.difference.estimate == pytest.approx(0)
     assert [row.threshold for row in found.tasks[0].rows] == [(5, 150.0), (5, 150.0)]
     assert found.warnings == (
-        "the steps of the evaluations up to step 300 differ (number of evaluations: fine: 7, coarse: 3): area and steps "
-        "to a threshold use the 3 common ones",
+        "the steps of the evaluations up to step 300 differ (number of evaluations: fine: 7, coarse: 3): area and "
+        "steps to a threshold use the 3 common ones",
     )
     longer = make(tmp_path / "longer", [1, 2, 3], n_peers=3, steps=(0, 150, 300, 450))
     assert not any("evaluations up to" in line for line in compare([words[1], str(longer)]).warnings)

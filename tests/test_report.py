@@ -170,7 +170,8 @@ def test_intervals_leave_out_what_is_unknown():
 
 def test_panels_of_one_figure_share_a_scale_unless_they_are_apart():
     panels = {"one": [Series("a", [0, 1], [0, 1])], "two": [Series("a", [0, 1], [0, 100])]}
-    shared, apart = (chart_data(plots.multiples(panels, "y", "T", look=Look(separate_scales=kind))) for kind in (False, True))
+    looks = Look(), Look(separate_scales=True)
+    shared, apart = (chart_data(plots.multiples(panels, "y", "T", look=look)) for look in looks)
     assert shared[0]["y"] == shared[1]["y"] and apart[0]["y"] != apart[1]["y"] == shared[1]["y"]
     legend = plots.multiples(panels, "y", "T", look=Look(reference=(0.5, "half"))).count("<li>")
     assert legend == 2  # a once, and the reference
