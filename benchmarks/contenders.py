@@ -144,7 +144,7 @@ def peerage(job: Job) -> dict[str, Any]:
         if trainer.device.type == "cuda":
             torch.cuda.synchronize()
 
-    trainer.reset()
+    trainer.begin()
     for _ in range(starts + job.warm_up):
         trainer.advance()
     synchronise()
@@ -233,9 +233,9 @@ def environment(job: Job) -> dict[str, Any]:
     """Steps a second of Peerage's vector of environments alone, with random actions drawn beforehand."""
     import numpy as np
 
-    from peerage.envs.vector import EnvGroup
+    from peerage.envs.vector import EnvGroup, EnvMaker
 
-    envs = EnvGroup(CASES[job.case].env, {}, list(range(job.members)))
+    envs = EnvGroup([EnvMaker(CASES[job.case].env)] * job.members, list(range(job.members)))
     rng = np.random.default_rng(0)
     size = (1024, job.members) if envs.discrete else (1024, job.members, envs.act_dim)
     actions = (

@@ -1,11 +1,14 @@
-"""The tiny runs that the crash test kills: every learner, kind of trust and adviser, environments of every family."""
+"""The tiny runs that the crash test kills: every learner, kind of trust, adviser and exchange, and environments of
+every family."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
 
-from peerage.config import AdviceConfig, AttentionConfig, Config, ContextConfig, LearnerConfig, RunConfig
+from peerage.config import AdviceConfig, Config, LearnerConfig, RunConfig
+from peerage.trust.in_context_settings import ContextSettings
+from peerage.trust.transformer_settings import TrustTransformerSettings
 
 
 def tiny(env: str, steps: int, every: tuple[int, int, int], **changes: Any) -> Config:
@@ -24,13 +27,15 @@ def tiny(env: str, steps: int, every: tuple[int, int, int], **changes: Any) -> C
         threads=1,
         device="cpu",
         learner=LearnerConfig(**{**learner, **changes.pop("learner", {})}),
-        attention=AttentionConfig(
+        methods={
+            "trust_transformer": TrustTransformerSettings(
             attention_update_freq=9, attention_batch_size=4, sequence_length=8, attention_history=steps // 2,
             warmup_steps=steps, use_phase_aware=changes.pop("phases", False),
-        ),
-        context=ContextConfig(
+            ),
+            "context": ContextSettings(
             context_length=10, context_history=30, context_update_freq=9, context_batch_size=4,
-        ),
+            ),
+        },
         run=RunConfig(log_freq=log, eval_freq=evaluate, checkpoint_freq=save, n_eval_episodes=1, verbose=0),
     )  # fmt: skip
     return replace(base, **changes)
@@ -48,7 +53,10 @@ QUICK: dict[str, Config] = {
     ),
     "room-in-context": tiny(
         "Room-v6", 180, (25, 70, 40), advice=advice("in-context", shuffle_advisers=True), replicas=2,
-        advisers=("regional:a", "regional:b", "random"),
+        advisers=("regional:a", "regional:b", "random"), run=RunConfig(
+            log_freq=25, eval_freq=70, checkpoint_freq=40, n_eval_episodes=1, verbose=0,
+            eval_modes=("alone", "together"),
+        ),
     ),
     "room-transformer": tiny(
         "Room-v6", 150, (20, 64, 35), advice=advice("transformer"), advisers=("turncoat", "convert"), replicas=2,
@@ -59,7 +67,7 @@ QUICK: dict[str, Config] = {
     ),
     "room-none": tiny("Room-v6", 300, (30, 110, 70), advice=AdviceConfig(sharing="none"), replicas=2),
     "cartpole-paper": tiny(
-        "CartPole-v1", 240, (19, 100, 55), replicas=2, advisers=("random",),
+        "CartPole-v1", 240, (19, 100, 55), replicas=2, advisers=("random",), exchange=("average",), exchange_freq=30,
         advice=advice("td", choice="paper", switch_ratio=2, follow_across_episodes=True, temperature_decay=(0.1,)),
     ),
     "room-disturbed": tiny(

@@ -17,7 +17,7 @@ import pandas as pd
 
 from peerage.config.file import load
 from peerage.runs.tables import read_advice, read_evaluations, read_metrics, read_timing
-from peerage.sharing.advisers import replica_generator
+from peerage.sharing.adviser import replica_generator
 from peerage.sharing.probes import turn_step
 from peerage.statistics.summaries import by_replica, member_values
 

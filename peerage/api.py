@@ -11,18 +11,18 @@ import numpy as np
 import torch
 
 from peerage import session
-from peerage.config import Config
+from peerage.config import Config, with_settings
 from peerage.config.file import load as load_config
 from peerage.config.file import validate
-from peerage.config.settings import with_settings
 from peerage.envs.vector import Maker
 from peerage.errors import UserError
-from peerage.learners.defaults import refuse_idle_trust
+from peerage.learners.defaults import refuse_unused_settings
 from peerage.reports.report import write_report
 from peerage.runs.folder import RunFolder
 from peerage.runs.listeners import EvaluationRow, Listener
 from peerage.runs.tables import read_advice, read_evaluations, read_metrics
-from peerage.sharing.advisers import Adviser
+from peerage.sharing.adviser import Suggests
+from peerage.training.restore import restore
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 def train(
     env: str | Maker | None = None,
     *,
-    advisers: Sequence[str | Adviser] | None = None,
+    advisers: Sequence[str | Suggests] | None = None,
     config: Config | str | Path | None = None,
     listeners: Sequence[Listener] = (),
     **settings: Any,
@@ -41,7 +41,7 @@ def train(
     Args:
         env: a Gymnasium id, or a function that makes an environment.
         advisers: names as on the command line, or objects with a `suggest` method
-            (`peerage.sharing.advisers.Adviser`).
+            (`peerage.Adviser`).
         config: the configuration to start from: a `Config`, a YAML file, a preset or a run folder.
         listeners: objects that receive the log of the training (`peerage.runs.Listener`).
         settings: fields of `peerage.config` by name (`n_peers=4, learning_rate=1e-3, choice="paper"`), which override
@@ -57,7 +57,7 @@ def train(
     if advisers is not None and all(isinstance(a, str) for a in advisers):
         settings["advisers"], advisers = tuple(advisers), None
     checked = validate(with_settings(start, settings))
-    refuse_idle_trust(checked.advice, settings)
+    refuse_unused_settings(checked, settings)
     folder = session.run_training(checked, env=env, advisers=advisers, listeners=listeners)
     return Run(folder, env=env, advisers=advisers)
 
@@ -70,7 +70,7 @@ def resume(run: Run | str | Path, *, listeners: Sequence[Listener] = (), **setti
 
 
 def load(
-    folder: str | Path, *, env: Maker | None = None, advisers: Sequence[str | Adviser] | None = None
+    folder: str | Path, *, env: Maker | None = None, advisers: Sequence[str | Suggests] | None = None
 ) -> Run:
     """The run in `folder`. Raises UserError if there is none.
 
@@ -86,12 +86,13 @@ class Run:
 
     folder: Path
     env: Maker | None = None
-    advisers: Sequence[str | Adviser] | None = None
+    advisers: Sequence[str | Suggests] | None = None
 
     @property
     def evaluations(self) -> pd.DataFrame:
-        """Every evaluation episode: step, replica, member, episode, return, length, success."""
-        return read_evaluations(self.folder)
+        """Every evaluation episode: step, replica, member, episode, return, length, success, mode (`alone` or
+        `together`, see `RunConfig.eval_modes`)."""
+        return read_evaluations(self.folder, mode=None)
 
     @property
     def metrics(self) -> pd.DataFrame:
@@ -113,7 +114,7 @@ class Run:
 
     def policy(self, member: int = 0, replica: int = 0) -> Policy:
         """The policy of a trained member: `action = run.policy(0)(obs)`."""
-        trainer = session.restore(self.folder, env=self.env, policies_only=True)
+        trainer = restore(self.folder, "policies", env=self.env).trainer
         trainer.close()
         if not (0 <= member < trainer.N and 0 <= replica < trainer.R):
             raise UserError(f"{self.folder} has members 0 to {trainer.N - 1} and replicas 0 to {trainer.R - 1}")

@@ -78,9 +78,10 @@ def test_cases_of_trust_differ_in_trust_alone():
         alike = {repr(replace(config, advice=replace(config.advice, trust="td"))) for config in made}
         assert len(alike) == 1
         published = load(TRUST_CASES[case].preset)
-        assert published.advice == made[1].advice and published.attention == made[1].attention
-        assert published.attention.attention_update_freq == 20 and published.attention.attention_batch_size == 32
-        assert published.attention.use_phase_aware and published.attention.sequence_length == 50
+        assert published.advice == made[1].advice and published.trust_transformer == made[1].trust_transformer
+        settings = published.trust_transformer
+        assert settings.attention_update_freq == 20 and settings.attention_batch_size == 32
+        assert settings.use_phase_aware and settings.sequence_length == 50
 
 
 def canned(job: Job) -> dict:

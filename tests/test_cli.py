@@ -176,7 +176,7 @@ def test_other_commands(
     (tmp_path / "config.yaml").write_text("")
     run = str(tmp_path)
     calls: list[Any] = []
-    rows = [(0, "member-0", 0, 1.234, 10, None), (0, "member-1", 10, 2.0, 9, 1.0)]
+    rows = [(0, "member-0", 0, 1.234, 10, None, "alone"), (0, "member-1", 10, 2.0, 9, 1.0, "alone")]
     monkeypatch.setattr(session, "resume", lambda run, **overrides: calls.append((run, overrides)))
     monkeypatch.setattr(session, "evaluate_run", lambda *a, say: calls.append(a) or rows)
     assert main(["resume", run, "--checkpoint-freq", "9", "--verbose", "0"]) == 0
@@ -197,7 +197,7 @@ def test_other_commands(
         "",
         "mean over members: 1.617; one replica, which says nothing about others",
     ]
-    rows += [(1, "member-0", 0, 3.234, 10, None), (1, "member-1", 10, 4.0, 9, 1.0)]
+    rows += [(1, "member-0", 0, 3.234, 10, None, "alone"), (1, "member-1", 10, 4.0, 9, 1.0, "alone")]
     assert main(["evaluate", run, "--episodes", "3"]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
     assert last == "mean over members and 2 replicas: 2.617 [1.617, 3.617], min–max"
@@ -273,7 +273,8 @@ def test_the_published_commands_mean_the_published_settings(train: Any, tmp_path
     name = env.lower() if env.startswith("Room") else env.split("-")[0].lower()
     expected = load(f"seed-hybrid-{name}")
     assert (config.env, config.steps, config.n_peers) == (env, expected.steps, 4)
-    assert (config.learner, config.advice, config.attention) == (expected.learner, expected.advice, expected.attention)
+    for part in ("learner", "advice", "trust_transformer"):
+        assert getattr(config, part) == getattr(expected, part)
     assert config.advice.trust == "hybrid" and config.advice.choice == "paper" and config.advice.lr == (0.95)
 
 

@@ -13,7 +13,8 @@ import pytest
 import peerage
 from peerage.cli import main
 from peerage.config import AdviceConfig, Config, LearnerConfig, RunConfig
-from peerage.config.file import to_dict, to_yaml
+from peerage.config.file import to_dict
+from peerage.config.plain_yaml import to_yaml
 from peerage.errors import UserError
 from peerage.runs.folder import HEADER
 from peerage.runs.tables import CsvLog
@@ -52,7 +53,8 @@ def make(
         for r, top in enumerate(final):
             for m in range(members):
                 middle = top * step / steps[-1] + (m - (members - 1) / 2) * 2
-                rows += [(r, f"member-{m}", e, middle + x, 10, success and success[r]) for e, x in enumerate(around)]
+                for e, x in enumerate(around):
+                    rows.append((r, f"member-{m}", e, middle + x, 10, success and success[r], "alone"))
         log.on_evaluations(step, rows)
     log.close()
     if done:

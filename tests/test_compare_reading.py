@@ -334,7 +334,7 @@ def test_a_replica_that_is_none_is_named_and_takes_no_memory(tmp_path, capsys):
 def test_nan_by_hand_is_an_empty_cell(tmp_path):
     word = make(tmp_path / "a", [1, 2, 3], success=[1, 0, 1])
     for name in ("nan", "NaN", "NAN"):
-        edit(word, r"^(200,1,member-0,1,.*),[^,]*$", rf"\1,{name}")
+        edit(word, r"^(200,1,member-0,1,.*),[^,]*,alone$", rf"\1,{name},alone")
         frame = tables.read_evaluations(word)
         assert frame["success"].isna().sum() == 1 and frame["success"].dtype == float
     edit(word, r"^200,1,member-0,1,[^,]*,", "200,1,member-0,1,ten,")

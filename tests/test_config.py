@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peerage.config import AdviceConfig, Config, LearnerConfig, RunConfig
-from peerage.config.file import MAX_BYTES, dump, from_dict, load, parse, to_dict, validate
+from peerage.config.file import MAX_BYTES, dump, from_dict, load, to_dict, validate
 from peerage.config.flags import train_flags
+from peerage.config.plain_yaml import parse
 from peerage.errors import UserError
 
 
@@ -117,7 +118,7 @@ def test_yaml_12_words() -> None:
         ("advice: {choice: papr}", ["advice.choice", "'paper'"]),
         ("advice: {trust: hybird}", ["advice.trust", "hybrid"]),
         ("learner: {algorithm: [dqn, sac, sac, sac]}", ["--algorithm"]),
-        ("a: 1\na: 2", ["twice", "line 2"]),
+        ("a: 1\na: 2", ["duplicate", "line 2"]),
         ("env: [", ["line"]),
         ("env: &a x\nadvisers: *a", ["tags and aliases"]),
         ("env: !!python/object/apply:os.system [ls]", ["tags and aliases"]),
@@ -206,7 +207,7 @@ def test_files(tmp_path: Path) -> None:
 
 
 def test_every_field_is_explained() -> None:
-    assert [flag.name for flag in train_flags() if not flag.doc] == []
+    assert [flag.name for flag in train_flags() if not flag.setting.doc] == []
 
 
 NASTY = [": ", "[", "]", "{", "}", "!!int ", "&a ", "*a", "- ", "'", '"', "\t", "\n", "? ", "1e999", ".nan"]

@@ -12,7 +12,7 @@ import torch
 
 import peerage
 from peerage.cli import main
-from peerage.config import AdviceConfig, AttentionConfig, Config, LearnerConfig, RunConfig
+from peerage.config import AdviceConfig, Config, LearnerConfig, RunConfig
 from peerage.learners.streams import StreamKey
 from peerage.runs import checkpoint
 from peerage.runs.listeners import Listener, Listeners
@@ -20,6 +20,7 @@ from peerage.training.trainer import Trainer
 from peerage.trust.attention import LOSSES, AttentionTrust
 from peerage.trust.features import ADVISER, Family, make_features
 from peerage.trust.hybrid import TransformerTrust, confidence, normalised, omega
+from peerage.trust.transformer_settings import TrustTransformerSettings
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 
@@ -42,7 +43,7 @@ def near(ours, expected, tolerance=1e-9):
 
 LEARNER = LearnerConfig(learning_starts=(4,), batch_size=(8,), net_arch=((8,),), train_freq=(4,), gradient_steps=(1,))
 ADVICE = AdviceConfig(trust="hybrid", choice="paper", follow_steps=3, lr=0.3, use_advantage=False)
-ATTENTION = AttentionConfig(
+ATTENTION = TrustTransformerSettings(
     attention_update_freq=4,
     attention_batch_size=4,
     sequence_length=12,
@@ -62,7 +63,7 @@ def small(env="Room-v6", n_peers=2, **changes) -> Config:
         device="cpu",
         learner=LEARNER,
         advice=ADVICE,
-        attention=ATTENTION,
+        methods={"trust_transformer": ATTENTION},
         run=RunConfig(eval_freq=0, log_freq=20, verbose=0),
     )
     return replace(base, **changes)
@@ -244,7 +245,7 @@ def spy(monkeypatch, signal):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_only_the_adviser_differs(begin, monkeypatch, name, phases):
     """Five families in their environments: what the model is given of every adviser is the recorded past."""
-    config = small(FAMILIES[name], n_peers=2, attention=replace(ATTENTION, use_phase_aware=phases))
+    config = small(FAMILIES[name], n_peers=2, methods={"trust_transformer": replace(ATTENTION, use_phase_aware=phases)})
     trainer = begin(config)
     signal = hybrid(trainer)
     assert signal.features.family.name == name
@@ -302,7 +303,8 @@ def test_only_members_who_choose_are_computed(begin, monkeypatch):
 @pytest.mark.parametrize(("n", "fixed"), [(1, 1), (2, 0), (5, 3), (60, 4), (64, 0)])
 def test_any_number_of_advisers(begin, monkeypatch, n, fixed):
     advisers = ("expert", "adversary", "random", "constant:1")[:fixed]
-    trainer = begin(small(n_peers=n, advisers=advisers, attention=replace(ATTENTION, attention_update_freq=12)))
+    methods = {"trust_transformer": replace(ATTENTION, attention_update_freq=12)}
+    trainer = begin(small(n_peers=n, advisers=advisers, methods=methods))
     signal = hybrid(trainer)
     asked = spy(monkeypatch, signal)
     while trainer.step < 14:
@@ -405,7 +407,7 @@ def test_a_reward_is_not_known_when_it_is_predicted(begin, name):
     def changed(wiring, lagged):
         """Where the prediction for a step moves with the step's own reward, along that episode."""
         attention = replace(ATTENTION, wiring=wiring, lagged_rewards=lagged, sequence_length=24)
-        trainer = begin(small(env, n_peers=2, attention=attention))
+        trainer = begin(small(env, n_peers=2, methods={"trust_transformer": attention}))
         signal = hybrid(trainer)
 
         def predict(changed_reward):

@@ -42,24 +42,7 @@ LAYERS = """
 """
 """Modules and packages, low to high. A module may import from its own package and from the lines above its own."""
 
-KNOWN: dict[tuple[str, str], str] = {
-    ("config.check", "envs.perturbed"): "checks of perturbations belong to the layer that has them",
-    ("config.check", "sharing.byzantine"): "checks of Byzantine members belong to the layer that has them",
-    ("config.file", "config.check"): "validate() is not part of reading a file",
-    ("config.file", "config.presets"): "load() is not part of reading a file",
-    ("config.presets", "config.file"): "reads its YAML with config.file, which reads presets",
-    ("config.flags", "envs.perturbed"): "parses --perturb",
-    ("evaluation.robustness", "evaluation.company"): "inside a function",
-    ("evaluation.robustness", "session"): "restores the run that it evaluates",
-    ("evaluation.robustness", "sharing.advice"): "inside a function",
-    ("evaluation.robustness", "sharing.byzantine"): "inside a function",
-    ("interop.pretrained", "interop.sb3"): "pretrained and sb3 import each other",
-    ("sharing.advisers", "interop.pretrained"): "inside a function",
-    ("sharing.build", "trust.hybrid"): "inside a function",
-    ("sharing.build", "trust.in_context"): "inside a function",
-    ("sharing.byzantine", "sharing.advisers"): "advisers and byzantine import each other",
-    ("training.trainer", "evaluation.evaluate"): "the trainer evaluates",
-}
+KNOWN: dict[tuple[str, str], str] = {}
 """Imports that break a rule below, and why they are still there. An entry that is no longer needed fails the test."""
 
 

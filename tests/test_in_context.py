@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from peerage.config import AdviceConfig, Config, ContextConfig, LearnerConfig, RunConfig
+from peerage.config import AdviceConfig, Config, LearnerConfig, RunConfig
 from peerage.learners.base import Space
-from peerage.learners.defaults import DEFAULTS
+from peerage.learners.defaults import default_settings
 from peerage.learners.group import Group
 from peerage.runs import checkpoint
 from peerage.runs.listeners import Listener, Listeners
 from peerage.trust import in_context
 from peerage.trust.in_context import FACTS, MIN_DECISIONS, SUMS, InContextTrust
+from peerage.trust.in_context_settings import ContextSettings
 from peerage.trust.signals import Transition
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
@@ -58,7 +59,7 @@ class Indifferent(Critics):
 def trust_of(group, n_advisers=3, *, seed=0, follow_steps=10, total_steps=4000, **settings) -> InContextTrust:
     settings = {"context_length": 30, "context_update_freq": NEVER} | settings
     return InContextTrust(
-        ContextConfig(**settings), group, n_advisers, seed=seed, follow_steps=follow_steps, total_steps=total_steps
+        ContextSettings(**settings), group, n_advisers, seed=seed, follow_steps=follow_steps, total_steps=total_steps
     )
 
 
@@ -185,7 +186,7 @@ def test_decisions_are_valued_anew_by_the_critics_of_today():
 def test_look_back_of_real_critics():
     """DQN without hidden layers: Q_0 = (s, 2 s, 3), Q_1 = (-s, 0, s); from 1 to 4 at gamma 0.5 and a reward of 1.
     V_0: 3, 8; V_1: 1, 4. A = 1 + 4 - 3 = 2 and 1 + 2 - 1 = 2."""
-    member = replace(DEFAULTS["dqn"], net_arch=(), buffer_size=10, batch_size=2, gamma=0.5)
+    member = replace(default_settings("dqn"), net_arch=(), buffer_size=10, batch_size=2, gamma=0.5)
     group = Group([member] * 2, 1, 0, Space(1, 1, n_actions=3), 100, advise=True, dtype=F64)
     q = group.stacks[0].learner.q
     for row, (slopes, biases) in enumerate((([1.0, 2.0, 0.0], [0.0, 0.0, 3.0]), ([-1.0, 0.0, 1.0], [0.0] * 3))):
@@ -562,7 +563,7 @@ def test_who_is_right_here():
 # --- the whole system -----------------------------------------------------------------------------------------
 
 LEARNER = LearnerConfig(learning_starts=(4,), batch_size=(8,), net_arch=((8,),), train_freq=(4,), gradient_steps=(1,))
-CONTEXT = ContextConfig(context_length=12, context_update_freq=4, context_batch_size=8, context_lr=3e-3)
+CONTEXT = ContextSettings(context_length=12, context_update_freq=4, context_batch_size=8, context_lr=3e-3)
 
 
 def small(env="Room-v6", n_peers=2, **changes) -> Config:
@@ -575,7 +576,7 @@ def small(env="Room-v6", n_peers=2, **changes) -> Config:
         device="cpu",
         learner=LEARNER,
         advice=AdviceConfig(trust="in-context", follow_steps=3),
-        context=CONTEXT,
+        methods={"context": CONTEXT},
         run=RunConfig(eval_freq=0, log_freq=20, verbose=0),
     )
     return replace(base, **changes)
@@ -666,7 +667,7 @@ def test_double_precision(begin):
 
 
 def test_sixty_four_members(begin):
-    trainer = begin(small(n_peers=64, advisers=(), context=replace(CONTEXT, context_update_freq=8)), 12)
+    trainer = begin(small(n_peers=64, advisers=(), methods={"context": replace(CONTEXT, context_update_freq=8)}), 12)
     sound(trainer)
     assert model(trainer).last.shape == (64, 64)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from peerage.config import AdviceConfig, LearnerConfig
-from peerage.config.file import dump, from_dict, load, parse, to_yaml, validate
+from peerage.config.file import dump, from_dict, load, validate
+from peerage.config.plain_yaml import parse, to_yaml
 from peerage.config.presets import describe, preset, preset_names
 from peerage.errors import UserError
 
@@ -44,7 +45,7 @@ def test_the_published_transformer_trust() -> None:
             assert config.learner.tau == ((1.0,) if dqn else (0.02,))
             assert config.learner.buffer_size == ((100_000,) if dqn else (1_000_000,))
             assert (config.n_peers, config.learner.learning_starts) == (4, (1000,) if dqn else (10_000,))
-    hybrid = load("seed-hybrid-ant").attention
+    hybrid = load("seed-hybrid-ant").trust_transformer
     assert (hybrid.use_phase_aware, hybrid.warmup_steps, hybrid.attention_lr) == (True, 500_000, 1e-5)
 
 

@@ -298,7 +298,7 @@ def evaluated(log_dir: Path, values: dict[tuple[int, str], float]) -> Path:
     """A run with one evaluation: (replica, member) -> return."""
     run = RunFolder.create(log_dir, "r", "r", {"env": "Room-v6", "n_peers": 2, "learner": {"algorithm": ["dqn"]}})
     log = CsvLog(run.path)
-    log.on_evaluations(100, [(r, m, 0, value, 9, None) for (r, m), value in values.items()])
+    log.on_evaluations(100, [(r, m, 0, value, 9, None, "alone") for (r, m), value in values.items()])
     log.close()
     return run.path
 
@@ -508,7 +508,7 @@ def hostile(tmp_path_factory) -> Path:
     log = CsvLog(run.path)
     for step in range(1, 12):
         log.on_metrics(step, [(0, "member-0", "train/return", float(step))])
-        log.on_evaluations(step, [(0, "member-0", 0, 1.0, 1, None)])
+        log.on_evaluations(step, [(0, "member-0", 0, 1.0, 1, None, "alone")])
         rows = [("member-0", 1), (EVIL, step), ("n" * 300, 2), ("constructor", 2), ("__proto__", 2)]
         log.on_advice(
             step, [{"replica": 0, "asker": "member-0", "adviser": a, "chosen": c, "score": c} for a, c in rows]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -21,9 +22,9 @@ import peerage.runs.folder
 from peerage.append_buffer import AppendBuffer
 from peerage.cli import main
 from peerage.config import AdviceConfig, Config, LearnerConfig, RunConfig
-from peerage.config.file import parse, to_yaml
+from peerage.config.plain_yaml import parse, to_yaml
 from peerage.envs import running
-from peerage.envs.vector import EnvGroup
+from peerage.envs.vector import EnvGroup, EnvMaker
 from peerage.errors import UserError
 from peerage.learners.replay import Replay
 from peerage.runs import checkpoint, chunks, disk
@@ -40,6 +41,11 @@ def actions_for(group: EnvGroup, steps: int, seed: int = 0) -> list[np.ndarray]:
     if group.discrete:
         return list(rng.integers(0, group.n_actions, (steps, group.n)))
     return list(rng.uniform(group.action_low, group.action_high, (steps, group.n, group.act_dim)).astype(np.float32))
+
+
+def group_of(env, args: dict, seeds: list[int]) -> EnvGroup:
+    """Environments of one kind, whose running episodes can be moved to another process."""
+    return EnvGroup([EnvMaker(env, args)] * len(seeds), seeds, keep=True)
 
 
 def through_a_file(group: EnvGroup) -> dict:
@@ -68,7 +74,7 @@ def through_a_file(group: EnvGroup) -> dict:
 )
 def test_an_episode_is_lived_again_bit_for_bit(env, args, steps):
     """Observations, rewards, ends and later episodes, with episodes of different age beside each other."""
-    one, two = EnvGroup(env, args, [1, 2, 3], keep=True), EnvGroup(env, args, [7, 8, 9], keep=True)
+    one, two = group_of(env, args, [1, 2, 3]), group_of(env, args, [7, 8, 9])
     one.reset()
     taken = actions_for(one, steps + 300)
     for k in range(steps):
@@ -89,7 +95,7 @@ def test_an_episode_is_lived_again_bit_for_bit(env, args, steps):
 
 
 def test_right_after_the_first_reset():
-    one, two = EnvGroup("CartPole-v1", {}, [1, 2], keep=True), EnvGroup("CartPole-v1", {}, [1, 2], keep=True)
+    one, two = group_of("CartPole-v1", {}, [1, 2]), group_of("CartPole-v1", {}, [1, 2])
     obs = one.reset()
     again, anew = two.restore(through_a_file(one), 0)
     assert not anew and again.tobytes() == obs.tobytes() and again.any()
@@ -130,18 +136,18 @@ class Odd(gym.Env):
 @pytest.mark.parametrize(
     "how, steps, why",
     [
-        ("number", 4, "its observation after 4 steps is another one"),
-        ("reward", 4, "its rewards or random numbers in 4 steps were others"),
-        ("draws", 4, "its observation after 4 steps is another one"),
+        ("number", 4, "its observation after 4 steps differs"),
+        ("reward", 4, "its rewards or random numbers in 4 steps differ"),
+        ("draws", 4, "its observation after 4 steps differs"),
         ("raises", 4, "it raised RuntimeError: no more of these"),
         ("sound", 8, ""),
     ],
 )
 def test_what_cannot_be_lived_again_begins_anew(how, steps, why):
     Odd.made = 0
-    one = EnvGroup(Odd, {"how": how}, [1, 2], keep=True)
+    one = group_of(Odd, {"how": how}, [1, 2])
     Odd.made = 7 if how == "draws" else 5
-    two = EnvGroup(Odd, {"how": how}, [1, 2], keep=True)
+    two = group_of(Odd, {"how": how}, [1, 2])
     one.reset()
     for _ in range(steps):
         one.step(np.zeros(2, np.int64))
@@ -161,9 +167,9 @@ def test_what_cannot_be_lived_again_begins_anew(how, steps, why):
 
 def test_an_episode_that_ends_too_early():
     Odd.made = 2
-    one = EnvGroup(Odd, {"how": "ends"}, [1], keep=True)  # ends after 6 steps
+    one = group_of(Odd, {"how": "ends"}, [1])  # ends after 6 steps
     Odd.made = -1
-    two = EnvGroup(Odd, {"how": "ends"}, [1], keep=True)  # after 3
+    two = group_of(Odd, {"how": "ends"}, [1])  # after 3
     one.reset()
     for _ in range(5):
         one.step(np.zeros(1, np.int64))
@@ -175,7 +181,7 @@ def test_very_long_episodes_are_not_kept(monkeypatch):
     monkeypatch.setattr(running, "MAX_STEPS", 100)
     monkeypatch.setattr("peerage.envs.vector.MAX_STEPS", 100)
     args = {"max_episode_steps": -1}
-    one, two = EnvGroup("Pendulum-v1", args, [1, 2], keep=True), EnvGroup("Pendulum-v1", args, [1, 2], keep=True)
+    one, two = group_of("Pendulum-v1", args, [1, 2]), group_of("Pendulum-v1", args, [1, 2])
     one.reset()
     for k, actions in enumerate(actions_for(one, 230)):
         one.step(actions)
@@ -186,9 +192,9 @@ def test_very_long_episodes_are_not_kept(monkeypatch):
 
 
 def test_a_state_of_other_environments_is_refused():
-    one = EnvGroup("CartPole-v1", {}, [1, 2], keep=True)
+    one = group_of("CartPole-v1", {}, [1, 2])
     one.reset()
-    for other in (EnvGroup("CartPole-v1", {}, [1], keep=True), EnvGroup("Pendulum-v1", {}, [1, 2], keep=True)):
+    for other in (group_of("CartPole-v1", {}, [1]), group_of("Pendulum-v1", {}, [1, 2])):
         with pytest.raises(ValueError, match="other environments"):
             other.restore(one.state(), 0)
 
@@ -207,7 +213,7 @@ def test_the_run_says_which_episode_begins_anew_and_goes_on(tmp_path):
     heard = Heard()
     run = peerage.load(tmp_path / "run", env=lambda: Odd("number"))
     peerage.resume(run, listeners=[heard])
-    assert "the episode of member-0 begins anew, because it could not be lived again: its observation" in heard.text
+    assert "the episode of member-0 begins anew, because it could not be replayed: its observation" in heard.text
     assert (tmp_path / "run" / "DONE").exists()
 
 
@@ -432,7 +438,7 @@ def test_an_older_format_is_named(tmp_path):
     folder = checkpoint.save(tmp_path, 3, {"x": 1})
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps({"format": 1, "step": 3, "sha256": manifest["files"]}))
-    match = "checkpoint format 1 by Peerage of another version, and this version reads format 2"
+    match = "checkpoint format 1 by Peerage of another version, and this version reads format 3"
     with pytest.raises(UserError, match=match):
         checkpoint.load(folder)
     with pytest.raises(UserError, match=match):
@@ -516,10 +522,11 @@ def test_a_run_without_a_sound_checkpoint(stopped, capsys):
 def test_one_process_at_a_time(stopped, capsys):
     files = {path: path.read_bytes() for path in stopped.rglob("*") if path.is_file()}
     words = (
-        "import sys, time; from peerage.runs.folder import RunFolder\n"
-        "run = RunFolder(sys.argv[1]); run.lock(); print('locked', flush=True); time.sleep(60)"
+        "import sys; from peerage.runs.folder import RunFolder\n"
+        "run = RunFolder(sys.argv[1]); run.lock(); print('locked', flush=True); sys.stdin.read()"
     )
-    other = subprocess.Popen([sys.executable, "-c", words, str(stopped)], stdout=subprocess.PIPE, text=True)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    other = subprocess.Popen([sys.executable, "-c", words, str(stopped)], text=True, **pipes)
     try:
         assert other.stdout.readline() == "locked\n"
         where = ["--log-dir", str(stopped.parent), "--exp-name", "run"]
@@ -566,7 +573,7 @@ def test_a_run_whose_checkpoints_were_removed_is_left_alone(stopped, capsys):
     shutil.rmtree(stopped / "checkpoints")
     before = {p: p.read_bytes() for p in stopped.rglob("*") if p.is_file() and p.name != ".lock"}
     assert main(["resume", str(stopped)]) == 2
-    assert "has rows and no checkpoint: somebody has removed its checkpoints" in capsys.readouterr().err
+    assert "has rows but no checkpoint: its checkpoints were removed" in capsys.readouterr().err
     assert {p: p.read_bytes() for p in stopped.rglob("*") if p.is_file() and p.name != ".lock"} == before
 
 
@@ -614,13 +621,21 @@ def test_an_adviser_is_what_it_was_even_if_its_run_went_on(tmp_path):
 
 
 def test_a_reader_that_has_gone_does_not_end_the_training(tmp_path):
-    """`peerage train ... | head -1`"""
-    words = ["train", "--env", "Room-v6", "--n-peers", "2", "--total-timesteps", "300", "--eval-freq", "20"]
+    """`peerage train ... | head -1`. The pipe holds a page and the training prints more than that, so it has not ended
+    before the reader goes."""
+    words = ["train", "--env", "Room-v6", "--n-peers", "2", "--total-timesteps", "300", "--eval-freq", "2"]
     words += ["--n-eval-episodes", "1", "--log-dir", str(tmp_path), "--exp-name", "run", "--verbose", "2"]
-    command = " ".join([sys.executable, "-m", "peerage", *words])
-    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command} | head -1"], capture_output=True, text=True)
-    assert (tmp_path / "run" / "DONE").exists() and done.returncode == 0, done.stderr
-    assert "Display is switched off, the training continues" in done.stderr
+    ours, theirs = os.pipe()
+    if hasattr(fcntl, "F_SETPIPE_SZ"):
+        fcntl.fcntl(theirs, fcntl.F_SETPIPE_SZ, 4096)
+    command = [sys.executable, "-m", "peerage", *words]
+    training = subprocess.Popen(command, stdout=theirs, stderr=subprocess.PIPE, text=True)
+    os.close(theirs)
+    assert os.read(ours, 1)
+    os.close(ours)
+    said = training.communicate()[1]
+    assert (tmp_path / "run" / "DONE").exists() and training.returncode == 0, said
+    assert "Display is switched off, the training continues" in said
 
 
 def test_another_machine_is_noted_and_said(stopped):
@@ -696,10 +711,10 @@ def test_an_evaluation_does_not_keep_a_signal_waiting(tmp_path, monkeypatch):
     whole = peerage.train(config=small(), log_dir=str(tmp_path), exp_name="whole")
     run = Evaluator.run
 
-    def with_signal(self, trained, stop):
+    def with_signal(self, actor, trained, stop):
         if trained == 100:
             os.kill(os.getpid(), signal.SIGTERM)
-        return run(self, trained, stop)
+        return run(self, actor, trained, stop)
 
     monkeypatch.setattr(Evaluator, "run", with_signal)
     with pytest.raises(SystemExit):

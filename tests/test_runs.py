@@ -63,7 +63,7 @@ def make_run(
             metrics.append((r, m, "train/return", value + rng.gauss(-5, 6)))
             metrics.append((r, m, "loss/critic", math.exp(-t) + 0.1 * rng.random()))
             if k % 2 == 0:
-                evaluations += [(r, m, e, value + rng.gauss(0, 8), 40 + e, None) for e in range(3)]
+                evaluations += [(r, m, e, value + rng.gauss(0, 8), 40 + e, None, "alone") for e in range(3)]
             if len(info.advisers) > 1:
                 trust = {}
                 for a in info.advisers:
@@ -192,7 +192,8 @@ def test_csv_files_come_back(tmp_path):
     log = CsvLog(tmp_path)
     small = 0.1 + 0.2
     log.on_metrics(500, [(0, "member-0", "loss/critic", small), (1, "member-1", "q/mean", math.nan)])
-    log.on_evaluations(500, [(0, "member-0", 3, -math.inf, 200, None), (0, "member-1", 3, 1e9 / 3, 1, True)])
+    first = (0, "member-0", 3, -math.inf, 200, None, "alone")
+    log.on_evaluations(500, [first, (0, "member-1", 3, 1e9 / 3, 1, True, "alone")])
     log.on_advice(
         500, [{"replica": 0, "asker": "member-0", "adviser": 'nan, "x"\n$a$', "chosen": 7, "score": None}]
     )

@@ -51,7 +51,7 @@ def play(display: Display, n: int = 2, fixed: tuple[str, ...] = ("expert", "adve
     display.on_start(info)
     display.on_progress(0, 0.0)
     display.on_metrics(100, [(0, "member-0", "q/mean", 3.0)])
-    rows = [(r, m, 0, 10.0 * k, 5, None) for r in range(2) for k, m in enumerate(info.members)]
+    rows = [(r, m, 0, 10.0 * k, 5, None, "alone") for r in range(2) for k, m in enumerate(info.members)]
     display.on_evaluations(100, rows)
     for replica in range(2):
         advice = [
@@ -324,6 +324,7 @@ def fill_in(path, drop: tuple[str, ...] = ()) -> None:
     pd.concat([pd.read_csv(path / "metrics.csv"), *metrics]).to_csv(path / "metrics.csv", index=False)
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("n, replicas", [(2, 3), (6, 1), (62, 2)])
 def test_every_column_has_its_figures(tmp_path, n, replicas):
@@ -407,7 +408,7 @@ def test_everything_is_escaped(tmp_path):
     name = f"{evil}$\\frac$_"
     for step in (1, 2):
         log.on_metrics(step, [(0, "member-0", "train/return", 1.0)])
-        log.on_evaluations(step, [(0, "member-0", 0, 1.0, 1, None)])
+        log.on_evaluations(step, [(0, "member-0", 0, 1.0, 1, None, "alone")])
         rows = [("member-0", 1), (name, 9)]
         log.on_advice(
             step,

@@ -27,7 +27,7 @@ def written(folder, returns, done=True, **settings) -> str:
     log = CsvLog(made.path)
     for step, offset in ((10, 50.0), (20, 0.0)):
         episodes = [Episode(0, value + offset + d, 5, None) for value in returns for d in (-1, 1)]
-        rows = [(k // 2, "member-0", k % 2, e.return_, e.length, None) for k, e in enumerate(episodes)]
+        rows = [(k // 2, "member-0", k % 2, e.return_, e.length, None, "alone") for k, e in enumerate(episodes)]
         log.on_evaluations(step, rows)
     log.close()
     if done:

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from peerage import cli
-from peerage.config.file import from_dict, load, parse, to_dict
+from peerage.config.file import from_dict, load, to_dict
+from peerage.config.plain_yaml import parse
 from peerage.config.presets import preset_names
 from peerage.errors import UserError
 from peerage.runs.folder import RunFolder, cpu_model
@@ -275,7 +276,7 @@ WRONG = {
     "title: {a: 1}": "title: expected text",
     "name: !!python/object:os.system x": "tags and aliases are not read",
     "common: &a {gamma: 1}\naxes: {x: {b: *a}}": "tags and aliases are not read",
-    "common: {}\ncommon: {}": "key 'common' is there twice",
+    "common: {}\ncommon: {}": "duplicate key 'common'",
     "[1, 2]": "expected a mapping with name, title, base, where",
     "axes: " + "[" * 3000 + "]" * 3000: "nested too deeply",
     "axes: {" + ", ".join(f"x{k}: {{a: {{}}, b: {{}}}}" for k in range(40)) + "}": "runs are too many: at most 10,000",
@@ -562,6 +563,7 @@ def test_what_is_missing_is_trained_and_what_is_done_is_not(tmp_path, capsys, on
         run(write(tmp_path, text), log_dir=str(where / names[0]))
 
 
+@pytest.mark.long
 def test_a_failing_run_among_good_ones(tmp_path, capsys):
     """In processes side by side."""
     good = TINY + "axes: {who: {bad: {load_paths: [TMP/absent.zip, none]}, good: {}}}\n".replace("TMP", str(tmp_path))
@@ -674,6 +676,7 @@ def wait_for(folder: Path, step: int) -> int:
     raise AssertionError(f"{folder} has not reached step {step}")
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="process groups")
 def test_a_sweep_killed_half_way(tmp_path, capsys, one_thread, unreported):
     """Three runs one after the other, the first done. The second is killed with the sweep (SIGKILL), then loses its
@@ -766,6 +769,7 @@ def test_a_worker_that_ends_of_ctrl_c_before_the_sweep_asks_it_to(tmp_path, caps
     assert "Room-v6_seed0: interrupted\n" in said and "failed" not in said
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="process groups")
 def test_a_second_signal_does_not_wait(tmp_path):
     """The worker is stopped, so that it cannot write the checkpoint that the first signal asks for."""

@@ -16,10 +16,11 @@ import peerage.config.file
 from peerage.config import AdviceConfig, Config, LearnerConfig, RunConfig
 from peerage.config.file import load
 from peerage.config.presets import preset_names
-from peerage.envs.make import make_env
 from peerage.errors import UserError
 from peerage.runs import checkpoint
-from peerage.runs.listeners import Listener, Listeners
+from peerage.runs.folder import RunFolder
+from peerage.runs.listeners import Listener
+from peerage.training.runner import Runner
 from peerage.training.trainer import Trainer
 
 
@@ -90,6 +91,7 @@ def final_return(run: peerage.Run) -> float:
 # --- learning -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_dqn_learns_the_trivial_task(tmp_path):
     run = peerage.train(
         Match, n_peers=2, total_timesteps=1500, gamma=0.0, learning_rate=3e-3, learning_starts=100, eval_freq=1500,
@@ -98,6 +100,7 @@ def test_dqn_learns_the_trivial_task(tmp_path):
     assert final_return(run) == 10.0  # every number of every episode, every member
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "settings", [{"algorithm": "sac"}, {"algorithm": "sac", "use_sde": True}, {"algorithm": "td3"}]
 )
@@ -109,6 +112,7 @@ def test_sac_and_td3_learn_the_trivial_task(tmp_path, settings):
     assert final_return(run) > -0.2  # ten steps; doing nothing gives about -13
 
 
+@pytest.mark.long
 def test_a_group_solves_room_v6(tmp_path):
     run = peerage.train(
         "Room-v6", n_peers=2, advisers=["expert"], total_timesteps=12000, learning_rate=1e-3, gamma=0.9,
@@ -145,8 +149,7 @@ class Record(Listener):
 def record(config: Config, **kwargs) -> Record:
     trainer = Trainer(config, **kwargs)
     heard = Record()
-    trainer.listeners = Listeners([heard])
-    trainer.run()
+    Runner(trainer, heard).run()
     trainer.close()
     return heard
 
@@ -218,8 +221,7 @@ def test_a_checkpoint_restores_every_number(trust, begin, same, tmp_path):
         first.advance()
         after = checkpoint.save(tmp_path, first.step, first.state(), after=after)
     second = Trainer(config)
-    second.load_state(checkpoint.load(after))
-    assert second.pending_messages == [] and not second.episode_start.all()
+    assert second.load_state(checkpoint.load(after)) == [] and not second.first.all()
     for _ in range(60):
         one, two = first.advance(), second.advance()
         assert np.array_equal(one.next_obs, two.next_obs)
@@ -246,13 +248,10 @@ def test_a_diverged_member_is_frozen_and_the_others_go_on(tmp_path, trust):
         def on_message(self, step, text):
             self.text = text
 
-    from peerage.runs.folder import RunFolder
-
     poison = Poison()
     trainer = poison.trainer = Trainer(small(advice=AdviceConfig(trust=trust)))
-    trainer.listeners = Listeners([poison])
     folder = RunFolder.create(tmp_path, "run", "run", {"env": "Room-v6"})
-    trainer.run(folder)
+    Runner(trainer, poison, folder=folder).run()
     assert trainer.group.active().tolist() == [True, False]
     assert "member-1 of replica 0 is frozen" in poison.text
     assert trainer.group.stacks[0].learner.q.flat[0].isfinite().all()
@@ -302,7 +301,7 @@ def shrunk(config: Config) -> Config:
 def test_every_preset_is_built_and_stepped():
     for name in preset_names():
         trainer = Trainer(shrunk(load(name)))
-        trainer.reset()
+        trainer.begin()
         for _ in range(12):
             trainer.advance()
         assert all("loss/critic" in stack.learner.metrics() for stack in trainer.group.stacks), f"{name} did not learn"
@@ -312,7 +311,7 @@ def test_every_preset_is_built_and_stepped():
 @pytest.mark.parametrize("n", [1, 3, 64])
 def test_groups_of_any_size(n):
     trainer = Trainer(shrunk(small(n_peers=n, advisers=())))
-    trainer.reset()
+    trainer.begin()
     for _ in range(12):
         trainer.advance()
     trainer.close()
@@ -323,7 +322,7 @@ def test_sac_and_td3_advise_each_other():
     config = Config(env="Pendulum-v1", n_peers=3, total_timesteps=60, learner=learner, run=RunConfig(eval_freq=0))
     trainer = Trainer(config)
     assert len(trainer.group.stacks) == 3
-    trainer.reset()
+    trainer.begin()
     for _ in range(60):
         trainer.advance()
     counts = trainer.sharing.counts
@@ -339,7 +338,7 @@ def test_envs_with_arguments():
         learner=LearnerConfig(learning_starts=(300,), net_arch=((4,),)), run=RunConfig(eval_freq=0),
     )  # fmt: skip
     trainer = Trainer(config)
-    trainer.reset()
+    trainer.begin()
     assert not any(trainer.advance().terminated.any() for _ in range(300))
     trainer.close()
 
@@ -347,66 +346,11 @@ def test_envs_with_arguments():
 # --- from Python ----------------------------------------------------------------------------------------------
 
 
-class Says:
-    """An adviser that always says the same and remembers whom it told."""
-
-    name = "says"
-
-    def __init__(self):
-        self.told = []
-
-    def suggest(self, obs, asker, episode_start, rng):
-        assert obs.shape == (len(asker), 4) and episode_start.dtype == bool
-        self.told += asker.tolist()
-        return np.full(len(obs), 2)
-
-    def state(self):
-        return {"told": self.told}
-
-    def load_state(self, state):
-        self.told = list(state["told"])
-
-
-def test_custom_environment_and_adviser(tmp_path):
-    run = peerage.train(
-        lambda: make_env("Room-v6", {}), advisers=[Says(), "random", "random"], n_peers=2, total_timesteps=200,
-        learning_starts=10, log_freq=100, eval_freq=0, log_dir=str(tmp_path), verbose=0,
-    )  # fmt: skip
-    assert set(run.advice["adviser"]) == {"member-0", "member-1", "says", "random", "random-2"}
-    assert run.policy(1)(np.zeros(4, np.float32)) in range(4)
-    assert (run.folder / "report.html").exists()
-
-
-class Wrong:
-    def __init__(self, answer):
-        self.answer = answer
-
-    def suggest(self, obs, asker, episode_start, rng):
-        return np.full(len(obs), self.answer) if np.isscalar(self.answer) else self.answer
-
-
-@pytest.mark.parametrize("answer", [7, 0.5, np.nan, np.zeros((1, 3)), "left", None])
-def test_an_adviser_with_a_bad_answer_is_named(tmp_path, answer):
-    with pytest.raises(UserError, match="adviser Wrong"):
-        peerage.train(config=small(), advisers=[Wrong(answer)], log_dir=str(tmp_path))
-
-
-def test_what_lies_outside_the_box_is_clipped():
-    config = small(env="Pendulum-v1", advisers=(), advice=AdviceConfig(trust="td"))
-    trainer = Trainer(config, advisers=[Wrong(50.0)])
-    trainer.reset()
-    for _ in range(60):
-        trainer.advance()
-    assert (trainer.sharing.signals["td"].history == 2).any()
-    assert trainer.group.stacks[0].learner.replay.data[:, :60].abs().max() < 20
-    trainer.close()
-
-
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
         ({"trust_buffer_size": 5, "trust": "td"}, "trust-batch-size"),
-        ({"advisers": [object()]}, "no adviser"),
+        ({"advisers": [object()]}, "not an adviser"),
         ({"n_peers": 64, "buffer_size": 10**13, "total_timesteps": 10**13}, "memory"),
         ({"env": "Rom-v21"}, "Room"),
         ({"algorithm": "sac"}, "Discrete"),
@@ -451,6 +395,7 @@ def test_an_environment_that_gives_nan_is_named_with_the_step(tmp_path):
     assert (next(tmp_path.iterdir()) / "FAILED").exists()
 
 
+@pytest.mark.long
 def test_the_examples_run(tmp_path, monkeypatch):
     """As a user runs them, but shorter."""
     import runpy

@@ -55,7 +55,7 @@ TRAIN = Command(
 def _resume_arguments(parser: Parser) -> None:
     add_run(parser)
     flags = [flag for flag in train_flags() if flag.name in RESUMABLE + HARDWARE_FIELDS]
-    add_flags(parser, [replace(flag, default=None) for flag in flags])  # the help names no defaults: they are the run's
+    add_flags(parser, [replace(flag, shows_default=False) for flag in flags])
 
 
 def _check_resume(args: argparse.Namespace) -> None:

@@ -1,33 +1,44 @@
 """The configuration: the tree of dataclasses, its YAML, checks, command-line flags and presets."""
 
+from typing import Any
+
 from peerage.config.tree import (
     FREE,
     HARDWARE_FIELDS,
-    PARTS,
     RESUMABLE,
     AdviceConfig,
-    Algorithm,
-    AttentionConfig,
     Choice,
     Config,
-    ContextConfig,
-    LearnerConfig,
     RunConfig,
+    Setting,
     changed,
+    learner_part,
+    parts,
+    settings,
+    with_part,
+    with_settings,
 )
 
 __all__ = [
     "FREE",
     "HARDWARE_FIELDS",
-    "PARTS",
     "RESUMABLE",
     "AdviceConfig",
-    "Algorithm",
-    "AttentionConfig",
     "Choice",
     "Config",
-    "ContextConfig",
     "LearnerConfig",
     "RunConfig",
+    "Setting",
     "changed",
+    "learner_part",
+    "parts",
+    "settings",
+    "with_part",
+    "with_settings",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "LearnerConfig":  # has the settings of the learners that are registered now
+        return learner_part()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,46 +1,40 @@
 """The flags of `peerage train`, made from the configuration tree, so that no field is without one.
 
-A flag's help is the text under its field in config.py.
+A flag's help is the text under its field in the source.
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
-import inspect
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
-from itertools import pairwise
+from dataclasses import dataclass, replace
 from types import NoneType
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
-from peerage.config import PARTS, Config, changed
-from peerage.config.file import convert, hints, parse, parse_scalar, short
+from peerage.config.file import convert
+from peerage.config.perturbations import overridden
+from peerage.config.plain_yaml import parse, parse_scalar, short
+from peerage.config.tree import Config, Setting, changed, method_parts, parts, settings
 from peerage.errors import UserError, nearest
 
 SECTIONS: dict[str, tuple[str, str]] = {
-    "group": ("environment and group", "What is learned, by how many, for how long."),
+    "group": ("environment and group", "The task, the size of the group and the length of the run."),
     "learner": (
         "learners",
         "Stable-Baselines3's names. One value for all members, or one for each: --learning-rate 1e-3 5e-4.",
     ),
     "advice": (
         "advice",
-        "How members learn from each other: every --follow-steps steps a member chooses whose suggestion "
-        "it follows.",
+        "How members learn from each other: every --follow-steps steps a member chooses the adviser that it follows.",
     ),
-    "attention": (
-        "transformer trust",
-        "For --trust transformer and hybrid. --use-phase-aware, --attention-*, --sequence-length or --warmup-steps "
-        "without --trust, --choice and --config mean --trust hybrid --choice paper with the published settings.",
-    ),
-    "context": ("in-context trust", "For --trust in-context."),
-    "run": ("run", "The run folder, what goes into it, and the machine."),
+    "exchange": ("exchanges", "What members exchange after learning, beside any advice."),
+    "run": ("run", "The run folder, its contents, and the hardware."),
 }
-# Fields at the top of the tree that a reader looks for under another heading.
-SECTION_OF_FIELD = {"device": "run", "threads": "run"}
+"""Heading and text of the help. Parts that are not here have their name and the first paragraph of their docstring."""
+SECTION_OF_FIELD = {"device": "run", "threads": "run", "exchange": "exchange", "exchange_freq": "exchange"}
+"""Fields at the top of the tree that are listed under another heading."""
 METAVARS = {
     "env": "ID",
     "env_args": "NAME=VALUE",
@@ -86,14 +80,32 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
 @dataclass(frozen=True)
 class Flag:
-    """One field of the configuration tree."""
+    """One field of the configuration tree on the command line."""
 
-    name: str
-    part: str  # of the tree
-    section: str  # the heading in the help
-    hint: Any
-    default: Any
-    doc: str
+    setting: Setting
+    shows_default: bool = True
+
+    @property
+    def name(self) -> str:
+        """The setting's key."""
+        return self.setting.key
+
+    @property
+    def part(self) -> str:
+        return self.setting.part
+
+    @property
+    def hint(self) -> Any:
+        return self.setting.hint
+
+    @property
+    def default(self) -> Any:
+        return self.setting.default if self.shows_default else None
+
+    @property
+    def section(self) -> str:
+        """The heading in the help."""
+        return SECTION_OF_FIELD.get(self.name, self.part or "group")
 
     @property
     def option(self) -> str:
@@ -113,7 +125,7 @@ class Flag:
 
     @property
     def help(self) -> str:
-        return self.doc + (f" (default: {self.default_text})" if self.default_text else "")
+        return self.setting.doc + (f" (default: {self.default_text})" if self.default_text else "")
 
     @property
     def default_text(self) -> str:
@@ -149,8 +161,6 @@ class Flag:
         if self.name == "env_args":
             return {**before, **convert(self.hint, _assignments(given, self.option), self.option)}
         if self.name == "perturb":
-            from peerage.envs.perturbed import overridden
-
             return overridden(before, given)
         data = [self._word(word) for word in given] if isinstance(given, list) else self._word(given)
         return convert(self.hint, data, self.option)
@@ -175,38 +185,25 @@ def _assignments(words: list[str], option: str) -> dict[str, Any]:
     return data
 
 
-def _docs(cls: type) -> dict[str, str]:
-    """Field -> the text below it, which Python itself does not keep."""
-    body = ast.parse(inspect.getsource(cls)).body[0].body  # type: ignore[attr-defined]
-    docs = {}
-    for field, below in pairwise(body):
-        match field, below:
-            case ast.AnnAssign(target=ast.Name(name)), ast.Expr(value=ast.Constant(value=str(text))):
-                docs[name] = " ".join(text.split()).replace("`", "")
-    return docs
-
-
 def train_flags() -> list[Flag]:
     """A flag for every field of the tree, in its order."""
-    flags = []
-    for part, cls in PARTS.items():
-        docs = _docs(cls)
-        for field in fields(cls):
-            hint = hints(cls)[field.name]
-            if is_dataclass(hint):
-                continue
-            default = field.default if field.default_factory is MISSING else field.default_factory()
-            section = SECTION_OF_FIELD.get(field.name, part or "group")
-            flags.append(Flag(field.name, part, section, hint, default, docs.get(field.name, "")))
-    return flags
+    return [Flag(setting) for setting in settings().values()]
 
 
 def add_flags(parser: argparse.ArgumentParser, flags: list[Flag]) -> None:
-    for section, (title, about) in SECTIONS.items():
+    """Add the flags, grouped under headings."""
+    sections = dict.fromkeys([*(name for name in SECTIONS if name != "run"), *method_parts(), "run"])
+    for section in sections:
         if chosen := [flag for flag in flags if flag.section == section]:
+            title, about = SECTIONS.get(section) or _described(section)
             group = parser.add_argument_group(title, about)
             for flag in chosen:
                 flag.add_to(group)
+
+
+def _described(part: str) -> tuple[str, str]:
+    paragraph = (parts()[part].__doc__ or "").strip().split("\n\n")[0]
+    return part.replace("_", " "), " ".join(paragraph.split())
 
 
 def override(config: Config, given: Mapping[str, Any]) -> Config:
@@ -215,9 +212,9 @@ def override(config: Config, given: Mapping[str, Any]) -> Config:
     # A number of epochs on the command line beats a number of steps from a file.
     if "n_epochs" in given and "total_timesteps" not in given:
         config = replace(config, total_timesteps=None)
-    changes: dict[str, dict[str, Any]] = {part: {} for part in PARTS}
+    changes: dict[str, dict[str, Any]] = {part: {} for part in parts()}
     for name, words in given.items():
         flag = flags[name]
         part = getattr(config, flag.part) if flag.part else config
-        changes[flag.part][name] = flag.value(words, getattr(part, name))
+        changes[flag.part][flag.setting.name] = flag.value(words, getattr(part, flag.setting.name))
     return changed(config, changes)

@@ -1,4 +1,4 @@
-"""Building one environment from what the user wrote, with errors that say what to mend."""
+"""Building one environment from the user's specification, with error messages that say how to fix it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium
@@ -16,8 +16,9 @@ import numpy as np
 from gymnasium.envs.registration import load_env_creator
 from gymnasium.spaces import Box, Discrete
 
+from peerage.config.perturbations import Perturbations
 from peerage.envs.changing import OWN, Changing
-from peerage.envs.perturbed import Perturbations, Perturbed
+from peerage.envs.perturbed import Perturbed
 from peerage.errors import UserError, nearest
 
 Maker = str | Callable[..., gymnasium.Env]
@@ -26,7 +27,7 @@ Maker = str | Callable[..., gymnasium.Env]
 
 @dataclass(frozen=True, eq=False)
 class Spec:
-    """What the rest of the library needs to know about an environment."""
+    """The properties of an environment that the rest of the library uses."""
 
     id: str
     """The id with its version; for a function its name."""
@@ -42,11 +43,36 @@ class Spec:
     """Box: float32 [act_dim]; Discrete: float32 [0]."""
     action_high: np.ndarray
     max_episode_steps: int | None
-    """The time limit, where Gymnasium knows of one."""
+    """The time limit; None where Gymnasium has none on record."""
 
 
-def check_env_id(env: Maker, env_args: dict[str, Any]) -> Spec:
-    """Build the environment once, close it and describe it; to be called before anything is written.
+@dataclass(frozen=True)
+class EnvMaker:
+    """How to build an environment; one for each member of an `EnvGroup`.
+
+    A group may mix different makers: members with tasks, goals or disturbances of their own.
+    """
+
+    env: Maker
+    env_args: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments, as of `make_env`."""
+
+    @property
+    def name(self) -> str:
+        """The id, or the name of the function that builds the environment."""
+        return name_of(self.env)
+
+    def make(self) -> gymnasium.Env:
+        """A new environment. Raises UserError as `make_env` does."""
+        return make_env(self.env, self.env_args)
+
+    def spec(self) -> Spec:
+        """The properties of the environment, which is built once for that. Raises UserError as `check_env_id` does."""
+        return check_env_id(self.env, self.env_args)
+
+
+def check_env_id(env: Maker, env_args: Mapping[str, Any]) -> Spec:
+    """Build the environment once, close it and return its properties; called before a run writes anything.
 
     Raises UserError for an environment that cannot be built or that Peerage cannot train on.
     """
@@ -57,12 +83,13 @@ def check_env_id(env: Maker, env_args: dict[str, Any]) -> Spec:
         built.close()
 
 
-def make_env(env: Maker, env_args: dict[str, Any]) -> gymnasium.Env:
-    """One environment, without Gymnasium's passive checker; each of its warnings is shown once a process.
+def make_env(env: Maker, env_args: Mapping[str, Any]) -> gymnasium.Env:
+    """One environment, without Gymnasium's passive checker. Each of its warnings is shown once in a process.
 
-    `env_args` go to the constructor; with an id, `max_episode_steps` replaces the time limit (-1: none). `change_at`
-    and `change`, and knobs that the constructor does not know, make it a `peerage.envs.changing.Changing`; `perturb`,
-    a mapping as of `peerage.envs.perturbed.Perturbations.plain`, a `Perturbed`, unless all of it is zero.
+    `env_args` are passed to the constructor; with an id, `max_episode_steps` replaces the time limit (-1: none).
+    `change_at`, `change` and knobs that the constructor does not accept wrap the environment in a
+    `peerage.envs.changing.Changing`; `perturb`, a mapping as of `Perturbations.plain` (peerage.config.perturbations),
+    in a `Perturbed`, unless all its strengths are zero.
     Raises UserError, in one line, for an unknown id, a missing package or arguments that do not fit.
     """
     name = name_of(env)
@@ -79,7 +106,7 @@ def make_env(env: Maker, env_args: dict[str, Any]) -> gymnasium.Env:
             elif {"id", "disable_env_checker"} & env_args.keys():
                 raise UserError(f"{name} takes no arguments id and disable_env_checker")
             else:
-                # MODULE:Name-v0, a module of the current folder; but a run folder is data, whoever it comes from
+                # MODULE:Name-v0 may name a module of the current folder. A run folder holds data, not code to import
                 if ":" in env and os.getcwd() not in sys.path and not os.path.exists("config.yaml"):
                     sys.path.insert(0, os.getcwd())
                 built = gymnasium.make(env, disable_env_checker=True, **env_args)
@@ -116,15 +143,15 @@ def make_env(env: Maker, env_args: dict[str, Any]) -> gymnasium.Env:
 
 def _perturbations(data: Any) -> Perturbations:
     if not isinstance(data, Mapping):
-        raise UserError(f"--env-args perturb must say what, as in {{observation_noise: 0.1}}, not {data!r}")
+        raise UserError(f"--env-args perturb must be a mapping, as in {{observation_noise: 0.1}}, not {data!r}")
     perturb = Perturbations.of(data)
     if perturb.dropped_advice:
-        raise UserError("--env-args perturb: advice is nothing of the environment's; --perturb drops it")
+        raise UserError("--env-args perturb: dropped_advice is not a property of the environment; use --perturb")
     return perturb
 
 
 def spec_of(built: gymnasium.Env, env: Maker) -> Spec:
-    """Describe a built environment; UserError if its spaces are not ones that Peerage can train on."""
+    """The properties of a built environment. Raises UserError if Peerage cannot train on its spaces."""
     made = built.spec
     name = made.id if made is not None else name_of(env)
     observation, action = built.observation_space, built.action_space
@@ -166,7 +193,7 @@ def one_line(error: BaseException) -> str:
 
 
 def _explain(error: TypeError, env: Maker) -> str:
-    """What a TypeError of a constructor means, in one line."""
+    """The meaning of a constructor's TypeError, in one line."""
     found = re.search(r"unexpected keyword argument '(\w+)'", str(error))
     if not found:
         # Gymnasium adds the whole list of arguments to the message: too long for one line.
@@ -175,7 +202,7 @@ def _explain(error: TypeError, env: Maker) -> str:
 
 
 def _parameters(env: Maker) -> list[str]:
-    """Names of the constructor's parameters, those of its base classes included, as far as can be seen."""
+    """Names of the constructor's parameters, including those of its base classes; empty if they cannot be found."""
     try:
         creator: Any = env
         if isinstance(env, str):
@@ -184,7 +211,7 @@ def _parameters(env: Maker) -> list[str]:
         bases = inspect.getmro(creator) if inspect.isclass(creator) else ()
         makers = [vars(base)["__init__"] for base in bases if "__init__" in vars(base)] or [creator]
         names = {name for maker in makers for name in inspect.signature(maker).parameters}
-    except Exception:  # a hint only: whatever stands in the way, there is none
+    except Exception:  # the names only improve error messages, so any failure gives none
         return []
     return sorted(names - {"self", "args", "kwargs"} | {"max_episode_steps"})
 
@@ -193,15 +220,15 @@ _shown: set[str] = set()
 
 
 def _show_once(caught: list[warnings.WarningMessage]) -> None:
-    """Show warnings not shown before: Gymnasium's come again with every environment that is built."""
+    """Show the warnings that were not shown before: Gymnasium repeats them for every environment that is built."""
     for warning in caught:
         text = re.sub(r"\x1b\[\d+m", "", str(warning.message))
-        if not text.startswith("WARN: "):  # not Gymnasium's: as it would have been without us
+        if not text.startswith("WARN: "):  # not Gymnasium's: pass it on
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
             continue
         text = text.removeprefix("WARN: ")
         if re.search(r"environment (Room|Hallway)-v\d+ is out of date", text):
-            continue  # the numbers of ours are sizes, not versions
+            continue  # the numbers in these ids are sizes, not versions
         if text not in _shown:
             _shown.add(text)
             warnings.warn(text, UserWarning, stacklevel=4)

@@ -1,8 +1,8 @@
-"""The episodes under way, kept so that a resumed run can live them again.
+"""The running episodes, recorded so that a resumed run can replay them.
 
-The state of a simulator cannot be copied exactly: MuJoCo's `qpos` and `qvel` are not all of it, Box2D's cannot be had.
-What is exact is the way there: the state of the environment's generator before the episode's reset, and the actions
-since. Whether it led to the same place is checked.
+The state of a simulator cannot be copied exactly: MuJoCo's `qpos` and `qvel` are only a part of it, and Box2D does not
+expose its state at all. Recorded instead are the state of the environment's generator before the reset that began the
+episode, and the actions since. The result of a replay is compared with the recorded observation and return.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from peerage.envs.make import one_line
 from peerage.errors import UserError
 
 MAX_STEPS = 20_000
-"""An episode longer than this is not kept: its actions would fill the memory, and living it again takes too long."""
+"""Longer episodes are not recorded: their actions would take too much memory, and their replay too much time."""
 
 
 class RunningEpisodes:
-    """How the running episode of each of `n` environments came about.
+    """A record of the running episode of each of `n` environments.
 
-    `begun[i]`: `{"seed": s}` if its reset was seeded, `{"generator": state}` before the reset otherwise, and None
-    without a generator in `np_random`. `actions [n, capacity, ...]`, as they were given to the group, of which the
-    first `lengths[i]` count.
+    `begun[i]` is `{"seed": s}` if the reset was seeded, otherwise `{"generator": state}` with the state before the
+    reset, and None for an environment without a generator `np_random`. `actions [n, capacity, ...]` are the actions as
+    the group got them; the first `lengths[i]` of row i belong to the running episode.
     """
 
     def __init__(self, n: int, action_shape: tuple[int, ...], dtype: type) -> None:
         self.begun: list[dict[str, Any] | None] = [None] * n
         self.actions: np.ndarray = np.zeros((n, 64, *action_shape), dtype)
         self.rows = np.arange(n)
-        self.room = 64  # steps that surely still fit
+        self.room = 64  # steps that fit without another look at the lengths
 
     def begin(self, i: int, env: gymnasium.Env, seed: int | None) -> None:
-        """Environment i is about to be reset."""
+        """Record that environment i is about to be reset, with `seed` or without."""
         if seed is not None:
             self.begun[i] = {"seed": seed}
         else:
@@ -46,7 +46,7 @@ class RunningEpisodes:
             self.begun[i] = None if state is None else {"generator": state}
 
     def add(self, actions: np.ndarray, lengths: np.ndarray) -> None:
-        """`actions [n, ...]` are taken in episodes that had `lengths [n]` steps before."""
+        """Record `actions [n, ...]`, taken in episodes that have `lengths [n]` steps so far."""
         if self.room == 0:
             capacity = self.actions.shape[1]
             self.room = capacity - int(lengths.max())
@@ -56,18 +56,18 @@ class RunningEpisodes:
                     self.actions = np.concatenate((self.actions, np.zeros_like(self.actions[:, :more])), axis=1)
                 self.room = max(more, 1)
         self.room -= 1
-        # Beyond MAX_STEPS it turns round, and is of no use any more
+        # An episode beyond MAX_STEPS overwrites its own beginning and cannot be replayed
         self.actions[self.rows, lengths % self.actions.shape[1]] = actions
 
     def state(self, lengths: np.ndarray) -> dict[str, Any]:
-        """For `load_state`: what is JSON-able, and one array."""
+        """For `load_state`: plain data and one array."""
         longest = min(int(lengths.max()), self.actions.shape[1])
         actions = self.actions[:, :longest].copy()
-        actions[np.arange(longest) >= lengths[:, None]] = 0  # left by episodes before
+        actions[np.arange(longest) >= lengths[:, None]] = 0  # actions of earlier episodes
         return {"begun": copy.deepcopy(self.begun), "actions": actions}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Raises ValueError for what is of other environments."""
+        """Continue the record of `state`. Raises ValueError for a state of other environments."""
         actions = np.asarray(state["actions"])
         if actions.shape[::2] != self.actions.shape[::2] or actions.dtype != self.actions.dtype:
             raise ValueError("actions of other environments")
@@ -77,15 +77,15 @@ class RunningEpisodes:
         capacity = max(64, actions.shape[1])
         self.actions = np.zeros((len(actions), capacity, *actions.shape[2:]), actions.dtype)
         self.actions[:, : actions.shape[1]] = actions
-        self.room = 0  # looked at with the next action
+        self.room = 0  # `add` computes it from the lengths
 
-    def relive(
+    def replay(
         self, i: int, env: gymnasium.Env, actions: Sequence[Any], clock: int
     ) -> tuple[np.ndarray, float, dict[str, Any] | None]:
-        """Take environment i through its episode: reset, then `actions`, which end with the last one taken after
-        `clock` steps of training. Returns the observation, the sum of rewards and the generator's state now.
+        """Reset environment i as its running episode began and take `actions`, the last of which was step `clock` of
+        the training. Returns the observation, the sum of rewards and the generator's state after them.
 
-        Raises UserError, saying what went another way, if that cannot be done.
+        Raises UserError with the reason if the episode cannot be replayed.
         """
         begun = self.begun[i]
         if begun is None:
@@ -112,7 +112,7 @@ class RunningEpisodes:
 
 
 def generator_state(env: gymnasium.Env) -> dict[str, Any] | None:
-    """The state of the generator behind an environment, fit for JSON; None: not every environment has one."""
+    """The state of the environment's generator `np_random` as JSON-able data; None if it has no such generator."""
     generator = getattr(getattr(env.unwrapped, "np_random", None), "bit_generator", None)
     if generator is None:
         return None
@@ -121,7 +121,7 @@ def generator_state(env: gymnasium.Env) -> dict[str, Any] | None:
 
 
 def set_generator_state(env: gymnasium.Env, state: dict[str, Any]) -> None:
-    """Put back what `generator_state` gave. Raises ValueError, TypeError or KeyError for what does not fit."""
+    """Restore a state from `generator_state`. Raises ValueError, TypeError or KeyError if it does not fit."""
     generator = getattr(getattr(env.unwrapped, "np_random", None), "bit_generator", None)
     if generator is None:
         raise ValueError("the environment has no generator np_random")

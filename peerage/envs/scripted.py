@@ -1,8 +1,8 @@
-"""Scripted policies: an expert and an adversary for Room, an expert for LunarLander, and your own.
+"""Scripted policies: an expert and an adversary for Room, an expert for LunarLander, and those registered by users.
 
-A policy is `policy(obs, rng) -> actions`: obs float32 [B, obs]; actions int64 [B] in 0 ... n - 1 for
-Discrete, float32 [B, act] in the environment's units for Box. Ours draw nothing from `rng`, so what they
-answer to one observation never depends on which others are asked about in the same batch.
+A policy is `policy(obs, rng) -> actions`: obs float32 [B, obs]; actions int64 [B] in 0 ... n - 1 for Discrete,
+float32 [B, act] in the environment's units for Box. The built-in policies draw nothing from `rng`, so the action
+for an observation does not depend on the other observations in the batch.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from peerage.errors import UserError
 
 Policy = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 Region = Callable[[np.ndarray], np.ndarray]
-"""`region(obs [B, obs]) -> bool [B]`: in region a of the task (True) or in region b."""
+"""`region(obs [B, obs]) -> bool [B]`: True in region a of the task, False in region b."""
 
 _experts: dict[str, Policy] = {}
 _adversaries: dict[str, Policy] = {}
 
 
 def register_expert(env_id: str, policy: Policy) -> None:
-    """Make `policy` the adviser `expert` of the environment `env_id`; it beats a built-in one."""
+    """Make `policy` the adviser `expert` of the environment `env_id`; it replaces a built-in one."""
     _experts[_bare(env_id)] = policy
 
 
 def register_adversary(env_id: str, policy: Policy) -> None:
-    """Make `policy` the adviser `adversary` of the environment `env_id`; it beats a built-in one."""
+    """Make `policy` the adviser `adversary` of the environment `env_id`; it replaces a built-in one."""
     _adversaries[_bare(env_id)] = policy
 
 
 def expert_for(env_id: str, spec: Spec) -> Policy:
-    """The expert of an environment; UserError, naming the environments that have one, if it has none."""
+    """The expert of an environment. Raises UserError, which names the environments with an expert, if it has none."""
     policy = _experts.get(_bare(env_id)) or _experts.get(spec.id)
     if policy is None and _family(env_id) == "Room":
         policy = room_expert
@@ -47,7 +47,7 @@ def expert_for(env_id: str, spec: Spec) -> Policy:
 
 
 def adversary_for(env_id: str, spec: Spec) -> Policy:
-    """The adversary of an environment; UserError, naming the environments that have one, if it has none."""
+    """The adversary of an environment. Raises UserError, which names the environments with one, if it has none."""
     policy = _adversaries.get(_bare(env_id)) or _adversaries.get(spec.id)
     if policy is None and _family(env_id) == "Room":
         policy = room_adversary
@@ -58,17 +58,17 @@ def adversary_for(env_id: str, spec: Spec) -> Policy:
 
 
 def has_expert(env_id: str) -> bool:
-    """Whether `expert_for` finds one."""
+    """Whether the environment has an expert."""
     return _bare(env_id) in _experts or _family(env_id) == "Room" or _family(env_id).startswith("LunarLander")
 
 
 def has_adversary(env_id: str) -> bool:
-    """Whether `adversary_for` finds one."""
+    """Whether the environment has an adversary."""
     return _bare(env_id) in _adversaries or _family(env_id) == "Room"
 
 
 def adversary_or_opposite(env_id: str, spec: Spec) -> Policy:
-    """The adversary of an environment, and where it has none the opposite of its expert; UserError without either."""
+    """The adversary of an environment, or the opposite of its expert if it has none; UserError if it has neither."""
     if has_adversary(env_id):
         return adversary_for(env_id, spec)
     expert = expert_for(env_id, spec)
@@ -76,36 +76,42 @@ def adversary_or_opposite(env_id: str, spec: Spec) -> Policy:
     def opposed(obs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         return opposite(env_id, spec.action_space, expert(obs, rng))
 
+    opposed.__module__ = expert.__module__  # it draws random numbers if the expert does; see `is_built_in`
     return opposed
 
 
+def is_built_in(policy: Policy) -> bool:
+    """Whether it is one of this file, which draw nothing from `rng`; a registered policy may."""
+    return policy.__module__ == __name__
+
+
 def region_for(env_id: str) -> Region:
-    """What cuts the task of an environment in two; UserError, naming the environments that are cut, if nothing does."""
+    """The regions of an environment's task. Raises UserError, which names the environments with regions, if there are
+    none."""
     family = _family(env_id)
     for name, region in REGIONS.items():
         if family.startswith(name):
             return region
-    raise UserError(f"no regions are known for {env_id}; there are some for: {', '.join(REGIONS)}")
+    raise UserError(f"there are no regions for {env_id}; there are some for: {', '.join(REGIONS)}")
 
 
 def opposite(env_id: str, action_space: Space, actions: np.ndarray) -> np.ndarray:
-    """The negated actions, of the same shape and type.
+    """The opposite actions, of the same shape and type.
 
-    Box [B, act]: mirrored about the middle of the box. Discrete [B], counted from 0: Room and Hallway swap
-    the directions of a dimension (0 and 1, 2 and 3); elsewhere the list of actions is turned round
-    (n - 1 - a), which is a convention, not a meaning.
+    Box [B, act]: mirrored about the middle of the box. Discrete [B], counted from 0: in Room and Hallway the opposite
+    direction (0 and 1, 2 and 3 are swapped); elsewhere n - 1 - a, which is only a convention.
     """
     if isinstance(action_space, Box):
         return (action_space.low + action_space.high - actions).astype(actions.dtype)
     if not isinstance(action_space, Discrete):
-        raise UserError(f"there is no opposite of actions {action_space}")
+        raise UserError(f"actions {action_space} have no opposite")
     if _family(env_id) in ("Room", "Hallway"):
         return actions ^ 1
     return (int(action_space.n) - 1 - actions).astype(actions.dtype)
 
 
 def room_expert(obs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Walk to the goal the shortest way and stay there. obs [B, 4] -> actions int64 [B]."""
+    """Take a shortest path to the goal and stay there. obs [B, 4] -> actions int64 [B]."""
     return _walk(obs[:, :2], obs[:, 2:])
 
 
@@ -120,13 +126,13 @@ def room_adversary(obs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def _walk(position: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Actions int64 [B] from `position` to `target` [B, 2], both in units of the room.
 
-    The longer way first, x on a tie: the sum of steps is the same in any order. On the target it bumps into
-    the wall beside it, so that it stays; goals and corners always have a wall.
+    It moves along the dimension with the larger distance, x on a tie; the number of steps is the same in any order. On
+    the target it moves against the wall beside it and so stays; goals and corners always have a wall.
     """
     way = target - position
-    way[np.abs(way) < 1e-3] = 0  # cells lie much further apart, whatever the length of the room
+    way[np.abs(way) < 1e-3] = 0  # rounding errors; the distance between cells is much larger in every room
     arrived = ~way.any(axis=1)
-    way[arrived] = target[arrived] - 0.5  # longest, and outwards, along the coordinate at the wall
+    way[arrived] = target[arrived] - 0.5  # points outwards and is largest for the coordinate at the wall
     dimension = np.abs(way).argmax(axis=1)
     step = np.take_along_axis(way, dimension[:, None], axis=1)[:, 0]
     return 2 * dimension + (step < 0)
@@ -135,7 +141,7 @@ def _walk(position: np.ndarray, target: np.ndarray) -> np.ndarray:
 def lunar_lander_discrete(obs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Gymnasium's LunarLander heuristic. obs [B, 8] -> actions int64 [B]: 0 none, 1 left, 2 main, 3 right.
 
-    Source: `gymnasium.envs.box2d.lunar_lander.heuristic`, for many landers at once; the same bits.
+    Source: `gymnasium.envs.box2d.lunar_lander.heuristic`, for a batch; the results are bit-identical.
     """
     turn, lift = _lunar_lander(obs)
     actions = np.where(turn < -0.05, 3, np.where(turn > 0.05, 1, 0))
@@ -149,29 +155,29 @@ def lunar_lander_continuous(obs: np.ndarray, rng: np.random.Generator) -> np.nda
 
 
 def room_region(obs: np.ndarray) -> np.ndarray:
-    """The goal is in the left half, goal x < 0.5. obs [B, 4] -> bool [B]; the same for a whole episode."""
+    """The goal is in the left half, goal x < 0.5. obs [B, 4] -> bool [B]; constant in an episode."""
     return obs[:, 2] < 0.5
 
 
 def lunar_lander_region(obs: np.ndarray) -> np.ndarray:
     """The lander is left of the pad, x < 0. obs [B, 8] -> bool [B].
 
-    The task is its own mirror image there, so that both sides are equally frequent whoever flies: 52% of the
-    heuristic's steps are on the left, 49% of its opposite's and 54% of random ones (72 flights each). A border of
-    height is not: y < 0.5 holds 71%, 10% and 19%. The heuristic crosses x = 0 0.8 times a flight: who is right is no
-    property of an episode, as it is in Room.
+    The task is symmetric about x = 0, so both regions are about equally frequent under any policy: 52% of the
+    heuristic's steps are on the left, 49% of its opposite's and 54% of random actions' (72 episodes each). A limit of
+    the height does not have this property: y < 0.5 holds in 71%, 10% and 19% of the steps. The heuristic crosses x = 0
+    0.8 times an episode, so the region may change within an episode, unlike in Room.
     """
     return obs[:, 0] < 0
 
 
 REGIONS: dict[str, Region] = {"Room": room_region, "LunarLander": lunar_lander_region}
-"""By the beginning of the environment's name."""
+"""The start of the environment's name -> region a."""
 
 
 def _lunar_lander(obs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How much to turn and how much to brake the fall, each [B]."""
+    """How strongly to turn and to slow the descent, each [B]."""
     x, y, x_speed, y_speed, angle, spin = obs[:, :6].T
-    landed = obs[:, 6:8].any(axis=1)  # a leg on the ground: only brake
+    landed = obs[:, 6:8].any(axis=1)  # a leg touches the ground: only slow the descent
     wanted_angle = np.clip(x * 0.5 + x_speed * 1.0, -0.4, 0.4)
     wanted_height = 0.55 * np.abs(x)
     turn = (wanted_angle - angle) * 0.5 - spin * 1.0
@@ -185,7 +191,7 @@ def _family(env_id: str) -> str:
 
 
 def _bare(env_id: str) -> str:
-    """`my_package:Room-v21` -> `Room-v21`: the module only says where to find it."""
+    """`my_package:Room-v21` -> `Room-v21`, without the module to import."""
     return env_id.split(":")[-1]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,67 +10,82 @@ import gymnasium
 import numpy as np
 
 from peerage.envs.changing import Changing
-from peerage.envs.make import Maker, Spec, check_env_id, make_env, one_line, spec_of
+from peerage.envs.make import EnvMaker, Maker, Spec, check_env_id, make_env, one_line, spec_of
 from peerage.envs.running import MAX_STEPS, RunningEpisodes, generator_state, set_generator_state
+from peerage.envs.success import SuccessRule, either, success_of
 from peerage.errors import Terminated, UserError
 
-__all__ = ["EnvGroup", "Episode", "Maker", "Spec", "Step", "check_env_id", "make_env"]
+__all__ = ["EnvGroup", "EnvMaker", "Episode", "Maker", "Spec", "Step", "SuccessRule", "check_env_id", "make_env"]
 
 
 class Episode(NamedTuple):
     """An episode that ended in this step."""
 
     env: int
-    """Which environment, 0 to n - 1."""
+    """Index of the environment, 0 to n - 1."""
     return_: float
     """Sum of the rewards, undiscounted."""
     length: int
     """Steps."""
     success: bool | None
-    """`info["is_success"]` of its last step; None where the environment does not say."""
+    """By the success rule of the group (`peerage.envs.success`); None where the environment does not report it."""
 
 
 @dataclass(slots=True)
 class Step:
-    """What one step of all environments gave. The arrays are new in every step: keep them as you like."""
+    """The result of one step of all environments. The arrays are new in every step, so the caller may keep them."""
 
     obs: np.ndarray
-    """float32 [n, obs]: what to act on next; where an episode ended, the first one of the next episode."""
+    """float32 [n, obs]: the observations to act on next; where an episode ended, the first one of the next episode."""
     next_obs: np.ndarray
-    """float32 [n, obs]: what truly followed; differs from `obs` exactly where an episode ended."""
+    """float32 [n, obs]: the observations that followed the actions; differs from `obs` only where an episode ended."""
     reward: np.ndarray
     """float32 [n]"""
     terminated: np.ndarray
-    """bool [n]: the task is over, nothing follows: do not bootstrap."""
+    """bool [n]: the episode reached a terminal state; do not bootstrap."""
     truncated: np.ndarray
-    """bool [n]: cut off, as by a time limit: bootstrap from `next_obs`."""
+    """bool [n]: the episode was cut off, for example by a time limit; bootstrap from `next_obs`."""
     done: np.ndarray
-    """bool [n]: either."""
+    """bool [n]: terminated or truncated."""
     episodes: list[Episode]
 
 
 class EnvGroup:
-    """`len(seeds)` environments of one kind, which reset themselves in the step that ends an episode.
+    """`n` environments that reset themselves in the step that ends an episode; environment i is built by `makers[i]`.
 
-    Environment i is seeded with `seeds[i]` at its first reset only; after that its own generator runs on. With `keep`
-    the running episodes are kept, so that `state` and `restore` can take them from one process to another.
-    Attributes, as in `Spec`: n, spec, observation_space, action_space, obs_dim, discrete, n_actions,
-    act_dim, action_low, action_high.
+    The environments may differ in everything but their observation and action space. `seeds[i]` is one seed, for the
+    first episode of environment i, or one for each of its first episodes; later episodes continue the environment's
+    own generator. With `keep` the running episodes are recorded, so that `state` and `restore` can move them from one
+    process to another. `success` says how the success of an episode follows from its steps.
 
-    Raises UserError in one line if the environment cannot be built or has spaces that Peerage cannot train
-    on and, naming environment and step, if it raises or gives numbers that are not finite while it runs.
+    Attributes, as in `Spec`: n, spec (of the first environment), observation_space, action_space, obs_dim, discrete,
+    n_actions, act_dim, action_low, action_high.
+
+    Raises UserError in one line if an environment cannot be built or has spaces that Peerage cannot train on, if two
+    environments have different spaces, and, naming environment and step, if an environment raises or returns numbers
+    that are not finite while it runs.
     """
 
-    def __init__(self, env: Maker, env_args: dict[str, Any], seeds: Sequence[int], *, keep: bool = False):
-        if len(seeds) == 0:
-            raise UserError("a group of environments needs at least one seed")
-        self.n = len(seeds)
-        self.seeds = [int(seed) for seed in seeds]
+    def __init__(
+        self,
+        makers: Sequence[EnvMaker],
+        seeds: Sequence[int] | Sequence[Sequence[int]],
+        *,
+        keep: bool = False,
+        success: SuccessRule = "last",
+    ):
+        if len(makers) == 0:
+            raise UserError("a group of environments needs at least one environment")
+        if len(makers) != len(seeds):
+            raise ValueError(f"{len(makers)} environments need as many seeds, not {len(seeds)}")
+        self.n = len(makers)
+        self.seeds = [[int(s) for s in seed] if isinstance(seed, Iterable) else [int(seed)] for seed in seeds]
         self.envs: list[gymnasium.Env] = []
         try:
-            for _ in seeds:
-                self.envs.append(make_env(env, env_args))
-            self.spec = spec_of(self.envs[0], env)
+            for maker in makers:
+                self.envs.append(maker.make())
+            self.names = [m.name if env.spec is None else env.spec.id for m, env in zip(makers, self.envs)]
+            self.spec = spec_of(self.envs[0], makers[0].env)
             self._check_alike()
         except UserError:
             self.close()
@@ -82,38 +97,44 @@ class EnvGroup:
         space = self.action_space
         self._first_action = int(space.start) if isinstance(space, gymnasium.spaces.Discrete) else 0
         self._action_shape = (self.n,) if self.discrete else (self.n, self.act_dim)
-        self._seeded = False
+        self._next_seeds: list[Iterator[int]] | None = None  # None: not reset yet
         self._steps = 0
         self._returns = np.zeros(self.n)
         self._lengths = np.zeros(self.n, np.int64)
+        self._any_step = success == "any"
+        self._success: list[bool | None] = [None] * self.n  # of the running episodes; used by `any` alone
         self._obs = np.zeros((self.n, self.obs_dim), np.float32)
         self._running: RunningEpisodes | None = None
         if keep:
+            if max(map(len, self.seeds)) > 1:
+                raise ValueError("a group that keeps its running episodes takes one seed for each environment")
             self._running = RunningEpisodes(self.n, self._action_shape[1:], np.int64 if self.discrete else np.float32)
 
     def reset(self, *, reseed: bool = False) -> np.ndarray:
-        """Begin new episodes everywhere; what was under way is dropped. Returns obs, float32 [n, obs].
+        """Begin new episodes in all environments and drop the running ones. Returns obs, float32 [n, obs].
 
-        With `reseed` every environment starts from its seed again, as at the first reset.
+        With `reseed` every environment starts from its seeds again, as at the first reset.
         """
+        if reseed or self._next_seeds is None:
+            self._next_seeds = [iter(seeds) for seeds in self.seeds]
         obs = np.empty((self.n, self.obs_dim), np.float32)
-        self._reset(range(self.n), obs, self.seeds if reseed or not self._seeded else None)
-        self._seeded = True
+        self._reset(range(self.n), obs)
         self._returns[:] = 0
         self._lengths[:] = 0
+        self._success = [None] * self.n
         self._obs = obs
         return obs.copy()
 
     def step(self, actions: np.ndarray, only: np.ndarray | None = None) -> Step:
         """One step of every environment; call `reset` first.
 
-        `actions`: Discrete: integers [n] in 0 ... n_actions - 1 (the space's own start is added here);
-        Box: [n, act] in the environment's units, passed on as they are, as float32. `only [n]` bool: the others
-        rest (zeros, and nothing has happened to them).
+        `actions`: Discrete: integers [n] in 0 ... n_actions - 1 (the start of the space is added here);
+        Box: [n, act] in the environment's units, passed on unchanged as float32. `only [n]` bool: the other
+        environments do not step, and their rows of the result are zero.
         """
         if np.shape(actions) != self._action_shape:
             raise ValueError(f"actions must have shape {self._action_shape}, not {np.shape(actions)}")
-        # A copy for Box: an environment that changes its action in place must not reach the caller's.
+        # For Box a copy: an environment may change its action in place, and the caller's array must not change.
         batch = self._batch(actions)
         if self._running is not None:
             self._running.add(actions, self._lengths)
@@ -129,31 +150,28 @@ class EnvGroup:
                 self._see(i, seen, next_obs)
         except (UserError, Terminated):
             raise
-        except (Exception, SystemExit) as error:  # sys.exit() of somebody's is a failure, too
+        except (Exception, SystemExit) as error:  # an environment that calls sys.exit() has failed as well
             raise self._failed(i, error) from error
-        with np.errstate(over="ignore"):  # becomes infinite, and is refused
+        with np.errstate(over="ignore"):  # an overflow gives infinity, which is refused below
             single = reward.astype(np.float32)
         if not (np.isfinite(next_obs).all() and np.isfinite(single).all()):
             self._refuse(next_obs, single)
 
         self._returns += reward
         self._lengths += 1 if only is None else only
+        if self._any_step:
+            for i, info in infos.items():
+                self._success[i] = either(self._success[i], success_of(info))
         obs, done, episodes = next_obs.copy(), terminated | truncated, []
         if done.any():
             ended = np.flatnonzero(done).tolist()
             for i in ended:
-                success = infos[i].get("is_success")
-                episodes.append(
-                    Episode(
-                        env=i,
-                        return_=float(self._returns[i]),
-                        length=int(self._lengths[i]),
-                        success=None if success is None else bool(success),
-                    )
-                )
+                success = self._success[i] if self._any_step else success_of(infos[i])
+                episodes.append(Episode(i, float(self._returns[i]), int(self._lengths[i]), success))
+                self._success[i] = None
             self._returns[ended] = 0
             self._lengths[ended] = 0
-            self._reset(ended, obs, None)
+            self._reset(ended, obs)
         if self._running is not None:
             self._obs = obs.copy()
         return Step(obs, next_obs, single, terminated, truncated, done, episodes)
@@ -161,58 +179,63 @@ class EnvGroup:
     def state(self) -> dict[str, Any]:
         """Everything that `restore` needs: plain data and arrays. Only of a group made with `keep`."""
         assert self._running is not None
-        return {
+        state = {
             **self._running.state(self._lengths),
             "generators": [generator_state(env) for env in self.envs],
             "lengths": self._lengths.copy(),
             "returns": self._returns.copy(),
             "obs": self._obs.copy(),
         }
+        if self._any_step:
+            state["success"] = np.array([-1 if known is None else known for known in self._success], np.int8)
+        return state
 
     def restore(self, state: dict[str, Any], clock: int) -> tuple[np.ndarray, dict[int, str]]:
-        """Live the running episodes again, which stood where they stood after `clock` steps of training.
+        """Replay the running episodes of `state`, which was taken after `clock` steps of training.
 
-        Returns the observations `[n, obs]` and, for every environment that did not come out where it had been, why;
-        its episode has been begun anew, with the generator as it was. Raises ValueError, TypeError or KeyError for a
-        state that is not of these environments.
+        Returns the observations `[n, obs]` and, by environment, the reason why its replay differed from the recorded
+        episode; such an environment has begun a new episode, with the state of its generator restored. Raises
+        ValueError, TypeError or KeyError for a state of other environments.
         """
         assert self._running is not None
         lengths, returns = np.asarray(state["lengths"], np.int64), np.asarray(state["returns"], np.float64)
         obs = np.asarray(state["obs"], np.float32)
-        if obs.shape != (self.n, self.obs_dim) or lengths.shape != (self.n,) or returns.shape != (self.n,):
+        success = np.asarray(state["success"], np.int8) if self._any_step else np.full(self.n, -1, np.int8)
+        if obs.shape != (self.n, self.obs_dim) or {lengths.shape, returns.shape, success.shape} != {(self.n,)}:
             raise ValueError(f"episodes of other environments than {self.n} of {self.spec.id}")
         if len(state["generators"]) != self.n or (lengths < 0).any():
-            raise ValueError("no state of environments")
+            raise ValueError("not a state of environments")
         self._running.load_state(state)
-        self._seeded, self._steps = True, clock
-        anew: dict[int, str] = {}
+        self._next_seeds, self._steps = [iter(()) for _ in self.envs], clock
+        restarted: dict[int, str] = {}
         for i, (env, length) in enumerate(zip(self.envs, lengths.tolist())):
             taken = self._running.actions[:, :length].swapaxes(0, 1)  # [length, n, ...]
             try:
                 if len(taken) < length:
                     raise UserError(f"it is longer than {MAX_STEPS:,} steps")
                 actions = [self._batch(at)[i] for at in taken]
-                now, total, generator = self._running.relive(i, env, actions, clock)
+                now, total, generator = self._running.replay(i, env, actions, clock)
                 if now.tobytes() != obs[i].tobytes():
-                    raise UserError(f"its observation after {length} steps is another one")
+                    raise UserError(f"its observation after {length} steps differs")
                 if total != returns[i] or generator != state["generators"][i]:
-                    raise UserError(f"its rewards or random numbers in {length} steps were others")
+                    raise UserError(f"its rewards or random numbers in {length} steps differ")
             except UserError as error:
-                anew[i] = str(error)
+                restarted[i] = str(error)
         self._lengths, self._returns, self._obs = lengths.copy(), returns.copy(), obs.copy()
-        for i in anew:
+        self._success = [None if known < 0 else bool(known) for known in success.tolist()]
+        for i in restarted:
             if state["generators"][i] is not None:
                 set_generator_state(self.envs[i], state["generators"][i])
             if isinstance(env := self.envs[i], Changing):
                 env.steps, env.running = clock, True
-            self._lengths[i], self._returns[i] = 0, 0.0
-        self._reset(list(anew), self._obs, None)
-        return self._obs.copy(), anew
+            self._lengths[i], self._returns[i], self._success[i] = 0, 0.0, None
+        self._reset(list(restarted), self._obs)
+        return self._obs.copy(), restarted
 
     def set_clock(self, steps: int, *, running: bool = True) -> None:
-        """Tell environments that change under way how many `steps` were made so far; call `reset` afterwards.
+        """Set the clock of environments that change during a run to `steps`; call `reset` afterwards.
 
-        With `running` off they stay in the state that belongs to it, however many steps are made now.
+        With `running` off the clock stands still: the environments do not change, whatever steps follow.
         """
         for env in self.envs:
             if isinstance(env, Changing):
@@ -224,30 +247,31 @@ class EnvGroup:
             env.close()
 
     def _batch(self, actions: np.ndarray) -> Any:
-        """What the environments' own `step` takes, one entry each."""
+        """The actions as the `step` of the environments takes them, one entry for each."""
         return (actions + self._first_action).tolist() if self.discrete else np.array(actions, np.float32)
 
-    def _reset(self, which: Sequence[int], obs: np.ndarray, seeds: list[int] | None) -> None:
-        """Reset the environments `which` and write what they show to their rows of `obs`."""
+    def _reset(self, which: Sequence[int], obs: np.ndarray) -> None:
+        """Reset the environments `which` and write their observations to their rows of `obs`."""
+        assert self._next_seeds is not None
         i = 0
         try:
             for i in which:
+                seed = next(self._next_seeds[i], None)
                 if self._running is not None:
-                    self._running.begin(i, self.envs[i], None if seeds is None else seeds[i])
-                seen, _ = self.envs[i].reset(seed=None if seeds is None else seeds[i])
+                    self._running.begin(i, self.envs[i], seed)
+                seen, _ = self.envs[i].reset(seed=seed)
                 self._see(i, seen, obs)
         except (UserError, Terminated):
             raise
-        except (Exception, SystemExit) as error:  # sys.exit() of somebody's is a failure, too
+        except (Exception, SystemExit) as error:  # an environment that calls sys.exit() has failed as well
             raise self._failed(i, error) from error
         if not np.isfinite(obs).all():
             self._refuse(obs, np.zeros(self.n))
 
     def _see(self, i: int, seen: Any, obs: np.ndarray) -> None:
-        """Write what environment i shows to its row of `obs`."""
+        """Write the observation of environment i to its row of `obs`."""
         if np.shape(seen) != (self.obs_dim,):
-            where = f"{self.spec.id}, environment {i}, step {self._steps}"
-            raise UserError(f"{where}: an observation of shape {np.shape(seen)}, not {(self.obs_dim,)}")
+            raise UserError(f"{self._where(i)}: an observation of shape {np.shape(seen)}, not {(self.obs_dim,)}")
         if getattr(seen, "dtype", None) == np.float32:
             obs[i] = seen
         else:
@@ -255,21 +279,33 @@ class EnvGroup:
                 obs[i] = seen
 
     def _check_alike(self) -> None:
-        """A function of the user's may return anything."""
+        """UserError unless the environments are different objects with the same spaces."""
         if len({id(env.unwrapped) for env in self.envs}) < self.n:
-            raise UserError(f"{self.spec.id} gave the same environment twice; every member needs its own")
-        for env in self.envs:
-            alike = env.observation_space == self.spec.observation_space
-            if not alike or env.action_space != self.spec.action_space:
-                raise UserError(f"{self.spec.id} made environments with different spaces")
+            raise UserError(f"{self.names[0]} gave the same environment twice; every member needs its own")
+        for name, env in zip(self.names, self.envs):
+            for what, first, own in (
+                ("observations", self.spec.observation_space, env.observation_space),
+                ("actions", self.spec.action_space, env.action_space),
+            ):
+                if own != first:
+                    spaces = f"{what} {_short(first)} and {_short(own)}; the members of a group need the same"
+                    if name == self.names[0]:
+                        raise UserError(f"{name} made environments with different spaces: {spaces}")
+                    raise UserError(f"{self.names[0]} and {name} have different spaces: {spaces}")
+
+    def _where(self, index: int) -> str:
+        return f"{self.names[index]}, environment {index}, step {self._steps}"
 
     def _failed(self, index: int, error: BaseException) -> UserError:
-        where = f"{self.spec.id}, environment {index}, step {self._steps}"
-        return UserError(f"{where}: the environment raised {type(error).__name__}: {one_line(error)}")
+        return UserError(f"{self._where(index)}: the environment raised {type(error).__name__}: {one_line(error)}")
 
     def _refuse(self, obs: np.ndarray, reward: np.ndarray) -> None:
         bad_obs = ~np.isfinite(obs).all(axis=1)
         index = int(np.flatnonzero(bad_obs | ~np.isfinite(reward))[0])
         what = "an observation" if bad_obs[index] else "a reward"
-        where = f"{self.spec.id}, environment {index}, step {self._steps}"
-        raise UserError(f"{where}: the environment gave {what} that is not finite")
+        raise UserError(f"{self._where(index)}: the environment gave {what} that is not finite")
+
+
+def _short(space: gymnasium.Space[Any]) -> str:
+    text = " ".join(str(space).split())
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,1 +1,1 @@
-"""Evaluation: how good members are by themselves."""
+"""Evaluation: what the members of a group earn without learning to act, alone or together."""

@@ -1,49 +1,49 @@
-"""Evaluation in company: what the members of a run earn while they ask each other and their fixed advisers.
+"""Evaluation with advice from a checkpoint: what the members of a run earn while they ask each other and their fixed
+advisers (`peerage evaluate RUN --advised`).
 
-The group goes on living as in its training, from its newest checkpoint: whoever may choose chooses whom to follow, and
-trust goes on learning from what that brings. But nobody learns to act any more, and nobody explores in
-acting. So this shows what
-advice is worth to those who have learned, and whether they notice who lies to them: `peerage evaluate RUN --advised`.
+The group continues from its newest checkpoint as in its training: members choose whom to follow, and their trust goes
+on learning from the outcome. The members themselves neither learn nor explore. So the result shows what advice is worth
+to trained members, and whether they detect advisers that give wrong advice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
 
 import numpy as np
 
-from peerage.envs.vector import EnvGroup, Episode, Maker
-from peerage.errors import UserError
-from peerage.evaluation.evaluate import MAX_STEPS
+from peerage.envs.make import EnvMaker
+from peerage.envs.vector import EnvGroup, Step
+from peerage.evaluation.actors import TogetherActor
+from peerage.evaluation.evaluate import Played, play
+from peerage.training.trainer import Trainer
 
-if TYPE_CHECKING:
-    from peerage.training.trainer import Trainer
+
+class LearningTrustActor(TogetherActor):
+    """A group that acts together while its trust learns and its clock runs; `step` steps were made before."""
+
+    def act(self, obs: np.ndarray) -> np.ndarray:
+        self.step += 1
+        return super().act(obs)
+
+    def observe_step(self, step: Step) -> None:
+        self.group.observe(self.transition(step))
+        super().observe_step(step)
+        self.sharing.after_step(self.step)
 
 
-def advised_episodes(
-    trainer: Trainer, env: Maker, env_args: Mapping[str, Any], episodes: int, seed: int
-) -> list[tuple[int, int, Episode]]:
-    """(member, episode number, episode) for the first `episodes` of every member of a restored `trainer`, which is no
-    good for training after that. Every member's environment begins with `seed` and runs on by its own generator; one
-    that changes under way is what it was when the training stopped.
+def advised_episodes(trainer: Trainer, makers: Sequence[EnvMaker], episodes: int, seed: int) -> Played:
+    """(member, episode number, episode) for the first `episodes` episodes of every member of a restored `trainer`,
+    which cannot be used for training afterwards.
 
-    Raises UserError for episodes that do not end.
+    `makers`: one for each of the M members. The environment of every member starts with `seed` and continues its own
+    generator; environments that change during a run are in their state at the end of the training. Raises UserError
+    for episodes that do not end.
     """
-    trainer.envs.close()
-    trainer.envs = EnvGroup(env, dict(env_args), [seed] * trainer.group.M)
-    trainer.envs.set_clock(trainer.step, running=False)
-    trainer.sharing.reset(np.ones(trainer.group.M, bool))
-    trainer.reset()
-    found: list[list[Episode]] = [[] for _ in range(trainer.group.M)]
-    steps = 0
-    while min(map(len, found)) < episodes:
-        for episode in trainer.advance(learn=False).episodes:
-            found[episode.env].append(episode)
-        steps += 1
-        if steps == MAX_STEPS * episodes:
-            raise UserError(
-                f"{episodes} episodes of {trainer.spec.id} have not ended after {steps:,} steps: give the environment "
-                "a time limit"
-            )
-    return [(m, e, episode) for m, mine in enumerate(found) for e, episode in enumerate(mine[:episodes])]
+    envs = EnvGroup(makers, [seed] * trainer.group.M, success=trainer.config.run.success)
+    try:
+        envs.set_clock(trainer.step, running=False)
+        actor = LearningTrustActor(trainer.group, trainer.sharing, trainer.step)
+        return play(envs, actor, episodes, rest=False) or []
+    finally:
+        envs.close()

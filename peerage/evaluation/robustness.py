@@ -1,39 +1,29 @@
-"""How much of a result survives: returns in perturbed environments, with silent and with lying advisers.
-
-    found = evaluate_perturbed("experiments/my-run", parse_cases(["observation_noise=0.1,0.2"]), episodes=20)
-    for row in found.table(): ...
+"""What a result is worth under perturbation: returns in perturbed environments, and with dropped or wrong advice.
 
 The unit of statistics is the replica of a group, as everywhere: first the mean over episodes, then over members, and
-the interval over replicas.
+the interval over replicas. `peerage.evaluation.perturbed.evaluate_perturbed` makes these tables.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from peerage.envs.perturbed import Perturbations, with_perturbations
-from peerage.envs.vector import Maker, check_env_id
-from peerage.errors import UserError
-from peerage.evaluation.evaluate import SEED, Evaluator
+from peerage.config.perturbations import Perturbations
+from peerage.evaluation.evaluate import Played
 from peerage.statistics import summaries
 from peerage.text import number
-
-if TYPE_CHECKING:
-    from peerage.training.trainer import Trainer
-
 
 Mean = tuple[float, float | None]
 """Return and share of successes, over episodes."""
 
 
 class Row(NamedTuple):
-    """A member of a replica in one case, beside itself on the same seeds without perturbation; means over episodes."""
+    """A member of a replica in one case and without perturbation, on the same seeds; means over episodes."""
 
     case: str
     """As on the command line; `clean` without perturbation."""
@@ -45,25 +35,25 @@ class Row(NamedTuple):
     perturbed: float
     """Return."""
     clean_success: float | None
-    """Share of the episodes; None where the task has none."""
+    """Share of the episodes; None where the environment does not report success."""
     perturbed_success: float | None
 
     @property
     def change(self) -> float:
-        """Of the return, perturbed minus clean: negative where the perturbation costs something."""
+        """Perturbed minus clean return: negative where the perturbation lowers the return."""
         return self.perturbed - self.clean
 
 
 @dataclass(frozen=True)
 class Robustness:
-    """What `evaluate_perturbed` found."""
+    """The result of `peerage.evaluation.perturbed.evaluate_perturbed`."""
 
     rows: list[Row]
 
     def table(self) -> list[dict[str, Any]]:
-        """A line for every case: return and its change (perturbed minus clean), each with the interval over replicas
-        (see `interval`), and the share of episodes that succeeded, where the task knows success. One case by itself
-        has no change."""
+        """A line for each case: return and its change (perturbed minus clean), both with their interval over replicas
+        (see `interval`), and the share of successful episodes, where the environment reports success. The table of a
+        single case has no change."""
         lines = []
         cases = list(dict.fromkeys(row.case for row in self.rows))
         columns = (("return", "perturbed"), ("change", "change"))[: len(cases)]
@@ -80,22 +70,22 @@ class Robustness:
 
     @property
     def interval(self) -> str:
-        """What low and high are; empty with one replica, which says nothing about others."""
+        """The kind of interval that low and high are the ends of; empty with one replica, which has none."""
         return _kind(len({row.replica for row in self.rows}))
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is wrong while members are evaluated; by default nothing."""
+    """The disturbances of one evaluation; none by default."""
 
     perturbations: Perturbations = field(default_factory=Perturbations)
     byzantine_members: tuple[str, ...] = ()
-    """As of `peerage.sharing.byzantine.parse_members`."""
+    """As of `peerage.config.adviser_words.parse_members`."""
     advisers: tuple[str, ...] | None = None
-    """Names of those in place of the run's fixed advisers."""
+    """Names of the advisers that replace the fixed advisers of the run; None keeps them."""
 
     def name(self, env_args: Mapping[str, Any]) -> str:
-        """As on the command line; what the environment's own arguments perturb is part of it."""
+        """As on the command line, including the perturbations that `env_args` of the run ask for."""
         own = Perturbations.of({**env_args.get("perturb", {}), **self.perturbations.plain()})
         company = [" ".join(("byzantine", *self.byzantine_members))] if self.byzantine_members else []
         if self.advisers is not None:
@@ -104,118 +94,8 @@ class Case:
         return ", ".join((*perturbed, *company))
 
 
-def evaluate_perturbed(
-    run: Path | str,
-    perturbations: Sequence[Perturbations] = (),
-    episodes: int = 10,
-    seed: int | None = None,
-    members: Sequence[int] | None = None,
-    *,
-    env: Maker | None = None,
-    advised: bool = False,
-    byzantine_members: Sequence[str] = (),
-    advisers: Sequence[str] | None = None,
-    say: Callable[[str], None] = lambda line: None,
-) -> Robustness:
-    """Evaluate the newest checkpoint of a run without perturbation and in each case of `perturbations`, on the same
-    seeds: a row for every case, replica and member, those of the clean environment first.
-
-    `episodes`, `seed`, `members` and `env` as in `peerage.session.evaluate_run`. Members act by themselves,
-    or, `advised`, in company (`peerage.evaluation.company`): then advice may be dropped, `byzantine_members` lie in
-    every case but the first, and `advisers` stand there in place of as many of the run's. Raises UserError for a member
-    that the group has not, a knob that the environment has not, company where there is none, and nothing to compare.
-    `say` hears which checkpoint that is, and of damaged ones that are newer.
-    """
-    wrong = tuple(byzantine_members), None if advisers is None else tuple(advisers)
-    lied_to = any(wrong)
-    if not advised and (lied_to or any(case.dropped_advice for case in perturbations)):
-        what = "dropped_advice, --byzantine-members and --advisers are for members that ask each other"
-        raise UserError(f"{what}, and they are evaluated alone: add --advised")
-    if not (perturbations or advised):
-        raise UserError("--perturb: nothing is perturbed; give a strength above 0, as in observation_noise=0.1")
-    spoiled = [Perturbations(), *perturbations] if lied_to else perturbations
-    cases = [Case(), *(Case(of_environment, *wrong) for of_environment in spoiled)]
-    seed = SEED if seed is None else seed
-    trainer = _restored(run, env, cases[-1], advised)
-    try:
-        if unknown := [i for i in members or [] if not 0 <= i < trainer.N]:
-            raise UserError(f"{run} has no member {unknown[0]}: its members are 0 to {trainer.N - 1}")
-        maker, env_args = trainer.evaluator.env, trainer.config.env_args
-        named: dict[str, Case] = {}
-        for case in cases:  # what the environment has already is no other case, and the clean one stays the first
-            named.setdefault(case.name(env_args), case)
-        cases = list(named.values())
-        args = [with_perturbations(env_args, case.perturbations) for case in cases]
-        for arguments in args:  # what the environment cannot do is said before anything takes time
-            check_env_id(maker, arguments)
-        for line in (*trainer.pending_messages, f"after {trainer.step:,} of {trainer.steps:,} steps"):
-            say(line)
-        if advised:
-            found = [_advised(run, env, case, arguments, episodes, seed) for case, arguments in zip(cases, args)]
-        else:
-            found = [_alone(trainer, arguments, episodes, seed) for arguments in args]
-    finally:
-        trainer.close()
-    rows = []
-    for case, here in zip(cases, found):
-        for m in range(trainer.group.M):
-            if members is not None and m % trainer.N not in members:
-                continue
-            (clean, clean_success), (perturbed, success) = found[0][m], here[m]
-            who = (m // trainer.N, trainer.names[m % trainer.N])
-            rows.append(Row(case.name(env_args), *who, episodes, clean, perturbed, clean_success, success))
-    return Robustness(rows)
-
-
-def _restored(run: Path | str, env: Maker | None, case: Case, advised: bool) -> Trainer:
-    """The run's newest checkpoint; `advised`: as a whole, with whoever lies or stays silent in this case."""
-    from peerage.session import restore
-    from peerage.sharing.advice import Advice  # which brings torch
-    from peerage.sharing.byzantine import ByzantineMembers, parse_members
-
-    trainer = restore(run, env=env, device="cpu", policies_only=not advised, in_company=advised)
-    if not advised:
-        return trainer
-    try:
-        if not isinstance(trainer.sharing, Advice):
-            raise UserError(f"{run} has nobody to ask: leave --advised out")
-        if trainer.sharing.is_over(trainer.step + 1):
-            raise UserError(f"in {run} nobody asks any more after --max-peer-epochs: leave --advised out")
-        if case.advisers is not None and len(case.advisers) != len(has := trainer.config.advisers):
-            raise UserError(f"--advisers: {run} has {len(has)} ({', '.join(has)}); name as many")
-        others = None if case.advisers is None else trainer.copies_of(case.advisers)
-        byzantine = parse_members(case.byzantine_members, trainer.N)
-        twisted = ByzantineMembers(byzantine, trainer.group, trainer.spec.id) if byzantine else None
-        trainer.sharing.disturb(case.perturbations.dropped_advice, twisted, others)
-    except UserError:
-        trainer.close()
-        raise
-    return trainer
-
-
-def _alone(trainer: Trainer, env_args: dict[str, Any], episodes: int, seed: int) -> dict[int, Mean]:
-    evaluator = Evaluator(trainer.evaluator.env, env_args, trainer.group, episodes, seed)
-    try:
-        return _means(evaluator.run(trainer.step) or [])
-    finally:
-        evaluator.close()
-
-
-def _advised(
-    run: Path | str, env: Maker | None, case: Case, env_args: dict[str, Any], episodes: int, seed: int
-) -> dict[int, Mean]:
-    """Every case begins from the checkpoint: what was learned about whom in another one is forgotten."""
-    from peerage.evaluation.company import advised_episodes
-
-    trainer = _restored(run, env, case, advised=True)
-    try:
-        return _means(advised_episodes(trainer, trainer.evaluator.env, env_args, episodes, seed))
-    finally:
-        trainer.close()
-
-
-def _means(episodes: Sequence[tuple[int, int, Any]]) -> dict[int, Mean]:
-    """By member."""
+def means(episodes: Played) -> dict[int, Mean]:
+    """Means over the episodes of each member."""
     means: dict[int, Mean] = {}
     for m, of_member in itertools.groupby(episodes, key=lambda entry: entry[0]):
         mine = [episode for _, _, episode in of_member]
@@ -233,14 +113,14 @@ def _per_replica(rows: Sequence[Row], name: str) -> np.ndarray:
 
 
 def _interval(name: str, values: np.ndarray) -> dict[str, Any]:
-    """Mean of `values [n]` and its interval as three cells; one value has none."""
+    """Mean of `values [n]` and its interval as three cells; a single value has no interval."""
     spread = summaries.spread(values)
     ends = (float(spread.low), float(spread.high)) if len(values) > 1 else (None, None)
     return {name: float(spread.mean), f"{name} low": ends[0], f"{name} high": ends[1]}
 
 
 def _kind(n: int) -> str:
-    """What an interval of `n` values is."""
+    """The kind of interval that `summaries.spread` gives for `n` values."""
     return summaries.spread(np.zeros(n)).kind
 
 

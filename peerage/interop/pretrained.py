@@ -8,23 +8,20 @@ from __future__ import annotations
 
 import os
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
-import torch
-from torch import Tensor
 
 from peerage.config import file as configfile
+from peerage.config.methods import LearnerSettings
 from peerage.envs.make import check_env_id
 from peerage.errors import UserError
-from peerage.learners.base import Space
-from peerage.learners.defaults import Settings, member_settings
-from peerage.learners.group import LEARNERS, AnyLearner, Group
-from peerage.learners.sac import SAC
-from peerage.learners.streams import StreamKey
+from peerage.interop import sb3
+from peerage.interop.single import set_member_parameters, shape_of, single, space_of
+from peerage.learners.base import Learner, Space
+from peerage.learners.defaults import member_settings
+from peerage.learners.group import Group
 from peerage.runs import checkpoint
 from peerage.runs.folder import RunFolder
 
@@ -39,7 +36,7 @@ def parse_spec(spec: str) -> tuple[Path, int]:
     return Path(spec), 0
 
 
-def load_policy(spec: str, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> tuple[AnyLearner, bool]:
+def load_policy(spec: str, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> tuple[Learner, bool]:
     """The trained member that `spec` names as a learner of one row, and whether its actions are discrete.
 
     Raises UserError where there is none or where it does not fit the spaces.
@@ -64,14 +61,12 @@ def load_members(group: Group, observation_space: gym.Space[Any], action_space: 
             _check_alike(i, group.settings[i], spec, source.settings[0])
             for replica in range(group.R):
                 row = replica * len(stack.positions) + column
-                set_member_networks(stack.learner, row, member_networks(source, 0))
+                set_member_parameters(stack.learner, row, source.parameters())
                 stack.learner.active[row] = False
 
 
-def _load(spec: str, space: Space, runs: dict[Path, SavedRun]) -> AnyLearner:
+def _load(spec: str, space: Space, runs: dict[Path, SavedRun]) -> Learner:
     """`runs` keeps what was read, so that four members of one run cost one reading."""
-    from peerage.interop import sb3
-
     path, member = parse_spec(spec)
     if os.path.isdir(path):
         if path not in runs:
@@ -84,13 +79,13 @@ def _load(spec: str, space: Space, runs: dict[Path, SavedRun]) -> AnyLearner:
     return sb3.learner_of(sb3.read_zip(path), space)
 
 
-def _check_alike(member: int, place: Settings, spec: str, source: Settings) -> None:
+def _check_alike(member: int, place: LearnerSettings, spec: str, source: LearnerSettings) -> None:
     for name in ("algorithm", "net_arch", "use_sde"):
-        here, there = (_as_written(getattr(s, name)) for s in (place, source))
+        here, there = (_as_written(getattr(s, name, None)) for s in (place, source))
         if here != there:
             flag = "--" + name.replace("_", "-")
             if name == "use_sde":
-                fix = "--use-sde" if source.use_sde else "--no-use-sde"
+                fix = "--use-sde" if there == "true" else "--no-use-sde"
             else:
                 fix = f"{flag} {there}"
             raise UserError(f"member {member} has {name} {here} but {spec} has {there}: use {fix} for this member")
@@ -110,17 +105,15 @@ class SavedRun:
         RunFolder.open(path)
         self.path = path
         self.config = configfile.validate(configfile.load(path / "config.yaml"))
-        # The algorithm, which a run's config.yaml always names, tells what kind of actions there were.
-        self.members = member_settings(self.config, discrete="dqn" in self.config.learner.algorithm)
+        # A run's config.yaml names every algorithm: it was written with the defaults filled in
         _, state, damaged = checkpoint.load_latest(path, buffers=False)
         for line in damaged.values():
             warnings.warn(line, stacklevel=2)
         try:
-            self.step = int(state.get("step", 0))
-            self.parts = [
-                (state["group"][str(k)]["learner"], int(state["group"][str(k)]["replay"]["width"]))
-                for k in range(len(self._stacks()))
-            ]
+            self.step, group = int(state["trainer"]["step"]), state["trainer"]["group"]
+            stacks, self.space = group["stacks"], dict(group["space"])
+            self.members = member_settings(self.config, discrete=self.space["n_actions"] > 0)
+            self.parts = [stacks[str(k)]["learner"]["parameters"] for k in range(len(self._stacks()))]
         except (AttributeError, LookupError, OverflowError, TypeError, ValueError):
             raise self._damaged() from None
 
@@ -131,7 +124,7 @@ class SavedRun:
             stacks.setdefault(settings.stack_key, []).append(i)
         return list(stacks.values())
 
-    def learner(self, member: int, replica: int, space: Space) -> AnyLearner:
+    def learner(self, member: int, replica: int, space: Space) -> Learner:
         """A member as a learner of one row. Raises UserError if it does not exist or does not fit `space`."""
         for what, number, count in (
             ("member", member, len(self.members)),
@@ -140,22 +133,18 @@ class SavedRun:
             if not 0 <= number < count:
                 raise UserError(f"{self.path} has no {what} {number}: its last one is {count - 1}")
         settings = self.members[member]
-        if (settings.algorithm == "dqn") != space.discrete:
+        if self.space != space.state():
             raise self._misfit(space)
         learner = single(settings, space)
         k, positions = next((k, p) for k, p in enumerate(self._stacks()) if member in p)
-        part, width = self.parts[k]
         rows, row = self.config.replicas * len(positions), replica * len(positions) + positions.index(member)
         try:
-            weights = {name: flat.view(rows, -1)[row] for name, flat in part["networks"].items()}
-            if "log_ent_coef" in part:
-                weights["log_ent_coef"] = part["log_ent_coef"][row]
+            if any(len(values) != rows for values in self.parts[k].values()):
+                raise ValueError("the checkpoint of another number of members")
+            weights = {name: values[row : row + 1] for name, values in self.parts[k].items()}
+            set_member_parameters(learner, 0, weights)
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError):
             raise self._damaged() from None
-        # The width of a transition tells apart the few shapes that have as many parameters as another one.
-        if width != learner.replay.width or not _fits(learner, weights):
-            raise self._misfit(space)
-        set_member_networks(learner, 0, weights)
         return learner
 
     def _misfit(self, space: Space) -> UserError:
@@ -172,59 +161,3 @@ class SavedRun:
 
     def _damaged(self) -> UserError:
         return UserError(f"the checkpoint of {self.path} does not fit its config.yaml")
-
-
-# --- learners of one row --------------------------------------------------------------------------------
-
-
-def single(settings: Settings, space: Space) -> AnyLearner:
-    """A learner of one row that acts and judges; it gets no memory to learn from."""
-    settings = replace(settings, buffer_size=1, batch_size=1)
-    return LEARNERS[settings.algorithm]([settings], [StreamKey(0, 0, 0)], space, 1)
-
-
-def space_of(observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> Space:
-    """Gymnasium's spaces as the learners want them."""
-    if not isinstance(observation_space, gym.spaces.Box) or len(observation_space.shape) != 1:
-        raise UserError(f"trained members need flat observations, not {observation_space}")
-    if isinstance(action_space, gym.spaces.Discrete):
-        return Space(observation_space.shape[0], 1, int(action_space.n))
-    if not isinstance(action_space, gym.spaces.Box) or len(action_space.shape) != 1:
-        raise UserError(f"trained members need Discrete or flat Box actions, not {action_space}")
-    low, high = (bound.astype(np.float32) for bound in (action_space.low, action_space.high))
-    return Space(observation_space.shape[0], len(low), 0, low, high)
-
-
-def shape_of(space: Space) -> str:
-    """For error messages."""
-    actions = f"{space.n_actions} discrete actions" if space.discrete else f"Box({space.act_dim}) actions"
-    return f"{space.obs_dim} observations and {actions}"
-
-
-def _views(learner: AnyLearner, row: int) -> dict[str, Tensor]:
-    """All that one member has learned, as flat views into its learner: networks (both critics of a member are
-    one), targets and, in SAC, the entropy coefficient."""
-    rows = len(learner.settings)
-    views = {name: net.flat.view(rows, -1)[row] for name, net in learner.networks().items()}
-    if isinstance(learner, SAC):
-        views["log_ent_coef"] = learner.log_ent_coef[row]
-    return views
-
-
-def _fits(learner: AnyLearner, weights: dict[str, Tensor]) -> bool:
-    own = {name: view.shape for name, view in _views(learner, 0).items()}
-    return own == {name: weight.shape for name, weight in weights.items()}
-
-
-def member_networks(learner: AnyLearner, row: int) -> dict[str, Tensor]:
-    """A copy of all that the member in `row` has learned, by name."""
-    return {name: view.clone() for name, view in _views(learner, row).items()}
-
-
-@torch.no_grad()
-def set_member_networks(learner: AnyLearner, row: int, weights: dict[str, Tensor]) -> None:
-    """Give the member in `row` what `member_networks` took from one of the same algorithm and shape."""
-    if not _fits(learner, weights):
-        raise ValueError("the weights are those of another algorithm or shape")
-    for name, view in _views(learner, row).items():
-        view.copy_(weights[name])

@@ -20,13 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from peerage.config.methods import LEARNERS
 from peerage.errors import UserError
-from peerage.interop.pretrained import shape_of, single, space_of
+from peerage.interop.single import shape_of, single, space_of
 from peerage.learners.base import Space
 from peerage.learners.critics import N_CRITICS
-from peerage.learners.defaults import DEFAULTS
+from peerage.learners.defaults import default_settings
 from peerage.learners.dqn import DQN
-from peerage.learners.group import AnyLearner
 from peerage.learners.sac import SAC
 from peerage.learners.td3 import TD3
 from peerage.nets.stacked import StackedMLP
@@ -98,7 +98,7 @@ def read_zip(path: str | Path) -> Sb3Policy:
     mean = "actor.mu.0" if use_sde else "actor.mu"  # SAC's last layer stands by itself
     layers = _layers(tensors, ACTORS[algorithm]) + (_layers(tensors, mean, 1) if algorithm == "sac" else [])
     net_arch = tuple(fan_out for fan_out, _ in layers[:-1])
-    if algorithm != "dqn":
+    if not LEARNERS[algorithm].fits(discrete=True):
         critics = {name.split(".")[1] for name in tensors if name.startswith("critic.")}
         if critics != {f"qf{k}" for k in range(N_CRITICS)}:
             raise UserError(f"{path} has n_critics = {len(critics)}: Peerage's {algorithm} has {N_CRITICS}")
@@ -118,7 +118,7 @@ def read_zip(path: str | Path) -> Sb3Policy:
         obs_dim=layers[0][1],
         act_dim=layers[-1][0],
         tensors=tensors,
-        gamma=float(gamma) if plain else DEFAULTS[algorithm].gamma,  # type: ignore[arg-type]
+        gamma=float(gamma) if plain else default_settings(algorithm).gamma,  # type: ignore[arg-type]
         log_ent_coef=_log_ent_coef(extra),
         action_low=low,
         action_high=high,
@@ -245,14 +245,14 @@ def _numbers(space: Any, key: str, count: int) -> np.ndarray | None:
 # --- zip to learner -------------------------------------------------------------------------------------
 
 
-def to_learner(policy: Sb3Policy, obs_space: gym.Space[Any], action_space: gym.Space[Any]) -> AnyLearner:
+def to_learner(policy: Sb3Policy, obs_space: gym.Space[Any], action_space: gym.Space[Any]) -> DQN | SAC | TD3:
     """The policy as a learner of one row. Raises UserError where it does not fit the spaces."""
     return learner_of(policy, space_of(obs_space, action_space))
 
 
 @torch.no_grad()
-def learner_of(policy: Sb3Policy, space: Space) -> AnyLearner:
-    discrete = policy.algorithm == "dqn"
+def learner_of(policy: Sb3Policy, space: Space) -> DQN | SAC | TD3:
+    discrete = LEARNERS[policy.algorithm].fits(discrete=True)
     trained = Space(policy.obs_dim, policy.act_dim, policy.act_dim if discrete else 0)
     if shape_of(trained) != shape_of(space):
         raise UserError(f"{policy.path} was trained with {shape_of(trained)}; here are {shape_of(space)}")
@@ -260,7 +260,9 @@ def learner_of(policy: Sb3Policy, space: Space) -> AnyLearner:
         if ours is not None and theirs is not None and not np.allclose(ours, theirs, rtol=1e-4):
             there, here = (f"{bound.min():g} to {bound.max():g}" for bound in (theirs, ours))
             raise UserError(f"{policy.path} was trained with actions bounded by {there}, here by {here}")
-    settings = replace(DEFAULTS[policy.algorithm], net_arch=policy.net_arch, use_sde=policy.use_sde, gamma=policy.gamma)
+    settings = replace(default_settings(policy.algorithm), net_arch=policy.net_arch, gamma=policy.gamma)
+    if policy.use_sde:
+        settings = replace(settings, use_sde=True)
     learner = single(settings, space)
     views = sb3_views(learner, 0)
     if {k: v.shape for k, v in views.items()} != {k: v.shape for k, v in policy.tensors.items()}:
@@ -274,7 +276,7 @@ def learner_of(policy: Sb3Policy, space: Space) -> AnyLearner:
     return learner
 
 
-def sb3_views(learner: AnyLearner, row: int) -> dict[str, Tensor]:
+def sb3_views(learner: Any, row: int) -> dict[str, Tensor]:
     """The parameters of a member under Stable-Baselines3's names and in its orientation, `[out, in]`, as
     views into our stacks: to be read for an export and written for an import."""
     if isinstance(learner, DQN):

@@ -13,10 +13,12 @@ import numpy as np
 
 from peerage.envs.make import check_env_id
 from peerage.errors import UserError
-from peerage.interop.pretrained import SavedRun, space_of
-from peerage.interop.sb3 import sb3_views
-from peerage.learners.defaults import Settings
+from peerage.interop.pretrained import SavedRun
+from peerage.interop.sb3 import ACTORS, sb3_views
+from peerage.interop.single import space_of
+from peerage.learners.dqn_settings import DQNSettings
 from peerage.learners.sac import SAC
+from peerage.learners.sac_settings import SACSettings
 
 
 def export_member(run: Path, member: int, replica: int = 0, out: Path | None = None) -> Path:
@@ -55,7 +57,7 @@ def export_member(run: Path, member: int, replica: int = 0, out: Path | None = N
     return out
 
 
-def _model(settings: Settings, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> Any:
+def _model(settings: Any, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> Any:
     """An untrained model of Stable-Baselines3 with a member's settings."""
     try:
         import stable_baselines3
@@ -70,16 +72,19 @@ def _model(settings: Settings, observation_space: gym.Space[Any], action_space: 
             self.observation_space, self.action_space = observation_space, action_space
 
     s = settings
+    if s.algorithm not in ACTORS:
+        known = ", ".join(ACTORS)
+        raise UserError(f"Stable-Baselines3 has no counterpart of {s.algorithm}: only {known} can be exported")
     policy: dict[str, Any] = {"net_arch": list(s.net_arch)}
     own: dict[str, Any] = {}
-    if s.algorithm == "dqn":
+    if isinstance(s, DQNSettings):
         own = {
             "target_update_interval": s.target_update_interval,
             "exploration_fraction": s.exploration_fraction,
             "exploration_final_eps": s.exploration_final_eps,
             "max_grad_norm": s.max_grad_norm or math.inf,
         }
-    elif s.algorithm == "sac":
+    elif isinstance(s, SACSettings):
         own = {
             "target_update_interval": s.target_update_interval,
             "use_sde": s.use_sde,
@@ -105,6 +110,6 @@ def _model(settings: Settings, observation_space: gym.Space[Any], action_space: 
         **own,
     )
     model.buffer_size = s.buffer_size
-    if s.algorithm == "dqn":
+    if isinstance(s, DQNSettings):
         model.exploration_rate = s.exploration_final_eps
     return model

@@ -1,24 +1,24 @@
-"""What every learner is: the interface that advice, training and evaluation speak to, and what they share."""
+"""What every learner is: the interface that advice, training and evaluation use, and what learners share."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from peerage.learners.defaults import Settings
-from peerage.learners.replay import Replay
-from peerage.learners.streams import StreamKey, Streams
-from peerage.nets.stacked import StackedMLP
+from peerage.config.methods import LearnerSettings
+from peerage.learners.streams import StreamKey
+from peerage.learners.transition import Transition
+from peerage.nets.stacked import Rows
 
 
 @dataclass(frozen=True)
 class Space:
-    """The shapes of a task. `low` and `high` are `[act]` and None where the actions are discrete."""
+    """The shapes of a task. `low` and `high` are `[act]`, and None where the actions are discrete."""
 
     obs_dim: int
     act_dim: int
@@ -30,70 +30,136 @@ class Space:
     def discrete(self) -> bool:
         return self.n_actions > 0
 
+    def state(self) -> dict[str, int]:
+        """The sizes, as a checkpoint keeps them."""
+        return {"obs_dim": self.obs_dim, "act_dim": self.act_dim, "n_actions": self.n_actions}
 
-class Learner(Protocol):
-    """One algorithm for the `S` members of a stack. Actions go in and out in the environment's units; a Discrete
-    action is its index as a float, in a last dimension of one."""
 
-    settings: Sequence[Settings]
-    replay: Replay
-    active: Tensor  # [S] bool: learns; False once frozen
-    samples: bool  # a stochastic policy: its suggestions need noise
+class NoiseShape(NamedTuple):
+    """The random numbers that a stochastic policy needs for one action."""
+
+    kind: Literal["normal", "uniform"]
+    width: int
+
+
+class Learner:
+    """One algorithm for the `S` members of a stack. Subclasses give it networks; `suggest` is the only method that
+    every learner must have.
+
+    Actions go in and out in the environment's units; a Discrete action is its index as a float, in a last dimension
+    of one. `settings` holds the members' settings, one each; those that `structural` names are equal. Everything that
+    a learner draws comes from streams keyed by `stream_keys`, one key per member, so that a member's bits depend on
+    no other member.
+    """
+
+    noise_shape: NoiseShape | tuple[Literal["normal", "uniform"], int] | None = None
+    """(kind, width): what `suggest` needs to sample an action; None: the policy is deterministic."""
+
+    def __init__(
+        self,
+        settings: Sequence[Any],
+        stream_keys: Sequence[StreamKey],
+        space: Space,
+        total_steps: int,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.settings, self.stream_keys, self.space, self.total_steps = settings, stream_keys, space, total_steps
+        self.rows, self.device, self.dtype = len(settings), torch.device(device), dtype
+        self.active = torch.ones(self.rows, dtype=torch.bool, device=device)
+        """`[S]` bool: the member learns. False for a pretrained member and for one whose update was not finite."""
+        self.means = Means()
 
     def suggest(self, obs: Tensor, noise: Tensor | None) -> Tensor:
-        """What each member would do: `obs [S, B, obs]` -> `[S, B, act]`. With `noise [S, B, act]` (standard normal)
-        a stochastic policy samples, without it answers with its mode."""
-        ...
+        """The members' actions: `obs [S, B, obs]` -> `[S, B, act]`. With `noise [S, B, width]` (see `noise_shape`) a
+        stochastic policy samples; without it the policy gives its mode."""
+        raise NotImplementedError
+
+    def suggest_rows(self, obs: Tensor, noise: Tensor | None, rows: Rows) -> Tensor:
+        """`suggest` of some members of the stack only: `obs [s, B, obs]` -> `[s, B, act]`. This default asks the whole
+        stack; a learner whose networks can compute some rows does less."""
+        everyone = obs.new_zeros(self.rows, *obs.shape[1:])
+        everyone[rows] = obs
+        drawn = None
+        if noise is not None:
+            drawn = noise.new_zeros(self.rows, *noise.shape[1:])
+            drawn[rows] = noise
+        return self.suggest(everyone, drawn)[rows]
 
     def explore(self, actions: Tensor, step: int) -> Tensor:
-        """Exploration on top of the member's own suggestion, when it follows itself: `[S, act]` -> `[S, act]`."""
-        ...
-
-    def value(self, obs: Tensor, actions: Tensor) -> Tensor:
-        """Critic: `min_k Q_i^k(s, a)`; `obs [S, B, obs]`, `actions [S, B, act]` -> `[S, B]`."""
-        ...
+        """Exploration on top of the suggestions of members that follow themselves: `[S, act]` -> `[S, act]`."""
+        return actions
 
     def state_value(self, obs: Tensor, noise: Tensor | None) -> Tensor:
-        """`V_i(s) = min_k Q_i^k(s, a ~ pi_i)`: `obs [S, B, obs]` -> `[S, B]`."""
-        ...
+        """`V_i(s)`: `obs [S, B, obs]` -> `[S, B]`; a learner without values says 0."""
+        return obs.new_zeros(obs.shape[:2])
 
-    def observe(self, obs: Tensor, actions: Tensor, rewards: Tensor, next_obs: Tensor, terminated: Tensor) -> None:
-        """Store one transition of every member."""
-        ...
+    def action_value(self, obs: Tensor, actions: Tensor) -> Tensor:
+        """`min_k Q_i^k(s, a)`: `obs [S, B, obs]`, `actions [S, B, act]` -> `[S, B]`. Called only where the learner's
+        method says that it `has_action_value`."""
+        raise NotImplementedError
 
-    def after_step(self, step: int) -> None:
-        """Everything that happens after environment step `step` (1, 2, ...): learning and target networks."""
-        ...
+    def action_values(self, obs: Tensor, actions: Tensor) -> Tensor:
+        """`action_value` of several actions in each state: `obs [S, B, obs]`, `actions [S, B, K, act]` ->
+        `[S, B, K]`."""
+        rows, states, count, width = actions.shape
+        q = self.action_value(obs.repeat_interleave(count, dim=1), actions.reshape(rows, states * count, width))
+        return q.view(rows, states, count)
+
+    def observe(self, transition: Transition) -> None:
+        """One step of every member was made."""
+
+    def learns(self, step: int) -> bool:
+        """Will `learn(step)` change the members' networks? Trust that is deferred catches up before that."""
+        return False
+
+    def learn(self, step: int) -> None:
+        """Everything that happens after environment step `step` (1, 2, ...): gradient steps, target networks."""
+
+    def batch_floats(self) -> int:
+        """About how many numbers a gradient step makes and throws away, for the memory budget."""
+        return 0
 
     def metrics(self) -> dict[str, Tensor]:
         """Means `[S]` since the last call."""
-        ...
+        return self.means.take()
 
-    def networks(self) -> dict[str, StackedMLP]:
-        """All networks by name; one with `k` rows a member has member s in rows `k s` to `k s + k - 1`."""
-        ...
+    def parameters(self) -> dict[str, Tensor]:
+        """All that the members have learned, by name: views `[S, P]`. A target network is called `NAME_target`."""
+        return {}
+
+    def load_parameters(self, parameters: dict[str, Tensor]) -> None:
+        """Take over parameters that `parameters` gave, of members of the same shapes. Raises KeyError or
+        RuntimeError."""
+        for name, values in self.parameters().items():
+            values.copy_(parameters[name].view_as(values))
 
     def state(self) -> dict[str, Any]:
-        """Nested dict of tensors and JSON-able values, without the replay buffer."""
-        ...
+        """Everything that a resume needs: a nested dict of tensors, buffers and JSON-able values."""
+        return {"parameters": self.parameters(), "active": self.active, "means": self.means.state()}
 
-    def load_state(self, state: dict[str, Any]) -> None: ...
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from `state`."""
+        self.load_parameters(state["parameters"])
+        self.active.copy_(state["active"])
+        self.means.load_state(state["means"], self.active)
 
 
-def column(settings: Sequence[Settings], get: Callable[[Settings], float], like: Tensor) -> Tensor:
+def column(settings: Sequence[LearnerSettings], get: Callable[[Any], float], like: Tensor) -> Tensor:
     """A per-member setting as `[S, 1]`."""
     return torch.tensor([[float(get(s))] for s in settings], device=like.device, dtype=like.dtype)
 
 
-def clip_column(settings: Sequence[Settings], like: Tensor) -> Tensor | None:
-    """Gradient-norm limits `[S, 1]`, or None where nobody clips (0 means: no clipping)."""
+def clip_column(settings: Sequence[LearnerSettings], like: Tensor) -> Tensor | None:
+    """Gradient-norm limits `[S, 1]`; None if no member clips (a limit of 0)."""
     if all(s.max_grad_norm == 0 for s in settings):
         return None
     return column(settings, lambda s: s.max_grad_norm or float("inf"), like)
 
 
 class Means:
-    """Running means `[S]` on the device, read only when somebody asks: no copy to the host per step."""
+    """Running means `[S]` on the device, copied to the host only when they are logged."""
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
@@ -127,22 +193,12 @@ class BoxScale:
         self.unit = bool((self.low == -1).all() and (self.high == 1).all())
 
     def to_env(self, actions: Tensor) -> Tensor:
-        """From [-1, 1] to the environment's units. A network that has diverged may say what is no number: that is the
-        middle of the box, so that neither its environment nor those whom it advises come to harm."""
+        """From [-1, 1] to the environment's units. A NaN of a diverged network becomes the middle of the box, so that
+        it reaches neither the environment nor other members."""
         actions = actions.nan_to_num(0.0)
         return actions if self.unit else self.low + 0.5 * (actions + 1) * (self.high - self.low)
 
     def from_env(self, actions: Tensor) -> Tensor:
-        """From the environment's units to [-1, 1]; what lies outside the box is clipped."""
+        """From the environment's units to [-1, 1]; values outside the box are clipped."""
         scaled = actions if self.unit else 2 * (actions - self.low) / (self.high - self.low) - 1
         return scaled.clamp(-1, 1)
-
-
-def sampler(stream_keys: Sequence[StreamKey], settings: Settings, device: torch.device | str) -> Streams:
-    """The stream that draws replay batches, `[S, B]` in [0, 1)."""
-    return Streams(stream_keys, "replay", (settings.batch_size,), "uniform", device)
-
-
-def due(settings: Settings, step: int) -> bool:
-    """Is it time for gradient steps after environment step `step`? As in Stable-Baselines3."""
-    return step > settings.learning_starts and step % settings.train_freq == 0

@@ -1,8 +1,9 @@
-"""Twin Q-functions of all members of a stack, for SAC and TD3."""
+"""Twin Q-functions of all members of a stack, for SAC and TD3, and the interface for another kind of critic."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -12,6 +13,44 @@ from peerage.learners.base import Space
 from peerage.nets.stacked import StackedMLP
 
 N_CRITICS = 2
+
+
+class Critic(Protocol):
+    """Two Q-functions a member."""
+
+    flat: Tensor  # [S, 2 P], all parameters of a member side by side
+    grad: Tensor  # [S, 2 P]
+
+    def __call__(self, obs_actions: Tensor, *, grad: bool = False, only_first: bool = False) -> Tensor:
+        """`[S, B, obs + act]` (actions in [-1, 1]) -> `[S, 2, B]`, or `[S, 1, B]` of the first critics alone. With
+        `grad` the parameters collect gradients in the backward pass."""
+        ...
+
+    def init_(self, generators: Sequence[np.random.Generator]) -> None:
+        """Draw the parameters of every member from its own generator."""
+        ...
+
+    def copy_(self, other: Any) -> None:
+        """Take over the parameters of another critic of this kind."""
+        ...
+
+    def lerp_(self, online: Any, tau: Tensor) -> None:
+        """Soft update `self += tau (online - self)`; `tau [S, 1]`."""
+        ...
+
+
+class CriticFactory(Protocol):
+    """Makes the critics of `rows` members: what SAC and TD3 need to know of a kind of critic."""
+
+    def __call__(
+        self,
+        rows: int,
+        space: Space,
+        net_arch: Sequence[int],
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> Critic: ...
 
 
 class TwinCritic:

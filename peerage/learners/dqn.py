@@ -13,21 +13,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from peerage.learners.base import Means, Space, clip_column, column, due, sampler
-from peerage.learners.defaults import Settings
-from peerage.learners.replay import Batch, Replay
+from peerage.learners.base import Space, column
+from peerage.learners.dqn_settings import DQNSettings
+from peerage.learners.off_policy import OffPolicyLearner
+from peerage.learners.replay import Batch
 from peerage.learners.streams import StreamKey, Streams
-from peerage.nets.stacked import StackedAdam, StackedMLP
+from peerage.nets.stacked import Rows, StackedMLP
 
 
-class DQN:
-    """`S` DQN agents; see `peerage.learners.base.Learner` for the interface."""
+class DQN(OffPolicyLearner):
+    """`S` DQN agents."""
 
-    samples = False
+    settings: Sequence[DQNSettings]
 
     def __init__(
         self,
-        settings: Sequence[Settings],
+        settings: Sequence[DQNSettings],
         stream_keys: Sequence[StreamKey],
         space: Space,
         total_steps: int,
@@ -35,32 +36,29 @@ class DQN:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.settings, self.space, self.total_steps = settings, space, total_steps
-        first = settings[0]
-        rows, sizes = len(settings), (space.obs_dim, *first.net_arch, space.n_actions)
-        self.q = StackedMLP(rows, sizes, device=device, dtype=dtype)
+        super().__init__(settings, stream_keys, space, total_steps, device=device, dtype=dtype)
+        sizes = (space.obs_dim, *settings[0].net_arch, space.n_actions)
+        self.q = StackedMLP(self.rows, sizes, device=self.device, dtype=self.dtype)
         self.q.init_([key.generator("init") for key in stream_keys])
-        self.q_target = StackedMLP(rows, sizes, device=device, dtype=dtype)
+        self.q_target = StackedMLP(self.rows, sizes, device=self.device, dtype=self.dtype)
         self.q_target.copy_(self.q)
-        self.gamma = column(settings, lambda s: s.gamma, self.q.flat)
-        self.tau = column(settings, lambda s: s.tau, self.q.flat)
+        self.optimizer = self.adam("q", self.q.flat, self.q.grad)
         self.final_epsilon = column(settings, lambda s: s.exploration_final_eps, self.q.flat)
         self.decay_steps = column(settings, lambda s: max(s.exploration_fraction * total_steps, 1e-9), self.q.flat)
         self.first_epsilon = torch.ones_like(self.final_epsilon)
         self.decayed = float(self.decay_steps.max())
-        lr = column(settings, lambda s: s.learning_rate, self.q.flat)
-        self.optimizer = StackedAdam(self.q.flat, self.q.grad, lr, max_grad_norm=clip_column(settings, self.q.flat))
-        self.replay = Replay(rows, min(first.buffer_size, total_steps), space.obs_dim, 1, device, dtype)
-        self.sampler = sampler(stream_keys, first, device)
-        self.exploration = Streams(stream_keys, "exploration", (2,), "uniform", device)
-        self.active = torch.ones(rows, dtype=torch.bool, device=device)
-        self.means = Means()
+        self.exploration = Streams(stream_keys, "exploration", (2,), "uniform", self.device)
+        self.streams["exploration"] = self.exploration
         self.step = 0
 
     @torch.no_grad()
     def suggest(self, obs: Tensor, noise: Tensor | None = None) -> Tensor:
         """Greedy actions `[S, B, 1]`; a DQN member advises greedily, so `noise` is not used."""
-        return self.q(obs).argmax(dim=-1, keepdim=True).to(obs.dtype)
+        return self.suggest_rows(obs, noise, slice(None))
+
+    @torch.no_grad()
+    def suggest_rows(self, obs: Tensor, noise: Tensor | None, rows: Rows) -> Tensor:
+        return self.q(obs, rows=rows).argmax(dim=-1, keepdim=True).to(obs.dtype)
 
     def epsilon(self, step: int) -> Tensor:
         """Exploration rate `[S, 1]` after `step` steps: from 1 to `exploration_final_eps` over
@@ -77,25 +75,27 @@ class DQN:
         return torch.where(explores, (at_random * self.space.n_actions).floor_().to(actions.dtype), actions)
 
     @torch.no_grad()
-    def value(self, obs: Tensor, actions: Tensor) -> Tensor:
+    def action_value(self, obs: Tensor, actions: Tensor) -> Tensor:
         return self.q(obs).gather(-1, actions.long()).squeeze(-1)
+
+    @torch.no_grad()
+    def action_values(self, obs: Tensor, actions: Tensor) -> Tensor:
+        """One forward pass gives the values of all actions in a state."""
+        return self.q(obs).gather(-1, actions[..., 0].long())
 
     @torch.no_grad()
     def state_value(self, obs: Tensor, noise: Tensor | None = None) -> Tensor:
         """`V(s) = max_a Q(s, a)`, the value of the greedy policy."""
         return self.q(obs).amax(dim=-1)
 
-    def observe(self, obs: Tensor, actions: Tensor, rewards: Tensor, next_obs: Tensor, terminated: Tensor) -> None:
-        self.replay.add(obs, actions, rewards, next_obs, terminated)
-
-    def after_step(self, step: int) -> None:
+    def learn(self, step: int) -> None:
         self.step = step
         # Stable-Baselines3's order: the target network moves in the environment step, then the learning
         if step % self.settings[0].target_update_interval == 0:
             self.q_target.lerp_(self.q, self.tau * self.active.unsqueeze(1))
-        if due(self.settings[0], step):
+        if self.learns(step):
             for _ in range(self.settings[0].gradient_steps):
-                self.update(self.replay.sample(self.sampler.next()))
+                self.update(self.replay.sample(self.streams["replay"].next()))
 
     @torch.no_grad()
     def loss(self, batch: Batch) -> Tensor:
@@ -127,22 +127,12 @@ class DQN:
     def networks(self) -> dict[str, StackedMLP]:
         return {"q": self.q, "q_target": self.q_target}
 
+    def parameters(self) -> dict[str, Tensor]:
+        return {"q": self.q.flat, "q_target": self.q_target.flat}
+
     def state(self) -> dict[str, Any]:
-        return {
-            "networks": {name: net.flat for name, net in self.networks().items()},
-            "optimizer": self.optimizer.state(),
-            "active": self.active,
-            "means": self.means.state(),
-            "step": self.step,
-            "streams": {"replay": self.sampler.state(), "exploration": self.exploration.state()},
-        }
+        return {**super().state(), "step": self.step}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        for name, net in self.networks().items():
-            net.flat.copy_(state["networks"][name])
-        self.optimizer.load_state(state["optimizer"])
-        self.active.copy_(state["active"])
-        self.means.load_state(state["means"], self.active)
+        super().load_state(state)
         self.step = int(state["step"])
-        self.sampler.load_state(state["streams"]["replay"])
-        self.exploration.load_state(state["streams"]["exploration"])

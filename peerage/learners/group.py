@@ -1,7 +1,7 @@
 """The members of all replicas as one object, whatever stacks their networks live in.
 
 Members are numbered `m = replica * N + member`; everything here is `[M, ...]` in that order. Members with the same
-algorithm and shapes share a stack; a group of one kind is one stack, and then nothing is gathered or scattered.
+learner and shapes share a stack; a group of one kind is one stack, and then nothing is gathered or scattered.
 """
 
 from __future__ import annotations
@@ -14,69 +14,83 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from peerage.learners.base import Space, due
-from peerage.learners.defaults import Settings
-from peerage.learners.dqn import DQN
-from peerage.learners.replay import Batch
-from peerage.learners.sac import SAC
+from peerage.config.methods import LEARNERS, LearnerSettings
+from peerage.learners.base import Learner, NoiseShape, Space
+from peerage.learners.critics import CriticFactory
+from peerage.learners.recent import Recent, RecentTransitions
 from peerage.learners.streams import StreamKey, Streams
-from peerage.learners.td3 import TD3
-
-AnyLearner = DQN | SAC | TD3  # each of them is a `peerage.learners.base.Learner`
-LEARNERS: dict[str, type[DQN] | type[SAC] | type[TD3]] = {"dqn": DQN, "sac": SAC, "td3": TD3}
+from peerage.learners.transition import Transition
 
 
 @dataclass
 class Stack:
-    """The members of one algorithm and shape, of all replicas: row `replica * P + p` is member `positions[p]`."""
+    """The members of one learner and shape, of all replicas: row `replica * P + p` is member `positions[p]`."""
 
-    learner: AnyLearner
+    learner: Learner
     positions: list[int]
     index: Tensor  # [S] rows in the group
-    policy_noise: Streams  # [S, askers, act]
     warmup: Streams  # [S, act], uniform
 
 
 class Group:
-    """`R` replicas of `N` members. `advise`: members answer each other's questions (else only their own)."""
+    """`R` replicas of `N` members.
+
+    `recent` is the number of last transitions that are kept. `critic` makes the critics of learners that have some; by
+    default their own.
+    """
 
     def __init__(
         self,
-        members: Sequence[Settings],
+        members: Sequence[LearnerSettings],
         replicas: int,
         seed: int,
         space: Space,
         total_steps: int,
         *,
-        advise: bool,
+        recent: int = 1000,
+        critic: CriticFactory | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.settings = list(members)
         self.N, self.R, self.M = len(members), replicas, len(members) * replicas
-        self.space, self.device, self.dtype, self.advise = space, torch.device(device), dtype, advise
+        self.space, self.device, self.dtype = space, torch.device(device), dtype
         self.stream_keys = [StreamKey(seed, r, i) for r in range(replicas) for i in range(self.N)]
+        self.critic = critic
         keys: dict[tuple[Any, ...], list[int]] = {}
         for i, s in enumerate(members):
             keys.setdefault(s.stack_key, []).append(i)
         self.stacks = [self._stack(positions, total_steps) for positions in keys.values()]
-        # A pretrained member knows what to do: no random actions at the start and no exploration later
+        self.has_action_value = all(LEARNERS[s.algorithm].has_action_value for s in members)
+        """Every member has a Q-function: `action_value` can be asked for."""
+        self.policy_noise: Streams | None = None
+        """`[M, width]`, one draw per asker and step, whichever advisers answer it. None: all policies are
+        deterministic."""
+        if (noise := self.noise_shape) is not None:
+            self.policy_noise = Streams(self.stream_keys, "policy", (noise.width,), noise.kind, device, dtype)
+        # A pretrained member makes no random actions at the start and does not explore later
         self.pretrained = np.array([s.load_paths != "none" for s in members] * replicas)  # [M]
         starts = np.array([s.learning_starts for s in members] * replicas)
         self.learning_starts = np.where(self.pretrained, 0, starts)  # [M]
+        low, high = (None if b is None else torch.as_tensor(b, device=device) for b in (space.low, space.high))
+        self._low, self._high = (None if b is None else b.to(dtype) for b in (low, high))
+        self.recent = RecentTransitions(
+            self.M, max(1, min(recent, total_steps)), space.obs_dim, space.act_dim, device, dtype
+        )
 
     def _stack(self, positions: list[int], total_steps: int) -> Stack:
         rows = [r * self.N + p for r in range(self.R) for p in positions]
         settings = [self.settings[m % self.N] for m in rows]
-        stream_keys = [self.stream_keys[m] for m in rows]
+        keys = [self.stream_keys[m] for m in rows]
         where: dict[str, Any] = {"device": self.device, "dtype": self.dtype}
-        askers = self.N if self.advise else 1
+        method = LEARNERS[settings[0].algorithm]
+        critic = {} if self.critic is None else {"critic": self.critic}
+        learner: Learner = method.load()(settings, keys, self.space, total_steps, **critic, **where)
         return Stack(
-            learner=LEARNERS[settings[0].algorithm](settings, stream_keys, self.space, total_steps, **where),
+            learner=learner,
             positions=positions,
             index=torch.tensor(rows, device=self.device),
-            policy_noise=Streams(stream_keys, "policy", (askers, self.space.act_dim), "normal", **where),
-            warmup=Streams(stream_keys, "warmup", (self.space.act_dim,), "uniform", self.device),
+            warmup=Streams(keys, "warmup", (self.space.act_dim,), "uniform", self.device),
         )
 
     def _each(self, call: Callable[[Stack, Sequence[Tensor]], Tensor], *inputs: Tensor) -> Tensor:
@@ -94,42 +108,21 @@ class Group:
 
     # --- acting ---------------------------------------------------------------------------------------------
 
-    def own_suggestions(self, obs: Tensor) -> Tensor:
-        """What every member would do in its own situation, sampled: `obs [M, obs]` -> `[M, act]`."""
+    def draw(self) -> Tensor | None:
+        """The noise of this step, `[M, width]`; to be called once in every step, whether or not it is used, so that a
+        member's noise depends on nothing else."""
+        return None if self.policy_noise is None else self.policy_noise.next()
+
+    def own_suggestions(self, obs: Tensor, noise: Tensor | None) -> Tensor:
+        """The members' own actions, sampled with `noise [M, width]` (None: the mode): `obs [M, obs]` -> `[M, act]`."""
+        if noise is None:
+            return self._each(lambda stack, x: stack.learner.suggest(x[0].unsqueeze(1), None).squeeze(1), obs)
         return self._each(
-            lambda stack, x: stack.learner.suggest(
-                x[0].unsqueeze(1), stack.policy_noise.next()[:, :1] if stack.learner.samples else None
-            ).squeeze(1),
-            obs,
+            lambda stack, x: stack.learner.suggest(x[0].unsqueeze(1), x[1].unsqueeze(1)).squeeze(1), obs, noise
         )
 
-    def member_suggestions(self, obs: Tensor, sample_with_noise: bool, *, greedy: bool = False) -> Tensor:
-        """Everybody's answer to "what would you do in my situation?": `obs [M, obs]` -> `[M, N, act]`, the
-        advisers of the asker's own replica in the second dimension. One batched forward a stack.
-
-        Without `sample_with_noise` members answer others with the mode of their policy, themselves with a sample;
-        `greedy`: themselves with the mode too.
-        """
-        askers = obs.view(self.R, 1, self.N, -1)
-        out = obs.new_empty(self.R, self.N, self.N, self.space.act_dim)
-        for stack in self.stacks:
-            p = len(stack.positions)
-            x = askers.expand(self.R, p, self.N, -1).reshape(self.R * p, self.N, -1)
-            noise = stack.policy_noise.next() if stack.learner.samples and not greedy else None  # [S, N, act]
-            answers = stack.learner.suggest(x, noise)  # [S, N, act]
-            if noise is not None and not sample_with_noise:
-                own = torch.zeros(p, self.N, 1, dtype=torch.bool, device=self.device)
-                own[torch.arange(p), stack.positions] = True
-                answers = torch.where(own.repeat(self.R, 1, 1), answers, stack.learner.suggest(x, None))
-            answers = answers.view(self.R, p, self.N, -1).transpose(1, 2)  # [R, asker, adviser, act]
-            if p == self.N:
-                out = answers
-            else:
-                out[:, :, stack.positions] = answers
-        return out.reshape(self.M, self.N, -1)
-
     def explore(self, actions: Tensor, step: int) -> Tensor:
-        """Members' own exploration on top of `actions [M, act]` (epsilon-greedy, Gaussian noise)."""
+        """The members' own exploration on top of `actions [M, act]` (epsilon-greedy, Gaussian noise)."""
         explored = self._each(lambda stack, x: stack.learner.explore(x[0], step), actions)
         if self.pretrained.any():
             explored[self.pretrained] = actions[self.pretrained]
@@ -143,29 +136,45 @@ class Group:
         low, high = (torch.as_tensor(b, device=self.device) for b in (self.space.low, self.space.high))
         return (low + u * (high - low)).to(self.dtype)
 
+    def clip(self, actions: Tensor) -> Tensor:
+        """Actions `[M, act]` within the box; Discrete actions as they are."""
+        if self._low is None or self._high is None:
+            return actions
+        return torch.minimum(torch.maximum(actions, self._low), self._high)
+
     def mode(self, obs: Tensor) -> Tensor:
         """Deterministic actions for evaluation: `obs [M, B, obs]` -> `[M, B, act]`."""
         return self._each(lambda stack, x: stack.learner.suggest(x[0], None), obs)
 
-    # --- judging --------------------------------------------------------------------------------------------
+    # --- values ---------------------------------------------------------------------------------------------
 
-    def value(self, obs: Tensor, actions: Tensor) -> Tensor:
-        """The members' critics: `obs [M, B, obs]`, `actions [M, B, act]` -> `[M, B]`."""
-        return self._each(lambda stack, x: stack.learner.value(x[0], x[1]), obs, actions)
+    def action_value(self, obs: Tensor, actions: Tensor) -> Tensor:
+        """The members' critics: `obs [M, B, obs]`, `actions [M, B, act]` -> `[M, B]`. Only where
+        `has_action_value`."""
+        return self._each(lambda stack, x: stack.learner.action_value(x[0], x[1]), obs, actions)
+
+    def action_values(self, obs: Tensor, actions: Tensor) -> Tensor:
+        """The members' critics of several actions in each state: `obs [M, B, obs]`, `actions [M, B, K, act]` ->
+        `[M, B, K]`. Only where `has_action_value`."""
+        return self._each(lambda stack, x: stack.learner.action_values(x[0], x[1]), obs, actions)
 
     def state_value(self, obs: Tensor, noise: Tensor | None) -> Tensor:
-        """`V_i(s)`: `obs [M, B, obs]`, `noise [M, B, act]` (None: of the mode of the policy) -> `[M, B]`."""
+        """`V_i(s)`: `obs [M, B, obs]`, `noise [M, B, width]` (None: of the mode of the policy) -> `[M, B]`."""
         if noise is None:
             return self._each(lambda stack, x: stack.learner.state_value(x[0], None), obs)
         return self._each(lambda stack, x: stack.learner.state_value(x[0], x[1]), obs, noise)
 
-    def recent(self, age: Tensor) -> Batch:
-        """Transitions of `age [M, B]` steps ago (0: the last) of every member."""
-        if len(self.stacks) == 1:
-            return self.stacks[0].learner.replay.recent(age)
-        parts = [stack.learner.replay.recent(age[stack.index]) for stack in self.stacks]
-        order = torch.cat([stack.index for stack in self.stacks]).argsort()
-        return Batch(*(torch.cat(column)[order] for column in zip(*parts)))
+    def recent_transitions(self, age: Tensor) -> Recent:
+        """The transitions of `age [M, B]` steps ago (0: the last) of every member."""
+        return self.recent.gather(age)
+
+    @property
+    def noise_shape(self) -> NoiseShape | None:
+        """The random numbers that `state_value` needs to sample actions of every member; None: all are
+        deterministic."""
+        found = [stack.learner.noise_shape for stack in self.stacks]
+        shapes = [NoiseShape(*shape) for shape in found if shape is not None]
+        return max(shapes, key=lambda shape: shape.width) if shapes else None
 
     def gamma(self) -> Tensor:
         """`[M, 1]`."""
@@ -173,21 +182,20 @@ class Group:
 
     # --- learning -------------------------------------------------------------------------------------------
 
-    def observe(self, obs: Tensor, actions: Tensor, rewards: Tensor, next_obs: Tensor, terminated: Tensor) -> None:
-        """Store one transition of every member (`[M, ...]`)."""
-        columns = (obs, actions, rewards, next_obs, terminated)
+    def observe(self, transition: Transition) -> None:
+        """A step of every member was made."""
+        self.recent.add(transition)
         for stack in self.stacks:
-            rows = columns if len(self.stacks) == 1 else tuple(x[stack.index] for x in columns)
-            stack.learner.observe(*rows)
+            stack.learner.observe(transition if len(self.stacks) == 1 else transition.rows(stack.index))
 
     def learns(self, step: int) -> bool:
         """Will networks change after environment step `step`?"""
-        return any(due(stack.learner.settings[0], step) for stack in self.stacks)
+        return any(stack.learner.learns(step) for stack in self.stacks)
 
-    def after_step(self, step: int) -> None:
-        """Learning, in the stacks for which it is time."""
+    def learn(self, step: int) -> None:
+        """Learning of all stacks, after environment step `step`."""
         for stack in self.stacks:
-            stack.learner.after_step(step)
+            stack.learner.learn(step)
 
     def active(self) -> np.ndarray:
         """`[M]` bool on the host: which members learn."""
@@ -207,24 +215,38 @@ class Group:
 
     # --- state ----------------------------------------------------------------------------------------------
 
+    def member_parameters(self, m: int) -> dict[str, Tensor]:
+        """A copy of all that member `m` has learned, by name, `[P]` each."""
+        stack = next(s for s in self.stacks if m in s.index.tolist())
+        row = stack.index.tolist().index(m)
+        return {name: values[row].clone() for name, values in stack.learner.parameters().items()}
+
     def state(self) -> dict[str, Any]:
-        return {
+        stacks = {
             str(k): {
                 "learner": stack.learner.state(),
-                "replay": stack.learner.replay.state(),
-                "policy_noise": stack.policy_noise.state(),
                 "warmup": stack.warmup.state(),
             }
             for k, stack in enumerate(self.stacks)
         }
+        return {
+            "space": self.space.state(),
+            "stacks": stacks,
+            "policy_noise": None if self.policy_noise is None else self.policy_noise.state(),
+            "recent": self.recent.state(),
+        }
 
-    def load_state(self, state: dict[str, Any], *, policies_only: bool = False) -> None:
-        """Go on from `state`. `policies_only`: what the members know, not what they remember."""
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from `state`."""
         for k, stack in enumerate(self.stacks):
-            part = state[str(k)]
+            part = state["stacks"][str(k)]
             stack.learner.load_state(part["learner"])
-            if policies_only:
-                continue
-            stack.learner.replay.load_state(part["replay"])
-            stack.policy_noise.load_state(part["policy_noise"])
             stack.warmup.load_state(part["warmup"])
+        if self.policy_noise is not None:
+            self.policy_noise.load_state(state["policy_noise"])
+        self.recent.load_state(state["recent"])
+
+    def load_policies(self, state: dict[str, Any]) -> None:
+        """What the members have learned, from the `state` of a group of the same members, and nothing else of it."""
+        for k, stack in enumerate(self.stacks):
+            stack.learner.load_parameters(state["stacks"][str(k)]["learner"]["parameters"])

@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from peerage.learners.base import BoxScale, Means, Space, clip_column, column, due, sampler
-from peerage.learners.critics import TwinCritic
-from peerage.learners.defaults import Settings
-from peerage.learners.replay import Batch, Replay
+from peerage.learners.base import NoiseShape, Space, column
+from peerage.learners.critics import CriticFactory, TwinCritic
+from peerage.learners.off_policy import OffPolicyLearner
+from peerage.learners.replay import Batch
+from peerage.learners.sac_settings import SACSettings
 from peerage.learners.streams import StreamKey, Streams
-from peerage.nets.stacked import StackedAdam, StackedMLP
+from peerage.nets.stacked import Rows, StackedMLP
 
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
 EPSILON = 1e-6
@@ -26,29 +27,30 @@ CLIP_MEAN = 2.0  # gSDE: limits of the mean before the tanh
 HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 
 
-class SAC:
-    """`S` SAC agents; see `peerage.learners.base.Learner` for the interface."""
+class SAC(OffPolicyLearner):
+    """`S` SAC agents. `critic` makes the Q-functions and their targets."""
 
-    samples = True
+    settings: Sequence[SACSettings]
 
     def __init__(
         self,
-        settings: Sequence[Settings],
+        settings: Sequence[SACSettings],
         stream_keys: Sequence[StreamKey],
         space: Space,
         total_steps: int,
         *,
+        critic: CriticFactory = TwinCritic,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.settings, self.space = settings, space
-        first, rows, act = settings[0], len(settings), space.act_dim
+        super().__init__(settings, stream_keys, space, total_steps, device=device, dtype=dtype)
+        first, act = settings[0], space.act_dim
+        self.noise_shape = NoiseShape("normal", act)
         self.use_sde = first.use_sde
-        self.scale = BoxScale(space, device, dtype)
         # gSDE learns a matrix of log standard deviations; otherwise the last layer gives mean and log std
         latent = first.net_arch[-1] if first.net_arch else space.obs_dim
         self.actor = StackedMLP(
-            rows,
+            self.rows,
             (space.obs_dim, *first.net_arch, act if self.use_sde else 2 * act),
             extra={"log_std": (latent, act)} if self.use_sde else None,
             device=device,
@@ -56,36 +58,27 @@ class SAC:
         )
         generators = [key.generator("init") for key in stream_keys]
         self.actor.init_(generators)
-        self.critic = TwinCritic(rows, space, first.net_arch, device=device, dtype=dtype)
+        self.critic = critic(self.rows, space, first.net_arch, device=device, dtype=dtype)
         self.critic.init_(generators)
-        self.critic_target = TwinCritic(rows, space, first.net_arch, device=device, dtype=dtype)
+        self.critic_target = critic(self.rows, space, first.net_arch, device=device, dtype=dtype)
         self.critic_target.copy_(self.critic)
 
-        self.gamma = column(settings, lambda s: s.gamma, self.actor.flat)
-        self.tau = column(settings, lambda s: s.tau, self.actor.flat)
         self.target_entropy = -float(act)
-        self.automatic = first.ent_coef.startswith("auto")
-        start = column(settings, lambda s: initial_ent_coef(s.ent_coef), self.actor.flat)
-        self.log_ent_coef = start.log()  # [S, 1]
+        self.automatic = first.automatic_entropy
+        self.log_ent_coef = column(settings, lambda s: s.initial_ent_coef, self.actor.flat).log()  # [S, 1]
         self.ent_coef_grad = torch.zeros_like(self.log_ent_coef)
-
-        lr, clip = column(settings, lambda s: s.learning_rate, self.actor.flat), clip_column(settings, self.actor.flat)
-        self.actor_optimizer = StackedAdam(self.actor.flat, self.actor.grad, lr, max_grad_norm=clip)
-        self.critic_optimizer = StackedAdam(self.critic.flat, self.critic.grad, lr, max_grad_norm=clip)
-        self.ent_coef_optimizer = StackedAdam(self.log_ent_coef, self.ent_coef_grad, lr)
-        self.replay = Replay(rows, min(first.buffer_size, total_steps), space.obs_dim, act, device, dtype)
-        self.sampler = sampler(stream_keys, first, device)
+        self.actor_optimizer = self.adam("actor", self.actor.flat, self.actor.grad)
+        self.critic_optimizer = self.adam("critic", self.critic.flat, self.critic.grad)
+        self.ent_coef_optimizer = self.adam("log_ent_coef", self.log_ent_coef, self.ent_coef_grad, clips=False)
         # Noise of one gradient step: one row per action drawn, or with gSDE one matrix for the whole batch
         shape = (latent, act) if self.use_sde else (2, first.batch_size, act)
-        self.update_noise = Streams(stream_keys, "update", shape, "normal", device, dtype)
+        self.streams["update"] = Streams(stream_keys, "update", shape, "normal", device, dtype)
         if self.use_sde:
             self.actor.constants["log_std"].copy_(
-                column(settings, lambda s: s.log_std_init, self.actor.flat).unsqueeze(2).expand(rows, latent, act)
+                column(settings, lambda s: s.log_std_init, self.actor.flat).unsqueeze(2).expand(self.rows, latent, act)
             )
-            self.sde_stream = Streams(stream_keys, "sde", (latent, act), "normal", device, dtype)
-            self.sde_draw = self.sde_stream.next()  # [S, latent, act], standard normal
-        self.active = torch.ones(rows, dtype=torch.bool, device=device)
-        self.means = Means()
+            self.streams["sde"] = Streams(stream_keys, "sde", (latent, act), "normal", device, dtype)
+            self.sde_draw = self.streams["sde"].next()  # [S, latent, act], standard normal
 
     # --- acting ---------------------------------------------------------------------------------------------
 
@@ -118,14 +111,14 @@ class SAC:
         return actions, log_prob
 
     @torch.no_grad()
-    def _act(self, obs: Tensor, noise: Tensor | None) -> Tensor:
+    def _act(self, obs: Tensor, noise: Tensor | None, rows: Rows = slice(None)) -> Tensor:
         """Actions in [-1, 1] without their density; with gSDE the noise is the rollout's matrix."""
-        latent = self.actor.trunk(obs)
-        out = self.actor.tail(latent)
+        latent = self.actor.trunk(obs, rows=rows)
+        out = self.actor.tail(latent, rows=rows)
         if self.use_sde:
             mean = out.clamp(-CLIP_MEAN, CLIP_MEAN)
             if noise is not None:
-                mean = torch.baddbmm(mean, latent, self.actor.constants["log_std"].exp() * self.sde_draw)
+                mean = torch.baddbmm(mean, latent, self.actor.constants["log_std"][rows].exp() * self.sde_draw[rows])
             return mean.tanh()
         mean, log_std = out.chunk(2, dim=-1)
         if noise is not None:
@@ -133,15 +126,14 @@ class SAC:
         return mean.tanh()
 
     def suggest(self, obs: Tensor, noise: Tensor | None = None) -> Tensor:
-        return self.scale.to_env(self._act(obs, noise))
+        return self.suggest_rows(obs, noise, slice(None))
 
-    def explore(self, actions: Tensor, step: int) -> Tensor:
-        """SAC explores by sampling: nothing to add."""
-        return actions
+    def suggest_rows(self, obs: Tensor, noise: Tensor | None, rows: Rows) -> Tensor:
+        return self.box.to_env(self._act(obs, noise, rows))
 
     @torch.no_grad()
-    def value(self, obs: Tensor, actions: Tensor) -> Tensor:
-        return self.critic(torch.cat((obs, self.scale.from_env(actions)), dim=-1)).amin(dim=1)
+    def action_value(self, obs: Tensor, actions: Tensor) -> Tensor:
+        return self.critic(torch.cat((obs, self.box.from_env(actions)), dim=-1)).amin(dim=1)
 
     @torch.no_grad()
     def state_value(self, obs: Tensor, noise: Tensor | None = None) -> Tensor:
@@ -149,20 +141,17 @@ class SAC:
 
     # --- learning -------------------------------------------------------------------------------------------
 
-    def observe(self, obs: Tensor, actions: Tensor, rewards: Tensor, next_obs: Tensor, terminated: Tensor) -> None:
-        self.replay.add(obs, self.scale.from_env(actions), rewards, next_obs, terminated)
-
-    def after_step(self, step: int) -> None:
+    def learn(self, step: int) -> None:
         first = self.settings[0]
-        if due(first, step):
+        if self.learns(step):
             for k in range(first.gradient_steps):
                 self.update(
-                    self.replay.sample(self.sampler.next()),
-                    self.update_noise.next(),
+                    self.replay.sample(self.streams["replay"].next()),
+                    self.streams["update"].next(),
                     update_target=k % first.target_update_interval == 0,
                 )
         if self.use_sde and step % first.train_freq == 0:
-            self.sde_draw = self.sde_stream.next()  # a new exploration matrix for every rollout
+            self.sde_draw = self.streams["sde"].next()  # a new exploration matrix for every rollout
 
     def critic_loss(self, batch: Batch, noise: Tensor, ent_coef: Tensor) -> Tensor:
         """`L = 1/2 sum_k mean_B (Q_k(s, a) - y)^2`, `[S]`, with
@@ -215,50 +204,26 @@ class SAC:
         self.means.add("loss/actor", actor_loss)
         self.means.add("entropy_coef", ent_coef.squeeze(1))
 
-    def metrics(self) -> dict[str, Tensor]:
-        return self.means.take()
-
     # --- state ----------------------------------------------------------------------------------------------
 
     def networks(self) -> dict[str, StackedMLP]:
-        return {"actor": self.actor, "critic": self.critic.net, "critic_target": self.critic_target.net}
+        critics = {"critic": self.critic, "critic_target": self.critic_target}
+        twins = {name: critic.net for name, critic in critics.items() if isinstance(critic, TwinCritic)}
+        return {"actor": self.actor, **twins}
 
-    def _streams(self) -> dict[str, Streams]:
-        streams = {"replay": self.sampler, "update": self.update_noise}
-        return {**streams, "sde": self.sde_stream} if self.use_sde else streams
+    def parameters(self) -> dict[str, Tensor]:
+        return {
+            "actor": self.actor.flat,
+            "critic": self.critic.flat,
+            "critic_target": self.critic_target.flat,
+            "log_ent_coef": self.log_ent_coef,
+        }
 
     def state(self) -> dict[str, Any]:
-        state = {
-            "networks": {name: net.flat for name, net in self.networks().items()},
-            "log_ent_coef": self.log_ent_coef,
-            "actor_optimizer": self.actor_optimizer.state(),
-            "critic_optimizer": self.critic_optimizer.state(),
-            "ent_coef_optimizer": self.ent_coef_optimizer.state(),
-            "active": self.active,
-            "means": self.means.state(),
-            "streams": {name: stream.state() for name, stream in self._streams().items()},
-        }
-        if self.use_sde:
-            state["sde_draw"] = self.sde_draw.contiguous()
-        return state
+        sde = {"sde_draw": self.sde_draw.contiguous()} if self.use_sde else {}
+        return {**super().state(), **sde}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        for name, net in self.networks().items():
-            net.flat.copy_(state["networks"][name])
-        self.log_ent_coef.copy_(state["log_ent_coef"])
-        self.actor_optimizer.load_state(state["actor_optimizer"])
-        self.critic_optimizer.load_state(state["critic_optimizer"])
-        self.ent_coef_optimizer.load_state(state["ent_coef_optimizer"])
-        self.active.copy_(state["active"])
-        self.means.load_state(state["means"], self.active)
-        for name, stream in self._streams().items():
-            stream.load_state(state["streams"][name])
+        super().load_state(state)
         if self.use_sde:
             self.sde_draw = state["sde_draw"].to(self.sde_draw.device)
-
-
-def initial_ent_coef(text: str) -> float:
-    """`auto` -> 1, `auto_0.1` -> 0.1, `0.2` -> 0.2."""
-    if text == "auto":
-        return 1.0
-    return float(text.removeprefix("auto_"))

@@ -11,86 +11,81 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from peerage.learners.base import BoxScale, Means, Space, clip_column, column, due, sampler
-from peerage.learners.critics import TwinCritic
-from peerage.learners.defaults import Settings
-from peerage.learners.replay import Batch, Replay
+from peerage.learners.base import Space, column
+from peerage.learners.critics import CriticFactory, TwinCritic
+from peerage.learners.off_policy import OffPolicyLearner
+from peerage.learners.replay import Batch
 from peerage.learners.streams import StreamKey, Streams
-from peerage.nets.stacked import StackedAdam, StackedMLP
+from peerage.learners.td3_settings import TD3Settings
+from peerage.nets.stacked import Rows, StackedMLP
 
 POLICY_DELAY = 2
 TARGET_NOISE = 0.2
 TARGET_NOISE_CLIP = 0.5
 
 
-class TD3:
-    """`S` TD3 agents; see `peerage.learners.base.Learner` for the interface."""
+class TD3(OffPolicyLearner):
+    """`S` TD3 agents. `critic` makes the Q-functions and their targets."""
 
-    samples = False
+    settings: Sequence[TD3Settings]
 
     def __init__(
         self,
-        settings: Sequence[Settings],
+        settings: Sequence[TD3Settings],
         stream_keys: Sequence[StreamKey],
         space: Space,
         total_steps: int,
         *,
+        critic: CriticFactory = TwinCritic,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.settings, self.space = settings, space
-        first, rows = settings[0], len(settings)
+        super().__init__(settings, stream_keys, space, total_steps, device=device, dtype=dtype)
+        first = settings[0]
         sizes = (space.obs_dim, *first.net_arch, space.act_dim)
-        self.scale = BoxScale(space, device, dtype)
         generators = [key.generator("init") for key in stream_keys]
-        self.actor = StackedMLP(rows, sizes, device=device, dtype=dtype)
+        self.actor = StackedMLP(self.rows, sizes, device=device, dtype=dtype)
         self.actor.init_(generators)
-        self.critic = TwinCritic(rows, space, first.net_arch, device=device, dtype=dtype)
+        self.critic = critic(self.rows, space, first.net_arch, device=device, dtype=dtype)
         self.critic.init_(generators)
-        self.actor_target = StackedMLP(rows, sizes, device=device, dtype=dtype)
+        self.actor_target = StackedMLP(self.rows, sizes, device=device, dtype=dtype)
         self.actor_target.copy_(self.actor)
-        self.critic_target = TwinCritic(rows, space, first.net_arch, device=device, dtype=dtype)
+        self.critic_target = critic(self.rows, space, first.net_arch, device=device, dtype=dtype)
         self.critic_target.copy_(self.critic)
-        self.gamma = column(settings, lambda s: s.gamma, self.actor.flat)
-        self.tau = column(settings, lambda s: s.tau, self.actor.flat)
         self.noise_scale = column(settings, lambda s: s.action_noise, self.actor.flat)
-        lr, clip = column(settings, lambda s: s.learning_rate, self.actor.flat), clip_column(settings, self.actor.flat)
-        self.actor_optimizer = StackedAdam(self.actor.flat, self.actor.grad, lr, max_grad_norm=clip)
-        self.critic_optimizer = StackedAdam(self.critic.flat, self.critic.grad, lr, max_grad_norm=clip)
-        self.replay = Replay(rows, min(first.buffer_size, total_steps), space.obs_dim, space.act_dim, device, dtype)
-        self.sampler = sampler(stream_keys, first, device)
+        self.actor_optimizer = self.adam("actor", self.actor.flat, self.actor.grad)
+        self.critic_optimizer = self.adam("critic", self.critic.flat, self.critic.grad)
         shape = (first.batch_size, space.act_dim)
-        self.update_noise = Streams(stream_keys, "update", shape, "normal", device, dtype)
-        self.exploration = Streams(stream_keys, "exploration", (space.act_dim,), "normal", device, dtype)
-        self.active = torch.ones(rows, dtype=torch.bool, device=device)
+        self.streams["update"] = Streams(stream_keys, "update", shape, "normal", device, dtype)
+        self.streams["exploration"] = Streams(stream_keys, "exploration", (space.act_dim,), "normal", device, dtype)
         self.updates = 0
-        self.means = Means()
 
     @torch.no_grad()
     def suggest(self, obs: Tensor, noise: Tensor | None = None) -> Tensor:
         """The actor's action `[S, B, act]`; TD3 is deterministic, so `noise` is not used."""
-        return self.scale.to_env(self.actor(obs).tanh())
+        return self.suggest_rows(obs, noise, slice(None))
+
+    @torch.no_grad()
+    def suggest_rows(self, obs: Tensor, noise: Tensor | None, rows: Rows) -> Tensor:
+        return self.box.to_env(self.actor(obs, rows=rows).tanh())
 
     def explore(self, actions: Tensor, step: int) -> Tensor:
         """Gaussian noise of `action_noise` on the scaled action, clipped to the box."""
-        noisy = self.scale.from_env(actions) + self.noise_scale * self.exploration.next()
-        return self.scale.to_env(noisy.clamp(-1, 1))
+        noisy = self.box.from_env(actions) + self.noise_scale * self.streams["exploration"].next()
+        return self.box.to_env(noisy.clamp(-1, 1))
 
     @torch.no_grad()
-    def value(self, obs: Tensor, actions: Tensor) -> Tensor:
-        return self.critic(torch.cat((obs, self.scale.from_env(actions)), dim=-1)).amin(dim=1)
+    def action_value(self, obs: Tensor, actions: Tensor) -> Tensor:
+        return self.critic(torch.cat((obs, self.box.from_env(actions)), dim=-1)).amin(dim=1)
 
     @torch.no_grad()
     def state_value(self, obs: Tensor, noise: Tensor | None = None) -> Tensor:
         return self.critic(torch.cat((obs, self.actor(obs).tanh()), dim=-1)).amin(dim=1)
 
-    def observe(self, obs: Tensor, actions: Tensor, rewards: Tensor, next_obs: Tensor, terminated: Tensor) -> None:
-        self.replay.add(obs, self.scale.from_env(actions), rewards, next_obs, terminated)
-
-    def after_step(self, step: int) -> None:
-        if due(self.settings[0], step):
+    def learn(self, step: int) -> None:
+        if self.learns(step):
             for _ in range(self.settings[0].gradient_steps):
-                self.update(self.replay.sample(self.sampler.next()), self.update_noise.next())
+                self.update(self.replay.sample(self.streams["replay"].next()), self.streams["update"].next())
 
     def critic_loss(self, batch: Batch, noise: Tensor) -> Tensor:
         """`L = sum_k mean_B (Q_k(s, a) - y)^2`, `[S]`, with
@@ -129,40 +124,22 @@ class TD3:
             self.actor_target.lerp_(self.actor, tau)
             self.means.add("loss/actor", actor_loss)
 
-    def metrics(self) -> dict[str, Tensor]:
-        return self.means.take()
-
     def networks(self) -> dict[str, StackedMLP]:
+        critics = {"critic": self.critic, "critic_target": self.critic_target}
+        twins = {name: critic.net for name, critic in critics.items() if isinstance(critic, TwinCritic)}
+        return {"actor": self.actor, "actor_target": self.actor_target, **twins}
+
+    def parameters(self) -> dict[str, Tensor]:
         return {
-            "actor": self.actor,
-            "critic": self.critic.net,
-            "actor_target": self.actor_target,
-            "critic_target": self.critic_target.net,
+            "actor": self.actor.flat,
+            "critic": self.critic.flat,
+            "actor_target": self.actor_target.flat,
+            "critic_target": self.critic_target.flat,
         }
 
     def state(self) -> dict[str, Any]:
-        return {
-            "networks": {name: net.flat for name, net in self.networks().items()},
-            "actor_optimizer": self.actor_optimizer.state(),
-            "critic_optimizer": self.critic_optimizer.state(),
-            "active": self.active,
-            "means": self.means.state(),
-            "updates": self.updates,
-            "streams": {
-                "replay": self.sampler.state(),
-                "update": self.update_noise.state(),
-                "exploration": self.exploration.state(),
-            },
-        }
+        return {**super().state(), "updates": self.updates}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        for name, net in self.networks().items():
-            net.flat.copy_(state["networks"][name])
-        self.actor_optimizer.load_state(state["actor_optimizer"])
-        self.critic_optimizer.load_state(state["critic_optimizer"])
-        self.active.copy_(state["active"])
-        self.means.load_state(state["means"], self.active)
+        super().load_state(state)
         self.updates = int(state["updates"])
-        self.sampler.load_state(state["streams"]["replay"])
-        self.update_noise.load_state(state["streams"]["update"])
-        self.exploration.load_state(state["streams"]["exploration"])

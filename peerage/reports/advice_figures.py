@@ -21,9 +21,10 @@ from peerage.reports.drawing import (
     line_style,
     new_figure,
 )
-from peerage.reports.heatmaps import COMPONENTS, capital
+from peerage.reports.heatmaps import capital
 from peerage.statistics import summaries
-from peerage.text import short
+from peerage.statistics.advice_log import signals_in_use, trust_curves
+from peerage.text import listing, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,7 +47,10 @@ def makers(metrics: pd.DataFrame, advice: pd.DataFrame) -> list[Callable[[], Dra
         lambda: heatmaps.trust_heatmaps(advice),
         lambda: heatmaps.follow_heatmaps(advice),
         lambda: heatmaps.components_matrix(advice),
-        *(lambda column=column: component_by_asker(advice, column) for column in COMPONENTS),
+        *(
+            lambda column=column, title=title: component_by_asker(advice, column, title)
+            for column, title in signals_in_use(advice).items()
+        ),
     ]
 
 
@@ -105,11 +109,10 @@ def trust_over_time(advice: pd.DataFrame) -> Draft | None:
     return None if figure is None else Draft("trust_over_time", "How advisers are scored", caption, figure, "Trust")
 
 
-def component_by_asker(advice: pd.DataFrame, column: str) -> Draft | None:
+def component_by_asker(advice: pd.DataFrame, column: str, words: str) -> Draft | None:
     """One signal as in `trust_over_time`; only for groups with a panel per asker."""
     if advice["asker"].nunique() > MAX_MEMBERS:
         return None  # `components_over_time` shows the mean
-    words = COMPONENTS[column]
     figure = _by_asker(advice, column, words, zoom=True)
     caption = (
         f"{capital(words)} of every adviser as computed by each member, mean over replicas. Initial values far "
@@ -176,34 +179,30 @@ def right_wrong(metrics: pd.DataFrame) -> Draft | None:
 
 
 def trust_model(metrics: pd.DataFrame, advice: pd.DataFrame) -> Draft | None:
-    """Loss of the trust model, confidence in it and its weight ω, each in a panel with a line per member."""
-    titles = {"loss": "loss of the trust model", "confidence": "confidence", "omega": "weight of attention ω"}
-    found = summaries.trust_model_values(metrics, advice)
-    panels = [(titles[name], values) for name, values in found.items()]
+    """What kinds of trust report about themselves over time, each in a panel with a line per member."""
+    panels = trust_curves(metrics, advice)
     if not panels:
         return None
     figure, grid = _grid(len(panels), lambda down: 0.9 + 2.4 * down if down > 1 else 3.6)
-    scale = StepScale(max(float(values["step"].max()) for _, values in panels))
+    scale = StepScale(max(float(values["step"].max()) for _, values, _ in panels))
     handles: dict[str, Any] = {}
-    for axes, (title, values) in zip(grid, panels):
+    for axes, (title, values, in_advice) in zip(grid, panels):
         result = draw_curve(axes, scale, values)
         axes.set_title(title, loc="left")
         scale.label(axes)
-        if title.startswith("loss"):
-            if values["value"].min() > 0 and values["value"].max() > 30 * values["value"].min():
-                axes.set_yscale("log")
-                # matplotlib's default labels are formulas, which the style disables.
-                axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-                axes.yaxis.set_minor_formatter(lambda value, _: "")
-        else:
-            axes.set_ylim(0, 1 if title == "confidence" else max(0.5, 1.05 * float(values["value"].max())))
+        low, high = float(values["value"].min()), float(values["value"].max())
+        if in_advice and low >= 0 and high <= 1:  # a share or a weight
+            axes.set_ylim(0, 1 if high > 0.5 else 0.5)
+        elif low > 0 and high > 30 * low:
+            axes.set_yscale("log")
+            # matplotlib's default labels are formulas, which the style disables.
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            axes.yaxis.set_minor_formatter(lambda value, _: "")
         handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels())}
     _trim(grid)
     legend(figure, list(handles.values()), list(handles))
-    caption = "The loss of the trust model"
-    if len(panels) > 1:
-        caption += ", the confidence that is derived from it, and the weight of attention trust in the hybrid"
-    elif panels[0][1].groupby(["step", "replica"])["value"].nunique().max() == 1:
+    caption = f"What the trust model reports about itself: {listing([title for title, _, _ in panels])}"
+    if len(panels) == 1 and panels[0][1].groupby(["step", "replica"])["value"].nunique().max() == 1:
         caption += "; the group shares one model, so that the lines of all members coincide"
     caption += f"; the band is the {result.kind} over {result.replicas} replicas." if result.kind else "."
     return Draft("trust_model", "The trust model", caption, figure, "Trust")
@@ -211,7 +210,7 @@ def trust_model(metrics: pd.DataFrame, advice: pd.DataFrame) -> Draft | None:
 
 def components_over_time(advice: pd.DataFrame) -> Draft | None:
     """A panel per signal behind the score: mean over askers for self, other members and each fixed adviser."""
-    present = [column for column in COMPONENTS if advice[column].notna().any()]
+    present = signals_in_use(advice)
     if not present or advice["adviser"].nunique() < 2:
         return None
     source = summaries.with_roles(advice).assign(asker="all")
@@ -223,7 +222,7 @@ def components_over_time(advice: pd.DataFrame) -> Draft | None:
         table = summaries.pair_means(source, column).droplevel("asker")
         shown = [name for name in names if name in table.columns]
         handles |= dict(zip(shown, _lines(axes, scale, table, shown)))
-        axes.set_title(COMPONENTS[column], loc="left")
+        axes.set_title(present[column], loc="left")
         _skip_start(axes, table)
     _trim(grid)
     legend(figure, list(handles.values()), [short(name) for name in handles])

@@ -14,10 +14,11 @@ import pandas as pd
 
 from peerage.reports import matrix, plots
 from peerage.reports.drawing import MAX_MEMBERS, OTHER_COLOURS, adviser_colour
-from peerage.reports.heatmaps import COMPONENTS, capital
+from peerage.reports.heatmaps import capital
 from peerage.reports.plots import Look, Series
 from peerage.runs.listeners import is_member
 from peerage.statistics import summaries
+from peerage.statistics.advice_log import signals_in_use, trust_curves
 from peerage.text import count, listing
 
 POINTS = 120
@@ -30,8 +31,6 @@ MATRIX_NUMBERS = 90_000
 """Largest number of values in the matrix, about 5 bytes each."""
 MATRIX_STEPS = (12, 50)
 """Smallest and largest number of steps that the matrix shows."""
-SIGNALS = {"score": "score", **COMPONENTS}
-"""Columns of advice.csv with a value per adviser -> their names."""
 BUNDLE_COLOUR = "#8fa6b8"
 """Colour of the lines of single members in a large group."""
 START_NOTE = "Initial values far from the learned ones are outside the axes."
@@ -136,7 +135,7 @@ def listeners(advice: pd.DataFrame) -> str:
     source, advisers = _pooled(advice[advice["step"] >= advice["step"][advice["chosen"] > 0].min()])
     askers = sorted(set(source["asker"]), key=summaries.natural)
     replicas = sorted(set(source["replica"]))
-    signals = [name for name in SIGNALS if source[name].notna().any()]
+    signals = _signals(source)
     a_moment = len(askers) * len(advisers) * (1 + len(signals))
     one_by_one = 1 < len(replicas) <= MATRIX_NUMBERS // (a_moment * MATRIX_STEPS[0]) - 1
     views = 1 + len(replicas) if one_by_one else 1
@@ -157,8 +156,8 @@ def listeners(advice: pd.DataFrame) -> str:
     total = chosen.groupby(level=["replica", "step", "asker"]).transform("sum")
     choices = array(100 * chosen / total.where(total > 0))
     columns = [matrix.Column("choices", "share of choices (%)", choices, share=True)]
-    for name in signals:
-        columns.append(matrix.Column(SIGNALS[name], SIGNALS[name], array(grouped[name].mean())))
+    for name, title in signals.items():
+        columns.append(matrix.Column(title, title, array(grouped[name].mean())))
     average = "one replica" if len(replicas) == 1 else f"mean of {len(replicas)} replicas"
     caption = (
         "Rows are asking members, columns their advisers; framed cells are members that follow themselves. Choices are "
@@ -236,13 +235,13 @@ def entropy(metrics: pd.DataFrame, advice: pd.DataFrame) -> str:
 
 def signals(advice: pd.DataFrame) -> str:
     """A panel per signal: mean over askers of self, other members and each fixed adviser, with bands."""
-    present = [name for name in SIGNALS if advice[name].notna().any()]
+    present = _signals(advice)
     if not present or advice["adviser"].nunique() < 2:
         return ""
     source = thin(summaries.with_roles(advice), POINTS)
     names, panels, result = summaries.legend_order(source), {}, None
     palette = _palette(names)
-    for column in present:
+    for column, title in present.items():
         known = source[["step", "replica", "adviser", column]].dropna()
         tables = known.groupby(["adviser", "step", "replica"])[column].mean().unstack("replica")
         lines = []
@@ -251,7 +250,7 @@ def signals(advice: pd.DataFrame) -> str:
                 table = tables.loc[name]
                 result = summaries.spread(table.to_numpy())
                 lines.append(_line(name, palette[name], table.index, result.mean, result))
-        panels[capital(SIGNALS[column])] = lines
+        panels[capital(title)] = lines
     caption = "The score and the signals behind it, by the role of the adviser; mean over members"
     if result is not None and result.kind:
         caption += f", with the {result.kind} over {result.replicas} replicas"
@@ -260,19 +259,18 @@ def signals(advice: pd.DataFrame) -> str:
 
 
 def trust_model(metrics: pd.DataFrame, advice: pd.DataFrame) -> str:
-    """Loss of the trust model, confidence in it and its weight ω, each in a panel with a line per member."""
-    titles = {"loss": "Loss of the trust model", "confidence": "Confidence in it", "omega": "Weight of attention ω"}
+    """What kinds of trust report about themselves over time, each in a panel with a line per member."""
     panels, caption = {}, ""
-    for name, values in summaries.trust_model_values(metrics, advice).items():
-        panels[titles[name]], caption = _curve(values)
+    for title, values, _ in trust_curves(metrics, advice):
+        panels[capital(title)], caption = _curve(values)
     look = Look(separate_scales=True, skip_start=True)
-    words = f"Loss of the trust model and quantities derived from it: {caption} {START_NOTE}"
+    words = f"What the trust model reports about itself: {caption} {START_NOTE}"
     return plots.multiples(panels, "", "The trust model", caption=words, look=look)
 
 
 def traces(advice: pd.DataFrame) -> str:
     """A figure per signal with a panel per asker and a line per adviser; only for up to MAX_MEMBERS members."""
-    present = [name for name in SIGNALS if advice[name].notna().any()]
+    present = _signals(advice)
     askers = sorted(set(advice["asker"]), key=summaries.natural)
     names = summaries.legend_order(advice)
     palette = _palette(names)
@@ -280,7 +278,7 @@ def traces(advice: pd.DataFrame) -> str:
         return ""
     points = max(24, min(POINTS, TRACE_NUMBERS // (len(present) * len(askers) * len(names))))
     source, figures = thin(advice, points), []
-    for column in present:
+    for column, words in present.items():
         values = summaries.pair_means(source, column)
         shown = askers
         agree = len(askers) > 1 and values.groupby(level="step").nunique().to_numpy().max() == 1
@@ -292,7 +290,6 @@ def traces(advice: pd.DataFrame) -> str:
                 table = values.loc[[asker]].droplevel("asker")
                 title = "The same for every asking member" if agree else f"{asker} asks"
                 panels[title] = [_line(n, palette[n], table.index, table[n]) for n in names if n in table]
-        words = SIGNALS[column]
         mean = ", mean over replicas" if advice["replica"].nunique() > 1 else ""
         caption = f"{capital(words)} of every adviser as computed by each member{mean}. {START_NOTE}"
         title = f"{capital(words)} by asking member"
@@ -301,6 +298,12 @@ def traces(advice: pd.DataFrame) -> str:
 
 
 # --- shared ---------------------------------------------------------------------------------------
+
+
+def _signals(advice: pd.DataFrame) -> dict[str, str]:
+    """The score and the signals behind it that were computed, and their titles."""
+    score = {"score": "score"} if advice["score"].notna().any() else {}
+    return score | signals_in_use(advice)
 
 
 def _pooled(advice: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:

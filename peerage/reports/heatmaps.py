@@ -12,21 +12,13 @@ import pandas as pd
 from peerage.reports.drawing import Draft, new_figure
 from peerage.runs.listeners import is_member
 from peerage.statistics import summaries
-from peerage.statistics.advice_log import trust_in_use
+from peerage.statistics.advice_log import signals_in_use, trust_in_use
 from peerage.text import short, thousands
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COMPONENTS = {
-    "trust_td": "trust (TD)",
-    "trust_attention": "trust (attention)",
-    "in_context": "in-context advantage",
-    "agent_value": "agent value",
-    "critic": "critic",
-}
-"""Columns of advice.csv behind the score of an adviser -> their names in the figures."""
 SNAPSHOTS = 4
 """Number of heatmaps over time: one at the end of each quarter of the run."""
 
@@ -61,10 +53,10 @@ def trust_matrix(advice: pd.DataFrame) -> Draft | None:
 
 def components_matrix(advice: pd.DataFrame) -> Draft | None:
     """Asker x adviser at the end, a panel for each signal that was computed."""
-    present = [column for column in COMPONENTS if advice[column].notna().any()]
+    present = signals_in_use(advice)
     if not present or advice["adviser"].nunique() < 2:
         return None
-    panels = [(capital(COMPONENTS[column]), summaries.last_matrix(advice, column)) for column in present]
+    panels = [(capital(title), summaries.last_matrix(advice, column)) for column, title in present.items()]
     # With more than twelve rows the cells hold no numbers, so that half the width is enough.
     narrow = advice["adviser"].nunique() <= 9 or advice["asker"].nunique() > 12
     across = 2 if narrow and len(panels) > 1 else 1
@@ -78,7 +70,7 @@ def components_matrix(advice: pd.DataFrame) -> Draft | None:
 
 def trust_heatmaps(advice: pd.DataFrame) -> Draft | None:
     """Asker x adviser: trust at the end of each quarter of the run, on one scale."""
-    name, values = trust_in_use(advice)
+    name, title, values = trust_in_use(advice)
     if not name or advice["adviser"].nunique() < 2:
         return None
     known = advice[["step", "asker", "adviser"]].assign(trust=values).dropna()
@@ -100,9 +92,8 @@ def trust_heatmaps(advice: pd.DataFrame) -> Draft | None:
     if last_low < last_high and high - low > 5 * (last_high - last_low):
         low, high = last_low, last_high
     figure = _heatmaps(panels, [(low, high)] * len(panels), advice, 2, shared=True)
-    words = {"hybrid": "the hybrid of attention and TD trust", "score": "the score", **COMPONENTS}[name]
     caption = (
-        f"Trust ({words}) during the run. Rows are asking members, columns their advisers; mean over replicas. "
+        f"Trust ({title}) during the run. Rows are asking members, columns their advisers; mean over replicas. "
         "Values outside the scale have the colour of its end."
     )
     return Draft("trust_heatmaps", "Trust during the run", caption, figure, "Trust")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from peerage.config import AdviceConfig, Config, LearnerConfig
+from peerage.config import AdviceConfig, Config, learner_part
+from peerage.config import settings as known_settings
 from peerage.config.file import from_dict, validate
+from peerage.config.methods import LEARNERS
 from peerage.errors import UserError
 from peerage.learners.defaults import ADVICE_DEFAULTS, resolve
 from peerage.reports import page
@@ -62,10 +64,10 @@ def non_default_settings(data: Mapping[str, Any]) -> list[list[str]] | None:
         trust = config.advice.trust if config.advice.use_trust and config.advice.choice != "uniform" else None
         standard = Config(
             n_peers=config.n_peers,
-            learner=LearnerConfig(algorithm=algorithms),
+            learner=learner_part()(algorithm=algorithms),
             advice=AdviceConfig(choice=config.advice.choice, trust=trust, use_trust=config.advice.use_trust),
         )
-        standard = resolve(standard, discrete=any(name == "dqn" for name in algorithms))
+        standard = resolve(standard, discrete=all(LEARNERS[name].fits(discrete=True) for name in algorithms))
     except (UserError, TypeError, ValueError, KeyError, AttributeError):
         return None
     usual = AdviceConfig()
@@ -81,16 +83,13 @@ def non_default_settings(data: Mapping[str, Any]) -> list[list[str]] | None:
         "advice": advice,
     }
     rows = []
-    for part in ("", *(f.name for f in fields(Config) if is_dataclass(getattr(config, f.name)))):
-        values = getattr(config, part) if part else config
-        base = defaults.get(part, getattr(standard, part) if part else None)
-        for f in fields(values):
-            value, default = getattr(values, f.name), getattr(base, f.name)
-            listed = not is_dataclass(value) and f.name not in NOT_LISTED
-            # An unset value differs from its default only where another setting makes it irrelevant.
-            if listed and value != default and value not in (None, ()):
-                name = f"{part}.{f.name}" if part else f.name
-                rows.append([name, setting_text(value), setting_text(default)])
+    for setting in known_settings().values():
+        part, name = setting.part, setting.name
+        value = getattr(getattr(config, part) if part else config, name)
+        default = getattr(defaults.get(part, getattr(standard, part) if part else None), name)
+        # An unset value differs from its default only where another setting makes it irrelevant.
+        if name not in NOT_LISTED and value != default and value not in (None, ()):
+            rows.append([f"{part}.{name}" if part else name, setting_text(value), setting_text(default)])
     return rows
 
 

@@ -32,7 +32,7 @@ from peerage.runs.chunks import Chunk, write_chunks
 from peerage.runs.serialisation import flatten, unflatten
 from peerage.text import one_line
 
-FORMAT = 2
+FORMAT = 3
 FILES = ("state.safetensors", "state.json")
 
 

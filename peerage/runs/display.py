@@ -94,8 +94,10 @@ class Display(Listener):
     def on_evaluations(self, step: int, rows: list[EvaluationRow]) -> None:
         self.step = step
         values: dict[str, list[float]] = {}
-        for _, member, _, total, _, _ in rows:
-            values.setdefault(member, []).append(total)
+        together = [total for *_, total, _, _, mode in rows if mode == "together"]
+        for _, member, _, total, _, _, mode in rows:
+            if mode == "alone":
+                values.setdefault(member, []).append(total)
         self.returns = {member: sum(v) / len(v) for member, v in values.items()}
         self.evaluated_at = step
         if self._live is None and self.returns:
@@ -104,6 +106,7 @@ class Display(Listener):
             if len(self.returns) > MAX_ROWS:
                 parts.append(f"and {len(self.returns) - MAX_ROWS} more")
             detail = f" ({', '.join(parts)})" if len(self.returns) > 1 else ""
+            detail += f", together {number(sum(together) / len(together))}" if together else ""
             self._say(1, f"step {step:,}: evaluation {number(mean)}{detail}")
 
     def on_advice(self, step: int, rows: list[AdviceRow]) -> None:

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from peerage.config import Config
-from peerage.config.file import from_dict, parse, to_yaml
+from peerage.config.file import from_dict
+from peerage.config.plain_yaml import parse, to_yaml
 from peerage.errors import UserError
 from peerage.text import one_line
 from peerage.version import __version__

@@ -18,8 +18,9 @@ from peerage.text import one_line
 
 MetricRow = tuple[int, str, str, float]
 """replica, member, name, value."""
-EvaluationRow = tuple[int, str, int, float, int, float | None]
-"""replica, member, episode, return, length (steps), success (0 to 1; None where the task has none)."""
+EvaluationRow = tuple[int, str, int, float, int, float | None, str]
+"""replica, member, episode, return, length (steps), success (0 or 1; None where the task has none), mode (alone or
+together)."""
 AdviceRow = dict[str, Any]
 """The columns of advice.csv without `step`; a value that is missing or None was not computed."""
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from peerage.errors import UserError
+from peerage.runs.advice_columns import signal_titles
 from peerage.runs.concentration import entropy, gini
 from peerage.runs.listeners import AdviceRow, EvaluationRow, Listener, MetricRow, RunInfo, role
 
@@ -20,8 +21,6 @@ PAIRS = 16
 and each fixed adviser."""
 SIGNAL_PAIRS = 64
 """Up to this many pairs of asker and adviser in a group, the signals behind the score are logged for every pair."""
-SIGNALS = ("trust_td", "trust_attention", "in_context", "agent_value", "critic")
-"""Columns of advice.csv with these signals. Confidence and ω are logged as metrics, one per member."""
 
 
 class ScalarLog(Listener):
@@ -45,10 +44,11 @@ class ScalarLog(Listener):
 
     def on_evaluations(self, step: int, rows: list[EvaluationRow]) -> None:
         lists: dict[str, list[float]] = {}
-        for replica, member, _, total, length, success in rows:
+        for replica, member, _, total, length, success, mode in rows:
+            head = "evaluation" if mode == "alone" else f"evaluation_{mode}"
             for name, value in (("return", total), ("length", length), ("success", success)):
                 if value is not None:
-                    lists.setdefault(f"evaluation/{name}/replica-{replica}/{member}", []).append(value)
+                    lists.setdefault(f"{head}/{name}/replica-{replica}/{member}", []).append(value)
         self.scalars(step, {name: sum(values) / len(values) for name, values in lists.items()})
 
     def on_advice(self, step: int, rows: list[AdviceRow]) -> None:
@@ -58,6 +58,7 @@ class ScalarLog(Listener):
         chosen: dict[str, float] = {}
         counts: dict[str, list[float]] = {}
         means: dict[str, list[float]] = {}
+        signals = signal_titles({column for row in rows for column in row})
         for row in rows:
             group = role(row["asker"], row["adviser"])
             asker = f"replica-{row['replica']}/{row['asker']}"
@@ -68,7 +69,7 @@ class ScalarLog(Listener):
             if row.get("score") is not None:
                 means.setdefault(f"advice_score/{place}", []).append(row["score"])
             place = f"{asker}/{group if many else row['adviser']}"
-            for column in SIGNALS:
+            for column in signals:
                 if row.get(column) is not None:
                     means.setdefault(f"advice_{column}/{place}", []).append(row[column])
         measures = {f"advice_{f.__name__}/{asker}": f(n) for asker, n in counts.items() for f in (entropy, gini)}

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from peerage.errors import UserError
+from peerage.runs import advice_columns
 from peerage.runs.listeners import AdviceRow, EvaluationRow, Listener, MetricRow
 from peerage.text import short
 
@@ -31,22 +32,9 @@ COLUMNS: dict[str, dict[str, str]] = {
         "return": "float",
         "length": "int",
         "success": "float",
+        "mode": "str",
     },
-    "advice.csv": {
-        "step": "int",
-        "replica": "int",
-        "asker": "str",
-        "adviser": "str",
-        "chosen": "int",
-        "score": "float",
-        "trust_td": "float",
-        "trust_attention": "float",
-        "agent_value": "float",
-        "critic": "float",
-        "confidence": "float",
-        "omega": "float",
-        "in_context": "float",
-    },
+    "advice.csv": advice_columns.COLUMNS,
     "timing.csv": {"step": "int", "seconds": "float", "member_steps_per_second": "float"},
 }
 """File -> its columns in order, with their types."""
@@ -102,14 +90,20 @@ class CsvLog(Listener):
 
     essential = True
 
-    def __init__(self, folder: Path | str) -> None:
+    def __init__(self, folder: Path | str, further: Iterable[str] = ()) -> None:
+        """`further`: columns of advice.csv after those that every run has."""
         self.folder = Path(folder)
         self._files: dict[str, BinaryIO] = {}
-        for name, columns in COLUMNS.items():
+        self._columns = {name: list(columns) for name, columns in COLUMNS.items()}
+        self._columns["advice.csv"] += further
+        for name in COLUMNS:
             # Unbuffered: a batch is one write of complete lines, so that readers never see half a line.
             self._files[name] = open(self.folder / name, "ab", buffering=0)  # noqa: SIM115
             if self._files[name].tell() == 0:
-                self._write(name, [columns])
+                self._write(name, [self._columns[name]])
+        # A run that was begun before the column `mode` existed continues without it: its episodes are all alone.
+        with (self.folder / "evaluations.csv").open("rb") as file:
+            self._has_modes = file.readline() == _lines([COLUMNS["evaluations.csv"]])
 
     def _write(self, name: str, rows: Iterable[Iterable[Any]]) -> None:
         data = memoryview(_lines(rows))
@@ -120,13 +114,16 @@ class CsvLog(Listener):
         self._write("metrics.csv", ((step, *row) for row in rows))
 
     def on_evaluations(self, step: int, rows: list[EvaluationRow]) -> None:
-        self._write("evaluations.csv", ((step, *row) for row in rows))
+        self._write("evaluations.csv", ((step, *(row if self._has_modes else row[:-1])) for row in rows))
 
     def on_advice(self, step: int, rows: list[AdviceRow]) -> None:
-        names = list(COLUMNS["advice.csv"])[1:]
+        names = self._columns["advice.csv"][1:]
         for row in rows:
             if unknown := set(row) - set(names):
-                raise ValueError(f"advice.csv has no column {sorted(unknown)[0]!r}")
+                raise ValueError(
+                    f"advice.csv has no column {sorted(unknown)[0]!r}: a kind of trust names its columns when it is "
+                    "registered"
+                )
         self._write("advice.csv", ((step, *(row.get(name) for name in names)) for row in rows))
 
     def on_timing(self, step: int, seconds: float, member_steps_per_second: float) -> None:
@@ -149,7 +146,8 @@ class CsvLog(Listener):
         if offsets is None:
             for name, file in self._files.items():
                 file.truncate(0)
-                self._write(name, [COLUMNS[name]])
+                self._write(name, [self._columns[name]])
+            self._has_modes = True
             return
         for name, file in self._files.items():
             file.truncate(offsets[name])
@@ -163,8 +161,13 @@ class CsvLog(Listener):
 
 def has_rows(folder: Path | str) -> bool:
     """Whether any of the files holds more than its header."""
-    paths = [(Path(folder) / name, len(_lines([columns]))) for name, columns in COLUMNS.items()]
-    return any(path.exists() and path.stat().st_size > header for path, header in paths)
+    for path in (Path(folder) / name for name in COLUMNS):
+        if path.exists():
+            with path.open("rb") as file:
+                file.readline()
+                if file.read(1):
+                    return True
+    return False
 
 
 def _read(folder: Path | str, name: str) -> pd.DataFrame:
@@ -174,7 +177,7 @@ def _read(folder: Path | str, name: str) -> pd.DataFrame:
     """
     import pandas as pd
 
-    columns = COLUMNS[name]
+    columns = dict(COLUMNS[name])
     path = Path(folder) / name
     if not path.parent.is_dir():
         raise UserError(f"there is no run folder {path.parent}")
@@ -182,6 +185,8 @@ def _read(folder: Path | str, name: str) -> pd.DataFrame:
     data = data[: data.rfind(b"\n") + 1]
     if not data:
         data = _lines([columns])
+    if name == "advice.csv":
+        columns |= _further_columns(data)
     dtype: dict[str, str] = {"int": "int64", "float": "float64", "str": "object"}
     try:
         frame = pd.read_csv(
@@ -194,6 +199,8 @@ def _read(folder: Path | str, name: str) -> pd.DataFrame:
         )
     except (ValueError, UnicodeError) as error:
         raise UserError(f"{path} is damaged: {_wrong_cell(data, columns) or error}") from error
+    if name == "evaluations.csv" and "mode" not in frame:  # written before the column existed
+        frame["mode"] = "alone"
     if list(frame.columns) != list(columns):
         raise UserError(f"{path} does not have the columns {','.join(columns)}")
     if "replica" in frame:
@@ -203,6 +210,14 @@ def _read(folder: Path | str, name: str) -> pd.DataFrame:
             row = wrong.iloc[0]
             raise UserError(f"{path} is damaged: at step {row['step']} it has a replica {row['replica']}")
     return frame
+
+
+def _further_columns(data: bytes) -> dict[str, str]:
+    """The columns after those that every advice.csv has: numbers of a kind of trust, which need not be registered."""
+    header = data.split(b"\n", 1)[0].decode(errors="replace").rstrip("\r").split(",")
+    known = COLUMNS["advice.csv"]
+    further = header[len(known) :] if header[: len(known)] == list(known) else []
+    return {column: "float" for column in further if column.isidentifier()}
 
 
 def _wrong_cell(data: bytes, columns: Mapping[str, str]) -> str | None:
@@ -227,9 +242,18 @@ def read_metrics(folder: Path | str) -> pd.DataFrame:
     return _read(folder, "metrics.csv")
 
 
-def read_evaluations(folder: Path | str) -> pd.DataFrame:
-    """evaluations.csv: step, replica, member, episode, return, length, success (NaN: the task defines none)."""
-    return _read(folder, "evaluations.csv")
+def read_evaluations(folder: Path | str, mode: str | None = "alone") -> pd.DataFrame:
+    """evaluations.csv: step, replica, member, episode, return, length, success (NaN: the task defines none), mode.
+
+    Only the episodes of `mode`: alone (each member by itself) or together (the group with advice); None: all of them.
+    """
+    frame = _read(folder, "evaluations.csv")
+    unknown = frame[~frame["mode"].isin(["alone", "together"])]
+    if len(unknown):
+        row = unknown.iloc[0]
+        what = f"mode at step {row['step']} is {short(row['mode'])!r}, not alone or together"
+        raise UserError(f"{Path(folder) / 'evaluations.csv'} is damaged: {what}")
+    return frame if mode is None else frame[frame["mode"] == mode].reset_index(drop=True)
 
 
 def read_advice(folder: Path | str) -> pd.DataFrame:

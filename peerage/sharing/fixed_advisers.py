@@ -1,8 +1,9 @@
-"""The fixed advisers of all replicas: asking them, checking what they say, and knowing who stands where."""
+"""The fixed advisers of all replicas: ask them, check their answers, tell them what happened, and save their state."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,24 +12,27 @@ import numpy as np
 from peerage.errors import Terminated, UserError
 from peerage.learners.group import Group
 from peerage.learners.streams import StreamKey
-from peerage.sharing.advisers import Adviser
+from peerage.learners.transition import HostTransition
+from peerage.sharing.adviser import Adviser, overrides, replica_generator, serves_all
 
 
 @dataclass
 class FixedAdviser:
-    """One fixed adviser of one replica, or of all replicas if it is stateless."""
+    """One fixed adviser of one replica, or of all replicas if one object serves them all."""
 
     adviser: Adviser
-    rows: np.ndarray  # the members it answers
-    columns: np.ndarray  # for each of them, its place among all K advisers
+    rows: np.ndarray
+    """int64 `[B]`: the members it serves."""
+    columns: np.ndarray
+    """int64 `[B]`: its number among the `K` advisers of each of these members."""
     rng: np.random.Generator
 
 
 class FixedAdvisers:
     """`F` fixed advisers beside the `N` members of each replica; `advisers[f][r]` is adviser `f` of replica `r`.
 
-    With `shuffle` every replica has them in an order of its own, so that no place means anything; `order[r, p]` says
-    which adviser stands at place `N + p`.
+    With `shuffle` every replica has them in an order of its own, so that the number of an adviser carries no meaning:
+    adviser `order[r, p]` has the number `N + p` in replica `r`.
     """
 
     def __init__(
@@ -40,100 +44,118 @@ class FixedAdvisers:
         if shuffle:
             for r in range(R):
                 self.order[r] = StreamKey(seed, r, N).generator("order of advisers").permutation(F)
-        place = self.order.argsort(axis=1)  # [R, F]
+        position = self.order.argsort(axis=1)  # [R, F]
         self.step = 0
-        self.fixed_advisers: list[FixedAdviser] = []
+        self.advisers: list[FixedAdviser] = []
         for f, copies in enumerate(advisers):
-            shared = getattr(copies[0], "stateless", False)
+            shared = serves_all(copies[0])
             for r in range(1 if shared else R):
                 replicas = np.arange(R) if shared else np.array([r])
                 rows = (replicas[:, None] * N + np.arange(N)).ravel()
-                columns = np.repeat(N + place[replicas, f], N)
+                columns = np.repeat(N + position[replicas, f], N)
                 rng = StreamKey(seed, r, N + f).generator("adviser")
-                self.fixed_advisers.append(FixedAdviser(copies[r], rows, columns, rng))
-                if begin := getattr(copies[r], "begin", None):  # the same draws for every adviser of a replica
-                    begin(StreamKey(seed, r, N).generator("advisers"), total_steps)
-        self.clocks: list[Any] = [fixed.adviser for fixed in self.fixed_advisers if hasattr(fixed.adviser, "at")]
-        self.has_roles = any(hasattr(fixed.adviser, "role") for fixed in self.fixed_advisers)
+                self.advisers.append(FixedAdviser(copies[r], rows, columns, rng))
+                with self._named(copies[r], "begin"):
+                    copies[r].begin(replica_generator(seed, r, N), total_steps)
+        self._with_clock = self._overriding("at")
+        self._with_memory = self._overriding("observe")
+        self._with_role = self._overriding("role")
 
     def __len__(self) -> int:
-        return len(self.fixed_advisers)
+        return len(self.advisers)
+
+    @property
+    def has_roles(self) -> bool:
+        """Whether any of them says where it acts as an expert or an adversary."""
+        return bool(self._with_role)
+
+    def _overriding(self, method: str) -> list[FixedAdviser]:
+        return [fixed for fixed in self.advisers if overrides(fixed.adviser, method)]
+
+    @contextmanager
+    def _named(self, adviser: Adviser, method: str) -> Iterator[None]:
+        """Turn what `adviser` raises in `method` into a UserError that names both and the step."""
+        try:
+            yield
+        except (UserError, Terminated):
+            raise
+        except (Exception, SystemExit) as error:
+            what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            raise UserError(f"adviser {adviser.label} failed in {method}, step {self.step}: {what}") from error
 
     def begin_step(self, step: int) -> None:
-        """Tell the advisers with a clock that environment step `step` begins."""
+        """Environment step `step` begins; tells the advisers that override `at`."""
         self.step = step
-        for adviser in self.clocks:
-            try:
-                adviser.at(step)
-            except (Exception, SystemExit) as error:
-                raise self._failed(adviser, "at", error) from error
+        for fixed in self._with_clock:
+            with self._named(fixed.adviser, "at"):
+                fixed.adviser.at(step)
 
-    def ask(
-        self, obs: np.ndarray, episode_start: np.ndarray, due: np.ndarray, followed: np.ndarray
-    ) -> np.ndarray:
-        """Suggestions `[M, F, act]`: for members who choose now from all, for the others from the one they follow
-        (`followed [M]`); what was not asked is 0. `obs [M, obs]`, `episode_start, due [M]` bool."""
-        group = self.group
-        answers = np.zeros((group.M, self.order.shape[1], group.space.act_dim), np.float32)
-        for fixed in self.fixed_advisers:
+    def ask(self, obs: np.ndarray, first: np.ndarray, due: np.ndarray, followed: np.ndarray) -> np.ndarray:
+        """Suggestions float32 `[M, F, act]`, in the order of the advisers' numbers; 0 where nobody asked.
+
+        Members that choose now (`due [M]` bool) ask all advisers, the others only the one they follow (`followed [M]`).
+        `obs [M, obs]`; `first [M]` bool: the episode has just begun.
+        """
+        N = self.group.N
+        answers = np.zeros((self.group.M, self.order.shape[1], self.group.space.act_dim), np.float32)
+        for fixed in self.advisers:
             asking = due[fixed.rows] | (followed[fixed.rows] == fixed.columns)
             if asking.any():
                 rows, columns = fixed.rows[asking], fixed.columns[asking]
-                try:
-                    said = fixed.adviser.suggest(obs[rows], rows % group.N, episode_start[rows], fixed.rng)
-                except (Exception, SystemExit) as error:
-                    raise self._failed(fixed.adviser, "suggest", error) from error
-                answers[rows, columns - group.N] = self._checked(said, len(rows), fixed)
+                with self._named(fixed.adviser, "suggest"):
+                    answer = fixed.adviser.suggest(obs[rows], rows, first[rows], fixed.rng)
+                answers[rows, columns - N] = self._checked(answer, len(rows), fixed.adviser.label)
         return answers
 
-    def _failed(self, adviser: Any, where: str, error: BaseException) -> BaseException:
-        if isinstance(error, UserError | Terminated):
-            return error
-        what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        return UserError(f"adviser {type(adviser).__name__} failed in {where}, step {self.step}: {what}")
-
-    def _checked(self, said: Any, rows: int, fixed: FixedAdviser) -> np.ndarray:
-        """An adviser's answer as `[rows, act]`; what lies outside a box is clipped to it."""
-        space, name = self.group.space, type(fixed.adviser).__name__
+    def _checked(self, answer: Any, n: int, name: str) -> np.ndarray:
+        """An adviser's answer to `n` askers as float32 `[n, act]`, clipped to the box."""
+        space = self.group.space
+        shape = (n, space.act_dim)
+        allowed = [shape, (n,)] if space.act_dim == 1 else [shape]
         try:
-            actions = np.asarray(said, np.float32).reshape(rows, space.act_dim)
+            actions = np.asarray(answer, np.float32)
         except (TypeError, ValueError):
-            raise UserError(f"adviser {name} must answer {rows} askers with {rows} actions, not {said!r:.80}") from None
+            actions = None
+        if actions is None or actions.shape not in allowed:
+            shapes = " or ".join(str(list(form)) for form in allowed)
+            raise UserError(f"adviser {name} must answer {n} askers with actions of shape {shapes}, not {answer!r:.80}")
+        actions = actions.reshape(shape)
         if space.discrete:
-            wrong = ~np.isin(actions, np.arange(space.n_actions))
+            invalid = ~np.isin(actions, np.arange(space.n_actions))
         else:
-            wrong = ~np.isfinite(actions)
+            invalid = ~np.isfinite(actions)
             actions = np.clip(actions, space.low, space.high)
-        if wrong.any():
-            raise UserError(f"adviser {name} suggested {actions[wrong][0]:g}, which is no action here")
+        if invalid.any():
+            raise UserError(f"adviser {name} suggested {actions[invalid][0]:g}, which is not a valid action")
         return actions
 
+    def observe(self, transition: HostTransition) -> None:
+        """Tell the advisers that override `observe` the step `transition [M]` of all their askers."""
+        for fixed in self._with_memory:
+            with self._named(fixed.adviser, "observe"):
+                fixed.adviser.observe(transition.rows(fixed.rows), fixed.rows)
+
     def roles(self, obs: np.ndarray, due: np.ndarray, followed: np.ndarray) -> np.ndarray:
-        """`[M]`: +1 where a member that chooses now follows a fixed adviser that acts as the expert here, -1 where
-        one that acts as an adversary, else 0."""
+        """int64 `[M]`: +1 where a member that chooses now (`due`) follows a fixed adviser that acts as an expert at
+        `obs`, -1 where it follows one that acts as an adversary, otherwise 0."""
         roles = np.zeros(self.group.M, np.int64)
-        for fixed in self.fixed_advisers:
-            if hasattr(fixed.adviser, "role"):
-                rows = fixed.rows[due[fixed.rows] & (followed[fixed.rows] == fixed.columns)]
-                if len(rows):
-                    try:
-                        roles[rows] = fixed.adviser.role(obs[rows])
-                    except (Exception, SystemExit) as error:
-                        raise self._failed(fixed.adviser, "role", error) from error
+        for fixed in self._with_role:
+            rows = fixed.rows[due[fixed.rows] & (followed[fixed.rows] == fixed.columns)]
+            if len(rows):
+                with self._named(fixed.adviser, "role"):
+                    roles[rows] = fixed.adviser.role(obs[rows])
         return roles
 
     def state(self) -> list[dict[str, Any]]:
         states = []
-        for fixed in self.fixed_advisers:
-            try:
-                state = fixed.adviser.state() if hasattr(fixed.adviser, "state") else None
-            except (Exception, SystemExit) as error:
-                raise self._failed(fixed.adviser, "state", error) from error
-            states.append({"rng": fixed.rng.bit_generator.state, "state": state})
+        for fixed in self.advisers:
+            with self._named(fixed.adviser, "state"):
+                states.append({"rng": fixed.rng.bit_generator.state, "state": fixed.adviser.state()})
         return states
 
     def load_state(self, state: list[dict[str, Any]]) -> None:
-        for fixed, saved in zip(self.fixed_advisers, state, strict=True):
+        for fixed, saved in zip(self.advisers, state, strict=True):
             fixed.rng.bit_generator.state = saved["rng"]
-            if saved["state"] is not None and hasattr(fixed.adviser, "load_state"):
-                fixed.adviser.load_state(saved["state"])
+            if saved["state"] is not None:
+                with self._named(fixed.adviser, "load_state"):
+                    fixed.adviser.load_state(saved["state"])

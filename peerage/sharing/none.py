@@ -1,4 +1,4 @@
-"""No sharing: every member for itself. What advice is compared with."""
+"""No sharing: every member learns by itself. The baseline for advice."""
 
 from __future__ import annotations
 
@@ -10,14 +10,19 @@ import torch
 from torch import Tensor
 
 from peerage.learners.group import Group
-from peerage.trust.signals import Transition
+from peerage.learners.transition import Transition
+from peerage.trust.signals import Signal
 
 
 class NoSharing:
-    """The interface of `peerage.sharing.advice.Advice`, for members that ask nobody."""
+    """The interface of `peerage.sharing.advice.Advice`, for members that ask no advisers."""
 
     def __init__(self, group: Group) -> None:
         self.group = group
+        self.followed = np.tile(np.arange(group.N), group.R)  # [M]: every member follows itself
+        self.following = torch.tensor(self.followed, device=group.device)
+        self.chose = np.zeros(group.M, bool)
+        self.signals: dict[str, Signal] = {}
 
     def act(
         self, obs: Tensor, host_obs: np.ndarray, episode_start: np.ndarray, step: int, *, greedy: bool = False
@@ -25,7 +30,7 @@ class NoSharing:
         """Actions `[M, act]` for environment step `step` (1, 2, ...)."""
         if greedy:
             return self.group.mode(obs.unsqueeze(1)).squeeze(1)
-        actions = self.group.explore(self.group.own_suggestions(obs), step)
+        actions = self.group.explore(self.group.own_suggestions(obs, self.group.draw()), step)
         warm = step <= self.group.learning_starts
         if warm.any():
             mask = torch.as_tensor(warm, device=obs.device).unsqueeze(1)
@@ -39,6 +44,9 @@ class NoSharing:
         pass
 
     def after_step(self, step: int) -> None:
+        pass
+
+    def before_exchange(self) -> None:
         pass
 
     def reset_counts(self) -> None:

@@ -18,11 +18,12 @@ import pandas as pd
 
 from peerage.errors import UserError
 from peerage.runs import tables
+from peerage.runs.advice_columns import asker_columns
 from peerage.runs.concentration import entropy, gini
 from peerage.runs.folder import RunFolder
 from peerage.runs.listeners import is_member
 from peerage.statistics import summaries
-from peerage.statistics.advice_log import AdviceLog
+from peerage.statistics.advice_log import AdviceLog, trust_metrics
 from peerage.statistics.findings import Analysis, Measure
 from peerage.statistics.measures import (
     FEWEST,
@@ -170,23 +171,21 @@ LOGGED = {
     "advice/right": "share of choices that were right",
     "advice/wrong": "share of choices that were wrong",
     "advice/self_share": "share of choices of the asker itself",
-    "trust/confidence": "confidence in the transformer",
-    "trust/omega": "weight of attention ω",
-    "trust/loss": "loss of the trust model",
 }
-"""Metrics that are reported as their mean over the last fifth of the run; right and wrong also over the whole run."""
+"""Metrics that are reported, with those of kinds of trust, as their mean over the last fifth of the run; right and
+wrong also over the whole run."""
 
 
 def _logged(metrics: pd.DataFrame, replicas: int) -> list[Measure]:
     measures = []
-    for name, title in LOGGED.items():
+    for name, title in (LOGGED | trust_metrics()).items():
         values = summaries.metric(metrics, name)
         if values.empty:
             continue
         key = name.partition("/")[2]
         if key in ("right", "wrong"):
             measures.append(_by_member(f"{key}_whole_run", title, values, replicas))
-        key = "trust_loss" if key == "loss" else key
+        key = key if name in LOGGED or key in asker_columns() else name.replace("/", "_")
         measures.append(_by_member(key, f"{title}, last fifth", summaries.late(values), replicas))
     return measures
 

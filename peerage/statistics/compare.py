@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from peerage.config.file import short
+from peerage.config.plain_yaml import short
 from peerage.errors import UserError, nearest
 from peerage.statistics import samples, sources, tests
 from peerage.statistics.comparison import Comparison, Measure, Row, Task, Versus

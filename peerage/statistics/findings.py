@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from peerage.config.methods import TRUST
 from peerage.statistics import summaries
 from peerage.statistics.json_data import json_data
 from peerage.statistics.measures import finite, mean
@@ -53,7 +54,7 @@ class Analysis:
     askers: tuple[str, ...]
     advisers: tuple[str, ...]
     trust: str
-    """The source of trust: a column of advice.csv, `hybrid`, or empty if there is none."""
+    """The source of trust: a column of advice.csv, a kind of trust that combines several, or empty if there is none."""
     measures: dict[str, Measure]
     counts: pd.DataFrame
     """Number of choices, summed over the run and over replicas."""
@@ -111,8 +112,8 @@ class Analysis:
         for m in self.measures.values():
             if m.undefined:
                 reasons.setdefault(m.undefined, []).append(m.title)
-        words = {"hybrid": "the hybrid of the columns trust_attention and trust_td, weighted by omega"}
-        lines = [f"Trust is {words.get(self.trust, f'the column {self.trust}')}."] if self.trust else []
+        combined = TRUST[self.trust].combined if self.trust in TRUST else ""
+        lines = [f"Trust is {combined or f'the column {self.trust}'}."] if self.trust else []
         return lines + [f"Not defined: {', '.join(titles)}: {reason}." for reason, titles in reasons.items()]
 
     def table(self) -> str:

@@ -12,8 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from peerage.config import HARDWARE_FIELDS, PARTS, AdviceConfig, Config
-from peerage.config.file import parse, short, to_dict
+from peerage.config import HARDWARE_FIELDS, AdviceConfig, Config
+from peerage.config import parts as config_parts
+from peerage.config.file import to_dict
+from peerage.config.plain_yaml import parse, short
 from peerage.errors import UserError, nearest
 from peerage.learners.defaults import resolve_advice
 from peerage.runs.folder import RunFolder, is_run
@@ -181,7 +183,7 @@ def _label_text(value: Any) -> str:
 
 def dotted_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a configuration (plain data) by dotted names: `n_peers`, `learner.gamma`, `run.eval_freq`."""
-    parts = {part: values for part, values in config.items() if part in PARTS}
+    parts = {part: values for part, values in config.items() if part in config_parts()}
     inner = {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
     return {name: value for name, value in config.items() if name not in parts} | inner
 

@@ -204,6 +204,8 @@ def warnings_about(sides: Sequence[Side]) -> list[str]:
                 lines.append(f"{side.name} and {other.name} have the same settings and seed: not independent samples")
     episodes = [[config["run"]["n_eval_episodes"] for config in side.configs] for side in sides]
     differ("numbers of evaluation episodes", episodes, "the noise differs")
+    rules = [[config["run"]["success"] for config in side.configs] for side in sides]
+    differ("rules of success", rules, "the same episode can succeed under one rule and fail under the other")
     lines += _grids(sides)
     for side in sides:
         if not all(as_mapping(e.get("versions")) for e in side.environments):

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
-from peerage.config import PARTS
-from peerage.config.file import convert, hints, short
+from peerage.config import parts, settings
+from peerage.config.file import convert
+from peerage.config.plain_yaml import short
 from peerage.errors import UserError, nearest
 
-TYPE_OF_FIELD = {f.name: hints(cls)[f.name] for cls in PARTS.values() for f in fields(cls) if f.name not in PARTS}
-"""Field of the configuration -> its type."""
 NOT_FOR_SWEEPS = {
     "seed": "`seeds` lists the seeds",
     "exp_name": "runs are named after the axes",
@@ -42,7 +41,7 @@ def settings_of(data: Any, where: str) -> dict[str, Any]:
         raise UserError(f"{where}: expected settings, got {short(data)}")
     found: dict[str, Any] = {}
     for key, value in data.items():
-        inside = _inside(key, value, where) if isinstance(key, str) and key in PARTS and key else [(key, value)]
+        inside = _inside(key, value, where) if isinstance(key, str) and key in parts() and key else [(key, value)]
         for name, given in inside:
             hint = hint_of(name, where)
             if name in found:
@@ -54,21 +53,22 @@ def settings_of(data: Any, where: str) -> dict[str, Any]:
 def _inside(part: str, values: Any, where: str) -> Iterator[tuple[str, Any]]:
     if values is not None and not isinstance(values, Mapping):
         raise UserError(f"{where}.{part}: expected settings, got {short(values)}")
-    here = [f.name for f in fields(PARTS[part])]
+    here = {setting.name: setting.key for setting in settings().values() if setting.part == part}
     for name, value in (values or {}).items():
         if name not in here:
-            raise UserError(f"{where}: unknown setting {short(f'{part}.{name}')}{nearest(str(name), here)}")
-        yield name, value
+            raise UserError(f"{where}: unknown setting {short(f'{part}.{name}')}{nearest(str(name), list(here))}")
+        yield here[name], value
 
 
 def hint_of(name: Any, where: str, instead: str = "") -> Any:
     """The type of a field; UserError if there is no such field or a sweep cannot set it."""
-    if not isinstance(name, str) or name not in TYPE_OF_FIELD:
-        guess = nearest(str(name), list(TYPE_OF_FIELD))
+    known = settings()
+    if not isinstance(name, str) or name not in known:
+        guess = nearest(str(name), list(known))
         raise UserError(f"{where}: {short(name)} is not a setting{instead}{guess}")
     if name in NOT_FOR_SWEEPS:
         raise UserError(f"{where}: {name} cannot be set here: {NOT_FOR_SWEEPS[name]}")
-    return TYPE_OF_FIELD[name]
+    return known[name].hint
 
 
 def named_choice(name: Any, values: Any, where: str) -> Choice:

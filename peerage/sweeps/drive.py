@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from peerage.config.file import parse, short
+from peerage.config.plain_yaml import parse, short
 from peerage.errors import UserError
 from peerage.runs.folder import RunFolder, is_run, write_atomically
 from peerage.statistics.sources import MANIFEST

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from peerage.config import PARTS
-from peerage.config.file import MAX_BYTES, convert, parse, short
+from peerage.config import parts, settings
+from peerage.config.file import MAX_BYTES, convert
+from peerage.config.plain_yaml import parse, short
 from peerage.errors import UserError, nearest
 from peerage.runs.folder import check_name
 from peerage.sweeps.choices import (
-    TYPE_OF_FIELD,
     Choice,
     check_choices,
     hint_of,
@@ -64,7 +64,7 @@ class SweepFile:
     def __init__(self, data: dict[str, Any], path: Path) -> None:
         for key in data:
             if key not in KEYS:
-                hint = f" (settings belong under `common`: `{key}: ...`)" if key in (*TYPE_OF_FIELD, *PARTS) else ""
+                hint = f" (settings belong under `common`: `{key}: ...`)" if key in (*settings(), *parts()) else ""
                 raise UserError(f"unknown key {short(key)}{hint or nearest(str(key), KEYS)}")
         self.data, self.path = data, path
         self.name = self._text("name", path.stem)

@@ -21,12 +21,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from peerage.config import AdviceConfig, AttentionConfig, Config, ContextConfig
-from peerage.config.file import load, to_dict, to_yaml, validate
+from peerage.config import AdviceConfig, Config, with_settings
+from peerage.config.file import load, to_dict, validate
+from peerage.config.methods import EXCHANGES, TRUST
+from peerage.config.perturbations import Perturbations, with_perturbations
+from peerage.config.plain_yaml import to_yaml
 from peerage.config.presets import preset_names
-from peerage.config.settings import with_settings
 from peerage.envs.make import Spec, check_env_id
-from peerage.envs.perturbed import Perturbations, with_perturbations
 from peerage.errors import UserError
 from peerage.learners.defaults import resolve
 from peerage.runs.folder import plain_data
@@ -35,7 +36,7 @@ from peerage.sweeps.choices import Choice, settings_of
 from peerage.sweeps.file import FILES, PLACEHOLDER, SweepFile, read
 from peerage.sweeps.launch import Task
 from peerage.text import listing, one_line
-from peerage.trust.features import family_name
+from peerage.trust.resolve import resolve_trust
 
 MAX_RUNS = 10_000
 _UNSAFE = re.compile(r"[^A-Za-z0-9._+=,-]+")
@@ -240,11 +241,7 @@ def _resolve(config: Config) -> Config:
     for adviser in config.advisers:
         if not adviser.startswith("checkpoint:"):  # the checkpoint may not exist yet
             make_adviser(adviser, spec)
-    resolved = resolve(config, spec.discrete)
-    if resolved.advice.trust in ("transformer", "hybrid"):
-        features = family_name(resolved.attention.features, spec)
-        resolved = replace(resolved, attention=replace(resolved.attention, features=features))
-    return resolved
+    return resolve_trust(resolve(config, spec.discrete), spec)
 
 
 def _refuse_duplicates(runs: Sequence[PlannedRun]) -> None:
@@ -264,11 +261,11 @@ def _refuse_duplicates(runs: Sequence[PlannedRun]) -> None:
 def _effective(config: Config) -> Config:
     """The configuration without the name and folder of the run and without unused settings."""
     advice = config.advice if config.advice.sharing == "advice" else AdviceConfig(sharing="none")
-    trust = advice.trust if config.advice.sharing == "advice" else None
+    used = {TRUST[advice.trust].part} if advice.trust and advice.sharing == "advice" else set[str]()
+    used |= {EXCHANGES[name].part for name in config.exchange}
     return replace(
         config,
         advice=advice,
-        attention=config.attention if trust in ("transformer", "hybrid") else AttentionConfig(),
-        context=config.context if trust == "in-context" else ContextConfig(),
+        methods={part: values for part, values in config.methods.items() if part in used},
         run=replace(config.run, exp_name=None, log_dir="-"),
     )

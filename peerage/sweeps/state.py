@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from peerage.config import FREE, Config
-from peerage.config.file import from_dict, short, to_dict
+from peerage.config.file import from_dict, to_dict
+from peerage.config.plain_yaml import short
 from peerage.errors import UserError
 from peerage.runs.folder import RunFolder, cpu_model
 from peerage.statistics.sources import dotted_settings

@@ -10,6 +10,9 @@ import torch
 
 from peerage.config import Config
 from peerage.config.file import from_dict
+from peerage.evaluation.actors import GroupActor
+from peerage.evaluation.evaluate import Evaluator
+from peerage.nets import workers
 from peerage.runs.listeners import Listener
 from peerage.session import resume, run_training
 from peerage.sweeps.launch import Task
@@ -37,6 +40,8 @@ def measure(config: Config, steps: int) -> dict[str, float]:
     starts = tuple(min(s, begin) for s in config.learner.learning_starts) or (begin,)
     config = replace(config, learner=replace(config.learner, learning_starts=starts))
     trainer = Trainer(config)
+    workers.configure(trainer.threads)
+    evaluator = Evaluator(trainer.evaluation_makers, trainer.config.run.n_eval_episodes)
 
     def clock() -> float:
         if trainer.device.type == "cuda":
@@ -44,7 +49,7 @@ def measure(config: Config, steps: int) -> dict[str, float]:
         return time.perf_counter()
 
     try:
-        trainer.reset()
+        trainer.begin()
         for _ in range(begin + steps // 4):  # until all members have learned for a while
             trainer.advance()
         began = clock()
@@ -52,7 +57,8 @@ def measure(config: Config, steps: int) -> dict[str, float]:
             trainer.advance()
         trained = clock()
         if config.run.eval_freq:
-            trainer.evaluation_rows()
+            evaluator.run(GroupActor(trainer.group), trainer.step)
         return {"step": (trained - began) / steps, "evaluation": clock() - trained}
     finally:
         trainer.close()
+        evaluator.close()

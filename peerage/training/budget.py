@@ -32,6 +32,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from peerage.envs.vector import EnvGroup
 from peerage.errors import UserError
 from peerage.learners.group import Group
+from peerage.learners.recent import RecentTransitions
 from peerage.learners.replay import Replay
 from peerage.learners.streams import Streams
 from peerage.nets.stacked import StackedMLP
@@ -39,7 +40,6 @@ from peerage.runs.chunks import LARGE, SMALL
 from peerage.training.machine import available_memory
 from peerage.trust.attention import AttentionTrust, History
 from peerage.trust.decisions import Decisions
-from peerage.trust.in_context import InContextTrust
 from peerage.trust.suggestions import SuggestionTrust
 
 if TYPE_CHECKING:
@@ -52,8 +52,8 @@ TIGHT = 0.8
 # What belongs to which part: an object's own kind, else that of whatever holds it
 KINDS: tuple[tuple[type, str], ...] = (
     (Replay, "replay"),
+    (RecentTransitions, "recent transitions"),
     (History, "histories"),
-    (InContextTrust, "decisions"),
     (Decisions, "decisions"),
     (SuggestionTrust, "suggestions"),
     (AttentionTrust, "trust networks"),
@@ -68,6 +68,7 @@ SETTINGS = {
     "histories": "a smaller --attention-history",
     "decisions": "a smaller --context-history",
     "suggestions": "a smaller --trust-buffer-size",
+    "recent transitions": "a smaller --trust-buffer-size",
     "batches": "a smaller --batch-size",
     "trust batches": "a smaller --attention-batch-size",
     "in-context batches": "a smaller --context-batch-size",
@@ -81,10 +82,9 @@ SETTINGS = {
 SHORT = {"histories": "trust", "decisions": "trust", "suggestions": "trust", "trust networks": "trust",
          "trust batches": "batches", "in-context batches": "batches"}  # fmt: skip
 
-# Measured. Copies of a chunk on its way to the disk; of a batch's activations, in a gradient step; floats of a step in
-# a window of the trust transformer, and of a decision in one of in-context trust; metrics of a member; bytes of a row
-# of a table, of a generator's state in JSON, of the smallest environment.
-COPIES, PASSES, STEP_FLOATS, DECISION_FLOATS = 1, 2, 6000, 600
+# Measured. Copies of a chunk on its way to the disk; metrics of a member; bytes of a row of a table, of a generator's
+# state in JSON, of the smallest environment.
+COPIES = 1
 METRICS, METRIC_BYTES, ADVICE_BYTES, EVALUATION_BYTES = 14, 45, 130, 45
 GENERATOR_BYTES, ENVIRONMENT_BYTES = 300, 4000
 
@@ -121,14 +121,16 @@ def estimate(trainer: Trainer, keep_checkpoints: int) -> Budget:
         if in_state:
             _add(saved, part, size)
     written = {device: _sum(parts, "networks", "trust networks") for device, parts in on.items()}
-    disk, chunk = _chunks(trainer, saved, keep_checkpoints)
+    disk, chunk = _chunks(trainer, things, saved, keep_checkpoints)
     generators = sum(len(x.generators) for x, *_ in things if isinstance(x, Streams)) + 2 * trainer.group.M
     state = sum(size for part, size in saved.items() if part not in disk) + GENERATOR_BYTES * generators
     # One is written while the others are there
     disk["checkpoints"] = (keep_checkpoints + 1) * (state + 65_536)
     disk |= _tables(trainer)
     if trainer.config.run.eval_freq:
-        _add(on["cpu"], "environments", trainer.group.M * trainer.evaluator.episodes * ENVIRONMENT_BYTES)
+        run = trainer.config.run
+        evaluated = run.n_eval_episodes + ("together" in run.eval_modes)  # for each member
+        _add(on["cpu"], "environments", trainer.group.M * evaluated * ENVIRONMENT_BYTES)
     # Of what is made and thrown away, only one thing at a time
     passing = {"cpu": {"a checkpoint's copy": max(state, COPIES * chunk)}, "cuda": {}}
     passing[trainer.device.type] |= _batches(trainer)
@@ -187,7 +189,7 @@ def _walk(root: Any) -> Iterator[Found]:
         if id(thing) in seen or isinstance(thing, LEAVES):
             continue
         seen[id(thing)] = thing
-        part = next((name for kind, name in KINDS if isinstance(thing, kind)), part)
+        part = _part_of(thing) or part
         in_state = in_state and part != "random streams"
         yield thing, part, in_state
         if isinstance(thing, Mapping):
@@ -199,6 +201,12 @@ def _walk(root: Any) -> Iterator[Found]:
             gradients = [inside.pop("grad")] if "grad" in inside and "flat" in inside else []
             # What comes last is looked at first: gradients hang on other objects as well, and are in no checkpoint
             todo += [(x, part, in_state) for x in inside.values()] + [(x, part, False) for x in gradients]
+
+
+def _part_of(thing: Any) -> str | None:
+    """The part that an object belongs to: what its class declares, or what kind it is."""
+    declared: str | None = getattr(type(thing), "budget_part", None)
+    return declared or next((name for kind, name in KINDS if isinstance(thing, kind)), None)
 
 
 def _storages(things: list[Found]) -> Iterator[tuple[str, str, int, bool]]:
@@ -241,44 +249,28 @@ def _batches(trainer: Trainer) -> dict[str, int]:
     """What each kind of gradient step makes and throws away."""
     width, parts = trainer.group.dtype.itemsize, {"batches": 0}
     for stack in trainer.group.stacks:
-        learner = stack.learner
-        online = [net for name, net in learner.networks().items() if not name.endswith("_target")]
-        floats = PASSES * sum(net.rows * sum(net.sizes) for net in online) + learner.replay.rows * learner.replay.width
-        parts["batches"] = max(parts["batches"], learner.settings[0].batch_size * floats * width)
-    for signal in _signals(trainer):
-        if attention := getattr(signal, "attention", None):
-            rows = attention.history.rows
-            at_once = rows if trainer.device.type == "cuda" else min(trainer.threads, rows)
-            steps = at_once * attention.batch * min(attention.sequence_length, trainer.steps)
-            parts["trust batches"] = steps * STEP_FLOATS * width
-        if isinstance(signal, InContextTrust):
-            decisions = signal.R * signal.config.context_batch_size * signal.config.context_length
-            parts["in-context batches"] = decisions * DECISION_FLOATS * width
+        parts["batches"] = max(parts["batches"], stack.learner.batch_floats() * width)
+    for signal in trainer.sharing.signals.values():
+        parts |= {name: floats * width for name, floats in signal.batch_floats(trainer.threads).items()}
     return parts
 
 
-def _signals(trainer: Trainer) -> list[Any]:
-    return list(getattr(trainer.sharing, "signals", {}).values())
-
-
-def _chunks(trainer: Trainer, saved: Mapping[str, int], keep: int) -> tuple[dict[str, int], int]:
+def _chunks(trainer: Trainer, things: list[Found], saved: Mapping[str, int], keep: int) -> tuple[dict[str, int], int]:
     """Buffers on the disk: what the oldest checkpoint needs and what came since; and the bytes of the largest chunk."""
     total, freq = trainer.steps, trainer.config.run.checkpoint_freq
-    histories = [signal.attention.history for signal in _signals(trainer) if hasattr(signal, "attention")]
-    capacities = {
-        "replay": [stack.learner.replay.capacity for stack in trainer.group.stacks],
-        "histories": [history.capacity for history in histories],
-    }
+    capacities: dict[str, list[int]] = {}
+    for thing, part, _ in things:
+        if isinstance(thing, Replay | RecentTransitions | History):
+            capacities.setdefault(part, []).append(thing.capacity)
     disk, largest = {}, 0
     for part, sizes in capacities.items():
-        if sizes:
-            capacity, size = max(sizes), saved[part]
-            interval = min(freq or total, capacity)  # steps
-            rows = min(total, capacity + (keep + 1) * interval)
-            content = math.ceil(size * rows / capacity)
-            # A small chunk is written again in the next checkpoint, as one with what came after it
-            disk[part] = min(content + (keep + 1) * len(sizes) * SMALL, (keep + 1) * content)
-            largest = max(largest, min(LARGE, math.ceil(size * interval / capacity)))
+        capacity, size = max(sizes), saved[part]
+        interval = min(freq or total, capacity)  # steps
+        rows = min(total, capacity + (keep + 1) * interval)
+        content = math.ceil(size * rows / capacity)
+        # A small chunk is written again in the next checkpoint, as one with what came after it
+        disk[part] = min(content + (keep + 1) * len(sizes) * SMALL, (keep + 1) * content)
+        largest = max(largest, min(LARGE, math.ceil(size * interval / capacity)))
     return disk, largest
 
 
@@ -289,7 +281,7 @@ def _tables(trainer: Trainer) -> dict[str, int]:
     evaluations = trainer.steps // run.eval_freq + 2 if run.eval_freq else 0
     return {
         "metrics": logs * members * (METRICS * METRIC_BYTES + advisers * ADVICE_BYTES),
-        "evaluations": evaluations * members * run.n_eval_episodes * EVALUATION_BYTES,
+        "evaluations": evaluations * members * run.n_eval_episodes * len(run.eval_modes) * EVALUATION_BYTES,
     }
 
 
@@ -342,7 +334,7 @@ def guard(fewer: str = "--replicas or --n-peers", memory: int | None = None) -> 
         if not isinstance(error, MemoryError | OverflowError) and not any(word in what.lower() for word in TOO_MUCH):
             raise
         owners = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
-        parts = [name for owner in owners for kind, name in KINDS if isinstance(owner, kind)]  # ours is the innermost
+        parts = [name for owner in owners if (name := _part_of(owner)) is not None]  # the last is the innermost
         setting = SETTINGS.get(parts[-1], "") if parts else ""
         if parts[-1:] == ["random streams"]:  # of whatever draws the numbers
             setting = BATCHES.get(parts[-2] if len(parts) > 1 else "", setting)

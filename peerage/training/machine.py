@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from peerage.config import Config
+from peerage.config.methods import TRUST
 from peerage.errors import UserError
 from peerage.runs.folder import cpu_model, versions
 
@@ -42,8 +43,9 @@ def pick_threads(config: Config) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     widest = max((width for arch in config.learner.net_arch for width in arch), default=0)
     batch = max(config.learner.batch_size, default=0)
-    transformer = config.advice.sharing == "advice" and config.advice.trust in ("transformer", "hybrid")
-    return min(cores, 4) if transformer or widest * batch >= 128 * 128 else 1
+    trust = config.advice.trust if config.advice.sharing == "advice" else None
+    threaded = trust is not None and TRUST[trust].uses_threads
+    return min(cores, 4) if threaded or widest * batch >= 128 * 128 else 1
 
 
 def describe(device: torch.device, threads: int) -> dict[str, Any]:

@@ -1,53 +1,51 @@
-"""The training loop: environments, sharing and learners of all members in lockstep, one step after the other."""
+"""A training in memory: environments, sharing and learners of all members in lockstep, one step after the other."""
 
 from __future__ import annotations
 
-import copy
-import inspect
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from peerage.config import Config
-from peerage.config.file import to_dict, validate
-from peerage.envs.perturbed import Perturbations, with_perturbations
-from peerage.envs.vector import EnvGroup, Episode, Maker, Step, check_env_id
+from peerage.config import Config, RunConfig
+from peerage.config.adviser_words import parse_members
+from peerage.config.file import validate
+from peerage.config.methods import EXCHANGES, LEARNERS, loaded
+from peerage.config.perturbations import Perturbations, with_perturbations
+from peerage.envs.vector import EnvGroup, EnvMaker, Episode, Maker, Step, check_env_id
 from peerage.errors import UserError
-from peerage.evaluation.evaluate import Evaluator
-from peerage.interop.pretrained import load_members, member_networks
+from peerage.interop.pretrained import load_members
 from peerage.learners.base import Space
 from peerage.learners.defaults import member_settings, resolve
 from peerage.learners.group import Group
-from peerage.nets import kernels
-from peerage.runs import checkpoint
-from peerage.runs.folder import RunFolder
-from peerage.runs.listeners import EvaluationRow, Listeners, RunInfo
+from peerage.runs.listeners import MetricRow
 from peerage.sharing.advice import Advice
-from peerage.sharing.advisers import Adviser, adviser_names, make_adviser
-from peerage.sharing.build import make_signals
-from peerage.sharing.byzantine import ByzantineMembers, parse_members
+from peerage.sharing.adviser import Adviser, Suggests
+from peerage.sharing.advisers import adviser_copies, adviser_names
+from peerage.sharing.byzantine import ByzantineMembers
+from peerage.sharing.exchanges.base import Exchange
 from peerage.sharing.none import NoSharing
-from peerage.training.machine import describe, give_memory_back, pick_device, pick_threads
-from peerage.training.signals import Interrupt
-from peerage.trust.features import family_name
-from peerage.trust.signals import Transition
+from peerage.sharing.steps import Before, make_transition
+from peerage.training.machine import pick_device, pick_threads
+from peerage.trust.build import make_signals
+from peerage.trust.resolve import resolve_trust
+from peerage.trust.suggestions import MAX_DEFERRED
 
-PROGRESS_SECONDS = 0.2
-OUTLIVES = ("BipedalWalker",)
-"""Environments whose episodes depend on those before, in a way that cannot be seen."""
+NOT_REPLAYABLE = ("BipedalWalker",)
+"""Environments whose episodes depend on earlier episodes in a way that cannot be observed."""
+DUMPED = 1000
+"""Last transitions that are kept for a look at a member that has diverged."""
 
 
 class Trainer:
-    """One training in memory. Building it checks everything and writes nothing; `run` trains.
+    """Builds everything that a training consists of, and steps it. Building checks everything and writes nothing.
 
-    `env` may be a function that makes an environment, and `advisers` may hold objects with a `suggest` method (see
-    `peerage.sharing.advisers.Adviser`), where the configuration has names. Without `pretrained`, the members of
-    `load_paths` stay as they were drawn: a checkpoint will say what they are.
+    `env` may be a function that makes an environment, and `advisers` may hold adviser objects (see
+    `peerage.Adviser`), where the configuration has names. Without `pretrained`, the members of
+    `load_paths` stay as they were drawn: a checkpoint will be loaded. The clock, the logs, evaluations and checkpoints
+    are `peerage.training.runner.Runner`'s.
     """
 
     def __init__(
@@ -55,7 +53,7 @@ class Trainer:
         config: Config,
         *,
         env: Maker | None = None,
-        advisers: Sequence[str | Adviser] | None = None,
+        advisers: Sequence[str | Suggests] | None = None,
         dtype: torch.dtype = torch.float32,
         pretrained: bool = True,
     ) -> None:
@@ -67,27 +65,18 @@ class Trainer:
         if env is not None or advisers is not None:  # the configuration names what was given as objects
             named = tuple(a if isinstance(a, str) else n for a, n in zip(chosen, self.names[config.n_peers :]))
             config = replace(config, env=self.spec.id, advisers=named)
-        config = resolve(config, self.spec.discrete)
-        if config.advice.trust in ("transformer", "hybrid"):  # what `auto` means may be registered in this process only
-            family = family_name(config.attention.features, self.spec)
-            config = replace(config, attention=replace(config.attention, features=family))
-        self.config = config
+        self.config = config = resolve_trust(resolve(config, self.spec.discrete), self.spec)
         self.device = pick_device(config.device)
         self.threads = pick_threads(config)
-        # Wide layers are spread over threads row by row; for everything else a second thread is too late
-        torch.set_num_threads(1 if kernels.ONEDNN else self.threads)
-        kernels.WORKERS.set_threads(self.threads)
-        box = (None, None) if self.spec.discrete else (self.spec.action_low, self.spec.action_high)
-        space = Space(self.spec.obs_dim, self.spec.act_dim, self.spec.n_actions, *box)
-        members = member_settings(config, self.spec.discrete)
-        advise = config.advice.sharing == "advice"
         self.steps, self.N, self.R = config.steps, config.n_peers, config.replicas
+        advise = config.advice.sharing == "advice"
         copies = self.copies_of(chosen)
         if advise and config.advice.only_follow_others and len(self.names) < 2:
-            raise UserError("--only-follow-others needs somebody else: use --n-peers 2 or more, or --advisers")
-        self.group = Group(
-            members, self.R, config.seed, space, self.steps, advise=advise, device=self.device, dtype=dtype
-        )
+            raise UserError("--only-follow-others needs another adviser: use --n-peers 2 or more, or --advisers")
+        self.group = self._make_group(dtype)
+        if advise and config.advice.use_critic and not self.group.has_action_value:
+            without = next(s.algorithm for s in self.group.settings if not LEARNERS[s.algorithm].has_action_value)
+            raise UserError(f"--use-critic needs Q-functions, and {without} has none: leave it out")
         if pretrained:
             load_members(self.group, self.spec.observation_space, self.spec.action_space)
         perturbations = Perturbations.of(config.perturb)
@@ -107,288 +96,177 @@ class Trainer:
             if advise and len(self.names) > 1
             else NoSharing(self.group)  # with one adviser, oneself, advice changes nothing
         )
+        self.exchanges: dict[str, Exchange] = {}
+        for name in config.exchange:
+            method = EXCHANGES[name]
+            settings = getattr(config, method.part) if method.part else None
+            self.exchanges[name] = method.load()(settings, self.group, config.exchange_freq)
         seeds = [int(key.generator("environment").integers(2**31)) for key in self.group.stream_keys]
-        self.envs = EnvGroup(maker, with_perturbations(config.env_args, perturbations), seeds, keep=True)
-        # What is trained is disturbed, what is evaluated is not: evaluations of all runs compare
-        self.evaluator = Evaluator(maker, config.env_args, self.group, config.run.n_eval_episodes)
-        self.listeners = Listeners()
+        training = EnvMaker(maker, with_perturbations(config.env_args, perturbations))
+        self.envs = EnvGroup([training] * self.group.M, seeds, keep=True, success=config.run.success)
+        self.evaluation_makers = [EnvMaker(maker, config.env_args)] * self.group.M
+        """Of the environments for evaluations, one for each of the M members. They are not perturbed, so that
+        evaluations of all runs can be compared."""
         self.step = 0
         self.begun = False  # an episode is under way
-        self.checkpoint: Path | None = None  # the one that this training has written or gone on from last
-        self.saved: tuple[int, int] | None = None  # step and last evaluation of that checkpoint
-        self.frozen = ~self.group.active()  # pretrained members do not learn, and that is no news
-        self.episodes: list[Episode] = []
-        self.evaluated_at = -1
-        self.read_offsets: Callable[[], dict[str, int]] = dict
-        self.offsets: dict[str, int] = {}
-        self.resumed = False  # gone on from a checkpoint
-        self.damaged: list[Path] = []  # newer checkpoints that a resume has passed over
-        self.pending_messages: list[str] = []  # to be told when the training goes on
+        self.episodes: list[Episode] = []  # finished since the last `metrics`
 
-    def copies_of(self, advisers: Sequence[str | Adviser]) -> list[list[Adviser]]:
+    def _make_group(self, dtype: torch.dtype) -> Group:
+        config, spec = self.config, self.spec
+        box = (None, None) if spec.discrete else (spec.action_low, spec.action_high)
+        named = [EXCHANGES[name].critic for name in config.exchange]
+        critics = [loaded(critic) for critic in named if critic is not None]
+        if len(critics) > 1:
+            raise UserError(f"--exchange {' '.join(config.exchange)}: only one of them can choose the critics")
+        return Group(
+            member_settings(config, spec.discrete),
+            self.R,
+            config.seed,
+            Space(spec.obs_dim, spec.act_dim, spec.n_actions, *box),
+            self.steps,
+            recent=max(DUMPED, config.advice.trust_buffer_size + MAX_DEFERRED),
+            critic=critics[0] if critics else None,
+            device=self.device,
+            dtype=dtype,
+        )
+
+    def copies_of(self, advisers: Sequence[str | Suggests]) -> list[list[Adviser]]:
         """Every adviser once for each replica."""
-        return [[self._adviser(adviser) for _ in range(self.R)] for adviser in advisers]
-
-    def _adviser(self, adviser: str | Adviser) -> Adviser:
-        if isinstance(adviser, str):
-            return make_adviser(adviser, self.spec)
-        name = getattr(adviser, "__name__", type(adviser).__name__)
-        if isinstance(adviser, type):
-            raise UserError(f"an adviser is an object, not a class: pass {name}(), not {name}")
-        if not callable(getattr(adviser, "suggest", None)):
-            raise UserError(f"{adviser!r} is no adviser: it has no method suggest(obs, asker, episode_start, rng)")
-        try:
-            inspect.signature(adviser.suggest).bind(None, None, None, None)
-        except TypeError as error:
-            raise UserError(f"adviser {name}: suggest must take (obs, asker, episode_start, rng): {error}") from None
-        return copy.deepcopy(adviser)
+        return adviser_copies(advisers, self.spec, self.R)
 
     # --- one step -------------------------------------------------------------------------------------------
 
-    def reset(self) -> None:
+    def begin(self) -> None:
         """Begin the first episodes."""
         self._set_observations(self.envs.reset(), np.ones(self.group.M, bool))
 
-    def _set_observations(self, obs: np.ndarray, episode_start: np.ndarray) -> None:
-        """This is what everybody sees now: `obs [M, obs]`, and who is at the start of an episode, `[M]` bool."""
-        self.host_obs, self.obs, self.episode_start, self.begun = obs, self._tensor(obs), episode_start, True
+    def _set_observations(self, obs: np.ndarray, first: np.ndarray) -> None:
+        """The members see `obs [M, obs]` now; `first [M]` bool: at the start of an episode."""
+        self.host_obs, self.obs, self.first, self.begun = obs, self._tensor(obs), first, True
 
     def advance(self, *, learn: bool = True) -> Step:
-        """One environment step of every member, and all the learning that belongs to it. Without `learn` members do
-        what they think best and stay as they are; whom to trust they go on learning, from what they remember."""
+        """One environment step of every member, and all the learning that belongs to it. Without `learn` members act
+        greedily and their networks do not change, but trust goes on learning."""
         self.step += 1
-        actions = self.sharing.act(self.obs, self.host_obs, self.episode_start, self.step, greedy=not learn)
+        chosen = self.sharing.act(self.obs, self.host_obs, self.first, self.step, greedy=not learn)
+        actions = self.group.clip(chosen)
         host = actions.cpu().numpy()
         result = self.envs.step(host[:, 0].astype(np.int64) if self.spec.discrete else host)
-        next_obs = self._tensor(result.next_obs)
-        self.group.observe(
-            self.obs, actions, self._tensor(result.reward), next_obs, self._tensor(result.terminated)
-        )
-        self.sharing.observe(
-            Transition(
-                obs=self.obs,
-                next_obs=next_obs,
-                host_obs=self.host_obs,
-                host_actions=host,
-                rewards=result.reward,
-                terminated=result.terminated,
-                done=result.done,
-                first=self.episode_start,
-            )
-        )
+        before = Before(self.obs, self.host_obs, self.first)
+        transition = make_transition(before, chosen, actions, host, result, self.sharing)
+        self.group.observe(transition)
+        self.sharing.observe(transition)
         self.sharing.after_step(self.step)
         if learn:
-            self.group.after_step(self.step)
-        self.host_obs, self.episode_start = result.obs, result.done
-        self.obs = self._tensor(result.obs) if result.episodes else next_obs
+            self.group.learn(self.step)
+            self._exchange()
+        self.host_obs, self.first = result.obs, result.done
+        self.obs = self._tensor(result.obs) if result.episodes else transition.next_obs
         self.episodes += result.episodes
         return result
+
+    def _exchange(self) -> None:
+        due = [exchange for exchange in self.exchanges.values() if exchange.due(self.step)]
+        if due:
+            self.sharing.before_exchange()
+        for exchange in due:
+            exchange.after_learning(self.group, self.step)
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         return torch.as_tensor(array, device=self.device, dtype=self.group.dtype)
 
-    # --- the whole training ---------------------------------------------------------------------------------
+    # --- reports --------------------------------------------------------------------------------------------
 
-    def run(self, folder: RunFolder | None = None) -> None:
-        """Train to the end, evaluating, logging and writing checkpoints into `folder` on the way.
+    def run_info(self) -> dict[str, Any]:
+        """The environment's id and the members' algorithms, for listeners."""
+        return {"env": self.spec.id, "algorithms": tuple(s.algorithm for s in self.group.settings)}
 
-        Ctrl-C, SIGTERM and SIGHUP finish the step and write a checkpoint before they raise what
-        `peerage.training.signals.Interrupt.error` says; a second one does not wait.
-        """
-        with Interrupt() as interrupt:
-            self._run(folder, interrupt)
-
-    def _run(self, folder: RunFolder | None, interrupt: Interrupt) -> None:
-        run = self.config.run
-        info = RunInfo(
-            folder=folder.path if folder else None,
-            env=self.spec.id,
-            algorithms=tuple(s.algorithm for s in self.group.settings),
-            members=tuple(self.names[: self.N]),
-            advisers=tuple(self.names),
-            replicas=self.R,
-            total_steps=self.steps,
-            start_step=self.step,
-            resumed=self.resumed,
-            config=to_dict(self.config),
-        )
-        self.listeners.on_start(info)
-        for text in self.pending_messages:
-            self.listeners.on_message(self.step, text)
-        if not self.begun:
-            self.reset()
-            self._save(folder)  # before the first evaluation: a run can be resumed from its first moment on
-        began = shown = logged_at = time.perf_counter()
-        logged_step = self.step
-        self._evaluate_if_due(interrupt)
-        self._leave_if_asked(folder, interrupt)
-        paused = time.perf_counter() - began  # evaluation and checkpoints do not count as training time
-        while self.step < self.steps:
-            self.advance()
-            now = time.perf_counter()
-            if now - shown > PROGRESS_SECONDS:
-                self.listeners.on_progress(self.step, now - began)
-                shown = now
-            if self.step == self.steps or self.step % run.log_freq == 0:
-                self.log()
-                if folder is not None:
-                    self._report_frozen(folder)
-                seconds = now - logged_at - paused
-                rate = (self.step - logged_step) * self.group.M / max(seconds, 1e-9)
-                self.listeners.on_timing(self.step, now - began, rate)
-                logged_at, logged_step, paused = now, self.step, 0.0
-            pause = time.perf_counter()
-            self._evaluate_if_due(interrupt)
-            self._leave_if_asked(folder, interrupt)
-            if run.checkpoint_freq and self.step % run.checkpoint_freq == 0 and self.step < self.steps:
-                self._save(folder)
-            paused += time.perf_counter() - pause
-        self._save(folder)
-
-    def _leave_if_asked(self, folder: RunFolder | None, interrupt: Interrupt) -> None:
-        if interrupt.asked:
-            self._save(folder)
-            raise interrupt.error()
-
-    def log(self) -> None:
-        """Metrics and advice since the last call."""
-        rows = [(r, self.names[i], name, value) for r, i, name, value in self.group.metrics()]
-        rows += [(r, self.names[i], name, value) for r, i, name, value in self.sharing.metrics()]
+    def metrics(self) -> list[MetricRow]:
+        """(replica, member's name, name, value) since the last call; `advice_rows` comes first, where both are asked
+        for."""
+        rows = [*self.group.metrics(), *self.sharing.metrics()]
+        for exchange in self.exchanges.values():
+            rows += exchange.metrics()
+        named = [(r, self.names[i], name, value) for r, i, name, value in rows]
         for m in range(self.group.M):
             done = [e for e in self.episodes if e.env == m]
             if done:
                 r, name = m // self.N, self.names[m % self.N]
-                rows.append((r, name, "train/return", float(np.mean([e.return_ for e in done]))))
-                rows.append((r, name, "train/length", float(np.mean([e.length for e in done]))))
-                rows.append((r, name, "train/episodes", float(len(done))))
+                named.append((r, name, "train/return", float(np.mean([e.return_ for e in done]))))
+                named.append((r, name, "train/length", float(np.mean([e.length for e in done]))))
+                named.append((r, name, "train/episodes", float(len(done))))
         self.episodes = []
-        self.listeners.on_metrics(self.step, rows)
-        if advice := self.sharing.advice_rows(self.names):
-            self.listeners.on_advice(self.step, advice)
         self.sharing.reset_counts()
+        return named
 
-    @property
-    def evaluation_due(self) -> bool:
-        """Is an evaluation after this step asked for, and not made yet?"""
-        freq = self.config.run.eval_freq
-        return bool(freq) and (self.step == self.steps or self.step % freq == 0) and self.evaluated_at < self.step
+    def advice_rows(self) -> list[dict[str, Any]]:
+        """Rows of advice.csv since the last `metrics`."""
+        return self.sharing.advice_rows(self.names)
 
-    @property
-    def finished(self) -> bool:
-        """Is nothing left to do?"""
-        return self.step >= self.steps and not self.evaluation_due
-
-    def _evaluate_if_due(self, interrupt: Interrupt) -> None:
-        if self.evaluation_due:
-            rows = self.evaluation_rows(lambda: interrupt.asked)
-            if rows is not None:  # otherwise it is made when the run is resumed
-                self.evaluated_at = self.step
-                self.listeners.on_evaluations(self.step, rows)
-
-    def evaluation_rows(self, stop: Callable[[], bool] = lambda: False) -> list[EvaluationRow] | None:
-        """Every member by itself, acting by the mode of its policy, on separate environments with fixed seeds:
-        (replica, member, episode, return, length, success). None if `stop()` became true under way."""
-        found = self.evaluator.run(self.step, stop)
-        if found is None:
-            return None
-        rows: list[EvaluationRow] = []
-        for m, number, e in found:
-            success = None if e.success is None else float(e.success)
-            rows.append((m // self.N, self.names[m % self.N], number, e.return_, e.length, success))
-        return rows
-
-    def _report_frozen(self, folder: RunFolder) -> None:
-        """Say which members have diverged since the last look, and keep what they looked like."""
-        diverged = ~self.group.active() & ~self.frozen
-        self.frozen |= diverged
-        for m in np.flatnonzero(diverged):
-            r, i = divmod(int(m), self.N)
-            name = f"diverged-replica-{r}-member-{i}-step-{self.step}"
-            text = f"{self.names[i]} of replica {r} is frozen: its update was not finite"
-            try:
-                text += f" (kept in {checkpoint.dump(folder.path, name, self.member_state(int(m))).name})"
-            except OSError as error:
-                text += f" (and cannot be kept: {error.strerror or error})"
-            self.listeners.on_message(self.step, text)
+    def diverged(self, known: np.ndarray) -> np.ndarray:
+        """Members `[n]` whose updates were not finite, but for those that are `known [M]` (bool) already."""
+        return np.flatnonzero(~self.group.active() & ~self.group.pretrained & ~known)
 
     def member_state(self, m: int) -> dict[str, Any]:
         """The networks of member `m` and its last transitions, for a look at what went wrong."""
-        stack = next(s for s in self.group.stacks if m in s.index.tolist())
-        row = stack.index.tolist().index(m)
-        age = torch.arange(min(1000, stack.learner.replay.size), device=self.device)
-        batch = stack.learner.replay.recent(age.expand(len(stack.index), -1))
-        transitions = {name: getattr(batch, name)[row] for name in batch._fields}
-        return {"networks": member_networks(stack.learner, row), "transitions": transitions}
+        age = torch.arange(min(DUMPED, self.group.recent.size), device=self.device)
+        batch = self.group.recent_transitions(age.expand(self.group.M, -1))
+        transitions = {name: getattr(batch, name)[m] for name in batch._fields}
+        return {"networks": self.group.member_parameters(m), "transitions": transitions}
 
     # --- state ----------------------------------------------------------------------------------------------
 
-    def _save(self, folder: RunFolder | None) -> None:
-        """Write a checkpoint, if there is a folder and anything to add to the last one."""
-        now = (self.step, self.evaluated_at)
-        if folder is not None and self.saved != now:
-            self.checkpoint = checkpoint.save(
-                folder.path,
-                self.step,
-                self.state(),
-                about={**describe(self.device, self.threads), "config": to_dict(self.config)},
-                after=self.checkpoint,
-                keep=self.config.run.keep_checkpoints,
-            )
-            self.saved = now
-            give_memory_back()
-
     def state(self) -> dict[str, Any]:
-        """Everything, of a training whose episodes have begun. Looking at it changes nothing."""
+        """Everything that a resume needs, of a training whose episodes have begun. Reading it changes nothing."""
         running = self.envs.state()
         environments = {n: torch.from_numpy(x) if isinstance(x, np.ndarray) else x for n, x in running.items()}
         return {
             "step": self.step,
-            "evaluated_at": self.evaluated_at,
             "group": self.group.state(),
             "sharing": self.sharing.state(),
+            "exchanges": {name: exchange.state() for name, exchange in self.exchanges.items()},
             "environments": environments,
-            "episode_start": self.episode_start.tolist(),
-            "frozen": self.frozen.tolist(),
+            "first": self.first.tolist(),
             "episodes": [list(episode) for episode in self.episodes],
-            "offsets": self.read_offsets(),
         }
 
-    def load_state(
-        self, state: dict[str, Any], *, policies_only: bool = False, without_episodes: bool = False
-    ) -> None:
-        """Go on from `state`. `policies_only`: the members alone, without what they remember; `without_episodes`:
-        those who are restored begin new ones.
-
-        An episode that cannot be lived again begins anew, and `news` says so.
-        """
+    def load_policies(self, state: dict[str, Any]) -> None:
+        """What the members have learned, and the clock, from a `state`; nothing else of it."""
         self.step = int(state["step"])
-        self.group.load_state(state["group"], policies_only=policies_only)
-        if policies_only:
-            return
+        self.group.load_policies(state["group"])
+
+    def load_company(self, state: dict[str, Any]) -> None:
+        """All of a `state` but the running episodes: members, trust and advisers, to be evaluated."""
+        self.step = int(state["step"])
+        self.group.load_state(state["group"])
         self.sharing.load_state(state["sharing"])
-        self.evaluated_at = int(state["evaluated_at"])
-        self.frozen = np.array(state["frozen"], bool)
+
+    def load_state(self, state: dict[str, Any]) -> list[str]:
+        """Continue from `state`. Returns messages: an episode that cannot be replayed begins anew."""
+        self.load_company(state)
+        for name, exchange in self.exchanges.items():
+            exchange.load_state(state["exchanges"][name])
         self.episodes = [Episode(*episode) for episode in state["episodes"]]
-        self.offsets = {str(name): int(offset) for name, offset in state["offsets"].items()}
-        if without_episodes:
-            return
         environments = {n: x.numpy() if isinstance(x, torch.Tensor) else x for n, x in state["environments"].items()}
         obs, anew = self.envs.restore(environments, self.step)
-        self.saved, self.resumed = (self.step, self.evaluated_at), True
-        if self.spec.id.split(":")[-1].startswith(OUTLIVES):
-            self.pending_messages.append(
-                f"not bit for bit: the world of {self.spec.id} outlives its episodes, and is begun anew"
-            )
         who = np.isin(np.arange(self.group.M), list(anew))
-        self._set_observations(obs, np.array(state["episode_start"], bool) | who)
+        self._set_observations(obs, np.array(state["first"], bool) | who)
         self.sharing.reset(who)
+        messages = []
+        if self.spec.id.split(":")[-1].startswith(NOT_REPLAYABLE):
+            messages.append(
+                f"not bit for bit: the state of {self.spec.id} outlasts its episodes, and it begins anew"
+            )
         for m, why in anew.items():
             r, i = divmod(m, self.N)
-            self.pending_messages.append(
-                f"{self.spec.id}: the episode of {self.names[i]}{f' in replica {r}' if self.R > 1 else ''} begins anew,"
-                f" because it could not be lived again: {why}"
-            )
+            of = f"{self.names[i]}{f' in replica {r}' if self.R > 1 else ''}"
+            messages.append(f"{self.spec.id}: the episode of {of} begins anew, because it could not be replayed: {why}")
+        return messages
+
+    def set_run_config(self, run: RunConfig) -> None:
+        """Other values of the settings of the run, which do not change what is trained."""
+        self.config = replace(self.config, run=run)
 
     def close(self) -> None:
+        """Close the environments."""
         self.envs.close()
-        self.evaluator.close()

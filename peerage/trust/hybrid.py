@@ -11,15 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from peerage.config import AttentionConfig
 from peerage.envs.make import Spec
 from peerage.errors import UserError
 from peerage.learners.group import Group
+from peerage.learners.transition import Transition
 from peerage.trust.attention import AttentionTrust
+from peerage.trust.context import TrustContext
 from peerage.trust.features import make_features
-from peerage.trust.signals import Transition
+from peerage.trust.signals import Signal
 from peerage.trust.suggestions import SuggestionTrust
+from peerage.trust.transformer_settings import TrustTransformerSettings
 
+STEP_FLOATS = 6000  # numbers that a step of a window takes in a gradient step, measured
 RECENT = 10  # losses that are compared with as many before them
 
 
@@ -50,13 +53,13 @@ def normalised(values: Tensor) -> Tensor:
     return torch.where(largest > 0, values / largest, 0.0)
 
 
-class TransformerTrust:
-    """A `peerage.trust.signals.Signal`: `v = omega norm(v_attn) + (1 - omega) norm(v_td)`, or v_attn alone if there is
+class TransformerTrust(Signal):
+    """`v = omega norm(v_attn) + (1 - omega) norm(v_td)`, or v_attn alone if there is
     no `td` to mix it with. Takes the place of the trust term in Eq. 9."""
 
     def __init__(
         self,
-        config: AttentionConfig,
+        config: TrustTransformerSettings,
         group: Group,
         spec: Spec,
         n_advisers: int,
@@ -96,14 +99,11 @@ class TransformerTrust:
         self.loss_sum = torch.zeros(group.M, device=group.device, dtype=group.dtype)
         self.loss_count = 0
 
-    def observe(self, transition: Transition, followed: Tensor, host_followed: np.ndarray, chose: np.ndarray) -> None:
-        t = transition
-        actions = t.host_actions[:, 0].astype(np.int64) if self.discrete else t.host_actions
-        for column, now in zip(self.pending, (t.host_obs, actions, t.rewards, host_followed, t.first), strict=True):
+    def observe(self, transition: Transition) -> None:
+        t = transition.host
+        actions = t.actions[:, 0].astype(np.int64) if self.discrete else t.actions
+        for column, now in zip(self.pending, (t.obs, actions, t.rewards, t.followed, t.first), strict=True):
             column.append(now)
-
-    def reset(self, who: np.ndarray) -> None:
-        pass
 
     def after_step(self, step: int) -> None:
         if self.attention.due(step):
@@ -143,6 +143,12 @@ class TransformerTrust:
         self.last = {name: torch.where(mask, now[name], old) for name, old in self.last.items()}
         return component
 
+    def batch_floats(self, threads: int) -> dict[str, int]:
+        a = self.attention
+        at_once = a.history.rows if self.group.device.type == "cuda" else min(threads, a.history.rows)
+        steps = at_once * a.batch * min(a.sequence_length, a.history.capacity)
+        return {"trust batches": steps * STEP_FLOATS}
+
     def report(self) -> dict[str, Tensor]:
         return dict(self.last)
 
@@ -175,3 +181,9 @@ class TransformerTrust:
         self.loss_count = int(state["loss_count"])
         for column, saved in zip(self.pending, state["pending"], strict=True):
             column[:] = list(saved.cpu().numpy())
+
+
+def make_transformer_trust(context: TrustContext) -> TransformerTrust:
+    """Transformer trust, or the hybrid where the context has trust by temporal differences to mix it with."""
+    c = context
+    return TransformerTrust(c.config.trust_transformer, c.group, c.spec, c.n_advisers, c.total_steps, c.td)

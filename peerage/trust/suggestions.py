@@ -1,8 +1,7 @@
-"""The suggestion buffer, and what is learned from it by temporal differences: trust and agent values (arXiv
-2312.09950, Eq. 4-8).
+"""Trust and agent values by temporal differences, learned from the suggestion buffer (arXiv 2312.09950, Eq. 4-8).
 
-Both are updated in every step. Only choices read them, though, so the updates are put off and then made together,
-one after the other: at a choice, and before the critics change that value the samples. The result is the same.
+Both are updated in every step. Because only choices read them, updates are deferred and made together, one after the
+other: at a choice, and before the critics that value the samples change. The result is the same.
 """
 
 from __future__ import annotations
@@ -18,18 +17,16 @@ from peerage.errors import UserError
 from peerage.learners.group import Group
 from peerage.learners.streams import Streams
 from peerage.trust.agent_value import AgentValues, samples_per_member
-from peerage.trust.signals import Transition
+from peerage.trust.signals import Signal
 from peerage.trust.td import TDTable, targets
 
-PUT_OFF = 16
-"""At most so many updates at once."""
+MAX_DEFERRED = 16
+"""Largest number of updates that are deferred."""
 
 
-class SuggestionTrust:
-    """A `peerage.trust.signals.Signal`: `trust [M, K]` and `agents [R, K]`, each None if the choice does not use it.
-
-    The last transitions stand in the members' replay buffers; beside them is kept whom they followed.
-    """
+class SuggestionTrust(Signal):
+    """`trust [M, K]` and `agents [R, K]`, each None if the choice does not use it. The suggestion buffer is the group's
+    ring of recent transitions, which holds the adviser that was followed."""
 
     def __init__(
         self,
@@ -39,12 +36,12 @@ class SuggestionTrust:
         *,
         reads: bool = True,
         learns_trust: bool = True,
-        enters: bool = True,
+        is_component: bool = True,
     ) -> None:
-        """`reads`: somebody reads values at all. `learns_trust`: the trust term is one of them; no if another kind of
-        trust takes its place. `enters`: it is a component of its own; no if another kind mixes it in."""
+        """`reads`: choices read values at all. `learns_trust`: the trust term is learned, not agent values alone.
+        `is_component`: trust is a component of the choice, and not only read by another kind of trust."""
         assert config.lr is not None
-        self.config, self.group, self.enters = config, group, enters
+        self.config, self.group, self.is_component = config, group, is_component
         self.gamma = group.gamma()
         like = torch.zeros(0, device=group.device, dtype=group.dtype)
         self.trust: TDTable | None = None
@@ -56,42 +53,36 @@ class SuggestionTrust:
         self.n_trust = config.trust_batch_size if self.trust else 0
         self.n_agents = samples_per_member(config.trust_batch_size, group.N) if self.agents else 0
         n = max(self.n_trust + self.n_agents, 1)
-        # Drawn in every step, needed or not, so that a member's draws depend on nothing beside it
+        # Drawn in every step, used or not, so that a member's draws do not depend on other members
         self.samples = Streams(group.stream_keys, "trust", (n,), "uniform", group.device)
         self.noise: Streams | None = None
-        if any(stack.learner.samples for stack in group.stacks):
-            act = group.space.act_dim
-            self.noise = Streams(group.stream_keys, "trust-noise", (n, act), "normal", group.device, group.dtype)
-        smallest = min(stack.learner.replay.capacity for stack in group.stacks)
-        self.memory = min(config.trust_buffer_size, smallest)
+        if (noise := group.noise_shape) is not None:
+            shape = (n, noise.width)
+            self.noise = Streams(group.stream_keys, "trust-noise", shape, noise.kind, group.device, group.dtype)
+        kept = group.recent.capacity
+        self.memory = min(config.trust_buffer_size, kept)
         if (self.trust or self.agents) and self.memory < config.trust_batch_size:
             raise UserError(
                 f"--trust-batch-size {config.trust_batch_size} is more than the {self.memory} transitions that "
-                "--trust-buffer-size and --buffer-size keep: trust would never be learned"
+                "--trust-buffer-size keeps: trust could not be learned"
             )
-        # An update that was put off must still find its transitions
-        self.put_off = max(1, min(PUT_OFF, smallest - self.memory + 1))
-        self.history = torch.zeros(group.M, self.memory + self.put_off, dtype=torch.long, device=group.device)
-        self.position = 0
-        self.pending: list[np.ndarray] = []  # [M] each: transitions made with advice when the update was due
-
-    def observe(self, transition: Transition, followed: Tensor, host_followed: np.ndarray, chose: np.ndarray) -> None:
-        self.history[:, self.position] = followed
-        self.position = (self.position + 1) % self.history.shape[1]
-
-    def reset(self, who: np.ndarray) -> None:
-        pass
+        # The transitions of a deferred update must still be in the ring
+        self.max_deferred = max(1, min(MAX_DEFERRED, kept - self.memory + 1))
+        self.pending: list[np.ndarray] = []  # [M] each: transitions with advice when the update was due
 
     def after_step(self, step: int) -> None:
         if self.trust is None and self.agents is None:
-            return  # for the whole run: nobody misses the draws
+            return  # in no step of this run are samples drawn
         self.pending.append(np.minimum(step - self.group.learning_starts, self.memory))
-        if len(self.pending) >= self.put_off or self.group.learns(step):
+        if len(self.pending) >= self.max_deferred or self.group.learns(step):
             self.catch_up()
+
+    def before_exchange(self) -> None:
+        self.catch_up()
 
     @torch.no_grad()
     def catch_up(self) -> None:
-        """Make the updates that were put off."""
+        """Make the deferred updates."""
         if not self.pending:
             return
         stored = np.stack(self.pending, axis=1)  # [M, U]
@@ -106,25 +97,24 @@ class SuggestionTrust:
         available = torch.as_tensor(np.maximum(stored, 1), device=device).unsqueeze(2)
         since = torch.arange(updates - 1, -1, -1, device=device).view(1, updates, 1)  # steps since the update was due
         age = ((samples * available).long() + since).view(members, -1)  # [M, U B]
-        batch = self.group.recent(age)
-        adviser = self.history.gather(1, (self.position - 1 - age) % self.history.shape[1])
+        batch = self.group.recent_transitions(age)
         next_value = self.group.state_value(batch.next_obs, noise)
         value = self.group.state_value(batch.obs, noise) if self.config.use_advantage else None
         target = targets(batch.rewards, batch.terminated, self.gamma, next_value, value).view(members, updates, -1)
-        adviser = adviser.view(members, updates, -1)
+        adviser = batch.followed.view(members, updates, -1)
         enough = torch.as_tensor(valid, device=device).unsqueeze(2).expand_as(target)
         n = self.n_trust
         if self.trust is not None:
             self.trust.update(target[..., :n], adviser[..., :n], enough[..., :n])
         if self.agents is not None:
-            # One for all: what a frozen member's critic says must not reach the others
-            sound = self.group.active() | self.group.pretrained  # those do not learn, but are not frozen
-            heard = enough[..., n:] & torch.as_tensor(sound, device=device).view(-1, 1, 1)
-            self.agents.update(target[..., n:], adviser[..., n:], heard)
+            # Agent values are shared: samples of a frozen member, whose critic may be wrong, do not count
+            sound = self.group.active() | self.group.pretrained  # pretrained members do not learn, but are not frozen
+            counts = enough[..., n:] & torch.as_tensor(sound, device=device).view(-1, 1, 1)
+            self.agents.update(target[..., n:], adviser[..., n:], counts)
 
     def values(self, obs: Tensor, suggestions: Tensor, due: np.ndarray, step: int) -> dict[str, Tensor]:
         columns = self.report()
-        return columns if self.enters else {name: v for name, v in columns.items() if name != "trust_td"}
+        return columns if self.is_component else {name: v for name, v in columns.items() if name != "trust_td"}
 
     def report(self) -> dict[str, Tensor]:
         self.catch_up()
@@ -135,15 +125,10 @@ class SuggestionTrust:
             columns["trust_td"] = self.trust.values
         return columns
 
-    def metrics(self) -> dict[str, Tensor]:
-        return {}
-
     def state(self) -> dict[str, Any]:
         state: dict[str, Any] = {
-            # Put off still: made now, in other portions, they could have other last bits
+            # Updates stay deferred: made now, in other batches, they could have other last bits
             "pending": [stored.tolist() for stored in self.pending],
-            "history": self.history,
-            "position": self.position,
             "samples": self.samples.state(),
             "noise": None if self.noise is None else self.noise.state(),
         }
@@ -154,13 +139,11 @@ class SuggestionTrust:
         return state
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self.history.copy_(state["history"])
-        self.position = int(state["position"])
         self.samples.load_state(state["samples"])
         if self.noise is not None:
             self.noise.load_state(state["noise"])
         if self.trust is not None:
-            self.trust.values = state["trust"].to(self.history.device)
+            self.trust.values = state["trust"].to(self.group.device)
         if self.agents is not None:
-            self.agents.values = state["agent_values"].to(self.history.device)
+            self.agents.values = state["agent_values"].to(self.group.device)
         self.pending = [np.array(stored, np.int64) for stored in state["pending"]]

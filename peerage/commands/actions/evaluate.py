@@ -8,10 +8,11 @@ from pathlib import Path
 
 from peerage import session
 from peerage.commands.console import print_table
-from peerage.envs.perturbed import parse_cases
-from peerage.evaluation.robustness import evaluate_perturbed, in_words
+from peerage.config.perturbations import parse_cases
+from peerage.evaluation.perturbed import evaluate_perturbed
+from peerage.evaluation.robustness import in_words
 
-COLUMNS = ("replica", "member", "episode", "return", "length", "success")
+COLUMNS = ("replica", "member", "episode", "return", "length", "success", "mode")
 
 
 def evaluate(args: argparse.Namespace, command: Sequence[str]) -> None:

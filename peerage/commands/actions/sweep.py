@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from peerage.commands.console import print_table
-from peerage.config import PARTS, Config
+from peerage.config import Config, settings
 from peerage.config.flags import override
 from peerage.sweeps.drive import run
 from peerage.sweeps.file import describe, sweep_names
@@ -21,10 +21,11 @@ def sweep(args: argparse.Namespace, command: Sequence[str]) -> None:
         print_table({"sweep": name, "about": describe(name)} for name in sweep_names())
         return
     config = override(Config(), given)
+    known = settings()
     values: dict[str, Any] = {}
-    for part in PARTS:
-        values |= vars(getattr(config, part) if part else config)
-    settings = {name: values[name] for name in given}
-    about = {name: settings.pop(name) for name in ("log_dir", "verbose") if name in settings}
-    if status := run(file, **own, **about, settings=settings, command=command):
+    for key in given:
+        setting = known[key]
+        values[key] = getattr(getattr(config, setting.part) if setting.part else config, setting.name)
+    about = {name: values.pop(name) for name in ("log_dir", "verbose") if name in values}
+    if status := run(file, **own, **about, settings=values, command=command):
         raise SystemExit(status)

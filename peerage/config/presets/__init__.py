@@ -14,7 +14,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from peerage.config import Config
+from peerage.config.plain_yaml import parse
+from peerage.config.tree import parts
 from peerage.errors import UserError, nearest
 
 FOLDER = Path(__file__).parent
@@ -36,7 +37,7 @@ def preset(name: str) -> dict[str, Any]:
     data: dict[str, Any] = {}
     for layer in _recipe(name).layers:
         _lay_over(data, layer)
-    order = [field.name for field in fields(Config)]
+    order = [*(field.name for field in fields(parts()[""])), *parts()]
     return dict(sorted(data.items(), key=lambda item: order.index(item[0])))
 
 
@@ -61,8 +62,6 @@ def _lay_over(data: dict[str, Any], layer: dict[str, Any]) -> None:
 
 
 def _read(name: str) -> dict[str, Any]:
-    from peerage.config.file import parse
-
     path = FOLDER / f"{name}.yaml"
     data = parse(path.read_text(encoding="utf-8"), path.name)
     assert isinstance(data, dict)

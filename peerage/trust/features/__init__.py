@@ -18,6 +18,7 @@ from peerage.trust.features import ant, hopper, lunarlander, room, walker2d
 from peerage.trust.features.family import ADVISER, Family, Features, guarded
 from peerage.trust.features.feature_history import HISTORY, FeatureHistory, columns, inverse, norm, one_hot
 from peerage.trust.features.generic import generic
+from peerage.trust.transformer_settings import TrustTransformerSettings
 
 __all__ = [
     "ADVISER",
@@ -102,6 +103,11 @@ def family_name(name: str, spec: Spec) -> str:
         if re.fullmatch(pattern, env_id) and fits(spec):
             return name
     return "generic"
+
+
+def resolve_features(settings: TrustTransformerSettings, spec: Spec) -> dict[str, str]:
+    """The family that `auto` means for an environment: families are registered in one process only."""
+    return {"features": family_name(settings.features, spec)}
 
 
 def _try_out(family: Family, spec: Spec, n_advisers: int, lagged: bool) -> None:

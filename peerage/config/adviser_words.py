@@ -1,0 +1,147 @@
+"""The names of advisers on the command line and in YAML, taken apart into plain data.
+
+    peerage train --advisers expert noise:0.5:expert checkpoint:experiments/my-run:0
+    peerage train --n-peers 3 --byzantine-members 1:sign-flip 2:noise:0.3
+
+`FORMS` lists the built-in kinds; `peerage.sharing.advisers` builds the advisers. Whether any other name is registered
+with `peerage.register_adviser` is only known when the group is built.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from peerage.errors import UserError, nearest
+
+FORMS = {
+    "expert": "expert",
+    "adversary": "adversary",
+    "random": "random",
+    "constant": "constant or constant:NUMBER",
+    "checkpoint": "checkpoint:PATH or checkpoint:PATH:MEMBER",
+    "turncoat": "turncoat",
+    "convert": "convert",
+    "regional": "regional:a or regional:b",
+    "negated": "negated:ADVISER",
+    "sign-flip": "sign-flip:ADVISER",
+    "noise": "noise:ADVISER or noise:SCALE:ADVISER",
+    "colluding": "colluding or colluding:NAME",
+}
+"""Built-in kind -> how it is written. What follows the first colon is read by `_read_argument`."""
+MEMBER_KINDS = ("sign-flip", "noise", "random")
+"""Kinds of Byzantine members."""
+DEFAULT_NOISE_SCALE = 0.5
+MAX_COLONS = 16
+"""Limits how deep advisers can be nested."""
+
+
+@dataclass(frozen=True)
+class AdviserWord:
+    """The name of an adviser, taken apart."""
+
+    text: str
+    """As written."""
+    kind: str
+    """The part before the first colon: a key of `FORMS`, or a registered name."""
+    argument: str = ""
+    """checkpoint: `PATH[:MEMBER]`; regional: `a` or `b`; colluding: the name; otherwise empty."""
+    number: float | None = None
+    """constant: the action, if given; noise: the scale."""
+    inner: AdviserWord | None = None
+    """negated, sign-flip, noise: the adviser whose suggestions are changed."""
+
+
+def parse_adviser(text: str, where: str = "") -> AdviserWord:
+    """Take the name of an adviser apart.
+
+    Raises UserError, which starts with `where`, for a name that no adviser can have and for a built-in kind whose
+    argument is malformed. A name that is not built in is accepted.
+    """
+    where = where or f"adviser {text!r}"
+    kind, colon, rest = text.partition(":")
+    if not re.fullmatch(r"[A-Za-z_][\w.-]*", kind):
+        raise UserError(f"{where}: not the name of an adviser: use {', '.join(FORMS)}, or a registered name")
+    if text.count(":") > MAX_COLONS and kind != "checkpoint":
+        raise UserError(f"{where}: advisers are nested too deeply")
+    word = AdviserWord(text, kind)
+    return _read_argument(word, bool(colon), rest, where) if kind in FORMS else word
+
+
+def _read_argument(word: AdviserWord, colon: bool, rest: str, where: str) -> AdviserWord:
+    """`word` with what `rest`, the text after the first colon, says; `colon`: whether there is one."""
+    malformed = UserError(f"{where}: malformed adviser, write {FORMS[word.kind]}")
+    match word.kind:
+        case "negated" | "sign-flip" if rest:
+            return replace(word, inner=parse_adviser(rest, where))
+        case "noise" if rest:
+            first, _, inner = rest.partition(":")
+            scale = _scale(first)
+            if scale is None:
+                scale, inner = DEFAULT_NOISE_SCALE, rest
+            if inner:
+                return replace(word, number=scale, inner=parse_adviser(inner, where))
+        case "checkpoint" if rest:
+            check_trained(rest, where)
+            return replace(word, argument=rest)
+        case "regional" if rest in ("a", "b"):
+            return replace(word, argument=rest)
+        case "colluding" if rest:
+            if not re.fullmatch(r"[A-Za-z0-9_-]+", rest):
+                raise UserError(f"{where}: the name after colluding: consists of letters and digits, got {rest!r}")
+            return replace(word, argument=rest)
+        case "constant" if rest:
+            number = _finite(rest)
+            if number is not None:
+                return replace(word, number=number)
+        case "expert" | "adversary" | "random" | "turncoat" | "convert" | "colluding" | "constant" if not colon:
+            return word
+    raise malformed
+
+
+def check_trained(text: str, where: str) -> None:
+    """Check the form `PATH[:MEMBER]` of a trained member; whether the path exists is checked when it is read."""
+    path, colon, member = text.rpartition(":")
+    if not colon:
+        path = text
+    elif not member.isdecimal() and "/" not in member and "\\" not in member:
+        raise UserError(f"{where}: a member's number must follow the last colon, got {member!r}")
+    if not path.strip() or "\0" in text:
+        raise UserError(f"{where}: the path is empty or invalid")
+
+
+def parse_members(words: Sequence[str], n_members: int) -> dict[int, tuple[str, float]]:
+    """Byzantine members, as in `1:sign-flip 2:noise:0.5`: member -> kind and scale; UserError if malformed."""
+    found: dict[int, tuple[str, float]] = {}
+    for word in words:
+        number, _, how = word.partition(":")
+        kind, colon, scale = how.partition(":")
+        where = f"--byzantine-members {word!r}"
+        if not number.isdecimal() or not how:
+            raise UserError(f"{where}: write MEMBER:KIND, as in 1:sign-flip")
+        if int(number) >= n_members:
+            raise UserError(f"{where}: there is no such member; they are 0 to {n_members - 1}")
+        if int(number) in found:
+            raise UserError(f"{where}: member {int(number)} is given twice")
+        if kind not in MEMBER_KINDS:
+            raise UserError(f"{where}: unknown kind{nearest(kind, MEMBER_KINDS)}: use one of {', '.join(MEMBER_KINDS)}")
+        value = _scale(scale) if colon else DEFAULT_NOISE_SCALE
+        if value is None or (colon and kind != "noise"):
+            raise UserError(f"{where}: only noise takes a number, its scale, as in 1:noise:0.5")
+        found[int(number)] = kind, value
+    return found
+
+
+def _scale(text: str) -> float | None:
+    """A number without a sign, or None."""
+    return float(text) if re.fullmatch(r"(\d+(\.\d+)?|\.\d+)([eE][-+]?\d+)?", text) else None
+
+
+def _finite(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None

@@ -1,0 +1,86 @@
+"""What a field of the configuration says about itself: its type, the values that it may have, and its help text."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Iterable
+from dataclasses import field, fields
+from functools import cache
+from itertools import pairwise
+from typing import Any, Literal, get_origin, get_type_hints
+
+
+def limited(default: Any, interval: str) -> Any:
+    """A field whose numbers lie in `interval`, such as "(0, 1]": a bracket includes its end, a parenthesis does not."""
+    return field(default=default, metadata={"interval": interval})
+
+
+def one_of(default: Any, names: Iterable[str]) -> Any:
+    """A field of type `str`, or a tuple of them, whose values are among `names` (a registry: it may grow)."""
+    return field(default=default, metadata={"names": names})
+
+
+def intervals(cls: type) -> dict[str, str]:
+    """Field name -> interval; a subclass that gives a field another default keeps the interval of its base class."""
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        for f in getattr(base, "__dataclass_fields__", {}).values():
+            if "interval" in f.metadata:
+                found[f.name] = f.metadata["interval"]
+    return found
+
+
+def is_inside(value: float, interval: str) -> bool:
+    """Is a number in an interval?"""
+    low, high = (float(end) for end in interval[1:-1].split(","))
+    above = value >= low if interval[0] == "[" else value > low
+    below = value <= high if interval[-1] == "]" else value < high
+    return above and below
+
+
+def describe_interval(interval: str) -> str:
+    """`at least 1`, `above 0` or `in (0, 1]`."""
+    if interval.endswith("inf)"):
+        low = interval[1:-1].split(",")[0]
+        return f"at least {low}" if interval[0] == "[" else f"above {low}"
+    return f"in {interval}"
+
+
+def hints(cls: type) -> dict[str, Any]:
+    """Field name -> type of a configuration class, in order; names from a registry are a `Literal`."""
+    found: dict[str, Any] = {}
+    resolved = get_type_hints(cls)
+    for f in fields(cls):
+        found[f.name] = resolved[f.name]
+        if "names" in f.metadata:
+            known: Any = Literal[tuple(f.metadata["names"])]
+            tuples = get_origin(resolved[f.name]) is tuple
+            found[f.name] = tuple[known, ...] if tuples else known | None if f.default is None else known
+    return found
+
+
+def docs(cls: type) -> dict[str, str]:
+    """Field name -> the text below the field in the source, which Python itself does not keep. A class without source,
+    such as one typed into a console, has no texts of its own."""
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        if "__dataclass_fields__" in vars(base):
+            found |= _own_docs(base)
+    return found
+
+
+@cache
+def _own_docs(cls: Any) -> dict[str, str]:
+    try:
+        source = textwrap.dedent(inspect.getsource(cls))
+        body = ast.parse(source).body[0].body  # type: ignore[attr-defined]
+    except (OSError, TypeError, SyntaxError):
+        return {}
+    found: dict[str, str] = {}
+    for name, below in pairwise(body):
+        match name, below:
+            case ast.AnnAssign(target=ast.Name(key)), ast.Expr(value=ast.Constant(value=str(text))):
+                found[key] = " ".join(text.split()).replace("`", "")
+    return found

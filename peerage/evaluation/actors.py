@@ -1,0 +1,126 @@
+"""The actors of a group: every member alone, and the group together, with advice."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from peerage.config.tree import EvalMode
+from peerage.envs.vector import Step
+from peerage.errors import UserError
+from peerage.evaluation.evaluate import Actor, Evaluator
+from peerage.learners.group import Group
+from peerage.learners.transition import Transition
+from peerage.runs.listeners import EvaluationRow
+from peerage.sharing.advice import Advice
+from peerage.sharing.steps import Before, Sharing, make_transition
+
+
+class GroupActor(Actor):
+    """Every member alone, by the mode of its policy. One batched forward a step for all members and episodes."""
+
+    def __init__(self, group: Group) -> None:
+        self.group = group
+
+    def act(self, obs: np.ndarray) -> np.ndarray:
+        """`obs [M * E, obs]`, the E episodes of a member one after the other -> actions."""
+        tensor = torch.as_tensor(obs, device=self.group.device, dtype=self.group.dtype)
+        actions = self.group.mode(tensor.view(self.group.M, -1, tensor.shape[1]))
+        return _for_envs(actions.view(len(obs), -1).cpu().numpy(), self.group)
+
+
+class TogetherActor(Actor):
+    """The group as in its training, with advice, but without exploration: members suggest and follow the mode of their
+    policies. One row for each of the M members.
+
+    Neither the members nor their trust learn. The rules of trust and the advisers do observe the steps, because what
+    they do depends on their memory of the running episodes. Time stands still: schedules and advisers with a clock stay
+    at environment step `step` of the training.
+
+    `sharing` is changed by this; `sharing_copy` gives one that may be.
+    """
+
+    parallel = False
+
+    def __init__(self, group: Group, sharing: Sharing, step: int) -> None:
+        self.group, self.sharing, self.step = group, sharing, step
+
+    def begin(self, n: int) -> None:
+        self.first = np.ones(n, bool)  # at the first step of an episode
+        self.sharing.reset(self.first)
+
+    def act(self, obs: np.ndarray) -> np.ndarray:
+        self.host_obs, self.obs = obs, self._tensor(obs)
+        self.chosen = self.sharing.act(self.obs, obs, self.first, max(self.step, 1), greedy=True)
+        self.actions = self.group.clip(self.chosen)
+        self.host_actions = self.actions.cpu().numpy()
+        return _for_envs(self.host_actions, self.group)
+
+    def observe_step(self, step: Step) -> None:
+        self.sharing.observe(self.transition(step))
+        self.first = step.done
+
+    def transition(self, step: Step) -> Transition:
+        """The last step of all members."""
+        before = Before(self.obs, self.host_obs, self.first)
+        return make_transition(before, self.chosen, self.actions, self.host_actions, step, self.sharing)
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return torch.as_tensor(array, device=self.group.device, dtype=self.group.dtype)
+
+
+def _for_envs(actions: np.ndarray, group: Group) -> np.ndarray:
+    """Actions `[n, act]` of the group as `EnvGroup.step` takes them."""
+    return actions[:, 0].astype(np.int64) if group.space.discrete else actions
+
+
+def sharing_copy(sharing: Sharing, group: Group) -> Sharing:
+    """An independent copy of `sharing` that advises the same `group`: what happens to it does not reach the training.
+
+    Raises UserError if something in it, such as an adviser of the user's, cannot be copied.
+    """
+    try:
+        copied = copy.deepcopy(sharing, {id(group): group})
+    except (TypeError, RuntimeError, copy.Error) as error:
+        what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(f"--eval-modes together needs advisers and trust that can be copied: {what}") from error
+    if isinstance(copied, Advice):
+        for signal in copied.signals.values():
+            signal.report()  # makes deferred updates now, while they still refer to the last transitions of the group
+    return copied
+
+
+class Evaluations:
+    """The evaluations of a group during its training, in each of `modes`, as rows of evaluations.csv."""
+
+    def __init__(
+        self, evaluator: Evaluator, group: Group, sharing: Sharing, members: Sequence[str], modes: Sequence[EvalMode]
+    ) -> None:
+        self.evaluator, self.members = evaluator, list(members)
+        actors: Mapping[EvalMode, Callable[[int], Actor]] = {
+            "alone": lambda step: GroupActor(group),
+            "together": lambda step: TogetherActor(group, sharing_copy(sharing, group), step),
+        }
+        self.actors = {mode: actors[mode] for mode in modes}
+
+    def close(self) -> None:
+        """Close the environments."""
+        self.evaluator.close()
+
+    def rows(self, trained: int, stop: Callable[[], bool] = lambda: False) -> list[EvaluationRow] | None:
+        """Evaluate the group after `trained` steps of training; None if `stop()` became true meanwhile. Nothing of the
+        training changes."""
+        rows: list[EvaluationRow] = []
+        for mode, actor in self.actors.items():
+            played = self.evaluator.run(actor(trained), trained, stop)
+            if played is None:
+                return None
+            for m, number, e in played:
+                replica, i = divmod(m, len(self.members))
+                success = None if e.success is None else float(e.success)
+                rows.append((replica, self.members[i], number, e.return_, e.length, success, mode))
+        return rows

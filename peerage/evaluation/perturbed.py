@@ -1,0 +1,143 @@
+"""Evaluation of trained runs under perturbation, from their newest checkpoints.
+
+    found = evaluate_perturbed("experiments/my-run", parse_cases(["observation_noise=0.1,0.2"]), episodes=20)
+    for row in found.table(): ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from peerage.config.adviser_words import parse_members
+from peerage.config.perturbations import Perturbations, with_perturbations
+from peerage.envs.make import EnvMaker, Maker
+from peerage.errors import UserError
+from peerage.evaluation.actors import GroupActor
+from peerage.evaluation.company import advised_episodes
+from peerage.evaluation.evaluate import SEED, Evaluator
+from peerage.evaluation.robustness import Case, Mean, Robustness, Row, means
+from peerage.nets import workers
+from peerage.sharing.advice import Advice
+from peerage.sharing.byzantine import ByzantineMembers
+from peerage.training.restore import Restored, restore
+from peerage.training.trainer import Trainer
+
+
+def evaluate_perturbed(
+    run: Path | str,
+    perturbations: Sequence[Perturbations] = (),
+    episodes: int = 10,
+    seed: int | None = None,
+    members: Sequence[int] | None = None,
+    *,
+    env: Maker | None = None,
+    advised: bool = False,
+    byzantine_members: Sequence[str] = (),
+    advisers: Sequence[str] | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Robustness:
+    """Evaluate the newest checkpoint of a run without perturbation and in each case of `perturbations`, on the same
+    seeds. Rows are sorted by case, replica and member; the rows without perturbation come first.
+
+    `episodes`, `seed`, `members` and `env` are those of `peerage.session.evaluate_run`. By default members act alone.
+    With `advised` they ask each other and their advisers (`peerage.evaluation.company`); then perturbations may include
+    `dropped_advice`, and in every case but the first the `byzantine_members` give wrong advice and `advisers` replace
+    the same number of fixed advisers of the run. `say` receives messages: which checkpoint is used, and newer ones that
+    are damaged.
+
+    Raises UserError for a member that the group does not have, a knob that the environment does not have, `advised` for
+    a run without advice, and if there is nothing to compare.
+    """
+    wrong = tuple(byzantine_members), None if advisers is None else tuple(advisers)
+    wrong_advice = any(wrong)
+    if not advised and (wrong_advice or any(case.dropped_advice for case in perturbations)):
+        what = "dropped_advice, --byzantine-members and --advisers are for members that ask each other"
+        raise UserError(f"{what}, and they are evaluated alone: add --advised")
+    if not (perturbations or advised):
+        raise UserError("--perturb: nothing is perturbed; give a strength above 0, as in observation_noise=0.1")
+    perturbed = [Perturbations(), *perturbations] if wrong_advice else perturbations
+    cases = [Case(), *(Case(of_environment, *wrong) for of_environment in perturbed)]
+    seed = SEED if seed is None else seed
+    restored = _restored(run, env, cases[-1], advised)
+    trainer = restored.trainer
+    workers.configure(trainer.threads)
+    try:
+        if unknown := [i for i in members or [] if not 0 <= i < trainer.N]:
+            raise UserError(f"{run} has no member {unknown[0]}: its members are 0 to {trainer.N - 1}")
+        env_args = trainer.config.env_args
+        named: dict[str, Case] = {}
+        for case in cases:  # a case that only repeats the environment's own perturbations is the clean one
+            named.setdefault(case.name(env_args), case)
+        cases = list(named.values())
+        makers = [_perturbed(trainer.evaluation_makers, case.perturbations) for case in cases]
+        for line in (*restored.messages, f"after {trainer.step:,} of {trainer.steps:,} steps"):
+            say(line)
+        if advised:
+            found = [_advised(run, env, case, some, episodes, seed) for case, some in zip(cases, makers)]
+        else:
+            found = [_alone(trainer, some, episodes, seed) for some in makers]
+    finally:
+        trainer.close()
+    rows = []
+    for case, here in zip(cases, found):
+        for m in range(trainer.group.M):
+            if members is not None and m % trainer.N not in members:
+                continue
+            (clean, clean_success), (disturbed, success) = found[0][m], here[m]
+            who = (m // trainer.N, trainer.names[m % trainer.N])
+            rows.append(Row(case.name(env_args), *who, episodes, clean, disturbed, clean_success, success))
+    return Robustness(rows)
+
+
+def _perturbed(makers: Sequence[EnvMaker], perturbations: Perturbations) -> list[EnvMaker]:
+    """The same makers with perturbations. Raises UserError for what an environment cannot do."""
+    unique = {
+        id(maker): replace(maker, env_args=with_perturbations(maker.env_args, perturbations)) for maker in makers
+    }
+    for maker in unique.values():
+        maker.spec()
+    return [unique[id(maker)] for maker in makers]
+
+
+def _restored(run: Path | str, env: Maker | None, case: Case, advised: bool) -> Restored:
+    """The newest checkpoint of the run; with `advised` including its advice, disturbed as in `case`."""
+    restored = restore(run, "company" if advised else "policies", env=env, device="cpu")
+    trainer = restored.trainer
+    if not advised:
+        return restored
+    try:
+        if not isinstance(trainer.sharing, Advice):
+            raise UserError(f"{run} has nobody to ask: leave --advised out")
+        if trainer.sharing.is_over(trainer.step + 1):
+            raise UserError(f"in {run} nobody asks any more after --max-peer-epochs: leave --advised out")
+        if case.advisers is not None and len(case.advisers) != len(has := trainer.config.advisers):
+            raise UserError(f"--advisers: {run} has {len(has)} ({', '.join(has)}); name as many")
+        others = None if case.advisers is None else trainer.copies_of(case.advisers)
+        byzantine = parse_members(case.byzantine_members, trainer.N)
+        twisted = ByzantineMembers(byzantine, trainer.group, trainer.spec.id) if byzantine else None
+        trainer.sharing.disturb(case.perturbations.dropped_advice, twisted, others)
+    except UserError:
+        trainer.close()
+        raise
+    return restored
+
+
+def _alone(trainer: Trainer, makers: Sequence[EnvMaker], episodes: int, seed: int) -> dict[int, Mean]:
+    evaluator = Evaluator(makers, episodes, seed, trainer.config.run.success)
+    try:
+        return means(evaluator.run(GroupActor(trainer.group), trainer.step) or [])
+    finally:
+        evaluator.close()
+
+
+def _advised(
+    run: Path | str, env: Maker | None, case: Case, makers: Sequence[EnvMaker], episodes: int, seed: int
+) -> dict[int, Mean]:
+    """Every case starts from the checkpoint, so that nothing learned about advisers in one case reaches another."""
+    trainer = _restored(run, env, case, advised=True).trainer
+    try:
+        return means(advised_episodes(trainer, makers, episodes, seed))
+    finally:
+        trainer.close()

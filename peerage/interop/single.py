@@ -1,0 +1,53 @@
+"""Learners of one row, which act and judge but have nothing to learn from, and the parameters of single members."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor
+
+from peerage.config.methods import LEARNERS
+from peerage.errors import UserError
+from peerage.learners.base import Learner, Space
+from peerage.learners.streams import StreamKey
+
+
+def single(settings: Any, space: Space) -> Any:
+    """A learner of one row that acts and judges; its replay buffer, if it has one, holds one transition."""
+    smallest = {name: 1 for name in ("buffer_size", "batch_size") if hasattr(settings, name)}
+    settings = replace(settings, **smallest)
+    return LEARNERS[settings.algorithm].load()([settings], [StreamKey(0, 0, 0)], space, 1)
+
+
+def space_of(observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> Space:
+    """Gymnasium's spaces as the learners want them."""
+    if not isinstance(observation_space, gym.spaces.Box) or len(observation_space.shape) != 1:
+        raise UserError(f"trained members need flat observations, not {observation_space}")
+    if isinstance(action_space, gym.spaces.Discrete):
+        return Space(observation_space.shape[0], 1, int(action_space.n))
+    if not isinstance(action_space, gym.spaces.Box) or len(action_space.shape) != 1:
+        raise UserError(f"trained members need Discrete or flat Box actions, not {action_space}")
+    low, high = (bound.astype(np.float32) for bound in (action_space.low, action_space.high))
+    return Space(observation_space.shape[0], len(low), 0, low, high)
+
+
+def shape_of(space: Space) -> str:
+    """For error messages."""
+    actions = f"{space.n_actions} discrete actions" if space.discrete else f"Box({space.act_dim}) actions"
+    return f"{space.obs_dim} observations and {actions}"
+
+
+@torch.no_grad()
+def set_member_parameters(learner: Learner, row: int, parameters: Mapping[str, Tensor]) -> None:
+    """Give the member in `row` the parameters `[1, P]` of a member of the same learner and shape. Raises ValueError
+    for another one."""
+    own = {name: values[row : row + 1] for name, values in learner.parameters().items()}
+    if {name: x.shape for name, x in own.items()} != {name: x.shape for name, x in parameters.items()}:
+        raise ValueError("the parameters are those of another algorithm or shape")
+    for name, values in own.items():
+        values.copy_(parameters[name])

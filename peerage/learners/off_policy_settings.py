@@ -1,0 +1,24 @@
+"""The settings that off-policy learners share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from peerage.config.fields import limited
+from peerage.config.methods import LearnerSettings
+
+
+@dataclass(frozen=True)
+class OffPolicySettings(LearnerSettings):
+    """Settings of a learner with a replay buffer and target networks."""
+
+    batch_size: int = limited(256, "[1, inf)")
+    """Transitions per gradient step. Typical: 32 to 512."""
+    buffer_size: int = limited(1_000_000, "[1, inf)")
+    """Transitions that the replay buffer of a member holds; at most `total_timesteps`."""
+    train_freq: int = limited(1, "[1, inf)")
+    """Environment steps between two rounds of gradient steps."""
+    gradient_steps: int = limited(1, "[1, inf)")
+    """Gradient steps in a round."""
+    tau: float = limited(0.005, "(0, 1]")
+    """Soft update of the target networks: target += tau (online - target); 1 copies the online network."""

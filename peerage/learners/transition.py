@@ -1,0 +1,67 @@
+"""One environment step of all members, as learners, trust, exchanges and advisers see it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class HostTransition(NamedTuple):
+    """A step on the host. `M` rows, one per member of every replica."""
+
+    obs: np.ndarray  # float32 [M, obs]
+    actions: np.ndarray  # [M, act] as taken, in the environment's units; Discrete: the index
+    rewards: np.ndarray  # float32 [M]
+    next_obs: np.ndarray  # float32 [M, obs]; the true last observation where the episode ended
+    terminated: np.ndarray  # bool [M]
+    truncated: np.ndarray  # bool [M]
+    done: np.ndarray  # bool [M]: either
+    first: np.ndarray  # bool [M]: the first step of an episode
+    followed: np.ndarray  # int64 [M]: the adviser that the member followed, by its number among all advisers
+    chose: np.ndarray  # bool [M]: the member chose that adviser in this step
+
+    def rows(self, index: np.ndarray) -> HostTransition:
+        """The step of some members only."""
+        return HostTransition(*(column[index] for column in self))
+
+
+@dataclass
+class Transition:
+    """A step on the device. `M` rows, one per member; a stack of learners gets its own rows (`rows`)."""
+
+    obs: Tensor  # [M, obs]
+    actions: Tensor  # [M, act] as taken, in the environment's units; Discrete: the index as a float
+    chosen: Tensor  # [M, act] as chosen, before they were clipped to the box
+    rewards: Tensor  # [M]
+    next_obs: Tensor  # [M, obs]; the true last observation where the episode ended
+    terminated: Tensor  # [M], 0 or 1
+    followed: Tensor  # long [M]: the adviser that the member followed, by its number among all advisers
+    host: HostTransition
+
+    @cached_property
+    def truncated(self) -> Tensor:
+        """`[M]`, 0 or 1: the episode was cut off, as by a time limit."""
+        return torch.as_tensor(self.host.truncated, device=self.obs.device, dtype=self.obs.dtype)
+
+    @cached_property
+    def first(self) -> Tensor:
+        """bool `[M]`: the first step of an episode."""
+        return torch.as_tensor(self.host.first, device=self.obs.device)
+
+    def rows(self, index: Tensor) -> Transition:
+        """The step of the members `index [S]`."""
+        return Transition(
+            obs=self.obs[index],
+            actions=self.actions[index],
+            chosen=self.chosen[index],
+            rewards=self.rewards[index],
+            next_obs=self.next_obs[index],
+            terminated=self.terminated[index],
+            followed=self.followed[index],
+            host=self.host.rows(index.cpu().numpy()),
+        )

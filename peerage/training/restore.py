@@ -1,0 +1,141 @@
+"""A trainer in the state of a run's newest sound checkpoint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from peerage.config import FREE, Config, parts
+from peerage.config.file import to_dict
+from peerage.envs.vector import Maker
+from peerage.errors import UserError
+from peerage.runs import checkpoint
+from peerage.runs.folder import RunFolder
+from peerage.runs.serialisation import misfit
+from peerage.runs.tables import has_rows
+from peerage.sharing.adviser import Suggests
+from peerage.training.budget import check, estimate, guard
+from peerage.training.trainer import Trainer
+
+Purpose = Literal["resume", "policies", "company"]
+"""What a run is restored for. `resume`: to continue the training. `policies`: the members alone, so that no adviser is
+needed. `company`: members, trust and advisers, without their running episodes, to be evaluated together."""
+
+
+@dataclass
+class Restored:
+    """A trainer, and what a resume must know of the run."""
+
+    trainer: Trainer
+    messages: list[str]
+    """To be told to the user."""
+    checkpoint: Path | None = None
+    """None: the run was stopped before its first checkpoint, and the trainer is at step 0."""
+    runner: dict[str, Any] = field(default_factory=dict)
+    """The runner's part of the checkpoint."""
+    damaged: list[Path] = field(default_factory=list)
+    """Newer checkpoints that are damaged and were passed over."""
+
+
+def restore(
+    run: Path | str,
+    purpose: Purpose = "resume",
+    *,
+    env: Maker | None = None,
+    advisers: Sequence[str | Suggests] | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+) -> Restored:
+    """Restore a run from its newest sound checkpoint.
+
+    `env` and `advisers` are those that the run was started with, where they were objects. To be resumed, a run that
+    was stopped before its first checkpoint starts again at step 0. Raises UserError, in one line.
+    """
+    folder = RunFolder.open(run)
+    config = folder.resolved()
+    if purpose == "policies":
+        alone = replace(config.advice, sharing="none", byzantine_members=())
+        config = replace(config, device="cpu", advisers=(), perturb={}, advice=alone)
+    else:
+        config = replace(config, device=device or config.device, threads=threads or config.threads)
+    fresh = purpose == "resume" and not checkpoint.checkpoints(folder.path) and folder.status()[0] != "DONE"
+    damaged: dict[Path, str] = {}
+    if not fresh:
+        newest, state, damaged = checkpoint.load_latest(folder.path, buffers=purpose != "policies")
+    elif has_rows(folder.path):
+        raise UserError(f"{run} has rows but no checkpoint: its checkpoints were removed; train it anew")
+    try:
+        with guard():
+            trainer = Trainer(config, env=env, advisers=() if purpose == "policies" else advisers, pretrained=fresh)
+    except UserError as error:
+        if env is None and advisers is None and folder.commands() and "(from Python)" in folder.commands()[0]:
+            hint = "started from Python, with objects? `peerage.load(folder, env=..., advisers=...)` takes them"
+            raise UserError(f"{error} ({hint})") from error
+        raise
+    if purpose == "resume":
+        messages = [f"{line}; resumed from the one before" for line in damaged.values()]
+        messages += check_budget(trainer, folder.path)
+    else:
+        messages = list(damaged.values())
+    if fresh:
+        messages.append("stopped before its first checkpoint: started again at step 0")
+        return Restored(trainer, messages)
+    try:
+        if purpose == "policies":
+            trainer.load_policies(state["trainer"])
+        else:
+            _refuse_changes(trainer.config, checkpoint.read_manifest(newest).about["config"], env, advisers)
+            trainer.begin()
+            _refuse_misfit(trainer, state)
+            if purpose == "company":
+                trainer.load_company(state["trainer"])
+            else:
+                messages += trainer.load_state(state["trainer"])
+    except UserError:
+        trainer.close()
+        raise
+    except FileNotFoundError as error:  # the training that writes it has removed a chunk that it no longer needs
+        trainer.close()
+        raise UserError(f"{newest} was replaced just now by the training that writes it: try again") from error
+    except Exception as error:  # a state that was not made by this configuration can raise anything
+        trainer.close()
+        what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(f"the checkpoint {newest} does not fit {folder.path / 'config.yaml'}: {what}") from error
+    return Restored(trainer, messages, newest, dict(state["runner"]), list(damaged))
+
+
+def check_budget(trainer: Trainer, folder: Path) -> list[str]:
+    """The memory and disk that the run takes, in a line; UserError if it cannot fit. `folder` is on that disk."""
+    budget = estimate(trainer, trainer.config.run.keep_checkpoints)
+    tight = check(budget, folder)
+    return [budget.text(), *tight]
+
+
+def _refuse_misfit(trainer: Trainer, state: dict[str, Any]) -> None:
+    expected = {
+        "runner": {"evaluated_at": 0, "frozen": [False] * trainer.group.M, "offsets": {}},
+        "trainer": trainer.state(),
+    }
+    if why := misfit(expected, state):
+        raise ValueError(why)
+    if not 0 <= state["trainer"]["step"] <= trainer.steps:
+        raise ValueError(f"step {state['trainer']['step']} of {trainer.steps}")
+
+
+def _refuse_changes(config: Config, before: dict[str, Any], env: Maker | None, advisers: Sequence[Any] | None) -> None:
+    """UserError if config.yaml is not the one that the checkpoint was written with, naming what differs."""
+    now, objects = to_dict(config), {"env": env, "advisers": advisers}
+    free = FREE | {name for name, given in objects.items() if given is not None}  # named after those
+    for part, values in (("", now), *((part, now[part]) for part in now if isinstance(now[part], dict))):
+        old = before if not part else before.get(part, {})
+        for name, value in values.items():
+            if name in free or name not in old or (not part and name in parts()):
+                continue
+            if json.loads(json.dumps(value)) != old[name]:
+                raise UserError(
+                    f"config.yaml says {f'{part}.{name}' if part else name}: {value}, and the checkpoint was written "
+                    f"with {old[name]}: put it back, or train anew"
+                )

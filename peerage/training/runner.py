@@ -1,0 +1,250 @@
+"""Runs a training to its end: the clock, logging, evaluations and checkpoints.
+
+The runner knows nothing of environments. What it runs is a `Trainable`: `peerage.training.trainer.Trainer`, or a
+training on data alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from peerage.config import Config
+from peerage.config.file import to_dict
+from peerage.nets import workers
+from peerage.runs import checkpoint
+from peerage.runs.folder import RunFolder
+from peerage.runs.listeners import AdviceRow, EvaluationRow, Listener, MetricRow, RunInfo
+from peerage.training.machine import give_memory_back
+from peerage.training.signals import Interrupt
+
+PROGRESS_SECONDS = 0.2
+
+
+class Trainable(Protocol):
+    """What a runner can run. Steps are numbered 1, 2, ..., `steps`."""
+
+    config: Config
+    names: list[str]
+    """Members, then fixed advisers."""
+    N: int
+    R: int
+    steps: int
+    threads: int
+    """CPU threads that it uses."""
+    step: int
+    """The last step that was made."""
+    begun: bool
+
+    def begin(self) -> None:
+        """Prepare the first step; then `begun` is true."""
+        ...
+
+    def advance(self) -> object:
+        """Make the next step."""
+        ...
+
+    def metrics(self) -> list[MetricRow]: ...
+
+    def advice_rows(self) -> list[AdviceRow]: ...
+
+    def diverged(self, known: np.ndarray) -> np.ndarray:
+        """Rows `[n]` of members that stopped learning because an update was not finite, but for the `known [R N]`."""
+        ...
+
+    def member_state(self, m: int) -> dict[str, Any]:
+        """What to keep of a member that has diverged."""
+        ...
+
+    def run_info(self) -> dict[str, Any]:
+        """Fields of `RunInfo`: env, algorithms."""
+        ...
+
+    def state(self) -> dict[str, Any]: ...
+
+
+class Evaluation(Protocol):
+    """How a runner evaluates."""
+
+    def rows(self, step: int, stop: Callable[[], bool]) -> list[EvaluationRow] | None:
+        """An evaluation after `step` steps; None if `stop()` became true meanwhile."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Runner:
+    """Runs `trainable`, telling `listener` about it.
+
+    `folder`: where checkpoints go; None: nowhere. `evaluation` makes evaluations; None: there are none. `offsets` gives
+    the lengths of the CSV files, for checkpoints. `about` goes into their manifests. `messages` are told to the
+    listener when the training starts.
+    """
+
+    def __init__(
+        self,
+        trainable: Trainable,
+        listener: Listener,
+        *,
+        folder: RunFolder | None = None,
+        evaluation: Evaluation | None = None,
+        offsets: Callable[[], dict[str, int]] = dict,
+        about: Mapping[str, Any] | None = None,
+        messages: list[str] | None = None,
+    ) -> None:
+        self.trainable, self.listener, self.folder, self.evaluation = trainable, listener, folder, evaluation
+        self.offsets, self.about, self.messages = offsets, dict(about or {}), list(messages or [])
+        self.evaluated_at = -1
+        self.frozen = np.zeros(trainable.N * trainable.R, bool)  # members that have been reported as diverged
+        self.checkpoint: Path | None = None
+        """The last checkpoint that was written or resumed from."""
+        self.resumed = False
+        self._saved: tuple[int, int] | None = None  # step and last evaluation of that checkpoint
+
+    def resume(self, state: Mapping[str, Any], folder: Path) -> None:
+        """Continue from the runner's part of a checkpoint; the trainable has loaded its own."""
+        self.evaluated_at = int(state["evaluated_at"])
+        self.frozen = np.array(state["frozen"], bool)
+        self.checkpoint, self.resumed = folder, True
+        self._saved = (self.trainable.step, self.evaluated_at)
+
+    @property
+    def evaluation_due(self) -> bool:
+        """Is an evaluation after this step asked for and not made yet?"""
+        freq, step = self.trainable.config.run.eval_freq, self.trainable.step
+        due = bool(freq) and (step == self.trainable.steps or step % freq == 0)
+        return self.evaluation is not None and due and self.evaluated_at < step
+
+    @property
+    def finished(self) -> bool:
+        """Is there nothing left to do?"""
+        return self.trainable.step >= self.trainable.steps and not self.evaluation_due
+
+    def run(self) -> None:
+        """Train to the end.
+
+        Ctrl-C, SIGTERM and SIGHUP finish the step and write a checkpoint before they raise the error of
+        `peerage.training.signals.Interrupt`; a second signal raises it at once.
+        """
+        workers.configure(self.trainable.threads)
+        with Interrupt() as interrupt:
+            self._run(interrupt)
+
+    def _run(self, interrupt: Interrupt) -> None:
+        t, run = self.trainable, self.trainable.config.run
+        self.listener.on_start(self._info())
+        for text in self.messages:
+            self.listener.on_message(t.step, text)
+        if not t.begun:
+            t.begin()
+            self.save()  # before the first evaluation: a run can be resumed from its first moment on
+        began = shown = logged_at = time.perf_counter()
+        logged_step = t.step
+        self._evaluate_if_due(interrupt)
+        self._leave_if_asked(interrupt)
+        paused = time.perf_counter() - began  # evaluation and checkpoints do not count as training time
+        while t.step < t.steps:
+            t.advance()
+            now = time.perf_counter()
+            if now - shown > PROGRESS_SECONDS:
+                self.listener.on_progress(t.step, now - began)
+                shown = now
+            if t.step == t.steps or t.step % run.log_freq == 0:
+                self.log()
+                seconds = now - logged_at - paused
+                rate = (t.step - logged_step) * t.N * t.R / max(seconds, 1e-9)
+                self.listener.on_timing(t.step, now - began, rate)
+                logged_at, logged_step, paused = now, t.step, 0.0
+            pause = time.perf_counter()
+            self._evaluate_if_due(interrupt)
+            self._leave_if_asked(interrupt)
+            if run.checkpoint_freq and t.step % run.checkpoint_freq == 0 and t.step < t.steps:
+                self.save()
+            paused += time.perf_counter() - pause
+        self.save()
+
+    def _info(self) -> RunInfo:
+        t = self.trainable
+        return RunInfo(
+            folder=self.folder.path if self.folder else None,
+            members=tuple(t.names[: t.N]),
+            advisers=tuple(t.names),
+            replicas=t.R,
+            total_steps=t.steps,
+            start_step=t.step,
+            resumed=self.resumed,
+            config=to_dict(t.config),
+            **t.run_info(),
+        )
+
+    def log(self) -> None:
+        """Metrics and advice since the last call, and members that have diverged."""
+        step = self.trainable.step
+        advice = self.trainable.advice_rows()
+        self.listener.on_metrics(step, self.trainable.metrics())
+        if advice:
+            self.listener.on_advice(step, advice)
+        if self.folder is not None:
+            self._report_diverged(self.folder)
+
+    def _report_diverged(self, folder: RunFolder) -> None:
+        """Say which members have diverged since the last call, and keep their networks and last transitions."""
+        t = self.trainable
+        for m in t.diverged(self.frozen).tolist():
+            self.frozen[m] = True
+            r, i = divmod(m, t.N)
+            name = f"diverged-replica-{r}-member-{i}-step-{t.step}"
+            text = f"{t.names[i]} of replica {r} is frozen: its update was not finite"
+            try:
+                text += f" (kept in {checkpoint.dump(folder.path, name, t.member_state(m)).name})"
+            except OSError as error:
+                text += f" (and cannot be kept: {error.strerror or error})"
+            self.listener.on_message(t.step, text)
+
+    def _evaluate_if_due(self, interrupt: Interrupt) -> None:
+        if self.evaluation_due and self.evaluation is not None:
+            rows = self.evaluation.rows(self.trainable.step, lambda: interrupt.asked)
+            if rows is not None:  # otherwise it is made when the run is resumed
+                self.evaluated_at = self.trainable.step
+                self.listener.on_evaluations(self.trainable.step, rows)
+
+    def _leave_if_asked(self, interrupt: Interrupt) -> None:
+        if interrupt.asked:
+            self.save()
+            raise interrupt.error()
+
+    def close(self) -> None:
+        """Close the environments of evaluations."""
+        if self.evaluation is not None:
+            self.evaluation.close()
+
+    def state(self) -> dict[str, Any]:
+        """Everything that a resume needs."""
+        return {
+            "runner": {
+                "evaluated_at": self.evaluated_at,
+                "frozen": self.frozen.tolist(),
+                "offsets": self.offsets(),
+            },
+            "trainer": self.trainable.state(),
+        }
+
+    def save(self) -> None:
+        """Write a checkpoint, if there is a folder and anything to add to the last one."""
+        now = (self.trainable.step, self.evaluated_at)
+        if self.folder is None or self._saved == now:
+            return
+        self.checkpoint = checkpoint.save(
+            self.folder.path,
+            self.trainable.step,
+            self.state(),
+            about={**self.about, "config": to_dict(self.trainable.config)},
+            after=self.checkpoint,
+            keep=self.trainable.config.run.keep_checkpoints,
+        )
+        self._saved = now
+        give_memory_back()
