@@ -148,7 +148,7 @@ class Answer:
     @property
     def refused(self) -> bool:
         """Before anything was done; a training that failed says how it goes on, or that it cannot."""
-        began = "continues" in self.err or "cannot continue" in self.err
+        began = "continues" in self.err.replace("continues it", "") or "cannot continue" in self.err
         return self.status == 2 and not began
 
 
