@@ -711,10 +711,10 @@ def test_an_evaluation_does_not_keep_a_signal_waiting(tmp_path, monkeypatch):
     whole = peerage.train(config=small(), log_dir=str(tmp_path), exp_name="whole")
     run = Evaluator.run
 
-    def with_signal(self, trained, stop):
+    def with_signal(self, actor, trained, stop):
         if trained == 100:
             os.kill(os.getpid(), signal.SIGTERM)
-        return run(self, trained, stop)
+        return run(self, actor, trained, stop)
 
     monkeypatch.setattr(Evaluator, "run", with_signal)
     with pytest.raises(SystemExit):
