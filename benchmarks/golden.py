@@ -63,6 +63,7 @@ COMMON = "--log-freq 100 --eval-freq 200 --n-eval-episodes 2 --checkpoint-freq 2
 COMMON += " --device cpu --threads 1 --verbose 0 --log-dir ."
 DQN = "--net-arch 32,32 --batch-size 32 --buffer-size 300 --learning-starts 100 --target-update-interval 50"
 BOX = "--net-arch 32,32 --batch-size 32 --buffer-size 250 --learning-starts 60"
+TD = "--trust-buffer-size 100"  # less than the replay buffers hold
 CONTEXT = "--context-length 20 --context-history 40 --context-batch-size 8"
 ATTENTION = "--sequence-length 10 --attention-batch-size 8 --attention-history 200 --warmup-steps 300"
 
@@ -88,18 +89,19 @@ RUNS = [
     # Discrete actions: DQN
     GoldenRun("room-default", "--env Room-v6 --n-peers 3 --total-timesteps 600 --seed 1 --learning-starts 100"),
     GoldenRun("room-probes", f"--env Room-v21 --n-peers 2 --advisers expert adversary random --trust td --use-critic "
-              f"--use-agent-values --no-use-advantage --replicas 2 --shuffle-advisers --total-timesteps 800 {DQN}"),
+              f"--use-agent-values --no-use-advantage --replicas 2 --shuffle-advisers --total-timesteps 800 {TD} "
+              f"{DQN}"),
     GoldenRun("room-paper", f"--env Room-v6 --n-peers 4 --choice paper --switch-ratio 2 --epoch-length 100 "
-              f"--follow-across-episodes --temperature-decay 0.1 --total-timesteps 900 {DQN}"),
+              f"--follow-across-episodes --temperature-decay 0.1 --total-timesteps 900 {TD} {DQN}"),
     GoldenRun("room-greedy", f"--env Room-v6 --n-peers 3 --choice greedy --epsilon 0.2 --only-follow-others "
-              f"--max-peer-epochs 4 --epoch-length 100 --no-sample-with-noise --total-timesteps 700 {DQN}"),
+              f"--max-peer-epochs 4 --epoch-length 100 --no-sample-with-noise --total-timesteps 700 {TD} {DQN}"),
     GoldenRun("room-uniform", f"--env Room-v6 --n-peers 2 --choice uniform --advisers random random expert "
               f"--replicas 3 --follow-steps 3 --total-timesteps 500 {DQN}"),
     GoldenRun("room-change", "--env Room-v6 --env-args goals=left change_at=330 'change={goals: right, reward_at: "
               "opposite}' --n-peers 2 --advisers turncoat convert --trust in-context --context-identity "
               f"--context-estimator transformer --replicas 2 --total-timesteps 600 {DQN} {CONTEXT}"),
     GoldenRun("room-regional", f"--env Room-v21 --n-peers 2 --advisers regional:a regional:b --trust in-context "
-              f"--context-estimator kernel --no-context-critics --use-agent-values --total-timesteps 700 {DQN} "
+              f"--context-estimator kernel --no-context-critics --use-agent-values --total-timesteps 700 {TD} {DQN} "
               f"{CONTEXT}"),
     GoldenRun("room-byzantine", f"--env Room-v6 --n-peers 3 --byzantine-members 1:noise:0.3 2:sign-flip --advisers "
               f"colluding:a colluding:a noise:0.2:expert sign-flip:expert --perturb dropped_advice=0.3 "
@@ -108,7 +110,7 @@ RUNS = [
     GoldenRun("room-single", f"--env Room-v21 --n-peers 1 --learning-rate 1e-3 --gamma 0.95 --total-timesteps 900 "
               f"{DQN}"),
     GoldenRun("room-pretrained", f"--env Room-v6 --n-peers 3 --load-paths room-none:1 none none --advisers "
-              f"checkpoint:room-none:0 --trust td --learning-rate 1e-3 5e-4 2e-4 --total-timesteps 500 {DQN}",
+              f"checkpoint:room-none:0 --trust td --learning-rate 1e-3 5e-4 2e-4 --total-timesteps 500 {TD} {DQN}",
               needs="room-none"),
     GoldenRun("room-hybrid-preset", "--config seed-hybrid-room-v6 --total-timesteps 400 --learning-starts 100 "
               "--warmup-steps 300"),
@@ -122,14 +124,14 @@ RUNS = [
     GoldenRun("pendulum-sac", f"--env Pendulum-v1 --n-peers 2 --ent-coef auto_0.1 --replicas 2 --advisers random "
               f"--total-timesteps 350 {BOX} {CONTEXT}"),
     GoldenRun("pendulum-sde", f"--env Pendulum-v1 --n-peers 2 --use-sde --ent-coef 0.1 --choice greedy --trust td "
-              f"--advisers negated:constant:1 --total-timesteps 350 {BOX}"),
+              f"--advisers negated:constant:1 --total-timesteps 350 {TD} {BOX}"),
     GoldenRun("pendulum-td3", f"--env Pendulum-v1 --n-peers 2 --algorithm td3 --action-noise 0.2 --trust transformer "
               f"--advisers random constant --replicas 2 --total-timesteps 300 {BOX} {ATTENTION}"),
     GoldenRun("pendulum-mixed", f"--env Pendulum-v1 --n-peers 3 --algorithm sac td3 sac --trust hybrid "
-              f"--advisers random --total-timesteps 400 {BOX} {ATTENTION}"),
+              f"--advisers random --total-timesteps 400 {TD} {BOX} {ATTENTION}"),
     GoldenRun("pendulum-single", "--env Pendulum-v1 --n-peers 1 --total-timesteps 300 --learning-starts 100"),
     GoldenRun("hopper-phases", f"--env Hopper-v4 --n-peers 2 --trust hybrid --use-phase-aware --perturb "
-              f"mass_scale=0.8..1.2 action_delay=1 --total-timesteps 350 {BOX} {ATTENTION}"),
+              f"mass_scale=0.8..1.2 action_delay=1 --total-timesteps 350 {TD} {BOX} {ATTENTION}"),
     GoldenRun("hopper-mixed", f"--env Hopper-v4 --n-peers 2 --algorithm sac td3 --env-args change_at=200 "
               f"'change={{friction_scale: 0.5}}' --advisers checkpoint:hopper-phases:1 --byzantine-members 1:random "
               f"--total-timesteps 350 {BOX} {CONTEXT}", needs="hopper-phases"),
@@ -172,7 +174,9 @@ def train(run: GoldenRun, checkout: Path, folder: Path, needed: Future[str] | No
     if needed is not None and needed.result():
         return f"{run.needs} failed"
     place, mark, log = folder / run.name, folder / f"{run.name}.json", folder / f"{run.name}.log"
-    about = {"command": run.command(), "python": sys.version, **{name: version(name) for name in PACKAGES}}
+    needs = next((other.command() for other in RUNS if other.name == run.needs), None)
+    versions = {name: version(name) for name in PACKAGES}
+    about = {"command": run.command(), "needs": needs, "python": sys.version, **versions}
     if mark.exists() and json.loads(mark.read_text()) == about:
         return ""
     for old in (mark, log, folder / f"{run.name}.npz"):

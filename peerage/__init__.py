@@ -21,13 +21,20 @@ from peerage.version import __version__
 __all__ = [
     "Adviser",
     "Config",
+    "Exchange",
+    "Learner",
+    "LearnerSettings",
     "Run",
+    "Signal",
     "UserError",
     "__version__",
     "load",
     "register_adviser",
+    "register_exchange",
     "register_expert",
     "register_features",
+    "register_learner",
+    "register_trust",
     "resume",
     "train",
 ]
@@ -35,11 +42,15 @@ __all__ = [
 if TYPE_CHECKING:
     from peerage.api import Run, load, resume, train
     from peerage.config import Config
+    from peerage.config.methods import LearnerSettings, register_exchange, register_learner, register_trust
     from peerage.envs.scripted import register_expert
     from peerage.errors import UserError
+    from peerage.learners.base import Learner
     from peerage.sharing.adviser import Adviser
     from peerage.sharing.advisers import register_adviser
+    from peerage.sharing.exchanges.base import Exchange
     from peerage.trust.features import register_features
+    from peerage.trust.signals import Signal
 
 _MODULE_OF = {
     "Adviser": "peerage.sharing.adviser",
@@ -48,8 +59,15 @@ _MODULE_OF = {
     "resume": "peerage.api",
     "train": "peerage.api",
     "Config": "peerage.config",
+    "Exchange": "peerage.sharing.exchanges.base",
+    "Learner": "peerage.learners.base",
+    "LearnerSettings": "peerage.config.methods",
+    "Signal": "peerage.trust.signals",
     "UserError": "peerage.errors",
     "register_adviser": "peerage.sharing.advisers",
+    "register_exchange": "peerage.config.methods",
+    "register_learner": "peerage.config.methods",
+    "register_trust": "peerage.config.methods",
     "register_expert": "peerage.envs.scripted",
     "register_features": "peerage.trust.features",
 }

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import random
 import signal
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run in parallel processes; read when torch is imported
 
 import numpy as np
 import pytest
 import torch
 
 from peerage.append_buffer import AppendBuffer
-from peerage.nets import kernels
+from peerage.nets.workers import WORKERS
 from peerage.training.trainer import Trainer
 
 # A shell ignores SIGINT in what it starts in the background, and `nohup` ignores SIGHUP. A training keeps ignoring such
@@ -17,6 +21,12 @@ from peerage.training.trainer import Trainer
 for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(_number) == signal.SIG_IGN:
         signal.signal(_number, _handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """PEERAGE_SHUFFLE=SEED runs the tests in a random order: none may depend on another."""
+    if seed := os.environ.get("PEERAGE_SHUFFLE"):
+        random.Random(seed).shuffle(items)
 
 
 def assert_same(a, b, place: str = "state") -> None:
@@ -59,7 +69,7 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-    kernels.WORKERS.set_threads(1)
+    WORKERS.set_threads(1)
 
 
 @pytest.fixture

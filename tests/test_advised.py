@@ -1,4 +1,4 @@
-"""Evaluation in company: who listens to whom goes on, who acts how does not, and nothing of the run is touched."""
+"""Evaluation with advice from a checkpoint: trust learns, members do not, and the run folder does not change."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ FOLLOWERS = replace(TINY, advice=AdviceConfig(only_follow_others=True, use_trust
 
 @pytest.fixture(scope="module", autouse=True)
 def unreported():
-    """Pictures cost more than these trainings."""
+    """Reports take longer than these trainings."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(session, "write_report", lambda folder: folder)
         yield
@@ -68,20 +68,20 @@ def episodes(trainer, n, seed=7, dropped=None):
     return advised_episodes(trainer, trainer.evaluation_makers, n, seed)
 
 
-def test_who_asks_nobody_is_alone(folder):
-    """The same first episodes as of the evaluation alone: there, too, members do what they think best."""
+def test_without_sharing_the_first_episodes_are_those_alone(folder):
+    """Both act by the mode of the policies."""
     trainer = restore(folder / "alone").trainer
     alone = Evaluator(trainer.evaluation_makers, 1, 7).run(GroupActor(trainer.group), trainer.step)
     assert [e[2][1:] for e in episodes(trainer, 1)] == [e[2][1:] for e in alone]
 
 
-def test_silence_is_being_alone(folder):
-    """Whoever hears nobody follows itself: as the same members who have nobody to ask."""
+def test_members_follow_themselves_if_all_advice_is_dropped(folder):
+    """The episodes are those of the same members without advisers."""
     with_nobody = restore(folder / "mixed", "policies").trainer
     assert episodes(restore(folder / "mixed").trainer, 3, dropped=1.0) == episodes(with_nobody, 3)
 
 
-def test_policies_stay_and_trust_goes_on(folder):
+def test_policies_do_not_change_and_trust_learns(folder):
     trainer = restore(folder / "mixed").trainer
     learner = trainer.group.stacks[0].learner
     networks = {name: net.flat.clone() for name, net in learner.networks().items()}
@@ -93,8 +93,8 @@ def test_policies_stay_and_trust_goes_on(folder):
     assert (td.report()["trust_td"] != trust).any()
 
 
-def test_trust_learns_who_lies_now(folder):
-    """The expert's place is taken by its opposite: what it was believed, it loses, and the honest one does not."""
+def test_trust_in_an_adviser_that_became_wrong_falls(folder):
+    """With its opposite in the place of the expert, trust in that place ends lower than with the expert."""
     trust = {}
     for expert in ("expert", "sign-flip:expert"):
         trainer = restore(folder / "mixed").trainer
@@ -104,16 +104,16 @@ def test_trust_learns_who_lies_now(folder):
     assert (trust["expert"] > trust["sign-flip:expert"]).all()
 
 
-def test_who_follows_the_expert_arrives_and_who_follows_its_opposite_does_not(folder):
+def test_followers_of_the_expert_succeed_and_followers_of_its_opposite_fail(folder):
     found = evaluate_perturbed(folder / "one", episodes=4, advised=True, advisers=["sign-flip:expert"])
-    honest, lied_to = found.table()
-    assert honest["perturbation"] == "clean" and lied_to["perturbation"] == "advisers sign-flip:expert"
-    assert (honest["success"], lied_to["success"]) == (1.0, 0.0)
-    assert lied_to["change"] == lied_to["return"] - honest["return"] < 0
+    clean, wrong = found.table()
+    assert clean["perturbation"] == "clean" and wrong["perturbation"] == "advisers sign-flip:expert"
+    assert (clean["success"], wrong["success"]) == (1.0, 0.0)
+    assert wrong["change"] == wrong["return"] - clean["return"] < 0
 
 
 def test_dropped_advice_of_an_evaluation(folder):
-    """All of it dropped: as the same members who have nobody to ask."""
+    """With all advice dropped the episodes are those of the same members without advisers."""
     found = evaluate_perturbed(folder / "mixed", [Perturbations(dropped_advice=1.0)], 3, seed=7, advised=True)
     by_hand = episodes(restore(folder / "mixed", "policies").trainer, 3)
     for row in (row for row in found.rows if row.case == "dropped_advice=1"):
@@ -122,19 +122,19 @@ def test_dropped_advice_of_an_evaluation(folder):
     assert any(row.change for row in found.rows)
 
 
-def test_a_world_that_changed_stays_as_it_was(tmp_path):
-    """Rewards are negative from step 40 on, and evaluated after 60."""
+def test_an_environment_that_changed_keeps_its_state(tmp_path):
+    """Rewards are negative from step 40 on; the evaluation is after 60 steps."""
     turned = {"change_at": 40, "change": {"reward_scale": -1.0}}
     config = replace(FOLLOWERS, n_peers=1, advisers=("expert",), replicas=1, env_args=turned, total_timesteps=60)
     run = peerage.train(config=config, log_dir=str(tmp_path), exp_name="run").folder
     assert evaluate_perturbed(run, episodes=2, advised=True).table()[0]["return"] < -20
     early = replace(config, env_args={**turned, "change_at": 70})
     run = peerage.train(config=early, log_dir=str(tmp_path), exp_name="early").folder
-    assert evaluate_perturbed(run, episodes=4, advised=True).table()[0]["return"] > 20  # more steps than that
+    assert evaluate_perturbed(run, episodes=4, advised=True).table()[0]["return"] > 20
 
 
-def test_which_checkpoint_it_is(folder, tmp_path, capsys):
-    """A damaged one is not passed over in silence, and without any nobody is evaluated."""
+def test_the_checkpoint_that_is_used_is_named(folder, tmp_path, capsys):
+    """A message names a damaged checkpoint that was skipped; a run without a checkpoint is refused."""
     run = tmp_path / "run"
     shutil.copytree(folder / "mixed", run)
     newest = checkpoints(run)[-1] / "state.json"
@@ -169,7 +169,7 @@ def test_nobody_asks_any_more(tmp_path):
         evaluate_perturbed(run, advised=True)
 
 
-def test_what_the_environment_has_already_is_no_other_case(tmp_path):
+def test_a_perturbation_that_the_environment_already_has_is_not_a_case(tmp_path):
     config = replace(TINY, env_args={"perturb": {"action_noise": 0.25}}, total_timesteps=60, replicas=1)
     run = peerage.train(config=config, log_dir=str(tmp_path), exp_name="run").folder
     weak, strong = Perturbations(action_noise=0.25), Perturbations(action_noise=0.5)
@@ -179,8 +179,8 @@ def test_what_the_environment_has_already_is_no_other_case(tmp_path):
         assert found.table()[0]["change"] == 0
 
 
-def test_seeds_are_those_that_are_asked_for(tmp_path):
-    """Alone and in company, other seeds are other episodes."""
+def test_the_seed_can_be_chosen(tmp_path):
+    """Alone and with advice, other seeds give other episodes."""
     config = replace(TINY, env="CartPole-v1", advisers=("random",), total_timesteps=60)
     run = peerage.train(config=config, log_dir=str(tmp_path), exp_name="run").folder
     for advised in (False, True):
@@ -189,15 +189,16 @@ def test_seeds_are_those_that_are_asked_for(tmp_path):
         assert [row.clean for row in one.rows] != [row.clean for row in two.rows]
 
 
-def test_a_liar_harms_those_who_ask_it(folder):
-    """Both follow each other only: who asks the liar does otherwise, who is asked by it does not."""
+def test_a_byzantine_member_changes_the_returns_of_its_followers_alone(folder):
+    """The members follow each other only: the follower of the Byzantine member acts differently, its own actions follow
+    the other member, which is honest."""
     found = evaluate_perturbed(folder / "two", episodes=5, advised=True, byzantine_members=["1:random"])
     change = {row.member: row.change for row in found.rows if row.case == "byzantine 1:random"}
     assert change["member-0"] != 0 and change["member-1"] == 0
 
 
-def test_every_case_begins_from_the_checkpoint(folder):
-    """What came before a case does not matter to it; and the run stays as it is."""
+def test_every_case_starts_from_the_checkpoint(folder):
+    """A case does not depend on those before it, and the run folder does not change."""
     path = folder / "mixed"
     before = {p: p.read_bytes() for p in path.rglob("*") if p.is_file()}
     half, noise = Perturbations(dropped_advice=0.5), Perturbations(observation_noise=0.3)
@@ -207,9 +208,8 @@ def test_every_case_begins_from_the_checkpoint(folder):
     assert {p: p.read_bytes() for p in path.rglob("*") if p.is_file()} == before
 
 
-def test_troubles_of_the_training_are_not_those_of_the_evaluation(folder):
-    """With a liar and silence in the training, `clean` has neither: the same as for one trained without, once its
-    members are given the same networks and trust."""
+def test_disturbances_of_the_training_are_switched_off(folder):
+    """The training had a Byzantine member and dropped advice; the case `clean` has neither."""
     troubled = restore(folder / "byzantine").trainer
     troubled.sharing.disturb()
     clean = evaluate_perturbed(folder / "byzantine", episodes=3, advised=True).rows
@@ -217,8 +217,8 @@ def test_troubles_of_the_training_are_not_those_of_the_evaluation(folder):
     for row in clean:
         mine = [e.return_ for m, _, e in by_hand if troubled.names[m] == row.member]
         assert row.perturbed == row.clean == np.mean(mine)
-    lied_to = evaluate_perturbed(folder / "byzantine", episodes=3, advised=True, byzantine_members=["1:random"]).rows
-    assert [r.clean for r in lied_to[:2]] == [r.clean for r in clean]
+    wrong = evaluate_perturbed(folder / "byzantine", episodes=3, advised=True, byzantine_members=["1:random"]).rows
+    assert [r.clean for r in wrong[:2]] == [r.clean for r in clean]
 
 
 def test_a_perturbation_that_is_part_of_the_environment_is_named(tmp_path):
@@ -232,8 +232,8 @@ def test_a_perturbation_that_is_part_of_the_environment_is_named(tmp_path):
 @pytest.mark.parametrize(
     "advisers", [["random", "turncoat"], ["noise:expert", "colluding:a"], ["convert", "regional:a"]]
 )
-def test_others_may_have_a_memory_of_their_own(folder, advisers):
-    """The run's had none, and one of each for all replicas."""
+def test_replacing_advisers_may_have_a_state(folder, advisers):
+    """Those of the run had none, and one object served all replicas."""
     found = evaluate_perturbed(folder / "mixed", episodes=2, advised=True, advisers=advisers)
     assert len({row.case for row in found.rows}) == 2
 
@@ -254,12 +254,12 @@ def test_mistakes(folder, capsys, said, why):
     assert why in capsys.readouterr().err
 
 
-def test_nobody_to_ask(folder):
+def test_a_run_without_advice_is_refused(folder):
     with pytest.raises(UserError, match="has nobody to ask: leave --advised out"):
         evaluate_perturbed(folder / "alone", advised=True)
 
 
-def test_one_case_alone_has_no_change(folder, capsys):
+def test_a_single_case_has_no_change(folder, capsys):
     assert main(["evaluate", str(folder / "mixed"), "--advised", "--episodes", "1"]) == 0
     out = capsys.readouterr().out
     assert "clean" in out and "change" not in out

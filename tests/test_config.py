@@ -207,7 +207,7 @@ def test_files(tmp_path: Path) -> None:
 
 
 def test_every_field_is_explained() -> None:
-    assert [flag.name for flag in train_flags() if not flag.doc] == []
+    assert [flag.name for flag in train_flags() if not flag.setting.doc] == []
 
 
 NASTY = [": ", "[", "]", "{", "}", "!!int ", "&a ", "*a", "- ", "'", '"', "\t", "\n", "? ", "1e999", ".nan"]

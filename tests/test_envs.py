@@ -1,4 +1,4 @@
-"""Our environments, and building environments from what the user wrote."""
+"""The environments of this library, and building environments from the user's specification."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_room_by_hand():
     assert obs.dtype == np.float32
     np.testing.assert_allclose(obs, [0.6, 0.6, 0.8, 1.0], rtol=1e-6)
     seen = []
-    for action in (0, 2, 2, 2, 3, 0, 0, 1):  # to the goal in three steps, against the wall, off it, ...
+    for action in (0, 2, 2, 2, 3, 0, 0, 1):  # to the goal in three steps, against the wall, away from it, ...
         obs, reward, terminated, truncated, info = env.step(action)
         assert not terminated and not truncated
         assert info == {"is_success": reward == 1.0}
@@ -64,7 +64,7 @@ def test_room_horizon_and_goals(length, horizon):
         env.reset()
         goals.add((env.unwrapped.goal_x, env.unwrapped.goal_y))
     walls = {0, length - 1}
-    # A wall in one coordinate; the other one never reaches length - 1 by itself.
+    # One coordinate is at a wall; the other one is never length - 1 unless it is the one at the wall.
     assert all((x in walls and y < length - 1) or (y in walls and x < length - 1) for x, y in goals)
     assert len(goals) == 4 * (length - 1) - 1  # the two families share the corner (0, 0)
 
@@ -149,7 +149,7 @@ def test_bad_environments_in_one_line(env, env_args, message):
 
 
 class Spaces(gymnasium.Env):
-    """Only spaces."""
+    """Has spaces and nothing else."""
 
     def __init__(self, observation_space, action_space):
         self.observation_space, self.action_space = observation_space, action_space
@@ -193,7 +193,7 @@ def test_spec():
 def test_environment_arguments_pass_through():
     env = make_env("Hopper-v4", {"terminate_when_unhealthy": False})
     env.reset(seed=0)
-    ends = [env.step(env.action_space.high)[2] for _ in range(60)]  # it falls, and goes on
+    ends = [env.step(env.action_space.high)[2] for _ in range(60)]  # it falls, and the episode continues
     assert not any(ends)
 
 
@@ -221,7 +221,7 @@ def test_warnings_of_others_keep_their_kind():
 
 
 @pytest.mark.filterwarnings("ignore")  # about the age of the v4 environments
-def test_the_list_is_true():
+def test_the_list_agrees_with_the_environments():
     rows = list_envs()
     assert len(rows) == 25 and len({row["id"] for row in rows}) == 25
     for row in rows:

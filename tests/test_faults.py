@@ -33,6 +33,8 @@ from peerage.runs.tables import read_advice, read_metrics
 from peerage.trust.in_context_settings import ContextSettings
 from peerage.trust.transformer_settings import TrustTransformerSettings
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parent.parent
 FULL = "No space left on device"
 PNG_END = b"IEND\xaeB`\x82"

@@ -8,17 +8,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from transitions import transition
 
 from peerage.config import AdviceConfig, Config, LearnerConfig, RunConfig
 from peerage.learners.base import Space
 from peerage.learners.defaults import default_settings
 from peerage.learners.group import Group
 from peerage.runs import checkpoint
-from peerage.runs.listeners import Listener, Listeners
+from peerage.runs.listeners import Listener
+from peerage.training.runner import Runner
 from peerage.trust import in_context
 from peerage.trust.in_context import FACTS, MIN_DECISIONS, SUMS, InContextTrust
 from peerage.trust.in_context_settings import ContextSettings
-from peerage.trust.signals import Transition
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 
@@ -33,6 +34,8 @@ class Critics:
     """Critics that can be worked out in the head: member m values a state by `V = slope[m] s` and an action in it by
     `Q = s + a / 10`; gamma = 0.5, actions in [-10, 10]."""
 
+    has_action_value = True
+
     def __init__(self, n=2, replicas=1, slope=None):
         self.N, self.R, self.M = n, replicas, n * replicas
         self.device, self.dtype = torch.device("cpu"), F64
@@ -45,14 +48,14 @@ class Critics:
     def state_value(self, obs, noise):
         return self.slope * obs[..., 0]
 
-    def value(self, obs, actions):
+    def action_value(self, obs, actions):
         return obs[..., 0] + actions[..., 0] / 10
 
 
 class Indifferent(Critics):
     """Critics that know nothing: everything is worth 0."""
 
-    def value(self, obs, actions):
+    def action_value(self, obs, actions):
         return torch.zeros_like(obs[..., 0])
 
 
@@ -77,15 +80,12 @@ def act(trust, obs, followed, rewards, *, chose=True, next_obs=None, terminated=
     M = trust.M
     obs = np.asarray(obs, np.float32).reshape(M, -1)
     after = obs if next_obs is None else np.asarray(next_obs, np.float32).reshape(M, -1)
-    bools = [np.broadcast_to(np.array(x, bool), M).copy() for x in (terminated, done, chose)]
-    followed = np.broadcast_to(np.array(followed), M)
-    rewards = np.broadcast_to(np.array(rewards, float), M)
+    truncated = np.array(done) & ~np.array(terminated)
     trust.observe(
-        Transition(
-            torch.as_tensor(obs), torch.as_tensor(after), obs, np.zeros((M, 1)), rewards, bools[0], bools[1], bools[1]
-        ),
-        torch.as_tensor(followed.copy()), followed, bools[2],
-    )  # fmt: skip
+        transition(
+            obs, 0.0, rewards, after, terminated=terminated, truncated=truncated, followed=followed, chose=chose
+        )
+    )
     trust.after_step(trust.step)
 
 
@@ -187,7 +187,7 @@ def test_look_back_of_real_critics():
     """DQN without hidden layers: Q_0 = (s, 2 s, 3), Q_1 = (-s, 0, s); from 1 to 4 at gamma 0.5 and a reward of 1.
     V_0: 3, 8; V_1: 1, 4. A = 1 + 4 - 3 = 2 and 1 + 2 - 1 = 2."""
     member = replace(default_settings("dqn"), net_arch=(), buffer_size=10, batch_size=2, gamma=0.5)
-    group = Group([member] * 2, 1, 0, Space(1, 1, n_actions=3), 100, advise=True, dtype=F64)
+    group = Group([member] * 2, 1, 0, Space(1, 1, n_actions=3), 100, dtype=F64)
     q = group.stacks[0].learner.q
     for row, (slopes, biases) in enumerate((([1.0, 2.0, 0.0], [0.0, 0.0, 3.0]), ([-1.0, 0.0, 1.0], [0.0] * 3))):
         q.constants["0.weight"][row] = torch.tensor([slopes], dtype=F64)
@@ -713,11 +713,11 @@ def test_it_is_in_the_reports(begin):
             self.metrics[step] = {name for _, _, name, _ in rows}
 
     trainer, kept = begin(small()), Kept()
-    trainer.listeners = Listeners([kept])
+    runner = Runner(trainer, kept)
     for step in range(1, 101):
         trainer.advance()
         if step in (20, 100):
-            trainer.log()
+            runner.log()
     assert all("in_context" not in row for row in kept.advice[20])  # 32 decisions were not over then
     last = model(trainer).last
     assert [row["in_context"] for row in kept.advice[100]] == last.flatten().tolist()

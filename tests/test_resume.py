@@ -621,7 +621,7 @@ def test_an_adviser_is_what_it_was_even_if_its_run_went_on(tmp_path):
 
 
 def test_a_reader_that_has_gone_does_not_end_the_training(tmp_path):
-    """`peerage train ... | head -1`. The pipe holds a page and the training says more than that, so it is not at its end
+    """`peerage train ... | head -1`. The pipe holds a page and the training prints more than that, so it has not ended
     before the reader goes."""
     words = ["train", "--env", "Room-v6", "--n-peers", "2", "--total-timesteps", "300", "--eval-freq", "2"]
     words += ["--n-eval-episodes", "1", "--log-dir", str(tmp_path), "--exp-name", "run", "--verbose", "2"]

@@ -16,7 +16,6 @@ import peerage.config.file
 from peerage.config import AdviceConfig, Config, LearnerConfig, RunConfig
 from peerage.config.file import load
 from peerage.config.presets import preset_names
-from peerage.envs.make import make_env
 from peerage.errors import UserError
 from peerage.runs import checkpoint
 from peerage.runs.folder import RunFolder
@@ -92,6 +91,7 @@ def final_return(run: peerage.Run) -> float:
 # --- learning -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_dqn_learns_the_trivial_task(tmp_path):
     run = peerage.train(
         Match, n_peers=2, total_timesteps=1500, gamma=0.0, learning_rate=3e-3, learning_starts=100, eval_freq=1500,
@@ -100,6 +100,7 @@ def test_dqn_learns_the_trivial_task(tmp_path):
     assert final_return(run) == 10.0  # every number of every episode, every member
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "settings", [{"algorithm": "sac"}, {"algorithm": "sac", "use_sde": True}, {"algorithm": "td3"}]
 )
@@ -111,6 +112,7 @@ def test_sac_and_td3_learn_the_trivial_task(tmp_path, settings):
     assert final_return(run) > -0.2  # ten steps; doing nothing gives about -13
 
 
+@pytest.mark.long
 def test_a_group_solves_room_v6(tmp_path):
     run = peerage.train(
         "Room-v6", n_peers=2, advisers=["expert"], total_timesteps=12000, learning_rate=1e-3, gamma=0.9,
@@ -344,63 +346,6 @@ def test_envs_with_arguments():
 # --- from Python ----------------------------------------------------------------------------------------------
 
 
-class Says:
-    """An adviser that always says the same and remembers whom it told."""
-
-    name = "says"
-
-    def __init__(self):
-        self.told = []
-
-    def suggest(self, obs, rows, first, rng):
-        assert obs.shape == (len(rows), 4) and first.dtype == bool
-        self.told += rows.tolist()
-        return np.full(len(obs), 2)
-
-    def state(self):
-        return {"told": self.told}
-
-    def load_state(self, state):
-        self.told = list(state["told"])
-
-
-def test_custom_environment_and_adviser(tmp_path):
-    run = peerage.train(
-        lambda: make_env("Room-v6", {}), advisers=[Says(), "random", "random"], n_peers=2, total_timesteps=200,
-        learning_starts=10, log_freq=100, eval_freq=0, log_dir=str(tmp_path), verbose=0,
-    )  # fmt: skip
-    assert set(run.advice["adviser"]) == {"member-0", "member-1", "says", "random", "random-2"}
-    assert run.policy(1)(np.zeros(4, np.float32)) in range(4)
-    assert (run.folder / "report.html").exists()
-
-
-class Wrong:
-    def __init__(self, answer):
-        self.answer = answer
-
-    def suggest(self, obs, rows, first, rng):
-        return np.full(len(obs), self.answer) if np.isscalar(self.answer) else self.answer
-
-
-@pytest.mark.parametrize("answer", [7, 0.5, np.nan, np.zeros((1, 3)), "left", None])
-def test_an_adviser_with_a_bad_answer_is_named(tmp_path, answer):
-    with pytest.raises(UserError, match="adviser Wrong"):
-        peerage.train(config=small(), advisers=[Wrong(answer)], log_dir=str(tmp_path))
-
-
-def test_what_lies_outside_the_box_is_clipped():
-    config = small(env="Pendulum-v1", advisers=(), advice=AdviceConfig(trust="td"))
-    trainer = Trainer(config, advisers=[Wrong(50.0)])
-    trainer.begin()
-    for _ in range(60):
-        trainer.advance()
-    recent = trainer.group.recent_transitions(torch.arange(60).expand(2, -1))
-    followed = recent.actions[recent.followed == 2]
-    assert len(followed) and (followed == 2.0).all()
-    assert trainer.group.stacks[0].learner.replay.data[:, :60].abs().max() < 20
-    trainer.close()
-
-
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
@@ -450,6 +395,7 @@ def test_an_environment_that_gives_nan_is_named_with_the_step(tmp_path):
     assert (next(tmp_path.iterdir()) / "FAILED").exists()
 
 
+@pytest.mark.long
 def test_the_examples_run(tmp_path, monkeypatch):
     """As a user runs them, but shorter."""
     import runpy

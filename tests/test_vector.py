@@ -1,4 +1,4 @@
-"""The vector of environments: autoreset, seeds, restoring, and environments that misbehave."""
+"""The vector of environments: autoreset, seeds, success, makers of their own for members, and faulty environments."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from peerage.errors import UserError
 
 
 class Counter(gymnasium.Env):
-    """Shows how many steps were made; terminates after `end`, truncates after `cut`; reward = action."""
+    """Observes the step and the episode; terminates after `end` steps, truncates after `cut`; reward = action / 2."""
 
     def __init__(self, end=3, cut=99, bad=None, at=2, start=0):
         self.observation_space = gymnasium.spaces.Box(-9, 99, (2,), np.float64)
@@ -56,16 +56,16 @@ def test_reset_in_the_same_step():
     assert one.obs.dtype == one.next_obs.dtype == one.reward.dtype == np.float32
 
     two = group.step(np.array([2, 4]))
-    assert two.next_obs.tolist() == [[2, 1], [2, 1]]  # what truly followed
-    assert two.obs.tolist() == [[2, 1], [0, 2]]  # where environment 1 goes on
+    assert two.next_obs.tolist() == [[2, 1], [2, 1]]  # the observations that followed the actions
+    assert two.obs.tolist() == [[2, 1], [0, 2]]  # environment 1 has begun its next episode
     assert two.terminated.tolist() == two.done.tolist() == [False, True] and not two.truncated.any()
     assert two.episodes == [(1, 2.5, 2, True)]
 
     three = group.step(np.array([0, 0]))
     assert three.next_obs.tolist() == [[3, 1], [1, 2]] and three.obs.tolist() == [[0, 2], [1, 2]]
     assert three.episodes == [(0, 2.0, 3, False)]
-    assert group.step(np.array([0, 1])).episodes == [(1, 0.5, 2, False)]  # the next episode counts from 0
-    # Earlier steps are still what they were: the arrays are new each time.
+    assert group.step(np.array([0, 1])).episodes == [(1, 0.5, 2, False)]  # starts at 0
+    # Earlier results are unchanged: every step returns new arrays.
     assert one.obs.tolist() == [[1, 1], [1, 1]] and two.obs.tolist() == [[2, 1], [0, 2]]
     three.obs[:] = 7
     assert three.next_obs.max() == 3
@@ -106,8 +106,8 @@ def test_actions_counted_from_zero():
             group.step(bad)
 
 
-class Greedy(gymnasium.Env):
-    """Changes the action that it is given."""
+class InPlace(gymnasium.Env):
+    """Changes its action in place."""
 
     observation_space = gymnasium.spaces.Box(-1, 1, (1,))
     action_space = gymnasium.spaces.Box(-2, 2, (3,))
@@ -121,17 +121,17 @@ class Greedy(gymnasium.Env):
         return np.zeros(1, np.float32), 0.0, False, False, {}
 
 
-def test_actions_of_the_caller_are_left_alone():
-    group = group_of(Greedy, {}, [0, 1])
+def test_actions_of_the_caller_do_not_change():
+    group = group_of(InPlace, {}, [0, 1])
     group.reset()
-    actions = np.full((2, 3), 5.0, np.float32)  # passed on as given, bounds or not
+    actions = np.full((2, 3), 5.0, np.float32)  # outside the box, and passed on unchanged
     group.step(actions)
     assert (actions == 5).all()
     assert group.act_dim == 3 and group.n_actions == 0 and group.action_high.tolist() == [2, 2, 2]
 
 
 @pytest.mark.parametrize("env_id", ["Room-v21", "LunarLander-v3", "Hopper-v4"])
-def test_seeds_decide_everything(env_id):
+def test_seeds_determine_everything(env_id):
     def trace(seeds):
         group = group_of(env_id, {"max_episode_steps": 10}, seeds)
         rng = np.random.default_rng(0)
@@ -148,7 +148,7 @@ def test_seeds_decide_everything(env_id):
     first, again = trace([1, 2]), trace([1, 2])
     assert (first == again).all()
     assert (first[:, 0] != first[:, 1]).any()
-    assert (trace([7, 2])[:, 1] == first[:, 1]).all()  # whatever runs beside it
+    assert (trace([7, 2])[:, 1] == first[:, 1]).all()  # independent of the other environments
     assert len({row.tobytes() for row in first[::11, 0]}) > 1  # later episodes differ
 
 
@@ -162,7 +162,7 @@ def test_seeds_decide_everything(env_id):
         ("reset", "an observation that is not finite"),
     ],
 )
-def test_misbehaviour_names_environment_and_step(bad, message):
+def test_errors_name_environment_and_step(bad, message):
     made = iter([None, bad, None])
 
     def counter():
@@ -178,7 +178,7 @@ def test_misbehaviour_names_environment_and_step(bad, message):
     assert (caught.value.__cause__ is not None) == (bad == "raise")
 
 
-def test_groups_that_cannot_be():
+def test_groups_that_cannot_be_built():
     shared = Counter()
     with pytest.raises(UserError, match="same environment twice"):
         group_of(lambda: shared, {}, [0, 1])
@@ -189,3 +189,204 @@ def test_groups_that_cannot_be():
         group_of(Counter, {}, [])
     with pytest.raises(UserError, match="takes no argument 'ende' \\(did you mean 'end'"):
         group_of(Counter, {"ende": 3}, [0])
+
+
+# --- makers of their own ----------------------------------------------------------------------------------------
+
+
+def test_members_may_have_goals_of_their_own():
+    """One group, four tasks: goals on either side, an inverted reward, and a bigger room."""
+    makers = [
+        EnvMaker("Room-v6", {"goals": "left"}),
+        EnvMaker("Room-v6", {"goals": "right"}),
+        EnvMaker("Room-v6", {"goals": "left", "reward_scale": -1}),
+        EnvMaker("Room-v21", {"max_episode_steps": 9}),
+    ]
+    group = EnvGroup(makers, [7, 7, 7, 7])
+    sides, lengths = [], [set() for _ in makers]
+    for _ in range(20):
+        sides.append(group.reset()[:, 2] < 0.5)
+        step = group.step(np.zeros(4, np.int64))
+        assert step.reward[0] == -step.reward[2] != 0
+    assert np.array(sides)[:, :3].all(axis=0).tolist() == [True, False, True]
+    assert not np.array(sides)[:, 1].any() and len(set(np.array(sides)[:, 3])) == 2
+    group.reset()
+    for _ in range(50):
+        for episode in group.step(np.zeros(4, np.int64)).episodes:
+            lengths[episode.env].add(episode.length)
+    assert lengths == [{50}, {50}, {50}, {9}]
+    assert group.names == ["Room-v6"] * 3 + ["Room-v21"]
+
+
+def test_an_error_names_the_environment_of_the_member():
+    bad = EnvMaker(Counter, {"bad": "raise"})
+    group = EnvGroup([EnvMaker(lambda: Counter()), bad], [0, 1])
+    group.reset()
+    group.step(np.zeros(2, np.int64))
+    with pytest.raises(UserError, match=r"^Counter, environment 1, step 2: the environment raised RuntimeError"):
+        group.step(np.zeros(2, np.int64))
+
+
+@pytest.mark.parametrize(
+    "other, message",
+    [
+        ("CartPole-v1", r"Room-v6 and CartPole-v1 have different spaces: observations Box.*4.* and Box"),
+        (Counter, r"Room-v6 and Counter have different spaces: observations"),
+        ("Hallway-v1", r"Room-v6 and Hallway-v1 have different spaces"),
+    ],
+)
+def test_different_spaces_are_refused_with_both_names(other, message):
+    with pytest.raises(UserError, match=message) as caught:
+        EnvGroup([EnvMaker("Room-v6"), EnvMaker("Room-v21"), EnvMaker(other)], [0, 1, 2])
+    assert "\n" not in str(caught.value)
+
+
+def test_different_actions_are_refused():
+    with pytest.raises(UserError, match="Counter made environments with different spaces: actions Discrete"):
+        EnvGroup([EnvMaker(Counter), EnvMaker(Counter, {"start": 1})], [0, 1])
+
+
+def test_a_maker_is_a_value():
+    maker = EnvMaker("Room-v6", {"max_episode_steps": 7})
+    assert maker == EnvMaker("Room-v6", {"max_episode_steps": 7}) != EnvMaker("Room-v6")
+    assert maker.name == "Room-v6" and EnvMaker(Counter).name == "Counter"
+    assert (maker.spec().id, maker.spec().max_episode_steps) == ("Room-v6", 7)
+    assert maker.make() is not maker.make()
+    with pytest.raises(ValueError, match="2 environments need as many seeds, not 1"):
+        EnvGroup([maker, maker], [0])
+
+
+def test_a_seed_for_each_of_the_first_episodes():
+    """Then the environment's own generator continues, and `reseed` starts with the first seed again."""
+    makers = [EnvMaker("Room-v21", {"max_episode_steps": 2})]
+    one_by_one = [group_of("Room-v21", {}, [seed]).reset()[0].tolist() for seed in (3, 8)]
+    group = EnvGroup(makers, [[3, 8]])
+
+    def starts() -> list[list[float]]:
+        found = [group.reset(reseed=True)[0].tolist()]
+        for _ in range(8):
+            step = group.step(np.zeros(1, np.int64))
+            if step.done[0]:
+                found.append(step.obs[0].tolist())
+        return found
+
+    first = starts()
+    assert first[:2] == one_by_one and len({tuple(start) for start in first}) > 2
+    assert starts() == first
+    with pytest.raises(ValueError, match="one seed for each environment"):
+        EnvGroup(makers, [[3, 8]], keep=True)
+
+
+# --- success ----------------------------------------------------------------------------------------------------
+
+
+class Reports(gymnasium.Env):
+    """Four steps; `infos[k]` is the info of step k."""
+
+    observation_space = gymnasium.spaces.Box(0, 9, (1,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def __init__(self, infos):
+        self.infos = infos
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.count = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.count += 1
+        return np.full(1, self.count, np.float32), 0.0, self.count == 4, False, self.infos[self.count - 1]
+
+
+YES, NO = {"success": True}, {"success": False}
+
+
+@pytest.mark.parametrize(
+    "infos, last, any_step",
+    [
+        ([NO, YES, NO, NO], False, True),
+        ([NO, NO, NO, YES], True, True),
+        ([NO, NO, NO, NO], False, False),
+        ([{}, {}, {}, {}], None, None),
+        ([{}, NO, {}, {}], None, False),
+        ([{"is_success": 1.0}, {}, {}, {"is_success": np.float32(0)}], False, True),
+        ([{}, {}, {}, {"success": np.bool_(True)}], True, True),
+        ([{}, {}, {}, {"success": np.int64(1), "is_success": 0}], True, True),
+        ([{}, {}, {}, {"success": np.array(1)}], True, True),
+        # Values that are neither booleans nor 0 or 1 are unknown; the other key may be known
+        ([{}, {}, {}, {"success": "yes"}], None, None),
+        ([{}, {}, {}, {"success": 0.7, "is_success": True}], True, True),
+        ([{}, {}, {}, {"success": None, "is_success": np.array([1.0])}], None, None),
+        ([{}, {}, {}, {"success": float("nan")}], None, None),
+        ([{}, {}, {}, {"success": 2}], None, None),
+        ([{}, {}, {}, None], None, None),
+    ],
+)
+def test_success_of_the_last_step_or_of_any(infos, last, any_step):
+    for rule, expected in (("last", last), ("any", any_step)):
+        group = group_of(Reports, {"infos": infos}, [0], success=rule)
+        group.reset()
+        for _ in range(2):  # the second episode starts without a success
+            for _ in range(4):
+                step = group.step(np.zeros(1, np.int64))
+            assert step.episodes[0].success is expected, rule
+
+
+def test_a_success_belongs_to_its_episode():
+    infos = iter([YES, NO, NO, NO, *[NO] * 4, *[{}] * 3, NO])
+    group = group_of(Reports, {"infos": [NO] * 4}, [0, 1], success="any")
+    for env in group.envs:
+        env.infos = [None] * 4
+    group.reset()
+    found = []
+    for _ in range(12):
+        info = next(infos)
+        for env in group.envs:
+            env.infos = [info] * 4
+        found += [(episode.env, episode.success) for episode in group.step(np.zeros(2, np.int64)).episodes]
+    assert found == [(0, True), (1, True), (0, False), (1, False), (0, False), (1, False)]
+    group.envs[0].infos = [YES] * 4
+    group.step(np.zeros(2, np.int64))
+    group.reset()  # drops the episode and its success
+    for env in group.envs:
+        env.infos = [NO] * 4
+    for _ in range(4):
+        step = group.step(np.zeros(2, np.int64))
+    assert [episode.success for episode in step.episodes] == [False, False]
+
+
+def test_a_resumed_episode_keeps_its_success():
+    """Environment 0 has succeeded before it is restored, environment 1 has not, environment 2 does not report."""
+    infos = ([NO, YES, {}, {}], [NO] * 4, [{}] * 4)
+    makers = [EnvMaker(Seeded, {"infos": some}) for some in infos]
+    one = EnvGroup(makers, [1, 2, 3], keep=True, success="any")
+    one.reset()
+    for _ in range(3):
+        one.step(np.zeros(3, np.int64))
+    state = one.state()
+    assert state["success"].tolist() == [1, 0, -1]
+    two = EnvGroup(makers, [7, 8, 9], keep=True, success="any")
+    assert two.restore(state, clock=3)[1] == {}
+    last = [group.step(np.zeros(3, np.int64)).episodes for group in (one, two)]
+    assert [episode.success for episode in last[1]] == [True, False, None] and last[0] == last[1]
+    assert "success" not in group_of(Seeded, {"infos": infos[0]}, [1], keep=True).state()
+    # An episode that cannot be replayed loses its success with its steps
+    shorter = EnvMaker(Seeded, {"infos": infos[0], "ends": 2})
+    three = EnvGroup([shorter, *makers[1:]], [7, 8, 9], keep=True, success="any")
+    assert set(three.restore(state, clock=3)[1]) == {0}
+    three.envs[0].infos = [NO] * 4
+    ended = [episode for _ in range(2) for episode in three.step(np.zeros(3, np.int64)).episodes]
+    assert [(e.env, e.length, e.success) for e in ended] == [(1, 4, False), (2, 4, None), (0, 2, False)]
+
+
+class Seeded(Reports):
+    """The same with a generator, so that an episode can be replayed; ends after `ends` steps."""
+
+    def __init__(self, infos, ends=4):
+        super().__init__(infos)
+        self.ends = ends
+
+    def step(self, action):
+        obs, _, _, truncated, info = super().step(action)
+        return obs, float(self.np_random.random()), self.count >= self.ends, truncated, info

@@ -1,4 +1,4 @@
-"""Environments: our own, vectors of them, scripted policies. Light: NumPy and Gymnasium, no torch.
+"""Environments of this library, vectors of environments, scripted policies. Imports NumPy and Gymnasium, not torch.
 
 Importing this package registers Room, Hallway and CartpoleSwingUp with Gymnasium.
 """
@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import gymnasium
 
-# The numbers behind Room-v are side lengths, not versions; the value is the horizon.
+# Side length (the number after `Room-v`, which is no version) -> horizon in steps.
 ROOM_HORIZONS = {3: 20, 6: 50, 21: 100, 27: 150, 33: 250}
 
 
 def _register(env_id: str, entry_point: str, horizon: int, **kwargs: object) -> None:
-    if env_id not in gymnasium.registry:  # a second import must not warn
+    if env_id not in gymnasium.registry:  # registering an id twice gives a warning
         gymnasium.register(env_id, f"peerage.envs.{entry_point}", max_episode_steps=horizon, kwargs=kwargs)
 
 

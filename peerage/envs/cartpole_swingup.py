@@ -1,4 +1,4 @@
-"""CartpoleSwingUp: swing a hanging pole up and hold it, by pushing its cart."""
+"""CartpoleSwingUp: swing a hanging pole up by pushing its cart, and keep it upright."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ FORCE, REWARD_WIDTH = 10.0, 0.25  # N, m
 
 
 class CartpoleSwingUp(gymnasium.Env[np.ndarray, np.ndarray]):
-    """Cart and pole of 0.5 kg each, the pole 0.6 m long and of even mass.
+    """A cart and a pole of 0.5 kg each; the pole is 0.6 m long and has uniform density.
 
     Observation: float32 [4], (x, dx/dt, theta, dtheta/dt) in m, m/s, rad, rad/s; theta = 0 is upright, pi
-    hangs, and it is not wrapped. Unbounded: the track has no ends.
+    hanging, and it is not wrapped. Unbounded: the track has no ends.
     Action: float32 [1], the force on the cart in newtons, clipped to [-10, 10].
     Reward: -(1 - exp(-d² / (2 · 0.25²))) in [-1, 0] after the step, d the distance in metres of the point
     (x + l sin theta, l cos theta) from (0, l). Never terminates; the registered horizon truncates.
     Start: (0, 0, pi, 0) plus Gaussian noise of standard deviation 0.02 on each.
 
-    Source: the peer-learning experiments (arXiv 2312.09950), after PILCO's task, whose equations of motion
-    these are with theta counted from upright. With them theta grows to the *left*, so the pole's real tip is
-    at x - l sin theta, and the published reward takes it on the other side of the cart. The best state
-    (x = 0, upright) is the same; we keep the published reward and draw the real tip.
+    Source: the peer-learning experiments (arXiv 2312.09950), after PILCO's task, with its
+    equations of motion and theta counted from upright. In these equations theta grows to the *left*, so the tip of
+    the pole is at x - l sin theta, whereas the published reward uses x + l sin theta. The best state (x = 0, upright)
+    is the same. This class keeps the published reward and draws the true tip.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
@@ -59,7 +59,7 @@ class CartpoleSwingUp(gymnasium.Env[np.ndarray, np.ndarray]):
         theta_acceleration = (-3 * spin * cos + 6 * total * GRAVITY * sin + 6 * push * cos) / (
             4 * length * total - 3 * m * length * cos**2
         )
-        # Explicit Euler: the positions move with the speeds from before the step.
+        # Explicit Euler: positions are integrated with the velocities before the step.
         x, theta = x + DT * x_dot, theta + DT * theta_dot
         x_dot, theta_dot = x_dot + DT * x_acceleration, theta_dot + DT * theta_acceleration
         self.state = (x, x_dot, theta, theta_dot)

@@ -1,4 +1,4 @@
-"""What `peerage envs` lists."""
+"""The environments that `peerage envs` lists."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import gymnasium
 from peerage.envs.scripted import has_adversary, has_expert
 
 _OURS = "peer-learning paper"
-# id, observation size, actions, note. Sizes are not in Gymnasium's registry and building a MuJoCo
-# environment to learn them is slow; a test compares this table with the environments.
+# id, observation size, actions, note. Gymnasium's registry does not hold the sizes, and building a MuJoCo environment
+# to read them is slow. A test compares this table with the environments.
 _TABLE: list[tuple[str, int, str, str]] = [
     *[(f"Room-v{n}", 4, "Discrete(4)", f"{n} x {n} cells; {_OURS}") for n in (3, 6, 21, 27, 33)],
     ("Hallway-v0", 1, "Discrete(2)", f"17 cells; {_OURS}"),
@@ -37,15 +37,15 @@ _TABLE: list[tuple[str, int, str, str]] = [
 
 
 def is_known(env_id: str) -> bool:
-    """Is it one of these, whose episodes do not depend on those before?"""
+    """Whether `env_id` is in the table; the episodes of these environments do not depend on earlier episodes."""
     return any(env_id == known for known, *_ in _TABLE)
 
 
 def list_envs() -> list[dict[str, Any]]:
-    """The environments that Peerage is tested with, as far as this Gymnasium has them.
+    """The environments that Peerage is tested with and that the installed Gymnasium has.
 
-    One dictionary each: id, obs (size of an observation), actions, horizon (steps, or None), expert and
-    adversary (whether there is a scripted one), note.
+    A dictionary for each: id, obs (size of an observation), actions, horizon (steps, or None), expert and adversary
+    (whether a scripted one exists), note.
     """
     return [
         {

@@ -1,23 +1,23 @@
-"""Environments that change while a run goes on: other rewards, goals or physics from a given step on.
+"""Environments that change during a run: other rewards, goals or physics from a given step on.
 
-`make_env` takes two more arguments beside those of the constructor: `change_at`, the number of steps after which the
-change comes, and `change`, what is different from then on, a mapping of *knobs*:
+`make_env` takes two arguments besides those of the constructor: `change_at`, the number of steps after which the change
+happens, and `change`, the values from then on, a mapping of *knobs*:
 
     peerage train --env Room-v21 --env-args goals=left change_at=50000 'change={goals: right}'
     peerage train --env LunarLander-v3 --env-args change_at=50000 'change={enable_wind: true, gravity: -6}'
 
-Knobs of every environment: `reward_scale` (1; -1 turns the task round). Of Room: `goals` (any, left, right: on which
-side of the middle column, x / (length - 1) < 0.5 or not, goals are drawn) and `reward_at` (shown; opposite: the cell
-that pays is the mirror image, through the centre, of the one that is shown). Of the classic tasks their physical
-constants (`CLASSIC`), of MuJoCo `gravity`, `damping_scale`, `friction_scale` and `mass_scale`. Besides, every argument
-of the constructor that is a number or a switch and that the environment keeps as an attribute of that name
-(LunarLander's `enable_wind`) or with an underscore before it (HalfCheetah's `forward_reward_weight`), unless it is
-about sizes or pictures. What the constructor does not take itself (`goals`, CartPole's `length`) can be given without
-a change too; it holds from the start. Whether given, changed or perturbed, a number lies in a range in which somebody
-can mean it (`Knob.span`): CartPole's `gravity` in 0 to 980.
+Every environment has the knob `reward_scale` (default 1; -1 inverts the task). Room has `goals` (any, left, right: the
+side of the middle column on which goals are drawn; left means x / (length - 1) < 0.5) and `reward_at` (shown, opposite:
+the rewarded cell is the mirror image, through the centre, of the goal that is observed). The classic tasks have their
+physical constants (`CLASSIC`), MuJoCo environments `gravity`, `damping_scale`, `friction_scale` and `mass_scale`.
+Further knobs are all arguments of the constructor that are numbers or switches and that the environment keeps as an
+attribute of the same name (LunarLander's `enable_wind`) or with a leading underscore (HalfCheetah's
+`forward_reward_weight`), except those that set sizes or pictures. Knobs that the constructor does not accept (`goals`,
+CartPole's `length`) can also be given without a change; they hold from the start. A value that is given, changed or
+perturbed must lie in a plausible range (`Knob.span`), for example 0 to 980 for CartPole's `gravity`.
 
-The change comes between two episodes: step `change_at` ends its episode, truncated, so that no episode is half of one
-task and half of the other and nobody bootstraps from one into the other.
+The change happens between two episodes: step `change_at` truncates its episode, so that no episode belongs to both
+tasks and no value is bootstrapped from one task into the other.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ CLASSIC: dict[str, tuple[str, ...]] = {
     "Acrobot": ("LINK_LENGTH_1", "LINK_MASS_1", "LINK_MASS_2", "torque_noise_max"),
 }
 """Attributes that are physical constants, by the id without its version, in the units of Gymnasium's documentation
-(CartPole's `length` is half of the pole)."""
+(CartPole's `length` is half the length of the pole)."""
 
 MUJOCO: dict[str, tuple[str, ...]] = {  # factor -> fields of mujoco.MjModel
     "damping_scale": ("dof_damping",),
@@ -51,43 +51,43 @@ MUJOCO: dict[str, tuple[str, ...]] = {  # factor -> fields of mujoco.MjModel
     "mass_scale": ("body_mass", "body_inertia"),
 }
 CHOICES = {"goals": ("any", "left", "right"), "reward_at": ("shown", "opposite")}
-NO_TASK = {  # arguments that spaces, pictures or Gymnasium's own wrapper hang on
+NO_TASK = {  # arguments on which spaces, pictures or Gymnasium's wrappers depend
     "length", "n_actions", "continuous", "max_episode_steps", "width", "height", "camera_id", "use_contact_forces",
     "exclude_current_positions_from_observation", "include_cinert_in_observation", "include_cvel_in_observation",
     "include_qfrc_actuator_in_observation", "include_cfrc_ext_in_observation", "main_body",
 }  # fmt: skip
 WHOLE = ("frame_skip",)
 MAX_CHANGE_FACTOR = 100.0
-"""Times its default: more of a physical constant nobody can mean."""
+"""The largest plausible value of a physical constant, as a multiple of its default."""
 POSITIVE = ("length", "masscart", "masspole", "m", "l", "max_torque", "LINK_LENGTH_1", "LINK_MASS_1", "LINK_MASS_2")
 
 OWN = frozenset({"reward_scale", "gravity", *CHOICES, *MUJOCO, *(name for names in CLASSIC.values() for name in names)})
-"""Knobs that no constructor needs to know."""
+"""Knobs that need not be arguments of the constructor."""
 PHYSICS = OWN - {"reward_scale", *CHOICES} | {*WHOLE}
 
 
 @dataclass(frozen=True)
 class Knob:
-    """Something about an environment that can be set to a value like `default`."""
+    """A property of an environment that can be set to a value of the type of `default`."""
 
     default: Any
-    """What it is if nobody sets it: a number, a switch or one of `choices`."""
+    """The value if it is not set: a number, a switch or one of `choices`."""
     put: Callable[[Any], None]
     choices: tuple[str, ...] = ()
     low: float = -math.inf
     """Numbers lie strictly between `low` and `high`."""
     high: float = math.inf
     span: tuple[float, float] = (-math.inf, math.inf)
-    """What a number can be that somebody could mean, both ends among it."""
+    """The plausible values of a number, both ends included."""
     whole: bool = False
 
     @property
     def ranges(self) -> bool:
-        """Can it be anything between two values?"""
+        """Whether it can take any value between two numbers."""
         return not (self.choices or self.whole or isinstance(self.default, bool))
 
     def check(self, name: str, value: Any) -> None:
-        """UserError unless `value` is one for this knob."""
+        """UserError unless `value` is valid for this knob."""
         if self.choices:
             if value not in self.choices:
                 raise UserError(f"{name} must be {', '.join(self.choices)}, not {value!r}")
@@ -108,11 +108,11 @@ class Knob:
 class Changing(gymnasium.Wrapper, RecordConstructorArgs):
     """An environment whose knobs are set to `given` and, from the first episode after `change_at` steps, to `change`.
 
-    `steps` is the clock: steps made so far, episodes whatever they were. It is all that a resume needs, and
-    `running = False` stops it, for evaluations. Both may be set at any time; the next `reset` obeys them.
+    `steps` is the clock: the number of steps so far, over all episodes. A resume needs to set nothing else.
+    `running = False` stops the clock, for evaluations. Both may be set at any time; the next `reset` uses them.
 
-    Observations, actions and everything random are those of the environment. `parameters` are the names of its
-    constructor's arguments. Raises UserError, in one line, for what cannot be changed.
+    Observations, actions and random draws are those of the wrapped environment. `parameters` are the names of its
+    constructor's arguments. Raises UserError, in one line, for a knob or value that the environment does not have.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class Changing(gymnasium.Wrapper, RecordConstructorArgs):
         change: Mapping[str, Any] | None = None,
         parameters: frozenset[str] = frozenset(),
     ) -> None:
-        RecordConstructorArgs.__init__(  # so that `spec.make` builds the whole
+        RecordConstructorArgs.__init__(  # so that `spec.make` builds this wrapper, too
             self, given=given, change_at=change_at, change=change, parameters=parameters
         )
         gymnasium.Wrapper.__init__(self, env)
@@ -136,7 +136,7 @@ class Changing(gymnasium.Wrapper, RecordConstructorArgs):
         if change_at is not None and (isinstance(change_at, bool) or not isinstance(change_at, int) or change_at < 1):
             raise UserError(f"{name}: change_at must be a whole number of steps, at least 1, not {change_at!r}")
         if change is not None and (not isinstance(change, Mapping) or not change):
-            raise UserError(f"{name}: change must say what, as in {{reward_scale: -1}}, not {change!r}")
+            raise UserError(f"{name}: change must be a mapping, as in {{reward_scale: -1}}, not {change!r}")
         for knob, value in [*given.items(), *(change or {}).items()]:
             if knob not in self.knobs:
                 hint = nearest(str(knob), list(self.knobs))
@@ -152,7 +152,7 @@ class Changing(gymnasium.Wrapper, RecordConstructorArgs):
 
     @property
     def changed(self) -> bool:
-        """Whether an episode that begins now is one after the change."""
+        """Whether an episode that begins now is after the change."""
         return self.change_at is not None and self.steps >= self.change_at
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -162,8 +162,8 @@ class Changing(gymnasium.Wrapper, RecordConstructorArgs):
         if isinstance(room, Room):
             if not (options and "goal" in options):
                 while self.goals != "any" and (2 * room.goal_x < room.last) != (self.goals == "left"):
-                    obs, info = self.env.reset()  # drawn again: the distribution of goals, given the side
-            if self.reward_at == "opposite":  # what is observed of the goal was written by the reset
+                    obs, info = self.env.reset()  # rejection sampling: the distribution of goals, given the side
+            if self.reward_at == "opposite":  # the observation keeps the goal that the reset wrote
                 room.goal_x, room.goal_y = room.last - room.goal_x, room.last - room.goal_y
         return obs, info
 
@@ -175,7 +175,7 @@ class Changing(gymnasium.Wrapper, RecordConstructorArgs):
         return obs, reward * self.reward_scale, terminated, truncated, info  # type: ignore[operator]
 
     def _put(self) -> None:
-        """Set the knobs as the clock says, unless they are."""
+        """Set the knobs to their values at this time of the clock, if they have others."""
         wanted = self.phases[self.changed]
         if wanted != self.now:
             for name, value in wanted.items():
@@ -183,13 +183,13 @@ class Changing(gymnasium.Wrapper, RecordConstructorArgs):
             self.now = dict(wanted)
 
     def _find_knobs(self, parameters: frozenset[str]) -> dict[str, Knob]:
-        """Everything that can be set, by name."""
+        """All knobs of the environment, by name."""
         inner: Any = self.unwrapped
         knobs = {"reward_scale": Knob(1.0, partial(setattr, self, "reward_scale"))}
         if isinstance(inner, Room):
             for name, choices in CHOICES.items():
                 knobs[name] = Knob(choices[0], partial(setattr, self, name), choices)
-            return knobs  # its other argument is the size, which nothing may change under way
+            return knobs  # its other argument is the size, which must not change during a run
         family = self.env.spec.id.split(":")[-1].rsplit("-v", 1)[0] if self.env.spec is not None else ""
         constants = CLASSIC.get(family, ())
         for name in (*constants, *sorted(parameters.difference(NO_TASK, constants))):
@@ -211,8 +211,8 @@ class Changing(gymnasium.Wrapper, RecordConstructorArgs):
 
 
 def _span(name: str, default: float) -> tuple[float, float]:
-    """Of a number: for physics the side of zero where it is by default, and at most 100 times as far from it. What an
-    environment pays may be anything."""
+    """The plausible values of a number: physical constants keep the sign of their default and are at most
+    `MAX_CHANGE_FACTOR` times as large; rewards are not limited."""
     if not default or name not in PHYSICS:
         return -math.inf, math.inf
     far = MAX_CHANGE_FACTOR * float(default)
@@ -221,13 +221,13 @@ def _span(name: str, default: float) -> tuple[float, float]:
 
 def _put_attribute(env: Any, name: str, value: Any) -> None:
     setattr(env, name, int(value) if name in WHOLE else value)
-    if hasattr(env, "polemass_length"):  # CartPole works these two out once
+    if hasattr(env, "polemass_length"):  # CartPole computes these two in its constructor
         env.total_mass = env.masspole + env.masscart
         env.polemass_length = env.masspole * env.length
 
 
 def _scaler(model: Any, arrays: tuple[str, ...]) -> Callable[[float], None]:
-    """Sets `arrays` of a MuJoCo model to so many times what they are now."""
+    """A function that sets `arrays` of a MuJoCo model to a multiple of their present values."""
     original = {name: np.array(getattr(model, name)) for name in arrays}
 
     def scale(factor: float) -> None:

@@ -15,7 +15,7 @@ def grid_picture(
     agent: tuple[int, int],
     pixels: int = 504,
 ) -> np.ndarray:
-    """A grid of `size` (x, y) cells with its walls: uint8 [height, width, 3], the longer side about `pixels`.
+    """A grid of `size` (x, y) cells with walls around it: uint8 [height, width, 3], the longer side about `pixels`.
 
     x grows to the right and y upwards. Start: a pale square; goal: green; agent: a blue disc.
     """
@@ -58,7 +58,7 @@ def bar(
     """
     rows, columns = np.ogrid[: picture.shape[0], : picture.shape[1]]
     dx, dy = end[0] - start[0], end[1] - start[1]
-    # How far along the bar the nearest point lies, in 0 ... 1.
+    # Position of the nearest point of the bar, as a share of its length.
     along = np.clip(((columns - start[0]) * dx + (rows - start[1]) * dy) / max(dx * dx + dy * dy, 1e-9), 0, 1)
     distance = (columns - start[0] - along * dx) ** 2 + (rows - start[1] - along * dy) ** 2
     picture[distance <= radius**2] = colour

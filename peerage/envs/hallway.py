@@ -15,15 +15,15 @@ class Hallway(gymnasium.Env[np.ndarray, np.int64]):
     """A corridor of `size` (length,) or (length, width) cells.
 
     Observation: float32 [1] or [2] in [0, 1], the position / (size - 1).
-    Actions: 0 to 3 for x + 1, x - 1, y + 1, y - 1; actions for which there is no dimension do nothing, so
-    `n_actions` beyond 2 per dimension add useless ones.
+    Actions: 0 to 3 for x + 1, x - 1, y + 1, y - 1. Actions of a missing dimension and those from 4 on do nothing, so
+    `n_actions` above 2 per dimension adds useless actions.
     Reward: 1 for every step that ends on the goal, otherwise -0.001. Never terminates; the registered
-    horizon truncates. `info["is_success"]` of a step says whether it ended on the goal.
+    horizon truncates. `info["is_success"]` of a step is True if it ended on the goal.
     Start: two cells left of the middle (at 0 in corridors shorter than 5), in the middle of the width.
     Goal: the far end, in the middle of the width. Nothing is random.
 
     Source: the peer-learning experiments (arXiv 2312.09950). Raises ValueError for a size or a number of
-    actions that make no corridor and for an unknown action.
+    actions that is too small and for an unknown action.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012

@@ -1,17 +1,18 @@
-"""Perturbed environments: noisy observations and actions, late or sticky actions, other physics (domain randomisation).
+"""Perturbed environments: noisy observations and actions, delayed or sticky actions, other physics (domain
+randomisation).
 
     peerage train --env Hopper-v5 --perturb observation_noise=0.05 action_noise=0.1 mass_scale=0.8..1.2
     peerage evaluate RUN --perturb observation_noise=0,0.1,0.2
 
-A *unit* is half of the range, where both bounds are finite (and below a million: some write the largest float for "no
-bound"), of an action as of an observation; without bounds it is 1 in the environment's own units. The noise is what
-the member sees and remembers; it may lie outside the observation space. Delay comes before stickiness, that before
-noise. What the member remembers of an action is what it wanted.
+Noise is measured in *units*. The unit of an observation or action is half of its range if both bounds are finite and
+smaller than a million (some environments write the largest float for "no bound"), otherwise 1 in the units of the
+environment. A noisy observation may lie outside the observation space. Actions are delayed first, then repeated, then
+disturbed. Members remember the noisy observations, and their actions as they chose them.
 
-All draws come from generators that every reset makes: of its seed, or of one number from the environment's own
-generator. So an episode follows from the generator's state before its reset, as a resume needs it; the draws of one
-perturbation are the same whatever others there are, and at another strength they are the same draws, scaled; and the
-environment's own draws in a seeded episode are those of the unperturbed one. What is zero draws nothing.
+Every reset makes new generators for the perturbations, from its seed or from one number of the environment's generator.
+Therefore an episode is determined by the state of that generator before its reset, which is what a resume restores. The
+draws of one perturbation do not depend on the others, and another strength scales the same draws. In a seeded episode
+the environment's own draws are those of the unperturbed environment. A perturbation of strength zero draws nothing.
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ UNBOUNDED = 1e6
 class Perturbed(Changing):
     """An environment with `perturbations` of observations, actions and knobs; the other arguments are `Changing`'s.
 
-    A knob that is both `given` and perturbed is what the perturbation says; one that is to `change` under way cannot be
-    perturbed. `shifts` are the knobs' values in this episode. Raises UserError, naming what can be perturbed, for a
-    knob that the environment has not, and for values outside its range.
+    A perturbation overrides a `given` value of the same knob; a knob in `change` cannot be perturbed. `shifts` holds
+    the values of the perturbed knobs in this episode. Raises UserError for a knob that the environment does not have,
+    with a list of its knobs, and for values outside the range of a knob.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class Perturbed(Changing):
     ) -> None:
         p = perturbations if isinstance(perturbations, Perturbations) else Perturbations.of(perturbations)
         given = dict(given or {})
-        RecordConstructorArgs.__init__(  # the first call counts: the one of Changing finds this one
+        RecordConstructorArgs.__init__(  # the first call counts, before the one in Changing
             self, perturbations=p, given=given, change_at=change_at, change=change, parameters=parameters
         )
         self.perturbations = p
@@ -64,7 +65,7 @@ class Perturbed(Changing):
                 hint = nearest(knob, [*NAMES, *self.knobs])
                 raise UserError(f"{name} cannot shift {knob!r}{hint}; it can: {', '.join(self.knobs)}")
             if knob in (change or {}):
-                raise UserError(f"{name}: {knob} is to change under way, so it cannot be perturbed as well")
+                raise UserError(f"{name}: {knob} changes during the run, so it cannot be perturbed as well")
             if isinstance(value, tuple) and not self.knobs[knob].ranges:
                 raise UserError(f"{name}: {knob} has no range; give it one value")
             for end in value if isinstance(value, tuple) else (value,):
@@ -98,7 +99,7 @@ class Perturbed(Changing):
         return self._seen(obs), reward, terminated, truncated, info
 
     def _shift(self, name: str, value: Value, root: int) -> Any:
-        """What a knob is in the episode with the number `root`."""
+        """The value of a knob in the episode with the number `root`."""
         if isinstance(value, tuple):
             return value[0] + (value[1] - value[0]) * _generator(root, name).random()
         return value
@@ -111,18 +112,18 @@ class Perturbed(Changing):
     def _own_generator(self) -> np.random.Generator:
         generator = getattr(self.unwrapped, "np_random", None)
         if not isinstance(generator, np.random.Generator):
-            raise UserError(f"{self.label} has no generator np_random, of which perturbations could be drawn")
+            raise UserError(f"{self.label} has no generator np_random, from which perturbations could be drawn")
         return generator
 
     def _seen(self, obs: Any) -> Any:
-        """What the member sees of `obs [obs]`."""
+        """The observation of the member in place of `obs [obs]`."""
         if not self.perturbations.observation_noise:
             return obs
         obs = np.asarray(obs)
         return (obs + self.observation_scale * self._observing.standard_normal(obs.shape)).astype(obs.dtype)
 
     def _acted(self, action: Any) -> Any:
-        """What is done in place of `action`."""
+        """The action that is carried out in place of `action`."""
         p = self.perturbations
         if p.action_delay:
             if not self._waiting:
@@ -130,7 +131,7 @@ class Perturbed(Changing):
             self._waiting.append(action)
             action = self._waiting.popleft()
         if p.sticky_actions:
-            draw = self._sticking.random()  # in every step, so that the draws keep in step with the episode
+            draw = self._sticking.random()  # one draw in every step, so that step k always uses draw k
             if self._last is not None and draw < p.sticky_actions:
                 action = self._last
             self._last = action
@@ -147,7 +148,7 @@ class Perturbed(Changing):
 
 
 def unit(space: Box) -> np.ndarray:
-    """Half of the range of each number of a box, 1 where it has no bounds: float64, of the box's shape."""
+    """Half of the range of each number of a box, 1 without bounds: float64, in the shape of the box."""
     low, high = space.low.astype(np.float64), space.high.astype(np.float64)
     bounded = (np.abs(low) < UNBOUNDED) & (np.abs(high) < UNBOUNDED)
     return np.where(bounded, (np.where(bounded, high, 0) - np.where(bounded, low, 0)) / 2, 1.0)

@@ -1,4 +1,4 @@
-"""Room: find a goal at the wall of an empty square room."""
+"""Room: reach a goal at the wall of an empty square room."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Room(gymnasium.Env[np.ndarray, np.int64]):
     Observation: float32 [4] in [0, 1], (x, y, goal x, goal y) / (length - 1).
     Actions: 0 to 3 for x + 1, x - 1, y + 1, y - 1; at a wall nothing moves.
     Reward: 1 for every step that ends on the goal, otherwise -0.001. Never terminates; the registered
-    horizon truncates. `info["is_success"]` of a step says whether it ended on the goal.
+    horizon truncates. `info["is_success"]` of a step is True if it ended on the goal.
     Start: the middle (length // 2). Goal, drawn each episode: both coordinates uniform in 0 ... length - 2,
     then one of them, at random, set to 0 or length - 1. `reset(options={"goal": (x, y)})` sets it instead.
 
@@ -36,7 +36,7 @@ class Room(gymnasium.Env[np.ndarray, np.int64]):
         self.action_space = gymnasium.spaces.Discrete(4)
         self.x = self.y = length // 2
         self.goal_x = self.goal_y = 0
-        self._observation = np.zeros(4, np.float32)  # the goal's half is written once an episode
+        self._observation = np.zeros(4, np.float32)  # `reset` writes the half that shows the goal
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -58,7 +58,7 @@ class Room(gymnasium.Env[np.ndarray, np.int64]):
         return self._observe(), {}
 
     def step(self, action: int | np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        # Plain integers: a NumPy operation would cost more than the whole step.
+        # Plain integers: one NumPy operation would take longer than the whole step.
         if action == 0:
             if self.x < self.last:
                 self.x += 1

@@ -18,6 +18,7 @@ from peerage.evaluation.actors import GroupActor
 from peerage.evaluation.company import advised_episodes
 from peerage.evaluation.evaluate import SEED, Evaluator
 from peerage.evaluation.robustness import Case, Mean, Robustness, Row, means
+from peerage.nets import workers
 from peerage.sharing.advice import Advice
 from peerage.sharing.byzantine import ByzantineMembers
 from peerage.training.restore import Restored, restore
@@ -61,6 +62,7 @@ def evaluate_perturbed(
     seed = SEED if seed is None else seed
     restored = _restored(run, env, cases[-1], advised)
     trainer = restored.trainer
+    workers.configure(trainer.threads)
     try:
         if unknown := [i for i in members or [] if not 0 <= i < trainer.N]:
             raise UserError(f"{run} has no member {unknown[0]}: its members are 0 to {trainer.N - 1}")

@@ -110,8 +110,8 @@ class SavedRun:
         for line in damaged.values():
             warnings.warn(line, stacklevel=2)
         try:
-            self.step = int(state.get("step", 0))
-            stacks, self.space = state["group"]["stacks"], dict(state["group"]["space"])
+            self.step, group = int(state["trainer"]["step"]), state["trainer"]["group"]
+            stacks, self.space = group["stacks"], dict(group["space"])
             self.members = member_settings(self.config, discrete=self.space["n_actions"] > 0)
             self.parts = [stacks[str(k)]["learner"]["parameters"] for k in range(len(self._stacks()))]
         except (AttributeError, LookupError, OverflowError, TypeError, ValueError):
@@ -137,8 +137,10 @@ class SavedRun:
             raise self._misfit(space)
         learner = single(settings, space)
         k, positions = next((k, p) for k, p in enumerate(self._stacks()) if member in p)
-        row = replica * len(positions) + positions.index(member)
+        rows, row = self.config.replicas * len(positions), replica * len(positions) + positions.index(member)
         try:
+            if any(len(values) != rows for values in self.parts[k].values()):
+                raise ValueError("the checkpoint of another number of members")
             weights = {name: values[row : row + 1] for name, values in self.parts[k].items()}
             set_member_parameters(learner, 0, weights)
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError):

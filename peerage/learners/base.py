@@ -13,6 +13,7 @@ from torch import Tensor
 from peerage.config.methods import LearnerSettings
 from peerage.learners.streams import StreamKey
 from peerage.learners.transition import Transition
+from peerage.nets.stacked import Rows
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,8 @@ class Learner:
     no other member.
     """
 
-    noise_shape: NoiseShape | None = None
-    """What `suggest` needs to sample an action; None: the policy is deterministic."""
+    noise_shape: NoiseShape | tuple[Literal["normal", "uniform"], int] | None = None
+    """(kind, width): what `suggest` needs to sample an action; None: the policy is deterministic."""
 
     def __init__(
         self,
@@ -75,6 +76,17 @@ class Learner:
         stochastic policy samples; without it the policy gives its mode."""
         raise NotImplementedError
 
+    def suggest_rows(self, obs: Tensor, noise: Tensor | None, rows: Rows) -> Tensor:
+        """`suggest` of some members of the stack only: `obs [s, B, obs]` -> `[s, B, act]`. This default asks the whole
+        stack; a learner whose networks can compute some rows does less."""
+        everyone = obs.new_zeros(self.rows, *obs.shape[1:])
+        everyone[rows] = obs
+        drawn = None
+        if noise is not None:
+            drawn = noise.new_zeros(self.rows, *noise.shape[1:])
+            drawn[rows] = noise
+        return self.suggest(everyone, drawn)[rows]
+
     def explore(self, actions: Tensor, step: int) -> Tensor:
         """Exploration on top of the suggestions of members that follow themselves: `[S, act]` -> `[S, act]`."""
         return actions
@@ -87,6 +99,13 @@ class Learner:
         """`min_k Q_i^k(s, a)`: `obs [S, B, obs]`, `actions [S, B, act]` -> `[S, B]`. Called only where the learner's
         method says that it `has_action_value`."""
         raise NotImplementedError
+
+    def action_values(self, obs: Tensor, actions: Tensor) -> Tensor:
+        """`action_value` of several actions in each state: `obs [S, B, obs]`, `actions [S, B, K, act]` ->
+        `[S, B, K]`."""
+        rows, states, count, width = actions.shape
+        q = self.action_value(obs.repeat_interleave(count, dim=1), actions.reshape(rows, states * count, width))
+        return q.view(rows, states, count)
 
     def observe(self, transition: Transition) -> None:
         """One step of every member was made."""

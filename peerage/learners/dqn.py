@@ -18,7 +18,7 @@ from peerage.learners.dqn_settings import DQNSettings
 from peerage.learners.off_policy import OffPolicyLearner
 from peerage.learners.replay import Batch
 from peerage.learners.streams import StreamKey, Streams
-from peerage.nets.stacked import StackedMLP
+from peerage.nets.stacked import Rows, StackedMLP
 
 
 class DQN(OffPolicyLearner):
@@ -54,7 +54,11 @@ class DQN(OffPolicyLearner):
     @torch.no_grad()
     def suggest(self, obs: Tensor, noise: Tensor | None = None) -> Tensor:
         """Greedy actions `[S, B, 1]`; a DQN member advises greedily, so `noise` is not used."""
-        return self.q(obs).argmax(dim=-1, keepdim=True).to(obs.dtype)
+        return self.suggest_rows(obs, noise, slice(None))
+
+    @torch.no_grad()
+    def suggest_rows(self, obs: Tensor, noise: Tensor | None, rows: Rows) -> Tensor:
+        return self.q(obs, rows=rows).argmax(dim=-1, keepdim=True).to(obs.dtype)
 
     def epsilon(self, step: int) -> Tensor:
         """Exploration rate `[S, 1]` after `step` steps: from 1 to `exploration_final_eps` over
@@ -73,6 +77,11 @@ class DQN(OffPolicyLearner):
     @torch.no_grad()
     def action_value(self, obs: Tensor, actions: Tensor) -> Tensor:
         return self.q(obs).gather(-1, actions.long()).squeeze(-1)
+
+    @torch.no_grad()
+    def action_values(self, obs: Tensor, actions: Tensor) -> Tensor:
+        """One forward pass gives the values of all actions in a state."""
+        return self.q(obs).gather(-1, actions[..., 0].long())
 
     @torch.no_grad()
     def state_value(self, obs: Tensor, noise: Tensor | None = None) -> Tensor:

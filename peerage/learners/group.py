@@ -29,15 +29,14 @@ class Stack:
     learner: Learner
     positions: list[int]
     index: Tensor  # [S] rows in the group
-    policy_noise: Streams | None  # [S, askers, width]; None: the policy is deterministic
     warmup: Streams  # [S, act], uniform
 
 
 class Group:
     """`R` replicas of `N` members.
 
-    `advise`: members answer the others' questions, not only their own. `recent`: so many last transitions are kept.
-    `critic` makes the critics of learners that have some; by default their own.
+    `recent` is the number of last transitions that are kept. `critic` makes the critics of learners that have some; by
+    default their own.
     """
 
     def __init__(
@@ -48,7 +47,6 @@ class Group:
         space: Space,
         total_steps: int,
         *,
-        advise: bool,
         recent: int = 1000,
         critic: CriticFactory | None = None,
         device: torch.device | str = "cpu",
@@ -56,7 +54,7 @@ class Group:
     ) -> None:
         self.settings = list(members)
         self.N, self.R, self.M = len(members), replicas, len(members) * replicas
-        self.space, self.device, self.dtype, self.advise = space, torch.device(device), dtype, advise
+        self.space, self.device, self.dtype = space, torch.device(device), dtype
         self.stream_keys = [StreamKey(seed, r, i) for r in range(replicas) for i in range(self.N)]
         self.critic = critic
         keys: dict[tuple[Any, ...], list[int]] = {}
@@ -65,6 +63,11 @@ class Group:
         self.stacks = [self._stack(positions, total_steps) for positions in keys.values()]
         self.has_action_value = all(LEARNERS[s.algorithm].has_action_value for s in members)
         """Every member has a Q-function: `action_value` can be asked for."""
+        self.policy_noise: Streams | None = None
+        """`[M, width]`, one draw per asker and step, whichever advisers answer it. None: all policies are
+        deterministic."""
+        if (noise := self.noise_shape) is not None:
+            self.policy_noise = Streams(self.stream_keys, "policy", (noise.width,), noise.kind, device, dtype)
         # A pretrained member makes no random actions at the start and does not explore later
         self.pretrained = np.array([s.load_paths != "none" for s in members] * replicas)  # [M]
         starts = np.array([s.learning_starts for s in members] * replicas)
@@ -83,15 +86,10 @@ class Group:
         method = LEARNERS[settings[0].algorithm]
         critic = {} if self.critic is None else {"critic": self.critic}
         learner: Learner = method.load()(settings, keys, self.space, total_steps, **critic, **where)
-        noise, policy_noise = learner.noise_shape, None
-        if noise is not None:
-            shape = (self.N if self.advise else 1, noise.width)
-            policy_noise = Streams(keys, "policy", shape, noise.kind, **where)
         return Stack(
             learner=learner,
             positions=positions,
             index=torch.tensor(rows, device=self.device),
-            policy_noise=policy_noise,
             warmup=Streams(keys, "warmup", (self.space.act_dim,), "uniform", self.device),
         )
 
@@ -110,39 +108,18 @@ class Group:
 
     # --- acting ---------------------------------------------------------------------------------------------
 
-    def own_suggestions(self, obs: Tensor) -> Tensor:
-        """The members' own actions, sampled: `obs [M, obs]` -> `[M, act]`."""
+    def draw(self) -> Tensor | None:
+        """The noise of this step, `[M, width]`; to be called once in every step, whether or not it is used, so that a
+        member's noise depends on nothing else."""
+        return None if self.policy_noise is None else self.policy_noise.next()
+
+    def own_suggestions(self, obs: Tensor, noise: Tensor | None) -> Tensor:
+        """The members' own actions, sampled with `noise [M, width]` (None: the mode): `obs [M, obs]` -> `[M, act]`."""
+        if noise is None:
+            return self._each(lambda stack, x: stack.learner.suggest(x[0].unsqueeze(1), None).squeeze(1), obs)
         return self._each(
-            lambda stack, x: stack.learner.suggest(
-                x[0].unsqueeze(1), stack.policy_noise.next()[:, :1] if stack.policy_noise else None
-            ).squeeze(1),
-            obs,
+            lambda stack, x: stack.learner.suggest(x[0].unsqueeze(1), x[1].unsqueeze(1)).squeeze(1), obs, noise
         )
-
-    def member_suggestions(self, obs: Tensor, sample_with_noise: bool, *, greedy: bool = False) -> Tensor:
-        """Every member's answer to every member of its replica: `obs [M, obs]` -> `[M, N, act]`, the advisers in the
-        second dimension. One batched forward a stack.
-
-        Without `sample_with_noise` members answer others with the mode of their policy, themselves with a sample;
-        `greedy`: themselves with the mode, too.
-        """
-        askers = obs.view(self.R, 1, self.N, -1)
-        out = obs.new_empty(self.R, self.N, self.N, self.space.act_dim)
-        for stack in self.stacks:
-            p = len(stack.positions)
-            x = askers.expand(self.R, p, self.N, -1).reshape(self.R * p, self.N, -1)
-            noise = stack.policy_noise.next() if stack.policy_noise and not greedy else None  # [S, N, width]
-            answers = stack.learner.suggest(x, noise)  # [S, N, act]
-            if noise is not None and not sample_with_noise:
-                own = torch.zeros(p, self.N, 1, dtype=torch.bool, device=self.device)
-                own[torch.arange(p), stack.positions] = True
-                answers = torch.where(own.repeat(self.R, 1, 1), answers, stack.learner.suggest(x, None))
-            answers = answers.view(self.R, p, self.N, -1).transpose(1, 2)  # [R, asker, adviser, act]
-            if p == self.N:
-                out = answers
-            else:
-                out[:, :, stack.positions] = answers
-        return out.reshape(self.M, self.N, -1)
 
     def explore(self, actions: Tensor, step: int) -> Tensor:
         """The members' own exploration on top of `actions [M, act]` (epsilon-greedy, Gaussian noise)."""
@@ -176,6 +153,11 @@ class Group:
         `has_action_value`."""
         return self._each(lambda stack, x: stack.learner.action_value(x[0], x[1]), obs, actions)
 
+    def action_values(self, obs: Tensor, actions: Tensor) -> Tensor:
+        """The members' critics of several actions in each state: `obs [M, B, obs]`, `actions [M, B, K, act]` ->
+        `[M, B, K]`. Only where `has_action_value`."""
+        return self._each(lambda stack, x: stack.learner.action_values(x[0], x[1]), obs, actions)
+
     def state_value(self, obs: Tensor, noise: Tensor | None) -> Tensor:
         """`V_i(s)`: `obs [M, B, obs]`, `noise [M, B, width]` (None: of the mode of the policy) -> `[M, B]`."""
         if noise is None:
@@ -190,7 +172,8 @@ class Group:
     def noise_shape(self) -> NoiseShape | None:
         """The random numbers that `state_value` needs to sample actions of every member; None: all are
         deterministic."""
-        shapes = [stack.learner.noise_shape for stack in self.stacks if stack.learner.noise_shape is not None]
+        found = [stack.learner.noise_shape for stack in self.stacks]
+        shapes = [NoiseShape(*shape) for shape in found if shape is not None]
         return max(shapes, key=lambda shape: shape.width) if shapes else None
 
     def gamma(self) -> Tensor:
@@ -242,21 +225,25 @@ class Group:
         stacks = {
             str(k): {
                 "learner": stack.learner.state(),
-                "policy_noise": None if stack.policy_noise is None else stack.policy_noise.state(),
                 "warmup": stack.warmup.state(),
             }
             for k, stack in enumerate(self.stacks)
         }
-        return {"space": self.space.state(), "stacks": stacks, "recent": self.recent.state()}
+        return {
+            "space": self.space.state(),
+            "stacks": stacks,
+            "policy_noise": None if self.policy_noise is None else self.policy_noise.state(),
+            "recent": self.recent.state(),
+        }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from `state`."""
         for k, stack in enumerate(self.stacks):
             part = state["stacks"][str(k)]
             stack.learner.load_state(part["learner"])
-            if stack.policy_noise is not None:
-                stack.policy_noise.load_state(part["policy_noise"])
             stack.warmup.load_state(part["warmup"])
+        if self.policy_noise is not None:
+            self.policy_noise.load_state(state["policy_noise"])
         self.recent.load_state(state["recent"])
 
     def load_policies(self, state: dict[str, Any]) -> None:

@@ -13,7 +13,8 @@ from peerage.learners.off_policy_settings import OffPolicySettings
 from peerage.learners.replay import Replay
 from peerage.learners.streams import StreamKey, Streams
 from peerage.learners.transition import Transition
-from peerage.nets.stacked import StackedAdam, StackedMLP
+from peerage.nets.adam import StackedAdam
+from peerage.nets.stacked import StackedMLP
 
 
 class OffPolicyLearner(Learner):

@@ -19,7 +19,7 @@ from peerage.learners.off_policy import OffPolicyLearner
 from peerage.learners.replay import Batch
 from peerage.learners.sac_settings import SACSettings
 from peerage.learners.streams import StreamKey, Streams
-from peerage.nets.stacked import StackedMLP
+from peerage.nets.stacked import Rows, StackedMLP
 
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
 EPSILON = 1e-6
@@ -111,14 +111,14 @@ class SAC(OffPolicyLearner):
         return actions, log_prob
 
     @torch.no_grad()
-    def _act(self, obs: Tensor, noise: Tensor | None) -> Tensor:
+    def _act(self, obs: Tensor, noise: Tensor | None, rows: Rows = slice(None)) -> Tensor:
         """Actions in [-1, 1] without their density; with gSDE the noise is the rollout's matrix."""
-        latent = self.actor.trunk(obs)
-        out = self.actor.tail(latent)
+        latent = self.actor.trunk(obs, rows=rows)
+        out = self.actor.tail(latent, rows=rows)
         if self.use_sde:
             mean = out.clamp(-CLIP_MEAN, CLIP_MEAN)
             if noise is not None:
-                mean = torch.baddbmm(mean, latent, self.actor.constants["log_std"].exp() * self.sde_draw)
+                mean = torch.baddbmm(mean, latent, self.actor.constants["log_std"][rows].exp() * self.sde_draw[rows])
             return mean.tanh()
         mean, log_std = out.chunk(2, dim=-1)
         if noise is not None:
@@ -126,7 +126,10 @@ class SAC(OffPolicyLearner):
         return mean.tanh()
 
     def suggest(self, obs: Tensor, noise: Tensor | None = None) -> Tensor:
-        return self.box.to_env(self._act(obs, noise))
+        return self.suggest_rows(obs, noise, slice(None))
+
+    def suggest_rows(self, obs: Tensor, noise: Tensor | None, rows: Rows) -> Tensor:
+        return self.box.to_env(self._act(obs, noise, rows))
 
     @torch.no_grad()
     def action_value(self, obs: Tensor, actions: Tensor) -> Tensor:

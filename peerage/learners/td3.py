@@ -17,7 +17,7 @@ from peerage.learners.off_policy import OffPolicyLearner
 from peerage.learners.replay import Batch
 from peerage.learners.streams import StreamKey, Streams
 from peerage.learners.td3_settings import TD3Settings
-from peerage.nets.stacked import StackedMLP
+from peerage.nets.stacked import Rows, StackedMLP
 
 POLICY_DELAY = 2
 TARGET_NOISE = 0.2
@@ -63,7 +63,11 @@ class TD3(OffPolicyLearner):
     @torch.no_grad()
     def suggest(self, obs: Tensor, noise: Tensor | None = None) -> Tensor:
         """The actor's action `[S, B, act]`; TD3 is deterministic, so `noise` is not used."""
-        return self.box.to_env(self.actor(obs).tanh())
+        return self.suggest_rows(obs, noise, slice(None))
+
+    @torch.no_grad()
+    def suggest_rows(self, obs: Tensor, noise: Tensor | None, rows: Rows) -> Tensor:
+        return self.box.to_env(self.actor(obs, rows=rows).tanh())
 
     def explore(self, actions: Tensor, step: int) -> Tensor:
         """Gaussian noise of `action_noise` on the scaled action, clipped to the box."""

@@ -1,41 +1,33 @@
-"""Dropout whose masks are cheap: on a CPU torch's random numbers cost more than a transformer's matrix products.
+"""Dropout with cheap masks. On a CPU, torch's random numbers cost more than a transformer's matrix products.
 
-Measured, for the 2 million factors of one training step of the trust transformer: torch's `bernoulli_` 9 ms, this
-0.7 ms. It takes the raw bytes of numpy's SFC64, one for a factor: a number is dropped when its byte is below
-`round(256 p)`. So the rate is a multiple of 1/256 (26/256 = 0.1016 for p = 0.1), and what is kept is scaled by
-1 / (1 - that rate), exactly, so that the mean is unbiased.
+Measured for the 2 million factors of one training step of the trust transformer: 9 ms with torch's `bernoulli_`, 0.7 ms
+here. Each factor takes one raw byte of numpy's SFC64 and is 0 if that byte is below `round(256 p)`. So the rate is a
+multiple of 1/256 (26/256 = 0.1016 for p = 0.1). The other factors are 1 / (1 - that rate), so the mean is unbiased.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from peerage.nets.attention import Mask
-
-
-class _Factors:
-    """A `Mask` of some rows."""
-
-    def __init__(self, dropout: Dropout, rows: slice) -> None:
-        self.dropout, self.rows, self.scale = dropout, rows, 1 / (1 - dropout.p)
-
-    def __call__(self, shape: tuple[int, ...]) -> Tensor:
-        return self.dropout.draw(self.rows, shape)
+Mask = Callable[[tuple[int, ...]], Tensor]
+"""Dropout of some rows: called with a shape `(s, ...)` it draws a new tensor of factors, each 0 or `1 / (1 - p)`."""
 
 
 class Dropout:
-    """Dropout's factors for the rows of a stack, 0 or `1 / (1 - p)`.
+    """Dropout's factors for the rows of a stack, each 0 or `1 / (1 - p)`.
 
-    On a CPU each row has its own stream, begun by its own generator, so that what is dropped in a row depends on no
-    other row and on no thread. On another device all rows share torch's generator there, and `p` is exact.
+    On a CPU each row has its own stream, seeded by its own generator, so a row's factors do not depend on other rows
+    or on threads. On another device all rows share one torch generator, and `p` is exact.
 
-    `p` is the rate asked for, in [0, 1); `self.p` the rate that is used.
+    `p` is the requested rate, in [0, 1); `self.p` is the rate in use. Raises ValueError for a rate outside of that
+    range or, on a CPU, too close to 0 or 1 for a multiple of 1/256.
     """
 
     def __init__(
@@ -63,13 +55,13 @@ class Dropout:
         self.scale = self.width(1 / (1 - self.p))
 
     def of(self, rows: slice) -> Mask | None:
-        """For some of the rows what the blocks take as `mask`; None where nothing is dropped."""
+        """The `mask` argument of the layers for some rows; None if nothing is dropped."""
         if self.p == 0:
             return None
-        return _Factors(self, rows)
+        return partial(self.draw, rows)
 
     def draw(self, rows: slice, shape: tuple[int, ...]) -> Tensor:
-        """The next factors of some rows, `shape` `(s, ...)`."""
+        """The next factors of some rows; `shape` is `(s, ...)`."""
         if self.generator is not None:
             kept = torch.empty(shape, device=self.device, dtype=self.dtype)
             return kept.bernoulli_(1 - self.p, generator=self.generator).mul_(1 / (1 - self.p))
@@ -77,14 +69,14 @@ class Dropout:
         return torch.from_numpy(drawn[0] if len(drawn) == 1 else np.concatenate(drawn)).to(self.dtype).view(shape)
 
     def _draw(self, stream: np.random.SFC64, count: int) -> np.ndarray:
-        # Eight factors from a draw of 64 bits. numpy compares and converts bytes twenty times faster than torch,
-        # and lets other threads run meanwhile.
+        # A draw of 64 bits gives eight factors. numpy compares and converts bytes twenty times faster than torch, and
+        # releases the interpreter's lock for other threads.
         raw = stream.random_raw(-(-count // 8)).view(np.uint8)[:count]
         kept = np.greater_equal(raw, self.threshold).astype(self.width)
         return np.multiply(kept, self.scale, out=kept)
 
     def state(self) -> dict[str, Any]:
-        """JSON-able."""
+        """The state of all streams, JSON-able."""
         streams = []
         for stream in self.streams:
             whole: dict[str, Any] = dict(stream.state)
@@ -93,8 +85,9 @@ class Dropout:
         return {"streams": streams, "device": device}
 
     def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from a `state()`. Raises ValueError if it has another number of rows."""
         if len(state["streams"]) != len(self.streams):
-            raise ValueError("dropout of another number of rows")
+            raise ValueError("the dropout state has another number of rows")
         for stream, saved in zip(self.streams, state["streams"], strict=True):
             whole: Any = {**saved, "state": {"state": np.array(saved["state"]["state"], dtype=np.uint64)}}
             stream.state = whole

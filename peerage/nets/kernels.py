@@ -1,221 +1,235 @@
-"""The matrix products of stacked networks: a whole pass through all layers as one node of the graph.
+"""The linear layers of stacked networks: a pass through consecutive layers as one node of autograd's graph.
 
-Two ways, chosen by shapes alone. Small layers: one `baddbmm` for all rows. Wide ones on a CPU: row after row with
-oneDNN, which has a fused bias and ReLU, keeps a row's activations in the cache, and on AMD processors is twice as
-fast as MKL, which torch's own matrix product uses (docs/performance.md). A row's bits depend on no other row.
+Each layer computes `h <- relu(h W + b) * factors`, where the ReLU and dropout's factors are optional; `plain` is that
+equation, and `run` computes the same faster in one of two ways:
+
+- batched: one `baddbmm` for all rows, for small layers and on GPUs;
+- row by row with oneDNN, for wide layers on a CPU. oneDNN has a fused bias and ReLU, keeps a row's activations in the
+  cache, and on AMD processors is twice as fast as MKL, which torch's own products use (docs/performance.md).
+
+By default the sizes of layers and batch decide, so a row's bits depend on no other row.
 """
 
 from __future__ import annotations
 
-import os
-from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-ONEDNN_MIN_WEIGHTS = 128 * 128  # weights of a layer from which oneDNN pays, measured
+from peerage.nets import native
+from peerage.nets.workers import WORKERS
+
+# A pass goes row by row from this batch size on, if one of its layers has this number of weights (measured).
 ONEDNN_MIN_BATCH = 32
+ONEDNN_MIN_WEIGHTS = 128 * 128
 
 
-class Layer(NamedTuple):
-    """One layer of all rows of a stack."""
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One linear layer of `S` rows."""
 
     weight: Tensor  # [S, in, out]
     bias: Tensor  # [S, 1, out]
-    relu: bool
-    weight_grad: Tensor | None  # where gradients are added, None: not wanted
-    bias_grad: Tensor | None
+    relu: bool = False
+    weight_grad: Tensor | None = None  # gradients are added here; None: not wanted
+    bias_grad: Tensor | None = None
+    factors: Tensor | None = None  # [S, B, out], of dropout; none is negative
 
-    def of(self, rows: slice) -> Layer:
-        """The same of some of the rows."""
-        grads = self.weight_grad, self.bias_grad
-        return Layer(self.weight[rows], self.bias[rows], self.relu, *(g if g is None else g[rows] for g in grads))
+    @cached_property
+    def rows(self) -> list[Layer]:
+        """The same layer for each row alone: weight `[in, out]`, bias `[out]`, factors `[B, out]`."""
+
+        def split(x: Tensor | None) -> Sequence[Tensor | None]:
+            return [None] * len(self.weight) if x is None else x.detach().unbind()
+
+        weights, biases = self.weight.detach().unbind(), self.bias.detach()[:, 0].unbind()
+        bias_grad = None if self.bias_grad is None else self.bias_grad[:, 0]
+        rest = zip(split(self.weight_grad), split(bias_grad), split(self.factors), strict=True)
+        return [Layer(*pair, self.relu, *more) for pair, more in zip(zip(weights, biases), rest, strict=True)]
+
+    def with_factors(self, factors: Tensor) -> Layer:
+        """The same layer with other factors `[S, B, out]`."""
+        return replace(self, factors=factors)
 
 
-def run(x: Tensor, layers: Sequence[Layer], anchor: Tensor | None) -> Tensor:
-    """`x [S, B, in]` -> `[S, B, out]`. `anchor` is a leaf that asks for gradients of the parameters, which the
-    backward pass then adds to the layers' `weight_grad` and `bias_grad`."""
-    if torch.is_grad_enabled() and (anchor is not None or x.requires_grad):
-        out: Tensor = _Pass.apply(x, anchor, layers)
+def plain(x: Tensor, layers: Sequence[Layer]) -> Tensor:
+    """The reference for `run`, differentiated by autograd: `x [S, B, in]` -> `[S, B, out]`."""
+    for layer in layers:
+        x = x @ layer.weight + layer.bias
+        if layer.relu:
+            x = x.relu()
+        if layer.factors is not None:
+            x = x * layer.factors
+    return x
+
+
+def run(x: Tensor, layers: Sequence[Layer], *, rowwise: bool | None = None) -> Tensor:
+    """`x [S, B, in]` -> `[S, B, out]`. Where the first layer's weight requires gradients, the backward pass adds the
+    gradients of all layers to their `weight_grad` and `bias_grad`.
+
+    `rowwise`: row by row if oneDNN can compute this (float32 on a CPU); by default the shapes decide.
+    """
+    rowwise = _goes_by_row(x, layers) if rowwise is None else rowwise and _onednn_can(x)
+    if torch.is_grad_enabled() and (layers[0].weight.requires_grad or x.requires_grad):
+        out: Tensor = _Pass.apply(x, layers[0].weight, layers, rowwise)
         return out
-    return (_rowwise if _is_wide(x, layers) else _batched)(x, layers, None)
+    return _forward(x, layers, rowwise, None)
 
 
 def tape(x: Tensor, layers: Sequence[Layer]) -> tuple[Tensor, Callable[[Tensor], None]]:
-    """The output, and a function that takes the output's gradient and adds those of the parameters."""
-    wide = _is_wide(x, layers)
+    """The output of `run`, and a function that takes the output's gradient and adds the gradients of the parameters:
+    differentiation without autograd."""
+    rowwise = _goes_by_row(x, layers)
     kept: list[Any] = []
-    out = (_rowwise if wide else _batched)(x, layers, kept)
-    back = _rowwise_backward if wide else _batched_backward
+    with torch.no_grad():
+        out = _forward(x, layers, rowwise, kept)
 
+    @torch.no_grad()
     def backward(grad: Tensor) -> None:
-        back(grad, kept, layers, False)
+        _backward(grad, layers, rowwise, kept, input_grad=False)
 
     return out, backward
 
 
-def _is_wide(x: Tensor, layers: Sequence[Layer]) -> bool:
+def _onednn_can(x: Tensor) -> bool:
+    return x.dtype == torch.float32 and x.device.type == "cpu" and native.available("onednn_linear")
+
+
+def _goes_by_row(x: Tensor, layers: Sequence[Layer]) -> bool:
     return (
-        ONEDNN
-        and x.dtype == torch.float32
-        and x.device.type == "cpu"
-        and x.shape[1] >= ONEDNN_MIN_BATCH
+        x.shape[1] >= ONEDNN_MIN_BATCH
+        and _onednn_can(x)
         and max(layer.weight.shape[1] * layer.weight.shape[2] for layer in layers) >= ONEDNN_MIN_WEIGHTS
     )
 
 
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, after: str = "none") -> Tensor:
-    """oneDNN's `after(x weight^T + bias)` of two matrices, weight `[out, in]`."""
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, after, [], "")
-    return out
-
-
-def _find_onednn() -> bool:
-    """Is oneDNN's linear layer there, as we know it?"""
-    try:
-        x = torch.tensor([[2.0, 3.0]])
-        return bool(torch.backends.mkldnn.is_available()) and _linear(x, x, x[0, :1], "relu").tolist() == [[15.0]]
-    except (AttributeError, RuntimeError, TypeError):
-        return False
-
-
-# oneDNN and what torch lays over it keep a compiled kernel of half a megabyte for every shape they ever met, up to
-# 1,024 each; a run has some tens of shapes. Read at their first use.
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
-os.environ.setdefault("LRU_CACHE_CAPACITY", "256")
-ONEDNN = _find_onednn()
-
-
 class _Pass(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, anchor: Tensor | None, layers: Sequence[Layer]) -> Tensor:
-        ctx.layers, ctx.wide, ctx.kept = layers, _is_wide(x, layers), []
-        out = (_rowwise if ctx.wide else _batched)(x, layers, ctx.kept)
-        return out.view_as(out)  # not the tensor kept above, or node and tensor would keep each other alive
+    """`plain` with a hand-written backward pass. The weight of the first layer is an input only so that the output
+    requires gradients; gradients of parameters do not go through autograd."""
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None]:
-        back = _rowwise_backward if ctx.wide else _batched_backward
-        return back(grads[0], ctx.kept, ctx.layers, ctx.needs_input_grad[0]), None, None
+    def forward(ctx: Any, x: Tensor, weight: Tensor, layers: Sequence[Layer], rowwise: bool) -> Tensor:
+        ctx.layers, ctx.rowwise, ctx.kept = layers, rowwise, []
+        out = _forward(x, layers, rowwise, ctx.kept)
+        return out.view_as(out)  # if the node kept its own output, neither would ever be freed
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None, None]:
+        grad = _backward(grads[0], ctx.layers, ctx.rowwise, ctx.kept, input_grad=ctx.needs_input_grad[0])
+        return grad, None, None, None
 
 
-# --- all rows at once ---------------------------------------------------------------------------------------
+def _forward(x: Tensor, layers: Sequence[Layer], rowwise: bool, kept: list[Any] | None) -> Tensor:
+    """`kept` receives what the backward pass needs: the input and the output of every layer; row by row, a list of
+    these for each row."""
+    if not rowwise:
+        return _through(x, layers, BATCHED, kept)
+    inputs = x.unbind()
+    outputs: list[Tensor] = list(inputs)
+    of_row: list[list[Tensor] | None] = [None if kept is None else [] for _ in inputs]
+
+    def forward(row: int) -> None:
+        outputs[row] = _through(inputs[row], [layer.rows[row] for layer in layers], ONE_ROW, of_row[row])
+
+    WORKERS.run(forward, len(inputs))
+    if kept is not None:
+        kept.extend(of_row)
+    return outputs[0].unsqueeze(0) if len(outputs) == 1 else torch.stack(outputs)
 
 
-def _batched(x: Tensor, layers: Sequence[Layer], kept: list[Any] | None) -> Tensor:
-    """`kept` receives the input and the output of every layer."""
+def _backward(
+    grad: Tensor, layers: Sequence[Layer], rowwise: bool, kept: list[Any], *, input_grad: bool
+) -> Tensor | None:
+    """Adds the parameters' gradients; returns the input's if it is wanted."""
+    if not rowwise:
+        return _back_through(grad, layers, BATCHED, kept, input_grad)
+    grads: list[Any] = list(grad.contiguous().unbind())
+
+    def backward(row: int) -> None:
+        of_row = [layer.rows[row] for layer in layers]
+        grads[row] = _back_through(grads[row], of_row, ONE_ROW, kept[row], input_grad)
+
+    WORKERS.run(backward, len(grads))
+    if not input_grad:
+        return None
+    return grads[0].unsqueeze(0) if len(grads) == 1 else torch.stack(grads)
+
+
+def _through(x: Tensor, layers: Sequence[Layer], products: _Products, kept: list[Tensor] | None) -> Tensor:
     if kept is not None:
         kept.append(x)
     for layer in layers:
-        x = torch.baddbmm(layer.bias, x, layer.weight)
-        if layer.relu:
-            x = x.relu_()
+        x = products.output(x, layer)
+        if layer.factors is not None:
+            x = x.mul_(layer.factors)
         if kept is not None:
             kept.append(x)
     return x
 
 
-def _batched_backward(grad: Tensor, kept: list[Any], layers: Sequence[Layer], input_grad: bool) -> Tensor | None:
+def _back_through(
+    grad: Tensor, layers: Sequence[Layer], products: _Products, kept: list[Tensor], input_grad: bool
+) -> Tensor | None:
     for n in reversed(range(len(layers))):
-        layer, x = layers[n], kept[n]
+        layer = layers[n]
         if layer.relu:
-            grad = torch.ops.aten.threshold_backward(grad, kept[n + 1], 0)
+            # Where a factor is 0, so is the kept output: the ReLU's gradient is 0 there, and so is the true one.
+            grad = native.relu_backward(grad, kept[n + 1])
+            if layer.factors is not None:
+                grad.mul_(layer.factors)
+        elif layer.factors is not None:
+            grad = grad * layer.factors
         if layer.weight_grad is not None and layer.bias_grad is not None:
-            layer.weight_grad.add_(torch.bmm(x.transpose(1, 2), grad))
-            layer.bias_grad.add_(grad.sum(dim=1, keepdim=True))
+            products.add_gradients(kept[n], grad, layer.weight_grad, layer.bias_grad)
         if n or input_grad:
-            grad = torch.bmm(grad, layer.weight.transpose(1, 2))
+            grad = products.input_gradient(grad, layer.weight)
     return grad if input_grad else None
 
 
-# --- row after row ------------------------------------------------------------------------------------------
+class _Products(Protocol):
+    """The three products of a layer: its output, the gradients of its parameters, the gradient of its input."""
+
+    def output(self, x: Tensor, layer: Layer) -> Tensor: ...
+
+    def add_gradients(self, x: Tensor, grad: Tensor, weight_grad: Tensor, bias_grad: Tensor) -> None: ...
+
+    def input_gradient(self, grad: Tensor, weight: Tensor) -> Tensor: ...
 
 
-class Workers:
-    """Threads that take rows one after the other, beside the caller.
+class _Batched:
+    """The products of all rows at once: activations are `[S, B, width]`."""
 
-    Each computes its rows by itself: unlike the threads within an operation they need not wait for each other
-    hundreds of times a step, which on a machine that does something else as well costs more than they bring;
-    and the result is the same with any number of them.
-    """
+    def output(self, x: Tensor, layer: Layer) -> Tensor:
+        out = torch.baddbmm(layer.bias, x, layer.weight)
+        return out.relu_() if layer.relu else out
 
-    def __init__(self) -> None:
-        self.threads = 1
-        self.pool: ThreadPoolExecutor | None = None
+    def add_gradients(self, x: Tensor, grad: Tensor, weight_grad: Tensor, bias_grad: Tensor) -> None:
+        weight_grad.add_(torch.bmm(x.transpose(1, 2), grad))
+        bias_grad.add_(grad.sum(dim=1, keepdim=True))
 
-    def set_threads(self, threads: int) -> None:
-        """How many work, the caller included."""
-        if threads != self.threads:
-            if self.pool is not None:
-                self.pool.shutdown()
-            self.threads = threads
-            self.pool = ThreadPoolExecutor(threads - 1, "rows", self._begin) if threads > 1 else None
-
-    @staticmethod
-    def _begin() -> None:
-        torch.set_num_threads(1)  # of the operations in this thread; so is the following
-        torch.set_grad_enabled(False)
-
-    def run(self, work: Callable[[int], None], rows: int) -> None:
-        """`work(row)` for all rows, in whatever order and thread."""
-        left = deque(range(rows))
-
-        def some() -> None:
-            while True:
-                try:
-                    row = left.popleft()
-                except IndexError:
-                    return
-                work(row)
-
-        helpers = [self.pool.submit(some) for _ in range(min(self.threads, rows) - 1)] if self.pool else []
-        some()
-        for helper in helpers:
-            if not helper.cancel():  # one that has not begun has nothing left to do
-                helper.result()
+    def input_gradient(self, grad: Tensor, weight: Tensor) -> Tensor:
+        return torch.bmm(grad, weight.transpose(1, 2))
 
 
-WORKERS = Workers()
+class _OneRow:
+    """The products of one row with oneDNN: activations are `[B, width]`."""
+
+    def output(self, x: Tensor, layer: Layer) -> Tensor:
+        return native.onednn_linear(x, layer.weight.t(), layer.bias, layer.relu)
+
+    def add_gradients(self, x: Tensor, grad: Tensor, weight_grad: Tensor, bias_grad: Tensor) -> None:
+        if grad.shape[1] < max(x.shape[1], 16):  # oneDNN copies its first argument: the narrower one is faster
+            weight_grad.add_(native.onednn_linear(grad.t(), x.t()).t())
+        else:
+            weight_grad.add_(native.onednn_linear(x.t(), grad.t()))
+        bias_grad.add_(grad.sum(dim=0))
+
+    def input_gradient(self, grad: Tensor, weight: Tensor) -> Tensor:
+        return native.onednn_linear(grad, weight)
 
 
-def _rowwise(x: Tensor, layers: Sequence[Layer], kept: list[Any] | None) -> Tensor:
-    """`kept` receives a list a row: the input and the output of every layer."""
-    inputs = x.unbind()
-    states: list[list[Tensor]] = [[h] for h in inputs]
-
-    def forward(row: int) -> None:
-        h = inputs[row]
-        for layer in layers:
-            h = _linear(h, layer.weight[row].t(), layer.bias[row, 0], "relu" if layer.relu else "none")
-            states[row].append(h)
-
-    WORKERS.run(forward, len(inputs))
-    if kept is not None:
-        kept.extend(states)
-    return torch.stack([state[-1] for state in states])
-
-
-def _rowwise_backward(grad: Tensor, kept: list[Any], layers: Sequence[Layer], input_grad: bool) -> Tensor | None:
-    grads = list(grad.unbind())
-
-    def backward(row: int) -> None:
-        g, states = grads[row], kept[row]
-        for n in reversed(range(len(layers))):
-            layer, x = layers[n], states[n]
-            if layer.relu:
-                g = torch.ops.aten.threshold_backward(g, states[n + 1], 0)
-            if layer.weight_grad is not None and layer.bias_grad is not None:
-                if g.shape[1] < 16:  # a narrow head: the product the other way round is faster
-                    layer.weight_grad[row].add_(_linear(g.t(), x.t()).t())
-                else:
-                    layer.weight_grad[row].add_(_linear(x.t(), g.t()))
-                layer.bias_grad[row].add_(g.sum(dim=0))
-            if n or input_grad:
-                g = _linear(g, layer.weight[row])
-        grads[row] = g
-
-    WORKERS.run(backward, len(grads))
-    return torch.stack(grads) if input_grad else None
+BATCHED, ONE_ROW = _Batched(), _OneRow()

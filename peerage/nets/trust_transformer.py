@@ -29,25 +29,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from peerage.nets.attention import (
-    MASKED,
-    Mask,
-    Part,
-    Stack,
-    Weights,
-    attention_bias,
-    by_rows,
-    embedding,
-    embedding_part,
-    encoder_layer,
-    encoder_part,
-    layer_norm,
-    linear,
-    linear_part,
-    norm_part,
-    positions,
-)
-from peerage.nets.dropout import Dropout
+from peerage.nets.attention import MASKED, attention_bias, encoder_layer, encoder_part
+from peerage.nets.dropout import Dropout, Mask
+from peerage.nets.layers import embedding, embedding_part, layer_norm, linear, linear_part, norm_part, positions
+from peerage.nets.stack import Part, Stack, Weights
+from peerage.nets.workers import by_rows
 
 Wiring = Literal["causal", "seed"]
 

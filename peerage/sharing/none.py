@@ -1,4 +1,4 @@
-"""No sharing: every member for itself. What advice is compared with."""
+"""No sharing: every member learns by itself. The baseline for advice."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from peerage.trust.signals import Signal
 
 
 class NoSharing:
-    """The interface of `peerage.sharing.advice.Advice`, for members that ask nobody."""
+    """The interface of `peerage.sharing.advice.Advice`, for members that ask no advisers."""
 
     def __init__(self, group: Group) -> None:
         self.group = group
@@ -30,7 +30,7 @@ class NoSharing:
         """Actions `[M, act]` for environment step `step` (1, 2, ...)."""
         if greedy:
             return self.group.mode(obs.unsqueeze(1)).squeeze(1)
-        actions = self.group.explore(self.group.own_suggestions(obs), step)
+        actions = self.group.explore(self.group.own_suggestions(obs, self.group.draw()), step)
         warm = step <= self.group.learning_starts
         if warm.any():
             mask = torch.as_tensor(warm, device=obs.device).unsqueeze(1)

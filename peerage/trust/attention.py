@@ -17,8 +17,8 @@ from torch import Tensor
 from peerage.append_buffer import AppendBuffer
 from peerage.errors import UserError
 from peerage.learners.streams import StreamKey, Streams
+from peerage.nets.adam import StackedAdam
 from peerage.nets.dropout import Dropout
-from peerage.nets.stacked import StackedAdam
 from peerage.nets.trust_transformer import DROPOUT, MAX_STEPS, TrustTransformer, Windows, Wiring, mean_valid
 
 MAX_GRAD_NORM = 1.0  # of a member

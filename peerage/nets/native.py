@@ -1,0 +1,98 @@
+"""Functions of torch that are not part of its public API, each with a check and a public equivalent.
+
+`available(name)` is the only check. It runs the function once on a tiny input, at the first use, and says whether the
+result is right. The equivalents are slower: `kernels` uses `baddbmm` instead of `onednn_linear`, `relu_backward` uses
+`masked_fill`, and `StackedAdam` uses its own elementwise formula instead of `fused_adam_`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+
+import torch
+from torch import Tensor
+
+
+def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, relu: bool = False) -> Tensor:
+    """oneDNN's `x weight^T + bias`, with an optional ReLU: `x [N, in]`, `weight [out, in]`, `bias [out]` ->
+    `[N, out]`. Float32 on a CPU only; not differentiable."""
+    after = "relu" if relu else "none"
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, after, [], "")
+    return out
+
+
+def relu_backward(grad: Tensor, out: Tensor) -> Tensor:
+    """The gradient of a ReLU's input, given the gradient of its output `out`: a new tensor."""
+    if available("threshold_backward"):
+        return _threshold_backward(grad, out)
+    return grad.masked_fill(out <= 0, 0.0)
+
+
+def fused_adam_(
+    flat: Sequence[Tensor],
+    grad: Sequence[Tensor],
+    exp_avg: Sequence[Tensor],
+    exp_avg_sq: Sequence[Tensor],
+    *,
+    step: int,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+) -> None:
+    """Adam's step number `step` (1, 2, ...), in place, for several tensors on a CPU. It reads and writes each tensor
+    once; the elementwise formula does so about ten times."""
+    count = torch.tensor(float(step))
+    torch._fused_adam_(
+        list(flat),
+        list(grad),
+        list(exp_avg),
+        list(exp_avg_sq),
+        [],
+        [count] * len(flat),
+        lr=lr,
+        beta1=betas[0],
+        beta2=betas[1],
+        weight_decay=0.0,
+        eps=eps,
+        amsgrad=False,
+        maximize=False,
+    )
+
+
+@cache
+def available(name: str) -> bool:
+    """Whether this version of torch has the private function behind `name` (a key of `CHECKS`) and it computes the
+    expected result. Raises KeyError for another name."""
+    check = CHECKS[name]
+    try:
+        return check()
+    except (AttributeError, NotImplementedError, RuntimeError, TypeError):
+        return False
+
+
+def _threshold_backward(grad: Tensor, out: Tensor) -> Tensor:
+    result: Tensor = torch.ops.aten.threshold_backward(grad, out, 0)
+    return result
+
+
+def _check_onednn_linear() -> bool:
+    x = torch.tensor([[2.0, 3.0]])
+    return bool(torch.backends.mkldnn.is_available()) and onednn_linear(x, x, x[0, :1], True).tolist() == [[15.0]]
+
+
+def _check_threshold_backward() -> bool:
+    return _threshold_backward(torch.tensor([2.0, 3.0]), torch.tensor([0.0, 1.0])).tolist() == [0.0, 3.0]
+
+
+def _check_fused_adam() -> bool:
+    flat, grad, exp_avg, exp_avg_sq = torch.tensor([1.0]), torch.tensor([2.0]), torch.zeros(1), torch.zeros(1)
+    fused_adam_([flat], [grad], [exp_avg], [exp_avg_sq], step=1, lr=0.5, betas=(0.5, 0.5), eps=0.0)
+    return flat.tolist() == [0.5] and exp_avg.tolist() == [1.0] and exp_avg_sq.tolist() == [2.0]
+
+
+CHECKS: dict[str, Callable[[], bool]] = {
+    "onednn_linear": _check_onednn_linear,
+    "threshold_backward": _check_threshold_backward,
+    "fused_adam": _check_fused_adam,
+}

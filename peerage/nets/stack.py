@@ -1,0 +1,135 @@
+"""The parameters of many models of one shape, side by side in one tensor.
+
+A `Stack` of `S` rows keeps all parameters of a row in one contiguous row of `flat [S, P]`; parameters by name are
+views of it. So Adam, soft target updates, gradient norms and checkpoints are a few operations on one tensor, and a
+setting of one member is an entry of a column `[S, 1]`. The losses of the rows are summed, which keeps their gradients
+independent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from peerage.nets.kernels import Layer
+
+
+class Part(NamedTuple):
+    """A parameter of every row: its shape and its initial values. `constant` c: all c; otherwise `bound` b: uniform on
+    (-b, b); with neither: standard normal."""
+
+    shape: tuple[int, ...]
+    bound: float | None = None
+    constant: float | None = None
+
+
+class Weights(Mapping[str, Tensor]):
+    """The parameters of some rows of a stack by name, each `[s, *shape]`, in the same memory as `Stack.flat`.
+
+    If they were asked for with `grad=True`, they are leaves of autograd's graph, and what a backward pass computes for
+    them is added to `Stack.grad`; their own `.grad` is always None.
+    """
+
+    def __init__(self, tensors: dict[str, Tensor], grads: dict[str, Tensor]) -> None:
+        """`grads`: for each tensor where its gradient is added; empty without gradients."""
+        self._tensors, self._grads = tensors, grads
+        self._layers: dict[tuple[str, bool], Layer] = {}
+        for name, grad in grads.items():
+            tensors[name].requires_grad_().register_post_accumulate_grad_hook(partial(_move_gradient, grad))
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def layer(self, name: str, relu: bool = False) -> Layer:
+        """The linear layer with the parameters `{name}.weight [s, in, out]` and `{name}.bias [s, 1, out]`."""
+        key = name, relu
+        if key not in self._layers:
+            weight, bias = f"{name}.weight", f"{name}.bias"
+            grads = self._grads.get(weight), self._grads.get(bias)
+            self._layers[key] = Layer(self._tensors[weight], self._tensors[bias], relu, *grads)
+        return self._layers[key]
+
+
+def _move_gradient(to: Tensor, leaf: Tensor) -> None:
+    """Autograd could add to a view of `Stack.grad` by itself, but warns that such a view is not contiguous."""
+    if leaf.grad is not None:
+        to.add_(leaf.grad.detach())
+        leaf.grad = None
+
+
+class Stack:
+    """Named parameters of `S` models: `flat [S, P]` and their gradients `grad [S, P]`, both zero at first.
+
+    `parts` gives name, shape and initial values; the columns of `flat` are in its order.
+    """
+
+    def __init__(
+        self,
+        rows: int,
+        parts: Mapping[str, Part],
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.rows, self.parts = rows, dict(parts)
+        self.count = sum(math.prod(part.shape) for part in parts.values())  # parameters of a row
+        self.flat = torch.zeros(rows, self.count, device=device, dtype=dtype)
+        self.grad = torch.zeros_like(self.flat)
+        self._weights: dict[tuple[int, int, int, bool], Weights] = {}
+
+    def weights(self, rows: slice = slice(None), *, grad: bool = False) -> Weights:
+        """The parameters of some rows by name. With `grad`, backward passes add their gradients to `self.grad`."""
+        key = (*rows.indices(self.rows), grad)
+        if key not in self._weights:
+            grads = self._views(self.grad[rows]) if grad else {}
+            self._weights[key] = Weights(self._views(self.flat[rows]), grads)
+        return self._weights[key]
+
+    def _views(self, flat: Tensor) -> dict[str, Tensor]:
+        columns = flat.detach().split([math.prod(part.shape) for part in self.parts.values()], dim=1)
+        return {
+            name: x.detach().view(len(flat), *part.shape)
+            for (name, part), x in zip(self.parts.items(), columns, strict=True)
+        }
+
+    def select(self, members: Sequence[int]) -> Stack:
+        """A copy of some rows, in this order."""
+        out = Stack(len(members), self.parts, device=self.flat.device, dtype=self.flat.dtype)
+        out.flat.copy_(self.flat[torch.as_tensor(list(members), device=self.flat.device)])
+        return out
+
+    @torch.no_grad()
+    def init_(self, generators: Sequence[np.random.Generator]) -> None:
+        """Draw the initial values of every row from its own generator."""
+        weights = self.weights()
+        for row, rng in enumerate(generators):
+            for name, part in self.parts.items():
+                if part.constant is not None:
+                    weights[name][row].fill_(part.constant)
+                    continue
+                drawn = (
+                    rng.uniform(-part.bound, part.bound, size=part.shape)
+                    if part.bound is not None
+                    else rng.standard_normal(part.shape)
+                )
+                weights[name][row].copy_(torch.from_numpy(drawn))
+
+    def copy_(self, other: Stack) -> None:
+        """Copy the parameters of `other`, a stack of the same shape."""
+        self.flat.copy_(other.flat)
+
+    def lerp_(self, online: Stack, tau: Tensor) -> None:
+        """Soft update `self += tau (online - self)`; `tau [S, 1]`."""
+        self.flat.lerp_(online.flat, tau)

@@ -1,0 +1,135 @@
+"""What the members answer to each other's question "what would you do in my situation?".
+
+Two ways, chosen by the size of the group alone. In a small group one batched forward of all members on all situations
+is the fastest. In a large one only those answers are computed that are needed: a member that chooses asks all, a member
+that does not asks the one that it follows. Both use the asker's noise, so that what is drawn depends on neither.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from peerage.learners.group import Group, Stack
+
+ASK_ALL = 16
+"""Groups of up to this many members ask all of them in every step: measured (docs/performance.md)."""
+
+
+def member_answers(
+    group: Group, obs: Tensor, chooses: np.ndarray, followed: np.ndarray, noise: Tensor | None, *, others_sample: bool
+) -> Tensor:
+    """Answers `[M, N, act]`: by asker, of the members of its replica; 0 where none is needed.
+
+    `obs [M, obs]`; `chooses [M]` (bool): the asker needs all answers, otherwise that of `followed [M]` (a number among
+    all advisers). `noise [M, width]` is the askers' (None: all answer with the mode of their policy). Without
+    `others_sample` members answer others with the mode, themselves with a sample.
+    """
+    if group.N <= ASK_ALL:
+        return _all_answers(group, obs, noise, others_sample)
+    return _needed_answers(group, obs, chooses, followed, noise, others_sample)
+
+
+def _all_answers(group: Group, obs: Tensor, noise: Tensor | None, others_sample: bool) -> Tensor:
+    R, N = group.R, group.N
+    askers = obs.view(R, 1, N, -1)
+    drawn = None if noise is None else noise.view(R, 1, N, -1)
+    out = obs.new_empty(R, N, N, group.space.act_dim)
+    for stack in group.stacks:
+        p = len(stack.positions)
+        x = askers.expand(R, p, N, -1).reshape(R * p, N, -1)
+        sampled = drawn if stack.learner.noise_shape is not None else None
+        z = None if sampled is None else sampled.expand(R, p, N, -1).reshape(R * p, N, -1)
+        answers = stack.learner.suggest(x, z)  # [S, N, act]
+        if z is not None and not others_sample:
+            own = torch.zeros(p, N, 1, dtype=torch.bool, device=obs.device)
+            own[torch.arange(p), stack.positions] = True
+            answers = torch.where(own.repeat(R, 1, 1), answers, stack.learner.suggest(x, None))
+        answers = answers.view(R, p, N, -1).transpose(1, 2)  # [R, asker, adviser, act]
+        if p == N:
+            out = answers
+        else:
+            out[:, :, stack.positions] = answers
+    return out.reshape(group.M, N, -1)
+
+
+def _needed_answers(
+    group: Group, obs: Tensor, chooses: np.ndarray, followed: np.ndarray, noise: Tensor | None, others_sample: bool
+) -> Tensor:
+    """Replica by replica, so that the shapes of the products, and with them the last bits, depend on no other
+    replica."""
+    N = group.N
+    out = obs.new_zeros(group.M, N, group.space.act_dim)
+    member = np.tile(np.arange(N), group.R)
+    if (~chooses & (followed == member)).any():
+        out[torch.arange(group.M), torch.as_tensor(member)] = group.own_suggestions(obs, noise)
+    follows_other = ~chooses & (followed != member) & (followed < N)
+    for r in range(group.R):
+        rows = np.arange(r * N, (r + 1) * N)
+        choosing, following = rows[chooses[rows]], rows[follows_other[rows]]
+        for stack in group.stacks:
+            if len(choosing):
+                _answer_choosing(out, group, stack, r, choosing, obs, noise, others_sample)
+            if len(following):
+                _answer_following(out, group, stack, r, following, followed[following], obs, noise, others_sample)
+    return out
+
+
+def _answer_choosing(
+    out: Tensor, group: Group, stack: Stack, r: int, askers: np.ndarray, obs: Tensor, noise: Tensor | None, sample: bool
+) -> None:
+    """The answers of the members of a stack in replica `r` to all of the `askers [D]` (rows of the group)."""
+    p, index = len(stack.positions), torch.as_tensor(askers, device=obs.device)
+    rows = slice(r * p, (r + 1) * p)
+    x = obs[index].unsqueeze(0).expand(p, -1, -1).contiguous()  # [P, D, obs]
+    z = None
+    if noise is not None and stack.learner.noise_shape is not None:
+        z = noise[index].unsqueeze(0).expand(p, -1, -1).contiguous()
+    answers = stack.learner.suggest_rows(x, z if sample else None, rows)  # [P, D, act]
+    if z is not None and not sample:
+        own = torch.as_tensor(askers % group.N == np.array(stack.positions)[:, None], device=obs.device)  # [P, D]
+        if own.any():
+            answers = torch.where(own.unsqueeze(2), stack.learner.suggest_rows(x, z, rows), answers)
+    out[index.unsqueeze(1), torch.as_tensor(stack.positions, device=obs.device)] = answers.transpose(0, 1)
+
+
+def _answer_following(
+    out: Tensor,
+    group: Group,
+    stack: Stack,
+    r: int,
+    askers: np.ndarray,
+    advisers: np.ndarray,
+    obs: Tensor,
+    noise: Tensor | None,
+    sample: bool,
+) -> None:
+    """The answers of the `advisers [n]` (members) that belong to a stack, each to its asker (`askers [n]`, rows of the
+    group). Advisers with one asker and those with several are two batches, so that a popular adviser costs the others
+    nothing."""
+    place = np.full(group.N, -1)
+    place[stack.positions] = np.arange(len(stack.positions))
+    mine = place[advisers] >= 0
+    askers, advisers = askers[mine], advisers[mine]
+    load = np.bincount(advisers, minlength=group.N)  # askers of each adviser
+    for several in (False, True):
+        chosen = load[advisers] > 1 if several else load[advisers] == 1
+        if not chosen.any():
+            continue
+        unique, which = np.unique(advisers[chosen], return_inverse=True)
+        order = np.argsort(which, kind="stable")
+        slot = np.empty(len(which), np.int64)  # of an asker among those of its adviser
+        slot[order] = np.arange(len(which)) - np.searchsorted(which[order], which[order])
+        index = torch.as_tensor(askers[chosen], device=obs.device)
+        at = torch.as_tensor(which, device=obs.device), torch.as_tensor(slot, device=obs.device)
+        shape = len(unique), int(load[unique].max())
+        x = obs.new_zeros(*shape, obs.shape[1])
+        x[at] = obs[index]
+        z = None
+        if noise is not None and sample and stack.learner.noise_shape is not None:
+            z = noise.new_zeros(*shape, noise.shape[1])
+            z[at] = noise[index]
+        rows = torch.as_tensor(r * len(stack.positions) + place[unique], device=obs.device)
+        answers = stack.learner.suggest_rows(x, z, rows)  # [U, B, act]
+        out[index, torch.as_tensor(advisers[chosen], device=obs.device)] = answers[at]

@@ -1,0 +1,104 @@
+"""Members' answers to each other: both ways of computing them, and what they must not depend on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from peerage.learners.base import Learner, Space
+from peerage.learners.defaults import default_settings
+from peerage.learners.group import Group
+from peerage.sharing import answers
+from peerage.sharing.answers import member_answers
+
+BOX = Space(5, 2, 0, np.array([-1, -2], np.float32), np.array([1, 2], np.float32))
+DISCRETE = Space(5, 1, 4)
+
+
+def group(algorithms: list[str], replicas: int = 2, dtype: torch.dtype = torch.float64) -> Group:
+    space = DISCRETE if "dqn" in algorithms else BOX
+    members = [replace(default_settings(a), net_arch=(8, 8), buffer_size=10, batch_size=2) for a in algorithms]
+    return Group(members, replicas, 3, space, 100, dtype=dtype)
+
+
+def situation(g: Group, seed: int = 0) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
+    """Observations, who chooses, and whom the others follow: fixed advisers (numbers from N on) among them."""
+    rng = np.random.default_rng(seed)
+    obs = torch.as_tensor(rng.standard_normal((g.M, g.space.obs_dim)), dtype=g.dtype)
+    return obs, rng.random(g.M) < 0.3, rng.integers(g.N + 2, size=g.M)
+
+
+@pytest.mark.parametrize("others_sample", [True, False])
+@pytest.mark.parametrize("algorithms", [["dqn"] * 7, ["sac"] * 7, ["sac", "td3", "sac", "td3", "td3", "sac", "sac"]])
+def test_both_ways_give_the_same_answers(monkeypatch, algorithms, others_sample):
+    g = group(algorithms)
+    for seed in range(5):
+        obs, chooses, followed = situation(g, seed)
+        noise = g.draw()
+        found = []
+        for limit in (100, 0):
+            monkeypatch.setattr(answers, "ASK_ALL", limit)
+            found.append(member_answers(g, obs, chooses, followed, noise, others_sample=others_sample))
+        everything, needed = found
+        for m in range(g.M):
+            used = range(g.N) if chooses[m] else [f for f in (followed[m],) if f < g.N]
+            for j in range(g.N):
+                if j in used:
+                    torch.testing.assert_close(needed[m, j], everything[m, j], rtol=1e-12, atol=1e-12)
+                elif j != m % g.N:
+                    assert (needed[m, j] == 0).all()
+
+
+def test_only_the_followed_adviser_computes(monkeypatch):
+    """In a group of 40, of which all follow member 7, one member answers 39 others."""
+    g = group(["td3"] * 40, replicas=1)
+    learner = g.stacks[0].learner
+    computed = []
+
+    def counted(obs, noise, rows):
+        computed.append(tuple(obs.shape[:2]))
+        return type(learner).suggest_rows(learner, obs, noise, rows)
+
+    monkeypatch.setattr(learner, "suggest_rows", counted)
+    obs, _, _ = situation(g)
+    member_answers(g, obs, np.zeros(40, bool), np.full(40, 7), None, others_sample=True)
+    assert computed == [(40, 1), (1, 39)]  # every member's own action, because member 7 follows itself
+
+
+@pytest.mark.parametrize("algorithm", ["dqn", "sac", "td3"])
+def test_a_replica_does_not_depend_on_others(monkeypatch, algorithm):
+    monkeypatch.setattr(answers, "ASK_ALL", 0)
+    found = []
+    for replicas in (2, 4):
+        g = group([algorithm] * 5, replicas, torch.float32)
+        rng = np.random.default_rng(1)
+        obs = torch.as_tensor(rng.standard_normal((20, 5)), dtype=torch.float32)[: g.M]
+        chooses, followed = (rng.random(20) < 0.3)[: g.M], rng.integers(5, size=20)[: g.M]
+        found.append(member_answers(g, obs, chooses, followed, g.draw(), others_sample=True)[:10])
+    assert torch.equal(*found)
+
+
+def test_noise_is_the_askers_and_depends_on_nobody_else():
+    """Drawn once in a step, whoever answers; the same numbers in a group of another size."""
+    small, large = group(["sac"] * 2, 1, torch.float32), group(["sac"] * 5, 1, torch.float32)
+    for _ in range(3):
+        a, b = small.draw(), large.draw()
+        assert a is not None and b is not None and torch.equal(a, b[:2])
+    assert group(["td3"] * 2).draw() is None
+
+
+def test_a_learner_that_cannot_compute_some_rows_asks_all_of_them():
+    class Sums(Learner):
+        def suggest(self, obs, noise):
+            assert obs.shape[0] == self.rows
+            return obs.sum(dim=2, keepdim=True) + (0 if noise is None else noise)
+
+    g = group(["td3"] * 3, 1)
+    learner = Sums(g.settings, g.stream_keys, Space(5, 1, 0, BOX.low[:1], BOX.high[:1]), 10)
+    obs, noise = torch.arange(20.0).view(2, 2, 5), torch.ones(2, 2, 1)
+    rows = torch.tensor([2, 0])
+    assert torch.equal(learner.suggest_rows(obs, None, rows), obs.sum(dim=2, keepdim=True))
+    assert torch.equal(learner.suggest_rows(obs, noise, rows), obs.sum(dim=2, keepdim=True) + 1)

@@ -1,0 +1,422 @@
+"""Evaluations: actors with and without a memory, members with tasks of their own, and the group together."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from dataclasses import replace
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+import peerage
+from peerage import session
+from peerage.config import AdviceConfig, Config, LearnerConfig, RunConfig
+from peerage.config.check import check
+from peerage.envs.make import EnvMaker, make_env
+from peerage.errors import UserError
+from peerage.evaluation import evaluate
+from peerage.evaluation.actors import GroupActor, TogetherActor, sharing_copy
+from peerage.evaluation.evaluate import SEED, Actor, Evaluator
+from peerage.runs import CsvLog, read_evaluations
+from peerage.runs.checkpoint import load_latest
+from peerage.runs.display import Display
+from peerage.runs.listeners import RunInfo
+from peerage.runs.loggers import ScalarLog
+
+SMALL = Config(
+    env="Room-v6",
+    n_peers=2,
+    replicas=2,
+    advisers=("expert", "random"),
+    total_timesteps=300,
+    learner=LearnerConfig(learning_starts=(50,), batch_size=(8,), net_arch=((8,),), train_freq=(4,)),
+    run=RunConfig(eval_freq=100, n_eval_episodes=2, verbose=0, log_freq=50, eval_modes=("alone", "together")),
+    threads=1,
+)
+
+
+@pytest.fixture(autouse=True)
+def no_reports(monkeypatch):
+    monkeypatch.setattr(session, "write_report", lambda folder: folder)
+
+
+# --- actors -----------------------------------------------------------------------------------------------------
+
+
+class Guess(gymnasium.Env):
+    """Pays 1 for one of five actions, which the observation does not show; 6 to 12 steps."""
+
+    observation_space = gymnasium.spaces.Box(0, 99, (1,), np.float32)
+    action_space = gymnasium.spaces.Discrete(5)
+
+    def __init__(self, right):
+        self.right = right
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.left = int(self.np_random.integers(6, 13))
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.left -= 1
+        return np.zeros(1, np.float32), float(action == self.right), False, self.left == 0, {}
+
+
+class Remembers(Actor):
+    """Tries one action after the other and repeats the first one that pays; forgets it when the episode ends."""
+
+    def begin(self, n):
+        self.action = np.zeros(n, np.int64)
+
+    def act(self, obs):
+        assert len(obs) == len(self.action)
+        return self.action
+
+    def observe(self, rewards, done):
+        self.action = np.where(done, 0, np.where(rewards > 0, self.action, (self.action + 1) % 5))
+
+
+class InTurn(Remembers):
+    parallel = False
+
+
+def lengths(seeds) -> list[int]:
+    env = Guess(0)
+    found = []
+    for seed in seeds:
+        env.reset(seed=seed)
+        found.append(env.left)
+    return found
+
+
+def test_an_actor_with_a_memory_in_a_batch_and_one_by_one():
+    """Members with different tasks. All episodes of all members at once, a member's episodes one after the other, and
+    every member in an evaluation of its own give the same, which follows from the seeds: the length of the episode
+    minus the number of wrong guesses."""
+    makers = [EnvMaker(Guess, {"right": right}) for right in (3, 0, 4)]
+    together = Evaluator(makers, episodes=4, seed=5)
+    rows = together.run(Remembers())
+    expected = lengths([5, 6, 7, 8])
+    assert [(m, e, episode.length, episode.return_) for m, e, episode in rows] == [
+        (m, e, expected[e], expected[e] - right) for m, right in enumerate((3, 0, 4)) for e in range(4)
+    ]
+    assert len(set(expected)) > 1
+    in_turn = together.run(InTurn())
+    assert [(m, e, episode[1:]) for m, e, episode in in_turn] == [(m, e, episode[1:]) for m, e, episode in rows]
+    for m, maker in enumerate(makers):
+        alone = Evaluator([maker], episodes=4, seed=5).run(Remembers())
+        assert [(e, episode[1:]) for _, e, episode in alone] == [(e, x[1:]) for k, e, x in rows if k == m]
+    assert together.run(Remembers()) == rows  # a second evaluation starts with the same seeds
+
+
+def test_what_an_actor_observes():
+    heard = []
+
+    class Recorder(Actor):
+        def begin(self, n):
+            heard.append(n)
+
+        def act(self, obs):
+            assert obs.dtype == np.float32 and obs.shape == (4, 1)
+            return np.zeros(4, np.int64)
+
+        def observe(self, rewards, done):
+            heard.append((rewards.tolist(), done.tolist()))
+
+    Evaluator([EnvMaker(Guess, {"right": right}) for right in (0, 1)], episodes=2, seed=5).run(Recorder())
+    ends = lengths([5, 6]) * 2
+    assert heard[0] == 4 and len(heard) == 1 + max(ends)
+    for k, (rewards, done) in enumerate(heard[1:], start=1):
+        # Rows whose episodes are over do not step: no reward, and not done a second time
+        assert rewards == [float(row < 2 and k <= ends[row]) for row in range(4)]
+        assert done == [k == end for end in ends]
+
+
+def test_members_alone_play_as_one_by_one(begin):
+    """One forward for all members and episodes chooses the actions that every member chooses by itself."""
+    config = replace(SMALL, env="LunarLander-v3", env_args={"max_episode_steps": 60}, advisers=())
+    trainer = begin(config, steps=120)
+    found = trainer.evaluator.run(GroupActor(trainer.group))
+    assert [(m, e) for m, e, _ in found] == [(m, e) for m in range(4) for e in range(2)]
+    env = make_env(config.env, config.env_args)
+    for m, e, episode in found:
+        total, length, done = 0.0, 0, False
+        obs, _ = env.reset(seed=SEED + e)
+        while not done:
+            actions = trainer.group.mode(torch.as_tensor(obs).expand(4, 1, -1))
+            obs, reward, terminated, truncated, _ = env.step(int(actions[m, 0, 0]))
+            total, length, done = total + reward, length + 1, terminated or truncated
+        assert (episode.length, episode.return_) == (length, pytest.approx(total))
+
+
+def test_success_of_an_evaluation_by_last_step_or_by_any():
+    class Passes(Actor):
+        """Walks to the goal of a hallway, and away from it afterwards."""
+
+        def begin(self, n):
+            self.action = np.zeros(n, np.int64)
+
+        def act(self, obs):
+            return self.action
+
+        def observe(self, rewards, done):
+            self.action[rewards > 0] = 1
+
+    makers = [EnvMaker("Hallway-v0")]
+    found = {rule: Evaluator(makers, 1, success=rule).run(Passes())[0][2] for rule in ("last", "any")}
+    assert found["last"].success is False and found["any"].success is True
+    assert found["last"][:3] == found["any"][:3]
+
+
+def test_episodes_that_do_not_end(monkeypatch):
+    class Endless(Guess):
+        def step(self, action):
+            return np.zeros(1, np.float32), 0.0, False, False, {}
+
+    monkeypatch.setattr(evaluate, "MAX_STEPS", 30)
+    message = "in an evaluation after 70 steps: an evaluation episode of Endless did not end within 30 steps"
+    with pytest.raises(UserError, match=message):
+        Evaluator([EnvMaker(Endless, {"right": 0})], 2).run(Remembers(), 70)
+    with pytest.raises(UserError, match="2 evaluation episodes of Endless did not end within 60 steps"):
+        Evaluator([EnvMaker(Endless, {"right": 0})], 2).run(InTurn(), 70)
+
+
+def test_an_evaluation_can_be_stopped():
+    for actor in (Remembers(), InTurn()):
+        answers = iter([False, False, True])
+        evaluator = Evaluator([EnvMaker(Guess, {"right": 0})], 2)
+        assert evaluator.run(actor, 0, lambda answers=answers: next(answers)) is None
+        assert len(evaluator.run(actor)) == 2
+
+
+# --- together ---------------------------------------------------------------------------------------------------
+
+CASES = {
+    "td": {"advice": AdviceConfig(trust="td")},
+    "deferred": {"advice": AdviceConfig(trust="td"), "learner": replace(SMALL.learner, train_freq=(7,))},
+    "in-context": {"advice": AdviceConfig(trust="in-context", byzantine_members=("1:random",))},
+    "hybrid": {"advice": AdviceConfig(trust="hybrid"), "advisers": ("noise:expert", "turncoat")},
+    "transformer": {"advice": AdviceConfig(trust="transformer", follow_across_episodes=True), "replicas": 1},
+    "dropped": {"perturb": {"dropped_advice": 0.4, "action_noise": 0.1}, "advisers": ("convert", "colluding:a")},
+    "uniform": {"advice": AdviceConfig(choice="uniform", switch_ratio=1), "n_epochs": 6, "epoch_length": 50},
+    "sac": {"env": "Pendulum-v1", "advisers": ("random", "constant"), "n_peers": 3,
+            "learner": replace(SMALL.learner, algorithm=("sac", "td3", "sac"), use_sde=(True, False, False))},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_training_is_the_same_with_and_without_evaluations_together(case, tmp_path, same):
+    """Every bit of the metrics, of the advice, of the evaluations alone, and of the final state: networks, trust,
+    buffers, generators."""
+    config = replace(SMALL, **CASES[case])
+    alone = replace(config, run=replace(config.run, eval_modes=("alone",)))
+    one = peerage.train(config=config, log_dir=str(tmp_path), exp_name="one").folder
+    two = peerage.train(config=alone, log_dir=str(tmp_path), exp_name="two").folder
+    for name in ("metrics.csv", "advice.csv"):
+        assert (one / name).read_bytes() == (two / name).read_bytes(), name
+    assert read_evaluations(one).equals(read_evaluations(two))
+    both = read_evaluations(one, mode=None)
+    members = config.n_peers * config.replicas
+    assert both.groupby("mode").size().tolist() == [4 * 2 * members] * 2
+    (_, a, _), (_, b, _) = load_latest(one), load_latest(two)
+    a.pop("offsets"), b.pop("offsets")  # evaluations.csv has other lengths
+    same(a, b)
+
+
+def test_advice_of_an_expert_shows_in_the_episodes_together(tmp_path):
+    """Its follower reaches every goal together with it from the first step on, and alone it does not."""
+    config = replace(SMALL, n_peers=1, replicas=3, advisers=("expert",), total_timesteps=100,
+                     advice=AdviceConfig(only_follow_others=True))  # fmt: skip
+    run = peerage.train(config=config, log_dir=str(tmp_path), exp_name="run")
+    assert list(run.evaluations.columns)[-1] == "mode"
+    lines = (run.folder / "evaluations.csv").read_text().splitlines()
+    assert lines[0] == "step,replica,member,episode,return,length,success,mode"
+    assert [line.rsplit(",", 1)[1] for line in lines[1:7]] == ["alone"] * 6
+    assert [line.rsplit(",", 1)[1] for line in lines[7:13]] == ["together"] * 6
+    by_mode = run.evaluations.groupby("mode")
+    assert by_mode["success"].mean()["together"] == 1 > by_mode["success"].mean()["alone"]
+    together = by_mode["return"].mean()["together"]
+    assert together > by_mode["return"].mean()["alone"] + 10
+    # The episodes are those of the evaluation alone: the expert reaches the goals that the seeds give
+    env, best = make_env("Room-v6", {}), []
+    for e in range(2):
+        obs, _ = env.reset(seed=SEED + e)
+        distance = 5 * (abs(obs[0] - obs[2]) + abs(obs[1] - obs[3]))
+        best.append(50 - (distance - 1) - 0.001 * (distance - 1))
+    rows = run.evaluations[run.evaluations["mode"] == "together"]
+    assert rows["return"].tolist() == pytest.approx(best * 6, abs=1e-4)
+
+
+@pytest.mark.parametrize("sharing", ["none", "nobody"])
+def test_without_advice_together_is_alone(sharing, tmp_path):
+    """Whether there is no advice, or nobody answers."""
+    quiet = {"advice": AdviceConfig(sharing="none"), "advisers": ()} if sharing == "none" else {}
+    config = replace(SMALL, **quiet, perturb={} if quiet else {"dropped_advice": 1.0})
+    run = peerage.train(config=config, log_dir=str(tmp_path), exp_name="run")
+    modes = [read_evaluations(run.folder, mode).drop(columns="mode") for mode in ("alone", "together")]
+    assert len(modes[0]) == 4 * 8 and modes[0].equals(modes[1])
+
+
+def test_a_resumed_run_evaluates_as_an_uninterrupted_one(tmp_path, monkeypatch):
+    config = replace(SMALL, run=replace(SMALL.run, checkpoint_freq=150))
+    whole = peerage.train(config=config, log_dir=str(tmp_path), exp_name="whole").folder
+    rows = evaluate.Evaluator.run
+
+    def fail(self, actor, trained, stop):
+        if trained == 200 and not actor.parallel:
+            raise RuntimeError("power cut")
+        return rows(self, actor, trained, stop)
+
+    monkeypatch.setattr(evaluate.Evaluator, "run", fail)
+    with pytest.raises(RuntimeError, match="power cut"):
+        peerage.train(config=config, log_dir=str(tmp_path), exp_name="run")
+    monkeypatch.undo()
+    monkeypatch.setattr(session, "write_report", lambda folder: folder)
+    assert read_evaluations(tmp_path / "run", None)["step"].max() == 100  # no half evaluation
+    again = peerage.resume(tmp_path / "run").folder
+    for name in ("metrics.csv", "advice.csv", "evaluations.csv"):
+        assert (again / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+class Clock:
+    """An adviser that notes every step it is told of; its notes belong to the class, so that copies share them."""
+
+    stateless = False
+    told: list[int]
+
+    def at(self, step):
+        type(self).told.append(step)
+
+    def suggest(self, obs, asker, episode_start, rng):
+        return rng.integers(4, size=len(obs))
+
+
+def test_time_stands_still_in_an_evaluation_together(begin):
+    """Advisers with a clock, schedules of choices and the environments are those of the last step of training."""
+    Clock.told = []
+    config = replace(SMALL, advisers=(), replicas=1, total_timesteps=60)
+    trainer = begin(config, steps=40, advisers=[Clock()])
+    assert Clock.told == list(range(1, 41))
+    assert len(trainer.evaluation_rows()) == 8
+    assert set(Clock.told[40:]) == {40} and len(Clock.told) == 40 + 2 * 50  # two episodes of 50 steps
+    trainer.advance()
+    assert Clock.told[-1] == 41
+
+
+def test_the_last_evaluation_is_one_with_advice_even_if_advice_ends_with_the_run(tmp_path):
+    config = replace(SMALL, n_peers=1, replicas=1, advisers=("expert",), total_timesteps=100, epoch_length=50,
+                     advice=AdviceConfig(only_follow_others=True, max_peer_epochs=2))  # fmt: skip
+    run = peerage.train(config=config, log_dir=str(tmp_path), exp_name="run")
+    last = run.evaluations[(run.evaluations["mode"] == "together") & (run.evaluations["step"] == 100)]
+    assert last["success"].tolist() == [1, 1]
+
+
+def test_a_copy_of_the_advice_shares_the_members_and_nothing_else(begin):
+    trainer = begin(SMALL, steps=60)
+    copied = sharing_copy(trainer.sharing, trainer.group)
+    assert copied.group is trainer.group and copied.signals
+    for name, signal in copied.signals.items():
+        assert signal is not trainer.sharing.signals[name] and signal.group is trainer.group
+    counts, queries = trainer.sharing.counts.copy(), trainer.sharing.queries.copy()
+    assert len(trainer.evaluator.run(TogetherActor(trainer.group, copied, trainer.step))) == 8
+    assert (copied.counts.sum(axis=1) == counts.sum(axis=1) + 2 * 50 / 10).all()  # chosen every ten steps
+    assert (trainer.sharing.counts == counts).all() and (trainer.sharing.queries == queries).all()
+
+
+def test_an_adviser_that_cannot_be_copied_is_named(tmp_path):
+    class Stubborn:
+        copies = itertools.count()
+
+        def __deepcopy__(self, memo):
+            if next(self.copies) >= 2:  # after the copies of the replicas
+                raise TypeError("cannot pickle a network connection")
+            return Stubborn()
+
+        def suggest(self, obs, asker, episode_start, rng):
+            return np.zeros(len(obs), np.int64)
+
+    with pytest.raises(UserError, match=r"together needs advisers and trust that can be copied: .*network connection"):
+        peerage.train(config=SMALL, advisers=[Stubborn()], log_dir=str(tmp_path))
+
+
+def test_evaluate_plays_alone_whatever_the_run_did(tmp_path):
+    run = peerage.train(config=replace(SMALL, total_timesteps=100), log_dir=str(tmp_path), exp_name="run")
+    rows = run.evaluate(2)
+    last = run.evaluations[(run.evaluations["step"] == 100) & (run.evaluations["mode"] == "alone")]
+    assert [row[3] for row in rows] == pytest.approx(last["return"].tolist())
+    assert {row[-1] for row in rows} == {"alone"}
+
+
+# --- tables and settings ----------------------------------------------------------------------------------------
+
+ROWS = [(0, "member-0", 0, 1.5, 9, 1.0, "alone"), (0, "member-0", 0, 7.0, 9, 0.0, "together")]
+
+
+def test_readers_take_the_episodes_alone(tmp_path):
+    log = CsvLog(tmp_path)
+    log.on_evaluations(100, ROWS)
+    assert read_evaluations(tmp_path)["return"].tolist() == [1.5]
+    assert read_evaluations(tmp_path, "together")["return"].tolist() == [7.0]
+    assert read_evaluations(tmp_path, None)["mode"].tolist() == ["alone", "together"]
+    path = tmp_path / "evaluations.csv"
+    path.write_text(path.read_text().replace("together", "apart"))
+    with pytest.raises(UserError, match=r"evaluations\.csv is damaged: mode at step 100 is 'apart', not"):
+        read_evaluations(tmp_path)
+
+
+def test_a_table_from_before_the_column_is_read_and_continued(tmp_path):
+    old = "step,replica,member,episode,return,length,success\n0,0,member-0,0,1.5,9,1\n"
+    (tmp_path / "evaluations.csv").write_text(old)
+    assert read_evaluations(tmp_path)["mode"].tolist() == ["alone"]
+    log = CsvLog(tmp_path)
+    offsets = log.offsets()
+    log.on_evaluations(100, ROWS[:1])
+    assert (tmp_path / "evaluations.csv").read_text() == old + "100,0,member-0,0,1.5,9,1\n"
+    log.truncate(offsets)
+    log.on_evaluations(200, ROWS[:1])
+    assert read_evaluations(tmp_path)["step"].tolist() == [0, 200]
+    log.truncate(None)  # from the beginning: with the new header
+    log.on_evaluations(0, ROWS)
+    assert read_evaluations(tmp_path, None)["mode"].tolist() == ["alone", "together"]
+
+
+def test_scalars_and_the_display_keep_the_modes_apart():
+    found = {}
+
+    class Log(ScalarLog):
+        def scalars(self, step, values):
+            found.update(values)
+
+    Log().on_evaluations(100, ROWS)
+    assert found["evaluation/return/replica-0/member-0"] == 1.5
+    assert found["evaluation_together/return/replica-0/member-0"] == 7.0
+    out = Console(file=io.StringIO(), color_system=None)
+    display = Display(1, out)
+    display.on_start(RunInfo(None, "Room-v6", ("dqn",), ("member-0",), ("member-0",), 1, 1000, 0, {}))
+    display.on_evaluations(100, ROWS)
+    assert display.returns == {"member-0": 1.5}
+    assert "step 100: evaluation 1.500, together 7.000" in out.file.getvalue().splitlines()
+
+
+@pytest.mark.parametrize("modes", [(), ("together",), ("alone", "alone")])
+def test_modes_that_are_refused(modes):
+    with pytest.raises(UserError, match="--eval-modes must be alone, or alone and together"):
+        check(replace(SMALL, run=replace(SMALL.run, eval_modes=modes)))
+
+
+def test_success_of_a_training_by_any_step(tmp_path):
+    """The random walk of an untrained member passes the goal of a small room more often than it ends on it."""
+    found = {}
+    for rule in ("last", "any"):
+        run = replace(SMALL.run, success=rule)
+        config = replace(SMALL, env="Room-v3", n_peers=1, replicas=4, advisers=(), run=run, total_timesteps=100)
+        table = peerage.train(config=config, log_dir=str(tmp_path), exp_name=rule).evaluations
+        found[rule] = table["success"]
+        assert table[(table["success"] == 1) & (table["return"] < 0)].empty  # a success has been paid
+        if rule == "any":
+            assert ((table["return"] > 0) == (table["success"] == 1)).all()
+    assert (found["any"] >= found["last"]).all()

@@ -1,0 +1,143 @@
+"""The exchange of parameters: the mean by hand, identical members, order, what it leaves alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import peerage
+from peerage.config import AdviceConfig, Config, LearnerConfig, RunConfig
+from peerage.errors import UserError
+from peerage.learners.base import Space
+from peerage.learners.defaults import default_settings
+from peerage.learners.group import Group
+from peerage.sharing.exchanges.average import Average, mean_of_members
+from peerage.sharing.exchanges.average_settings import AverageSettings
+from peerage.training.trainer import Trainer
+
+BOX = Space(3, 2, 0, -np.ones(2, np.float32), np.ones(2, np.float32))
+
+
+def group(algorithm: str = "sac", n: int = 3, replicas: int = 2) -> Group:
+    settings = replace(default_settings(algorithm), net_arch=(4,), buffer_size=8, batch_size=2)
+    return Group([settings] * n, replicas, 0, Space(3, 1, 4) if algorithm == "dqn" else BOX, 50)
+
+
+def copies(g: Group) -> dict[str, torch.Tensor]:
+    return {name: values.clone() for name, values in g.stacks[0].learner.parameters().items()}
+
+
+def test_the_mean_by_hand():
+    values = torch.tensor([[[1.0, 10.0], [2.0, 20.0], [6.0, 60.0]], [[5.0, 1.0], [7.0, 1.0], [99.0, 99.0]]])
+    active = torch.tensor([[True, True, True], [True, True, False]])
+    assert torch.equal(mean_of_members(values, active), torch.tensor([[3.0, 30.0], [6.0, 1.0]]))
+
+
+def test_identical_members_stay_identical_to_the_bit():
+    """In float32 the mean of seven equal numbers is another one for many numbers; summed in float64 it is not."""
+    row = torch.randn(5000, generator=torch.Generator().manual_seed(1))
+    values = row.expand(1, 7, -1).contiguous()
+    assert torch.equal(mean_of_members(values, torch.ones(1, 7, dtype=torch.bool))[0], row)
+    in_float32 = values.sum(dim=1) / 7
+    assert not torch.equal(in_float32[0], row)
+
+
+def test_the_order_of_members_does_not_matter():
+    """Numbers of very different size: their sum in float64 depends on the order unless it is fixed."""
+    generator = torch.Generator().manual_seed(2)
+    size = 10.0 ** torch.randint(-20, 20, (1, 9, 4000), generator=generator)
+    values = torch.randn(1, 9, 4000, generator=generator) * size
+    active = torch.ones(1, 9, dtype=torch.bool)
+    for seed in range(5):
+        order = torch.randperm(9, generator=torch.Generator().manual_seed(seed))
+        assert torch.equal(mean_of_members(values[:, order], active), mean_of_members(values, active))
+
+
+@pytest.mark.parametrize("algorithm", ["dqn", "sac", "td3"])
+def test_every_member_gets_the_mean_of_its_replica(algorithm):
+    g = group(algorithm)
+    before = copies(g)
+    Average(AverageSettings(), g, 10).after_learning(g, 10)
+    for name, values in g.stacks[0].learner.parameters().items():
+        for r in range(2):
+            mean = before[name][3 * r : 3 * r + 3].double().mean(dim=0)
+            torch.testing.assert_close(values[3 * r : 3 * r + 3].double(), mean.expand(3, -1), rtol=1e-6, atol=1e-7)
+        assert not torch.equal(values[0], values[3]) or name == "log_ent_coef"
+
+
+def test_targets_can_be_copies_of_the_averaged_networks():
+    g = group("dqn")
+    learner = g.stacks[0].learner
+    learner.q_target.flat.add_(1.0)
+    Average(AverageSettings(average_targets="copy"), g, 10).after_learning(g, 10)
+    assert torch.equal(learner.q_target.flat, learner.q.flat)
+
+
+def test_members_that_do_not_learn_are_left_out():
+    """A diverged or pretrained member neither gives nor takes."""
+    g = group("td3")
+    learner = g.stacks[0].learner
+    learner.active[1] = False
+    learner.actor.flat[1] = torch.nan
+    before = copies(g)
+    Average(AverageSettings(), g, 10).after_learning(g, 10)
+    after = learner.parameters()["actor"]
+    assert after[1].isnan().all() and torch.equal(after[0], after[2])
+    torch.testing.assert_close(after[0], (before["actor"][0] + before["actor"][2]) / 2)
+
+
+def test_moments_and_replay_stay_the_members_own(begin):
+    config = Config(
+        env="Room-v6", n_peers=2, replicas=2, total_timesteps=60, device="cpu", exchange=("average",),
+        exchange_freq=40, advice=AdviceConfig(sharing="none"), run=RunConfig(eval_freq=0),
+        learner=LearnerConfig(learning_starts=(5,), batch_size=(4,), net_arch=((8,),)),
+    )  # fmt: skip
+    trainer, alone = begin(config), begin(replace(config, exchange=()))
+    for _ in range(39):
+        trainer.advance()
+        alone.advance()
+    for state in (trainer, alone):
+        state.advance()
+    a, b = (t.group.stacks[0].learner for t in (trainer, alone))
+    assert torch.equal(a.q.flat[0], a.q.flat[1]) and not torch.equal(b.q.flat[0], b.q.flat[1])
+    assert torch.equal(a.optimizer.exp_avg, b.optimizer.exp_avg)
+    assert torch.equal(a.replay.data[:, :40], b.replay.data[:, :40])
+    torch.testing.assert_close(a.q.flat[0], b.q.flat[:2].double().mean(dim=0).float())
+
+
+def test_it_is_made_when_it_is_due_and_not_before(begin):
+    config = Config(
+        env="Room-v6", n_peers=2, total_timesteps=30, device="cpu", exchange=("average",), exchange_freq=7,
+        run=RunConfig(eval_freq=0), learner=LearnerConfig(learning_starts=(2,), batch_size=(2,), net_arch=((4,),)),
+    )  # fmt: skip
+    trainer = begin(config)
+    equal = []
+    for step in range(1, 30):
+        trainer.advance()
+        flat = trainer.group.stacks[0].learner.q.flat
+        if torch.equal(flat[0], flat[1]):
+            equal.append(step)
+    assert [step for step in equal if step % 7 == 0] == [7, 14, 21, 28]
+    assert not {6, 13, 20, 27} & set(equal)  # they learn every 4 steps, each from its own memory
+
+
+def test_it_goes_beside_advice_and_without(tmp_path):
+    for sharing in ("none", "advice"):
+        run = peerage.train(
+            "Room-v6", n_peers=2, sharing=sharing, exchange=("average",), exchange_freq=50, total_timesteps=100,
+            learning_starts=10, eval_freq=50, n_eval_episodes=1, log_dir=str(tmp_path), exp_name=sharing, verbose=0,
+        )  # fmt: skip
+        obs = np.random.default_rng(0).random((50, 4), np.float32)
+        assert [run.policy(0)(o) for o in obs] == [run.policy(1)(o) for o in obs]
+        assert "exchange: [average]" in (run.folder / "config.yaml").read_text()
+
+
+def test_what_cannot_be_averaged_is_one_line(tmp_path):
+    mixed = Config(env="Pendulum-v1", n_peers=2, exchange=("average",), learner=LearnerConfig(algorithm=("sac", "td3")))
+    with pytest.raises(UserError, match="--exchange average needs members of one kind"):
+        Trainer(mixed)
+    with pytest.raises(UserError, match="--exchange needs two members or more"):
+        Trainer(Config(env="Room-v6", n_peers=1, exchange=("average",)))
