@@ -213,7 +213,7 @@ def test_the_run_says_which_episode_begins_anew_and_goes_on(tmp_path):
     heard = Heard()
     run = peerage.load(tmp_path / "run", env=lambda: Odd("number"))
     peerage.resume(run, listeners=[heard])
-    assert "the episode of member-0 begins anew, because it could not be replayed: its observation" in heard.text
+    assert "the episode of member-0 could not be replayed and is restarted: its observation" in heard.text
     assert (tmp_path / "run" / "DONE").exists()
 
 
@@ -438,7 +438,7 @@ def test_an_older_format_is_named(tmp_path):
     folder = checkpoint.save(tmp_path, 3, {"x": 1})
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps({"format": 1, "step": 3, "sha256": manifest["files"]}))
-    match = "checkpoint format 1 by Peerage of another version, and this version reads format 3"
+    match = "checkpoint format 1 by Peerage of another version, but this version reads format 3"
     with pytest.raises(UserError, match=match):
         checkpoint.load(folder)
     with pytest.raises(UserError, match=match):
@@ -453,7 +453,7 @@ def test_a_sealed_manifest_may_not_name_files_elsewhere(tmp_path):
     manifest["chunks"]["buffer"][0]["name"] = "../../secret.safetensors"
     manifest["seal"] = checkpoint._seal(manifest)
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(UserError, match="not a valid name"):
+    with pytest.raises(UserError, match="is not a valid name"):
         checkpoint.load(folder)
     checkpoint.save(tmp_path, 4, {"x": 1}, after=folder)
     assert (tmp_path / "secret.safetensors").exists()
@@ -654,7 +654,7 @@ def test_another_machine_is_noted_and_said(stopped):
     peerage.resume(stopped, listeners=[heard], threads=1)
     expected = [f"torch 1.0, now {torch.__version__.split('+')[0]}", "threads 7, now 1"]
     assert len(heard.texts) == 2 and heard.texts[0].startswith("memory: ")
-    assert heard.texts[1].startswith("not bit for bit the run that was interrupted: torch 1.0, now")
+    assert heard.texts[1].startswith("the resumed run is not bit-identical: torch 1.0, now")
     noted = json.loads((stopped / "environment.json").read_text())["resumed"]
     assert [n["step"] for n in noted] == [80] and noted[0]["threads"] == 1
     assert [d.split("+")[0] for d in noted[0]["different"]] == expected
