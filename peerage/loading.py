@@ -1,4 +1,4 @@
-"""Load a function by name, so that a module can name a function without importing what it needs."""
+"""Loads a function by name, so that a module can refer to a function without importing its dependencies."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def load_function(name: str) -> Callable[..., Any]:
-    """The function with the name `module:function`; imports the module."""
+    """Import the module and return the function that `module:function` names."""
     module, function = name.split(":")
     loaded: Callable[..., Any] = getattr(importlib.import_module(module), function)
     return loaded
