@@ -65,7 +65,8 @@ def member_settings(config: Config, discrete: bool) -> list[LearnerSettings]:
 def one(values: Sequence[Any], member: int, name: str, n_peers: int) -> Any:
     """The value for `member` of a setting with one value for all members or one value per member."""
     if len(values) not in (1, n_peers):
-        raise UserError(f"{flag(name)} has {len(values)} values for {n_peers} members: give one value, or one per member")
+        given = f"{len(values)} values for {n_peers} members"
+        raise UserError(f"{flag(name)} has {given}: give one value, or one per member")
     return values[0] if len(values) == 1 else values[member]
 
 

@@ -1,5 +1,5 @@
-"""The settings of SAC. The defaults are those of Stable-Baselines3, except for 1,000 random steps at the start instead of
-100."""
+"""The settings of SAC. The defaults are those of Stable-Baselines3, except for 1,000 random steps at the start instead
+of 100."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The settings of TD3. The defaults are those of Stable-Baselines3, except for 1,000 random steps at the start instead of
-100, and exploration noise."""
+"""The settings of TD3. The defaults are those of Stable-Baselines3, except for 1,000 random steps at the start instead
+of 100, and exploration noise."""
 
 from __future__ import annotations
 

@@ -7,9 +7,9 @@ Fixed advisers, as in `--advisers expert noise:0.5:expert sign-flip:expert collu
   SCALE is 0.5 by default. (It comes first because an adviser's name may end in a number: `checkpoint:RUN:0`.)
 - `sign-flip:ADVISER` or `negated:ADVISER`: the opposite of the suggestions of ADVISER (`flipped`).
 - `colluding`: the environment's adversary, or the opposite of its expert if it has none. All of them agree.
-- `colluding:NAME`: all advisers with the same NAME agree and so look like a majority. Their suggestion is a fixed random
-  function of the observation; it differs between names and between replicas. With Discrete actions and a built-in
-  scripted expert (Room, LunarLander), it is never the expert's action.
+- `colluding:NAME`: all advisers with the same NAME agree and so look like a majority. Their suggestion is a fixed
+  random function of the observation; it differs between names and between replicas. With Discrete actions and a
+  built-in scripted expert (Room, LunarLander), it is never the expert's action.
 - `random` (peerage.sharing.advisers): uniform actions, drawn independently each time.
 
 Members, as in `--byzantine-members 1:sign-flip 2:noise:0.5 3:random`: the member's suggestions to *other* members are

@@ -74,7 +74,7 @@ class FixedAdvisers:
 
     @contextmanager
     def _named(self, adviser: Adviser, method: str) -> Iterator[None]:
-        """Convert exceptions of `adviser` in `method` to a UserError that names the adviser, the method and the step."""
+        """Convert an exception of `adviser` in `method` to a UserError that names the adviser, method and step."""
         try:
             yield
         except (UserError, Terminated):

@@ -2,8 +2,8 @@
 
 `turncoat` is an expert until a random step of the run and an adversary afterwards; `convert` is the reverse, with the
 same step. `regional:a` and `regional:b` are experts in one region of the environment and adversaries in the other
-(`peerage.envs.scripted.REGIONS`). The adversary is the scripted one of the environment, or the opposite of its expert if
-there is none.
+(`peerage.envs.scripted.REGIONS`). The adversary is the scripted one of the environment, or the opposite of its expert
+if there is none.
 """
 
 from __future__ import annotations

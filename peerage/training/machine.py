@@ -18,7 +18,7 @@ from peerage.runs.folder import cpu_model, versions
 
 
 def pick_device(name: str) -> torch.device:
-    """The device called `name`; `auto` selects a GPU if one is available. Raises UserError for an unavailable device."""
+    """The device called `name`; `auto` selects a GPU if available. Raises UserError for an unavailable device."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
