@@ -422,7 +422,7 @@ def state(run: Path) -> dict[str, Any]:
         for name in pieces[0]:
             tensors[f"chunks of {place}/{name}"] = np.concatenate([piece[name] for piece in pieces], axis=1)[:, held:]
     parts |= {key: (str(array.dtype), array.shape, array.tobytes()) for key, array in tensors.items()}
-    parts.pop("/offsets/timing.csv", None)
+    parts.pop("/runner/offsets/timing.csv", None)
     return parts
 
 

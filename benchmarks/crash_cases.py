@@ -1,4 +1,5 @@
-"""The tiny runs that the crash test kills: every learner, kind of trust and adviser, environments of every family."""
+"""The tiny runs that the crash test kills: every learner, kind of trust, adviser and exchange, and environments of
+every family."""
 
 from __future__ import annotations
 
@@ -52,7 +53,10 @@ QUICK: dict[str, Config] = {
     ),
     "room-in-context": tiny(
         "Room-v6", 180, (25, 70, 40), advice=advice("in-context", shuffle_advisers=True), replicas=2,
-        advisers=("regional:a", "regional:b", "random"),
+        advisers=("regional:a", "regional:b", "random"), run=RunConfig(
+            log_freq=25, eval_freq=70, checkpoint_freq=40, n_eval_episodes=1, verbose=0,
+            eval_modes=("alone", "together"),
+        ),
     ),
     "room-transformer": tiny(
         "Room-v6", 150, (20, 64, 35), advice=advice("transformer"), advisers=("turncoat", "convert"), replicas=2,
@@ -63,7 +67,7 @@ QUICK: dict[str, Config] = {
     ),
     "room-none": tiny("Room-v6", 300, (30, 110, 70), advice=AdviceConfig(sharing="none"), replicas=2),
     "cartpole-paper": tiny(
-        "CartPole-v1", 240, (19, 100, 55), replicas=2, advisers=("random",),
+        "CartPole-v1", 240, (19, 100, 55), replicas=2, advisers=("random",), exchange=("average",), exchange_freq=30,
         advice=advice("td", choice="paper", switch_ratio=2, follow_across_episodes=True, temperature_decay=(0.1,)),
     ),
     "room-disturbed": tiny(

@@ -174,7 +174,9 @@ def train(run: GoldenRun, checkout: Path, folder: Path, needed: Future[str] | No
     if needed is not None and needed.result():
         return f"{run.needs} failed"
     place, mark, log = folder / run.name, folder / f"{run.name}.json", folder / f"{run.name}.log"
-    about = {"command": run.command(), "python": sys.version, **{name: version(name) for name in PACKAGES}}
+    needs = next((other.command() for other in RUNS if other.name == run.needs), None)
+    versions = {name: version(name) for name in PACKAGES}
+    about = {"command": run.command(), "needs": needs, "python": sys.version, **versions}
     if mark.exists() and json.loads(mark.read_text()) == about:
         return ""
     for old in (mark, log, folder / f"{run.name}.npz"):

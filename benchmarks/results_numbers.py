@@ -20,7 +20,7 @@ from peerage.errors import UserError
 from peerage.statistics import tests
 from peerage.statistics.compare import compare
 from peerage.statistics.tests import Interval
-from peerage.statistics.verdicts import FEW, LEVEL, in_brackets
+from peerage.statistics.verdicts import MIN_REPLICAS, SIGNIFICANCE, in_brackets
 from peerage.text import number
 
 BETTER, WORSE, PERHAPS_BETTER, PERHAPS_WORSE = "**better**", "**worse**", "perhaps better", "perhaps worse"
@@ -70,9 +70,9 @@ class Against:
     def verdict(self, known: bool = False) -> str:
         """In a word or two; what is `known` is beyond chance after the correction for all comparisons."""
         d = self.difference
-        if d.n < FEW:
+        if d.n < MIN_REPLICAS:
             return "too few replicas"
-        if not d.excludes(0) or not self.p < LEVEL:
+        if not d.excludes(0) or not self.p < SIGNIFICANCE:
             return "the same" if d.low == d.high == 0 else UNSEEN
         return (BETTER if known else PERHAPS_BETTER) if d.low > 0 else WORSE if known else PERHAPS_WORSE
 
@@ -132,4 +132,4 @@ def findings(trial: Trial) -> tuple[list[Found], list[str]]:
 def judged(found: Sequence[Found]) -> list[Found]:
     """The same with `known`: a verdict whose p is low enough after Holm's correction over all of them."""
     corrected = tests.holm([math.nan if f.against is None else f.against.p for f in found])
-    return [replace(f, known=f.verdict.startswith("perhaps") and p < LEVEL) for f, p in zip(found, corrected)]
+    return [replace(f, known=f.verdict.startswith("perhaps") and p < SIGNIFICANCE) for f, p in zip(found, corrected)]

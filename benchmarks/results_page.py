@@ -35,7 +35,7 @@ from benchmarks.results_numbers import (
 )
 from benchmarks.results_trials import QUESTIONS, Question
 from peerage.errors import UserError
-from peerage.statistics.verdicts import LEVEL, in_brackets
+from peerage.statistics.verdicts import SIGNIFICANCE, in_brackets
 from peerage.text import count, listing, number
 
 matplotlib.use("Agg")
@@ -254,7 +254,7 @@ def page(questions: Sequence[Question], without: Sequence[str] = ()) -> tuple[st
         sections += section(question, mine, dict.fromkeys(line for name in names for line in parts[name][1]))
     text = TOP.format(
         without=f" --without {' '.join(without)}" if without else "",
-        comparisons=comparisons, chance=round(LEVEL * comparisons), counts="\n".join(counts(found)),
+        comparisons=comparisons, chance=round(SIGNIFICANCE * comparisons), counts="\n".join(counts(found)),
         works="\n".join(f"- {line}" for line in told(found, BETTER)) or "Nothing is better beyond chance.",
         failed="\n".join(failed) or "Nothing is worse than its reference.",
         unknown="\n".join(left) or "There is no trial of which nothing is known.", unseen=UNSEEN,

@@ -42,10 +42,11 @@ def record(env: str, steps: int) -> tuple[Any, list[np.ndarray]]:
     followed, first = [], []
     trainer.begin()
     for _ in range(steps):
-        first.append(trainer.episode_start)
+        first.append(trainer.first)
         trainer.advance()
         followed.append(trainer.sharing.followed.copy())  # type: ignore[union-attr]
-    kept = trainer.group.recent(torch.arange(steps - 1, -1, -1).expand(MEMBERS, -1))
+    age = torch.arange(steps - 1, -1, -1).expand(MEMBERS, -1)
+    kept = trainer.group.stacks[0].learner.replay.recent(age)  # the group itself keeps fewer steps
     trainer.close()
     actions = kept.actions[..., 0].long()
     stored = [x.numpy() for x in (kept.obs, actions, kept.rewards)]

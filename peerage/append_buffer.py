@@ -1,4 +1,4 @@
-"""Long buffers that only grow at their end, as a checkpoint sees them: what is new since the last one is enough."""
+"""Buffers that are only appended to, so that a checkpoint needs to store only the entries since the previous one."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class AppendBuffer:
-    """AppendBuffer `start` to `stop - 1` of a buffer, numbered since the beginning of the run; older ones are gone.
+    """Entries `start` to `stop - 1` of a buffer, numbered from the start of the run. Older entries have been dropped.
 
-    `read(a, b)` gives some of them as named tensors `[rows, b - a, ...]`. `cuts`: where they may be cut, if not
-    everywhere (in a checkpoint they lie in several files).
+    `read(a, b)` returns the entries `a` to `b - 1` as named tensors `[rows, b - a, ...]`. `cuts` are positions between
+    `start` and `stop` at which `pieces` splits the entries; in a checkpoint, they are the boundaries of its files.
     """
 
     start: int
@@ -23,6 +23,6 @@ class AppendBuffer:
     cuts: tuple[int, ...] = ()
 
     def pieces(self) -> Iterator[tuple[int, int, dict[str, Tensor]]]:
-        """Everything, oldest first, as (from, to, tensors)."""
+        """All entries, oldest first, as (start, stop, tensors)."""
         for a, b in pairwise(sorted({self.start, *self.cuts, self.stop})):
             yield a, b, self.read(a, b)

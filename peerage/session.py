@@ -1,4 +1,4 @@
-"""A training from start to end: the run folder, the loggers and the report around a runner."""
+"""A complete training: connects a runner with the run folder, the loggers and the report."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from peerage.nets import workers
 from peerage.reports.figures import fresh_figures
 from peerage.reports.report import write_report
 from peerage.runs import checkpoint
+from peerage.runs.advice_columns import further_columns
 from peerage.runs.display import Display
 from peerage.runs.folder import RunFolder, default_name
 from peerage.runs.listeners import EvaluationRow, Listener, Listeners
@@ -43,7 +44,8 @@ def run_training(
     advisers: Sequence[str | Suggests] | None = None,
     listeners: Sequence[Listener] = (),
 ) -> Path:
-    """Train as `config` says and return the run folder. Raises UserError before anything is written."""
+    """Train with `config` and return the run folder. Raises UserError; invalid settings are reported before any file is
+    written."""
     with guard():
         trainer = Trainer(config, env=env, advisers=advisers)
     config = trainer.config
@@ -52,7 +54,7 @@ def run_training(
     default = default_name(trainer.spec.id, algorithms, config.n_peers, config.seed)
     planned = RunFolder.plan(config.run.log_dir, config.run.exp_name, default, config.run.overwrite)
     loggers = loggers_for(config, planned.path)  # a missing package is reported before anything is written
-    overwrite = config.run.overwrite  # not for config.yaml: repeating the run must not overwrite unasked
+    overwrite = config.run.overwrite  # not stored in config.yaml, so that repeating the run does not overwrite it
     config = replace(config, run=replace(config.run, exp_name=planned.path.name, overwrite=False))
     trainer.set_run_config(config.run)
 
@@ -62,15 +64,15 @@ def run_training(
 
     name, settings = planned.path.name, to_dict(config)
     with RunFolder.create(config.run.log_dir, name, default, settings, overwrite=overwrite, write=write) as folder:
-        log = CsvLog(folder.path)
+        log = CsvLog(folder.path, further_columns(config.advice.trust))
         return finish(trainer, _runner(trainer, folder, log, [*loggers, *listeners], messages), folder)
 
 
 def _runner(
     trainer: Trainer, folder: RunFolder, log: CsvLog, listeners: Sequence[Listener], messages: list[str]
 ) -> Runner:
-    """The runner of a training in a folder. Evaluations use the environment as it was configured, not as it is
-    perturbed, so that evaluations of all runs compare."""
+    """The runner of a training in a run folder. Evaluations use the environment without perturbations, so that
+    evaluations of different runs are comparable."""
     run = trainer.config.run
     evaluator = Evaluator(trainer.evaluation_makers, run.n_eval_episodes, success=run.success)
     members = trainer.names[: trainer.N]
@@ -86,7 +88,7 @@ def _runner(
 
 
 def loggers_for(config: Config, folder: Path) -> list[Listener]:
-    """The display, and the loggers that the configuration asks for."""
+    """The display and the loggers selected by the configuration."""
     loggers: list[Listener] = [Display(config.run.verbose)]
     if config.run.use_tensorboard:
         loggers.append(TensorBoardLog(folder, fresh_figures))
@@ -106,14 +108,15 @@ def resume(
     threads: int | None = None,
     **overrides: Any,
 ) -> Path:
-    """Continue an interrupted run from its newest sound checkpoint as if it had never been interrupted: bit for bit, on
-    the same machine, device and number of threads. `overrides` are those fields of `RunConfig` that do not change what
-    is trained (`peerage.config.RESUMABLE`). What is promised and what is not: docs/crashes.md.
+    """Continue an interrupted run from its newest sound checkpoint and return the run folder. The result is
+    bit-identical to an uninterrupted run on the same machine, device and number of threads; docs/crashes.md describes
+    the exceptions. `overrides`: fields of `RunConfig` that do not affect the training (`peerage.config.RESUMABLE`).
+    Raises UserError.
     """
     for name in overrides:
         if name not in RESUMABLE:
             can = ", ".join(RESUMABLE)
-            raise UserError(f"{name!r} cannot be changed in a resume{nearest(name, RESUMABLE)}: {can} can")
+            raise UserError(f"{name!r} cannot be changed on resuming{nearest(name, RESUMABLE)}: only {can} can")
     with RunFolder.open(run) as folder:
         if folder.status()[0] == "DONE":
             if not folder.report_is_due():
@@ -129,10 +132,10 @@ def resume(
             loggers = loggers_for(trainer.config, folder.path)
             offsets = {str(n): int(o) for n, o in restored.runner["offsets"].items()} if restored.checkpoint else None
             if offsets is not None:
-                check_offsets(folder.path, offsets)  # before anything is changed
-            log = CsvLog(folder.path)
-            for passed_over in restored.damaged:
-                checkpoint.retire(passed_over)
+                check_offsets(folder.path, offsets)  # before any file is changed
+            log = CsvLog(folder.path, further_columns(trainer.config.advice.trust))
+            for damaged in restored.damaged:
+                checkpoint.retire(damaged)
             log.truncate(offsets)
         except BaseException:
             trainer.close()
@@ -147,14 +150,14 @@ def resume(
 
 
 def _note_differences(restored: Restored, folder: RunFolder) -> None:
-    """Note where the run continues, and report if that is another machine than before."""
+    """Record the machine on which the run continues, and add a message if it differs from before."""
     now = describe(restored.trainer.device, restored.trainer.threads)
     newest = restored.checkpoint
     before = checkpoint.read_manifest(newest).about if newest is not None else now
     different = differences(before, now)
     folder.note_resume(restored.trainer.step, now, different)
     if different:
-        restored.messages.append(f"not bit for bit the run that was interrupted: {'; '.join(different)}")
+        restored.messages.append(f"the resumed run is not bit-identical: {'; '.join(different)}")
 
 
 def evaluate_run(
@@ -166,11 +169,11 @@ def evaluate_run(
     env: Maker | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> list[EvaluationRow]:
-    """Evaluate the newest sound checkpoint of a run: rows of (replica, member, episode, return, length, success,
+    """Evaluate the newest sound checkpoint of a run. Returns rows (replica, member, episode, return, length, success,
     mode); mode is `alone`.
 
-    `say` is told which checkpoint that is, and of damaged ones that are newer. `members` picks some of each replica.
-    Raises UserError for a member that does not exist.
+    `say` receives messages: the step of the checkpoint, and newer checkpoints that are damaged. `members` selects
+    members of each replica by number; by default all. Raises UserError for a member that does not exist.
     """
     restored = restore(run, "policies", env=env)
     trainer = restored.trainer
@@ -193,9 +196,9 @@ def evaluate_run(
 
 
 def finish(trainer: Trainer, runner: Runner, folder: RunFolder) -> Path:
-    """Run to the end, and leave a folder that says how the run ended, with figures and a report.
+    """Run to the end, record the final status in the folder, and write the report with its figures.
 
-    Errors that the user can mend are a UserError of one line: a full disk, too little memory, an environment or
+    Raises a one-line UserError for errors that the user can fix: a full disk, too little memory, an environment or
     adviser that failed.
     """
     try:
@@ -204,12 +207,12 @@ def finish(trainer: Trainer, runner: Runner, folder: RunFolder) -> Path:
     except BaseException as error:
         reported = _as_user_error(error, runner, folder)
         if isinstance(error, KeyboardInterrupt | SystemExit):
-            error.then = _how_to_resume(runner, folder)  # type: ignore[union-attr]  # for the command line
+            error.then = _how_to_resume(runner, folder)  # type: ignore[union-attr]  # printed by the command line
         why = str(reported) if isinstance(reported, UserError) else f"{type(error).__name__}: {error}"
         if isinstance(error, KeyboardInterrupt | SystemExit):
             why = "interrupted"
         _end(runner, "FAILED", why)
-        with contextlib.suppress(OSError):  # the disk may be full, and then the folder says RUNNING
+        with contextlib.suppress(OSError):  # if the disk is full, the status stays RUNNING
             folder.finish("FAILED", why, trainer.step)
         if reported is error:
             raise
@@ -221,7 +224,7 @@ def finish(trainer: Trainer, runner: Runner, folder: RunFolder) -> Path:
         _end(runner, "DONE", "finished")
         try:
             write_report(folder.path)
-        except Exception as error:  # a figure that cannot be drawn must not look like a failed training
+        except Exception as error:  # an error in the report is not a failure of the training
             with contextlib.suppress(OSError, ValueError):  # stderr may be closed
                 print(f"peerage: no report: {type(error).__name__}: {error}", file=sys.stderr)
     return folder.path
@@ -229,36 +232,36 @@ def finish(trainer: Trainer, runner: Runner, folder: RunFolder) -> Path:
 
 @contextlib.contextmanager
 def _trained(folder: RunFolder) -> Iterator[None]:
-    """Ctrl-C inside does not interrupt the training any more, and the user is told so."""
+    """Context after the training is finished: on Ctrl-C, the message says that only the report is missing."""
     try:
         yield
     except KeyboardInterrupt as error:
-        draws = f"`peerage report {shlex.quote(str(folder.path))}` draws it"
-        error.then = f"the training is finished, only its report is not: {draws}"  # type: ignore[attr-defined]
+        command = f"`peerage report {shlex.quote(str(folder.path))}`"
+        error.then = f"the training is finished, but its report is not: run {command}"  # type: ignore[attr-defined]
         raise
 
 
 STATE_ERRORS = (LookupError, ValueError, TypeError, RuntimeError)
-"""What a state can raise that has the right shape but senseless numbers."""
+"""Exceptions that can follow from a restored state with the right shapes but invalid numbers."""
 
 
 def _end(runner: Runner, status: str, why: str) -> None:
-    """Tell the listeners; their errors cannot change any more how the training ended."""
+    """Notify the listeners. Their errors are ignored, because the training has already ended."""
     with contextlib.suppress(Exception):
         runner.listener.on_end(status, why)
 
 
 def _as_user_error(error: BaseException, runner: Runner, folder: RunFolder) -> BaseException:
-    """The error as the user should read it, and how to resume."""
+    """The error to show to the user, with instructions to resume; `error` itself if it is not a user's error."""
     then = _how_to_resume(runner, folder)
     if isinstance(error, UserError):
-        return UserError(f"{error}; once that is mended, {then}")
+        return UserError(f"{error}; after fixing this, {then}")
     if isinstance(error, OSError):
         place = f" {error.filename}" if error.filename else ""
         why = f"cannot write to the run folder{place}: {error.strerror or error}"
-        return UserError(f"{why}; once that is mended, {then}")
+        return UserError(f"{why}; after fixing this, {then}")
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
-        return UserError(f"the run does not fit into memory: free some, or use a larger machine; {then}")
+        return UserError(f"the run does not fit into memory: free some memory, or use a larger machine; {then}")
     if runner.checkpoint is not None and runner.resumed and isinstance(error, STATE_ERRORS):
         what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         return UserError(f"the run cannot continue from {runner.checkpoint}: {what}")
@@ -266,6 +269,6 @@ def _as_user_error(error: BaseException, runner: Runner, folder: RunFolder) -> B
 
 
 def _how_to_resume(runner: Runner, folder: RunFolder) -> str:
-    """The command that continues the run, and from where."""
+    """The command that resumes the run, and the step from which it continues."""
     at = f" from step {checkpoint.step_of(runner.checkpoint):,}" if runner.checkpoint is not None else ""
     return f"`peerage resume {shlex.quote(str(folder.path))}` continues{at}"

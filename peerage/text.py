@@ -1,4 +1,4 @@
-"""Numbers and names as people read them; shared by the display, the figures and the report."""
+"""Formatting of numbers, names and lists for people; used by the display, the figures, the report and messages."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 
 def number(value: float | None) -> str:
-    """A return in about four figures: 0.123, 12.3, 1,234; a dash for none."""
+    """A number with about four significant figures: 0.123, 12.3, 1,234; a dash for None and NaN."""
     if value is None or math.isnan(value):
         return "–"
     if math.isinf(value):
@@ -17,14 +17,14 @@ def number(value: float | None) -> str:
 
 
 def thousands(steps: int) -> str:
-    """Steps in short: 5,000, 24k, 1.5M."""
+    """A number of steps in short form: 5,000, 24k, 1.5M."""
     return (
         f"{steps:,}" if steps < 10_000 else f"{steps / 1000:,.4g}k" if steps < 1e6 else f"{steps / 1e6:.4g}M"
     )
 
 
 def duration(seconds: float) -> str:
-    """h:mm:ss, or days and hours for what takes days."""
+    """h:mm:ss; days and hours from one day on."""
     whole = round(seconds)
     if whole >= 86_400:
         return f"{whole // 86_400} d {whole % 86_400 // 3600} h"
@@ -37,10 +37,15 @@ def count(amount: int, word: str) -> str:
 
 
 def short(name: str, length: int = 22) -> str:
-    """A long name (a checkpoint's path) by its beginning and end."""
+    """A name longer than `length` (such as the path of a checkpoint), shortened to its beginning and end."""
     return name if len(name) <= length else f"{name[: length // 2 - 1]}…{name[-(length // 2) :]}"
 
 
 def listing(parts: list[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
     return " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else "".join(parts)
+
+
+def one_line(text: object) -> str:
+    """The text of an error or another object with every run of white space, line breaks too, as one space."""
+    return " ".join(str(text).split())

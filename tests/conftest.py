@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import random
 import signal
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run in parallel processes; read when torch is imported
 
 import numpy as np
 import pytest
@@ -12,8 +16,17 @@ from peerage.append_buffer import AppendBuffer
 from peerage.nets.workers import WORKERS
 from peerage.training.trainer import Trainer
 
-if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell does that to what it starts in the background, and
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # what is ignored stays so, in trainings too
+# A shell ignores SIGINT in what it starts in the background, and `nohup` ignores SIGHUP. A training keeps ignoring such
+# a signal, so tests that send one need the usual handlers.
+for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) == signal.SIG_IGN:
+        signal.signal(_number, _handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """PEERAGE_SHUFFLE=SEED runs the tests in a random order: none may depend on another."""
+    if seed := os.environ.get("PEERAGE_SHUFFLE"):
+        random.Random(seed).shuffle(items)
 
 
 def assert_same(a, b, place: str = "state") -> None:

@@ -83,6 +83,14 @@ def _exits(*sound: Any) -> Any:
     sys.exit("window closed")
 
 
+def _signals(number: int) -> Callable[..., Any]:
+    def step(*sound: Any) -> Any:
+        signal.raise_signal(number)
+        return sound
+
+    return step
+
+
 FAULTS: dict[str, Callable[..., Any]] = {
     "step raises": _raises,
     "step exits": _exits,
@@ -96,6 +104,8 @@ FAULTS: dict[str, Callable[..., Any]] = {
     "observation in a batch": lambda obs, *rest: (obs[None], *rest),
     "no observation": lambda obs, *rest: (None, *rest),
     "two rewards": lambda obs, reward, *rest: (obs, np.array([reward, reward]), *rest),
+    "SIGTERM": _signals(signal.SIGTERM),
+    "SIGINT": _signals(signal.SIGINT),
     "four values": lambda obs, reward, terminated, truncated, info: (obs, reward, terminated, info),
 }
 gym.register("Frail-v0", Frail)
@@ -121,7 +131,7 @@ class FrailAdviser:
             sys.exit(0)
         return fault["what"]
 
-    def suggest(self, obs, asker, episode_start, rng):
+    def suggest(self, obs, rows, first, rng):
         what = self.due("suggest")
         self.count += 1
         said = np.full(len(obs), self.count % 3)
@@ -200,6 +210,9 @@ def differs(run: Path, whole: dict[str, bytes]) -> list[str]:
     return [name for name, data in tables(run).items() if data != whole[name]]
 
 
+HANGS = 900
+"""Seconds after which a child that has not ended ends itself. No test takes a tenth of it on a busy machine."""
+
 # --- children -------------------------------------------------------------------------------------------------
 
 
@@ -221,15 +234,11 @@ def start(body: Callable[..., Any], *arguments: Any, output: Path | None = None,
     return child
 
 
-def end(child: Any, seconds: float = 60) -> Any:
+def end(child: Any) -> Any:
     """What the child's function returned; its failure is one of this test, its skip too."""
     kind, value = "died", None
-    if child.answer.poll(seconds):
-        with contextlib.suppress(EOFError):
-            kind, value = child.answer.recv()
-    else:
-        child.kill()
-        kind = "hangs"
+    with contextlib.suppress(EOFError):
+        kind, value = child.answer.recv()
     child.join()
     if kind == "skipped":
         pytest.skip(value)
@@ -248,7 +257,7 @@ def _child(answer: Any, body: Callable[..., Any], arguments: Any, output: Path |
         number = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(number, 1)
         os.dup2(number, 2)
-    signal.alarm(120)
+    signal.alarm(HANGS)
     if not report:
         without_report()
     try:

@@ -40,8 +40,8 @@ from peerage.trust.in_context_settings import ContextSettings
 from peerage.trust.transformer_settings import TrustTransformerSettings
 
 MORE = int(os.environ.get("PEERAGE_EXAMPLES", 1))
-SECONDS = 20
-"""Nothing here takes a tenth of it: what does not end by then hangs."""
+SECONDS = 600
+"""No example takes a tenth of it on a busy machine: one that does not end by then hangs."""
 BYTES = 3 << 30
 """Address space that an example may take on top of what the process has: who wants gigabytes gets an error."""
 GREW = 600 << 20
@@ -148,7 +148,7 @@ class Answer:
     @property
     def refused(self) -> bool:
         """Before anything was done; a training that failed says how it goes on, or that it cannot."""
-        began = "goes on" in self.err.replace("goes on with it", "") or "cannot go on" in self.err
+        began = "continues" in self.err or "cannot continue" in self.err
         return self.status == 2 and not began
 
 

@@ -16,9 +16,10 @@ from peerage.config.perturbations import Perturbations
 from peerage.errors import UserError
 from peerage.evaluation.actors import GroupActor
 from peerage.evaluation.company import advised_episodes
+from peerage.evaluation.evaluate import Evaluator
 from peerage.evaluation.perturbed import evaluate_perturbed
 from peerage.runs.checkpoint import checkpoints
-from peerage.session import restore
+from peerage.training.restore import restore
 
 TINY = Config(
     env="Room-v6",
@@ -64,25 +65,24 @@ def folder(tmp_path_factory, unreported):
 def episodes(trainer, n, seed=7, dropped=None):
     if dropped is not None:
         trainer.sharing.disturb(dropped)
-    return advised_episodes(trainer, trainer.evaluator.makers, n, seed)
+    return advised_episodes(trainer, trainer.evaluation_makers, n, seed)
 
 
 def test_without_sharing_the_first_episodes_are_those_alone(folder):
     """Both act by the mode of the policies."""
-    trainer = restore(folder / "alone")
-    trainer.evaluator.episodes, trainer.evaluator.seed = 1, 7
-    alone = trainer.evaluator.run(GroupActor(trainer.group), trainer.step)
+    trainer = restore(folder / "alone").trainer
+    alone = Evaluator(trainer.evaluation_makers, 1, 7).run(GroupActor(trainer.group), trainer.step)
     assert [e[2][1:] for e in episodes(trainer, 1)] == [e[2][1:] for e in alone]
 
 
 def test_members_follow_themselves_if_all_advice_is_dropped(folder):
     """The episodes are those of the same members without advisers."""
-    with_nobody = restore(folder / "mixed", policies_only=True)
-    assert episodes(restore(folder / "mixed"), 3, dropped=1.0) == episodes(with_nobody, 3)
+    with_nobody = restore(folder / "mixed", "policies").trainer
+    assert episodes(restore(folder / "mixed").trainer, 3, dropped=1.0) == episodes(with_nobody, 3)
 
 
 def test_policies_do_not_change_and_trust_learns(folder):
-    trainer = restore(folder / "mixed")
+    trainer = restore(folder / "mixed").trainer
     learner = trainer.group.stacks[0].learner
     networks = {name: net.flat.clone() for name, net in learner.networks().items()}
     td = trainer.sharing.signals["td"]
@@ -97,7 +97,7 @@ def test_trust_in_an_adviser_that_became_wrong_falls(folder):
     """With its opposite in the place of the expert, trust in that place ends lower than with the expert."""
     trust = {}
     for expert in ("expert", "sign-flip:expert"):
-        trainer = restore(folder / "mixed")
+        trainer = restore(folder / "mixed").trainer
         trainer.sharing.disturb(advisers=trainer.copies_of([expert, "adversary"]))
         episodes(trainer, 8)
         trust[expert] = trainer.sharing.signals["td"].report()["trust_td"][:, 2]
@@ -115,7 +115,7 @@ def test_followers_of_the_expert_succeed_and_followers_of_its_opposite_fail(fold
 def test_dropped_advice_of_an_evaluation(folder):
     """With all advice dropped the episodes are those of the same members without advisers."""
     found = evaluate_perturbed(folder / "mixed", [Perturbations(dropped_advice=1.0)], 3, seed=7, advised=True)
-    by_hand = episodes(restore(folder / "mixed", policies_only=True), 3)
+    by_hand = episodes(restore(folder / "mixed", "policies").trainer, 3)
     for row in (row for row in found.rows if row.case == "dropped_advice=1"):
         m = row.replica * 2 + int(row.member[-1])
         assert row.perturbed == np.mean([e.return_ for of, _, e in by_hand if of == m])
@@ -155,10 +155,10 @@ def test_a_new_adviser_is_not_the_old_one(folder, tmp_path):
     old, new = f"checkpoint:{folder / 'mixed'}:0", f"checkpoint:{folder / 'two'}:1"
     config = replace(TINY, advisers=(old,), total_timesteps=60)
     run = peerage.train(config=config, log_dir=str(tmp_path), exp_name="run").folder
-    trainer = restore(run, in_company=True)
+    trainer = restore(run, "company").trainer
     trainer.sharing.disturb(advisers=trainer.copies_of([new]))
     weights = trainer.sharing.fixed_advisers.advisers[0].adviser.learner.networks()["q"].flat
-    theirs = restore(folder / "two", policies_only=True).group.stacks[0].learner.networks()["q"].flat
+    theirs = restore(folder / "two", "policies").trainer.group.stacks[0].learner.networks()["q"].flat
     assert (weights.view(-1) == theirs.view(2, -1)[1]).all()
 
 
@@ -210,7 +210,7 @@ def test_every_case_starts_from_the_checkpoint(folder):
 
 def test_disturbances_of_the_training_are_switched_off(folder):
     """The training had a Byzantine member and dropped advice; the case `clean` has neither."""
-    troubled = restore(folder / "byzantine")
+    troubled = restore(folder / "byzantine").trainer
     troubled.sharing.disturb()
     clean = evaluate_perturbed(folder / "byzantine", episodes=3, advised=True).rows
     by_hand = episodes(troubled, 3, seed=1_000_003)

@@ -16,7 +16,7 @@ from test_runs import make_run
 
 from peerage.cli import main
 from peerage.errors import UserError
-from peerage.runs import CsvLog, RunFolder
+from peerage.runs import CsvLog, RunFolder, tables
 from peerage.runs.concentration import entropy, gini
 from peerage.statistics import advice_log, measures
 from peerage.statistics.analysis import analyse
@@ -217,22 +217,23 @@ def test_too_few_known_performances_are_named(tmp_path):
 
 def test_which_column_is_trust():
     one = pd.DataFrame({"step": [1, 1], "replica": 0, "asker": "member-0", "adviser": ["member-0", "expert"]})
-    blank = one.assign(**{name: nan for name in (*advice_log.TRUST_COLUMNS, "omega")})
+    blank = one.assign(**{name: nan for name in tables.COLUMNS["advice.csv"] if name not in one})
     assert advice_log.trust_in_use(blank)[0] == ""
     td = blank.assign(score=[1.0, 2.0], trust_td=[-4.0, 2.0])
     assert advice_log.trust_in_use(td)[0] == "trust_td"
     # norm(td) = (−1, 0.5), norm(attention) = (0.2, −1), ω = 0.25.
-    hybrid = td.assign(trust_attention=[0.1, -0.5], omega=0.25)
-    name, values = advice_log.trust_in_use(hybrid)
+    hybrid = td.assign(trust_attention=[0.1, -0.5], confidence=0.5, omega=0.25)
+    name, _, values = advice_log.trust_in_use(hybrid)
     assert name == "hybrid" and values.tolist() == pytest.approx([0.25 * 0.2 - 0.75, -0.25 + 0.75 * 0.5])
     # A row without attention is TD trust alone, whatever ω says; all zeros stay zeros.
-    second = td.assign(step=2, omega=0.25)
+    second = td.assign(step=2, confidence=0.5, omega=0.25)
     both = pd.concat([hybrid, second], ignore_index=True)
-    assert advice_log.trust_in_use(both)[1].tolist()[2:] == pytest.approx([-1, 0.5])
+    assert advice_log.trust_in_use(both).values.tolist()[2:] == pytest.approx([-1, 0.5])
     zeros = hybrid.assign(trust_td=0.0, trust_attention=0.0)
-    assert advice_log.trust_in_use(zeros)[1].tolist() == [0, 0]
+    assert advice_log.trust_in_use(zeros).values.tolist() == [0, 0]
     assert advice_log.trust_in_use(hybrid.assign(omega=nan))[0] == "trust_attention"
-    assert advice_log.trust_in_use(hybrid.assign(in_context=[nan, 3.0]))[0] == "in_context"
+    assert advice_log.trust_in_use(blank.assign(score=1.0, in_context=[nan, 3.0]))[0] == "in_context"
+    assert advice_log.trust_in_use(blank.assign(score=1.0, agent_value=2.0))[0] == "score"
 
 
 def test_choices_are_counted_per_asker(tmp_path):

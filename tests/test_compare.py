@@ -334,10 +334,11 @@ def test_names_are_text_everywhere(tmp_path):
 def test_what_is_pooled():
     config = to_dict(Config())
     same = {**config, "seed": 3, "replicas": 9, "threads": 2, "run": {}}
-    assert samples.identity(config) == samples.identity(same)
-    assert samples.identity(config) == samples.identity({**config, "total_timesteps": 100_000})  # 100 epochs of 1,000
+    assert samples.replica_key(config) == samples.replica_key(same)
+    same = {**config, "total_timesteps": 100_000}  # 100 epochs of 1,000
+    assert samples.replica_key(config) == samples.replica_key(same)
     for name, value in (("n_peers", 3), ("env", "Room-v6"), ("total_timesteps", 7)):
-        assert samples.identity(config) != samples.identity({**config, name: value})
+        assert samples.replica_key(config) != samples.replica_key({**config, name: value})
 
 
 def test_real_runs(tmp_path, monkeypatch):

@@ -21,7 +21,7 @@ from peerage.runs import tables
 from peerage.statistics import summaries
 from peerage.statistics.compare import compare
 from peerage.statistics.formats import as_json, as_latex, as_text
-from peerage.statistics.sources import by_axis, find
+from peerage.statistics.sources import by_axis, find_runs
 
 
 def two(folder: Path, a: list[float], b: list[float], **changes) -> list[str]:
@@ -353,7 +353,7 @@ def test_an_unknown_setting_names_its_run(tmp_path):
     with pytest.raises(UserError, match=said):
         compare(words)
     with pytest.raises(UserError, match=said):
-        by_axis(find(words), "n_peers")
+        by_axis(find_runs(words), "n_peers")
 
 
 def test_a_band_is_that_of_all_replicas():

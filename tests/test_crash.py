@@ -18,14 +18,14 @@ from benchmarks.crash import CASES, QUICK, STATUS, differences, draw, first_diff
 from peerage.runs import checkpoint
 
 ROOT = Path(__file__).parent.parent
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the crash test forks")
+pytestmark = [pytest.mark.long, pytest.mark.skipif(not hasattr(os, "fork"), reason="the crash test forks")]
 
 
 def test_a_dozen_kills():
     """Every quick case is among them; some resumed runs are killed again. In a process of its own, which forks."""
     arguments = "--quick --trials 12 --jobs 2 --figures 0 --seed 4"
     command = [sys.executable, "-m", "benchmarks.crash", *shlex.split(arguments)]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert ended.stdout.rstrip().endswith("12 of 12 survived")
     assert all(f" {name} #0: SIG" in ended.stdout for name in QUICK)
@@ -68,7 +68,7 @@ for module, owner, name, _ in FAULTS:
 def test_it_finds_what_a_resume_forgets(tmp_path):
     """The same kill, in the middle of an episode and between two checkpoints, with a part of the resume left out."""
     command = [sys.executable, "-c", f"FAULTS = {FAULTS}\n{FORGET}", str(tmp_path)]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     sound, *lines = ended.stdout.splitlines()
     assert sound == "room-td #0: SIGKILL at s110, step 110 begins: the same"
@@ -110,14 +110,38 @@ def test_cases_are_as_hard_as_they_should_be():
 # --- the command line, and signals from outside -----------------------------------------------------------------
 
 TRAIN = shlex.split(
-    "train --env Room-v6 --n-peers 2 --advisers expert turncoat --total-timesteps 2000 --net-arch 16,16 --seed 3 "
-    "--batch-size 16 --buffer-size 700 --learning-starts 50 --context-length 20 --context-history 150 "
+    "train --env Room-v6 --n-peers 2 --advisers expert turncoat waiting --total-timesteps 2000 --net-arch 16,16 "
+    "--seed 3 --batch-size 16 --buffer-size 700 --learning-starts 50 --context-length 20 --context-history 150 "
     "--log-freq 70 --eval-freq 700 --n-eval-episodes 2 --checkpoint-freq 270 --threads 1 --verbose 0"
 )
 
 
-def peerage(*arguments: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "peerage", *map(str, arguments)]
+WAITING = """
+import sys, time
+from pathlib import Path
+import numpy as np
+from peerage.cli import main
+from peerage.sharing.adviser import Adviser
+from peerage.sharing.advisers import register_adviser
+
+gate = Path(sys.argv.pop(1))
+
+class Waiting(Adviser):
+    def suggest(self, obs, rows, first, rng):
+        return np.zeros(len(obs))
+
+    def at(self, step):
+        while step > 1900 and gate.exists():
+            time.sleep(0.01)
+
+register_adviser("waiting", lambda spec: Waiting())
+sys.exit(main())
+"""
+"""The command line, with an adviser that lets no training come to its end as long as a file is there."""
+
+
+def peerage(gate: Path, *arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", WAITING, str(gate), *map(str, arguments)]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -131,15 +155,14 @@ def steps(run: Path) -> int:
     return int(number) if number.isdigit() else 0
 
 
-def interrupt(process: subprocess.Popen[str], run: Path, step: int, number: int) -> tuple[int, str]:
-    """Send the signal once the run has got as far as `step`; exit status and what it said."""
-    until = time.monotonic() + 100
+def interrupt(process: subprocess.Popen[str], run: Path, step: int, number: int, gate: Path) -> tuple[int, str]:
+    """Send the signal once the run has got as far as `step`, then take the gate away; exit status and what it said."""
     while steps(run) < step:
         assert process.poll() is None, process.communicate()
-        assert time.monotonic() < until, f"no step {step}"
         time.sleep(0.01)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=100)
+    gate.unlink()
+    _, errors = process.communicate()
     return process.returncode, errors
 
 
@@ -147,20 +170,24 @@ def test_the_command_line_goes_on_after_every_signal(tmp_path):
     """`peerage train` ended by SIGTERM, its resumes by Ctrl-C and by kill -9: the same, figures and all."""
     moment = random.Random(7)  # a kill from outside falls where it falls
     whole, run = tmp_path / "whole" / "run", tmp_path / "cut" / "run"
-    uninterrupted = peerage(*TRAIN, "--log-dir", whole.parent, "--exp-name", "run")
-    process = peerage(*TRAIN, "--log-dir", run.parent, "--exp-name", "run")
+    gate = tmp_path / "gate"
+    uninterrupted = peerage(tmp_path / "none", *TRAIN, "--log-dir", whole.parent, "--exp-name", "run")
+    gate.touch()
+    process = peerage(gate, *TRAIN, "--log-dir", run.parent, "--exp-name", "run")
     for number, status, low in ((signal.SIGTERM, 143, 100), (signal.SIGINT, 130, 550), (signal.SIGKILL, -9, 1000)):
-        got, errors = interrupt(process, run, moment.randrange(low, low + 400), number)
+        got, errors = interrupt(process, run, moment.randrange(low, low + 400), number, gate)
         assert got == status, errors
         assert "Traceback" not in errors
         assert not (run / "DONE").exists() and (run / "FAILED").exists() == (number != signal.SIGKILL)
         if number != signal.SIGKILL:  # nothing that it did is lost
             assert checkpoint.step_of(checkpoint.checkpoints(run)[-1]) >= steps(run)
             assert len(errors.splitlines()) <= 1
-        process = peerage("resume", run, "--verbose", 0)
-    _, errors = process.communicate(timeout=100)
+        if number != signal.SIGKILL:  # the last one comes to its end
+            gate.touch()
+        process = peerage(gate, "resume", run, "--verbose", 0)
+    _, errors = process.communicate()
     assert process.returncode == 0, errors
-    assert uninterrupted.wait(timeout=100) == 0
+    assert uninterrupted.wait() == 0
     assert differences(whole, run, figures=True) == []
-    again = peerage("resume", run)
-    assert "nothing to resume" in again.communicate(timeout=100)[1] and again.returncode == 2
+    again = peerage(gate, "resume", run)
+    assert "nothing to resume" in again.communicate()[1] and again.returncode == 2

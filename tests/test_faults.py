@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ from peerage.runs.listeners import Listener
 from peerage.runs.tables import read_advice, read_metrics
 from peerage.trust.in_context_settings import ContextSettings
 from peerage.trust.transformer_settings import TrustTransformerSettings
+
+pytestmark = pytest.mark.long
 
 ROOT = Path(__file__).parent.parent
 FULL = "No space left on device"
@@ -124,7 +127,7 @@ def rows_on_a_full_disk(path: Path, whole: dict[str, bytes]) -> None:
     said = peerage(*words(path), listeners=(At(52, disk.fill),))
     assert said.status == 2
     assert f"cannot write to the run folder: {FULL}; once that is mended" in said.line()
-    assert "peerage resume" in said.err and "goes on from step 40" in said.err
+    assert "peerage resume" in said.err and "continues from step 40" in said.err
     assert peerage("report", path / "run").line() and peerage("evaluate", path / "run", "--episodes", 1).status == 0
     again = peerage("resume", path / "run", "--verbose", 0)  # too early
     assert again.status == 2 and "disk space" in again.line()
@@ -145,7 +148,7 @@ def checkpoint_on_a_full_disk(path: Path, whole: dict[str, bytes]) -> None:
         said = peerage(*command, listeners=(At(76, lambda pages=pages: disk.fill(pages * 4096)),))
         assert said.status == 2, (pages, said)
         assert "cannot write to the run folder" in said.line() and FULL in said.err, (pages, said)
-        assert "goes on from step 40" in said.err
+        assert "continues from step 40" in said.err
         disk.clear()
         goes_on(run, whole)
     ended = peerage(*command, listeners=(At(76, lambda: disk.fill((needs + 8) * 4096)), At(80, disk.clear)))
@@ -166,7 +169,7 @@ def end_on_a_full_disk(path: Path, whole: dict[str, bytes]) -> None:
     said = peerage(*words(path))
     checkpoint.save = save
     assert said.status == 2 and FULL in said.line() and "peerage resume" in said.err
-    assert "goes on from step 120" in said.err and RunFolder(path / "run").status()[0] == "RUNNING"
+    assert "continues from step 120" in said.err and RunFolder(path / "run").status()[0] == "RUNNING"
     disk.clear()
     goes_on(path / "run", whole)
 
@@ -276,7 +279,7 @@ def run_folder_that_becomes_read_only(path: Path, whole: dict[str, bytes]) -> No
     said = peerage(*words(path), listeners=(At(52, lambda: faults.set_permissions(run, 0o555, 0o444)),))
     assert said.status == 2
     assert f"cannot write to the run folder {run}" in said.line() and "Permission denied" in said.err
-    assert "goes on from step 40" in said.err
+    assert "continues from step 40" in said.err
     before = tables(run)
     refused = (["resume", run], ["report", run], [*words(path), "--overwrite"])
     for command in refused:
@@ -295,7 +298,7 @@ def checkpoints_that_become_read_only(path: Path, whole: dict[str, bytes]) -> No
         run = path / name.replace("/", "-")
         command = words(path, name=run.name)
         said = peerage(*command, listeners=(At(52, lambda f=run / name: f.chmod(0o555)),))
-        assert said.status == 2 and "Permission denied" in said.line() and "goes on from step 40" in said.err, said
+        assert said.status == 2 and "Permission denied" in said.line() and "continues from step 40" in said.err, said
         assert RunFolder(run).status()[0] == "FAILED"
         (run / name).chmod(0o755)
         goes_on(run, whole)
@@ -394,7 +397,7 @@ def test_an_environment_that_fails(tmp_path, reference, monkeypatch, what, told)
     fault = failing(tmp_path, Frail, monkeypatch, what=what, at=67)
     said = peerage(*words(tmp_path))
     assert said.status == 2 and told in said.line(), said
-    assert "Frail-v0, environment " in said.err and "goes on from step 40" in said.err
+    assert "Frail-v0, environment " in said.err and "continues from step 40" in said.err
     if what != "reset raises":
         assert "environment 0, step 67: " in said.err
     assert RunFolder(tmp_path / "run").status()[1]["why"] == said.err[len("peerage: ") :].rstrip("\n")
@@ -441,7 +444,7 @@ def test_an_adviser_that_fails(tmp_path, reference, monkeypatch, what, told):
     fault = failing(tmp_path, FrailAdviser, monkeypatch, what=what, at=30)
     said = peerage(*words(tmp_path, config))
     assert said.status == 2 and told in said.line() and "adviser" in said.err and "Adviser" in said.err, said
-    assert ("RuntimeError: out of advice" in said.err) == ("raises" in what) and "goes on from step " in said.err
+    assert ("RuntimeError: out of advice" in said.err) == ("raises" in what) and "continues from step " in said.err
     fault.unlink()
     goes_on(tmp_path / "run", reference(config))
 
@@ -511,12 +514,13 @@ def test_a_member_that_diverges(tmp_path, reference, chances, algorithm, trust):
     frozen = [text for text in heard.texts if "frozen" in text]
     assert len(frozen) == 1 and frozen[0].startswith("member-1 of replica 0 is frozen")
     assert chances and all(np.isfinite(p).all() and np.allclose(p.sum(axis=1), 1) for p in chances)
-    state = checkpoint.load_latest(tmp_path / "run")[1]["group"]["0"]
-    for name, network in state["learner"]["networks"].items():
-        rows = len(network) // 2  # of a member
-        assert network[:rows].isfinite().all(), name
-    for _, _, tensors in state["replay"]["data"].pieces():
-        assert all(x[0].isfinite().all() for x in tensors.values())
+    group = checkpoint.load_latest(tmp_path / "run")[1]["trainer"]["group"]
+    state = group["stacks"]["0"]["learner"]
+    for name, values in state["parameters"].items():  # [members, numbers]
+        assert len(values) == 2 and values[0].isfinite().all(), name
+    for buffer in (state["replay"]["data"], group["recent"]["data"]):
+        for _, _, tensors in buffer.pieces():
+            assert all(x[0].isfinite().all() for x in tensors.values())
 
 
 def test_a_member_that_diverges_by_itself(tmp_path):
@@ -594,7 +598,7 @@ class Raises(Listener):
 def test_a_listener_that_raises(tmp_path, reference, monkeypatch, error):
     """In any of its methods: one line, and the training is what it would have been. A member diverges, so that there
     are messages."""
-    monkeypatch.setattr("peerage.training.trainer.PROGRESS_SECONDS", 0)
+    monkeypatch.setattr("peerage.training.runner.PROGRESS_SECONDS", 0)
     config = diverging("dqn", "td")
     for method in METHODS if error is RuntimeError else ("on_advice", "on_end"):
         name = f"{method}-{error.__name__}"
@@ -646,14 +650,25 @@ def test_wandb_that_fails(tmp_path, reference, monkeypatch):
 # --- two processes --------------------------------------------------------------------------------------------
 
 
+def held_at_the_end(gate: Path, *command: object) -> Ended:
+    """A training that waits near its end until the file `gate` is gone."""
+
+    def wait() -> None:
+        while gate.exists():
+            time.sleep(0.01)
+
+    return peerage(*command, listeners=(At(116, wait),))
+
+
 def test_a_run_that_others_look_at(tmp_path, reference):
     """A second training is refused; `evaluate` and `report` always find a whole checkpoint, whatever is being replaced,
-    and disturb nothing. A checkpoint after every step, and only one is kept."""
+    and disturb nothing. A checkpoint after every step, and only one is kept. The training does not end before all
+    commands were tried three times."""
     config = replace(tiny(), run=replace(tiny().run, checkpoint_freq=1, keep_checkpoints=1))
-    run, command = tmp_path / "run", words(tmp_path, config)
-    child = start(peerage, *command)
-    while not checkpoint.checkpoints(run):
-        time.sleep(0.01)
+    run, command, gate = tmp_path / "run", words(tmp_path, config), tmp_path / "gate"
+    gate.touch()
+    child = start(held_at_the_end, gate, *command)
+    until(lambda: checkpoint.checkpoints(run), child)
     evaluated = refused = 0
     while RunFolder(run).status()[0] == "RUNNING":
         looked = peerage("evaluate", run, "--episodes", 1)
@@ -667,8 +682,9 @@ def test_a_run_that_others_look_at(tmp_path, reference):
             refused += 1
         if evaluated == 3:
             assert peerage("report", run).status == 0
+            gate.unlink()
     assert end(child) == (0, "", "")
-    assert evaluated and refused
+    assert evaluated >= 3 and refused >= 9
     assert differs(run, reference()) == [] and list(tmp_path.glob(".*")) == []
 
 
@@ -783,15 +799,12 @@ def in_a_terminal(command: list[object], terminal: str) -> int:
     return main([str(word) for word in command])
 
 
-def begun(run: Path) -> None:
-    """Wait until the first rows are there."""
-    until(lambda: (run / "timing.csv").exists() and (run / "timing.csv").stat().st_size > 100)
-
-
-def until(what: Any, seconds: float = 30) -> None:
-    limit = time.monotonic() + seconds
+def until(what: Callable[[], Any], child: Any) -> None:
+    """Wait for something that the child does."""
     while not what():
-        assert time.monotonic() < limit
+        if not child.is_alive() and not what():
+            end(child)
+            pytest.fail("the child ended without it")
         time.sleep(0.005)
 
 
@@ -799,9 +812,18 @@ def test_a_terminal_that_is_closed(tmp_path):
     """SIGHUP, and then everything that is said fails: the run is in order all the same."""
     config = tiny(total_timesteps=100_000)
     ours, theirs = pty.openpty()
+    os.set_blocking(ours, False)
     child = start(in_a_terminal, [*words(tmp_path, config), "--verbose", 1], os.ttyname(theirs))
     os.close(theirs)
-    begun(tmp_path / "run")
+    timing = tmp_path / "run" / "timing.csv"
+
+    def has_rows() -> bool:
+        with contextlib.suppress(OSError):  # a terminal that is full would hold the child up
+            while os.read(ours, 65_536):
+                pass
+        return timing.exists() and timing.stat().st_size > 100
+
+    until(has_rows, child)
     os.close(ours)
     assert end(child) == 129
     status, why = RunFolder(tmp_path / "run").status()
@@ -812,18 +834,29 @@ def test_a_terminal_that_is_closed(tmp_path):
 @pytest.mark.parametrize("number, status", [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 130)])
 def test_a_signal_while_the_report_is_drawn(tmp_path, reference, number, status):
     """The training is done, and says so; no figure is half a figure, and a resume draws what is missing."""
-    child = start(peerage_and_exit, words(tmp_path), output=tmp_path / "said", report=True)
     run = tmp_path / "run"
-    until(lambda: (run / "figures").exists() and list((run / "figures").glob("*.png")))
-    os.kill(child.pid, number)
-    child.join(60)
-    assert child.exitcode == status
+    child = start(signal_after_a_figure, number, words(tmp_path), output=tmp_path / "said", report=True)
+    child.join()
+    assert child.exitcode == status and list((run / "figures").glob("*.png"))
     said = (tmp_path / "said").read_text()
     assert said.count("\n") <= 1 and said.startswith("peerage: interrupted" if status > 0 else "")
     assert RunFolder(run).status()[0] == "DONE" and differs(run, reference()) == []
     assert all(figure.read_bytes().endswith(PNG_END) for figure in (run / "figures").glob("*.png"))
     assert not (run / "report.html").exists() and in_a_child(peerage, "resume", run, report=True).err == ""
     assert (run / "report.html").exists() and "is finished" in peerage("resume", run).line()
+
+
+def signal_after_a_figure(number: int, command: list[object]) -> None:
+    """A command that gets a signal when its first figure is in its place."""
+    move = os.replace
+
+    def moved(source: Any, target: Any) -> None:
+        move(source, target)
+        if os.fspath(target).endswith(".png"):
+            signal.raise_signal(number)
+
+    os.replace = moved
+    peerage_and_exit(command)
 
 
 def peerage_and_exit(command: list[object]) -> None:
@@ -833,15 +866,21 @@ def peerage_and_exit(command: list[object]) -> None:
     sys.exit(main([str(word) for word in command]))
 
 
+def signal_in_an_evaluation(file: Path, command: list[object]) -> None:
+    """A command whose environments do what `file` says."""
+    Frail.fault = file
+    peerage_and_exit(command)
+
+
 @pytest.mark.parametrize("number, status", [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 130)])
 def test_a_signal_to_evaluate(tmp_path, number, status):
     assert peerage(*words(tmp_path)).status == 0
     before = {file: file.stat().st_mtime_ns for file in (tmp_path / "run").rglob("*")}
     looking = ["evaluate", tmp_path / "run", "--episodes", 3000]
-    child = start(peerage_and_exit, looking, output=tmp_path / "said")
-    time.sleep(0.5)
-    os.kill(child.pid, number)
-    child.join(60)
+    fault = tmp_path / "fault.json"
+    fault.write_text(json.dumps({"what": signal.Signals(number).name, "at": 5, "evaluation": True}))
+    child = start(signal_in_an_evaluation, fault, looking, output=tmp_path / "said")
+    child.join()
     assert child.exitcode == status
     said = (tmp_path / "said").read_text()
     assert said == "" if status < 0 else said.startswith("peerage: interrupted") and said.count("\n") == 1
@@ -903,7 +942,7 @@ def no_memory_on_the_way(path: Path, whole: dict[str, bytes]) -> None:
     said = peerage(*words(path, WIDE), listeners=(At(52, take),))
     hoard.clear()
     resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    assert said.status == 2 and "does not fit into memory" in said.line() and "goes on from step 40" in said.err, said
+    assert said.status == 2 and "does not fit into memory" in said.line() and "continues from step 40" in said.err, said
     goes_on(path / "run", whole)
 
 

@@ -420,6 +420,7 @@ def test_a_factory_that_fails_or_makes_something_else(monkeypatch):
         family_for("mine", spec_of("Room-v21"))
 
 
+@pytest.mark.long
 def test_the_example_and_the_documentation_work(monkeypatch, tmp_path):
     root = Path(__file__).parents[1]
     monkeypatch.setattr("peerage.trust.features._factories", dict(_factories))

@@ -18,6 +18,8 @@ from safetensors.torch import load_file, save_file
 
 from peerage.runs import checkpoint, disk
 
+pytestmark = pytest.mark.long
+
 # --- checkpoints ------------------------------------------------------------------------------------------------
 
 
@@ -92,9 +94,11 @@ def test_a_byte_of_a_checkpoint(runs, kind, command, which, flip, both):
             assert aside.is_dir() if command[0] == "resume" else told or for_another_reason, answer
 
 
-JSON = st.sampled_from((None, True, False, *NUMBERS, "", "x", "run", [], {}, [[]], [0], {"x": 0}, {"tensor": "nowhere"},
-                        {"tensor": "sharing/followed"}, {"buffer": "group/0/replay/data", "start": 0, "stop": 10**12},
-                        {"buffer": "nowhere", "start": 0, "stop": 0}))  # fmt: skip
+FOLLOWED, REPLAY = "trainer/sharing/followed", "trainer/group/stacks/0/learner/replay/data"
+JSON = st.sampled_from((None, True, False, *NUMBERS, "", "x", "run", [], {}, [[]], [0], {"x": 0},
+                        {"$tensor": "nowhere"}, {"$tensor": FOLLOWED}, {"$array": FOLLOWED},
+                        {"$buffer": REPLAY, "start": 0, "stop": 10**12},
+                        {"$buffer": "nowhere", "start": 0, "stop": 0}))  # fmt: skip
 
 
 def spoiled(x: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -16,11 +16,13 @@ import pytest
 
 import peerage
 from peerage.cli import COMMANDS
+from peerage.loading import load_function
+from peerage.sweeps.worker import WORK
 
 ROOT = Path(__file__).parent.parent
 
 LAYERS = """
-    version  errors  text  append_buffer
+    version  errors  text  loading  append_buffer
     config
     nets  envs
     runs
@@ -184,15 +186,16 @@ def test_the_package_names_its_modules() -> None:
     assert all(getattr(peerage, name) is not None for name in peerage.__all__)
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_an_implementation(name: str) -> None:
-    assert callable(COMMANDS[name].load())
+@pytest.mark.parametrize("name", [WORK, *(command.action for command in COMMANDS.values())])
+def test_functions_that_are_loaded_by_name_exist(name: str) -> None:
+    assert callable(load_function(name))
 
 
 HEAVY = ("torch", "pandas", "matplotlib", "scipy", "gymnasium", "numpy", "rich")
 LIGHT = [
     "import peerage",
     "import peerage.runs",
+    "import peerage.sweeps.worker",
     "import peerage.learners.defaults",
     "from peerage.cli import main; main(['--help'])",
     "from peerage.cli import main; main(['--version'])",

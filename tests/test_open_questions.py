@@ -25,7 +25,9 @@ from peerage.envs.changing import Changing
 from peerage.envs.make import check_env_id, make_env
 from peerage.envs.vector import EnvGroup, EnvMaker
 from peerage.errors import UserError
-from peerage.session import restore
+from peerage.evaluation.actors import GroupActor
+from peerage.evaluation.evaluate import Evaluator
+from peerage.training.restore import restore
 from peerage.training.trainer import Trainer
 
 OPEN = [name for name in preset_names() if name.startswith("open-")]
@@ -207,11 +209,16 @@ def test_the_same_bits_again_and_after_a_resume():
 SMALL = {"total_timesteps": 40, "replicas": 1, "n_peers": 2, "buffer_size": (50,), "batch_size": (4,)}
 
 
-def goals_of(trainer: Trainer) -> list[bool]:
-    """Whether the goals of training and of an evaluation now are all on the left; both must agree among themselves."""
+def evaluator_of(trainer: Trainer) -> Evaluator:
+    """The evaluator of the training, as its runner has one."""
+    return Evaluator(trainer.evaluation_makers, trainer.config.run.n_eval_episodes)
+
+
+def goals_of(trainer: Trainer, evaluator: Evaluator) -> list[bool]:
+    """Whether the goals of training and of an evaluation now are all on the left; each side must agree in itself."""
     seen = [env.unwrapped.goal_x < 10 for env in trainer.envs.envs]
-    trainer.evaluation_rows()
-    evaluated = [env.unwrapped.goal_x < 10 for env in trainer.evaluator.envs[True].envs]
+    evaluator.run(GroupActor(trainer.group), trainer.step)
+    evaluated = [env.unwrapped.goal_x < 10 for env in evaluator.envs[True].envs]
     assert len(set(evaluated)) == len(set(seen)) == 1
     return [seen[0], evaluated[0]]
 
@@ -223,29 +230,33 @@ def room(change_at: int = 20) -> Config:
 
 def test_trains_and_evaluates_on_the_right_task():
     trainer = Trainer(room())
+    evaluator = evaluator_of(trainer)
     trainer.begin()
     sides = {}
     while trainer.step < 40:
         trainer.advance()
-        sides[trainer.step] = goals_of(trainer)
+        sides[trainer.step] = goals_of(trainer, evaluator)
     assert all(sides[step] == [True, True] for step in range(1, 20))
     assert all(sides[step] == [False, False] for step in range(20, 41))
     trainer.close()
+    evaluator.close()
 
 
 def test_a_resumed_run_goes_on_with_the_task_of_its_step(tmp_path):
     settings = {"log_dir": str(tmp_path), "verbose": 0, "eval_freq": 0}
     before = peerage.train(config=room(), exp_name="before", total_timesteps=16, **settings).folder
     after = peerage.train(config=room(), exp_name="after", total_timesteps=24, **settings).folder
-    trainer = restore(before)
-    assert trainer.step == 16 and goals_of(trainer) == [True, True]
+    trainer = restore(before).trainer
+    evaluator = evaluator_of(trainer)
+    assert trainer.step == 16 and goals_of(trainer, evaluator) == [True, True]
     for step in range(17, 24):  # its environments are new, and know how many steps were made
         trainer.advance()
-        assert goals_of(trainer) == [step < 20] * 2
+        assert goals_of(trainer, evaluator) == [step < 20] * 2
     trainer.close()
-    trainer = restore(after)
-    assert goals_of(trainer) == [False, False]
+    trainer = restore(after).trainer
+    assert goals_of(trainer, evaluator) == [False, False]
     trainer.close()
+    evaluator.close()
 
 
 def test_a_frozen_member_among_novices(tmp_path, monkeypatch):
@@ -256,7 +267,7 @@ def test_a_frozen_member_among_novices(tmp_path, monkeypatch):
     words = script.Experiment("frozen-members-room", False).settings(3, 1.0)
     paths = tuple(words[words.index("--load-paths") + 1 :])
     run = peerage.train(config="open-frozen-members-room", load_paths=paths, exp_name="run", replicas=2, **small)
-    trainer = restore(run.folder)
+    trainer = restore(run.folder).trainer
     assert (~trainer.group.active()).tolist() == [True, False, False, False] * 2
     trainer.close()
     found = numbers.read(run.folder)
@@ -389,6 +400,7 @@ def test_settings_of_the_script():
     assert len({e.name for e in script.EXPERIMENTS}) == len(script.EXPERIMENTS) == 15 + 3 + 2 * 11
 
 
+@pytest.mark.long
 def test_from_runs_to_the_page(tmp_path, monkeypatch, capsys):
     """Two tiny runs in processes of their own, skipped the second time; then a table and the page of their question."""
     monkeypatch.chdir(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -212,7 +213,7 @@ def test_the_run_says_which_episode_begins_anew_and_goes_on(tmp_path):
     heard = Heard()
     run = peerage.load(tmp_path / "run", env=lambda: Odd("number"))
     peerage.resume(run, listeners=[heard])
-    assert "the episode of member-0 begins anew, because it could not be lived again: its observation" in heard.text
+    assert "the episode of member-0 begins anew, because it could not be replayed: its observation" in heard.text
     assert (tmp_path / "run" / "DONE").exists()
 
 
@@ -437,7 +438,7 @@ def test_an_older_format_is_named(tmp_path):
     folder = checkpoint.save(tmp_path, 3, {"x": 1})
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps({"format": 1, "step": 3, "sha256": manifest["files"]}))
-    match = "checkpoint format 1 by Peerage of another version, and this version reads format 2"
+    match = "checkpoint format 1 by Peerage of another version, and this version reads format 3"
     with pytest.raises(UserError, match=match):
         checkpoint.load(folder)
     with pytest.raises(UserError, match=match):
@@ -521,10 +522,11 @@ def test_a_run_without_a_sound_checkpoint(stopped, capsys):
 def test_one_process_at_a_time(stopped, capsys):
     files = {path: path.read_bytes() for path in stopped.rglob("*") if path.is_file()}
     words = (
-        "import sys, time; from peerage.runs.folder import RunFolder\n"
-        "run = RunFolder(sys.argv[1]); run.lock(); print('locked', flush=True); time.sleep(60)"
+        "import sys; from peerage.runs.folder import RunFolder\n"
+        "run = RunFolder(sys.argv[1]); run.lock(); print('locked', flush=True); sys.stdin.read()"
     )
-    other = subprocess.Popen([sys.executable, "-c", words, str(stopped)], stdout=subprocess.PIPE, text=True)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    other = subprocess.Popen([sys.executable, "-c", words, str(stopped)], text=True, **pipes)
     try:
         assert other.stdout.readline() == "locked\n"
         where = ["--log-dir", str(stopped.parent), "--exp-name", "run"]
@@ -571,7 +573,7 @@ def test_a_run_whose_checkpoints_were_removed_is_left_alone(stopped, capsys):
     shutil.rmtree(stopped / "checkpoints")
     before = {p: p.read_bytes() for p in stopped.rglob("*") if p.is_file() and p.name != ".lock"}
     assert main(["resume", str(stopped)]) == 2
-    assert "has rows and no checkpoint: somebody has removed its checkpoints" in capsys.readouterr().err
+    assert "has rows but no checkpoint: its checkpoints were removed" in capsys.readouterr().err
     assert {p: p.read_bytes() for p in stopped.rglob("*") if p.is_file() and p.name != ".lock"} == before
 
 
@@ -619,13 +621,21 @@ def test_an_adviser_is_what_it_was_even_if_its_run_went_on(tmp_path):
 
 
 def test_a_reader_that_has_gone_does_not_end_the_training(tmp_path):
-    """`peerage train ... | head -1`"""
-    words = ["train", "--env", "Room-v6", "--n-peers", "2", "--total-timesteps", "300", "--eval-freq", "20"]
+    """`peerage train ... | head -1`. The pipe holds a page and the training prints more than that, so it has not ended
+    before the reader goes."""
+    words = ["train", "--env", "Room-v6", "--n-peers", "2", "--total-timesteps", "300", "--eval-freq", "2"]
     words += ["--n-eval-episodes", "1", "--log-dir", str(tmp_path), "--exp-name", "run", "--verbose", "2"]
-    command = " ".join([sys.executable, "-m", "peerage", *words])
-    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command} | head -1"], capture_output=True, text=True)
-    assert (tmp_path / "run" / "DONE").exists() and done.returncode == 0, done.stderr
-    assert "Display is switched off, the training goes on" in done.stderr
+    ours, theirs = os.pipe()
+    if hasattr(fcntl, "F_SETPIPE_SZ"):
+        fcntl.fcntl(theirs, fcntl.F_SETPIPE_SZ, 4096)
+    command = [sys.executable, "-m", "peerage", *words]
+    training = subprocess.Popen(command, stdout=theirs, stderr=subprocess.PIPE, text=True)
+    os.close(theirs)
+    assert os.read(ours, 1)
+    os.close(ours)
+    said = training.communicate()[1]
+    assert (tmp_path / "run" / "DONE").exists() and training.returncode == 0, said
+    assert "Display is switched off, the training goes on" in said
 
 
 def test_another_machine_is_noted_and_said(stopped):

@@ -124,7 +124,7 @@ def test_tensorboard_files_are_read_back(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     folder = tmp_path / "run"
-    log = TensorBoardLog(folder)
+    log = TensorBoardLog(folder, fresh_figures)
     path = make_run(tmp_path, rows=4, replicas=2, listeners=(log,))
     events = EventAccumulator(str(path / "tensorboard"), size_guidance={"images": 0})
     events.Reload()
@@ -206,7 +206,7 @@ def test_wandb_offline(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    log = WandbLog("test")
+    log = WandbLog("test", fresh_figures)
     path = make_run(tmp_path, rows=2, replicas=1, listeners=(log,))
     assert wandb.run is None
     run_id = (path / "wandb_run.txt").read_text().strip()
@@ -324,6 +324,7 @@ def fill_in(path, drop: tuple[str, ...] = ()) -> None:
     pd.concat([pd.read_csv(path / "metrics.csv"), *metrics]).to_csv(path / "metrics.csv", index=False)
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("n, replicas", [(2, 3), (6, 1), (62, 2)])
 def test_every_column_has_its_figures(tmp_path, n, replicas):

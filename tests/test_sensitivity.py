@@ -16,7 +16,7 @@ from peerage.envs.vector import Episode
 from peerage.errors import UserError
 from peerage.runs.folder import RunFolder
 from peerage.runs.tables import CsvLog
-from peerage.statistics.sensitivity import _by_value, _Run, axis_of, sensitivity
+from peerage.statistics.sensitivity import _by_value, _FinishedRun, axis_of, sensitivity
 
 
 def written(folder, returns, done=True, **settings) -> str:
@@ -89,10 +89,10 @@ def test_other_seeds_at_every_value():
     assert found.eta_squared == pytest.approx(27.6 / 37.6) and found.chance == pytest.approx(2 / 9)
     theirs = stats.tukey_hsd([1, 2, 3], [5, 6, 7, 6], [3, 3, 6]).confidence_interval()
     assert (found.low, found.high) == pytest.approx((theirs.low[1, 0], theirs.high[1, 0]), rel=1e-6)
-    assert found.told == "1"
+    assert found.verdict == "1"
     # The same numbers of the same replicas: what these have in common is noise no more
     apart, same = of([1, 20, 40], [2, 22, 41]), of([1, 20, 40], [2, 22, 41], seeds=[0, 0])
-    assert apart.told == "within chance" and apart.eta_squared < 0.01 and apart.chance == pytest.approx(1 / 5)
+    assert apart.verdict == "within chance" and apart.eta_squared < 0.01 and apart.chance == pytest.approx(1 / 5)
     half = stats.t.ppf(0.975, 2) * np.std([1, 2, 1], ddof=1) / math.sqrt(3)
     assert same.low == pytest.approx(4 / 3 - half) and same.chance == pytest.approx(1 / 3)
     # One replica that the other value has not: no pairs
@@ -109,7 +109,7 @@ def test_no_best_value_without_a_reason():
         (([1, 2, 9], [4, 5, 6]), "within chance", None),
     ]:
         found = of(*samples, seeds=[0, 0])
-        assert found.told == told and found.best is None
+        assert found.verdict == told and found.best is None
         assert not found.low or found.low < 0 < found.high
         if eta is not None:
             assert found.eta_squared == pytest.approx(eta, abs=1e-12)
@@ -133,7 +133,7 @@ def test_runs_that_only_repeat_a_replica_change_nothing(tmp_path):
         manifest(tmp_path / str(many), runs)
     (alone,), both = sensitivity(tmp_path / "1").axes, sensitivity(tmp_path / "4").axes
     assert both[0] == alone and alone.replicas == 3 and alone.chance == pytest.approx(1 / 3)
-    assert (both[1].name, both[1].told, both[1].effect) == ("b", "no difference", 0)
+    assert (both[1].name, both[1].verdict, both[1].effect) == ("b", "no difference", 0)
     line = sensitivity(tmp_path / "4").table()[1]
     assert (line["eta squared"], line["low"], line["return"]) == (None, None, None)
 
@@ -148,7 +148,7 @@ def test_what_an_idle_hyper_parameter_shows_by_chance(paired):
         for a in range(3):
             units = range(4) if paired else range(4 * a, 4 * a + 3 + a // 2)  # 3, 3 and 4 replicas
             itself = {k: of_seed[k] + rng.normal() for k in units}
-            runs += [_Run({"a": a, "b": b}, {(k, 0): itself[k] + 5 * b for k in units}) for b in (0, 1)]
+            runs += [_FinishedRun({"a": a, "b": b}, {(k, 0): itself[k] + 5 * b for k in units}) for b in (0, 1)]
         found = axis_of("x", "a", _by_value("a", runs))
         assert found.paired == paired and found.chance == pytest.approx(1 / 4 if paired else 2 / 9)
         etas.append(found.eta_squared)

@@ -18,7 +18,9 @@ from peerage.config.file import load
 from peerage.config.presets import preset_names
 from peerage.errors import UserError
 from peerage.runs import checkpoint
-from peerage.runs.listeners import Listener, Listeners
+from peerage.runs.folder import RunFolder
+from peerage.runs.listeners import Listener
+from peerage.training.runner import Runner
 from peerage.training.trainer import Trainer
 
 
@@ -89,6 +91,7 @@ def final_return(run: peerage.Run) -> float:
 # --- learning -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_dqn_learns_the_trivial_task(tmp_path):
     run = peerage.train(
         Match, n_peers=2, total_timesteps=1500, gamma=0.0, learning_rate=3e-3, learning_starts=100, eval_freq=1500,
@@ -97,6 +100,7 @@ def test_dqn_learns_the_trivial_task(tmp_path):
     assert final_return(run) == 10.0  # every number of every episode, every member
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "settings", [{"algorithm": "sac"}, {"algorithm": "sac", "use_sde": True}, {"algorithm": "td3"}]
 )
@@ -108,6 +112,7 @@ def test_sac_and_td3_learn_the_trivial_task(tmp_path, settings):
     assert final_return(run) > -0.2  # ten steps; doing nothing gives about -13
 
 
+@pytest.mark.long
 def test_a_group_solves_room_v6(tmp_path):
     run = peerage.train(
         "Room-v6", n_peers=2, advisers=["expert"], total_timesteps=12000, learning_rate=1e-3, gamma=0.9,
@@ -144,8 +149,7 @@ class Record(Listener):
 def record(config: Config, **kwargs) -> Record:
     trainer = Trainer(config, **kwargs)
     heard = Record()
-    trainer.listeners = Listeners([heard])
-    trainer.run()
+    Runner(trainer, heard).run()
     trainer.close()
     return heard
 
@@ -217,8 +221,7 @@ def test_a_checkpoint_restores_every_number(trust, begin, same, tmp_path):
         first.advance()
         after = checkpoint.save(tmp_path, first.step, first.state(), after=after)
     second = Trainer(config)
-    second.load_state(checkpoint.load(after))
-    assert second.pending_messages == [] and not second.episode_start.all()
+    assert second.load_state(checkpoint.load(after)) == [] and not second.first.all()
     for _ in range(60):
         one, two = first.advance(), second.advance()
         assert np.array_equal(one.next_obs, two.next_obs)
@@ -245,13 +248,10 @@ def test_a_diverged_member_is_frozen_and_the_others_go_on(tmp_path, trust):
         def on_message(self, step, text):
             self.text = text
 
-    from peerage.runs.folder import RunFolder
-
     poison = Poison()
     trainer = poison.trainer = Trainer(small(advice=AdviceConfig(trust=trust)))
-    trainer.listeners = Listeners([poison])
     folder = RunFolder.create(tmp_path, "run", "run", {"env": "Room-v6"})
-    trainer.run(folder)
+    Runner(trainer, poison, folder=folder).run()
     assert trainer.group.active().tolist() == [True, False]
     assert "member-1 of replica 0 is frozen" in poison.text
     assert trainer.group.stacks[0].learner.q.flat[0].isfinite().all()
@@ -395,6 +395,7 @@ def test_an_environment_that_gives_nan_is_named_with_the_step(tmp_path):
     assert (next(tmp_path.iterdir()) / "FAILED").exists()
 
 
+@pytest.mark.long
 def test_the_examples_run(tmp_path, monkeypatch):
     """As a user runs them, but shorter."""
     import runpy

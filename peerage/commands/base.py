@@ -8,13 +8,13 @@ the top; `Command.run` loads one by its name.
 from __future__ import annotations
 
 import argparse
-import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from peerage.config.flags import Parser
 from peerage.errors import UserError
+from peerage.loading import load_function
 
 
 def no_check(args: argparse.Namespace) -> None:
@@ -44,17 +44,11 @@ class Command:
         self.add_arguments(parser)
         return parser
 
-    def load(self) -> Callable[[argparse.Namespace, Sequence[str]], None]:
-        """The implementation."""
-        module, function = self.action.split(":")
-        loaded: Callable[[argparse.Namespace, Sequence[str]], None] = getattr(importlib.import_module(module), function)
-        return loaded
-
     def run(self, name: str, words: Sequence[str]) -> None:
         """Run the command with the words that follow its name on the command line."""
         args = self.parser(name).parse(list(words))
         self.check(args)
-        self.load()(args, ["peerage", name, *words])
+        load_function(self.action)(args, ["peerage", name, *words])
 
 
 def add_run(parser: Parser, nargs: str | None = None) -> None:

@@ -39,6 +39,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "LearnerConfig":  # has the settings of the learners that are registered now
+    if name == "LearnerConfig":  # built from the currently registered learners
         return learner_part()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,10 +1,10 @@
-"""The names of advisers on the command line and in YAML, taken apart into plain data.
+"""Parses the names of advisers on the command line and in YAML into plain data.
 
     peerage train --advisers expert noise:0.5:expert checkpoint:experiments/my-run:0
     peerage train --n-peers 3 --byzantine-members 1:sign-flip 2:noise:0.3
 
-`FORMS` lists the built-in kinds; `peerage.sharing.advisers` builds the advisers. Whether any other name is registered
-with `peerage.register_adviser` is only known when the group is built.
+`FORMS` lists the built-in kinds; `peerage.sharing.advisers` builds the advisers. Names registered with
+`peerage.register_adviser` are checked when the group is built.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ FORMS = {
     "noise": "noise:ADVISER or noise:SCALE:ADVISER",
     "colluding": "colluding or colluding:NAME",
 }
-"""Built-in kind -> how it is written. What follows the first colon is read by `_read_argument`."""
+"""Built-in kind -> its syntax. `_read_argument` parses the text after the first colon."""
 MEMBER_KINDS = ("sign-flip", "noise", "random")
 """Kinds of Byzantine members."""
 DEFAULT_NOISE_SCALE = 0.5
 MAX_COLONS = 16
-"""Limits how deep advisers can be nested."""
+"""Maximum number of colons in an adviser's name; limits the depth of nesting."""
 
 
 @dataclass(frozen=True)
 class AdviserWord:
-    """The name of an adviser, taken apart."""
+    """The parsed name of an adviser."""
 
     text: str
-    """As written."""
+    """The name as given."""
     kind: str
     """The part before the first colon: a key of `FORMS`, or a registered name."""
     argument: str = ""
@@ -55,10 +55,10 @@ class AdviserWord:
 
 
 def parse_adviser(text: str, where: str = "") -> AdviserWord:
-    """Take the name of an adviser apart.
+    """Parse the name of an adviser.
 
-    Raises UserError, which starts with `where`, for a name that no adviser can have and for a built-in kind whose
-    argument is malformed. A name that is not built in is accepted.
+    Raises UserError, which starts with `where`, for an invalid name and for a built-in kind whose argument is
+    malformed. A valid name that is not built in is accepted.
     """
     where = where or f"adviser {text!r}"
     kind, colon, rest = text.partition(":")
@@ -71,7 +71,7 @@ def parse_adviser(text: str, where: str = "") -> AdviserWord:
 
 
 def _read_argument(word: AdviserWord, colon: bool, rest: str, where: str) -> AdviserWord:
-    """`word` with what `rest`, the text after the first colon, says; `colon`: whether there is one."""
+    """`word` with the fields parsed from `rest`, the text after the first colon. `colon`: whether there is a colon."""
     malformed = UserError(f"{where}: malformed adviser, write {FORMS[word.kind]}")
     match word.kind:
         case "negated" | "sign-flip" if rest:
@@ -102,7 +102,7 @@ def _read_argument(word: AdviserWord, colon: bool, rest: str, where: str) -> Adv
 
 
 def check_trained(text: str, where: str) -> None:
-    """Check the form `PATH[:MEMBER]` of a trained member; whether the path exists is checked when it is read."""
+    """Check the form `PATH[:MEMBER]` of a trained member. The path itself is checked when it is read."""
     path, colon, member = text.rpartition(":")
     if not colon:
         path = text
@@ -135,11 +135,12 @@ def parse_members(words: Sequence[str], n_members: int) -> dict[int, tuple[str, 
 
 
 def _scale(text: str) -> float | None:
-    """A number without a sign, or None."""
+    """A number without a sign; None if `text` is something else."""
     return float(text) if re.fullmatch(r"(\d+(\.\d+)?|\.\d+)([eE][-+]?\d+)?", text) else None
 
 
 def _finite(text: str) -> float | None:
+    """A finite number; None if `text` is something else."""
     try:
         value = float(text)
     except ValueError:

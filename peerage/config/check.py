@@ -1,4 +1,4 @@
-"""What must hold for a configuration to make sense, as far as it can be known without an environment."""
+"""Checks of a configuration that need no environment."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def flag(name: str) -> str:
 
 
 def check(config: Config) -> None:
-    """Raise a one-line UserError for the first thing that is wrong."""
+    """Raise a one-line UserError for the first invalid setting."""
     for setting in settings().values():
         if setting.interval is None:
             continue
@@ -29,7 +29,7 @@ def check(config: Config) -> None:
     _check_learner(config)
     _check_exchanges(config)
     _check_group(config)
-    _check_advice(config.advice, config.n_peers + len(config.advisers))
+    _check_advice(config.advice)
     _check_run(config.run)
     if not config.env.strip():
         raise UserError("--env is empty; see `peerage envs`")
@@ -38,7 +38,7 @@ def check(config: Config) -> None:
 
 
 def _numbers(value: object) -> list[float]:
-    """The numbers in a field: itself, the members' values, or the widths of all networks."""
+    """The numbers in the value of a field: a number, one per member, or the widths of all networks."""
     if isinstance(value, tuple):
         return [number for item in value for number in _numbers(item)]
     return [value] if isinstance(value, int | float) else []
@@ -50,7 +50,7 @@ def _check_lengths(config: Config) -> None:
     for name, values in per_member.items():
         if len(values) not in (0, 1, config.n_peers):
             given = f"{len(values)} values for {config.n_peers} members"
-            raise UserError(f"{flag(name)} has {given}; give one, or one for each")
+            raise UserError(f"{flag(name)} has {given}; give one value, or one per member")
     for name in ("algorithm", "temperature_decay"):
         if not per_member[name]:
             raise UserError(f"{flag(name)} needs a value")
@@ -65,7 +65,7 @@ def _check_learner(config: Config) -> None:
     if not all(learner.net_arch):
         raise UserError("--net-arch: a network needs at least one hidden layer, such as 64,64")
     for method in named if "auto" not in learner.algorithm else LEARNERS.methods.values():
-        for name in hints(method.settings):  # a learner's settings check themselves
+        for name in hints(method.settings):  # the constructor of the settings checks each value
             for value in getattr(learner, name) if name != "algorithm" else ():
                 method.settings(**{name: value})
     for text in learner.load_paths:
@@ -77,27 +77,25 @@ def _check_exchanges(config: Config) -> None:
     if len(set(config.exchange)) < len(config.exchange):
         raise UserError("--exchange names the same exchange twice")
     if config.exchange and config.n_peers == 1:
-        raise UserError("--exchange needs two members or more: use --n-peers 2, or leave it out")
+        raise UserError("--exchange needs at least two members: use --n-peers 2, or remove it")
 
 
 def _check_group(config: Config) -> None:
     for adviser in config.advisers:
         parse_adviser(adviser, f"--advisers {adviser!r}")
     if Perturbations.of(config.perturb).dropped_advice and config.advice.sharing == "none":
-        raise UserError("--perturb dropped_advice with --sharing none: there is no advice; leave one out")
+        raise UserError("--perturb dropped_advice cannot be used with --sharing none: remove one of the two")
     if config.advice.byzantine_members:
         parse_members(config.advice.byzantine_members, config.n_peers)
         if config.advice.sharing == "none" or config.n_peers == 1:
-            raise UserError("--byzantine-members: nobody would hear them; it takes --sharing advice and two members")
+            raise UserError("--byzantine-members needs --sharing advice and at least two members")
     if config.advice.sharing == "none" and config.advisers:
-        raise UserError("--advisers with --sharing none: nobody would listen; leave one of the two out")
+        raise UserError("--advisers cannot be used with --sharing none: remove one of the two")
 
 
-def _check_advice(advice: AdviceConfig, n_advisers: int) -> None:
-    if advice.sharing != "none" and advice.only_follow_others and n_advisers < 2:
-        raise UserError("--only-follow-others needs at least two advisers, members and fixed ones together")
+def _check_advice(advice: AdviceConfig) -> None:
     if (advice.epsilon or 0) + (advice.self_share or 0) > 1:
-        raise UserError("--epsilon and --self-share are shares of the same choices: together at most 1")
+        raise UserError("--epsilon and --self-share are shares of the same choices: their sum must be at most 1")
 
 
 def _check_run(run: RunConfig) -> None:

@@ -1,4 +1,4 @@
-"""What a field of the configuration says about itself: its type, the values that it may have, and its help text."""
+"""Metadata of configuration fields: type, permitted values and help text."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ def limited(default: Any, interval: str) -> Any:
 
 
 def one_of(default: Any, names: Iterable[str]) -> Any:
-    """A field of type `str`, or a tuple of them, whose values are among `names` (a registry: it may grow)."""
+    """A field of type `str`, or a tuple of `str`, whose values are in `names`. `names` may be a registry, which can
+    grow later."""
     return field(default=default, metadata={"names": names})
 
 
 def intervals(cls: type) -> dict[str, str]:
-    """Field name -> interval; a subclass that gives a field another default keeps the interval of its base class."""
+    """Field name -> interval. A subclass that overrides a field's default keeps the interval of its base class."""
     found: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         for f in getattr(base, "__dataclass_fields__", {}).values():
@@ -33,7 +34,7 @@ def intervals(cls: type) -> dict[str, str]:
 
 
 def is_inside(value: float, interval: str) -> bool:
-    """Is a number in an interval?"""
+    """Whether a number is in an interval."""
     low, high = (float(end) for end in interval[1:-1].split(","))
     above = value >= low if interval[0] == "[" else value > low
     below = value <= high if interval[-1] == "]" else value < high
@@ -41,7 +42,7 @@ def is_inside(value: float, interval: str) -> bool:
 
 
 def describe_interval(interval: str) -> str:
-    """`at least 1`, `above 0` or `in (0, 1]`."""
+    """The interval in words: `at least 1`, `above 0` or `in (0, 1]`."""
     if interval.endswith("inf)"):
         low = interval[1:-1].split(",")[0]
         return f"at least {low}" if interval[0] == "[" else f"above {low}"
@@ -49,7 +50,7 @@ def describe_interval(interval: str) -> str:
 
 
 def hints(cls: type) -> dict[str, Any]:
-    """Field name -> type of a configuration class, in order; names from a registry are a `Literal`."""
+    """Field name -> type of a configuration class, in order. The type of a field made by `one_of` is a `Literal`."""
     found: dict[str, Any] = {}
     resolved = get_type_hints(cls)
     for f in fields(cls):
@@ -62,8 +63,8 @@ def hints(cls: type) -> dict[str, Any]:
 
 
 def docs(cls: type) -> dict[str, str]:
-    """Field name -> the text below the field in the source, which Python itself does not keep. A class without source,
-    such as one typed into a console, has no texts of its own."""
+    """Field name -> the docstring below the field, read from the source because Python does not keep it. A class
+    without source code, such as one defined in a console, has none."""
     found: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         if "__dataclass_fields__" in vars(base):

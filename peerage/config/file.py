@@ -1,8 +1,8 @@
 """The configuration as plain data and as YAML, and the checks that need no environment.
 
     config = load("peer-hopper")             # a preset, a file, or a run folder
-    config = validate(config)                # one-line UserErrors; imports nothing heavy
-    text = dump(config)                      # loading it gives the same configuration
+    config = validate(config)                # raises one-line UserErrors; imports nothing heavy
+    text = dump(config)                      # loading the text gives an equal configuration
 
 Unknown keys, duplicate keys, wrong types and tags are errors.
 """
@@ -32,14 +32,14 @@ def _number(value: object, where: str, expected: str) -> int | float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise UserError(f"{where}: expected {expected}, got {short(value)}")
     if isinstance(value, int) and abs(value) > MAX_INT:
-        raise UserError(f"{where}: {value.bit_length()} bits are too many for a number")
+        raise UserError(f"{where}: the number is too large ({value.bit_length()} bits)")
     if not math.isfinite(value):
         raise UserError(f"{where}: expected a finite number, got {value}")
     return value
 
 
 def _plain(value: object, where: str) -> Any:
-    """Arguments of an environment: null, true/false, finite numbers, text, and lists and mappings of them."""
+    """Check arguments of an environment: None, bool, finite numbers, str, and lists and mappings of these."""
     if value is None or isinstance(value, bool | str):
         return value
     if isinstance(value, list | tuple):
@@ -52,7 +52,7 @@ def _plain(value: object, where: str) -> Any:
 
 
 def convert(hint: Any, value: Any, where: str) -> Any:
-    """`value` as a field of type `hint`, or a UserError that starts with `where`."""
+    """Convert `value` to the type `hint` of a field. Raises UserError, which starts with `where`."""
     origin = get_origin(hint)
     if origin in (Union, UnionType):
         inner = next(arg for arg in get_args(hint) if arg is not NoneType)
@@ -90,7 +90,8 @@ def convert(hint: Any, value: Any, where: str) -> Any:
 
 
 def _unknown(key: object, prefix: str) -> UserError:
-    """The same key in another section, else the nearest one in this section, else anywhere."""
+    """The error for an unknown key. It suggests the same key in another section, else the most similar key in this
+    section, else the most similar key anywhere."""
     everything = [f"{s.part}.{s.name}" if s.part else s.name for s in settings().values()]
     path = f"{prefix}{key}"
     elsewhere = [known for known in everything if known.split(".")[-1] == key]
@@ -100,7 +101,7 @@ def _unknown(key: object, prefix: str) -> UserError:
 
 
 def from_dict(data: Any, base: Config | None = None) -> Config:
-    """`base` with the values of `data` (a nested mapping, as in the YAML file) in their place."""
+    """`base` with the values of `data`, a nested mapping as in the YAML file, replaced."""
     return _fill(Config() if base is None else base, data, "")
 
 
@@ -127,12 +128,12 @@ def _fill(base: T, data: Any, prefix: str) -> T:
 
 
 def _plain_fields(part: Any) -> dict[str, Any]:
-    """The fields of a part, to make it anew by its present class: registering a learner adds fields to that."""
+    """The fields of a part, to rebuild it with its current class: registering a learner adds fields to the class."""
     return {f.name: getattr(part, f.name) for f in fields(part)}
 
 
 def _renamed(data: Mapping[Any, Any]) -> Mapping[Any, Any]:
-    """`data` with the sections of Peerage 0.1 under their present names."""
+    """`data` with the sections of Peerage 0.1 under their current names."""
     return {OLD_SECTIONS.get(key, key): value for key, value in data.items()}
 
 
@@ -159,12 +160,12 @@ def _to_plain(value: Any) -> Any:
 
 
 def dump(config: Config) -> str:
-    """The configuration as YAML; `from_dict(parse(...))` of it is equal to `config`."""
+    """The configuration as YAML. `from_dict(parse(text, source))` gives an equal configuration."""
     return to_yaml(to_dict(config))
 
 
 def load(source: str | Path, base: Config | None = None) -> Config:
-    """A preset's name, a YAML file, or a run folder (its config.yaml), laid over `base`."""
+    """Load a preset, a YAML file, or the config.yaml of a run folder. Its values replace those of `base`."""
     if str(source) in presets.preset_names():
         return from_dict(presets.preset(str(source)), base)
     path = Path(source)
@@ -175,7 +176,7 @@ def load(source: str | Path, base: Config | None = None) -> Config:
             name = short(str(source))
             raise UserError(f"neither a file nor a preset: {name}{guess}; see `peerage presets`")
         if path.stat().st_size > MAX_BYTES:
-            raise UserError(f"{path}: larger than {MAX_BYTES:,} bytes, so no configuration")
+            raise UserError(f"{path}: a configuration has at most {MAX_BYTES:,} bytes")
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {short(str(source))}: {error}") from None
@@ -187,7 +188,10 @@ def load(source: str | Path, base: Config | None = None) -> Config:
 
 
 def validate(config: Config) -> Config:
-    """The configuration with every value checked; scalars given for tuples become tuples."""
+    """Check every value and return the configuration, with scalars converted to tuples where a field is a tuple.
+
+    Raises UserError, in one line.
+    """
     config = from_dict(to_dict(config))
     check(config)
     return config

@@ -1,6 +1,6 @@
-"""The flags of `peerage train`, made from the configuration tree, so that no field is without one.
+"""The flags of `peerage train`, generated from the configuration tree: one flag for every field.
 
-A flag's help is the text under its field in the source.
+A flag's help text is the docstring of its field.
 """
 
 from __future__ import annotations
@@ -16,30 +16,27 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 from peerage.config.file import convert
 from peerage.config.perturbations import overridden
 from peerage.config.plain_yaml import parse, parse_scalar, short
-from peerage.config.tree import Config, Setting, changed, parts, settings
+from peerage.config.tree import Config, Setting, changed, method_parts, parts, settings
 from peerage.errors import UserError, nearest
 
 SECTIONS: dict[str, tuple[str, str]] = {
-    "group": ("environment and group", "The task, the size of the group and the length of the run."),
+    "group": ("environment and group", "The environment, the size of the group and the length of the run."),
     "learner": (
         "learners",
-        "Stable-Baselines3's names. One value for all members, or one for each: --learning-rate 1e-3 5e-4.",
+        "Named as in Stable-Baselines3. Give one value for all members, or one per member: "
+        "--learning-rate 1e-3 5e-4.",
     ),
     "advice": (
         "advice",
-        "How members learn from each other: every --follow-steps steps a member chooses the adviser that it follows.",
+        "How members learn from each other: every --follow-steps steps, each member chooses an adviser to follow.",
     ),
-    "exchange": ("exchanges", "What members exchange after learning, beside any advice."),
-    "trust_transformer": (
-        "transformer trust",
-        "For --trust transformer and hybrid. --use-phase-aware, --attention-*, --sequence-length or --warmup-steps "
-        "without --trust, --choice and --config mean --trust hybrid --choice paper with the published settings.",
-    ),
+    "exchange": ("exchanges", "What members exchange after learning, in addition to advice."),
     "run": ("run", "The run folder, its contents, and the hardware."),
 }
-"""Heading and text of the help. A part that is not here has its name and the first line of its docstring."""
+"""Heading and text of each section of the help. Other parts use their name and the first paragraph of their
+docstring."""
 SECTION_OF_FIELD = {"device": "run", "threads": "run", "exchange": "exchange", "exchange_freq": "exchange"}
-"""Fields at the top of the tree that are listed under another heading."""
+"""Top-level fields of the tree that the help lists in another section."""
 METAVARS = {
     "env": "ID",
     "env_args": "NAME=VALUE",
@@ -56,11 +53,11 @@ METAVARS = {
 }
 
 class Parser(argparse.ArgumentParser):
-    """argparse with one-line errors that name the nearest flag, and no guessing from abbreviations."""
+    """An argparse parser with one-line errors that suggest the most similar flag. Abbreviations are not accepted."""
 
     def __init__(self, **settings: Any):
         super().__init__(allow_abbrev=False, formatter_class=_Formatter, add_help=False, **settings)
-        # argparse takes -1e-3 for a flag before Python 3.14, because of its exponent.
+        # Before Python 3.14, argparse parses a negative number with an exponent, such as -1e-3, as a flag.
         self._negative_number_matcher = re.compile(r"^-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
         self.add_argument("--help", "-h", action="help", help="show this and exit")
 
@@ -118,7 +115,7 @@ class Flag:
 
     @property
     def item(self) -> Any:
-        """The type of one value: of a tuple's elements, of what an optional field holds."""
+        """The type of one value: of a tuple's elements, or of an optional field's value."""
         if get_origin(self.hint) is tuple:
             return get_args(self.hint)[0]
         optional = [arg for arg in get_args(self.hint) if arg is not NoneType]
@@ -137,7 +134,7 @@ class Flag:
         if self.default == () and self.part == "learner" and self.name != "load_paths":
             return "the algorithm's"
         if self.default is None or self.default in ((), {}):
-            return ""  # the text says what happens
+            return ""  # the field's docstring describes the default
         if isinstance(self.default, bool):
             return "on" if self.default else "off"
         value = self.default[0] if isinstance(self.default, tuple) else self.default
@@ -156,11 +153,11 @@ class Flag:
             metavar = METAVARS.get(self.name, "N" if self.item is int else "X")
         nargs = None
         if get_origin(self.hint) in (tuple, dict):
-            nargs = "*" if self.name == "advisers" else "+"  # --advisers alone empties a preset's list
+            nargs = "*" if self.name == "advisers" else "+"  # `--advisers` without values clears a preset's list
         group.add_argument(self.option, nargs=nargs, metavar=metavar, default=argparse.SUPPRESS, help=help)
 
     def value(self, given: Any, before: Any) -> Any:
-        """What stood on the command line, as the field's value; `before` is the value it replaces."""
+        """The field's value from `given`, the words of the command line. `before` is the value that it replaces."""
         if self.is_switch:
             return (given,) if get_origin(self.hint) is tuple else given
         if self.name == "env_args":
@@ -191,13 +188,13 @@ def _assignments(words: list[str], option: str) -> dict[str, Any]:
 
 
 def train_flags() -> list[Flag]:
-    """A flag for every field of the tree, in its order."""
+    """One flag for every field of the tree, in order."""
     return [Flag(setting) for setting in settings().values()]
 
 
 def add_flags(parser: argparse.ArgumentParser, flags: list[Flag]) -> None:
     """Add the flags, grouped under headings."""
-    sections = dict.fromkeys([*SECTIONS, *(flag.section for flag in flags)])
+    sections = dict.fromkeys([*(name for name in SECTIONS if name != "run"), *method_parts(), "run"])
     for section in sections:
         if chosen := [flag for flag in flags if flag.section == section]:
             title, about = SECTIONS.get(section) or _described(section)
@@ -207,14 +204,14 @@ def add_flags(parser: argparse.ArgumentParser, flags: list[Flag]) -> None:
 
 
 def _described(part: str) -> tuple[str, str]:
-    text = (parts()[part].__doc__ or "").strip().splitlines()
-    return part.replace("_", " "), text[0] if text else ""
+    paragraph = (parts()[part].__doc__ or "").strip().split("\n\n")[0]
+    return part.replace("_", " "), " ".join(paragraph.split())
 
 
 def override(config: Config, given: Mapping[str, Any]) -> Config:
-    """`config` with the flags of the command line (`given`, by field name) over it."""
+    """`config` with fields replaced by flags of the command line. `given`: the words of each flag, by field name."""
     flags = {flag.name: flag for flag in train_flags()}
-    # A number of epochs on the command line beats a number of steps from a file.
+    # A number of epochs on the command line overrides a number of steps from a file.
     if "n_epochs" in given and "total_timesteps" not in given:
         config = replace(config, total_timesteps=None)
     changes: dict[str, dict[str, Any]] = {part: {} for part in parts()}

@@ -1,8 +1,8 @@
 """The methods that a configuration can name: learners, kinds of trust, exchanges.
 
-A method describes itself in a light module (no torch): its name, its settings, and where its implementation is, as
-`"module:attribute"`. The implementation is imported when a run is built. Peerage's own methods register themselves
-when `peerage` is imported; `peerage.register_learner`, `register_trust` and `register_exchange` add more.
+A method is described in a light module (no torch): its name, its settings, and the location of its implementation as
+`"module:attribute"`. The implementation is imported when a run is built. Peerage's own methods are registered when
+`peerage` is imported; `peerage.register_learner`, `register_trust` and `register_exchange` add more.
 """
 
 from __future__ import annotations
@@ -18,22 +18,24 @@ from peerage.errors import UserError, nearest
 
 @dataclass(frozen=True)
 class Method:
-    """What every method says about itself."""
+    """The description of a method."""
 
     name: str
-    """The word in configurations and on the command line."""
+    """The name in configurations and on the command line."""
     build: str | Callable[..., Any]
     """The implementation: a callable, or `"module:attribute"` of one."""
     settings: type | None = None
-    """A frozen dataclass; None: the method has no settings of its own."""
+    """A frozen dataclass, or None if the method has no settings of its own."""
+    about: str = field(default="", kw_only=True)
+    """One line for the help of the setting that names the method."""
 
     def load(self) -> Callable[..., Any]:
-        """The implementation."""
+        """Import and return the implementation."""
         return loaded(self.build)
 
 
 def loaded(target: str | Callable[..., Any]) -> Callable[..., Any]:
-    """A callable, or the one that `"module:attribute"` names."""
+    """Return a callable as it is; import one given as `"module:attribute"`."""
     if not isinstance(target, str):
         return target
     module, _, attribute = target.partition(":")
@@ -43,10 +45,10 @@ def loaded(target: str | Callable[..., Any]) -> Callable[..., Any]:
 
 @dataclass(frozen=True)
 class LearnerSettings:
-    """The settings that every learner has, for one member. A learner's own settings are a subclass, with its defaults.
+    """The settings that all learners have, for one member. A subclass adds a learner's own settings and defaults.
 
-    `structural` names the settings that members of one stack must share; every other setting is a column per member.
-    None: all of them are structural.
+    `structural` names the settings that must be equal for all members of a stack; the other settings are stored as one
+    value per member. None: all settings are structural.
     """
 
     structural: ClassVar[tuple[str, ...] | None] = None
@@ -54,18 +56,18 @@ class LearnerSettings:
     algorithm: str = ""
     """The learner's name."""
     learning_rate: float = limited(3e-4, "(0, inf)")
-    """Adam's step size, of all networks and the entropy coefficient. Typical: 1e-4 to 1e-3."""
+    """Adam's step size for all networks and the entropy coefficient. Typical: 1e-4 to 1e-3."""
     gamma: float = limited(0.99, "[0, 1]")
     """Discount factor."""
     net_arch: tuple[int, ...] = limited((64, 64), "[1, inf)")
-    """Hidden layers of every network of a member; written 256,256 on the command line."""
+    """Widths of the hidden layers of every network of a member, as in 256,256."""
     max_grad_norm: float = limited(0.0, "[0, inf)")
-    """Gradient-norm clipping per member; 0 switches it off."""
+    """Maximum gradient norm, per member; 0 disables clipping."""
     learning_starts: int = limited(0, "[0, inf)")
-    """Steps of uniformly random actions before learning and advice begin."""
+    """Steps with uniformly random actions before learning and advice start."""
     load_paths: str = "none"
-    """Pretrained members: `RUN[:member]` of ours or an SB3 zip, or `none`. A loaded member acts and advises but does
-    not learn."""
+    """Pretrained members: a run folder as RUN[:MEMBER], a Stable-Baselines3 zip, or none. A loaded member acts and
+    advises but does not learn."""
 
     @property
     def stack_key(self) -> tuple[Any, ...]:
@@ -78,63 +80,88 @@ class LearnerSettings:
 
 @dataclass(frozen=True)
 class LearnerMethod(Method):
-    """A learning algorithm. `build(settings, stream_keys, space, total_steps, *, device, dtype)` makes a
+    """A learning algorithm. `build(settings, stream_keys, space, total_steps, *, device, dtype)` returns a
     `peerage.learners.base.Learner` for the members of a stack."""
 
     settings: type[LearnerSettings] = LearnerSettings
     actions: tuple[Literal["discrete", "box"], ...] = ("discrete", "box")
-    """The kinds of action spaces that it can act in."""
+    """The supported action spaces."""
     is_default: bool = False
-    """`auto` takes it where it can act."""
+    """`auto` selects the first registered default that supports the action space."""
     on_policy: bool = False
-    """It learns from its own actions only."""
+    """The learner must be trained on its own actions."""
     has_action_value: bool = True
-    """It has a Q-function: `action_value`, which the critic term of advice reads."""
+    """The learner implements `action_value`, its Q-function, which the critic term of advice needs."""
 
     def fits(self, discrete: bool) -> bool:
-        """Can it act with Discrete (or else Box) actions?"""
+        """Whether the learner supports Discrete actions (Box actions if not `discrete`)."""
         return ("discrete" if discrete else "box") in self.actions
+
+
+ADVICE_COLUMNS = ("step", "replica", "asker", "adviser", "chosen", "score", "agent_value", "critic")
+"""Columns of advice.csv that do not belong to a kind of trust."""
 
 
 @dataclass(frozen=True)
 class TrustMethod(Method):
-    """A kind of trust. `build(context)` makes a `peerage.trust.signals.Signal` from a
-    `peerage.trust.context.TrustContext`."""
+    """A kind of trust. `build(context)` returns a `peerage.trust.signals.Signal` for a
+    `peerage.trust.context.TrustContext`. Reports, loggers and advice.csv use this description alone.
+
+    Raises ValueError for a column that is not an identifier or belongs to `ADVICE_COLUMNS`.
+    """
 
     part: str = ""
-    """The section of its settings in a configuration; two kinds can share one. Empty: it has no section."""
+    """The part of a configuration that holds the settings; several kinds can share one. Empty: no part."""
     resolve: str | Callable[[Any, Any], dict[str, Any]] | None = None
-    """`resolve(settings, spec)` gives the values of settings that depend on the environment."""
+    """`resolve(settings, spec)` returns the values of settings that depend on the environment."""
     needs: tuple[str, ...] = ()
-    """What it reads beside its own state: `td` (values of trust by temporal differences), `action_value` (Q-functions
-    of the members)."""
+    """Other inputs: `td` (trust by temporal differences), `action_value` (the members' Q-functions)."""
     columns: Mapping[str, str] = field(default_factory=dict)
-    """Column in advice.csv -> what it is, as a figure's title."""
+    """Columns of advice.csv with a value for every asker and adviser, with their titles in figures. Reports show the
+    first one as trust, unless `combine` is given."""
+    asker_columns: Mapping[str, str] = field(default_factory=dict)
+    """Columns of advice.csv with a value for every asker, equal for all advisers, with their titles in figures. The
+    signal also reports them as the metrics `trust/COLUMN`."""
+    curves: Mapping[str, str] = field(default_factory=dict)
+    """Other metrics of the signal that reports plot over time, such as `trust/loss`, with their titles."""
+    combine: str | Callable[[Any], Any] | None = None
+    """`combine(advice)` computes the trust shown in reports from rows of advice.csv: DataFrame -> Series."""
+    combined: str = ""
+    """A short description of the result of `combine`."""
+    stands_alone: bool = False
+    """The critic and agent-value terms are off by default with this kind of trust."""
+    uses_threads: bool = False
+    """The networks are large enough to benefit from several CPU threads."""
+
+    def __post_init__(self) -> None:
+        for column in (*self.columns, *self.asker_columns):
+            if not column.isidentifier() or column in ADVICE_COLUMNS:
+                raise ValueError(f"{column!r} cannot be a column of advice.csv for the kind of trust {self.name!r}")
 
 
 @dataclass(frozen=True)
 class ExchangeMethod(Method):
-    """A way of exchanging what members have learned. `build(settings, group, every)` makes a
+    """An exchange of what members have learned. `build(settings, group, every)` returns a
     `peerage.sharing.exchanges.base.Exchange`."""
 
     part: str = ""
-    """The section of its settings in a configuration. Empty: it has no section."""
+    """The part of a configuration that holds the settings. Empty: no part."""
     critic: str | Callable[..., Any] | None = None
-    """A `peerage.learners.critics.CriticFactory` that makes the members' critics; None: the learners' own."""
+    """A `peerage.learners.critics.CriticFactory` for the members' critics; None: the learners' own critics."""
 
 
 M = TypeVar("M", bound=Method)
 
 
 class Registry(Generic[M]):
-    """Methods of one kind by name, in the order in which they were registered."""
+    """Methods of one kind by name, in order of registration."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self.methods: dict[str, M] = {}
 
     def register(self, method: M) -> M:
-        """Raises ValueError for a name that is taken or is not a name."""
+        """Add a method. Raises ValueError if its name is taken or invalid."""
         name = method.name
         if name in self.methods or name in ("auto", "none") or not name.replace("-", "_").isidentifier():
             raise ValueError(f"{name!r} cannot be the name of another {self.kind}")
@@ -156,6 +183,10 @@ class Registry(Generic[M]):
     def __len__(self) -> int:
         return len(self.methods)
 
+    def about(self) -> str:
+        """The methods with a description, for a help text: `name: description; ...`."""
+        return "; ".join(f"{method.name}: {method.about}" for method in self.methods.values() if method.about)
+
 
 LEARNERS: Registry[LearnerMethod] = Registry("algorithm")
 TRUST: Registry[TrustMethod] = Registry("kind of trust")
@@ -173,9 +204,9 @@ def register_learner(
 ) -> None:
     """Make a learner available as `--algorithm NAME`; its settings become flags and YAML keys.
 
-    `build(settings, stream_keys, space, total_steps, *, device, dtype)` makes a `peerage.Learner`, usually a subclass;
-    a string `"module:attribute"` is imported when it is needed. The other arguments are those of `LearnerMethod`.
-    Raises ValueError for a name that is taken.
+    `build(settings, stream_keys, space, total_steps, *, device, dtype)` returns a `peerage.Learner`; it is usually a
+    subclass of it. A string `"module:attribute"` is imported on first use. The other arguments are the fields of
+    `LearnerMethod`. Raises ValueError if the name is taken or invalid.
     """
     LEARNERS.register(
         LearnerMethod(
@@ -190,17 +221,36 @@ def register_trust(
     settings: type | None = None,
     *,
     part: str = "",
+    about: str = "",
     needs: tuple[str, ...] = (),
     columns: Mapping[str, str] | None = None,
+    asker_columns: Mapping[str, str] | None = None,
+    curves: Mapping[str, str] | None = None,
+    stands_alone: bool = False,
+    uses_threads: bool = False,
 ) -> None:
     """Make a kind of trust available as `--trust NAME`.
 
-    `build(context)` makes a `peerage.Signal` from a `peerage.trust.context.TrustContext`. `settings`, a frozen
-    dataclass, is the part `part` of a configuration; `columns` are those that the signal's `report` adds to advice.csv.
-    The other arguments are those of `TrustMethod`. Raises ValueError for a name that is taken.
+    `build(context)` returns a `peerage.Signal` for a `peerage.trust.context.TrustContext`. `settings`, a frozen
+    dataclass, becomes the part `part` of a configuration. `columns` and `asker_columns` are the columns that the
+    signal's `report` adds to advice.csv, `curves` are metrics of the signal; each maps a name to its title in figures.
+    The other arguments are the fields of `TrustMethod`. Raises ValueError if the name or a column is taken or invalid.
     """
-    part = part or (name.replace("-", "_") if settings is not None else "")
-    TRUST.register(TrustMethod(name, build, settings, part=part, needs=needs, columns=columns or {}))
+    TRUST.register(
+        TrustMethod(
+            name,
+            build,
+            settings,
+            about=about,
+            part=part or (name.replace("-", "_") if settings is not None else ""),
+            needs=needs,
+            columns=columns or {},
+            asker_columns=asker_columns or {},
+            curves=curves or {},
+            stands_alone=stands_alone,
+            uses_threads=uses_threads,
+        )
+    )
 
 
 def register_exchange(
@@ -208,8 +258,8 @@ def register_exchange(
 ) -> None:
     """Make an exchange available as `--exchange NAME`.
 
-    `build(settings, group, every)` makes a `peerage.Exchange`. `settings`, a frozen dataclass, is the part `part` of a
-    configuration. Raises ValueError for a name that is taken.
+    `build(settings, group, every)` returns a `peerage.Exchange`. `settings`, a frozen dataclass, becomes the part
+    `part` of a configuration. Raises ValueError if the name is taken or invalid.
     """
     part = part or (name.replace("-", "_") if settings is not None else "")
     EXCHANGES.register(ExchangeMethod(name, build, settings, part=part))

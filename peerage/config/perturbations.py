@@ -1,4 +1,4 @@
-"""How an environment is perturbed, as plain data: words of the command line, YAML, and the checks of both.
+"""Perturbations of an environment as plain data: parsing from the command line and YAML, and checks.
 
     peerage train --env Hopper-v5 --perturb observation_noise=0.05 action_noise=0.1 mass_scale=0.8..1.2
     peerage evaluate RUN --perturb observation_noise=0,0.1,0.2
@@ -29,32 +29,33 @@ _RANGE = re.compile(rf"({_NUMBER})\.\.({_NUMBER})")
 
 @dataclass(frozen=True)
 class Perturbations:
-    """The perturbations of an environment; with all fields zero there are none.
+    """The perturbations of an environment. By default there are none.
 
-    Create it with `Perturbations.of` or `parse_perturbations`, which check the values. A *unit* is half of the range of
-    a number, or 1 if it has no bounds (`peerage.envs.perturbed.unit`).
+    Create one with `Perturbations.of` or `parse_perturbations`, which check the values. A *unit* is half of the range
+    of a number, or 1 if the number is unbounded (`peerage.envs.perturbed.unit`).
     """
 
     observation_noise: float = 0.0
     """Standard deviation, in units, of the normal noise added to every number of an observation; at least 0."""
     action_noise: float = 0.0
-    """Box: the same for every number of an action, clipped to the box. Discrete: the probability, 0 to 1, of replacing
-    the action by one drawn uniformly from all actions."""
+    """Box: standard deviation, in units, of the normal noise added to every number of an action, which is then clipped
+    to the box. Discrete: probability, 0 to 1, of replacing the action by one drawn uniformly from all actions."""
     sticky_actions: float = 0.0
     """Probability, 0 to 1, of repeating the action of the previous step (arXiv 1709.06009)."""
     action_delay: int = 0
-    """Number of steps, 0 to 100, after which an action takes effect; until then the episode's first action does."""
+    """Number of steps, 0 to 100, by which actions are delayed. Until the first action takes effect, the environment
+    repeats it from the start of the episode."""
     dropped_advice: float = 0.0
     """Probability, 0 to 1, that an adviser does not answer (`peerage.sharing.advice`)."""
     physics: tuple[tuple[str, Value], ...] = ()
-    """Knobs of `peerage.envs.changing`: a value, or (low, high), drawn uniformly from [low, high) for every episode."""
+    """Knobs of `peerage.envs.changing`: a value, or (low, high) to draw uniformly from [low, high) in every episode."""
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> Perturbations:
-        """Perturbations from plain data, name -> value, with ranges as `[low, high]` or `low..high`; the inverse of
-        `plain`.
+        """Create perturbations from plain data, name -> value; the inverse of `plain`. Ranges are `[low, high]` or
+        `low..high`.
 
-        Raises UserError for invalid values. Whether the environment has a knob is checked when it is built.
+        Raises UserError for invalid values. Building the environment checks that it has the knobs.
         """
         own: dict[str, Any] = {}
         physics: dict[str, Value] = {}
@@ -69,22 +70,22 @@ class Perturbations:
         return cls(**own, physics=tuple(sorted(physics.items())))
 
     def plain(self) -> dict[str, Any]:
-        """As plain data for YAML and JSON; zeros are left out."""
+        """The perturbations as plain data for YAML and JSON, without zeros."""
         own = {name: getattr(self, name) for name in NAMES if getattr(self, name)}
         return own | {name: list(value) if isinstance(value, tuple) else value for name, value in self.physics}
 
     def __str__(self) -> str:
-        """As on the command line; `clean` without perturbations."""
+        """The perturbations in the syntax of the command line; `clean` if there are none."""
         return " ".join(f"{name}={_as_word(value)}" for name, value in self.plain().items()) or "clean"
 
     @property
     def of_environment(self) -> Perturbations:
-        """The part that concerns the environment: everything except dropped advice."""
+        """The perturbations of the environment: all except `dropped_advice`."""
         return replace(self, dropped_advice=0.0)
 
     @property
     def random(self) -> bool:
-        """Whether the environment's part draws random numbers."""
+        """Whether the perturbations of the environment draw random numbers."""
         noise = self.observation_noise or self.action_noise or self.sticky_actions
         return bool(noise) or any(isinstance(value, tuple) for _, value in self.physics)
 
@@ -93,8 +94,8 @@ NAMES = tuple(field.name for field in fields(Perturbations) if field.name != "ph
 
 
 def parse_perturbations(words: Sequence[str]) -> Perturbations:
-    """Words of the command line, as in `observation_noise=0.1 gravity=-11..-8 enable_wind=true`; UserError if one is
-    malformed."""
+    """Parse words of the command line, as in `observation_noise=0.1 gravity=-11..-8 enable_wind=true`. Raises UserError
+    for a malformed word."""
     return Perturbations.of({name: _read(name, value) for name, value in _assigned(words).items()})
 
 
@@ -105,24 +106,24 @@ def overridden(before: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any
 
 
 def with_perturbations(env_args: Mapping[str, Any], perturbations: Perturbations) -> dict[str, Any]:
-    """Arguments for `make_env` that add `perturbations` to those that `env_args` already has; the added ones win."""
+    """Arguments for `make_env`: `env_args` with `perturbations` added. They override perturbations in `env_args`."""
     more = perturbations.of_environment.plain()
     return {**env_args, "perturb": {**env_args.get("perturb", {}), **more}} if more else dict(env_args)
 
 
 def parse_cases(words: Sequence[str]) -> list[Perturbations]:
-    """Words with lists: `observation_noise=0,0.1,0.2` gives three cases, several lists give every combination, the last
-    list changing fastest. Cases without any perturbation and duplicates are left out."""
+    """Parse words with lists of values. `observation_noise=0,0.1,0.2` gives three cases; several lists give all
+    combinations, with the last list varying fastest. Cases without perturbations and duplicates are removed."""
     given = {name: [_read(name, part) for part in value.split(",")] for name, value in _assigned(words).items()}
     number = math.prod(len(values) for values in given.values())
     if number > MAX_CASES:
-        raise UserError(f"--perturb: {number} combinations are more than {MAX_CASES}: ask for fewer at a time")
+        raise UserError(f"--perturb: {number} combinations exceed the maximum of {MAX_CASES}: give fewer values")
     cases = [Perturbations.of(dict(zip(given, values))) for values in itertools.product(*given.values())]
     return [case for case in dict.fromkeys(cases) if case != Perturbations()]
 
 
 def _assigned(words: Sequence[str]) -> dict[str, str]:
-    """name -> value as text."""
+    """The parts of words `NAME=VALUE`: name -> value as text. Raises UserError for a malformed or repeated name."""
     found: dict[str, str] = {}
     for word in words:
         name, equals, value = word.partition("=")
@@ -145,9 +146,9 @@ def _strength(name: str, value: Any) -> float | int:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise UserError(f"--perturb {name}: expected one number, got {short(value)}")
     if name == "action_delay" and (value != int(value) or not 0 <= value <= MAX_DELAY):
-        raise UserError(f"--perturb action_delay: expected whole steps, 0 to {MAX_DELAY}, got {value:g}")
+        raise UserError(f"--perturb action_delay: expected a whole number, 0 to {MAX_DELAY}, got {value:g}")
     if name in ("sticky_actions", "dropped_advice") and not 0 <= value <= 1:
-        raise UserError(f"--perturb {name}: a probability is 0 to 1, got {value:g}")
+        raise UserError(f"--perturb {name}: expected a probability, 0 to 1, got {value:g}")
     if value < 0:
         raise UserError(f"--perturb {name}: must be at least 0, got {value:g}")
     return int(value) if name == "action_delay" else float(value)
@@ -160,7 +161,7 @@ def _knob_value(name: str, value: Any) -> Value:
             raise UserError(f"--perturb {name}: a range is LOW..HIGH, as in 0.8..1.2, got {short(value)}")
         value = [float(ends[1]), float(ends[2])]
     if isinstance(value, str) and not value.isidentifier():
-        hint = "; a list is for `peerage evaluate`" if "," in value else ""
+        hint = "; only `peerage evaluate` accepts lists" if "," in value else ""
         raise UserError(f"--perturb {name}: expected a value or a range LOW..HIGH, got {short(value)}{hint}")
     if isinstance(value, bool | str):
         return value

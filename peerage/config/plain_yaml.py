@@ -1,6 +1,6 @@
 """A strict YAML reader and writer for plain data.
 
-Only plain data is read: tags, aliases and duplicate keys are errors, and no file can create an object or run code.
+Tags, aliases and duplicate keys are errors. Loading a file cannot create objects or run code.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import yaml
 
 from peerage.errors import UserError
 
-# YAML 1.1, which PyYAML speaks, reads 1e-3 and 1.e-3 as text, `no` as false, 010 as eight and 1:30 as ninety.
-# These are the rules of YAML 1.2.
+# PyYAML implements YAML 1.1, which reads 1e-3 and 1.e-3 as text, `no` as false, 010 as 8 and 1:30 as 90.
+# These rules follow YAML 1.2.
 _RULES: dict[str, tuple[re.Pattern[str], list[str]]] = {
     "null": (re.compile(r"^(~|null|Null|NULL|)$"), ["~", "n", "N", ""]),
     "bool": (re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")),
@@ -29,13 +29,13 @@ _RULES: dict[str, tuple[re.Pattern[str], list[str]]] = {
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads plain data only and refuses duplicate keys."""
+    """Reads plain data only and rejects duplicate keys."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        # Tags can name types, aliases can make a small file expand without bound; no configuration needs them.
+        # Tags can name types, and aliases can make a small file expand without bound. Configurations need neither.
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None) not in (None, "!"):
-            raise yaml.MarkedYAMLError(problem="tags and aliases are not read", problem_mark=event.start_mark)
+            raise yaml.MarkedYAMLError(problem="tags and aliases are not supported", problem_mark=event.start_mark)
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
@@ -51,12 +51,12 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
     def construct_whole(self, node: Any) -> int:
-        # int() of the text, so that 010 is ten; PyYAML would read it as octal.
+        # PyYAML would read 010 as octal; int() reads it as 10.
         return int(node.value.replace("_", ""))
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes text that YAML 1.1 or our reader would read as something else. Lists are written on one line."""
+    """Quotes text that YAML 1.1 or this reader would not read as text. Writes lists on one line."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -65,7 +65,7 @@ class _Dumper(yaml.SafeDumper):
         return self.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=True)
 
 
-_Loader.yaml_implicit_resolvers = {}  # without those of YAML 1.1
+_Loader.yaml_implicit_resolvers = {}  # remove the resolvers of YAML 1.1
 for _name, (_pattern, _first) in _RULES.items():
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", _pattern, _first)
     _Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", _pattern, _first)
@@ -74,7 +74,7 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_whole)
 
 
 def parse(text: str, source: str) -> Any:
-    """YAML text as plain data; `source` names it in the error message."""
+    """Parse YAML text to plain data. Raises UserError, which starts with `source`."""
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
@@ -89,7 +89,7 @@ def parse(text: str, source: str) -> Any:
 
 
 def parse_scalar(text: str) -> Any:
-    """One word of the command line, read by the rules of the YAML reader."""
+    """Parse one word of the command line by the rules of the YAML reader."""
     for name, (pattern, _) in _RULES.items():
         if pattern.match(text):
             return parse(text, repr(text)) if name != "null" else None
@@ -97,12 +97,13 @@ def parse_scalar(text: str) -> Any:
 
 
 def short(value: object) -> str:
+    """`repr(value)`, cut to 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 def to_yaml(data: Mapping[str, Any]) -> str:
-    """Plain data as YAML, in its own order."""
+    """Plain data as YAML, in the order of its keys."""
     return yaml.dump(
         data, Dumper=_Dumper, sort_keys=False, default_flow_style=False, allow_unicode=True, width=100
     )

@@ -1,12 +1,12 @@
-"""The configuration: one tree of frozen dataclasses, light to import (no torch, no Gymnasium).
+"""The configuration: a tree of frozen dataclasses, light to import (no torch, no Gymnasium).
 
-`Config()` holds what the user gave; `None` means "not given". `learners.defaults.resolve` fills in the defaults once
-the environment and the algorithm are known, and `config.yaml` holds the resolved tree. `step` means environment steps
-*per member* everywhere.
+`Config()` holds the values given by the user; `None` means "not given". `learners.defaults.resolve` fills in the
+defaults when the environment and the algorithm are known, and `config.yaml` contains the resolved tree. Steps are
+environment steps *per member* everywhere.
 
-The tree has parts. `learner`, `advice` and `run` are always there; every registered kind of trust and every exchange
-can have a part with its own settings (`peerage.config.methods`). `parts()` lists them, `settings()` lists all fields.
-Fields of `learner` are tuples: one value for all members, or one value per member.
+The tree consists of parts. `learner`, `advice` and `run` always exist; every registered kind of trust and every
+exchange can add a part with its settings (`peerage.config.methods`). `parts()` lists the parts, `settings()` lists all
+fields. Fields of `learner` are tuples: one value for all members, or one value per member.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, fields, make_dataclass, replace
 from typing import Any, Literal
 
 from peerage.config.fields import docs, hints, intervals, limited, one_of
-from peerage.config.methods import EXCHANGES, LEARNERS, TRUST, ExchangeMethod, LearnerSettings, TrustMethod
+from peerage.config.methods import EXCHANGES, LEARNERS, TRUST, ExchangeMethod, LearnerSettings, Registry, TrustMethod
 from peerage.errors import UserError, nearest
 
 Choice = Literal["standardised", "paper", "greedy", "uniform"]
@@ -28,148 +28,145 @@ class AdviceConfig:
     """How members learn from each other (arXiv 2312.09950; the equations are in docs/methods)."""
 
     sharing: Literal["advice", "none"] = "advice"
-    """advice: peer learning. none: every member for itself."""
+    """advice: peer learning; none: every member learns alone."""
     trust: str | None = one_of(None, TRUST)
-    """How the trust term is computed, by default as the `choice` does. td: temporal differences (Eq. 4, 5);
-    transformer: the reward that a transformer predicts if the adviser had been followed; hybrid: both,
-    weighted by confidence; in-context: what a transformer over past decisions expects of following the
-    adviser now."""
+    """How the trust term is computed; the default depends on choice."""
     choice: Choice = "standardised"
-    """How scores become a choice. standardised: ours; paper: Eq. 9 and 2; greedy: epsilon-greedy on the
-    scores; uniform: random advice."""
+    """How an adviser is chosen from the scores. standardised: softmax of standardised values; paper: Eq. 9 and 2;
+    greedy: epsilon-greedy on the scores; uniform: at random."""
     use_trust: bool = True
-    """The trust term v^T (Eq. 4, 5), one value per asker and adviser; without it the critic and agent values
+    """Use the trust term v^T (Eq. 4, 5), one value per asker and adviser. Without it, the critic and agent values
     are on by default."""
     use_agent_values: bool | None = None
-    """The agent-value term v^A (Eq. 6, 7), one value per adviser, shared by the group; by default on, but off
-    beside in-context trust, which has learned from the whole group already."""
+    """Use the agent-value term v^A (Eq. 6, 7), one value per adviser, shared by the group. On by default, except with
+    kinds of trust that learn from the whole group."""
     use_critic: bool | None = None
-    """The critic term v^C (Eq. 3): the asker's own Q of each suggestion; by default as use_agent_values."""
+    """Use the critic term v^C (Eq. 3): the asker's own Q-value of each suggestion. Same default as use_agent_values."""
     use_advantage: bool = True
-    """Trust and agent values of advantages instead of returns (Eq. 8)."""
+    """Compute trust and agent values from advantages instead of returns (Eq. 8)."""
     follow_steps: int = limited(10, "[1, inf)")
-    """Steps that a member follows an adviser before it chooses again. Typical: 1 to 100."""
+    """Steps for which a member follows an adviser before it chooses again. Typical: 1 to 100."""
     follow_across_episodes: bool = False
-    """Let the count of follow_steps run on over the end of an episode, as the paper does; otherwise a new
-    episode forces a new choice."""
+    """Keep following the same adviser when an episode ends before follow_steps, as in the paper; otherwise a member
+    chooses again at the start of every episode."""
     switch_ratio: int = limited(0, "[0, inf)")
-    """Peer epochs per solo epoch, in which everybody follows itself; 0: no solo epochs."""
+    """Number of peer epochs before each solo epoch, in which all members follow themselves; 0: no solo epochs."""
     max_peer_epochs: int | None = limited(None, "[0, inf)")
-    """Advice only in the first so many epochs, then everybody follows itself; by default in all."""
+    """Number of epochs with advice, after which all members follow themselves; by default all epochs."""
     only_follow_others: bool = False
-    """Never choose oneself."""
+    """Members never choose themselves."""
     sample_with_noise: bool = True
-    """Other members suggest what they would do while exploring (SAC: a sample), not their mean action."""
+    """Members answer others with an action sampled from their policy (SAC) instead of its mode."""
     epsilon: float | None = limited(None, "[0, 1]")
-    """Share of choices that are uniform, whatever the scores say, 0 to 1; by default the one of the `choice`."""
+    """Share of choices, 0 to 1, that are uniform over all advisers; the default depends on choice."""
     self_share: float | None = limited(None, "[0, 1]")
-    """Share of choices that a member keeps for itself, whatever the scores say, so that it learns to stand alone;
-    by default the one of the `choice`. 0 to 1."""
+    """Share of choices, 0 to 1, in which a member follows itself regardless of the scores, so that it learns to act
+    without advice; the default depends on choice."""
     temperature: tuple[float, ...] = limited((), "[1e-6, 1e6]")
-    """Temperature of the softmax over the scores (Eq. 2); one value, or one per member; by default the
-    one of the `choice`."""
+    """Temperature of the softmax over the scores (Eq. 2); one value, or one per member; the default depends on
+    choice."""
     temperature_decay: tuple[float, ...] = limited((0.0,), "[0, inf)")
-    """T = T0 exp(-decay * epoch); one value, or one per member."""
+    """Decay rate of the temperature: T = T0 exp(-decay * epoch); one value, or one per member."""
     lr: float | None = limited(None, "(0, 1]")
-    """alpha of trust and agent values (Eq. 5, 7), in (0, 1]; by default the one of the `choice`."""
+    """Learning rate alpha of trust and agent values (Eq. 5, 7), in (0, 1]; the default depends on choice."""
     init_trust_values: float = 200.0
-    """Trust of every pair at the start."""
+    """Initial trust of every asker in every adviser."""
     init_agent_values: float = 200.0
-    """Agent value of every adviser at the start."""
+    """Initial agent value of every adviser."""
     trust_buffer_size: int = limited(1000, "[1, inf)")
-    """Last transitions with the adviser followed, from which trust is estimated."""
+    """Number of last transitions from which trust is estimated."""
     trust_batch_size: int = limited(10, "[1, inf)")
-    """Transitions per update of trust; agent values take max(1, this // N) of every member."""
+    """Transitions per update of trust; an update of agent values uses max(1, trust_batch_size // n_peers) transitions
+    of every member."""
     byzantine_members: tuple[str, ...] = ()
-    """Members that answer others with something else than they would do: MEMBER:sign-flip, MEMBER:random,
-    MEMBER:noise[:SCALE] (docs/robustness.md)."""
+    """Members that give other members changed suggestions: MEMBER:sign-flip, MEMBER:random, MEMBER:noise[:SCALE]
+    (docs/robustness.md)."""
     shuffle_advisers: bool = False
-    """Every replica has the fixed advisers in an order of its own, so that no place in the group means
-    anything."""
+    """Shuffle the fixed advisers in every replica, so that an adviser's position carries no information."""
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Where the run goes and what it says on the way."""
+    """The run folder, evaluations, logs and checkpoints."""
 
     exp_name: str | None = None
-    """Name of the run folder; by default made of environment, algorithm, group size and seed."""
+    """Name of the run folder; by default composed of environment, algorithm, group size and seed."""
     log_dir: str = "experiments"
-    """Folder that holds the run folders."""
+    """Parent folder of the run folders."""
     overwrite: bool = False
     """Replace an existing run folder."""
     eval_freq: int = limited(5000, "[0, inf)")
-    """Steps between evaluations on separate environments; 0: never."""
+    """Steps between evaluations, which use separate environments; 0: no evaluations."""
     n_eval_episodes: int = limited(10, "[1, inf)")
-    """Episodes of every member in an evaluation."""
+    """Episodes per member in an evaluation."""
     eval_modes: tuple[EvalMode, ...] = ("alone",)
-    """Ways to evaluate the members. alone: each by itself, without advice; together: the group with advice, where
-    neither members nor trust learn. Reports and comparisons use the episodes alone."""
+    """Evaluation modes. alone: each member without advice; together: the group with advice, while neither members nor
+    trust learn. Reports and comparisons use the episodes of mode alone."""
     success: Literal["last", "any"] = "last"
-    """An episode succeeds if the environment reports success in its last step, or in any step of it."""
+    """An episode is a success if the environment reports success in its last step (last) or in any step (any)."""
     log_freq: int = limited(500, "[1, inf)")
     """Steps between rows of metrics.csv and advice.csv."""
     checkpoint_freq: int = limited(50_000, "[0, inf)")
-    """Steps between checkpoints; 0: only at the beginning and the end."""
+    """Steps between checkpoints; 0: only at the start and the end."""
     keep_checkpoints: int = limited(2, "[1, inf)")
-    """The newest so many checkpoints stay on the disk, at least 1."""
+    """Number of checkpoints to keep, at least 1; older ones are deleted."""
     use_tensorboard: bool = False
-    """Write the metrics for TensorBoard as well."""
+    """Also write the metrics for TensorBoard."""
     use_wandb: bool = False
-    """Send the metrics to Weights & Biases as well."""
+    """Also log the metrics to Weights & Biases."""
     wandb_project: str = "peerage"
-    """Project there."""
+    """Weights & Biases project."""
     verbose: int = limited(1, "[0, 2]")
     """0: silent; 1: progress; 2: every event."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """Everything about one training."""
+    """The complete configuration of a training."""
 
     env: str = "LunarLander-v3"
     """A Gymnasium id with flat Box observations and Box or Discrete actions (`peerage envs`)."""
     env_args: dict[str, Any] = field(default_factory=dict)
-    """Arguments of the environment's constructor, `name=value`."""
+    """Arguments of the environment's constructor, as in `name=value`."""
     perturb: dict[str, Any] = field(default_factory=dict)
-    """Disturb the training, not its evaluations: observation_noise, action_noise, sticky_actions, action_delay,
-    dropped_advice, and what the environment can change (gravity, mass_scale, ...) as a value or a range LOW..HIGH drawn
-    anew per episode (docs/robustness.md)."""
+    """Perturbations of the training, but not of its evaluations: observation_noise, action_noise, sticky_actions,
+    action_delay, dropped_advice, and knobs of the environment (gravity, mass_scale, ...) as a value or as a range
+    LOW..HIGH that is sampled in every episode (docs/robustness.md)."""
     n_peers: int = limited(4, "[1, 64]")
-    """Learners in the group, 1 to 64."""
+    """Number of members (learners) of the group, 1 to 64."""
     advisers: tuple[str, ...] = ()
-    """Fixed advisers: expert, adversary, random, constant[:ACTION], negated:ADVISER,
-    checkpoint:PATH[:MEMBER]; to put trust to the proof turncoat, convert, regional:a, regional:b,
-    noise:[SCALE:]ADVISER, sign-flip:ADVISER, colluding[:NAME]; or a name registered with `peerage.register_adviser`."""
+    """Fixed advisers: expert, adversary, random, constant[:ACTION], negated:ADVISER, checkpoint:PATH[:MEMBER]; for
+    tests of trust: turncoat, convert, regional:a, regional:b, noise:[SCALE:]ADVISER, sign-flip:ADVISER,
+    colluding[:NAME]; or a name registered with `peerage.register_adviser`."""
     replicas: int = limited(1, "[1, 10000]")
-    """Independent copies of the whole group, each with another seed: the unit of statistics."""
+    """Independent copies of the whole group with different seeds. Statistics treat each replica as one sample."""
     seed: int = limited(0, "[0, inf)")
-    """Fixes every random draw of the run."""
+    """Seed of all random numbers of the run."""
     total_timesteps: int | None = limited(None, "[1, inf)")
-    """Environment steps of every member; by default n_epochs * epoch_length, which it beats."""
+    """Environment steps per member; overrides n_epochs. By default n_epochs * epoch_length."""
     n_epochs: int = limited(100, "[1, inf)")
     """Length of the run in epochs."""
     epoch_length: int = limited(1000, "[1, inf)")
-    """Steps in an epoch, the clock of temperature decay, switch_ratio and max_peer_epochs."""
+    """Steps per epoch, the unit of temperature_decay, switch_ratio and max_peer_epochs."""
     device: str = "auto"
-    """cpu, cuda, cuda:N, or auto: a GPU where there is one."""
+    """cpu, cuda, cuda:N, or auto (a GPU if one is available)."""
     threads: int | None = limited(None, "[1, 1024]")
-    """CPU threads of torch; by default chosen by network size (docs/performance.md)."""
+    """CPU threads used by torch; the default depends on the size of the networks (docs/performance.md)."""
     exchange: tuple[str, ...] = one_of((), EXCHANGES)
-    """What members exchange after learning, beside any advice: average (the mean of the members' parameters); by
+    """What members exchange after learning, in addition to advice: average (the mean of the members' parameters); by
     default nothing."""
     exchange_freq: int = limited(1000, "[1, inf)")
-    """Steps between two exchanges."""
+    """Steps between exchanges."""
     learner: Any = field(default_factory=lambda: learner_part()())
     advice: AdviceConfig = field(default_factory=AdviceConfig)
     methods: Mapping[str, Any] = field(default_factory=dict)
-    """Part -> the settings of a kind of trust or an exchange. Attributes read them: `config.context`."""
+    """Part -> the settings of a kind of trust or an exchange. Parts are also attributes: `config.context`."""
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
         known = method_parts()
         if unknown := [part for part in self.methods if part not in known]:
-            raise UserError(f"no method has the settings {unknown[0]!r}: use one of {', '.join(known)}")
+            raise UserError(f"unknown part of the configuration {unknown[0]!r}: use one of {', '.join(known)}")
         methods = {part: self.methods.get(part) or cls() for part, cls in known.items()}
         object.__setattr__(self, "methods", methods)
 
@@ -183,13 +180,13 @@ class Config:
 
     @property
     def steps(self) -> int:
-        """Environment steps of every member."""
+        """Environment steps per member."""
         return self.n_epochs * self.epoch_length if self.total_timesteps is None else self.total_timesteps
 
 
 def learner_part() -> type:
-    """The dataclass of the part `learner`: `algorithm`, and a tuple for every setting of the registered learners. An
-    empty tuple takes the learner's default."""
+    """The dataclass of the part `learner`: `algorithm`, and one tuple for every setting of the registered learners. An
+    empty tuple selects the learner's default."""
     names: Any = Literal.__getitem__(("auto", *LEARNERS))
     made: dict[str, Any] = {"algorithm": tuple[names, ...]}
     limits: dict[str, str] = {}
@@ -214,7 +211,7 @@ _ALGORITHM = "Learning algorithm; auto takes sac for Box actions and dqn for Dis
 
 
 def method_parts() -> dict[str, type]:
-    """Part -> the settings of the registered kinds of trust and exchanges that have settings."""
+    """Part -> settings class, for the registered kinds of trust and exchanges that have settings."""
     found: dict[str, type] = {}
     methods: list[TrustMethod | ExchangeMethod] = [*TRUST.methods.values(), *EXCHANGES.methods.values()]
     for method in methods:
@@ -224,7 +221,7 @@ def method_parts() -> dict[str, type]:
 
 
 def parts() -> dict[str, type]:
-    """The tree: the class of each part by name; "" is the top."""
+    """The class of each part of the tree by name; "" is the top level."""
     return {"": Config, "learner": learner_part(), "advice": AdviceConfig, **method_parts(), "run": RunConfig}
 
 
@@ -233,19 +230,19 @@ class Setting:
     """One field of the tree."""
 
     key: str
-    """Its name wherever settings have no parts: on the command line, in sweeps, in Python. The name of the field; for
-    a field whose name an earlier part has taken, `part_field`."""
+    """The name outside the tree: on the command line, in sweeps, in Python. It is the name of the field, or
+    `part_field` if an earlier part has a field of this name."""
     part: str
     name: str
     hint: Any
     default: Any
     doc: str
     interval: str | None
-    """The values that its numbers may have."""
+    """The permitted values of its numbers, such as `(0, 1]`."""
 
 
 def settings() -> dict[str, Setting]:
-    """Every field of the tree by its key, in order."""
+    """All fields of the tree by key, in order."""
     found: dict[str, Setting] = {}
     for part, cls in parts().items():
         texts, limits, types = _texts(part, cls), intervals(cls), hints(cls)
@@ -255,6 +252,8 @@ def settings() -> dict[str, Setting]:
             key = f.name if f.name not in found else f"{part}_{f.name}"
             default = f.default_factory() if callable(f.default_factory) else f.default
             text, limit = texts.get(f.name, ""), limits.get(f.name)
+            if isinstance(names := f.metadata.get("names"), Registry) and (about := names.about()):
+                text = f"{text} {about}."
             found[key] = Setting(key, part, f.name, types[f.name], default, text, limit)
     return found
 
@@ -275,17 +274,17 @@ def _texts(part: str, cls: type) -> dict[str, str]:
 
 
 def changed(config: Config, changes: Mapping[str, Mapping[str, Any]]) -> Config:
-    """`config` with other values in its parts: part -> field -> value."""
+    """`config` with some fields replaced. `changes`: part -> field -> value."""
     made = {part: replace(getattr(config, part), **changes.get(part, {})) for part in parts() if part}
     methods = {part: made.pop(part) for part in method_parts()}
     return replace(config, **made, methods=methods, **changes.get("", {}))
 
 
 def with_settings(config: Config, values: Mapping[str, Any]) -> Config:
-    """`config` with the settings `values` (by key, see `settings`) replaced; lists become tuples.
+    """`config` with some settings replaced. `values`: key (see `settings`) -> value; lists become tuples.
 
-    `n_epochs` without `total_timesteps` resets `total_timesteps`, so that the length that is given takes effect. Raises
-    UserError for a key that is not a setting.
+    `n_epochs` without `total_timesteps` resets `total_timesteps` to None, because that would override it. Raises
+    UserError for an unknown key.
     """
     if "n_epochs" in values and "total_timesteps" not in values:
         config = replace(config, total_timesteps=None)
@@ -293,20 +292,20 @@ def with_settings(config: Config, values: Mapping[str, Any]) -> Config:
     changes: dict[str, dict[str, Any]] = {part: {} for part in parts()}
     for key, value in values.items():
         if key not in known:
-            raise UserError(f"there is no setting {key!r}{nearest(key, list(known))}")
+            raise UserError(f"unknown setting {key!r}{nearest(key, list(known))}")
         setting = known[key]
         changes[setting.part][setting.name] = tuple(value) if isinstance(value, list) else value
     return changed(config, changes)
 
 
 def with_part(config: Config, part: str, **values: Any) -> Config:
-    """`config` with other values of the fields of one part."""
+    """`config` with some fields of one part replaced."""
     return changed(config, {part: values})
 
 
 RESUMABLE = ("checkpoint_freq", "keep_checkpoints", "use_tensorboard", "use_wandb", "wandb_project", "verbose")
-"""Fields of `RunConfig` that a resume may change: nothing that is trained or logged depends on them."""
+"""Fields of `RunConfig` that may change on resuming, because neither training nor logged values depend on them."""
 HARDWARE_FIELDS = ("device", "threads")
-"""Fields of `Config` that a resume may change, but then the run does not continue bit for bit."""
+"""Fields of `Config` that may change on resuming; the continued run is then not bit-identical."""
 FREE = {"exp_name", "log_dir", "overwrite", *RESUMABLE, *HARDWARE_FIELDS}
-"""The fields in which two configurations of one training may differ."""
+"""Fields in which two configurations of the same training may differ."""

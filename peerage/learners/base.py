@@ -100,6 +100,13 @@ class Learner:
         method says that it `has_action_value`."""
         raise NotImplementedError
 
+    def action_values(self, obs: Tensor, actions: Tensor) -> Tensor:
+        """`action_value` of several actions in each state: `obs [S, B, obs]`, `actions [S, B, K, act]` ->
+        `[S, B, K]`."""
+        rows, states, count, width = actions.shape
+        q = self.action_value(obs.repeat_interleave(count, dim=1), actions.reshape(rows, states * count, width))
+        return q.view(rows, states, count)
+
     def observe(self, transition: Transition) -> None:
         """One step of every member was made."""
 

@@ -105,14 +105,15 @@ def resolve_advice(advice: AdviceConfig, has_action_value: bool = True) -> Advic
         if getattr(advice, name) in (None, ())
     }
     unread = not advice.use_trust or advice.choice == "uniform"
-    if unread and advice.trust not in (None, "td"):
+    placeholder = ADVICE_DEFAULTS["uniform"]["trust"]
+    if unread and advice.trust not in (None, placeholder):
         why = "--choice uniform" if advice.choice == "uniform" else "--no-use-trust"
         raise UserError(f"--trust {advice.trust} with {why}: no choice would read it; leave one of the two out")
     if unread:
-        missing["trust"] = "td"
+        missing["trust"] = placeholder
     resolved = replace(advice, **missing)
-    # The other signals add nothing to in-context trust (docs/results/transformer-trust.md)
-    beside = resolved.trust != "in-context" or not resolved.use_trust
+    assert resolved.trust is not None
+    beside = not TRUST[resolved.trust].stands_alone or not resolved.use_trust
     for name in ("use_critic", "use_agent_values"):
         if getattr(resolved, name) is None:
             missing[name] = beside and (has_action_value or name != "use_critic")

@@ -1,1 +1,1 @@
-"""Figures and pages made from run folders."""
+"""Figures and HTML pages from run folders."""

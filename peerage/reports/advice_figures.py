@@ -1,4 +1,4 @@
-"""Figures of advice over time: whom the members trust, and whom they follow. Matrices are in `heatmaps`."""
+"""Figures of advice over time: whom the members trust and whom they follow. `heatmaps` has the matrices."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pandas as pd
 
 from peerage.reports import heatmaps
 from peerage.reports.drawing import (
-    MANY,
+    MAX_MEMBERS,
     Draft,
     StepScale,
     adviser_colour,
@@ -21,20 +21,21 @@ from peerage.reports.drawing import (
     line_style,
     new_figure,
 )
-from peerage.reports.heatmaps import COMPONENTS, capital
+from peerage.reports.heatmaps import capital
 from peerage.statistics import summaries
-from peerage.text import short
+from peerage.statistics.advice_log import signals_in_use, trust_curves
+from peerage.text import listing, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 BINS = 50
-"""Points in time of the stacked areas: fewer than the log has, so that counts are not mere noise."""
+"""Largest number of points of the stacked areas: each sums several rows of the log, which reduces the noise."""
 
 
 def makers(metrics: pd.DataFrame, advice: pd.DataFrame) -> list[Callable[[], Draft | None]]:
-    """All figures about advice in the order of the report; one without data makes None."""
+    """Functions that draw the figures about advice, in the order of the report; without data they return None."""
     return [
         lambda: heatmaps.trust_matrix(advice),
         lambda: follow_over_time(advice),
@@ -46,7 +47,10 @@ def makers(metrics: pd.DataFrame, advice: pd.DataFrame) -> list[Callable[[], Dra
         lambda: heatmaps.trust_heatmaps(advice),
         lambda: heatmaps.follow_heatmaps(advice),
         lambda: heatmaps.components_matrix(advice),
-        *(lambda column=column: component_by_asker(advice, column) for column in COMPONENTS),
+        *(
+            lambda column=column, title=title: component_by_asker(advice, column, title)
+            for column, title in signals_in_use(advice).items()
+        ),
     ]
 
 
@@ -54,28 +58,28 @@ def makers(metrics: pd.DataFrame, advice: pd.DataFrame) -> list[Callable[[], Dra
 
 
 def follow_over_time(advice: pd.DataFrame) -> Draft | None:
-    """Stacked areas: how each asker's choices are shared out among the advisers."""
+    """Stacked areas: the share of each adviser in each asker's choices."""
     from matplotlib.patches import Patch
 
     if advice["adviser"].nunique() < 2 or advice["chosen"].sum() == 0:
         return None
-    many = advice["asker"].nunique() > MANY
+    many = advice["asker"].nunique() > MAX_MEMBERS
     source = summaries.with_roles(advice) if many else advice
     shares = summaries.choice_shares(source, bins=BINS, pool=many)
-    names = _order(source, many)
+    names = summaries.legend_order(source)
     scale = StepScale(float(advice["step"].max()))
     figure, grid = _panels(shares)
     for axes, (asker, table) in zip(grid, _askers(shares)):
         table = table.reindex(columns=names, fill_value=0.0).fillna(0.0)
         x = scale(table.index)
-        # A row counts the choices since the row before: the first one holds back to there, nobody chose before that.
+        # A row counts the choices since the row before, so the first row extends back to there.
         before = advice["step"][advice["step"] < advice["step"][advice["chosen"] > 0].min()]
         x, table = np.append(scale(before.max() if len(before) else 0), x), pd.concat([table.iloc[:1], table])
         areas = axes.stackplot(
             x, 100 * table.to_numpy().T, colors=[adviser_colour(name) for name in names], lw=0.4, ec="white"
         )
         for area, name in zip(areas, names):
-            # Hatched where the asker follows itself or an adversary: readable without colour too.
+            # Hatched where the asker follows itself or an adversary, to be readable without colour.
             if name.startswith(("adversary", "negated", "sign-flip", "colluding")):
                 area.set(hatch="////", ec="#FFFFFFAA")
             elif name == asker:
@@ -88,56 +92,55 @@ def follow_over_time(advice: pd.DataFrame) -> Draft | None:
     handles = [Patch(color=adviser_colour(name)) for name in names]
     legend(figure, handles, [short(name) for name in names])
     caption = (
-        "Whom each member chose to follow, in percent of its choices, mean over replicas"
+        "Advisers that each member chose to follow, in percent of its choices; mean over replicas"
         + (f" and over all {advice['asker'].nunique()} members" if many else "")
-        + f". By lot, each of {advice['adviser'].nunique()} advisers would get an equal share."
+        + f". Random choice would give each of {advice['adviser'].nunique()} advisers an equal share."
     )
     return Draft("follow_over_time", "Whom the members follow", caption, figure, "Trust")
 
 
 def trust_over_time(advice: pd.DataFrame) -> Draft | None:
-    """Small multiples, a panel per asker: the score of every adviser over steps."""
+    """A panel per asker: the score of every adviser over steps."""
     caption = (
-        "Score of every adviser in the eyes of each member at its last choice before the point in time, mean over "
-        "replicas: the opinion of one moment and one state, so it jumps; whom a member follows on the whole is above."
+        "Score that each member gave every adviser at its last choice before each step, mean over replicas. It depends "
+        "on the state at that choice and therefore fluctuates; the shares of choices are shown above."
     )
     figure = _by_asker(advice, "score", "score")
     return None if figure is None else Draft("trust_over_time", "How advisers are scored", caption, figure, "Trust")
 
 
-def component_by_asker(advice: pd.DataFrame, column: str) -> Draft | None:
-    """One signal as in `trust_over_time`; for groups that have a panel for each asker."""
-    if advice["asker"].nunique() > MANY:
-        return None  # `components_over_time` shows their mean already
-    words = COMPONENTS[column]
+def component_by_asker(advice: pd.DataFrame, column: str, words: str) -> Draft | None:
+    """One signal as in `trust_over_time`; only for groups with a panel per asker."""
+    if advice["asker"].nunique() > MAX_MEMBERS:
+        return None  # `components_over_time` shows the mean
     figure = _by_asker(advice, column, words, zoom=True)
     caption = (
-        f"{capital(words)} of every adviser in the eyes of each member, mean over replicas. Initial "
-        "values far from what is learned lie outside the picture."
+        f"{capital(words)} of every adviser as computed by each member, mean over replicas. Initial values far "
+        "from the learned ones are outside the axes."
     )
     title = f"{capital(words)} by asking member"
     return None if figure is None else Draft(f"{column}_by_asker", title, caption, figure, "Signals")
 
 
 def _by_asker(advice: pd.DataFrame, column: str, words: str, zoom: bool = False) -> Figure | None:
-    """A panel per asker with a line per adviser; a large group, or askers that agree, in one panel."""
+    """A panel per asker with a line per adviser; a large group, or askers with equal values, in one panel."""
     if advice[column].isna().all() or advice["adviser"].nunique() < 2:
         return None
-    many = advice["asker"].nunique() > MANY
+    many = advice["asker"].nunique() > MAX_MEMBERS
     source = summaries.with_roles(advice) if many else advice
     if many:
         source = source.assign(asker="all members")
     values = summaries.pair_means(source, column)
     agree = not many and advice["asker"].nunique() > 1 and values.groupby(level="step").nunique().to_numpy().max() == 1
-    if agree:  # the group's agent values are one vector
+    if agree:  # agent values are shared by the group
         values = values.loc[[values.index[0][0]]]
-    names = [name for name in _order(source, many) if name in values.columns]
+    names = [name for name in summaries.legend_order(source) if name in values.columns]
     scale = StepScale(float(advice["step"].max()))
     figure, grid = _panels(values)
     for axes, (asker, table) in zip(grid, _askers(values)):
         lines = _lines(axes, scale, table, names)
-        whole = "mean over all members" if many else "the same for every asking member"
-        axes.set_title(whole if many or agree else f"{asker} asks", loc="left")
+        pooled = "mean over all members" if many else "the same for every asking member"
+        axes.set_title(pooled if many or agree else f"{asker} asks", loc="left")
     if zoom:
         _skip_start(grid[0], values.droplevel("asker"))
     _outer(grid, words)
@@ -168,114 +171,96 @@ def right_wrong(metrics: pd.DataFrame) -> Draft | None:
     axes.set_title("Right and wrong choices", loc="left", fontweight="bold")
     scale.label(axes)
     legend(figure, *axes.get_legend_handles_labels())
-    caption = "Share of choices that followed a fixed adviser that was right or wrong there, mean over members"
+    caption = "Share of choices that followed a fixed adviser acting as expert (right) or as adversary (wrong), "
+    caption += "mean over members"
     if result.kind:
         caption += f" and {result.replicas} replicas; the bands are their {result.kind}"
-    return Draft("right_wrong", "Right and wrong choices", f"{caption}. The rest is neither.", figure, "Trust")
+    return Draft("right_wrong", "Right and wrong choices", f"{caption}. The others are neither.", figure, "Trust")
 
 
 def trust_model(metrics: pd.DataFrame, advice: pd.DataFrame) -> Draft | None:
-    """Loss of the trust model, confidence in it and its weight ω, each in a panel with a line per member."""
-    panels = []
-    for name, column, title in (
-        ("trust/loss", "", "loss of the trust model"),
-        ("trust/confidence", "confidence", "confidence"),
-        ("trust/omega", "omega", "weight of attention ω"),
-    ):
-        values = summaries.metric(metrics, name)
-        if values.empty and column:  # not among the metrics: it is the same for all advisers of an asker
-            values = summaries.member_values(advice.rename(columns={"asker": "member"}), column)
-        if len(values):
-            panels.append((title, values))
+    """What kinds of trust report about themselves over time, each in a panel with a line per member."""
+    panels = trust_curves(metrics, advice)
     if not panels:
         return None
     figure, grid = _grid(len(panels), lambda down: 0.9 + 2.4 * down if down > 1 else 3.6)
-    scale = StepScale(max(float(values["step"].max()) for _, values in panels))
+    scale = StepScale(max(float(values["step"].max()) for _, values, _ in panels))
     handles: dict[str, Any] = {}
-    for axes, (title, values) in zip(grid, panels):
+    for axes, (title, values, in_advice) in zip(grid, panels):
         result = draw_curve(axes, scale, values)
         axes.set_title(title, loc="left")
         scale.label(axes)
-        if title.startswith("loss"):
-            if values["value"].min() > 0 and values["value"].max() > 30 * values["value"].min():
-                axes.set_yscale("log")
-                # matplotlib's own labels are formulas, which the style does not set.
-                axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-                axes.yaxis.set_minor_formatter(lambda value, _: "")
-        else:
-            axes.set_ylim(0, 1 if title == "confidence" else max(0.5, 1.05 * float(values["value"].max())))
+        low, high = float(values["value"].min()), float(values["value"].max())
+        if in_advice and low >= 0 and high <= 1:  # a share or a weight
+            axes.set_ylim(0, 1 if high > 0.5 else 0.5)
+        elif low > 0 and high > 30 * low:
+            axes.set_yscale("log")
+            # matplotlib's default labels are formulas, which the style disables.
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            axes.yaxis.set_minor_formatter(lambda value, _: "")
         handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels())}
     _trim(grid)
     legend(figure, list(handles.values()), list(handles))
-    caption = "What the trust model makes of its own history: its loss"
-    if len(panels) > 1:
-        caption += ", the confidence that follows from it, and the weight that attention trust gets in the hybrid"
-    elif panels[0][1].groupby(["step", "replica"])["value"].nunique().max() == 1:
-        caption += "; one model for the group, so all members' lines are the same"
+    caption = f"What the trust model reports about itself: {listing([title for title, _, _ in panels])}"
+    if len(panels) == 1 and panels[0][1].groupby(["step", "replica"])["value"].nunique().max() == 1:
+        caption += "; the group shares one model, so that the lines of all members coincide"
     caption += f"; the band is the {result.kind} over {result.replicas} replicas." if result.kind else "."
     return Draft("trust_model", "The trust model", caption, figure, "Trust")
 
 
 def components_over_time(advice: pd.DataFrame) -> Draft | None:
-    """A panel per signal that makes the score: mean over askers of self, other members, fixed advisers."""
-    present = [column for column in COMPONENTS if advice[column].notna().any()]
+    """A panel per signal behind the score: mean over askers for self, other members and each fixed adviser."""
+    present = signals_in_use(advice)
     if not present or advice["adviser"].nunique() < 2:
         return None
     source = summaries.with_roles(advice).assign(asker="all")
     scale = StepScale(float(advice["step"].max()))
-    names = _order(source, True)
+    names = summaries.legend_order(source)
     figure, grid = _grid(len(present), lambda down: 1.0 + 2.3 * down if down > 1 else 3.6, sharex=True)
     handles: dict[str, object] = {}
     for axes, column in zip(grid, present):
         table = summaries.pair_means(source, column).droplevel("asker")
         shown = [name for name in names if name in table.columns]
         handles |= dict(zip(shown, _lines(axes, scale, table, shown)))
-        axes.set_title(COMPONENTS[column], loc="left")
+        axes.set_title(present[column], loc="left")
         _skip_start(axes, table)
     _trim(grid)
     legend(figure, list(handles.values()), [short(name) for name in handles])
     caption = (
-        "The signals that scores are made of, by what the adviser is to the asker; mean over members and "
-        "replicas. Initial values far from what is learned lie outside the picture."
+        "The signals that the score combines, by the role of the adviser; mean over members and replicas. Initial "
+        "values far from the learned ones are outside the axes."
     )
-    return Draft("components_over_time", "What the scores are made of", caption, figure, "Trust")
+    return Draft("components_over_time", "The signals behind the scores", caption, figure, "Trust")
 
 
 def _skip_start(axes: Axes, table: pd.DataFrame) -> None:
-    """Do not let initial values (200, say) hide what was learned: scale to the last four fifths of the run."""
+    """Scale the y axis to the last four fifths of the run if initial values (200) would hide the learned ones."""
     late = table[table.index > 0.2 * table.index.max()]
     if not late.notna().to_numpy().any():
         return
     low, high = float(np.nanmin(late.to_numpy())), float(np.nanmax(late.to_numpy()))
-    whole = float(np.nanmax(table.to_numpy()) - np.nanmin(table.to_numpy()))
-    if low < high and whole > 5 * (high - low):
+    full_range = float(np.nanmax(table.to_numpy()) - np.nanmin(table.to_numpy()))
+    if low < high and full_range > 5 * (high - low):
         margin = 0.1 * (high - low)
         axes.set_ylim(low - margin, high + margin)
 
 
 def choice_entropy(metrics: pd.DataFrame, advice: pd.DataFrame) -> Draft | None:
-    """Entropy of the choice's distribution over advisers; ln K would be choice by lot."""
+    """Entropy of the distribution over advisers in a choice; ln K for a random choice."""
     values = summaries.metric(metrics, "advice/choice_entropy")
     advisers = advice["adviser"].nunique()
     if values.empty or advisers < 2:
         return None
-    lot = (math.log(advisers), f"by lot: ln {advisers} = {math.log(advisers):.2f}")
-    within = (0.0, lot[0])
-    draft = curve("choice_entropy", "Choice entropy", "entropy (nats)", values, reference=lot, within=within)
+    random_choice = (math.log(advisers), f"random choice: ln {advisers} = {math.log(advisers):.2f}")
+    within = (0.0, random_choice[0])
+    draft = curve("choice_entropy", "Choice entropy", "entropy (nats)", values, reference=random_choice, within=within)
     if draft is None:
         return None
-    caption = f"{draft.caption} 0: always the same adviser; ln {advisers}: by lot among {advisers} advisers."
+    caption = f"{draft.caption} 0: always the same adviser; ln {advisers}: random choice among {advisers} advisers."
     return Draft(draft.name, draft.title, caption, draft.figure, "Trust")
 
 
 # --- shared by the figures over time --------------------------------------------------------------
-
-
-def _order(source: pd.DataFrame, many: bool) -> list[str]:
-    """Names in the order of the legend: members or roles first, then the fixed advisers."""
-    names = summaries.advisers_of(source)
-    roles = [name for name in ("self", "other members") if name in names]
-    return roles + [name for name in names if name not in roles] if many else names
 
 
 def _askers(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
@@ -285,7 +270,7 @@ def _askers(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
 
 def _panels(table: pd.DataFrame) -> tuple[Figure, Any]:
-    """Figure and axes on one scale, one for every asker of a table with index (asker, step)."""
+    """A figure with axes on a common scale, one per asker of a table with index (asker, step)."""
     number = table.index.unique("asker").size
     return _grid(number, lambda down: 1.2 + 2.1 * down if number > 1 else 3.8, sharex=True, sharey=True)
 
@@ -293,7 +278,7 @@ def _panels(table: pd.DataFrame) -> tuple[Figure, Any]:
 def _grid(
     number: int, height: Callable[[int], float], sharex: bool = False, sharey: bool = False
 ) -> tuple[Figure, Any]:
-    """Figure and this many axes, two in a row; `height` says how many inches so many rows take."""
+    """A figure with `number` axes, two per row; `height`: number of rows -> height of the figure in inches."""
     across = _across(number)
     down = math.ceil(number / across)
     figure = new_figure(height(down))
@@ -308,7 +293,7 @@ def _across(number: int) -> int:
 
 
 def _trim(grid: Any) -> None:
-    """Take the x labels of all but the lowest of each column away."""
+    """Remove the x labels of all axes except the lowest in each column."""
     for place, axes in enumerate(grid):
         if place + _across(len(grid)) >= len(grid):
             axes.tick_params(labelbottom=True)
@@ -317,7 +302,7 @@ def _trim(grid: Any) -> None:
 
 
 def _outer(grid: Any, ylabel: str) -> None:
-    """Label the outer axes alone."""
+    """Label the outer axes only."""
     for place, axes in enumerate(grid):
         axes.set_ylabel(ylabel if place % _across(len(grid)) == 0 else "")
     _trim(grid)

@@ -1,7 +1,7 @@
-"""The charts of one run's report: from its CSV files to the numbers that `plots` and `matrix` draw.
+"""The charts of the report of a run: the numbers that `plots` and `matrix` draw, from its CSV files.
 
-Every function takes DataFrames as `tables` reads them and returns HTML, empty where there is nothing to show.
-Long runs are thinned out: neighbouring rows become their mean (choices: their sum), so that a page stays small.
+Every function takes DataFrames as from `tables` and returns HTML, empty without data. In long runs neighbouring rows
+are merged into their mean (choices: their sum), so that the page stays small.
 """
 
 from __future__ import annotations
@@ -13,32 +13,31 @@ import numpy as np
 import pandas as pd
 
 from peerage.reports import matrix, plots
-from peerage.reports.drawing import MANY, OTHER_COLOURS, adviser_colour
-from peerage.reports.heatmaps import COMPONENTS, capital
+from peerage.reports.drawing import MAX_MEMBERS, OTHER_COLOURS, adviser_colour
+from peerage.reports.heatmaps import capital
 from peerage.reports.plots import Look, Series
 from peerage.runs.listeners import is_member
 from peerage.statistics import summaries
+from peerage.statistics.advice_log import signals_in_use, trust_curves
 from peerage.text import count, listing
 
 POINTS = 120
-"""Points of a curve at most: enough for its shape, and few enough that each is a mean over several episodes."""
+"""Largest number of points of a curve: enough for its shape, with several episodes per point."""
 AREA_POINTS = 60
-"""Points of the stacked areas: fewer than the log has, so that counts are not mere noise."""
+"""Largest number of points of the stacked areas: each sums several rows of the log, which reduces the noise."""
 TRACE_NUMBERS = 24_000
-"""Values of all traces of single askers together at most, some 14 bytes each."""
+"""Largest number of values in all traces of single askers together, about 14 bytes each."""
 MATRIX_NUMBERS = 90_000
-"""Values of the matrix at most, some 5 bytes each."""
+"""Largest number of values in the matrix, about 5 bytes each."""
 MATRIX_STEPS = (12, 50)
-"""Moments of the matrix: few of them at least, and at most."""
-SIGNALS = {"score": "score", **COMPONENTS}
-"""Columns of advice.csv that have a value for every adviser, in words."""
-FAINT = "#8fa6b8"
-"""Lines of a bundle that is known by its number alone."""
-START = "Initial values far from what is learned lie outside the picture."
+"""Smallest and largest number of steps that the matrix shows."""
+BUNDLE_COLOUR = "#8fa6b8"
+"""Colour of the lines of single members in a large group."""
+START_NOTE = "Initial values far from the learned ones are outside the axes."
 
 
 def thin(frame: pd.DataFrame, points: int) -> pd.DataFrame:
-    """The same rows on at most so many steps: each is the last of those that it now stands for."""
+    """The rows with their steps merged to at most `points`: each step becomes the last of its neighbours."""
     steps = np.unique(frame["step"].to_numpy())
     if len(steps) <= points:
         return frame
@@ -50,14 +49,14 @@ def thin(frame: pd.DataFrame, points: int) -> pd.DataFrame:
 
 
 def learning(evaluations: pd.DataFrame, metrics: pd.DataFrame) -> str:
-    """Return and success of evaluations, and return while training."""
+    """Return and success of evaluations, and return of training episodes."""
     success = summaries.member_values(evaluations, "success")
     success["value"] *= 100
     greedy, training = summaries.member_values(evaluations, "return"), summaries.metric(metrics, "train/return")
     parts = [
-        curve(greedy, "Evaluation return", "return of greedy episodes, alone and without advice"),
-        curve(success, "Success in evaluations", "share of greedy episodes with success", "", _percent(), (0, 100)),
-        curve(training, "Training return", "return of the episodes that the members learned from"),
+        curve(greedy, "Evaluation return", "return of episodes without exploration and advice"),
+        curve(success, "Success in evaluations", "share of these episodes with success", "", _percent(), (0, 100)),
+        curve(training, "Training return", "return of training episodes"),
     ]
     return "\n".join(filter(None, parts))
 
@@ -72,7 +71,8 @@ def curve(
 ) -> str:
     """Mean over replicas of the mean over members, its band over replicas, and a thin line per member.
 
-    `values` has step, replica, member, value, as `summaries.metric` gives, and lies `within`; `note` ends the caption.
+    `values` has step, replica, member, value, as from `summaries.metric`; `within` are its possible values; `note` is
+    appended to the caption.
     """
     if values.empty:
         return ""
@@ -81,35 +81,35 @@ def curve(
 
 
 def _curve(values: pd.DataFrame, within: summaries.Within = summaries.ANYTHING) -> tuple[list[Series], str]:
-    """The lines of `curve`, and what they are."""
+    """The lines of `curve`, and the caption that explains them."""
     thinned = summaries.member_values(thin(values, POINTS), "value")
     replicas, members = summaries.by_replica(thinned), summaries.by_member(thinned)
     result = summaries.spread(replicas.to_numpy(), within)
-    # One trust model for the whole group: its lines are all the same
+    # With one trust model for the group the lines of all members coincide.
     alike = members.shape[1] > 1 and members.nunique(axis=1).max() == 1
     number_of = 1 if alike else members.shape[1]
     series = []
     for k, member in enumerate(members.columns if number_of > 1 else []):
         line = members[member].dropna()
-        if number_of > MANY:
+        if number_of > MAX_MEMBERS:
             line = line.iloc[:: math.ceil(len(line) / 60)]
-            series.append(Series(member, line.index, line, colour=FAINT, thin=True, silent=True))
+            series.append(Series(member, line.index, line, colour=BUNDLE_COLOUR, thin=True, unlabelled=True))
         else:
-            dash = k % 4 >= 2  # their colours repeat as lighter and darker ones
+            dash = k % 4 >= 2  # colours repeat in lighter and darker shades
             series.append(Series(member, line.index, line, colour=adviser_colour(member), dash=dash, thin=True))
     alone = number_of == 1 and result.replicas == 1
     name = str(members.columns[0]) if alone and not alike else "mean"
     series.append(Series(name, replicas.index, result.mean, *_band(result)))
-    whole = [count(number_of, "member")] if number_of > 1 else []
-    whole += [f"{result.replicas} replicas"] if result.replicas > 1 else []
-    who = "the same for all members" if alike else str(members.columns[0])
-    text = f"mean over {' and '.join(whole)}{', the same for all members' if alike else ''}" if whole else who
+    over = [count(number_of, "member")] if number_of > 1 else []
+    over += [f"{result.replicas} replicas"] if result.replicas > 1 else []
+    single = "the same for all members" if alike else str(members.columns[0])
+    text = f"mean over {' and '.join(over)}{', the same for all members' if alike else ''}" if over else single
     if result.kind:
         text += f"; the band is the {result.kind} over replicas"
-        text += ", where all of them have a value" if replicas.isna().to_numpy().any() else ""
+        text += ", at steps where all have a value" if replicas.isna().to_numpy().any() else ""
     if number_of > 1:
         text += "; thin lines are single members"
-        text += ", mean over those of the same number in every replica" if result.replicas > 1 else ""
+        text += ", mean over the members with the same number in all replicas" if result.replicas > 1 else ""
     return series, f"{text}.{_thinned(values)}"
 
 
@@ -126,16 +126,16 @@ def _percent() -> Look:
 
 
 def listeners(advice: pd.DataFrame) -> str:
-    """The matrix of askers and advisers over time: choices, and every signal that was computed.
+    """The matrix of askers and advisers over time, with choices and every signal that was computed.
 
-    In a group of more than MANY members the advisers are pooled by what they are to the asker.
+    In a group of more than MAX_MEMBERS members the advisers are pooled by their role for the asker.
     """
     if advice["adviser"].nunique() < 2 or advice["chosen"].sum() == 0:
         return ""
     source, advisers = _pooled(advice[advice["step"] >= advice["step"][advice["chosen"] > 0].min()])
     askers = sorted(set(source["asker"]), key=summaries.natural)
     replicas = sorted(set(source["replica"]))
-    signals = [name for name in SIGNALS if source[name].notna().any()]
+    signals = _signals(source)
     a_moment = len(askers) * len(advisers) * (1 + len(signals))
     one_by_one = 1 < len(replicas) <= MATRIX_NUMBERS // (a_moment * MATRIX_STEPS[0]) - 1
     views = 1 + len(replicas) if one_by_one else 1
@@ -144,32 +144,32 @@ def listeners(advice: pd.DataFrame) -> str:
     steps = np.unique(source["step"].to_numpy())
 
     def array(values: pd.Series) -> np.ndarray:
-        """[V, T, A, K] of a series with index (replica, step, asker, adviser)."""
+        """`[V, T, A, K]` from a series with index (replica, step, asker, adviser)."""
         keys: list[Any] = [replicas, steps, askers, advisers]
-        whole = values.reindex(pd.MultiIndex.from_product(keys)).to_numpy(dtype=float)
-        whole = whole.reshape([len(key) for key in keys])
-        mean = summaries.spread(np.moveaxis(whole, 0, -1)).mean[None]
-        return np.concatenate([mean, whole]) if one_by_one else mean
+        full = values.reindex(pd.MultiIndex.from_product(keys)).to_numpy(dtype=float)
+        full = full.reshape([len(key) for key in keys])
+        mean = summaries.spread(np.moveaxis(full, 0, -1)).mean[None]
+        return np.concatenate([mean, full]) if one_by_one else mean
 
     grouped = source.groupby(["replica", "step", "asker", "adviser"])
     chosen = grouped["chosen"].sum()
     total = chosen.groupby(level=["replica", "step", "asker"]).transform("sum")
     choices = array(100 * chosen / total.where(total > 0))
     columns = [matrix.Column("choices", "share of choices (%)", choices, share=True)]
-    for name in signals:
-        columns.append(matrix.Column(SIGNALS[name], SIGNALS[name], array(grouped[name].mean())))
+    for name, title in signals.items():
+        columns.append(matrix.Column(title, title, array(grouped[name].mean())))
     average = "one replica" if len(replicas) == 1 else f"mean of {len(replicas)} replicas"
     caption = (
-        "Rows ask, columns advise; the framed cells are members that listen to themselves. Choices are counted, "
-        f"and signals averaged, since the step before. By lot, each of {advice['adviser'].nunique()} advisers would "
-        f"get {100 / advice['adviser'].nunique():.0f}% of the choices."
+        "Rows are asking members, columns their advisers; framed cells are members that follow themselves. Choices are "
+        f"counted, and signals averaged, since the step before. Random choice would give each of "
+        f"{advice['adviser'].nunique()} advisers {100 / advice['adviser'].nunique():.0f}% of the choices."
     )
     if len(signals):
-        caption += " A signal's colours say how high it is (blue), or below zero (orange), on a scale of its own."
+        caption += " Each signal has its own colour scale: blue for high values, orange for values below zero."
     if len(advisers) < advice["adviser"].nunique():
-        caption += " Advisers that are members are pooled: the asker itself, and all others."
+        caption += " Members are pooled into two advisers: the asker itself, and all others."
     if len(replicas) > 1:
-        caption += " The matrix is the mean over replicas" + (", or one of them." if one_by_one else ".")
+        caption += " The matrix is the mean over replicas" + (", or a single one." if one_by_one else ".")
     views_named = [average, *(f"replica {r}" for r in replicas)] if one_by_one else [average]
     return matrix.listeners(
         steps.tolist(), askers, advisers, columns, views=views_named, title="Step by step", caption=caption
@@ -177,7 +177,7 @@ def listeners(advice: pd.DataFrame) -> str:
 
 
 def shares(advice: pd.DataFrame) -> str:
-    """Stacked areas, a panel per asker: how its choices are shared out among the advisers."""
+    """Stacked areas, a panel per asker: the share of each adviser in its choices."""
     if advice["adviser"].nunique() < 2 or advice["chosen"].sum() == 0:
         return ""
     source, names = _pooled(advice)
@@ -187,13 +187,13 @@ def shares(advice: pd.DataFrame) -> str:
     panels = {}
     for asker in sorted(map(str, tables.index.unique("asker")), key=summaries.natural):
         table = tables.loc[[asker]].droplevel("asker").reindex(columns=names).fillna(0.0)
-        table = table.reindex(steps)  # a gap where it chose nobody
+        table = table.reindex(steps)  # a gap where it made no choice
         panels[asker] = [Series(name, table.index, table[name], colour=palette[name]) for name in names]
     over = ["replicas"] if advice["replica"].nunique() > 1 else []
     over += [f"all {advice['asker'].nunique()} members"] if many else []
-    caption = "Whom each member chose to follow" + (f", mean over {listing(over)}." if over else ".")
+    caption = "Advisers that each member chose to follow" + (f", mean over {listing(over)}." if over else ".")
     if len(tables) < len(steps) * len(panels):
-        caption += " Where nothing is drawn nobody chose, as before learning begins."
+        caption += " Gaps are steps without choices, as before learning begins."
     return plots.areas(panels, "share of choices", "Whom the members follow", caption=caption)
 
 
@@ -212,23 +212,22 @@ def right_wrong(metrics: pd.DataFrame) -> str:
             series.append(Series(label, table.index, result.mean, *_band(result), colour, dash))
     if result is None:
         return ""
-    caption = "Share of choices that followed a fixed adviser that was right or wrong there, mean over members. "
+    caption = "Share of choices that followed a fixed adviser acting as expert or adversary, mean over members. "
     caption += f"The bands are the {result.kind} over {result.replicas} replicas. " if result.kind else ""
-    return plots.curves(
-        series, "share of choices", "Right and wrong choices", caption=f"{caption}The rest is neither.", look=_percent()
-    )
+    caption += "The others are neither."
+    return plots.curves(series, "share of choices", "Right and wrong choices", caption=caption, look=_percent())
 
 
 def entropy(metrics: pd.DataFrame, advice: pd.DataFrame) -> str:
-    """Entropy of the choice's distribution over advisers; ln K would be choice by lot."""
+    """Entropy of the distribution over advisers in a choice; ln K for a random choice."""
     advisers = advice["adviser"].nunique()
     if advisers < 2:
         return ""
-    lot = (math.log(advisers), f"by lot: ln {advisers} = {math.log(advisers):.2f}")
-    note = f"0: always the same adviser; ln {advisers}: by lot among {advisers} advisers."
+    random_choice = (math.log(advisers), f"random choice: ln {advisers} = {math.log(advisers):.2f}")
+    note = f"0: always the same adviser; ln {advisers}: random choice among {advisers} advisers."
     values = summaries.metric(metrics, "advice/choice_entropy")
-    look = Look(reference=lot, ylim=(0.0, None))
-    return curve(values, "Choice entropy", "entropy (nats)", note, look, within=(0.0, lot[0]))
+    look = Look(reference=random_choice, ylim=(0.0, None))
+    return curve(values, "Choice entropy", "entropy (nats)", note, look, within=(0.0, random_choice[0]))
 
 
 # --- the signals behind the scores ----------------------------------------------------------------
@@ -236,13 +235,13 @@ def entropy(metrics: pd.DataFrame, advice: pd.DataFrame) -> str:
 
 def signals(advice: pd.DataFrame) -> str:
     """A panel per signal: mean over askers of self, other members and each fixed adviser, with bands."""
-    present = [name for name in SIGNALS if advice[name].notna().any()]
+    present = _signals(advice)
     if not present or advice["adviser"].nunique() < 2:
         return ""
     source = thin(summaries.with_roles(advice), POINTS)
-    names, panels, result = _order(source), {}, None
+    names, panels, result = summaries.legend_order(source), {}, None
     palette = _palette(names)
-    for column in present:
+    for column, title in present.items():
         known = source[["step", "replica", "adviser", column]].dropna()
         tables = known.groupby(["adviser", "step", "replica"])[column].mean().unstack("replica")
         lines = []
@@ -251,47 +250,39 @@ def signals(advice: pd.DataFrame) -> str:
                 table = tables.loc[name]
                 result = summaries.spread(table.to_numpy())
                 lines.append(_line(name, palette[name], table.index, result.mean, result))
-        panels[capital(SIGNALS[column])] = lines
-    caption = "The score and what it is made of, by what the adviser is to the asker; mean over members"
+        panels[capital(title)] = lines
+    caption = "The score and the signals behind it, by the role of the adviser; mean over members"
     if result is not None and result.kind:
         caption += f", with the {result.kind} over {result.replicas} replicas"
-    look = Look(apart=True, late=True)
-    return plots.multiples(panels, "", "Every signal over time", caption=f"{caption}. {START}", look=look)
+    look = Look(separate_scales=True, skip_start=True)
+    return plots.multiples(panels, "", "Every signal over time", caption=f"{caption}. {START_NOTE}", look=look)
 
 
 def trust_model(metrics: pd.DataFrame, advice: pd.DataFrame) -> str:
-    """Loss of the trust model, confidence in it and its weight ω, each in a panel with a line per member."""
+    """What kinds of trust report about themselves over time, each in a panel with a line per member."""
     panels, caption = {}, ""
-    for name, column, title in (
-        ("trust/loss", "", "Loss of the trust model"),
-        ("trust/confidence", "confidence", "Confidence in it"),
-        ("trust/omega", "omega", "Weight of attention ω"),
-    ):
-        values = summaries.metric(metrics, name)
-        if values.empty and column:  # not among the metrics: it is the same for all advisers of an asker
-            values = summaries.member_values(advice.rename(columns={"asker": "member"}), column)
-        if len(values):
-            panels[title], caption = _curve(values)
-    look = Look(apart=True, late=True)
-    words = f"What the trust model makes of its own history: {caption} {START}"
+    for title, values, _ in trust_curves(metrics, advice):
+        panels[capital(title)], caption = _curve(values)
+    look = Look(separate_scales=True, skip_start=True)
+    words = f"What the trust model reports about itself: {caption} {START_NOTE}"
     return plots.multiples(panels, "", "The trust model", caption=words, look=look)
 
 
 def traces(advice: pd.DataFrame) -> str:
-    """A figure per signal with a panel per asker and a line per adviser; for groups of up to MANY members."""
-    present = [name for name in SIGNALS if advice[name].notna().any()]
+    """A figure per signal with a panel per asker and a line per adviser; only for up to MAX_MEMBERS members."""
+    present = _signals(advice)
     askers = sorted(set(advice["asker"]), key=summaries.natural)
-    names = _order(advice)
+    names = summaries.legend_order(advice)
     palette = _palette(names)
-    if not present or len(names) < 2 or len(askers) > MANY:
+    if not present or len(names) < 2 or len(askers) > MAX_MEMBERS:
         return ""
     points = max(24, min(POINTS, TRACE_NUMBERS // (len(present) * len(askers) * len(names))))
     source, figures = thin(advice, points), []
-    for column in present:
+    for column, words in present.items():
         values = summaries.pair_means(source, column)
         shown = askers
         agree = len(askers) > 1 and values.groupby(level="step").nunique().to_numpy().max() == 1
-        if agree:  # the group's agent values are one vector
+        if agree:  # agent values are shared by the group
             shown = askers[:1]
         panels = {}
         for asker in shown:
@@ -299,32 +290,30 @@ def traces(advice: pd.DataFrame) -> str:
                 table = values.loc[[asker]].droplevel("asker")
                 title = "The same for every asking member" if agree else f"{asker} asks"
                 panels[title] = [_line(n, palette[n], table.index, table[n]) for n in names if n in table]
-        words = SIGNALS[column]
         mean = ", mean over replicas" if advice["replica"].nunique() > 1 else ""
-        caption = f"{capital(words)} of every adviser in the eyes of each member{mean}. {START}"
+        caption = f"{capital(words)} of every adviser as computed by each member{mean}. {START_NOTE}"
         title = f"{capital(words)} by asking member"
-        figures.append(plots.multiples(panels, "", title, caption=caption, look=Look(late=True)))
+        figures.append(plots.multiples(panels, "", title, caption=caption, look=Look(skip_start=True)))
     return "\n".join(filter(None, figures))
 
 
 # --- shared ---------------------------------------------------------------------------------------
 
 
+def _signals(advice: pd.DataFrame) -> dict[str, str]:
+    """The score and the signals behind it that were computed, and their titles."""
+    score = {"score": "score"} if advice["score"].notna().any() else {}
+    return score | signals_in_use(advice)
+
+
 def _pooled(advice: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """The rows, with roles for advisers in a large group, and the advisers in their order."""
-    source = summaries.with_roles(advice) if advice["asker"].nunique() > MANY else advice
-    return source, _order(source)
-
-
-def _order(source: pd.DataFrame) -> list[str]:
-    """Names in the order of a legend: members or roles first, then the fixed advisers."""
-    names = summaries.advisers_of(source)
-    roles = [name for name in ("self", "other members") if name in names]
-    return roles + [name for name in names if name not in roles]
+    """The rows, in a large group with roles as advisers, and the advisers in the order of the legend."""
+    source = summaries.with_roles(advice) if advice["asker"].nunique() > MAX_MEMBERS else advice
+    return source, summaries.legend_order(source)
 
 
 def _palette(names: list[str]) -> dict[str, str]:
-    """Everybody's own colour; a second one of that colour gets one that nobody has, as long as there is any."""
+    """Adviser -> colour; where two have the same, the second gets an unused one if there is any."""
     palette: dict[str, str] = {}
     for name in names:
         colour, taken = adviser_colour(name), palette.values()
@@ -334,11 +323,11 @@ def _palette(names: list[str]) -> dict[str, str]:
 
 
 def _line(name: str, colour: str, steps: Any, values: Any, result: summaries.Spread | None = None) -> Series:
-    """An adviser's line: fixed ones are dashed, so that they differ from members without colour too."""
+    """The line of an adviser; fixed advisers are dashed, to be distinguishable from members without colour."""
     dash = not (is_member(name) or name in ("self", "other members"))
     return Series(name, steps, values, *(_band(result) if result else (None, None)), colour, dash)
 
 
 def _band(result: summaries.Spread) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Low and high, where there are replicas."""
+    """The limits of the band; None with a single replica."""
     return (result.low, result.high) if result.kind else (None, None)

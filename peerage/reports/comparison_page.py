@@ -1,4 +1,4 @@
-"""The page of a comparison, and what goes beside it: learning curves as PNG, the numbers as JSON, a table for LaTeX."""
+"""The folder of a comparison: the page, learning curves as PNG, the numbers as JSON and a table for LaTeX."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from peerage.runs.folder import write_atomically
 from peerage.statistics import formats, tests
 from peerage.statistics.comparison import Comparison, Task
 from peerage.statistics.samples import RANGES, Metric, Side
-from peerage.statistics.verdicts import FEW, share, subject, words
+from peerage.statistics.verdicts import MIN_REPLICAS, comparatives, improvement_name, subject
 from peerage.text import count, listing, number, short
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#8C6D46", "#56B4E9", "#5B2A86", "#B8860B")
-"""Told apart by the colour-blind (after Okabe and Ito); a ninth side has the first one's, dashed."""
-MARK = "comparison.json"
-"""A folder with this file of ours is a comparison, and is replaced by the next one of the same name."""
+"""Colours of the sides, distinguishable for the colour-blind (after Okabe and Ito); from the ninth side on, dashed."""
+RESULT_FILE = "comparison.json"
+"""A folder with this file is a comparison and may be replaced by another comparison."""
 POINTS = 300
-"""A curve has at most so many."""
+"""Largest number of points of a curve."""
 STYLE = """
 .facts { grid-template-columns: repeat(auto-fit, minmax(min(100%, 18rem), 1fr)); } .fact b { font-size: 1.2rem; }
 .fact span { overflow-wrap: anywhere; }
@@ -36,40 +36,40 @@ STYLE = """
 @media print { .scroll table { font-size: 7.5pt; } .scroll th.name { min-width: 5.5rem; }
   .scroll th, .scroll td { padding-left: .15rem; padding-right: .15rem; } }
 """
-"""Tables that fit a window and a sheet of paper with all their columns, and names that no narrow column or card tears
-apart."""
+"""Tables fit the window and a printed page with all columns; long names wrap only where they may."""
 
 
 def write_comparison(comparison: Comparison, out: Path | None, command: Sequence[str]) -> Path:
     """Write page, figures, JSON and LaTeX into `out`, by default `comparisons/A-vs-B`; returns the page's path.
 
-    UserError if the folder holds something that is not a comparison.
+    Raises UserError if the folder holds something else than a comparison.
     """
     folder = out or Path("comparisons") / _name(comparison)
     if folder.exists() and not (folder.is_dir() and (_is_comparison(folder) or not any(folder.iterdir()))):
-        raise UserError(f"{folder} is there and is not a comparison: give another --out")
+        raise UserError(f"{folder} exists and is not a comparison: choose another --out")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for task in comparison.tasks:
             write_atomically(folder / f"{_slug(task.name)}.png", _png(comparison, task))
         write_atomically(folder / "table.tex", formats.as_latex(comparison))
         write_atomically(folder / "comparison.html", render(comparison, command))
-        write_atomically(folder / MARK, formats.as_json(comparison))
+        write_atomically(folder / RESULT_FILE, formats.as_json(comparison))
     except OSError as error:
         raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
     return folder / "comparison.html"
 
 
 def _is_comparison(folder: Path) -> bool:
-    """Is its `MARK` one of ours? A file of that name may be anybody's."""
+    """Whether its `RESULT_FILE` has the format of a comparison."""
     try:
-        data = json.loads((folder / MARK).read_text(encoding="utf-8"))
+        data = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(data, dict) and {"metric", "measure", "tasks", "differences", "warnings"} <= data.keys()
 
 
 def _name(comparison: Comparison) -> str:
+    """The default name of the folder."""
     names = list(dict.fromkeys(side.name for task in comparison.tasks for side in task.sides))
     more = f"-and-{len(names) - 2}-more" if len(names) > 2 else ""
     sides = [
@@ -80,8 +80,8 @@ def _name(comparison: Comparison) -> str:
     paired = [v.paired for task in comparison.tasks for v in task.versus]
     asked = [comparison.metric, comparison.measure, comparison.threshold, comparison.target]
     what = json.dumps([sides, paired, asked])
-    mark = hashlib.sha256(what.encode()).hexdigest()[:6]  # another comparison of the same names is another folder
-    return _slug("-vs-".join(short(name, 50) for name in names[:2]) + more) + f"-{mark}"
+    checksum = hashlib.sha256(what.encode()).hexdigest()[:6]  # separates comparisons of sides with the same names
+    return _slug("-vs-".join(short(name, 50) for name in names[:2]) + more) + f"-{checksum}"
 
 
 def _slug(text: str) -> str:
@@ -100,7 +100,7 @@ def render(comparison: Comparison, command: Sequence[str]) -> str:
     what = subject(comparison.metric, comparison.measure, last)
     parts: list[str | page.Section] = [
         _with_breaks(f"<h1>{escape(_breakable(title))}</h1>"),
-        page.paragraph(f"Compared is the {what}, on {where}; a replica counts once."),
+        page.paragraph(f"Compared quantity: {what}, on {where}. The unit is the replica."),
         _with_breaks(page.facts(_facts(comparison))),
         *(page.paragraph(f"{line}.") for line in comparison.overall),
     ]
@@ -109,22 +109,22 @@ def render(comparison: Comparison, command: Sequence[str]) -> str:
     for task in comparison.tasks:
         parts.append(page.Section(task.name, _task(comparison, task)))
     if comparison.differences:
-        table = page.table(["setting", "value (of whom)"], formats.differing(comparison), text=True)
+        table = page.table(["setting", "values (sides)"], formats.differing(comparison), text=True)
         parts.append(page.Section("Settings that differ", table))
     parts.append(page.Section("Runs", _runs(comparison)))
     again = page.code(shlex.join(command)) if command else ""
-    note = "Intervals, tests and what they assume: docs/statistics.md. All numbers: comparison.json beside this page."
+    note = "Intervals, tests and assumptions: docs/statistics.md. All numbers: comparison.json in the same folder."
     parts.append(page.Section("How to repeat it", again + page.paragraph(note, dim=True)))
     return page.render(title, parts, [plots.STYLE, STYLE], [plots.SCRIPT])
 
 
 def _breakable(text: str) -> str:
-    """With a mark where a long name may be broken: after = _ , . and /, not within a word or a number."""
+    """`text` with zero-width spaces where a long name may wrap: after = _ , . and /, not within words or numbers."""
     return re.sub(r"([=_,./]+)(?=[^\W\d])", "\\1\u200b", text)
 
 
 def _with_breaks(html: str) -> str:
-    """The marks as HTML; unlike them it is not copied with the text."""
+    """The zero-width spaces as <wbr> elements, which are not copied with the text."""
     return html.replace("\u200b", "<wbr>")
 
 
@@ -138,13 +138,13 @@ def _title(comparison: Comparison) -> str:
 
 
 def _facts(comparison: Comparison) -> list[tuple[str, str]]:
-    """What to see first: the verdicts, those that say something before the others, if they are few."""
+    """The cards at the top: up to six verdicts, significant ones first."""
     cards = []
     for task in comparison.tasks:
         for v in sorted(task.versus, key=lambda v: v.higher is None)[:3]:
-            word = f"{short(v.b, 30)}: no difference can be seen"
+            word = f"{short(v.b, 30)}: no significant difference"
             if v.higher:
-                word = f"{short(v.higher, 30)} is {words(comparison.metric)[0]}"
+                word = f"{short(v.higher, 30)} is {comparatives(comparison.metric)[0]}"
             verdict = f"{v.verdict}." if len(comparison.tasks) == 1 else f"{task.name}: {v.verdict}."
             cards.append((_breakable(word), _breakable(verdict)))
     return cards[:6]
@@ -157,21 +157,21 @@ def _task(comparison: Comparison, task: Task) -> str:
     parts += [page.paragraph(f"{v.verdict}.") for v in task.versus]
     metric, what = comparison.metric, subject(comparison.metric, comparison.measure, task.step)
     bands = [_band(side, i, task.step, metric) for i, side in enumerate(task.sides)]
-    caption = "Interquartile mean over replicas of the mean over members, with the 95% interval at each step by itself."
+    caption = "Interquartile mean over replicas of the mean over members, with the 95% interval of each step."
     if comparison.measure == "area":
-        caption += " Compared is the mean height of each replica's curve: the area under it at the steps that all sides"
-        caption += " have, divided by the steps."
+        caption += " The compared quantity is the mean height of each replica's curve: the area under it over the"
+        caption += " common steps, divided by their range."
     parts.append(plots.curves(bands, metric, "Learning curves", caption=caption))
     names = [_breakable(short(v.b, 40)) for v in task.versus]
     against = f"difference to {task.sides[0].name}"
     caption = f"Difference of interquartile means of the {what}, with its 95% interval"
-    caption += "; one that touches zero is no difference. Beyond chance is what the verdicts say: they ask p as well."
+    caption += ". An interval that includes zero shows no difference. Verdicts also require a significant p value."
     differences = [(name, *_ends(v.difference)) for name, v in zip(names, task.versus)]
     parts.append(_with_breaks(plots.intervals(differences, against, "Differences", caption=caption)))
     shares = [(name, *_ends(v.improvement)) for name, v in zip(names, task.versus)]
-    said = share(metric)
-    caption = f"How often a replica is above one of {task.sides[0].name} in the {what}; at one half they are level."
-    chart = plots.intervals(shares, "probability", said.capitalize(), caption=caption, reference=0.5)
+    name = improvement_name(metric)
+    caption = f"Probability that a replica is above one of {task.sides[0].name} in the {what} (0.5: no difference)."
+    chart = plots.intervals(shares, "probability", name.capitalize(), caption=caption, reference=0.5)
     parts.append(_with_breaks(chart))
     parts.append(_profile(comparison, task))
     return "\n".join(parts)
@@ -185,7 +185,7 @@ def _band(side: Side, place: int, last: int, metric: Metric) -> plots.Series:
     steps, curves = side.until(last)
     thin = np.unique(np.linspace(0, len(steps) - 1, min(POINTS, len(steps))).round().astype(int))
     estimate, *limits = tests.band(curves[:, thin], "iqm")
-    if side.n < FEW:
+    if side.n < MIN_REPLICAS:
         limits = [np.full(len(thin), np.nan)] * 2
     low, high = (np.clip(limit, *RANGES[metric]) for limit in limits)
     colour, dashed = COLOURS[place % len(COLOURS)], place >= len(COLOURS)
@@ -193,8 +193,8 @@ def _band(side: Side, place: int, last: int, metric: Metric) -> plots.Series:
 
 
 def _profile(comparison: Comparison, task: Task) -> str:
-    """Which share of the replicas reached a height, over heights."""
-    if min(map(len, task.samples)) < FEW:
+    """The performance profile: the share of replicas above a value, over values."""
+    if min(map(len, task.samples)) < MIN_REPLICAS:
         return ""
     low, high = min(x.min() for x in task.samples), max(x.max() for x in task.samples)
     if low == high:
@@ -202,12 +202,15 @@ def _profile(comparison: Comparison, task: Task) -> str:
     heights = np.linspace(low, high, 60)
     series = []
     for i, (side, x) in enumerate(zip(task.sides, task.samples)):
-        share, below, above = tests.performance_profile(x, heights)
+        reached, low_share, high_share = tests.performance_profile(x, heights)
         colour, dashed = COLOURS[i % len(COLOURS)], i >= len(COLOURS)
-        series.append(plots.Series(short(side.name, 40), heights, share, below, above, colour=colour, dash=dashed))
+        line = plots.Series(
+            short(side.name, 40), heights, reached, low_share, high_share, colour=colour, dash=dashed
+        )
+        series.append(line)
     what = subject(comparison.metric, comparison.measure, task.step)
     look = plots.Look(xlabel=what, xlim=(None, None), ylim=(0.0, 1.0))
-    caption = f"Share of the replicas whose {what} was above the height on the x axis."
+    caption = f"Share of the replicas whose {what} is above the value on the x axis."
     return plots.curves(series, "share of replicas", "Performance profile", caption=caption, look=look)
 
 
@@ -224,7 +227,7 @@ def _runs(comparison: Comparison) -> str:
 
 
 def _png(comparison: Comparison, task: Task) -> bytes:
-    """Learning curves with bands, as the page has them."""
+    """The learning curves with bands, as on the page."""
     with drawing.common_style():
         figure = drawing.new_figure(4.2)
         axes = figure.add_subplot()

@@ -1,4 +1,4 @@
-"""What all figures of a run share: colours, scales, learning curves and PNG output. `figures` makes the figures."""
+"""What all figures of a run share: colours, scales, learning curves and PNG output."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MANY = 8
-"""Up to so many members get a colour and a panel each; a larger group is summed up."""
+MAX_MEMBERS = 8
+"""Up to this many members have a colour and a panel each; a larger group is summarised."""
 WIDTH = 8.0
-"""Inches; at 150 dots an inch 1200 pixels, so 800 on a page stay sharp on a fine screen."""
+"""Width in inches; 1200 pixels at `DPI`."""
 DPI = 150
 
 MEMBER_COLOURS = ("#0072B2", "#CC79A7", "#56B4E9", "#5B2A86", "#1B3A8A", "#E0A3D8", "#2F9BB5", "#9F77D4")
@@ -58,26 +58,26 @@ STYLE: dict[Any, Any] = {
     "legend.fontsize": 10,
     "figure.facecolor": "white",
     "axes.axisbelow": True,
-    # An adviser's name is text, whatever it holds: no $formulas$.
+    # Names of advisers may contain $.
     "text.parse_math": False,
 }
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A figure that is not saved yet."""
+    """A figure that is not saved."""
 
     name: str
     title: str
     caption: str
     figure: Figure
     section: str = "Learning"
-    """Heading of the report that it stands under: Learning, Trust or Signals."""
+    """Section: Learning, Trust or Signals."""
 
 
 @contextlib.contextmanager
 def common_style() -> Iterator[None]:
-    """Draw in the style of the report, whatever the user's own matplotlib settings are."""
+    """A context in which matplotlib uses the style of the report instead of the user's settings."""
     import matplotlib
 
     with matplotlib.rc_context():
@@ -87,7 +87,7 @@ def common_style() -> Iterator[None]:
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as PNG, without the name and version of the program that wrote it."""
+    """The figure as PNG, without the name and version of matplotlib, so that equal figures have equal bytes."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
     return buffer.getvalue()
@@ -104,9 +104,10 @@ def curve(
     reference: tuple[float, str] | None = None,
     within: summaries.Within = summaries.ANYTHING,
 ) -> Draft | None:
-    """Mean over replicas of the mean over members, its spread over replicas, and a thin line per member.
+    """Mean over replicas of the mean over members, its interval over replicas, and a thin line per member.
 
-    `values` has step, replica, member, value, and lies `within`. `reference`: a dotted line at a height, and its label.
+    `values` has step, replica, member, value; `within` are its possible values. `reference`: the height and label of a
+    dotted line. None without data.
     """
     if values.empty:
         return None
@@ -135,13 +136,13 @@ def curve(
 def draw_curve(
     axes: Axes, scale: StepScale, values: pd.DataFrame, within: summaries.Within = summaries.ANYTHING
 ) -> summaries.Spread:
-    """The lines of `curve` in one panel, labelled for its legend; returns mean and spread over replicas."""
+    """Draw the lines of `curve` in one panel, with labels for the legend; returns mean and interval over replicas."""
     replicas = summaries.by_replica(values)
     members = summaries.by_member(values)
     result = summaries.spread(replicas.to_numpy(), within)
     x = scale(replicas.index)
     marker = "o" if len(x) == 1 else None
-    many = members.shape[1] > MANY
+    many = members.shape[1] > MAX_MEMBERS
     if members.shape[1] > 1:
         for place, member in enumerate(members.columns):
             line = members[member].dropna()
@@ -161,7 +162,7 @@ def draw_curve(
 
 
 def new_figure(height: float) -> Figure:
-    """An empty figure of the common width that needs no window and no pyplot."""
+    """An empty figure of the common width and this height in inches, without pyplot."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -171,7 +172,7 @@ def new_figure(height: float) -> Figure:
 
 
 class StepScale:
-    """Steps in units that read well: steps, thousands or millions, by the last step of the run."""
+    """The scale of the x axis: steps, thousands or millions of steps, depending on the last step of the run."""
 
     def __init__(self, last: float) -> None:
         self.last = last
@@ -190,7 +191,7 @@ class StepScale:
 
 
 def adviser_colour(name: str) -> str:
-    """The one colour of an adviser in all figures; a second expert is a lighter green."""
+    """The colour of an adviser in all figures; a second adviser of a kind has a lighter one."""
     if name in ROLE_COLOURS:
         return ROLE_COLOURS[name]
     if is_member(name):
@@ -198,7 +199,7 @@ def adviser_colour(name: str) -> str:
     stem, _, number = name.rpartition("-")
     kind, copy = (stem, int(number)) if stem and number.isdigit() else (name, 1)
     kind = kind.partition(":")[0]
-    # Not hash(): that differs from one Python process to the next.
+    # Not hash(), which differs between processes.
     colour = FIXED_COLOURS.get(kind) or OTHER_COLOURS[sum(kind.encode()) % len(OTHER_COLOURS)]
     return lighter(colour, 1 - 0.6 ** (copy - 1))
 
@@ -211,12 +212,12 @@ def lighter(colour: str, share: float) -> str:
 
 
 def line_style(name: str) -> str:
-    """Fixed advisers are dashed, so that they differ from members without colour too."""
+    """Fixed advisers are dashed, so that they are distinguishable from members without colour."""
     return "-" if is_member(name) or name in ROLE_COLOURS else "--"
 
 
 def legend(figure: Figure, handles: list[Any], labels: list[str]) -> None:
-    """One legend below everything, in as many columns as fit the width."""
+    """One legend below the panels, in as many columns as fit the width."""
     if not handles:
         return
     columns = max(1, min(len(handles), int(84 / (max(len(label) for label in labels) + 7))))

@@ -17,7 +17,7 @@ from peerage.statistics import summaries
 
 @dataclass(frozen=True)
 class Drawn:
-    """A figure on disk and what it shows."""
+    """A figure on disk."""
 
     path: Path
     title: str
@@ -26,9 +26,9 @@ class Drawn:
 
 
 def make_figures(folder: Path | str) -> list[Drawn]:
-    """Draw what the run has data for into `figures/*.png`; figures of an earlier drawing are replaced.
+    """Draw all figures for which the run has data into `figures/*.png`; other PNG files there are removed.
 
-    UserError if the folder is missing or its CSV files are damaged.
+    Raises UserError if the folder is missing or its CSV files are damaged.
     """
     evaluations, metrics = tables.read_evaluations(folder), tables.read_metrics(folder)
     advice = tables.read_advice(folder)
@@ -53,7 +53,7 @@ def make_figures(folder: Path | str) -> list[Drawn]:
 
 
 def fresh_figures(folder: Path | str) -> list[Path]:
-    """Paths of the figures, drawn anew only if a CSV file is younger than they are."""
+    """Paths of the figures; they are drawn again if a CSV file is newer."""
     folder = Path(folder)
     found = sorted((folder / "figures").glob("*.png"))
     data = [folder / name for name in tables.COLUMNS if (folder / name).exists()]
@@ -67,19 +67,19 @@ def fresh_figures(folder: Path | str) -> list[Path]:
 
 
 def evaluation_return(evaluations: pd.DataFrame) -> Draft | None:
-    """Return of greedy episodes on separate environments over steps."""
+    """Return of evaluation episodes over steps."""
     values = summaries.member_values(evaluations, "return")
     return curve("evaluation_return", "Evaluation return", "return of greedy episodes", values)
 
 
 def evaluation_success(evaluations: pd.DataFrame) -> Draft | None:
-    """Success rate of the same episodes, for tasks that have one."""
+    """Success rate of evaluation episodes, for tasks that define success."""
     values = summaries.member_values(evaluations, "success")
     what = "share of episodes with success"
     return curve("evaluation_success", "Success in evaluations", what, values, within=(0, 1))
 
 
 def training_return(metrics: pd.DataFrame) -> Draft | None:
-    """Return of the episodes that the members learned from."""
+    """Return of training episodes."""
     values = summaries.metric(metrics, "train/return")
     return curve("training_return", "Training return", "return while training", values)

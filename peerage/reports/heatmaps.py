@@ -1,4 +1,4 @@
-"""Heatmaps of advice: asker x adviser, at the end and at moments of the run."""
+"""Heatmaps of advice: asker x adviser, at the end of the run and during it."""
 
 from __future__ import annotations
 
@@ -12,23 +12,15 @@ import pandas as pd
 from peerage.reports.drawing import Draft, new_figure
 from peerage.runs.listeners import is_member
 from peerage.statistics import summaries
-from peerage.statistics.advice_log import trust_in_use
+from peerage.statistics.advice_log import signals_in_use, trust_in_use
 from peerage.text import short, thousands
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COMPONENTS = {
-    "trust_td": "trust (TD)",
-    "trust_attention": "trust (attention)",
-    "in_context": "in-context advantage",
-    "agent_value": "agent value",
-    "critic": "critic",
-}
-"""Columns of advice.csv that explain the score of an adviser, with the words of the figures."""
 SNAPSHOTS = 4
-"""Heatmaps over time: at the end of every quarter of the run."""
+"""Number of heatmaps over time: one at the end of each quarter of the run."""
 
 
 # --- the figures ----------------------------------------------------------------------------------
@@ -47,38 +39,38 @@ def trust_matrix(advice: pd.DataFrame) -> Draft | None:
     advisers = summaries.advisers_of(advice)
     if not panels or len(advisers) < 2:
         return None
-    # Side by side up to nine columns; beyond that the panels need the whole width.
+    # Panels are side by side with up to nine columns each.
     beside = len(advisers) <= 9
-    whole = (0.0, 100.0) if beside else (0.0, None)
-    scales = [whole if "%" in title else _scale(table) for title, table in panels]
+    percent = (0.0, 100.0) if beside else (0.0, None)
+    scales = [percent if "%" in title else _scale(table) for title, table in panels]
     figure = _heatmaps(panels, scales, advice, 2 if beside and len(panels) > 1 else 1)
     caption = (
-        "Who listens to whom: rows ask, columns advise, mean over replicas. The score is what the choice is "
-        "made from; the share of choices is what came of it."
+        "Rows are asking members, columns their advisers; mean over replicas. A member chooses by the score; the "
+        "share of choices is the result."
     )
     return Draft("trust_matrix", "Who listens to whom at the end", caption, figure, "Trust")
 
 
 def components_matrix(advice: pd.DataFrame) -> Draft | None:
     """Asker x adviser at the end, a panel for each signal that was computed."""
-    present = [column for column in COMPONENTS if advice[column].notna().any()]
+    present = signals_in_use(advice)
     if not present or advice["adviser"].nunique() < 2:
         return None
-    panels = [(capital(COMPONENTS[column]), summaries.last_matrix(advice, column)) for column in present]
-    # Twelve rows of names and more: nobody reads the cells, so half the width will do.
+    panels = [(capital(title), summaries.last_matrix(advice, column)) for column, title in present.items()]
+    # With more than twelve rows the cells hold no numbers, so that half the width is enough.
     narrow = advice["adviser"].nunique() <= 9 or advice["asker"].nunique() > 12
     across = 2 if narrow and len(panels) > 1 else 1
     figure = _heatmaps(panels, [_scale(table) for _, table in panels], advice, across)
     caption = (
-        "Every signal at the end of the run, in the eyes of each asking member (rows), mean over replicas. "
-        "Each has a scale of its own: compare the cells of a row."
+        "Every signal at the end of the run, as computed by each asking member (rows), mean over replicas. Each "
+        "signal has its own scale: compare the cells of a row."
     )
     return Draft("components_matrix", "Every signal at the end", caption, figure, "Signals")
 
 
 def trust_heatmaps(advice: pd.DataFrame) -> Draft | None:
     """Asker x adviser: trust at the end of each quarter of the run, on one scale."""
-    name, values = trust_in_use(advice)
+    name, title, values = trust_in_use(advice)
     if not name or advice["adviser"].nunique() < 2:
         return None
     known = advice[["step", "asker", "adviser"]].assign(trust=values).dropna()
@@ -96,14 +88,13 @@ def trust_heatmaps(advice: pd.DataFrame) -> Draft | None:
     ]
     low, high = _scale(pd.concat([table for _, table in panels]))
     last_low, last_high = _scale(panels[-1][1])
-    # Initial values (200, say) far outside of what was learned must not take the colours for themselves.
+    # Initial values (200) far from the learned ones would otherwise use up the colours.
     if last_low < last_high and high - low > 5 * (last_high - last_low):
         low, high = last_low, last_high
     figure = _heatmaps(panels, [(low, high)] * len(panels), advice, 2, shared=True)
-    words = {"hybrid": "the hybrid of attention and TD trust", "score": "the score", **COMPONENTS}[name]
     caption = (
-        f"Trust ({words}) at moments of the run: rows ask, columns advise, mean over replicas. Values outside "
-        "the scale have the colour of its end."
+        f"Trust ({title}) during the run. Rows are asking members, columns their advisers; mean over replicas. "
+        "Values outside the scale have the colour of its end."
     )
     return Draft("trust_heatmaps", "Trust during the run", caption, figure, "Trust")
 
@@ -125,22 +116,22 @@ def follow_heatmaps(advice: pd.DataFrame) -> Draft | None:
     limits = (0.0, 100.0 if advice["adviser"].nunique() <= 9 else highest)
     figure = _heatmaps(panels, [limits] * len(panels), advice, 2, shared=True)
     caption = (
-        "Who follows whom: share of each member's choices (rows) that went to each adviser (columns), from one "
-        "moment to the next, mean over replicas."
+        "Share of each member's choices (rows) that went to each adviser (columns), in successive parts of the "
+        "run; mean over replicas."
     )
     return Draft("follow_heatmaps", "Who follows whom during the run", caption, figure, "Trust")
 
 
 def capital(words: str) -> str:
-    """With a capital letter first, and all others as they are."""
+    """`words` with the first letter in upper case."""
     return words[0].upper() + words[1:]
 
 
-# --- how they are drawn ---------------------------------------------------------------------------
+# --- drawing --------------------------------------------------------------------------------------
 
 
 def _scale(table: pd.DataFrame) -> tuple[float, float]:
-    """Limits of the colours: around zero if the values have both signs, else from the lowest to the highest."""
+    """Limits of the colours: symmetric around zero if the values have both signs, else their smallest and largest."""
     known = table.to_numpy(dtype=float)
     known = known[np.isfinite(known)]
     if not len(known):
@@ -156,14 +147,14 @@ def _heatmaps(
     across: int,
     shared: bool = False,
 ) -> Figure:
-    """Panels of askers x advisers, `across` in a row. `shared`: they have one scale, so one colour bar for all.
+    """Panels of askers x advisers, `across` per row. `shared`: they have one scale and one colour bar.
 
-    Values of both signs are blue above zero and red below; others only blue.
+    Values of both signs are blue above zero and red below; otherwise they are blue.
     """
     advisers = summaries.advisers_of(advice)
     askers = sorted(set(advice["asker"]), key=summaries.natural)
     down = math.ceil(len(panels) / across)
-    # In a large group every gap-th member is labelled; every fixed adviser is, and has the room for it.
+    # In a large group every gap-th member is labelled. Fixed advisers are gap times wider and always labelled.
     gap = math.ceil(len(advisers) / (24 if across == 1 else 10))
     widths = np.array([1 if is_member(name) else gap for name in advisers])
     cell = (6.4 if across == 1 else 3.0) / len(advisers)
@@ -200,7 +191,7 @@ def _heatmaps(
             axes.set_xlabel("adviser")
         if place % across == 0:
             axes.set_ylabel("asking member")
-        inches = 5.6 if across == 1 else 2.8 if shared else 2.1  # width of a panel, about
+        inches = 5.6 if across == 1 else 2.8 if shared else 2.1  # approximate width of a panel
         _write_cells(axes, values, image, digits[place], inches / len(advisers))
     for axes in grid.ravel()[len(panels) :]:
         axes.remove()
@@ -212,7 +203,7 @@ def _heatmaps(
 
 
 def _digits(panels: Sequence[tuple[str, pd.DataFrame]], scales: Sequence[tuple[float, float | None]]) -> list[int]:
-    """Decimals in the cells of each panel: about two figures of the difference between its limits."""
+    """Decimals in the cells of each panel: about two significant figures of the range of its scale."""
     digits = []
     for (title, _), (low, high) in zip(panels, scales):
         span = 0.0 if high is None else high - low
@@ -222,7 +213,7 @@ def _digits(panels: Sequence[tuple[str, pd.DataFrame]], scales: Sequence[tuple[f
 
 
 def _write_cells(axes: Axes, values: np.ndarray, image: Any, digits: int, width: float) -> None:
-    """Numbers in cells that are `width` inches wide, white on dark ones; none if they would be too small."""
+    """Write numbers into cells of `width` inches, white on dark cells; none if they would be too small."""
     texts = {place: f"{x + 0.0:.{digits}f}" for place, x in np.ndenumerate(values) if not np.isnan(x)}
     zero = f"{0.0:.{digits}f}"
     texts = {place: zero if text == f"-{zero}" else text.replace("-", "−") for place, text in texts.items()}

@@ -1,9 +1,9 @@
-"""Who listens to whom over time: a matrix of askers and advisers with a slider, from arrays to HTML.
+"""A matrix of askers and advisers over time with a slider, from arrays to HTML.
 
     choices = matrix.Column("choices", "share of choices (%)", shares, share=True)  # [V, T, A, K]
     html = matrix.listeners(steps, askers, advisers, [choices], views=["mean of 3 replicas"], title="At each step")
 
-Without a script, and in print, the matrix is that of the last step. A page with it needs `STYLE` and `SCRIPT`.
+Without the script, and in print, it shows the last step. A page with it needs `STYLE` and `SCRIPT`.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from peerage.reports import page
 from peerage.reports.plot_scales import finite
 from peerage.text import short
 
-TURN = 0.74
-"""From this strength of colour on a cell's text is of the other colour: both then stand out 4.4 to 1 and better."""
-MOMENTS = 4
-"""Matrices beside each other where there is no slider."""
-WIDE_MATRIX = (6, 14)
-"""Names of more advisers than this, or longer ones, stand upright."""
-LARGE = 1e7
-"""Numbers from here on are written as 1.0e+07: a critic that diverges must not widen the matrix."""
+INVERT_TEXT_FROM = 0.74
+"""From this strength of a cell's colour its text is inverted; the contrast is then at least 4.4:1 everywhere."""
+SNAPSHOTS = 4
+"""Number of matrices side by side where there is no slider."""
+UPRIGHT_FROM = (6, 14)
+"""With more advisers than this, or names longer than this, column heads are vertical."""
+EXPONENT_FROM = 1e7
+"""Larger numbers are written as 1.0e+07, so that a diverging critic does not widen the matrix."""
 
 STYLE = """
 :root { --more: 0 74 134; --less: 133 54 0; --ink: #000; --turned: #fff; }
@@ -88,11 +88,11 @@ for (const box of document.querySelectorAll(".matrix")) {
         ? value / Math.max(-column.low, column.high) : (value - column.low) / ((column.high - column.low) || 1);
       const strength = Math.min(1, Math.abs(raw));
       const weight = raw < 0 && !(column.low < 0 && column.high > 0) ? 0 : strength;
-      cell.textContent = empty ? "–" : (Math.abs(value) < LARGE ? value.toFixed(column.digits)
+      cell.textContent = empty ? "–" : (Math.abs(value) < EXPONENT_FROM ? value.toFixed(column.digits)
         : value.toExponential(1).replace(/e.(.)$/, "e+0$1")).replace("-", "−");
       cell.style.setProperty("--w", weight.toFixed(2));
       cell.classList.toggle("less", weight > 0 && raw < 0);
-      cell.classList.toggle("turned", weight >= TURN);
+      cell.classList.toggle("turned", weight >= INVERT_TEXT_FROM);
     });
     const step = data.steps[t].toLocaleString("en-US");
     time.setAttribute("aria-valuetext", "step " + step);
@@ -119,30 +119,31 @@ for (const box of document.querySelectorAll(".matrix")) {
   time.value = last;
   draw();
 }
-""".replace("TURN", str(TURN)).replace("LARGE", str(LARGE))
+""".replace("INVERT_TEXT_FROM", str(INVERT_TEXT_FROM)).replace("EXPONENT_FROM", str(EXPONENT_FROM))
 
 
 @dataclass(frozen=True)
 class Column:
-    """One thing to be seen in the matrix."""
+    """One quantity that the matrix can show."""
 
     name: str
-    """In the list to choose from."""
+    """Its name in the list."""
     title: str
-    """Above the matrix."""
+    """Its title above the matrix."""
     values: np.ndarray
-    """`[V, T, A, K]`: views, steps, askers, advisers; NaN, infinite or beyond `plot_scales.FAR`: not known."""
+    """`[V, T, A, K]`: views, steps, askers, advisers. NaN, infinite values and values beyond
+    `plot_scales.DIVERGED` are missing."""
     share: bool = False
-    """Percent of a whole: always coloured from 0 to 100."""
+    """Whether it is a percentage, which is coloured from 0 to 100."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "values", finite(self.values))
 
     @cached_property
     def scale(self) -> tuple[float, float]:
-        """The values of no and of full colour; with values of both signs zero has none.
+        """The values of no and of full colour; with values of both signs zero has no colour.
 
-        Initial values (200, say) far outside of what was learned do not take the colours for themselves.
+        If initial values (200) are far from the learned ones, they are ignored.
         """
         if self.share:
             return 0.0, 100.0
@@ -158,7 +159,7 @@ class Column:
 
     @cached_property
     def digits(self) -> int:
-        """Decimals: about two figures of the difference between the ends of the scale."""
+        """Decimals: about two significant digits of the range of the scale."""
         low, high = self.scale
         span = high - low
         return 0 if self.share else min(3, max(0, 1 - math.floor(math.log10(span)))) if 0 < span < math.inf else 2
@@ -174,9 +175,9 @@ def listeners(
     title: str,
     caption: str = "",
 ) -> str:
-    """The figure: controls, the matrix of the last step, and four moments of the first column for print.
+    """The figure: controls, the matrix of the last step, and four steps of the first column for print.
 
-    `views` names what the first dimension of the columns' values is: a mean and replicas, or several groups.
+    `views` names the entries of the first dimension of the columns' values, such as a mean and single replicas.
     """
     if not columns or not len(steps):
         return ""
@@ -188,15 +189,15 @@ def listeners(
                 "low": page.rounded(column.scale[0]),
                 "high": page.rounded(column.scale[1]),
                 "digits": column.digits,
-                "values": [_short(v, column) for v in column.values.reshape(-1).tolist()],
+                "values": [_rounded(v, column) for v in column.values.reshape(-1).tolist()],
             }
             for column in columns
         ],
     }
     first = columns[0]
     moments = ""
-    if len(steps) >= 2 * MOMENTS and len(askers) <= 16 and not _upright(advisers):
-        places = [len(steps) * k // MOMENTS - 1 for k in range(1, MOMENTS + 1)]
+    if len(steps) >= 2 * SNAPSHOTS and len(askers) <= 16 and not _upright(advisers):
+        places = [len(steps) * k // SNAPSHOTS - 1 for k in range(1, SNAPSHOTS + 1)]
         tables = [_table(first, 0, t, int(steps[t]), askers, advisers) for t in places]
         moments = f'<div class="moments" aria-hidden="true">{"".join(tables)}</div>'
     note = page.paragraph(caption)
@@ -209,7 +210,7 @@ def listeners(
 
 
 def _controls(steps: int, names: Sequence[str], views: Sequence[str]) -> str:
-    """Hidden until the script has made them work."""
+    """The controls, hidden until the script activates them."""
     lists = ""
     for label, name, texts in (("Show", "what", names), ("of", "who", views)):
         if len(texts) > 1:
@@ -224,7 +225,7 @@ def _controls(steps: int, names: Sequence[str], views: Sequence[str]) -> str:
 
 
 def _table(column: Column, view: int, t: int, step: int, askers: Sequence[str], advisers: Sequence[str]) -> str:
-    """The matrix of one moment as a table: a row per asker."""
+    """The matrix of one step as a table, with a row per asker."""
     head = "".join(f'<th scope="col" title="{escape(name)}">{escape(short(name))}</th>' for name in advisers)
     rows = []
     for a, asker in enumerate(askers):
@@ -240,26 +241,27 @@ def _table(column: Column, view: int, t: int, step: int, askers: Sequence[str], 
 
 
 def _upright(advisers: Sequence[str]) -> bool:
-    return len(advisers) > WIDE_MATRIX[0] or max(map(len, advisers)) > WIDE_MATRIX[1]
+    """Whether column heads are vertical."""
+    return len(advisers) > UPRIGHT_FROM[0] or max(map(len, advisers)) > UPRIGHT_FROM[1]
 
 
 def _cell(value: float, column: Column, itself: bool) -> str:
-    """A cell as the script draws it."""
+    """A cell, drawn as the script does."""
     low, high = column.scale
     weight, less = 0.0, False
     if math.isfinite(value):
         both = low < 0 < high
         raw = value / max(-low, high) if both else (value - low) / ((high - low) or 1.0)
         weight, less = (0.0, False) if raw < 0 and not both else (min(1.0, abs(raw)), raw < 0)
-    text = f"{value:.{column.digits}f}" if abs(value) < LARGE else f"{value:.1e}"
+    text = f"{value:.{column.digits}f}" if abs(value) < EXPONENT_FROM else f"{value:.1e}"
     text = text.replace("-", "−") if math.isfinite(value) else "–"
-    marks = {"itself": itself, "less": less and weight > 0, "turned": weight >= TURN}
+    marks = {"itself": itself, "less": less and weight > 0, "turned": weight >= INVERT_TEXT_FROM}
     kind = " ".join(name for name, there in marks.items() if there)
     return f'<td{f" class={chr(34)}{kind}{chr(34)}" if kind else ""} style="--w:{weight:.2f}">{escape(text)}</td>'
 
 
-def _short(value: float, column: Column) -> float | int | None:
-    """A value with the decimals that are shown, and no more."""
+def _rounded(value: float, column: Column) -> float | int | None:
+    """A value with the decimals that are shown."""
     if not math.isfinite(value):
         return None
     value = round(value, column.digits) + 0.0

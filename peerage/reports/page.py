@@ -1,10 +1,10 @@
-"""The frame of a page that needs nothing but itself: style, tables, folding parts, and what it may not do.
+"""Self-contained HTML pages: style, tables, collapsible parts, and a strict content security policy.
 
     sections = [page.Section("Learning", chart), page.Section("Members", page.table(head, rows))]
     text = page.render("my run", [page.facts(cells), *sections], [plots.STYLE], [plots.SCRIPT])
 
-Everything here takes data and returns HTML. What comes from a run is text, never markup: every function but
-`Section`, `details` and `render` escapes what it is given; those three take finished HTML.
+All functions take data and return HTML. Text from a run is never treated as markup: all functions escape their
+arguments except `Section`, `details` and `render`, which take HTML.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ nav a { display: inline-block; padding: .15rem 0; font-size: .93rem; }
 .state.failed { border-color: var(--bad); } .state.done { border-color: var(--good); }
 figure { margin: 0 0 1rem; padding: .8rem .9rem; }
 figcaption { color: var(--dim); font-size: .9rem; line-height: 1.45; margin-top: .6rem; overflow-wrap: anywhere; }
-/* A shadow at the side where more is to be seen: it stays, and what covers it moves along. */
+/* A shadow at a side with hidden content; the cover over it scrolls with the content. */
 .scroll { overflow-x: auto; margin: .5rem 0; background: linear-gradient(90deg, var(--card) 40%, transparent) 0 / 2rem
   local, linear-gradient(270deg, var(--card) 40%, transparent) 100% / 2rem local, linear-gradient(90deg, var(--shade),
   transparent) 0 / .7rem, linear-gradient(270deg, var(--shade), transparent) 100% / .7rem, var(--card);
@@ -77,7 +77,7 @@ details { margin: .6rem 0; } summary { cursor: pointer; color: var(--accent); pa
 """
 
 SCRIPT = """
-/* What is folded away is unfolded on paper, and folded again afterwards. */
+/* Open all collapsed parts for printing, and close them afterwards. */
 (() => {
   let opened = [];
   addEventListener("beforeprint", () => {
@@ -91,7 +91,7 @@ SCRIPT = """
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page with a heading, which the list of contents links to."""
+    """A part of the page with a heading, linked from the table of contents."""
 
     title: str
     html: str
@@ -100,10 +100,10 @@ class Section:
 def render(
     title: str, parts: Iterable[str | Section], styles: Iterable[str] = (), scripts: Iterable[str] = ()
 ) -> str:
-    """A whole page: HTML and sections in their order, with the styles and scripts of what they are made of.
+    """A complete page: HTML and sections in order, with the styles and scripts that they need.
 
-    The list of contents stands before the first section. `scripts` may not hold `</script`; the page runs
-    these and no other, since its policy names them by their hash, and may fetch nothing at all.
+    The table of contents is placed before the first section. `scripts` must not contain `</script`. The content
+    security policy allows these scripts only, by their hashes, and no requests.
     """
     shown = [part for part in parts if part != ""]
     sections = [part for part in shown if isinstance(part, Section)]
@@ -126,7 +126,7 @@ def render(
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        # Nothing may be fetched and no other script may run, whatever a name in the run holds.
+        # No requests and no other scripts, whatever the names in the run contain.
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         f"<title>{escape(title)} · Peerage</title>\n<style>{''.join((STYLE, *styles))}</style></head>\n<body>\n<main>\n"
         + "\n".join(body)
@@ -149,29 +149,29 @@ def _anchor(title: str) -> str:
 
 
 def facts(cells: Sequence[tuple[str, str]]) -> str:
-    """Cards side by side: what is to be seen first, and what it means."""
+    """Cards side by side, each with a headline and an explanation."""
     cards = [f'<div class="fact"><b>{escape(b)}</b><span>{escape(text)}</span></div>' for b, text in cells]
     return f'<div class="facts">{"".join(cards)}</div>' if cards else ""
 
 
 def paragraph(text: str, dim: bool = False) -> str:
-    """A paragraph of plain text; `dim`: smaller, for what only some readers need."""
+    """A paragraph of plain text; `dim`: smaller and grey, for details."""
     kind = ' class="dim"' if dim else ""
     return f"<p{kind}>{escape(text)}</p>" if text else ""
 
 
 def state(text: str, kind: str = "") -> str:
-    """A line that stands out; `kind`: done, failed or nothing."""
+    """A highlighted line; `kind`: done, failed or empty."""
     return f'<p class="state {escape(kind)}">{escape(text)}</p>'
 
 
 def code(text: str) -> str:
-    """Text as it stands, for commands and files."""
+    """Preformatted text, for commands and files."""
     return f"<pre>{escape(text)}</pre>"
 
 
 def details(summary: str, html: str) -> str:
-    """A part that is folded away until somebody asks for it, and unfolded in print."""
+    """A part that is collapsed until it is opened, and open in print."""
     return f"<details><summary>{escape(summary)}</summary>\n{html}\n</details>"
 
 
@@ -183,10 +183,10 @@ def table(
     text: bool = False,
     wrap: bool = False,
 ) -> str:
-    """A table whose first column names its rows, and which scrolls sideways by itself on a narrow screen.
+    """A table whose first column names its rows, and which scrolls sideways on a narrow screen.
 
-    `text`: all columns to the left and with line breaks; else they are numbers. `wrap`: the first column holds
-    long names and may take several lines, so that a phone shows numbers too.
+    `text`: columns are left-aligned and wrap; otherwise they hold numbers. `wrap`: the first column holds long names
+    and wraps, so that a phone shows the numbers too.
     """
     kind = ' class="text"' if text else ""
     first = ' class="name"' if wrap else kind
@@ -196,7 +196,7 @@ def table(
         cells = "".join(f"<td{kind}>{escape(cell)}</td>" for cell in row[1:])
         body.append(f'<tr><th scope="row"{first}>{escape(row[0])}</th>{cells}</tr>\n')
     above = f"<caption>{escape(caption)}</caption>" if caption else ""
-    # A box that scrolls has to take the focus, or the keyboard can not scroll it.
+    # A scrolling box must be focusable to be scrolled by keyboard.
     return (
         f'<div class="scroll" tabindex="0" role="group" aria-label="{escape(caption or "table: " + ", ".join(head))}">'
         f"<table>{above}<thead><tr>{top}</tr></thead><tbody>\n{''.join(body)}</tbody></table></div>"
@@ -204,7 +204,7 @@ def table(
 
 
 def data(value: Any) -> str:
-    """A script element that holds JSON for a script of ours, and that no text in it can close."""
+    """A script element with JSON for the page's scripts, escaped so that no text in it can close the element."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     for sign in "<>&\u2028\u2029":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
@@ -212,7 +212,7 @@ def data(value: Any) -> str:
 
 
 def rounded(value: float, digits: int = 4) -> float | int | None:
-    """A number for `data` in so many figures; None for what is no finite number."""
+    """A number for `data` with this many significant digits; None if it is not finite."""
     value = float(value)
     if not math.isfinite(value):
         return None

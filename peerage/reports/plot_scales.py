@@ -1,4 +1,4 @@
-"""Where values stand in a chart: ranges, round values on an axis, and colours that stand out on their background."""
+"""The layout of charts: ranges of axes, round values on an axis, and colours with sufficient contrast."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ import numpy as np
 from peerage.text import thousands
 
 STEPS = "environment steps per member"
-"""The label of most x axes, whose values are written in short: 5,000, 24k, 1.5M."""
-FAR = 1e100
-"""A learner that diverges gets here, and no picture does."""
+"""The label of most x axes; their values are written in short form: 5,000, 24k, 1.5M."""
+DIVERGED = 1e100
+"""Larger values, from a learner that diverges, are not drawn."""
 
 
 def finite(values: Any) -> np.ndarray:
-    """As an array of floats, with NaN for what is infinite or beyond FAR."""
+    """As an array of floats, with NaN for infinite values and values beyond DIVERGED."""
     array = np.asarray(values, dtype=float)
-    return np.where(np.abs(array) < FAR, array, np.nan)
+    return np.where(np.abs(array) < DIVERGED, array, np.nan)
 
 
 @dataclass(frozen=True)
 class Series:
-    """One line of a chart. Lists, arrays or columns of pandas, `[T]` each; NaN where there is no value.
+    """One line of a chart: lists, arrays or columns of pandas, `[T]` each; NaN where there is no value.
 
-    What is infinite or beyond FAR is none either.
+    Infinite values and values beyond DIVERGED count as missing.
     """
 
     name: str
     steps: Any
-    """What stands on the x axis, ascending; with another `Look.xlabel` anything else than steps."""
+    """Values on the x axis, ascending; steps, or with another `Look.xlabel` another quantity."""
     estimate: Any
     low: Any = None
     high: Any = None
     colour: str = ""
-    """`#rrggbb`, made lighter or darker as the background needs; nothing: the colour of text."""
+    """`#rrggbb`, adapted to the background; empty: the colour of text."""
     dash: bool = False
     thin: bool = False
-    """A line that stands behind the others: one member beside the mean."""
-    silent: bool = False
-    """Neither in the legend nor among the values under the pointer."""
+    """A thin line in the background, such as that of one member next to the mean."""
+    unlabelled: bool = False
+    """Not in the legend and not among the values under the pointer."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "estimate", "low", "high"):
@@ -51,45 +51,46 @@ class Series:
 
     @property
     def known(self) -> np.ndarray:
-        """Where there is a value, `[T]`."""
+        """Whether there is a value, `[T]`."""
         return np.isfinite(self.estimate)
 
 
 @dataclass(frozen=True)
 class Look:
-    """How values are laid out; the panels of a figure share it."""
+    """Options of a figure, the same for all its panels."""
 
     unit: str = ""
-    """Written behind values, such as `%`."""
+    """Appended to values, such as `%`."""
     xlabel: str = STEPS
     xlim: tuple[float | None, float | None] = (0.0, None)
-    """Ends of the x axis; None: those of the data."""
+    """Limits of the x axis; None: from the data."""
     ylim: tuple[float | None, float | None] = (None, None)
+    """Limits of the y axis; None: from the data."""
     reference: tuple[float, str] | None = None
-    """A dotted line at a height, and its name."""
+    """Height and name of a dotted line."""
     log: bool = False
-    """A logarithmic height, for values above zero."""
-    late: bool = False
-    """The height fits the last four fifths of the run if what came before would hide them (initial values of 200)."""
-    apart: bool = False
-    """Every panel has a height scale of its own."""
+    """Logarithmic y axis, for positive values."""
+    skip_start: bool = False
+    """Fit the y axis to the last four fifths of the run if earlier values (initial ones of 200) would hide them."""
+    separate_scales: bool = False
+    """Every panel has its own y axis."""
 
 
 @dataclass(frozen=True)
 class Axes:
-    """The ends of a panel's two axes, and where values stand between them."""
+    """The limits of the axes of a panel, and the positions of values on them."""
 
     x: tuple[float, float]
     y: tuple[float, float]
     log: bool = False
 
     def across(self, values: Sequence[float] | np.ndarray) -> np.ndarray:
-        """Shares of the width, from the left."""
+        """Positions on the x axis as shares of the width, from the left."""
         low, high = self.x
         return (np.asarray(values, dtype=float) - low) / ((high - low) or 1.0)
 
     def up(self, values: Sequence[float] | np.ndarray) -> np.ndarray:
-        """Shares of the height, from below."""
+        """Positions on the y axis as shares of the height, from the bottom."""
         low, high = self.y
         points = np.asarray(values, dtype=float)
         if self.log:
@@ -117,31 +118,31 @@ class Axes:
 
 
 def reach(series: Sequence[Series], look: Look) -> tuple[float, float]:
-    """Ends of the x axis."""
+    """Limits of the x axis."""
     low = min(float(s.steps.min()) for s in series) if look.xlim[0] is None else look.xlim[0]
     last = max(float(s.steps.max()) for s in series)
-    single = all(s.known.sum() == 1 for s in series)  # dots, which would be cut in half at the edge
+    single = all(s.known.sum() == 1 for s in series)  # leave room for dots at the edge
     high = last * (1.05 if single else 1.0) if look.xlim[1] is None else look.xlim[1]
     return low, high if high > low else low + 1.0
 
 
 def height(series: Sequence[Series], x: tuple[float, float], look: Look) -> tuple[float, float]:
-    """Ends of the y axis: all estimates, and of the bands what leaves the lines readable."""
+    """Limits of the y axis: all estimates, and as much of the bands as leaves the lines readable."""
     lines, edges, late = [], [], []
     for s in series:
-        values = s.estimate[s.known]
-        lines.append(values)
-        late.append(values[s.steps[s.known] > x[0] + 0.2 * (x[1] - x[0])])
+        known = s.estimate[s.known]
+        lines.append(known)
+        late.append(known[s.steps[s.known] > x[0] + 0.2 * (x[1] - x[0])])
         edges += [edge[np.isfinite(edge)] for edge in (s.low, s.high) if edge is not None]
-    whole, rest = np.concatenate(lines), np.concatenate(late)
-    low, high = float(whole.min()), float(whole.max())
+    values, rest = np.concatenate(lines), np.concatenate(late)
+    low, high = float(values.min()), float(values.max())
     if look.log:
         return 10 ** math.floor(math.log10(low)), 10 ** (math.floor(math.log10(high)) + 1)
-    if look.late and len(rest) and high - low > 5 * (rest.max() - rest.min()) > 0:
+    if look.skip_start and len(rest) and high - low > 5 * (rest.max() - rest.min()) > 0:
         low, high = float(rest.min()), float(rest.max())
     else:
-        ends = np.concatenate([*edges, whole])
-        room = 0.75 * (high - low) or math.inf  # a t-interval of three replicas may be huge
+        ends = np.concatenate([*edges, values])
+        room = 0.75 * (high - low) or math.inf  # a t-interval of three replicas may be very wide
         low, high = max(float(ends.min()), low - room), min(float(ends.max()), high + room)
     if look.reference:
         low, high = min(low, look.reference[0]), max(high, look.reference[0])
@@ -150,7 +151,7 @@ def height(series: Sequence[Series], x: tuple[float, float], look: Look) -> tupl
 
 
 def padded(low: float, high: float) -> tuple[float, float]:
-    """A little room above and below; something to both sides of a value that never changes."""
+    """The limits with a margin on both sides, also around a single value."""
     size = max(abs(low), abs(high))
     room = 0.06 * (high - low) if high - low > 1e-9 * size else 0.1 * size or 1.0
     return low - room, high + room
@@ -160,7 +161,7 @@ def padded(low: float, high: float) -> tuple[float, float]:
 
 
 def gap_of(low: float, high: float, about: int = 5) -> float:
-    """Distance of round values that make `about` parts: 1, 2 or 5 times a power of ten."""
+    """Distance of round values for about `about` intervals: 1, 2 or 5 times a power of ten."""
     raw = (high - low) / about
     base = 10.0 ** math.floor(math.log10(raw))
     return next(base * k for k in (1, 2, 5, 10, 20) if base * k >= raw * 0.999)
@@ -177,13 +178,13 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
 
 
 def powers(low: float, high: float) -> list[float]:
-    """Powers of ten from `low` to `high`, five at most."""
+    """At most five powers of ten from `low` to `high`."""
     first, last = round(math.log10(low)), round(math.log10(high))
     return [10.0**k for k in range(first, last + 1, max(1, math.ceil((last - first) / 4)))]
 
 
 def label(value: float, gap: float) -> str:
-    """A value on an axis, with the decimals that its neighbours at a distance of `gap` need."""
+    """The label of a value on an axis, with enough decimals for a distance of `gap` between values."""
     if max(abs(value), gap) >= 1e7 or gap < 1e-5:
         return f"{value:.3g}".replace("-", "−")
     text = f"{value:,.{max(0, -math.floor(math.log10(gap) + 1e-9))}f}"
@@ -194,7 +195,7 @@ def label(value: float, gap: float) -> str:
 
 
 def colours(colour: str) -> str:
-    """Style attribute with both shades of a colour; nothing for the colour of text."""
+    """Style attribute with both shades of a colour; empty for the colour of text."""
     if not colour:
         return ""
     light, dark = shades(colour)
@@ -202,17 +203,17 @@ def colours(colour: str) -> str:
 
 
 def shades(colour: str) -> tuple[str, str]:
-    """`#rrggbb` for a white and for a dark background: moved to black or white until it stands out, 3 to 1
-    (4 to 1 on the dark one, where thin lines drown sooner).
+    """`#rrggbb` for a white and for a dark background: moved towards black or white until its contrast is at least 3:1,
+    on the dark background 4:1.
 
     >>> shades("#E0A3D8"), shades("#1B3A8A")
     (('#b382ad', '#e0a3d8'), ('#1b3a8a', '#6b7fb3'))
     """
-    return _away(colour, 1.0, 0), _away(colour, 0.0159, 255)
+    return _with_contrast(colour, 1.0, 0), _with_contrast(colour, 0.0159, 255)
 
 
-def _away(colour: str, background: float, towards: int) -> str:
-    """Moved in twentieths; `background` is the relative luminance of WCAG 2 (0.0159: #1e2227)."""
+def _with_contrast(colour: str, background: float, towards: int) -> str:
+    """The colour moved in steps of 1/20; `background`: its relative luminance by WCAG 2 (0.0159: #1e2227)."""
     parts = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
     mixed = parts
     for k in range(21):

@@ -1,4 +1,4 @@
-"""Style and script of the charts in `plots`. No outside library, nothing that runs text as code."""
+"""Style and script of the charts in `plots`, without libraries and without evaluation of text as code."""
 
 STYLE = """
 .panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 23rem), 1fr)); gap: .6rem 1.2rem; }
@@ -6,7 +6,7 @@ STYLE = """
 .chart h4 { font-size: .92rem; font-weight: 600; margin: .5rem 0 .1rem; overflow-wrap: anywhere; }
 .plot { padding: .5rem 1rem 1.5rem 3.3rem; touch-action: pan-y; }
 .field { position: relative; height: 17rem; } .panels .field { height: 9.5rem; }
-/* A little over the edge: dots and lines at the ends of the axes are whole. */
+/* Clipped slightly outside, so that dots and lines at the ends of the axes are complete. */
 .field svg { position: absolute; inset: 0; width: 100%; height: 100%; overflow: visible; clip-path: inset(-4px); }
 .field > span { position: absolute; color: var(--dim); font-size: .76rem; line-height: 1; white-space: nowrap; }
 .field > .y { right: 100%; margin-right: .4rem; transform: translateY(50%); }
@@ -19,7 +19,7 @@ STYLE = """
   stroke-dasharray: 2 4; }
 .field .line { stroke: var(--c); stroke-width: 2; } .field .main { stroke-width: 2.6; }
 .field .dash { stroke-dasharray: 7 4; } .field .thin { stroke-width: 1.1; opacity: .85; }
-.field .silent { opacity: .45; }
+.field .unlabelled { opacity: .45; }
 .field .band { fill: var(--c); opacity: .16; } .field .whisker { stroke: var(--c); stroke-width: 9; opacity: .22; }
 .field .dot { stroke: var(--c); stroke-width: 6; stroke-linecap: round; }
 .field .point { stroke-width: 8; stroke-linecap: round; opacity: 1; }
@@ -40,7 +40,7 @@ STYLE = """
 .tip span { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .tip em { margin-left: auto; padding-left: .5rem; font-style: normal; font-variant-numeric: tabular-nums;
   white-space: nowrap; }
-/* On a phone above the lines, not over them. */
+/* On a phone, above the chart instead of over it. */
 @media (max-width: 34rem) { .tip { left: -2.6rem !important; right: -.4rem !important; width: auto; max-width: none;
   top: auto; bottom: calc(100% + .4rem); } .plot { padding-left: 3rem; } }
 .intervals table { font-size: .93rem; } .intervals th { white-space: normal; overflow-wrap: break-word; }
@@ -58,7 +58,7 @@ STYLE = """
 """
 
 SCRIPT = """
-/* Values under the pointer, the finger, or the cursor that the arrow keys move. */
+/* Show the values under the pointer or finger, or at the cursor that the arrow keys move. */
 "use strict";
 (() => {
   const show = (value, unit) => {

@@ -1,10 +1,10 @@
-"""Charts as inline SVG, from numbers to HTML: crisp at any size, readable without a script, with values on touch.
+"""Charts as inline SVG in HTML: they scale to any size, work without a script, and show values on hover and touch.
 
     plots.curves([plots.Series("mean", steps, mean, low, high)], "return", "Learning curve")
 
-Lines are stretched over whatever width there is, and words are HTML laid over them, so that letters and line
-widths stay the same on a phone and on paper. A page with charts needs `STYLE`, and `SCRIPT` to show the values
-under the pointer or, with the arrow keys, at the cursor. A figure without data is an empty text.
+The lines are stretched to the available width, and the text is HTML placed over them, so that text and line widths do
+not change with the size. A page with charts needs `STYLE`; with `SCRIPT` it shows the values under the pointer or, with
+the arrow keys, at a cursor. A figure without data is an empty string.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from peerage.text import number, short
 __all__ = ["SCRIPT", "STEPS", "STYLE", "Look", "Series", "areas", "curves", "intervals", "multiples"]
 
 UNITS = 4000
-"""A chart is a square of so many units a side, whatever its size on the screen."""
+"""Width and height of a chart in SVG units."""
 DOTS = 12
-"""A line through no more values than this has a dot at each: between them nobody has looked."""
+"""A line with at most this many values has a dot at each of them."""
 PLAIN = Look()
 
 
@@ -53,7 +53,7 @@ def curves(series: Sequence[Series], ylabel: str, title: str, *, caption: str = 
 def multiples(
     panels: Mapping[str, Sequence[Series]], ylabel: str, title: str, *, caption: str = "", look: Look = PLAIN
 ) -> str:
-    """`curves` in several panels, by their titles, with one legend."""
+    """`curves` in several panels (title -> lines) with one legend."""
     panels = {name: [s for s in series if s.known.any()] for name, series in panels.items()}
     panels = {name: series for name, series in panels.items() if series}
     if not panels:
@@ -62,13 +62,13 @@ def multiples(
     x = reach(everything, look)
     drawn = []
     for name, series in panels.items():
-        axes = Axes(x, height(series if look.apart else everything, x, look), look.log)
+        axes = Axes(x, height(series if look.separate_scales else everything, x, look), look.log)
         drawn.append(_panel(name, "".join(_lines(s, axes) for s in series), series, axes, look))
     return _figure(title, ylabel, drawn, everything, caption, look)
 
 
 def areas(panels: Mapping[str, Sequence[Series]], ylabel: str, title: str, *, caption: str = "") -> str:
-    """Stacked areas in panels: percent of a whole; the series of a panel share their steps."""
+    """Stacked areas in panels, in percent of the total; the series of a panel have the same steps."""
     panels = {name: series for name, series in panels.items() if series}
     if not panels:
         return ""
@@ -77,7 +77,7 @@ def areas(panels: Mapping[str, Sequence[Series]], ylabel: str, title: str, *, ca
     axes = Axes(reach(everything, look), (0.0, 100.0))
     drawn = []
     for name, series in panels.items():
-        # A row counts what happened since the row before, so each part holds back to where that one stands.
+        # A row counts what happened since the row before, so its value extends back to that row.
         along, parts = axes.across([axes.x[0], *series[0].steps]), _parts(series)
         floor, shapes = np.zeros(len(along) - 1), []
         for s in series:
@@ -112,26 +112,26 @@ def intervals(
 
     lines = []
     for name, estimate, low, high in rows:
-        bar, words = "", number(estimate)
+        bar, text = "", number(estimate)
         if math.isfinite(low) and math.isfinite(high):
             width = 100 * float(np.diff(axes.across([low, high]))[0])
             bar = f'<i class="bar" style="left:{at(low)};width:{width:.2f}%"></i>'
-            words += f" ({number(low)} to {number(high)})"
+            text += f" ({number(low)} to {number(high)})"
         zero = "" if reference is None else f'<i class="zero" style="left:{at(reference)}"></i>'
         track = f'<td class="track"><div>{zero}{bar}<i class="dot" style="left:{at(estimate)}"></i></div></td>'
-        lines.append(f'<tr><th scope="row">{escape(name)}</th>{track}<td>{escape(words)}</td></tr>')
+        lines.append(f'<tr><th scope="row">{escape(name)}</th>{track}<td>{escape(text)}</td></tr>')
     gap = gap_of(*axes.x)
     marks = "".join(f'<span style="left:{at(v)}">{escape(label(v, gap))}</span>' for v in ticks(*axes.x))
     foot = f'<td></td><td class="track"><div class="ticks">{marks}</div></td><td></td>'
     lines.append(f'<tr aria-hidden="true">{foot}</tr>')
-    titles = f'<th scope="col">what</th><th scope="col" class="text">{escape(xlabel)}</th><th scope="col">value</th>'
+    titles = f'<th scope="col">side</th><th scope="col" class="text">{escape(xlabel)}</th><th scope="col">value</th>'
     return (
         f'<figure class="intervals"><h3>{escape(title)}</h3><table><thead><tr>{titles}</tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table>{_caption(caption)}</figure>"
     )
 
 
-# --- what they are made of ------------------------------------------------------------------------
+# --- parts of the charts --------------------------------------------------------------------------
 
 
 def _figure(
@@ -146,7 +146,7 @@ def _figure(
     """The panels of one figure under its title, with a legend of everything that has a name in them."""
     keys: dict[str, str] = {}
     for s in series:
-        if not s.silent:
+        if not s.unlabelled:
             text = escape(short(s.name, 40))
             keys.setdefault(s.name, f'<li><i class="{_kind("key", s)}" {colours(s.colour)}></i>{text}</li>')
     if look.reference:
@@ -164,18 +164,18 @@ def _caption(text: str) -> str:
 def _panel(
     name: str, shapes: str, series: Sequence[Series], axes: Axes, look: Look, stacked: bool = False
 ) -> str:
-    """One set of axes with its shapes, its words and the values that the script shows."""
-    rules, words = [], []
+    """One set of axes with its shapes, its labels and the values that the script shows."""
+    rules, labels = [], []
     for share, text in axes.yticks():
         rules.append(f'<path class="rule" d="M0 {round(UNITS * (1 - share))}H{UNITS}"/>')
-        words.append(f'<span class="y" style="bottom:{100 * share:.2f}%">{escape(text + look.unit)}</span>')
+        labels.append(f'<span class="y" style="bottom:{100 * share:.2f}%">{escape(text + look.unit)}</span>')
     for share, text in axes.xticks(look.xlabel):
-        words.append(f'<span class="x" style="left:{100 * share:.2f}%">{escape(text)}</span>')
+        labels.append(f'<span class="x" style="left:{100 * share:.2f}%">{escape(text)}</span>')
     if look.reference:
         share = float(axes.up([look.reference[0]])[0])
         rules.append(f'<path class="reference" d="M0 {round(UNITS * (1 - share))}H{UNITS}"/>')
-    told = [s for s in series if not s.silent]
-    grids = list(dict.fromkeys(tuple(s.steps.tolist()) for s in told))  # most series share theirs
+    labelled = [s for s in series if not s.unlabelled]
+    grids = list(dict.fromkeys(tuple(s.steps.tolist()) for s in labelled))  # most series share theirs
     values = {
         "x": axes.x,
         "y": [page.rounded(v, 6) for v in axes.y],
@@ -184,14 +184,14 @@ def _panel(
         "at": "step " if look.xlabel == STEPS else "",
         "stacked": stacked,
         "grids": [[page.rounded(v, 8) for v in grid] for grid in grids],
-        "series": [_numbers(s) | {"grid": grids.index(tuple(s.steps.tolist()))} for s in told],
+        "series": [_numbers(s) | {"grid": grids.index(tuple(s.steps.tolist()))} for s in labelled],
     }
     top = f"<h4>{escape(name)}</h4>" if name else ""
     return (
         f'<div class="panel">{top}<div class="plot" tabindex="0" role="group" aria-roledescription="chart" '
-        f'aria-label="{escape(_in_words(name, told, look))}"><div class="field">'
+        f'aria-label="{escape(_description(name, labelled, look))}"><div class="field">'
         f'<svg viewBox="0 0 {UNITS} {UNITS}" preserveAspectRatio="none" aria-hidden="true">'
-        f"{''.join(rules)}{shapes}</svg>{''.join(words)}</div>{page.data(values)}</div>"
+        f"{''.join(rules)}{shapes}</svg>{''.join(labels)}</div>{page.data(values)}</div>"
         f'<p class="xlabel">{escape(look.xlabel)}</p></div>'
     )
 
@@ -207,10 +207,10 @@ def _lines(s: Series, axes: Axes) -> str:
             edges = _path(np.repeat(x[there], 2), np.concatenate([low[there], high[there]]))
             band = f'<path class="s whisker" {style} d="{edges}"/>'
         elif there.any():
-            there_and_back = np.concatenate([low[there], high[there][::-1]])
-            edges = _path(np.concatenate([x[there], x[there][::-1]]), there_and_back)
+            outline = np.concatenate([low[there], high[there][::-1]])
+            edges = _path(np.concatenate([x[there], x[there][::-1]]), outline)
             band = f'<path class="s band" {style} d="{edges}Z"/>'
-    if known.sum() == 1:  # a line of no length, whose round ends are a dot
+    if known.sum() == 1:  # a line of length zero with round ends is a dot
         return f'{band}<path class="{_kind("line", s)} point" {style} d="{_path(x[known], y[known])}h0"/>'
     line = f'{band}<path class="{_kind("line", s)}" {style} d="{_path(x[known], y[known])}"/>'
     if s.thin or known.sum() > DOTS:
@@ -220,26 +220,26 @@ def _lines(s: Series, axes: Axes) -> str:
 
 
 def _parts(series: Sequence[Series]) -> list[tuple[int, int]]:
-    """The places from where to where there are values: first and one after the last."""
+    """The index ranges with values: (first, one after the last)."""
     known = np.any([s.known for s in series], axis=0)
     ends = np.flatnonzero(np.diff(known.astype(int), prepend=0, append=0)).tolist()
     return list(zip(ends[::2], ends[1::2]))
 
 
 def _kind(kind: str, s: Series) -> str:
-    marks = {"dash": s.dash, "thin": s.thin, "silent": s.silent, "main": not s.colour}
+    marks = {"dash": s.dash, "thin": s.thin, "unlabelled": s.unlabelled, "main": not s.colour}
     return " ".join(["s", kind, *(name for name, there in marks.items() if there)])
 
 
 def _path(x: np.ndarray, y: np.ndarray) -> str:
-    """SVG path through points given as shares of width and height; far outside is outside enough."""
+    """SVG path through points given as shares of width and height, clipped far outside the chart."""
     y = np.clip(np.nan_to_num(y, nan=0.0, posinf=9, neginf=-9), -9, 9)
     points = np.rint(UNITS * np.stack([x, 1 - y], axis=1)).astype(int)
     return "M" + "L".join(f"{across} {down}" for across, down in points)
 
 
 def _numbers(s: Series) -> dict[str, object]:
-    """A series for the script."""
+    """A series as data for the script."""
     parts = {"e": s.estimate}
     if s.low is not None and s.high is not None:
         parts |= {"l": s.low, "h": s.high}
@@ -247,8 +247,8 @@ def _numbers(s: Series) -> dict[str, object]:
     return {"name": short(s.name, 40), "colours": shades(s.colour) if s.colour else None, **values}
 
 
-def _in_words(name: str, series: Sequence[Series], look: Look) -> str:
-    """What a screen reader says of a panel: its last values."""
+def _description(name: str, series: Sequence[Series], look: Look) -> str:
+    """The description of a panel for screen readers: its last values."""
     last = []
     for s in series[:12]:
         known = np.flatnonzero(s.known)
@@ -258,4 +258,4 @@ def _in_words(name: str, series: Sequence[Series], look: Look) -> str:
         if s.low is not None and s.high is not None and math.isfinite(low := float(s.low[known[-1]])):
             text += f" ({number(low)} to {number(float(s.high[known[-1]]))})"
         last.append(text)
-    return f"{name or 'Chart'}. At the end: {', '.join(last)}. Arrow keys read other points."
+    return f"{name or 'Chart'}. At the end: {', '.join(last)}. Use the arrow keys to read other points."

@@ -14,8 +14,8 @@ from peerage.config.methods import LEARNERS
 from peerage.errors import UserError
 from peerage.learners.defaults import ADVICE_DEFAULTS, resolve
 from peerage.reports import page
-from peerage.runs.disturbances import mapping, setting_text
-from peerage.runs.folder import RunFolder
+from peerage.runs.disturbances import setting_text
+from peerage.runs.folder import RunFolder, as_mapping
 
 NOT_LISTED = ("exp_name", "log_dir", "overwrite", "verbose", "n_epochs", "epoch_length", "env")
 """Settings that the table leaves out: names and places, and the length, which `total_timesteps` holds."""
@@ -31,10 +31,10 @@ def reproduce(run: RunFolder, name: str) -> str:
         parts += [page.paragraph(started), page.code("\n".join(commands))]
     words = "The same seed on the same machine with the same versions gives the same numbers."
     environment = run.environment()
-    commit = mapping(environment.get("git")).get("commit")
+    commit = as_mapping(environment.get("git")).get("commit")
     if isinstance(commit, str):
         words += f" The code was that of git commit {commit}"
-        words += ", with uncommitted changes." if mapping(environment["git"]).get("modified") else "."
+        words += ", with uncommitted changes." if as_mapping(environment["git"]).get("modified") else "."
     return "\n".join([*parts, page.paragraph(words)])
 
 
@@ -96,17 +96,17 @@ def non_default_settings(data: Mapping[str, Any]) -> list[list[str]] | None:
 def machine(run: RunFolder) -> str:
     """Versions and hardware, and what changed in them at each resume."""
     environment = run.environment()
-    rows = [[key, value or "not installed"] for key, value in mapping(environment.get("versions")).items()]
-    git = mapping(environment.get("git"))
+    rows = [[key, value or "not installed"] for key, value in as_mapping(environment.get("versions")).items()]
+    git = as_mapping(environment.get("git"))
     if git:
         rows.append(["git commit", f"{git.get('commit')}{' (with changes)' if git.get('modified') else ''}"])
-    rows += [[key, value] for key, value in mapping(environment.get("hardware")).items()]
+    rows += [[key, value] for key, value in as_mapping(environment.get("hardware")).items()]
     rows += [[key, environment[key]] for key in ("platform", "env") if key in environment]
     if not rows:
         return page.paragraph("environment.json is missing or damaged.")
     parts = [page.table(["item", "value"], [[str(cell) for cell in row] for row in rows], text=True)]
     resumed = environment.get("resumed")
-    resumes = [_resume_row(mapping(entry)) for entry in resumed if entry] if isinstance(resumed, list) else []
+    resumes = [_resume_row(as_mapping(entry)) for entry in resumed if entry] if isinstance(resumed, list) else []
     if resumes:
         head = ["after step", "device", "threads", "changed since the part before"]
         parts.append(page.table(head, resumes, text=True, caption="Resumes from a checkpoint"))

@@ -1,6 +1,6 @@
-"""report.html: one page about a run that needs nothing but itself.
+"""report.html: a self-contained page about a run.
 
-It is made of the run folder alone and holds no clock times: the same folder gives the same bytes.
+It is made from the run folder alone and contains no clock times: the same folder gives the same bytes.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ SCRIPTS = (plots.SCRIPT, matrix.SCRIPT)
 def write_report(folder: Path | str) -> Path:
     """Draw the figures and write `report.html` into the run folder; returns its path.
 
-    Works on a run that is still going on. UserError if `folder` is not a run, its files are damaged or something
-    else stands in their places; then nothing has been written.
+    Works for unfinished runs too. Raises UserError if `folder` is not a run or its files are damaged; then nothing has
+    been written.
     """
     run = RunFolder.open(folder)
     path = run.path / "report.html"
@@ -44,7 +44,7 @@ def write_report(folder: Path | str) -> Path:
 
 
 def render(run: RunFolder) -> str:
-    """The page as HTML, from the run's files alone."""
+    """The page as HTML, from the files of the run."""
     config = run.config()
     evaluations, metrics = tables.read_evaluations(run.path), tables.read_metrics(run.path)
     advice = tables.read_advice(run.path)
@@ -58,23 +58,23 @@ def render(run: RunFolder) -> str:
         charts.entropy(metrics, advice),
     ]
     if any(trust):
-        trust.append(page.details("The advice in numbers", _measures(analyse(run.path))))
+        trust.append(page.details("Measures of advice", _measures(analyse(run.path))))
     behind = [charts.signals(advice), charts.trust_model(metrics, advice)]
     if single := charts.traces(advice):
-        behind.append(page.details("Every signal, for each asking member", single))
+        behind.append(page.details("Every signal, per asking member", single))
     parts = {
         "Learning": charts.learning(evaluations, metrics),
-        "Who listens to whom": "\n".join(filter(None, trust)),
-        "What the scores are made of": "\n".join(filter(None, behind)),
+        "Who follows whom": "\n".join(filter(None, trust)),
+        "Signals behind the scores": "\n".join(filter(None, behind)),
         "Members": _member_table(config, members, values, metrics, advice) if members else "",
-        "How to repeat it": provenance.reproduce(run, name),
+        "How to repeat the run": provenance.reproduce(run, name),
         "Settings": provenance.settings(run),
         "Versions and machine": provenance.machine(run),
     }
     top = [
         f"<h1>{escape(name)}</h1>",
         page.paragraph(_what_ran(config, members, metrics, evaluations, advice)),
-        _made_hard(config, advice),
+        _disturbances(config, advice),
         _status(run),
         page.facts(_facts(values, advice)),
         page.paragraph(_listening(advice)) if len(advice) else "",
@@ -87,7 +87,7 @@ def render(run: RunFolder) -> str:
 
 
 def _members(*frames: pd.DataFrame) -> list[str]:
-    """Every member that the data knows."""
+    """The names of all members in the data."""
     names: set[str] = set()
     for frame in frames:
         names |= set(frame["member" if "member" in frame else "asker"])
@@ -103,7 +103,7 @@ def _what_ran(
 ) -> str:
     planned = config.get("n_peers")
     n = len(members) or (planned if isinstance(planned, int) else 0)
-    algorithms = "+".join(dict.fromkeys(name.upper() for name in _named(config)))
+    algorithms = "+".join(dict.fromkeys(name.upper() for name in _configured_algorithms(config)))
     text = f"{count(n, f'{algorithms} member'.strip())}"
     fixed = [] if advice.empty else [name for name in summaries.advisers_of(advice) if not is_member(name)]
     if fixed:
@@ -115,49 +115,49 @@ def _what_ran(
     return text + (f", in {replicas} independent replicas." if replicas > 1 else ".")
 
 
-def _made_hard(config: dict[str, Any], advice: pd.DataFrame) -> str:
-    """What was done to the training on purpose: nobody may take its numbers for those of an undisturbed one."""
-    words = disturbances(config, [] if advice.empty else summaries.advisers_of(advice))
-    return page.state(f"{'. '.join(map(capital, words))}.") if words else ""
+def _disturbances(config: dict[str, Any], advice: pd.DataFrame) -> str:
+    """A highlighted line about deliberate disturbances, so that the run is not taken for an undisturbed one."""
+    lines = disturbances(config, [] if advice.empty else summaries.advisers_of(advice))
+    return page.state(f"{'. '.join(map(capital, lines))}.") if lines else ""
 
 
 def _status(run: RunFolder) -> str:
-    """How it ended, in words."""
+    """A highlighted line about the status of the run."""
     status, line = run.status()
     why = str(line.get("why") or "")
     if status == "FAILED" and why == "interrupted":
-        return page.state("The run was interrupted: this is how far it came. `peerage resume` goes on.")
+        return page.state("The run was interrupted; this is its state. `peerage resume` continues it.")
     if status == "FAILED":
-        return page.state(f"The run failed: {why or 'no reason given'}", "failed")
+        return page.state(f"The run failed: {why or 'unknown reason'}", "failed")
     if status == "DONE":
         return page.state(f"The run is finished{'' if why in ('', 'finished') else f': {why}'}.", "done")
-    return page.state("The run has not ended: this is how far it came.")
+    return page.state("The run has not ended; this is its state so far.")
 
 
 def _facts(values: pd.DataFrame, advice: pd.DataFrame) -> list[tuple[str, str]]:
-    """The three numbers on top: final return, how far members are apart, who is followed most."""
+    """The cards at the top: final return, best and worst member, and the adviser that is followed most."""
     facts = []
     if len(values):
         last = values[values["step"] == values["step"].max()]
         result = summaries.spread(summaries.by_replica(last).to_numpy()[0])
-        note = f"mean return of greedy episodes, evaluation at step {int(last['step'].iloc[0]):,}"
+        note = f"mean return without exploration, evaluation at step {int(last['step'].iloc[0]):,}"
         facts.append((_plus_minus(result), note + _spread_note(result)))
         facts += _best_and_worst(last)
     shares = _late_roles(advice)
     if len(shares) > 1:
         top = f"{shares.index[0]}: {shares.iloc[0]:.0%}"
         advisers = advice["adviser"].nunique()
-        alike = sum(map(is_member, advice["adviser"].unique())) - 1 if shares.index[0] == "other members" else 1
-        by_lot = f"by lot it would be {alike / advisers:.0%}"
-        facts.append((top, f"followed most: share of all choices in the last fifth of the run; {by_lot}"))
+        same_role = sum(map(is_member, advice["adviser"].unique())) - 1 if shares.index[0] == "other members" else 1
+        random_choice = f"random choice would give {same_role / advisers:.0%}"
+        facts.append((top, f"followed most: share of all choices in the last fifth of the run; {random_choice}"))
     return facts
 
 
 def _best_and_worst(last: pd.DataFrame) -> list[tuple[str, str]]:
     """The card about single members, from their last evaluations (`summaries.member_values`).
 
-    A member learns with those of its own replica: those of the same number elsewhere are others, so that no mean over
-    them says who is best.
+    Members are ranked one by one: members with the same number in different replicas are independent of each other, so
+    that a mean over them would not identify the best.
     """
     ranked = last.sort_values("value", kind="stable")
     if len(ranked) < 2:
@@ -169,7 +169,7 @@ def _best_and_worst(last: pd.DataFrame) -> list[tuple[str, str]]:
     note += f"the worst is {names[0]} with {number(worst)}"
     within = last.groupby("replica")["value"].agg(lambda values: values.max() - values.min())
     if replicas > 1 and len(last) > replicas:
-        note += f"; within a replica best and worst are {number(float(within.mean()))} apart on average"
+        note += f"; the mean difference of best and worst within a replica is {number(float(within.mean()))}"
     return [(names[-1], note)]
 
 
@@ -180,18 +180,18 @@ def _plus_minus(result: summaries.Spread) -> str:
     if result.replicas < 3:
         return f"{number(mean)} ({number(low)} to {number(high)})"
     text, half = number(mean), high - mean
-    rounded = f"{half:,.{len(text.partition('.')[2])}f}"  # to the decimals of the mean
+    rounded = f"{half:,.{len(text.partition('.')[2])}f}"  # with the decimals of the mean
     return f"{text} ± {rounded if float(rounded.replace(',', '')) else number(half)}"
 
 
 def _spread_note(result: summaries.Spread) -> str:
     if not result.kind:
-        return "; one replica, so no statement about chance"
+        return "; a single replica, so no interval"
     return f"; {'±' if result.replicas > 2 else 'range'}: {result.kind} over {result.replicas} replicas"
 
 
 def _late_roles(advice: pd.DataFrame) -> pd.Series:
-    """Share of choices by self, other members and fixed advisers in the last fifth, largest first."""
+    """Shares of choices by role (self, other members, fixed advisers) in the last fifth of the run, descending."""
     late = summaries.late(advice)
     if late.empty or late["adviser"].nunique() < 2 or late["chosen"].sum() == 0:
         return pd.Series(dtype=float)
@@ -200,12 +200,13 @@ def _late_roles(advice: pd.DataFrame) -> pd.Series:
 
 
 def _listening(advice: pd.DataFrame) -> str:
+    """A sentence about the advisers that members followed at the end."""
     shares = _late_roles(advice)
     if len(shares) < 2:
         return ""
     words = {"self": "themselves", "other members": "other members"}
     parts = [f"{words.get(str(name), str(name))} in {share:.0%}" for name, share in shares.items()]
-    shown = parts if len(parts) <= 6 else [*parts[:5], f"{len(parts) - 5} more in the rest"]
+    shown = parts if len(parts) <= 6 else [*parts[:5], f"{len(parts) - 5} others in the rest"]
     return f"In the last fifth of the run the members followed {listing(shown)} of their choices."
 
 
@@ -219,17 +220,17 @@ def _member_table(
     metrics: pd.DataFrame,
     advice: pd.DataFrame,
 ) -> str:
-    """A row per member: what it is, how well it does, whom it listens to."""
+    """A table with a row per member: algorithm, returns, and whom it follows."""
     algorithms = _algorithms(config, len(members))
     last = values[values["step"] == values["step"].max()]
     replicas = max(1, last["replica"].nunique())
     training = summaries.metric(summaries.late(metrics), "train/return")
-    listens = len(advice) > 0 and advice["adviser"].nunique() > 1
-    shares = summaries.late_share_matrix(advice) if listens else pd.DataFrame()
+    follows = len(advice) > 0 and advice["adviser"].nunique() > 1
+    shares = summaries.late_share_matrix(advice) if follows else pd.DataFrame()
     head = ["member", "algorithm", "final return"]
     head += [{1: "", 2: "range over replicas"}.get(replicas, "95% t-interval")] if replicas > 1 else []
     head += ["best evaluation", "training return*"]
-    head += ["follows itself*", "follows most*"] if listens else []
+    head += ["follows itself*", "follows most*"] if follows else []
     rows = []
     for place, member in enumerate(members):
         own = values[values["member"] == member]
@@ -241,23 +242,23 @@ def _member_table(
         means = own.groupby("step")["value"].mean()
         row.append(f"{number(means.max())} at {means.index[int(means.argmax())]:,}" if len(means) else "–")
         row.append(number(training[training["member"] == member]["value"].mean()))
-        if listens:
+        if follows:
             chosen = shares.loc[member] if member in shares.index else pd.Series(dtype=float)
             row.append(f"{chosen.get(member, 0.0):.0%}" if len(chosen) else "–")
             row.append(f"{short(str(chosen.idxmax()))} ({chosen.max():.0%})" if len(chosen) else "–")
         rows.append(row)
     note = "* mean over the last fifth of the run."
     if replicas > 1:
-        note += " Values are means over replicas; what members of the same number have in common is their settings."
-    return page.table(head, rows, caption="Every member") + page.paragraph(note, dim=True)
+        note += " Values are means over replicas; members with the same number have the same settings."
+    return page.table(head, rows, caption="Members") + page.paragraph(note, dim=True)
 
 
 def _measures(analysis: Analysis) -> str:
     """The analysis in numbers; docs/analysis.md has the definitions."""
     head, rows = analysis.rows()
     notes = [
-        "Every measure is taken for one asking member in one replica, then averaged over members and replicas. "
-        "docs/analysis.md says what each means.",
+        "Every measure is computed per asking member and replica, then averaged over members and replicas. "
+        "docs/analysis.md has the definitions.",
         *analysis.notes(),
     ]
     table = page.table(head, rows, wrap=True, caption="Measures of advice and trust")
@@ -265,12 +266,12 @@ def _measures(analysis: Analysis) -> str:
 
 
 def _algorithms(config: dict[str, Any], n: int) -> list[str]:
-    """The algorithm of each member, as far as the configuration says."""
-    names = _named(config) or ["?"]
+    """The algorithm of each member, `?` where the configuration does not name it."""
+    names = _configured_algorithms(config) or ["?"]
     return names if len(names) == n else [names[0]] * n
 
 
-def _named(config: dict[str, Any]) -> list[str]:
+def _configured_algorithms(config: dict[str, Any]) -> list[str]:
     """The algorithms that the configuration names: one for all members, or one for each."""
     learner = config.get("learner")
     named = learner.get("algorithm") if isinstance(learner, dict) else None

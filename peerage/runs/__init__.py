@@ -1,6 +1,6 @@
-"""The run folder: what a training leaves on disk, who listens to it, its figures and its report.
+"""The run folder on disk, the listeners that log a training, and checkpoints.
 
-Light to import: pandas, matplotlib, rich and the loggers' packages come in where they are used.
+Importing the package is fast: pandas, rich, torch and the packages of the loggers are imported only when needed.
 """
 
 from peerage.runs.folder import RunFolder, default_name

@@ -1,11 +1,11 @@
-"""Checkpoints: safetensors for tensors, JSON for the rest, a manifest with checksums. Nothing in them can run.
+"""Checkpoints: safetensors for tensors, JSON for the rest, a manifest with checksums. They cannot contain code.
 
     checkpoints/
       step_000100000/   state.safetensors, state.json, manifest.json
-      chunks/           what long buffers (`AppendBuffer`) took in between two checkpoints, shared by all of them
+      chunks/           entries of long buffers (`AppendBuffer`), shared by all checkpoints
 
-A checkpoint folder is written beside its place and renamed, so that a half-written one never has the name of a whole
-one; its manifest has the checksum of everything that belongs to it, and its own.
+A checkpoint folder is written under a temporary name and then renamed, so that an incomplete one is never taken for a
+checkpoint. Its manifest holds the checksums of all its files and chunks, and one of itself.
 """
 
 from __future__ import annotations
@@ -30,27 +30,28 @@ from peerage.errors import UserError
 from peerage.runs import disk
 from peerage.runs.chunks import Chunk, write_chunks
 from peerage.runs.serialisation import flatten, unflatten
+from peerage.text import one_line
 
 FORMAT = 3
 FILES = ("state.safetensors", "state.json")
 
 
 class Damaged(UserError):
-    """A checkpoint that is not what was written: another one may be used instead. (One that cannot be read just now, or
-    that another version wrote, is a plain UserError: what is newer than what can be read is never passed over.)"""
+    """A checkpoint whose content changed after it was written; an older one may be used instead. A checkpoint that
+    cannot be read at the moment, or that another version wrote, raises a plain UserError and is never skipped."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What manifest.json says."""
+    """The content of manifest.json."""
 
     step: int
     about: dict[str, Any]
-    """Plain data that `save` was given."""
+    """The plain data passed to `save`."""
     files: dict[str, str]
-    """Name -> checksum."""
+    """File name -> checksum."""
     chunks: dict[str, list[Chunk]]
-    """Place in the state -> the chunks of the buffer there, oldest first."""
+    """Key of a buffer in the state -> its chunks, oldest first."""
 
 
 # --- writing ------------------------------------------------------------------------------------------------
@@ -67,14 +68,14 @@ def save(
 ) -> Path:
     """Write `state` as the run's checkpoint of `step`: nested dicts and lists of tensors, `AppendBuffer`s, JSON values.
 
-    `after` is the checkpoint that this one goes on from: its chunks are used again. Checkpoints of later steps belong
-    to a continuation that was given up; they are removed, and so are all but the newest `keep`. Raises OSError.
+    `after` is the previous checkpoint, whose chunks are reused. Only the newest `keep` checkpoints up to `step` are
+    kept; checkpoints of later steps belong to an abandoned continuation and are removed. Raises OSError.
     """
     root = run / "checkpoints"
     chunks_folder = root / "chunks"
     chunks_folder.mkdir(parents=True, exist_ok=True)
     final, partial = _free_name(root, step), root / f".step_{step:09d}.partial"
-    for left in (*root.glob(".step_*"), *chunks_folder.glob(".*")):  # by a process that was killed
+    for left in (*root.glob(".step_*"), *chunks_folder.glob(".*")):  # left by a process that was killed
         disk.remove(left)
     known = _known_chunks(after)
     tensors: dict[str, torch.Tensor] = {}
@@ -110,13 +111,13 @@ def _known_chunks(after: Path | None) -> dict[str, list[Chunk]]:
         return {}
     try:
         return read_manifest(after).chunks
-    except UserError:  # somebody took it away: everything is written anew
+    except UserError:  # it was removed or damaged: write everything again
         return {}
 
 
 def _free_name(root: Path, step: int) -> Path:
-    """`step_000000100`, or with -2, -3, ... behind it: a run that ends where it was resumed saves that step again, and
-    the one that is there stays until the new one is whole."""
+    """`step_000000100`, or with -2, -3, ... appended: a run that ends at the step at which it was resumed saves that
+    step again, and the existing checkpoint stays until the new one is complete."""
     path, count = root / f"step_{step:09d}", 1
     while path.exists():
         count += 1
@@ -125,8 +126,8 @@ def _free_name(root: Path, step: int) -> Path:
 
 
 def retire(folder: Path) -> None:
-    """Put a damaged checkpoint out of the way, as `damaged_step_...`: the run goes on from an older one, and must not
-    come back to it."""
+    """Rename a damaged checkpoint to `damaged_step_...`, so that it is not used again after the run has continued from
+    an older one."""
     target, count = folder.with_name(f"damaged_{folder.name}"), 1
     while target.exists():
         count += 1
@@ -136,7 +137,7 @@ def retire(folder: Path) -> None:
 
 
 def _clean(run: Path, step: int, keep: int) -> None:
-    """Remove checkpoints that are not among the newest `keep` up to `step`, and chunks that nobody needs then."""
+    """Remove checkpoints that are not among the newest `keep` up to `step`, and chunks that no checkpoint refers to."""
     kept = [folder for folder in checkpoints(run) if step_of(folder) <= step][-keep:]
     for path in checkpoints(run):
         if path not in kept:
@@ -144,7 +145,7 @@ def _clean(run: Path, step: int, keep: int) -> None:
                 disk.remove(path)
     try:
         manifests = [read_manifest(folder) for folder in kept]
-    except UserError:  # until one knows what it needs, everything stays
+    except UserError:  # the chunks of a damaged checkpoint are unknown: remove none
         return
     needed = {chunk.name for manifest in manifests for chunks in manifest.chunks.values() for chunk in chunks}
     for path in (run / "checkpoints" / "chunks").glob("*.safetensors"):
@@ -156,7 +157,7 @@ def _clean(run: Path, step: int, keep: int) -> None:
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """The run's checkpoint folders, oldest first; one that was not written to its end has another name."""
+    """The run's complete checkpoint folders, oldest first."""
     named = [path for path in (run / "checkpoints").glob("step_*") if _NAME.fullmatch(path.name)]
     return sorted(named, key=_order)
 
@@ -172,21 +173,21 @@ def _order(folder: Path) -> tuple[int, int]:
 
 
 def step_of(folder: Path) -> int:
-    """The step of a checkpoint, by the name of its folder."""
+    """The step of a checkpoint, from the name of its folder."""
     return _order(folder)[0]
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Raises UserError if it is damaged or of another format version."""
+    """The manifest of a checkpoint. Raises UserError if it is damaged or of another format version."""
 
     def read() -> Manifest:
-        disk.sha256(folder / "manifest.json")  # is it a file at all?
+        disk.sha256(folder / "manifest.json")  # raises if it is not a regular file
         manifest = json.loads((folder / "manifest.json").read_text())
         if manifest["format"] != FORMAT:
             by = manifest.get("about", {}).get("versions", {}).get("peerage", "of another version")
             raise UserError(
                 f"{folder} was written in checkpoint format {str(manifest['format'])[:20]} by Peerage {str(by)[:20]}, "
-                f"and this version reads format {FORMAT}: use that one"
+                f"but this version reads format {FORMAT}: use the version that wrote it"
             )
         seal = manifest.pop("seal")
         if seal != _seal(manifest) or manifest["step"] != step_of(folder):
@@ -194,7 +195,7 @@ def read_manifest(folder: Path) -> Manifest:
         chunks = {place: [Chunk(**chunk) for chunk in some] for place, some in manifest["chunks"].items()}
         for chunk in (c for some in chunks.values() for c in some):
             if not re.fullmatch(r"[a-z0-9_-]+\.safetensors", chunk.name):
-                raise Damaged(f"checkpoint {folder} names a chunk {chunk.name!r:.60}: it is not one of ours")
+                raise Damaged(f"checkpoint {folder} names a chunk {chunk.name!r:.60}, which is not a valid name")
         about = dict(manifest["about"])
         if not isinstance(about.get("versions", {}), dict):
             raise Damaged(f"checkpoint {folder} is damaged: its manifest does not say what wrote it")
@@ -204,8 +205,8 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def load(folder: Path, *, buffers: bool = True) -> dict[str, Any]:
-    """The state in a checkpoint folder; without `buffers`, all but those. Raises UserError if it is damaged or of
-    another format version."""
+    """The state in a checkpoint folder; without `buffers`, every buffer is None. Raises UserError if the checkpoint is
+    damaged or of another format version."""
 
     def read() -> dict[str, Any]:
         manifest = read_manifest(folder)
@@ -218,7 +219,7 @@ def load(folder: Path, *, buffers: bool = True) -> dict[str, Any]:
             if disk.sha256(where / name) != sha256:
                 raise Damaged(f"checkpoint {folder} is damaged: {name} does not match its checksum")
         tree = json.loads((folder / FILES[1]).read_text())
-        # Copies: the file's own memory is aligned in another way, and sums over it have other last bits
+        # Copies: memory mapped from the file is aligned differently, which changes the last bits of sums over it
         tensors = {key: tensor.clone() for key, tensor in load_file(folder / FILES[0]).items()}
         state = unflatten(tree, tensors, manifest.chunks if buffers else None, folder.parent / "chunks")
         if not isinstance(state, dict):
@@ -229,9 +230,9 @@ def load(folder: Path, *, buffers: bool = True) -> dict[str, Any]:
 
 
 def load_latest(run: Path, *, buffers: bool = True) -> tuple[Path, dict[str, Any], dict[Path, str]]:
-    """The newest sound checkpoint of a run, its state, and each damaged one that is newer, with a line about it.
+    """The newest intact checkpoint of a run, its state, and a message about each damaged checkpoint that is newer.
 
-    Raises UserError if there is none, or if one cannot be read for a reason that is not its own.
+    Raises UserError if there is none, or if one cannot be read although it is not damaged.
     """
     for _ in range(5):
         damaged: dict[Path, str] = {}
@@ -242,14 +243,14 @@ def load_latest(run: Path, *, buffers: bool = True) -> tuple[Path, dict[str, Any
             except Damaged as error:
                 damaged[folder] = str(error)
         if checkpoints(run) == there:
-            break  # else the run goes on meanwhile, and what was there has been replaced
+            break  # otherwise a running training has replaced them in the meantime: try again
     if not damaged:
         raise UserError(f"{run} has no checkpoint")
-    raise UserError(f"{run} has no sound checkpoint, train it anew: {'; '.join(damaged.values())}")
+    raise UserError(f"{run} has no intact checkpoint, train it again: {'; '.join(damaged.values())}")
 
 
 def _reading(folder: Path, read: Callable[[], Any]) -> Any:
-    """`read()`; a UserError for whatever a damaged file may lead to."""
+    """`read()`, with every error that a damaged file may cause converted to a UserError."""
     try:
         return read()
     except UserError:
@@ -258,13 +259,13 @@ def _reading(folder: Path, read: Callable[[], Any]) -> Any:
         raise Damaged(f"checkpoint {folder} is damaged: {Path(error.filename or folder).name} is missing") from error
     except MemoryError as error:
         raise UserError(f"checkpoint {folder} cannot be read now: there is not enough memory") from error
-    except OSError as error:  # a disk that answers no more says nothing about what is on it
+    except OSError as error:  # a failing disk does not mean that the checkpoint is damaged
         raise UserError(f"checkpoint {folder} cannot be read now: {error.strerror or error}") from error
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, SafetensorError) as error:
-        # RuntimeError: also torch's, for want of memory or for a file that is gone between its checksum and its reading
+        # torch raises RuntimeError too, without memory or for a file that was removed after its checksum was taken
         if "DefaultCPUAllocator" in str(error):
             raise UserError(f"checkpoint {folder} cannot be read now: there is not enough memory") from error
-        what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        what = one_line(f"{type(error).__name__}: {error}")[:200]
         raise Damaged(f"checkpoint {folder} is damaged: {what}") from error
 
 
@@ -272,12 +273,12 @@ def _reading(folder: Path, read: Callable[[], Any]) -> Any:
 
 
 def _seal(manifest: Mapping[str, Any]) -> str:
-    """The checksum of a manifest without its seal."""
+    """The checksum of a manifest, stored in it as `seal`."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def dump(run: Path, name: str, state: dict[str, Any]) -> Path:
-    """Write tensors for a person to look at, `<run>/dumps/<name>.safetensors`."""
+    """Write tensors for inspection to `<run>/dumps/<name>.safetensors`; returns the path."""
     folder = run / "dumps"
     folder.mkdir(exist_ok=True)
     tensors: dict[str, torch.Tensor] = {}

@@ -1,4 +1,5 @@
-"""What long buffers (`AppendBuffer`) took in, in files that are only ever added to: a checkpoint costs what is new."""
+"""Files for the entries of long buffers (`AppendBuffer`). Files are added and never changed, so that a checkpoint
+writes only the new entries."""
 
 from __future__ import annotations
 
@@ -14,9 +15,9 @@ from peerage.append_buffer import AppendBuffer
 from peerage.runs import disk
 
 SMALL = 1 << 20
-"""A chunk of fewer bytes is written again, together with what came after it: many checkpoints are not many files."""
+"""A last chunk of fewer bytes is merged with the new entries, so that many checkpoints do not make many files."""
 LARGE = 1 << 26
-"""Bytes of the largest chunk: no more is held in memory twice."""
+"""Bytes of the largest chunk, which limits the memory for copies."""
 
 
 @dataclass(frozen=True)
@@ -32,15 +33,18 @@ class Chunk:
 
 
 def write_chunks(folder: Path, place: str, buffer: AppendBuffer, known: list[Chunk]) -> list[Chunk]:
-    """The chunks of a buffer: those of `known` that still count, and new ones for what they do not hold."""
+    """Write the entries of a buffer that the chunks in `known` do not hold; returns all its chunks, oldest first.
+
+    `place` is the buffer's key in the state and becomes part of the file names. Raises OSError.
+    """
     chunks: list[Chunk] = []
     for chunk in known:
         if chunk.stop <= buffer.start and not chunks:
-            continue  # too old to matter
+            continue  # all its entries have left the buffer
         path = folder / chunk.name
         follows = chunk.start == chunks[-1].stop if chunks else chunk.start <= buffer.start
         if chunk.stop > buffer.stop or not follows or not path.is_file() or path.stat().st_size != chunk.size:
-            break  # what comes now is written anew
+            break  # the rest is written again
         chunks.append(chunk)
     if chunks and chunks[-1].size < SMALL and chunks[-1].start >= buffer.start and chunks[-1].stop < buffer.stop:
         chunks.pop()
@@ -63,7 +67,7 @@ def write_chunks(folder: Path, place: str, buffer: AppendBuffer, known: list[Chu
 
 
 def read_entries(chunks: list[Chunk], start: int, stop: int, folder: Path) -> AppendBuffer:
-    """A buffer that lies in files; raises ValueError if they do not hold all of it."""
+    """A buffer whose entries `start` to `stop - 1` are read from files; ValueError if the chunks lack any of them."""
     cuts = [*(chunk.start for chunk in chunks), *(chunk.stop for chunk in chunks[-1:])]
     if stop > start and not (cuts and cuts[0] <= start and cuts[-1] == stop and cuts == sorted(set(cuts))):
         raise ValueError(f"chunks {cuts} for the entries {start} to {stop} of a buffer")

@@ -1,4 +1,4 @@
-"""Files that are on the disk when we say so, and that can be told from damaged ones."""
+"""Reliable file operations: checksums, flushing to the disk, and safe removal."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 _UMASK = os.umask(0)
-os.umask(_UMASK)  # there is no other way to look at it
+os.umask(_UMASK)  # the umask can only be read by setting it
 
 
 def sha256(path: Path) -> str:
-    """Of a file's bytes. Raises OSError."""
-    if not path.is_file():  # a pipe would never end
+    """The SHA-256 checksum of a regular file, in hexadecimal. Raises OSError."""
+    if not path.is_file():  # reading a pipe would block
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """Raises OSError for what goes wrong on the disk; safetensors has an error of its own for it."""
+    """Write a safetensors file. Raises OSError where safetensors raises an error of its own."""
     try:
         save_file(tensors, path)
     except SafetensorError as error:
         text = " ".join(str(error).split())
         code = errno.ENOSPC if "No space left" in text else errno.EIO
         raise OSError(code, os.strerror(code) if code == errno.ENOSPC else text, str(path)) from error
-    path.chmod(0o666 & ~_UMASK)  # as every other file of the run; safetensors makes them private
+    path.chmod(0o666 & ~_UMASK)  # the mode of a normal file; safetensors creates private ones
 
 
 def sync(path: Path) -> None:
-    """To the disk, that is. A folder too, since its names are what it holds; not every file system can do that."""
+    """Flush a file or a folder (its entries) to the disk. Folders are skipped where the file system cannot do that."""
     is_folder = path.is_dir()
     if is_folder and os.name == "nt":
         return
@@ -51,7 +51,7 @@ def sync(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Whatever lies there: `rmtree` would wait for a pipe, and follows no link."""
+    """Remove a file, link, pipe or folder. Links are not followed."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

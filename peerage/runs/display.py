@@ -1,4 +1,4 @@
-"""What a training shows while it runs: a live view in a terminal, plain lines anywhere else."""
+"""The progress of a training: a live view in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 MAX_ROWS = 8
-"""Members shown one by one; the rest of a larger group is one row."""
+"""Largest number of member rows; the other members of a larger group share one row."""
 MAX_FIXED = 4
-"""Fixed advisers shown in columns of their own."""
+"""Largest number of fixed advisers with their own columns."""
 LIVE_SECONDS = 0.2
 LINE_SECONDS = 5.0
 RATE_SECONDS = 30.0
-"""Steps per second and time left are those of the last so many seconds."""
+"""Steps per second and time left are computed over this many last seconds."""
 
 
 class Display(Listener):
-    """Progress on the console. verbose 0: nothing; 1: progress and evaluations; 2: every event as well."""
+    """Prints progress. verbose 0: nothing; 1: progress and evaluations; 2: all events."""
 
     def __init__(self, verbose: int = 1, console: Console | None = None) -> None:
         self.verbose = verbose
@@ -42,7 +42,7 @@ class Display(Listener):
         self._clock: deque[tuple[float, int]] = deque()  # (seconds, step), the last RATE_SECONDS
         self._shown_at = -math.inf
 
-    # --- what is heard ----------------------------------------------------------------------------
+    # --- events -----------------------------------------------------------------------------------
 
     def on_start(self, info: RunInfo) -> None:
         self.info, self.step = info, info.start_step
@@ -51,24 +51,24 @@ class Display(Listener):
         if self.console is None:
             from rich.console import Console
 
-            class Patient(Console):
-                """One that nobody reads any more (`| head`) is an error like others, not the end of the program."""
+            class BrokenPipeConsole(Console):
+                """Raises an error for a closed pipe (`| head`), where rich would end the program."""
 
                 def on_broken_pipe(self) -> None:
                     self.quiet = True
-                    raise BrokenPipeError("nobody reads the output any more")
+                    raise BrokenPipeError("the output is closed")
 
-            self.console = Patient()
+            self.console = BrokenPipeConsole()
         if self.console.is_terminal:
             from rich.live import Live
 
-            # No refresh thread: the training's own thread draws, when it reports progress.
+            # Without a refresh thread: `on_progress` draws.
             self._live = Live(self._view(), console=self.console, auto_refresh=False)
             self._live.start(refresh=True)
         else:
             self._print(_headline(info))
-            if hard := _made_hard(info):
-                self._print(hard)
+            if disturbed := _disturbed(info):
+                self._print(disturbed)
             if info.folder is not None:
                 self._print(f"run folder: {info.folder}")
 
@@ -80,7 +80,7 @@ class Display(Listener):
             clock.popleft()
         if self.verbose < 1 or self.info is None:
             return
-        # Lines get rarer in a long run, so that its log stays short.
+        # In a long run there are fewer lines, so that its log stays short.
         pause = LIVE_SECONDS if self._live else max(LINE_SECONDS, 0.01 * seconds)
         if self._shown_at == -math.inf and not self._live:
             self._shown_at = seconds
@@ -114,7 +114,7 @@ class Display(Listener):
         for row in rows:
             pair = counts.setdefault((row["replica"], row["asker"]), {})
             pair[row["adviser"]] = pair.get(row["adviser"], 0) + (row.get("chosen") or 0)
-        # Mean over replicas of the share in each replica; a replica without a choice says nothing.
+        # Mean over replicas of the share in each replica; replicas without choices are left out.
         sums: dict[str, dict[str, float]] = {}
         replicas: dict[str, int] = {}
         for (_, asker), chosen in counts.items():
@@ -136,7 +136,7 @@ class Display(Listener):
             self._say(2, f"step {step:,}: {means}")
 
     def on_timing(self, step: int, seconds: float, member_steps_per_second: float) -> None:
-        self.step = step  # so that the last line says how far it came
+        self.step = step  # for the last line
         self._say(2, f"step {step:,}: {member_steps_per_second:,.0f} member-steps/s, {duration(seconds)}")
 
     def on_message(self, step: int, text: str) -> None:
@@ -153,7 +153,7 @@ class Display(Listener):
             self._say(1, self._progress_line())
         self._say(1, reason if reason == "interrupted" else f"{status}: {reason}" if reason else status)
 
-    # --- what is shown ----------------------------------------------------------------------------
+    # --- output -----------------------------------------------------------------------------------
 
     def _say(self, verbose: int, text: str) -> None:
         if self.verbose >= verbose and self.info is not None:
@@ -161,18 +161,18 @@ class Display(Listener):
 
     def _print(self, text: str) -> None:
         assert self.console is not None
-        # soft_wrap: a log file gets one line for one event, whatever its width.
+        # soft_wrap: in a log file every event is one line.
         self.console.print(text, markup=False, highlight=False, soft_wrap=self._live is None)
 
     def _rate(self) -> float | None:
-        """Environment steps per member and second, lately; None before there is a difference."""
+        """Environment steps per member and second over the last RATE_SECONDS; None if unknown."""
         if len(self._clock) < 2:
             return None
         (t0, s0), (t1, s1) = self._clock[0], self._clock[-1]
         return (s1 - s0) / (t1 - t0) if t1 > t0 and s1 > s0 else None
 
     def _speed(self) -> tuple[str, str]:
-        """(member-steps per second, time left) as text."""
+        """Member-steps per second, and time left, as text."""
         info, rate = self.info, self._rate()
         assert info is not None
         if rate is None:
@@ -209,8 +209,8 @@ class Display(Listener):
             bar,
             Text(f"{speed}, {left}", style="dim", justify="right"),
         ]
-        if hard := _made_hard(info):
-            parts.insert(1, Text(hard, style="magenta"))
+        if disturbed := _disturbed(info):
+            parts.insert(1, Text(disturbed, style="magenta"))
         if self.returns or self.shares:
             parts.append(self._members_table())
             parts.append(Text(self._caption(), style="dim"))
@@ -219,7 +219,7 @@ class Display(Listener):
         return Group(*parts)
 
     def _members_table(self) -> Table:
-        """A row per member: its last evaluation and whom it follows, in percent of its choices."""
+        """A row per member: its last evaluation, and the advisers that it follows in percent of its choices."""
         from rich.table import Table
         from rich.text import Text
 
@@ -245,13 +245,13 @@ class Display(Listener):
         return table
 
     def _columns(self) -> list[str]:
-        """Whom the columns stand for: every adviser; in a large group self, other members, fixed ones."""
+        """The advisers in columns: all of them, in a large group self, other members and fixed advisers."""
         if not self.shares or self.info is None:
             return []
         fixed = [name for name in self.info.advisers if not is_member(name)]
         fixed = fixed[:MAX_FIXED] + (["other fixed"] if len(fixed) > MAX_FIXED else [])
         columns = [*self.info.members, *fixed]
-        # Of 80 characters, member and return take 20.
+        # The columns member and return take 20 of 80 characters.
         wide = sum(max(3, len(_short(label))) + 1 for label in columns) > 60
         if wide or len(self.info.members) > MAX_ROWS:
             columns = ["self", "other members", *fixed]
@@ -262,11 +262,11 @@ class Display(Listener):
         if self.returns:
             parts.append(f"return: mean of the evaluation at step {self.evaluated_at:,}")
         if self.shares:
-            parts.append("columns: whom it follows, %")
+            parts.append("columns: share of choices, %")
         return "; ".join(parts)
 
     def _share(self, askers: tuple[str, ...] | list[str], label: str) -> float | None:
-        """Share of the askers' choices that a column stands for, mean over those that chose; None: nobody."""
+        """The share of choices in a column, mean over the askers that chose; None if none did."""
         known = [asker for asker in askers if asker in self.shares]
         if not known:
             return None
@@ -290,13 +290,13 @@ def _headline(info: RunInfo) -> str:
     return text
 
 
-def _made_hard(info: RunInfo) -> str:
-    """What was done to the training on purpose, in a line."""
+def _disturbed(info: RunInfo) -> str:
+    """A line about deliberate disturbances of the training; empty without any."""
     return "; ".join(disturbances(info.config, info.advisers))
 
 
 def _short(label: str) -> str:
-    """A column's heading in few letters: m0, self, others, expert."""
+    """The short heading of a column: m0, self, others, expert."""
     if is_member(label):
         return "m" + label.removeprefix("member-")
     if label in ("other members", "other fixed"):
@@ -305,12 +305,12 @@ def _short(label: str) -> str:
 
 
 def _heat(share: float | None) -> Text:
-    """A share as a number on a background that is the stronger the larger the share."""
+    """A share as a number on a background whose strength is the share."""
     from rich.text import Text
 
     if share is None:
         return Text("·", style="dim")
-    # From a dark slate to a strong blue: white digits stay readable on all of it.
+    # From dark slate to strong blue: white digits are readable on both.
     low, high = (38, 42, 51), (25, 110, 205)
     red, green, blue = (round(a + (b - a) * share) for a, b in zip(low, high))
     return Text(f"{100 * share:3.0f}", style=f"white on rgb({red},{green},{blue})")

@@ -1,4 +1,4 @@
-"""What was made harder in a training on purpose: perturbations, dropped advice, Byzantine and adversarial advisers."""
+"""Deliberate disturbances of a training: perturbations, dropped advice, Byzantine members, adversarial advisers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from peerage.config.file import to_yaml
 from peerage.envs.perturbed import Perturbations
 from peerage.errors import UserError
+from peerage.runs.folder import as_mapping
 from peerage.runs.listeners import is_member
 from peerage.text import listing, short
 
@@ -22,21 +23,24 @@ def disturbances(config: Mapping[str, Any], advisers: Sequence[str]) -> list[str
     `config` is the resolved configuration as plain data and is not trusted: it may come from an edited file.
     `advisers` are the names of all advisers, as in advice.csv. docs/robustness.md explains the kinds.
     """
-    perturb = dict(mapping(config.get("perturb")))
+    perturb = dict(as_mapping(config.get("perturb")))
     dropped = perturb.pop("dropped_advice", 0)
     lines = []
     if training := _assigned(perturb):
-        lines.append(f"perturbed while training, not in evaluations: {training}")
-    if always := _assigned(mapping(mapping(config.get("env_args")).get("perturb"))):
-        lines.append(f"an environment that is perturbed, in evaluations too: {always}")
+        lines.append(f"perturbed in training, not in evaluations: {training}")
+    if always := _assigned(as_mapping(as_mapping(config.get("env_args")).get("perturb"))):
+        lines.append(f"perturbed environment, in training and evaluations: {always}")
     if isinstance(dropped, int | float) and dropped:
-        lines.append(f"advice dropped: {dropped:.0%} of the answers to a member that chooses are not given")
-    byzantine = mapping(config.get("advice")).get("byzantine_members")
+        lines.append(f"advice dropped: {dropped:.0%} of the suggestions do not reach the member that chooses")
+    byzantine = as_mapping(config.get("advice")).get("byzantine_members")
     if isinstance(byzantine, list | tuple) and byzantine:
         named = [f"member-{member} ({kind})" for member, _, kind in (str(word).partition(":") for word in byzantine)]
-        lines.append(f"Byzantine members, who advise others what they would not do: {listing(named)}")
+        lines.append(f"Byzantine members, which give others false advice: {listing(named)}")
     fixed = [name for name in advisers if not is_member(name)]
-    for side, words in ((-1, "adversarial advisers"), (0, "advisers that are adversarial at times or in places")):
+    for side, words in (
+        (-1, "adversarial advisers"),
+        (0, "advisers that are adversarial at some times or in some places"),
+    ):
         if names := [short(name, 40) for name in fixed if _side(name) == side]:
             lines.append(f"{words}: {listing(names)}")
     if names := [short(name, 40) for name in fixed if name.startswith("noise:")]:
@@ -69,8 +73,3 @@ def setting_text(value: Any) -> str:
     if value in (None, [], {}):
         return "–" if value is None else "none"
     return to_yaml({"x": value}).partition(":")[2].strip()
-
-
-def mapping(value: Any) -> Mapping[str, Any]:
-    """`value` if it is a mapping, else an empty one: run folders may hold edited files."""
-    return value if isinstance(value, Mapping) else {}

@@ -1,4 +1,4 @@
-"""The run folder: its name, its birth, and the small files in it. The CSV files are in `tables`."""
+"""The run folder: its name, its creation, its lock and its small files. `tables` has the CSV files."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from peerage.config import Config
 from peerage.config.file import from_dict
 from peerage.config.plain_yaml import parse, to_yaml
 from peerage.errors import UserError
+from peerage.text import one_line
 from peerage.version import __version__
 
 try:
@@ -29,7 +30,7 @@ except ImportError:  # no locks on Windows
     fcntl = None  # type: ignore[assignment]
 
 HEADER = "# Peerage run: `peerage train --config` of this file repeats it.\n"
-"""First line of every config.yaml: it marks a folder as ours, and only such a folder is ever replaced."""
+"""First line of every config.yaml. It marks a run folder; only a folder with it is ever replaced."""
 
 FILES = ["config.yaml", "environment.json", "command.txt", "DONE", "FAILED", ".lock", "report.html"]
 FILES += ["metrics.csv", "evaluations.csv", "advice.csv", "timing.csv", "wandb_run.txt"]
@@ -39,7 +40,7 @@ PACKAGES = ("peerage", "torch", "numpy", "gymnasium", "mujoco", "box2d", "stable
 
 
 def default_name(env: str, algorithms: Sequence[str], n: int, seed: int) -> str:
-    """Name of an experiment that was given none: `<env>_<algo>_<n>_seed<k>`.
+    """The name of a run without `--exp-name`: `<env>_<algorithms>_<n>_seed<k>`.
 
     >>> default_name("ALE/Pong-v5", ("dqn", "dqn"), 2, 0)
     'ALE-Pong-v5_dqn_2_seed0'
@@ -53,14 +54,17 @@ def check_name(name: str) -> None:
     if name in ("", ".", "..") or any(c in '/\\:*?"<>|' or not c.isprintable() for c in name):
         raise UserError(
             f"--exp-name {name!r} is not the name of a folder: no '..' and none of / \\ : * ? \" < > | "
-            "(the place belongs into --log-dir)"
+            "(--log-dir takes the path)"
         )
     if name.startswith(("-", " ")) or name.endswith((" ", ".")) or len(name.encode()) > 200:
-        raise UserError(f"--exp-name {name[:50]!r} is too long (200 bytes), or starts or ends oddly")
+        raise UserError(
+            f"--exp-name {name[:50]!r} must have at most 200 bytes, not start with - or a space, and "
+            "not end with a space or a dot"
+        )
 
 
 class RunFolder:
-    """One run on disk. `RunFolder.create` makes a new one, `RunFolder.open` finds an existing one."""
+    """A run on disk. `RunFolder.create` makes a new one, `RunFolder.open` opens an existing one."""
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
@@ -69,9 +73,9 @@ class RunFolder:
     # --- one process at a time --------------------------------------------------------------------
 
     def lock(self) -> None:
-        """Keep other trainings away until `unlock`, or until this process has ended, however that comes about.
+        """Prevent other processes from training here until `unlock` or the end of this process.
 
-        Raises UserError if one is at work here.
+        Raises UserError if another process holds the lock. Does nothing where the system has no file locks.
         """
         if fcntl is None or self._lock is not None:
             return
@@ -82,16 +86,16 @@ class RunFolder:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(file.fileno()).st_ino != (self.path / ".lock").stat().st_ino:
-                raise FileNotFoundError  # replaced between the opening and the locking
+                raise FileNotFoundError  # replaced between opening and locking
         except FileNotFoundError:
             file.close()
-            raise UserError(f"{self.path} was replaced by another training just now") from None
+            raise UserError(f"{self.path} has just been replaced by another training") from None
         except BlockingIOError:
             file.seek(0)
             who = file.read(100).decode(errors="replace").strip() or "another process"
             file.close()
-            raise UserError(f"{self.path} is being trained by {who}: wait for its end, or stop it") from None
-        except OSError:  # a file system that knows no locks
+            raise UserError(f"{self.path} is being trained by {who}: wait until it ends, or stop it") from None
+        except OSError:  # a file system without locks
             file.close()
             return
         file.truncate(0)
@@ -99,11 +103,11 @@ class RunFolder:
         file.flush()
         self._lock = file
         for name in ("config.yaml", "environment.json", "command.txt", "DONE", "FAILED"):
-            for left in self.path.glob(f".{name}.*.tmp"):  # by a process that was killed
+            for left in self.path.glob(f".{name}.*.tmp"):  # left by a process that was killed
                 left.unlink(missing_ok=True)
 
     def unlock(self) -> None:
-        """Let others in; twice is fine."""
+        """Release the lock; a second call does nothing."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -119,14 +123,14 @@ class RunFolder:
     def plan(cls, log_dir: Path | str, name: str | None, default: str, overwrite: bool = False) -> RunFolder:
         """The folder that `create` with the same arguments would make; writes nothing.
 
-        `name` is the user's, `default` is taken without one: if that exists, -2, -3, ... is appended
-        (with `overwrite` it is replaced). UserError: a hostile name, an existing run without `overwrite`,
-        or with it something that is not a run.
+        `name` is chosen by the user. Without it `default` is used; if that exists, -2, -3, ... is appended, or with
+        `overwrite` it is replaced. Raises UserError for an invalid name, for an existing run without `overwrite`, and
+        with `overwrite` for a path that is not a run.
         """
         check_name(default if name is None else name)
         log_dir = Path(log_dir)
-        if any("\ud800" <= c <= "\udfff" for c in str(log_dir)):  # bytes that are no text
-            raise UserError(f"--log-dir {ascii(str(log_dir))[:200]} is not UTF-8: config.yaml could not name it")
+        if any("\ud800" <= c <= "\udfff" for c in str(log_dir)):  # undecodable bytes
+            raise UserError(f"--log-dir {ascii(str(log_dir))[:200]} is not UTF-8, config.yaml cannot hold it")
         for parent in (log_dir, *log_dir.parents):
             if parent.exists() and not parent.is_dir():
                 raise UserError(f"--log-dir {log_dir}: {parent} is not a folder")
@@ -140,8 +144,8 @@ class RunFolder:
             return cls(path)
         if not overwrite:
             raise UserError(
-                f"{path} exists: --overwrite replaces it, `peerage resume {shlex.quote(str(path))}` goes on "
-                "with it, another --exp-name leaves it alone"
+                f"{path} exists: --overwrite replaces it, `peerage resume {shlex.quote(str(path))}` continues it, "
+                "another --exp-name keeps it"
             )
         if path.is_symlink() or not path.is_dir() or not (is_run(path) or not any(path.iterdir())):
             raise UserError(f"--overwrite replaces runs only, and {path} is not a run of Peerage")
@@ -157,30 +161,32 @@ class RunFolder:
         overwrite: bool = False,
         write: Callable[[RunFolder], None] = lambda made: None,
     ) -> RunFolder:
-        """Make the folder with its config.yaml and whatever `write` puts there, all at once, and lock it. Arguments
-        and errors as in `plan`."""
+        """Make the folder with its config.yaml and the files that `write` adds, in one atomic step, and lock it.
+
+        Arguments and errors as in `plan`.
+        """
         path = cls.plan(log_dir, name, default, overwrite).path
         partial, old = (path.with_name(f".{path.name[:100]}.{os.getpid()}.{kind}") for kind in ("partial", "old"))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             replaces = overwrite and path.exists()
-            with cls(path) if replaces else contextlib.nullcontext():  # nobody is at work in what is replaced
+            with cls(path) if replaces else contextlib.nullcontext():  # no process may be training in it
                 _clear(path)
                 partial.mkdir()
                 made = cls(partial)
-                made.lock()  # of the file, whatever its folder will be called
+                made.lock()  # the lock stays with the file when its folder is renamed
                 made.write_config(config)
                 write(made)
                 if replaces:
                     os.rename(path, old)
-                os.rename(partial, path)  # fails if somebody else was quicker
+                os.rename(partial, path)  # fails if another process was faster
                 _sync_folder(path.parent)
         except OSError as error:
             shutil.rmtree(partial, ignore_errors=True)
             if old.exists() and not path.exists():
                 os.rename(old, path)
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-                raise UserError(f"{path} was made by another training just now: use another --exp-name") from error
+                raise UserError(f"{path} has just been created by another training: choose another name") from error
             raise UserError(f"cannot write the run folder {path}: {error.strerror or error}") from error
         shutil.rmtree(old, ignore_errors=True)
         made.path = path
@@ -188,7 +194,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path | str) -> RunFolder:
-        """An existing run; UserError if there is none at `path`."""
+        """The run at `path`. Raises UserError if there is none."""
         folder = cls(path)
         if not folder.path.is_dir():
             raise UserError(f"there is no run folder {folder.path}")
@@ -198,21 +204,21 @@ class RunFolder:
         return folder
 
     def _refuse_links(self) -> None:
-        """What is in a run folder is its own: a link would lead out of it, and from a pipe nobody may read."""
+        """UserError for links and pipes: a link may lead out of the folder, and reading a pipe may block."""
         for name in FILES:
             path = self.path / name
             if path.is_symlink() or (path.exists() and not path.is_file()):
-                raise UserError(f"{path} is not a file: a run folder holds its own; put it back")
+                raise UserError(f"{path} is not a regular file, as in a run folder it must be: restore it")
         for name in FOLDERS:
             path = self.path / name
             if path.is_symlink() or (path.exists() and not path.is_dir()):
-                raise UserError(f"{path} is not a folder: a run folder holds its own; put it back")
+                raise UserError(f"{path} is not a real folder, as in a run folder it must be: restore it")
 
-    # --- what was asked for -----------------------------------------------------------------------
+    # --- configuration, environment and command ---------------------------------------------------
 
     def write_config(self, config: Mapping[str, Any]) -> None:
-        """config.yaml from plain data (tuples become lists)."""
-        write_atomically(self.path / "config.yaml", HEADER + to_yaml(_plain(config)))
+        """Write config.yaml from plain data; tuples become lists."""
+        write_atomically(self.path / "config.yaml", HEADER + to_yaml(plain_data(config)))
 
     def config(self) -> dict[str, Any]:
         """config.yaml as plain data; UserError if it is damaged."""
@@ -220,13 +226,13 @@ class RunFolder:
         try:
             config = parse(path.read_text(encoding="utf-8"), str(path))
         except (OSError, UnicodeError) as error:
-            raise UserError(f"cannot read {path}: {' '.join(str(error).split())}") from error
+            raise UserError(f"cannot read {path}: {one_line(error)}") from error
         if not isinstance(config, dict):
             raise UserError(f"{path} does not hold a configuration")
         return config
 
     def resolved(self) -> Config:
-        """config.yaml as what it configures; UserError, naming the file, if it is none of this version."""
+        """config.yaml as a `Config`. Raises UserError that names the file if it is invalid in this version."""
         data = self.config()
         try:
             return from_dict(data)
@@ -234,13 +240,13 @@ class RunFolder:
             raise UserError(f"{self.path / 'config.yaml'}: {error}") from error
 
     def write_environment(self, env: str, device: str) -> None:
-        """environment.json: versions, git commit of the current directory, hardware, environment id."""
+        """Write environment.json: versions, git commit of the current directory, hardware, environment id."""
         write_atomically(
             self.path / "environment.json", json.dumps(describe_environment(env, device), indent=2) + "\n"
         )
 
     def note_resume(self, step: int, now: Mapping[str, Any], differences: Sequence[str]) -> None:
-        """Add to environment.json that the run went on after `step`, on what, and what was different there."""
+        """Record a resume after `step` in environment.json: the machine and how it differs from the one before."""
         environment = self.environment()
         resumed = environment.get("resumed")
         entry = {"step": step, **now, "different": list(differences)}
@@ -252,7 +258,7 @@ class RunFolder:
         return _read_json(self.path / "environment.json")
 
     def write_command(self, argv: Sequence[str]) -> None:
-        """command.txt: a line for the training and one for every resume; `argv` starts with the program."""
+        """Append a line to command.txt, which has one for the training and one per resume; `argv` as in `sys.argv`."""
         line = shlex.join(argv).replace("\n", " ")
         write_atomically(self.path / "command.txt", "".join(f"{old}\n" for old in (*self.commands(), line)))
 
@@ -261,7 +267,7 @@ class RunFolder:
         path = self.path / "command.txt"
         return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
 
-    # --- how it went ------------------------------------------------------------------------------
+    # --- status -----------------------------------------------------------------------------------
 
     def finish(self, status: str, why: str, step: int) -> None:
         """Write DONE or FAILED: `{"why": ..., "step": ..., "when": <ISO time, UTC>}`."""
@@ -272,33 +278,27 @@ class RunFolder:
         write_atomically(self.path / status, json.dumps({"why": why, "step": step, "when": when}) + "\n")
 
     def reopen(self) -> None:
-        """Take DONE and FAILED away: the run goes on."""
+        """Remove DONE and FAILED, as the run continues."""
         for name in ("DONE", "FAILED"):
             (self.path / name).unlink(missing_ok=True)
 
     def status(self) -> tuple[str, dict[str, Any]]:
-        """DONE, FAILED or RUNNING (also: killed), and the JSON line with why and when."""
+        """DONE, FAILED or RUNNING (or killed), and the content of the file DONE or FAILED."""
         for name in ("DONE", "FAILED"):
             if (self.path / name).exists():
                 return name, _read_json(self.path / name)
         return "RUNNING", {}
 
     def report_is_due(self) -> bool:
-        """Is a finished run without a report that was drawn after its end?"""
+        """Whether a finished run has no report that was written after its end."""
         report, done = self.path / "report.html", self.path / "DONE"
         return not report.exists() or report.stat().st_mtime_ns < done.stat().st_mtime_ns
-
-    # --- places -----------------------------------------------------------------------------------
-
-    @property
-    def figures(self) -> Path:
-        return self.path / "figures"
 
 
 def is_run(path: Path) -> bool:
     """Whether a folder holds a config.yaml that `RunFolder` wrote."""
     try:
-        if not (path / "config.yaml").is_file():  # a pipe would be waited for
+        if not (path / "config.yaml").is_file():  # reading a pipe would block
             return False
         with (path / "config.yaml").open(encoding="utf-8") as file:
             return file.readline() == HEADER
@@ -307,7 +307,7 @@ def is_run(path: Path) -> bool:
 
 
 def _clear(path: Path) -> None:
-    """Remove what a process that was killed while it made the run folder `path` has left beside it."""
+    """Remove temporary folders of processes that were killed while they created the run folder `path`."""
     for left in path.parent.iterdir():
         name, _, end = left.name.rpartition(".")
         name, _, pid = name.rpartition(".")
@@ -315,7 +315,7 @@ def _clear(path: Path) -> None:
         if not ours or _alive(int(pid)):
             continue
         with contextlib.suppress(UserError, OSError):
-            RunFolder(left).lock()  # on a shared disk the process may live on another machine
+            RunFolder(left).lock()  # on a shared disk the process may run on another machine
             shutil.rmtree(left)
 
 
@@ -324,13 +324,13 @@ def _alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except (OSError, OverflowError):  # somebody else's
+    except (OSError, OverflowError):  # of another user
         return True
     return True
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write beside `path`, sync, then rename over it: a reader sees the old file or the new, never half."""
+    """Write a temporary file, flush it and rename it to `path`: a reader sees the old or the new file, complete."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with beside.open("wb") as file:
@@ -344,7 +344,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Its names to the disk, where the file system can do that."""
+    """Flush the entries of a folder to the disk, where the file system supports it."""
     with contextlib.suppress(OSError):
         number = os.open(folder, os.O_RDONLY)
         try:
@@ -354,7 +354,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def describe_environment(env: str, device: str) -> dict[str, Any]:
-    """What a run ran on."""
+    """The content of environment.json."""
     return {
         "versions": versions(),
         "git": _git_commit(),
@@ -365,20 +365,20 @@ def describe_environment(env: str, device: str) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str | None]:
-    """Of Python and the packages that results depend on; None where one is not installed."""
+    """The versions of Python and of the packages that results depend on; None for one that is not installed."""
     found: dict[str, str | None] = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             found[package] = None
-    if found["peerage"] is None:  # run from a checkout that is not installed
+    if found["peerage"] is None:  # a checkout that is not installed
         found["peerage"] = __version__
     return found
 
 
 def _git_commit() -> dict[str, Any] | None:
-    """Commit of the checkout that the current directory belongs to, and whether tracked files differ."""
+    """The commit of the git checkout around the current directory, and whether tracked files are modified."""
     answers = []
     for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]):
         try:
@@ -392,7 +392,7 @@ def _git_commit() -> dict[str, Any] | None:
 
 
 def cpu_model() -> str:
-    """The processor's name."""
+    """The name of the processor."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             for line in file:
@@ -403,13 +403,18 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def _plain(value: Any) -> Any:
-    """Tuples and mappings as the lists and dicts that YAML knows."""
+def plain_data(value: Any) -> Any:
+    """Tuples and mappings as lists and dicts, which YAML and JSON have."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain_data(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain_data(item) for item in value]
     return value
+
+
+def as_mapping(value: Any) -> Mapping[str, Any]:
+    """`value` if it is a mapping, else an empty one: the files of a run folder may have been edited."""
+    return value if isinstance(value, Mapping) else {}
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""What a training tells the world, and who listens: the one interface between the loop and its logs.
+"""The interface between the training loop and its logs.
 
-The loop calls a `Listeners`; that passes every call on to the CSV log, the display and the loggers. A
-listener never sees the training's objects, only numbers and names, so it can not change what is trained.
+The loop calls a `Listeners`, which passes every call on to the CSV log, the display and the loggers. A listener
+receives numbers and names, never the objects of the training, so it cannot change the training.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from peerage.errors import Terminated
+from peerage.text import one_line
 
 MetricRow = tuple[int, str, str, float]
 """replica, member, name, value."""
@@ -21,12 +22,12 @@ EvaluationRow = tuple[int, str, int, float, int, float | None, str]
 """replica, member, episode, return, length (steps), success (0 or 1; None where the task has none), mode (alone or
 together)."""
 AdviceRow = dict[str, Any]
-"""The columns of advice.csv without `step`; a missing key or None was not computed."""
+"""The columns of advice.csv without `step`; a value that is missing or None was not computed."""
 
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What a listener is told at the start."""
+    """Facts about a training, passed to every listener at the start."""
 
     folder: Path | None
     """The run folder; None when nothing is written."""
@@ -36,20 +37,20 @@ class RunInfo:
     members: tuple[str, ...]
     """member-0, member-1, ..."""
     advisers: tuple[str, ...]
-    """Everybody who advises in a group: the members, then the fixed advisers."""
+    """All advisers of a group: the members, then the fixed advisers."""
     replicas: int
     total_steps: int
-    """Environment steps of every member, with those before a resume."""
+    """Environment steps per member, including those before a resume."""
     start_step: int
-    """0, or the step of the checkpoint that the run goes on from."""
+    """0, or the step of the checkpoint that the run is resumed from."""
     config: dict[str, Any]
     """The resolved configuration as plain data."""
     resumed: bool = False
-    """Does the run go on? (From step 0, perhaps.)"""
+    """Whether the run is resumed, possibly from step 0."""
 
 
 class Listener:
-    """Hears about a training. Every method does nothing here: override what you need.
+    """Base class of listeners. Every method does nothing: override those that you need.
 
     `step` is environment steps per member. Rows cover all replicas and members of that step.
     """
@@ -79,9 +80,9 @@ class Listener:
 class Listeners(Listener):
     """Passes every call on to all listeners, in order.
 
-    A listener that raises is dropped, with one line on stderr, and the training goes on: a full quota at
-    a logging service must not cost a night of training. The exception is an essential listener (the CSV
-    log): without it there is no run, so its error is raised once the others have been told.
+    A listener that raises an error is dropped with one line on stderr and the training continues: a full quota at a
+    logging service must not end a long training. The error of an essential listener (the CSV log) is raised once the
+    others have been called.
     """
 
     def __init__(self, listeners: Iterable[Listener] = ()) -> None:
@@ -92,9 +93,9 @@ class Listeners(Listener):
         for listener in list(self.listeners):
             try:
                 getattr(listener, method)(*args)
-            except (KeyboardInterrupt, Terminated):  # a second Ctrl-C or SIGTERM, which does not wait
+            except (KeyboardInterrupt, Terminated):  # a second Ctrl-C or SIGTERM ends the training at once
                 raise
-            except BaseException as error:  # some libraries have errors that `except Exception` shall not catch
+            except BaseException as error:  # some libraries raise errors that do not derive from Exception
                 if listener.essential:
                     failure = failure or error
                 else:
@@ -129,14 +130,14 @@ class Listeners(Listener):
 
 
 def _warn(listener: Listener, error: BaseException) -> None:
-    text = " ".join(str(error).split())[:200]
-    what = f"{type(listener).__name__} is switched off, the training goes on: {type(error).__name__}: {text}"
-    with contextlib.suppress(OSError, ValueError):  # the terminal may be gone, too
+    text = one_line(error)[:200]
+    what = f"{type(listener).__name__} is switched off, the training continues: {type(error).__name__}: {text}"
+    with contextlib.suppress(OSError, ValueError):  # the terminal may be closed
         print(f"peerage: {what}", file=sys.stderr)
 
 
 def role(asker: str, adviser: str) -> str:
-    """What an adviser is to an asker in the summary of a large group: self, other members, or its name.
+    """The role of an adviser for an asker in the summary of a large group: self, other members, or its name.
 
     >>> role("member-0", "member-0"), role("member-0", "member-1"), role("member-0", "expert")
     ('self', 'other members', 'expert')
@@ -147,5 +148,5 @@ def role(asker: str, adviser: str) -> str:
 
 
 def is_member(name: str) -> bool:
-    """Whether an adviser's name is a learning member's (`member-3`)."""
+    """Whether a name is that of a learning member (`member-3`)."""
     return name.startswith("member-") and name[len("member-") :].isdigit()

@@ -1,4 +1,4 @@
-"""TensorBoard and Weights & Biases as listeners. Their packages are imported when a logger is made."""
+"""Listeners for TensorBoard and Weights & Biases. Their packages are optional and imported when a logger is created."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from peerage.errors import UserError
+from peerage.runs.advice_columns import signal_titles
 from peerage.runs.concentration import entropy, gini
 from peerage.runs.listeners import AdviceRow, EvaluationRow, Listener, MetricRow, RunInfo, role
 
 PAIRS = 16
-"""Groups with at most so many advisers log score and choices of every pair; larger ones self, other members and
-fixed advisers."""
-TRUST_PAIRS = 64
-"""Groups with at most so many pairs of asker and adviser log the signals behind the score of every pair, too."""
-TRUST = ("trust_td", "trust_attention", "in_context", "agent_value", "critic")
-"""Columns of advice.csv that are such signals. Confidence and ω are metrics, one for each member."""
+"""Up to this many advisers in a group, score and choices are logged for every pair; beyond, for self, other members
+and each fixed adviser."""
+SIGNAL_PAIRS = 64
+"""Up to this many pairs of asker and adviser in a group, the signals behind the score are logged for every pair."""
 
 
 class ScalarLog(Listener):
@@ -54,11 +53,12 @@ class ScalarLog(Listener):
 
     def on_advice(self, step: int, rows: list[AdviceRow]) -> None:
         large = len({row["adviser"] for row in rows}) > PAIRS
-        # Replicas have the same pairs.
-        many = len({(row["asker"], row["adviser"]) for row in rows}) > TRUST_PAIRS
+        # All replicas have the same pairs.
+        many = len({(row["asker"], row["adviser"]) for row in rows}) > SIGNAL_PAIRS
         chosen: dict[str, float] = {}
         counts: dict[str, list[float]] = {}
         means: dict[str, list[float]] = {}
+        signals = signal_titles({column for row in rows for column in row})
         for row in rows:
             group = role(row["asker"], row["adviser"])
             asker = f"replica-{row['replica']}/{row['asker']}"
@@ -69,7 +69,7 @@ class ScalarLog(Listener):
             if row.get("score") is not None:
                 means.setdefault(f"advice_score/{place}", []).append(row["score"])
             place = f"{asker}/{group if many else row['adviser']}"
-            for column in TRUST:
+            for column in signals:
                 if row.get(column) is not None:
                     means.setdefault(f"advice_{column}/{place}", []).append(row[column])
         measures = {f"advice_{f.__name__}/{asker}": f(n) for asker, n in counts.items() for f in (entropy, gini)}
@@ -110,7 +110,7 @@ class TensorBoardLog(ScalarLog):
         self._file = self.folder / f"events.out.tfevents.{int(time.time()):010d}.{platform.node()}.{os.getpid()}"
         self._write(self._event(wall_time=time.time(), file_version="brain.Event:2"))
         if info.resumed:
-            # Tells TensorBoard to forget what an earlier part of the run logged after the checkpoint.
+            # Tells TensorBoard to discard what the run logged after the checkpoint.
             start = self._session(status=self._session.START)
             self._write(self._event(step=info.start_step + 1, session_log=start))
 
@@ -149,7 +149,7 @@ class TensorBoardLog(ScalarLog):
         self._write(self._event(step=step, wall_time=time.time(), summary=summary))
 
     def _write(self, event: Any) -> None:
-        """Here and now: TensorBoard's own writer has a thread, which prints a traceback when it fails."""
+        """Write synchronously: TensorBoard's own writer has a thread that prints a traceback when it fails."""
         assert self._file is not None
         with self._file.open("ab") as file:
             self._record_writer(file).write(event.SerializeToString())
@@ -158,8 +158,8 @@ class TensorBoardLog(ScalarLog):
 class WandbLog(ScalarLog):
     """A run at Weights & Biases, or in `<run folder>/wandb` with WANDB_MODE=offline.
 
-    A resumed training goes on in the same W&B run. `step` is a value like the others and the x axis of all,
-    so that a resume may log a step again.
+    A resumed training continues the same W&B run. `step` is logged as a value and used as the x axis of all others, so
+    that a resumed run can log a step again.
     """
 
     def __init__(self, project: str, figures: Callable[[Path], list[Path]] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The state of a training as a file can hold it: trees of tensors, and whether one is of the right shape."""
+"""Conversion of the state of a training (nested dicts and lists) to plain data and tensors, and back."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from peerage.runs.chunks import Chunk, read_entries
 
 
 def flatten(tree: Any, place: str, tensors: dict[str, torch.Tensor], buffers: dict[str, AppendBuffer]) -> Any:
-    """Replace the tensors, arrays and buffers of a nested dict or list by `{"$tensor": place}` and the like, and
-    collect them. A key that begins with $ gets another one, so that nothing looks like these by chance."""
+    """Replace the tensors, arrays and buffers of a nested dict or list by references such as `{"$tensor": place}`, and
+    collect them in `tensors` and `buffers`. A $ at the beginning of a key is doubled, so that no key looks like a
+    reference. Raises UserError for an object of another type."""
     if isinstance(tree, torch.Tensor):
         tensors[place] = tree.detach().contiguous().cpu()
         return {"$tensor": place}
-    if isinstance(tree, np.ndarray):  # of an adviser, say
+    if isinstance(tree, np.ndarray):  # such as the state of an adviser
         tensors[place] = torch.from_numpy(np.ascontiguousarray(tree))
         return {"$array": place}
     if isinstance(tree, AppendBuffer):
@@ -43,7 +44,7 @@ def flatten(tree: Any, place: str, tensors: dict[str, torch.Tensor], buffers: di
 
 
 def unflatten(tree: Any, tensors: dict[str, torch.Tensor], chunks: dict[str, list[Chunk]] | None, folder: Path) -> Any:
-    """The inverse. Without `chunks` there is None in place of every buffer."""
+    """The inverse of `flatten`. Without `chunks` every buffer is None."""
     if isinstance(tree, dict):
         if "$tensor" in tree:
             return tensors[tree["$tensor"]]
@@ -63,30 +64,31 @@ def unflatten(tree: Any, tensors: dict[str, torch.Tensor], chunks: dict[str, lis
 
 VARIES = {"means", "pending", "episodes", "advisers", "offsets", "begun", "generators", "starts", "rngs", "actions",
           "features", "environments", "exchanges"}  # fmt: skip
-"""Parts of a state whose shapes or keys depend on what happened; whoever loads them looks at them."""
+"""Parts of a state whose shapes or keys change during a training; the code that loads them checks them."""
 
 
 def misfit(expected: Any, found: Any, place: str = "") -> str | None:
-    """Where a state is of another shape than one that is known to be sound, in words; None if nowhere."""
+    """A description of the first place in which `found` differs in structure, shape or type from `expected`, a valid
+    state; None if there is none."""
     if place.rpartition("/")[2] in VARIES:
         return None
     if isinstance(expected, torch.Tensor):
         if not isinstance(found, torch.Tensor):
-            return f"{place} is no tensor"
+            return f"{place} is not a tensor"
         if (expected.shape, expected.dtype) != (found.shape, found.dtype):
             return f"{place} is {list(found.shape)} of {found.dtype}, not {list(expected.shape)} of {expected.dtype}"
     elif isinstance(expected, AppendBuffer):
         if not isinstance(found, AppendBuffer) or not all(isinstance(n, int) for n in (found.start, found.stop)):
-            return f"{place} is no buffer"
+            return f"{place} is not a buffer"
         if not 0 <= found.start <= found.stop:
             return f"{place} holds entries {found.start} to {found.stop}"
     elif isinstance(expected, dict):
         if not isinstance(found, dict) or expected.keys() != found.keys():
-            return f"{place or 'the state'} has other entries"
+            return f"{place or 'the state'} has different entries"
         return next(filter(None, (misfit(v, found[k], f"{place}/{k}") for k, v in expected.items())), None)
     elif isinstance(expected, list | tuple):
         if not isinstance(found, list | tuple) or len(expected) != len(found):
-            return f"{place} has another length"
+            return f"{place} has a different length"
         parts = enumerate(zip(expected, found))
         return next(filter(None, (misfit(x, y, f"{place}/{i}") for i, (x, y) in parts)), None)
     elif type(expected) is not type(found):

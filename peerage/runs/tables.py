@@ -1,4 +1,4 @@
-"""The four CSV files of a run folder: written line by line while the run goes on, read as DataFrames.
+"""The four CSV files of a run folder: written line by line during the training, read as DataFrames.
 
 Numbers are written with nine significant digits (`%.9g`): float32 values come back bit for bit, float64
 values (returns, seconds) to nine digits. None and NaN are empty cells.
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from peerage.errors import UserError
+from peerage.runs import advice_columns
 from peerage.runs.listeners import AdviceRow, EvaluationRow, Listener, MetricRow
 from peerage.text import short
 
@@ -33,26 +34,12 @@ COLUMNS: dict[str, dict[str, str]] = {
         "success": "float",
         "mode": "str",
     },
-    "advice.csv": {
-        "step": "int",
-        "replica": "int",
-        "asker": "str",
-        "adviser": "str",
-        "chosen": "int",
-        "score": "float",
-        "trust_td": "float",
-        "trust_attention": "float",
-        "agent_value": "float",
-        "critic": "float",
-        "confidence": "float",
-        "omega": "float",
-        "in_context": "float",
-    },
+    "advice.csv": advice_columns.COLUMNS,
     "timing.csv": {"step": "int", "seconds": "float", "member_steps_per_second": "float"},
 }
-"""Columns of every file, in order, with their types."""
+"""File -> its columns in order, with their types."""
 EMPTY = ["", "nan", "NaN", "NAN"]
-"""What stands for no number: nothing, as it is written here, or what other programs and people write."""
+"""Cells without a number: empty ones, as written here, and what other programs write."""
 
 
 def _cell(value: Any) -> str:
@@ -60,7 +47,7 @@ def _cell(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, str):
-        # A name with a line break would tear its row apart for everyone who reads line by line.
+        # A line break in a name would break the row for programs that read line by line.
         return value.replace("\r", " ").replace("\n", " ")
     if isinstance(value, bool):
         return str(int(value))
@@ -77,8 +64,8 @@ def _lines(rows: Iterable[Iterable[Any]]) -> bytes:
 
 
 def check_offsets(folder: Path, offsets: Mapping[str, int]) -> None:
-    """UserError if a file is shorter than its offset or would be cut within a line: then the files are not those of the
-    checkpoint that has these offsets. Changes nothing."""
+    """UserError if a file is shorter than its offset, or if the offset lies within a line: then the files do not belong
+    to the checkpoint that has these offsets. Changes nothing."""
     for name in COLUMNS:
         length = offsets.get(name)
         try:
@@ -90,34 +77,37 @@ def check_offsets(folder: Path, offsets: Mapping[str, int]) -> None:
         if not fits:
             raise UserError(
                 f"{folder / name} does not fit the checkpoint: it was changed or cut after the checkpoint was "
-                "written; restore it, or train anew"
+                "written; restore it, or train again"
             )
 
 
 class CsvLog(Listener):
-    """Appends to the CSV files of a run folder; every batch of rows reaches the file in one write.
+    """Appends to the CSV files of a run folder; every batch of rows is one write.
 
     A missing file gets its header line; existing files are appended to (a resume calls `truncate` first).
-    OSError (a full disk) ends the training: see `Listeners`.
+    An OSError, such as that of a full disk, ends the training: see `Listeners`.
     """
 
     essential = True
 
-    def __init__(self, folder: Path | str) -> None:
+    def __init__(self, folder: Path | str, further: Iterable[str] = ()) -> None:
+        """`further`: columns of advice.csv after those that every run has."""
         self.folder = Path(folder)
         self._files: dict[str, BinaryIO] = {}
-        for name, columns in COLUMNS.items():
-            # Unbuffered: a batch is one write of whole lines, so nobody reads half a line.
+        self._columns = {name: list(columns) for name, columns in COLUMNS.items()}
+        self._columns["advice.csv"] += further
+        for name in COLUMNS:
+            # Unbuffered: a batch is one write of complete lines, so that readers never see half a line.
             self._files[name] = open(self.folder / name, "ab", buffering=0)  # noqa: SIM115
             if self._files[name].tell() == 0:
-                self._write(name, [columns])
+                self._write(name, [self._columns[name]])
         # A run that was begun before the column `mode` existed continues without it: its episodes are all alone.
         with (self.folder / "evaluations.csv").open("rb") as file:
             self._has_modes = file.readline() == _lines([COLUMNS["evaluations.csv"]])
 
     def _write(self, name: str, rows: Iterable[Iterable[Any]]) -> None:
         data = memoryview(_lines(rows))
-        while data:  # an unbuffered write may take only a part
+        while data:  # an unbuffered write may be partial
             data = data[self._files[name].write(data) :]
 
     def on_metrics(self, step: int, rows: list[MetricRow]) -> None:
@@ -127,10 +117,13 @@ class CsvLog(Listener):
         self._write("evaluations.csv", ((step, *(row if self._has_modes else row[:-1])) for row in rows))
 
     def on_advice(self, step: int, rows: list[AdviceRow]) -> None:
-        names = list(COLUMNS["advice.csv"])[1:]
+        names = self._columns["advice.csv"][1:]
         for row in rows:
             if unknown := set(row) - set(names):
-                raise ValueError(f"advice.csv has no column {sorted(unknown)[0]!r}")
+                raise ValueError(
+                    f"advice.csv has no column {sorted(unknown)[0]!r}: a kind of trust names its columns when it is "
+                    "registered"
+                )
         self._write("advice.csv", ((step, *(row.get(name) for name in names)) for row in rows))
 
     def on_timing(self, step: int, seconds: float, member_steps_per_second: float) -> None:
@@ -140,18 +133,20 @@ class CsvLog(Listener):
         self.close()
 
     def offsets(self) -> dict[str, int]:
-        """Length of every file in bytes, once what was written is safely on the disk (for a checkpoint)."""
+        """The length of every file in bytes, after flushing it to the disk; a checkpoint stores them."""
         for file in self._files.values():
             os.fsync(file.fileno())
         return {name: os.fstat(file.fileno()).st_size for name, file in self._files.items()}
 
     def truncate(self, offsets: Mapping[str, int] | None) -> None:
-        """Forget every line written after `offsets` was taken, so that a resumed run writes it again; with None all.
-        Call `check_offsets` before."""
+        """Remove all lines written after `offsets` was taken, or with None all; the resumed run writes them again.
+
+        Call `check_offsets` first.
+        """
         if offsets is None:
             for name, file in self._files.items():
                 file.truncate(0)
-                self._write(name, [COLUMNS[name]])
+                self._write(name, [self._columns[name]])
             self._has_modes = True
             return
         for name, file in self._files.items():
@@ -159,25 +154,30 @@ class CsvLog(Listener):
             file.seek(0, os.SEEK_END)
 
     def close(self) -> None:
-        """Close the files; twice is fine."""
+        """Close the files; a second call does nothing."""
         for file in self._files.values():
             file.close()
 
 
 def has_rows(folder: Path | str) -> bool:
-    """Is there more than headers in the files?"""
-    paths = [(Path(folder) / name, len(_lines([columns]))) for name, columns in COLUMNS.items()]
-    return any(path.exists() and path.stat().st_size > header for path, header in paths)
+    """Whether any of the files holds more than its header."""
+    for path in (Path(folder) / name for name in COLUMNS):
+        if path.exists():
+            with path.open("rb") as file:
+                file.readline()
+                if file.read(1):
+                    return True
+    return False
 
 
 def _read(folder: Path | str, name: str) -> pd.DataFrame:
-    """One file of a run folder; empty if it is not there yet. A half-written last line is left out.
+    """One file of a run folder; empty if it does not exist yet. An incomplete last line is left out.
 
-    UserError if `folder` is not there or the file is not one of ours.
+    Raises UserError if `folder` does not exist or the file does not have this format.
     """
     import pandas as pd
 
-    columns = COLUMNS[name]
+    columns = dict(COLUMNS[name])
     path = Path(folder) / name
     if not path.parent.is_dir():
         raise UserError(f"there is no run folder {path.parent}")
@@ -185,12 +185,14 @@ def _read(folder: Path | str, name: str) -> pd.DataFrame:
     data = data[: data.rfind(b"\n") + 1]
     if not data:
         data = _lines([columns])
+    if name == "advice.csv":
+        columns |= _further_columns(data)
     dtype: dict[str, str] = {"int": "int64", "float": "float64", "str": "object"}
     try:
         frame = pd.read_csv(
             io.BytesIO(data),
             dtype={column: dtype[kind] for column, kind in columns.items()},
-            # Only in a column of numbers: an adviser may be called "nan".
+            # Only in columns of numbers: an adviser may be called "nan".
             keep_default_na=False,
             na_values={column: EMPTY for column, kind in columns.items() if kind == "float"},
             float_precision="round_trip",
@@ -202,7 +204,7 @@ def _read(folder: Path | str, name: str) -> pd.DataFrame:
     if list(frame.columns) != list(columns):
         raise UserError(f"{path} does not have the columns {','.join(columns)}")
     if "replica" in frame:
-        # Every replica has rows, so that none has a higher number; arrays with room for it would fill the memory
+        # Every replica has rows, so a higher number is wrong; arrays of that size could exhaust the memory.
         wrong = frame[(frame["replica"] < 0) | (frame["replica"] >= len(frame))]
         if len(wrong):
             row = wrong.iloc[0]
@@ -210,8 +212,16 @@ def _read(folder: Path | str, name: str) -> pd.DataFrame:
     return frame
 
 
+def _further_columns(data: bytes) -> dict[str, str]:
+    """The columns after those that every advice.csv has: numbers of a kind of trust, which need not be registered."""
+    header = data.split(b"\n", 1)[0].decode(errors="replace").rstrip("\r").split(",")
+    known = COLUMNS["advice.csv"]
+    further = header[len(known) :] if header[: len(known)] == list(known) else []
+    return {column: "float" for column in further if column.isidentifier()}
+
+
 def _wrong_cell(data: bytes, columns: Mapping[str, str]) -> str | None:
-    """Where the first cell is that is not a number and should be one."""
+    """A description of the first cell that should be a number and is not; None if there is none."""
     try:
         for row in csv.DictReader(io.StringIO(data.decode())):
             for column, kind in columns.items():
@@ -233,7 +243,7 @@ def read_metrics(folder: Path | str) -> pd.DataFrame:
 
 
 def read_evaluations(folder: Path | str, mode: str | None = "alone") -> pd.DataFrame:
-    """evaluations.csv: step, replica, member, episode, return, length, success (NaN: the task has none), mode.
+    """evaluations.csv: step, replica, member, episode, return, length, success (NaN: the task defines none), mode.
 
     Only the episodes of `mode`: alone (each member by itself) or together (the group with advice); None: all of them.
     """

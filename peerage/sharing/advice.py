@@ -1,8 +1,8 @@
 """Peer learning (arXiv 2312.09950): members ask each other and fixed advisers what they would do, and follow.
 
-One group step: everybody's situation goes to all advisers (`suggestions [M, K, act]`), members whose turn it is
-score the advisers and choose one (Eq. 2-9), all act as the adviser they follow suggests, and the signals learn what
-that was worth. Equations and settings: docs/methods/peer-learning.md.
+One group step: members whose turn it is ask all advisers (`suggestions [M, K, act]`), score them and choose one
+(Eq. 2-9); all members act as the adviser that they follow suggests; the signals learn what that was worth. Equations
+and settings: docs/methods/peer-learning.md.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from peerage.trust.suggestions import SuggestionTrust
 class Advice:
     """Sharing by advice among the `M = R * N` members of `group` and `F` fixed advisers, `K = N + F`.
 
-    `advisers[f][r]` is fixed adviser `f` of replica `r`. `signals` say what the choice goes by, the critic aside; by
-    default what `config` asks for of trust by temporal differences. With probability `dropped` an adviser does not
-    answer a member that chooses (never the member itself): it can then not be chosen, and the asker takes it to have
-    said what it would do itself. If nobody who may be chosen answers, the asker follows itself until its next choice.
-    `byzantine` members answer others with something else than they would do.
+    `advisers[f][r]` is fixed adviser `f` of replica `r`. `signals` give the components of a choice, besides the critic;
+    by default trust by temporal differences as `config` asks for. With probability `dropped` an adviser does not answer
+    a member that chooses (never the member itself). It can then not be chosen, and its suggestion counts as the asker's
+    own. If no adviser that may be chosen answers, the asker follows itself until its next choice. `byzantine` members
+    give other members wrong answers.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Advice:
         N, R, M = group.N, group.R, group.M
         self.N, self.R, self.M, self.K = N, R, M, N + len(advisers)
         self.device, self.dtype = group.device, group.dtype
-        self.self_index = np.tile(np.arange(N), R)  # [M]: everybody's own number among the advisers
+        self.self_index = np.tile(np.arange(N), R)  # [M]: each member's own number among the advisers
         self.myself = torch.tensor(self.self_index, device=self.device)
         self.rows = torch.arange(M, device=self.device)
         self.self_one_hot = torch.nn.functional.one_hot(self.myself, self.K).to(self.dtype)
@@ -71,7 +71,7 @@ class Advice:
         )
         self.fixed_advisers = self._fixed_advisers(advisers)
 
-        # What a choice is made of. With one adviser, or a uniform choice, nobody reads values.
+        # What a choice is made of. With one adviser, or a uniform choice, values are not read.
         self.rule = choice.RULES.get(config.choice) if self.K > 1 else None
         if signals is None:
             signals = {"td": SuggestionTrust(config, group, self.K, reads=self.rule is not None)}
@@ -85,7 +85,7 @@ class Advice:
         decay = (config.temperature_decay * N if len(config.temperature_decay) == 1 else config.temperature_decay) * R
         self.temperature = torch.tensor(per_member, device=self.device, dtype=self.dtype).unsqueeze(1)
         self.decay = torch.tensor(decay, device=self.device, dtype=self.dtype).unsqueeze(1)
-        # Drawn in every step, needed or not, so that a member's draws depend on nothing beside it
+        # Drawn in every step, needed or not, so that a member's draws depend on no other member
         self.choices = Streams(group.stream_keys, "choice", (1,), "uniform", self.device)
         self.disturb(dropped, byzantine)
 
@@ -103,8 +103,8 @@ class Advice:
         byzantine: ByzantineMembers | None = None,
         advisers: Sequence[Sequence[Adviser]] | None = None,
     ) -> None:
-        """From now on advice is dropped with this probability, these members lie and nobody else does, and other
-        advisers, as many, stand in the places of the fixed ones."""
+        """From now on advice is dropped with this probability and only these members are Byzantine. `advisers` replace
+        the fixed advisers; there must be as many."""
         if advisers is not None:
             self.fixed_advisers = self._fixed_advisers(advisers)
         self.dropped, self.byzantine = dropped, byzantine
@@ -119,8 +119,8 @@ class Advice:
     ) -> Tensor:
         """Actions `[M, act]` for environment step `step` (1, 2, ...).
 
-        `obs [M, obs]` and the same on the host, `episode_start [M]` bool. `greedy`: members suggest and do what they
-        think best, as in an evaluation, from the first step on.
+        `obs [M, obs]` and the same on the host, `episode_start [M]` bool. With `greedy` members act and advise by the
+        mode of their policies from the first step on, as in an evaluation.
         """
         warm = (step <= self.group.learning_starts) & (not greedy)  # [M]: before that, uniformly random actions
         solo = self._solo(step)
@@ -160,7 +160,7 @@ class Advice:
             if self.fixed_advisers.has_roles:
                 self.roles += np.eye(3, dtype=np.int64)[self.fixed_advisers.roles(host_obs, due, self.followed)]
         elsewhere = self.followed != self.self_index
-        # To choose by lot one need not hear what the others say
+        # A uniform choice needs no suggestions, so only the one that is followed counts as a query
         self.queries += (due * (self.K - 1) + (~due & elsewhere)) if self.rule is not None else elsewhere
         self.followed_for += 1
         if chooses:
@@ -180,14 +180,14 @@ class Advice:
         return actions
 
     def _solo(self, step: int) -> bool:
-        """Does everybody follow itself in this epoch? `switch_ratio` peer epochs come before each solo epoch."""
+        """Whether all members follow themselves in this epoch: `switch_ratio` peer epochs precede each solo epoch."""
         epoch = (step - 1) // self.epoch_length
         c = self.config
         alternate = c.switch_ratio > 0 and epoch % (c.switch_ratio + 1) == c.switch_ratio
         return alternate or self.is_over(step)
 
     def is_over(self, step: int) -> bool:
-        """Does nobody ask anybody from this step on?"""
+        """Whether members ask no advisers from this step on."""
         last = self.config.max_peer_epochs
         return last is not None and (step - 1) // self.epoch_length >= last
 
@@ -207,8 +207,8 @@ class Advice:
     def _choose(
         self, obs: Tensor, suggestions: Tensor, draw: Tensor, step: int, due: np.ndarray, heard: Tensor | None = None
     ) -> np.ndarray:
-        """Whom the members choose now, `[M]`; the rows that are not `due` mean nothing. `heard [M, K]` bool: who
-        answered whom; by default everybody."""
+        """The advisers that the members choose now, `[M]`; rows that are not `due` mean nothing. `heard [M, K]` bool:
+        the adviser answered the asker; by default all did."""
         allowed = self.allowed
         if heard is not None:
             suggestions = torch.where(heard.unsqueeze(2), suggestions, suggestions[self.rows, self.myself].unsqueeze(1))
@@ -237,7 +237,7 @@ class Advice:
         )
         return choice.pick(p, draw).cpu().numpy()
 
-    # --- learning whom to trust -----------------------------------------------------------------------------
+    # --- learning trust --------------------------------------------------------------------------------------
 
     def observe(self, transition: Transition) -> None:
         """A step of every member was made."""
@@ -251,7 +251,7 @@ class Advice:
             signal.reset(who)
 
     def after_step(self, step: int) -> None:
-        """Learn whom to trust; comes before the members themselves learn."""
+        """Update trust; called before the members themselves learn."""
         for signal in self.signals.values():
             signal.after_step(step)
 
@@ -265,11 +265,11 @@ class Advice:
     def reset_counts(self) -> None:
         self.counts = np.zeros((self.M, self.K), dtype=np.int64)
         self.queries = np.zeros(self.M, dtype=np.int64)
-        self.roles = np.zeros((self.M, 3), dtype=np.int64)  # choices by the role of whom they follow: 0, +1, -1
+        self.roles = np.zeros((self.M, 3), dtype=np.int64)  # choices by the role of the adviser: 0, +1, -1
 
     def advice_rows(self, names: Sequence[str]) -> list[dict[str, Any]]:
-        """A row of advice.csv for every asker and adviser; choices are counted since the last call. `names [K]`:
-        members, then the fixed advisers as they were given."""
+        """A row of advice.csv for every asker and adviser; choices are counted since the last `reset_counts`. `names
+        [K]`: members, then the fixed advisers in the order in which they were given."""
         columns = dict(self.last)
         for signal in self.signals.values():
             columns |= signal.report()
@@ -284,8 +284,8 @@ class Advice:
         ]
 
     def metrics(self) -> list[tuple[int, int, str, float]]:
-        """(replica, member, name, value) since the last `reset_counts`: queries, shares and entropy of choices, and
-        what the signals say of themselves."""
+        """(replica, member, name, value) since the last `reset_counts`: queries, shares and entropy of choices, and the
+        metrics of the signals."""
         rows = []
         from_signals = {n: v.tolist() for signal in self.signals.values() for n, v in signal.metrics().items()}
         for m in range(self.M):

@@ -1,1 +1,1 @@
-"""Statistics of runs: intervals, tests, comparisons and verdicts."""
+"""Statistics of runs: intervals, tests, comparisons with verdicts, analysis of advice, and sensitivity."""

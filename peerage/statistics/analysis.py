@@ -1,8 +1,8 @@
-"""Whom the members trusted and followed, and whether they were right to: the measures, from a run folder alone.
+"""Measures of a run's advice: whom the members trusted and followed, and whether that was justified.
 
-Every measure is taken within one asker of one replica, because trust values of two askers have no common scale;
-means over askers and intervals over replicas come last. No measure needs trust to be positive. A measure that is
-not defined for the data (one adviser, nothing chosen, all trust equal) is NaN with a reason, never a number.
+They are computed from the run folder alone. Every measure is computed per asker and replica, because the trust values
+of two askers have no common scale; means over askers and intervals over replicas follow. No measure requires positive
+trust. A measure that is not defined for the data (a single adviser, no choices, equal trust) is NaN with a reason.
 Formulas and examples: docs/analysis.md.
 """
 
@@ -18,11 +18,12 @@ import pandas as pd
 
 from peerage.errors import UserError
 from peerage.runs import tables
+from peerage.runs.advice_columns import asker_columns
 from peerage.runs.concentration import entropy, gini
 from peerage.runs.folder import RunFolder
 from peerage.runs.listeners import is_member
 from peerage.statistics import summaries
-from peerage.statistics.advice_log import AdviceLog
+from peerage.statistics.advice_log import AdviceLog, trust_metrics
 from peerage.statistics.findings import Analysis, Measure
 from peerage.statistics.measures import (
     FEWEST,
@@ -38,15 +39,15 @@ from peerage.statistics.measures import (
 from peerage.text import listing
 
 REWARD_STEPS = 100_000
-"""First and last steps whose returns are compared, in runs of at least twice as many."""
+"""Number of first and of last steps whose returns are compared, in runs of at least twice this length."""
 
 
 def analyse(folder: Path | str, returns: Mapping[str, float] | None = None) -> Analysis:
-    """All measures of a run, from its CSV files; also of one that still goes on.
+    """All measures of a run, finished or not, from its CSV files.
 
-    `returns`: what fixed advisers earn per episode by themselves (the members' is measured: the mean evaluation
-    return in the last fifth of the run). UserError if `folder` is not a run, its files are damaged, or `returns`
-    names somebody who is not a fixed adviser of it or is not a number.
+    `returns`: the return per episode of fixed advisers acting alone; that of members is their mean evaluation return in
+    the last fifth of the run. Raises UserError if `folder` is not a run, its files are damaged, or an entry of
+    `returns` is not finite or not a fixed adviser of the run.
     """
     run = RunFolder.open(folder)
     advice, metrics = tables.read_advice(run.path), tables.read_metrics(run.path)
@@ -56,7 +57,7 @@ def analyse(folder: Path | str, returns: Mapping[str, float] | None = None) -> A
         fixed = [adviser for adviser in advisers if not is_member(adviser)]
         if name not in fixed or not math.isfinite(value):
             known = f"its fixed advisers are {listing(fixed)}" if fixed else "it has no fixed advisers"
-            raise UserError(f"returns: {name}={value} is not a return of a fixed adviser of {run.path}; {known}")
+            raise UserError(f"returns: {name}={value} is not the return of a fixed adviser of {run.path}; {known}")
     frames = [frame for frame in (advice, metrics, evaluations) if len(frame)]
     replicas = max((int(frame["replica"].max()) + 1 for frame in frames), default=0)
     steps = max((int(frame["step"].max()) for frame in frames), default=0)
@@ -89,7 +90,7 @@ def analyse(folder: Path | str, returns: Mapping[str, float] | None = None) -> A
 
 
 def _agreement(data: AdviceLog, evaluations: pd.DataFrame, returns: Mapping[str, float]) -> list[Measure]:
-    """Do those who are trusted perform?"""
+    """The correlation of trust with performance."""
     R, _, _, K = data.shape
     means = summaries.member_values(evaluations, "return")
     moments = np.unique(means["step"].to_numpy())
@@ -108,7 +109,7 @@ def _agreement(data: AdviceLog, evaluations: pd.DataFrame, returns: Mapping[str,
 
     def over_time(r: int, a: int) -> float:
         steps, rows = data.trust_rows(r, a)
-        place = np.searchsorted(steps, moments, side="right") - 1  # the last row up to each evaluation
+        place = np.searchsorted(steps, moments, side="right") - 1  # index of the last row up to each evaluation
         return pooled_spearman((rows[p], performance[r, e]) for e, p in enumerate(place) if p >= 0)
 
     known = max((int(row.sum()) for row in np.isfinite(final)), default=0)
@@ -117,8 +118,8 @@ def _agreement(data: AdviceLog, evaluations: pd.DataFrame, returns: Mapping[str,
     if not data.trust_name:
         reason = "no trust was computed"
     elif known < FEWEST:
-        reason = f"it needs {FEWEST} advisers whose performance is known, here {known}"
-        reason += f" (not that of {listing(unknown[:4])})" if unknown else ""
+        reason = f"it needs {FEWEST} advisers with known performance, there are {known}"
+        reason += f" (unknown: {listing(unknown[:4])})" if unknown else ""
     title = "trust–performance correlation"
     return [
         Measure("correlation", f"{title}, at the end", data.askers, data.each(at_end), reason),
@@ -127,11 +128,11 @@ def _agreement(data: AdviceLog, evaluations: pd.DataFrame, returns: Mapping[str,
 
 
 def _choices(data: AdviceLog) -> list[Measure]:
-    """How are choices, and trust, shared out?"""
+    """The distribution of choices and of trust over advisers."""
     counts = data.counts
     together = np.array([[gini(row.sum(axis=0))] for row in counts])
-    alone = "there is one adviser only" if len(data.advisers) < 2 else ""
-    nothing, untrusted = alone or "nothing was chosen", alone or "no trust was computed"
+    alone = "there is a single adviser" if len(data.advisers) < 2 else ""
+    no_choice, no_trust = alone or "no choices were made", alone or "no trust was computed"
 
     def gap(r: int, a: int) -> float:
         total = counts[r, a].sum()
@@ -146,20 +147,20 @@ def _choices(data: AdviceLog) -> list[Measure]:
 
     each, askers = data.each, data.askers
     return [
-        Measure("gini_choices", "Gini of choices", askers, each(lambda r, a: gini(counts[r, a])), nothing),
-        Measure("gini_choices_all", "Gini of choices, all askers together", ("all members",), together, nothing),
-        Measure("gini_trust", "Gini of trust shares, at the end", askers, each(trust_gini), untrusted),
-        Measure("follow_gap", "largest minus smallest share of choices", askers, each(gap), nothing),
-        Measure("entropy", "selection entropy (0 to 1)", askers, each(lambda r, a: entropy(counts[r, a])), nothing),
-        Measure("entropy_late", "selection entropy, last fifth", askers, each(late), nothing),
+        Measure("gini_choices", "Gini of choices", askers, each(lambda r, a: gini(counts[r, a])), no_choice),
+        Measure("gini_choices_all", "Gini of choices, all askers together", ("all members",), together, no_choice),
+        Measure("gini_trust", "Gini of trust shares, at the end", askers, each(trust_gini), no_trust),
+        Measure("follow_gap", "largest minus smallest share of choices", askers, each(gap), no_choice),
+        Measure("entropy", "selection entropy (0 to 1)", askers, each(lambda r, a: entropy(counts[r, a])), no_choice),
+        Measure("entropy_late", "selection entropy, last fifth", askers, each(late), no_choice),
     ]
 
 
 def _stability(data: AdviceLog, moves: np.ndarray) -> list[Measure]:
-    """How much does trust move? `moves`: `movement` of every pair, `[R, A, K]`."""
+    """The stability of trust. `moves`: `movement` of every pair, `[R, A, K]`."""
     moved = data.each(lambda r, a: mean(moves[r, a]))
     order = data.each(lambda r, a: rank_stability(data.after_start(r, a)))
-    reason = "trust was the same for all advisers, or known in fewer than two rows"
+    reason = "trust was equal for all advisers, or known in fewer than two rows"
     return [
         Measure("movement", "movement of trust per row, in spreads", data.askers, moved, reason),
         Measure("rank_stability", "rank stability of trust (Kendall τ)", data.askers, order, reason),
@@ -169,24 +170,22 @@ def _stability(data: AdviceLog, moves: np.ndarray) -> list[Measure]:
 LOGGED = {
     "advice/right": "share of choices that were right",
     "advice/wrong": "share of choices that were wrong",
-    "advice/self_share": "share of choices of oneself",
-    "trust/confidence": "confidence in the transformer",
-    "trust/omega": "weight of attention ω",
-    "trust/loss": "loss of the trust model",
+    "advice/self_share": "share of choices of the asker itself",
 }
-"""Metrics that are passed on: their mean over the last fifth of the run; right and wrong over all of it too."""
+"""Metrics that are reported, with those of kinds of trust, as their mean over the last fifth of the run; right and
+wrong also over the whole run."""
 
 
 def _logged(metrics: pd.DataFrame, replicas: int) -> list[Measure]:
     measures = []
-    for name, title in LOGGED.items():
+    for name, title in (LOGGED | trust_metrics()).items():
         values = summaries.metric(metrics, name)
         if values.empty:
             continue
         key = name.partition("/")[2]
         if key in ("right", "wrong"):
             measures.append(_by_member(f"{key}_whole_run", title, values, replicas))
-        key = "trust_loss" if key == "loss" else key
+        key = key if name in LOGGED or key in asker_columns() else name.replace("/", "_")
         measures.append(_by_member(key, f"{title}, last fifth", summaries.late(values), replicas))
     return measures
 
@@ -199,7 +198,7 @@ def _by_member(key: str, title: str, values: pd.DataFrame, replicas: int) -> Mea
 
 
 def _rewards(metrics: pd.DataFrame, replicas: int, steps: int) -> list[Measure]:
-    """Training returns, weighed by the episodes behind every row: overall, recent, first, last, improvement."""
+    """Training returns, weighted by the episodes behind each row: overall, recent, first, last, improvement."""
     values = summaries.metric(metrics, "train/return")
     if values.empty:
         return []
@@ -226,7 +225,7 @@ def _rewards(metrics: pd.DataFrame, replicas: int, steps: int) -> list[Measure]:
         means += [float(moving_average(own["value"], own["episodes"], n)[-1]) for n in (10, 50)]
         means += [_weighted(first), _weighted(last), _weighted(last) - _weighted(first)]
         found[:, replica, members.index(member)] = means
-    reason = "no episode ended in time"
+    reason = "no episode ended in this part of the run"
     return [Measure(key, title, members, found[k], reason) for k, (key, title) in enumerate(titles.items())]
 
 

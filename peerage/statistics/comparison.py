@@ -11,11 +11,12 @@ from peerage.statistics.samples import Metric, Side
 from peerage.statistics.tests import Interval
 
 Measure = Literal["final", "area"]
+"""The value at the last evaluation, or the area under the learning curve."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One side by itself; `iqm`, `mean`, `median` and `gap` are of what is compared."""
+    """The numbers of one side; `iqm`, `mean`, `median` and `gap` are those of the compared quantity."""
 
     side: str
     replicas: int
@@ -25,68 +26,71 @@ class Row:
     final: Interval
     """IQM at the last evaluation."""
     area: Interval
-    """IQM of the mean height of the learning curve: what was had on the way."""
+    """IQM of the mean height of the learning curve."""
     threshold: tuple[int, float] | None
-    """How many replicas reached the threshold, and the steps by which half of them had (infinite: fewer than half)."""
+    """Number of replicas that reached the threshold, and the step at which half of all had (infinite: fewer did)."""
     gap: Interval | None
-    """Optimality gap: how far below the target, on average."""
+    """Optimality gap: mean distance below the target."""
 
 
 @dataclass(frozen=True)
 class Versus:
-    """Side `b` against the reference `a`."""
+    """The comparison of side `b` with the reference `a`."""
 
     a: str
     b: str
     replicas: tuple[int, int]
     paired: bool
     difference: Interval
-    """b - a, of the interquartile means."""
+    """Difference of the interquartile means, b - a."""
     improvement: Interval
-    """Probability that a replica of b is above one of a."""
+    """Probability that a replica of b has a higher value than one of a."""
     welch: float
-    """p of Welch's t test, or of the paired one, after Holm's correction over all comparisons; NaN: there is none,
-    as replicas are too few or have no spread."""
+    """p value of Welch's or the paired t test, after Holm's correction over all comparisons; NaN with too few replicas
+    or without spread."""
     mann_whitney: float
-    """The same; NaN where so few replicas cannot reach .05, and of pairs."""
+    """p value of the Mann–Whitney test, corrected too; NaN where these numbers of replicas cannot give p below .05, and
+    for pairs."""
     smallest: float
-    """The smallest p that a Mann-Whitney test with so many replicas can give."""
+    """The smallest p value that a Mann–Whitney test with these numbers of replicas can give."""
     detectable: float
-    """The smallest difference that so many replicas would show in about four of five cases; NaN where there is no p."""
+    """The smallest difference that these replicas detect with a probability of about 0.8; NaN without a p value."""
     higher: str | None
-    """Who is above the other beyond chance, if anybody: the interval of the difference lies on one side of zero, and
-    Welch's p is below .05 after Holm's correction (where neither has any spread, the exact Mann–Whitney p; of pairs
-    that all differ by the same nobody is)."""
+    """The side with significantly higher values, or None: the interval of the difference excludes zero, and Welch's p
+    is below .05 after Holm's correction (without spread on either side, the exact Mann–Whitney p; never for pairs that
+    all differ by the same amount)."""
     winner: str | None
-    """The same, where more is better: nobody wins by the length of episodes."""
+    """`higher`, if more is better; None for the length of episodes."""
     verdict: str
-    """In words."""
+    """The result as a sentence."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """All sides on one environment."""
+    """All sides on one task."""
 
     name: str
     step: int
-    """The last step that all were evaluated at."""
+    """The last step at which all sides were evaluated."""
     sides: tuple[Side, ...]
     """The reference first."""
     samples: tuple[np.ndarray, ...]
-    """What is compared: a number for every replica of each side."""
+    """The compared quantity: a number per replica of each side."""
     rows: tuple[Row, ...]
     versus: tuple[Versus, ...]
 
 
 @dataclass(frozen=True)
 class Comparison:
+    """The result of `peerage.statistics.compare.compare`."""
+
     metric: Metric
     measure: Measure
     threshold: float | None
     target: float | None
     tasks: tuple[Task, ...]
     overall: tuple[str, ...]
-    """Sentences about all tasks together, if there are several."""
+    """Sentences about all tasks together; empty for a single task."""
     differences: dict[str, dict[str, Any]]
-    """Setting -> side -> value, for the settings that are not the same on all sides."""
+    """Setting -> side -> value, for the settings in which sides differ."""
     warnings: tuple[str, ...]

@@ -1,36 +1,37 @@
-"""What an analysis found: its measures with their intervals, as JSON-able data and as tables of text."""
+"""The result of an analysis: measures with their intervals, as plain data and as tables of text."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from peerage.config.methods import TRUST
 from peerage.statistics import summaries
+from peerage.statistics.json_data import json_data
 from peerage.statistics.measures import finite, mean
 from peerage.text import count, number
 
 
 @dataclass(frozen=True)
 class Measure:
-    """One quantity, for every replica and asker."""
+    """One quantity, with a value per replica and asker."""
 
     key: str
     title: str
     askers: tuple[str, ...]
-    """Members, or `all members` for what is counted over all of them together."""
+    """Members, or `all members` for a quantity of all of them together."""
     values: np.ndarray
-    """`[R, A]`; NaN: not defined."""
+    """`[R, A]`; NaN where it is not defined."""
     reason: str = ""
-    """Why all values are NaN, if they are."""
+    """The reason, if all values are NaN."""
 
     @property
     def undefined(self) -> str:
-        """The reason why nothing is defined; nothing if something is."""
+        """`reason` if no value is defined, else empty."""
         return "" if np.isfinite(self.values).any() else self.reason
 
     def overall(self) -> summaries.Spread:
@@ -44,7 +45,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Analysis:
-    """What `analyse` found. Matrices are askers x advisers, means over replicas unless they say otherwise."""
+    """The result of `analyse`. Matrices are askers x advisers, means over replicas, unless stated otherwise."""
 
     run: str
     steps: int
@@ -53,21 +54,21 @@ class Analysis:
     askers: tuple[str, ...]
     advisers: tuple[str, ...]
     trust: str
-    """What stands for trust: a column of advice.csv, `hybrid`, or nothing."""
+    """The source of trust: a column of advice.csv, a kind of trust that combines several, or empty if there is none."""
     measures: dict[str, Measure]
     counts: pd.DataFrame
-    """Choices, summed over the run and over replicas."""
+    """Number of choices, summed over the run and over replicas."""
     shares: pd.DataFrame
     """Share of the asker's choices."""
     differences: pd.DataFrame
-    """Advisers x advisers: the row's share of choices minus the column's, shares averaged over askers."""
+    """Advisers x advisers: the share of choices of the row minus that of the column, averaged over askers."""
     moves: pd.DataFrame
     """`movement` of each pair."""
     entropies: pd.DataFrame
-    """Entropy of choices: a row for each window of time (its last step), a column for each asker."""
+    """Entropy of choices: a row per time window (index: its last step), a column per asker."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The whole as JSON-able data; what is not defined is None."""
+        """Everything as plain data for JSON; values that are not defined are None."""
         measures = {
             key: {
                 "title": m.title,
@@ -80,21 +81,21 @@ class Analysis:
         }
         matrices = ("counts", "shares", "differences", "moves", "entropies")
         facts = {name: getattr(self, name) for name in ("run", "steps", "replicas", "askers", "advisers", "trust")}
-        whole = {**facts, "trust": self.trust or None, "measures": measures}
-        return _plain(whole | {name: getattr(self, name).T.to_dict() for name in matrices})
+        data = {**facts, "trust": self.trust or None, "measures": measures}
+        return json_data(data | {name: getattr(self, name).T.to_dict() for name in matrices})
 
     def rows(self, most: int = 8) -> tuple[list[str], list[list[str]]]:
-        """Head and rows of a table of text: mean, interval, and every asker's mean (their range if over `most`)."""
+        """Heads and rows of a table: mean, interval, and the mean of each asker (beyond `most`, their range)."""
         kinds = {kind for m in self.measures.values() if (kind := m.overall().kind)}
         kind = "95% t-interval" if "95% t-interval" in kinds else "".join(sorted(kinds)[:1])
         names = list(self.askers) if len(self.askers) <= most else ["lowest and highest asker"]
         names = names if len(self.askers) > 1 else []
         rows = []
         for m in self.measures.values():
-            whole = m.overall()
-            row = [m.title, number(float(whole.mean))]
+            overall = m.overall()
+            row = [m.title, number(float(overall.mean))]
             if kind:
-                row.append(_interval(whole) + (f" ({whole.kind})" if whole.kind not in ("", kind) else ""))
+                row.append(_interval(overall) + (f" ({overall.kind})" if overall.kind not in ("", kind) else ""))
             means = {asker: float(m.of(asker).mean) for asker in m.askers}
             if len(self.askers) <= most:
                 row += [number(means.get(asker)) for asker in names]
@@ -106,13 +107,13 @@ class Analysis:
         return ["measure", "mean", *([kind] if kind else []), *names], rows
 
     def notes(self) -> list[str]:
-        """A line on what stands for trust, and one for every reason why measures are not defined."""
+        """A line about the source of trust, and one per reason why measures are not defined."""
         reasons: dict[str, list[str]] = {}
         for m in self.measures.values():
             if m.undefined:
                 reasons.setdefault(m.undefined, []).append(m.title)
-        words = {"hybrid": "the hybrid of the columns trust_attention and trust_td, weighed by omega"}
-        lines = [f"Trust here is {words.get(self.trust, f'the column {self.trust}')}."] if self.trust else []
+        combined = TRUST[self.trust].combined if self.trust in TRUST else ""
+        lines = [f"Trust is {combined or f'the column {self.trust}'}."] if self.trust else []
         return lines + [f"Not defined: {', '.join(titles)}: {reason}." for reason, titles in reasons.items()]
 
     def table(self) -> str:
@@ -132,7 +133,7 @@ class Analysis:
 
 
 def _estimate(values: np.ndarray) -> summaries.Spread:
-    """`summaries.spread` over the replicas that have a value: those without say nothing about its spread."""
+    """`summaries.spread` over the replicas that have a value."""
     known = finite(values)
     if len(known) == 0:
         nan = np.array(math.nan)
@@ -147,14 +148,3 @@ def _interval(spread: summaries.Spread) -> str:
 def _spread_dict(spread: summaries.Spread) -> dict[str, Any]:
     bounds = {"low": float(spread.low), "high": float(spread.high)} if spread.kind else {"low": None, "high": None}
     return {"mean": float(spread.mean), **bounds, "interval": spread.kind or None, "replicas": spread.replicas}
-
-
-def _plain(value: Any) -> Any:
-    """Dicts, lists and finite numbers, as JSON has them; what is not finite is None."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float | np.floating):
-        return float(value) if math.isfinite(value) else None
-    return int(value) if isinstance(value, np.integer) else value

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict
-from typing import Any
 
 from peerage.statistics.comparison import Comparison, Task
+from peerage.statistics.json_data import json_data
 from peerage.statistics.tests import Interval
-from peerage.statistics.verdicts import in_brackets, share, subject, words
+from peerage.statistics.verdicts import comparatives, improvement_name, in_brackets, subject
 from peerage.text import listing, number
 
 
@@ -18,8 +18,8 @@ def _with_range(interval: Interval) -> str:
 
 
 def table(comparison: Comparison, task: Task) -> tuple[list[str], list[list[str]]]:
-    """Heads and rows of the table of a task, as text."""
-    more, less = words(comparison.metric)
+    """The column heads and rows of the table of a task."""
+    more, less = comparatives(comparison.metric)
     heads = ["", "verdict", f"P({more})", "replicas", "IQM", "mean", "median"]
     heads.append("area" if comparison.measure == "final" else "IQM at the end")
     heads += [f"steps to {number(comparison.threshold)}"] if comparison.threshold is not None else []
@@ -28,7 +28,7 @@ def table(comparison: Comparison, task: Task) -> tuple[list[str], list[list[str]
     against = {v.b: v for v in task.versus}
     for row in task.rows:
         v = against.get(row.side)
-        word = "reference" if v is None else more if v.higher == v.b else less if v.higher else "not told apart"
+        word = "reference" if v is None else more if v.higher == v.b else less if v.higher else "not significant"
         better = "" if v is None else f"{v.improvement.estimate:.2f} {in_brackets(v.improvement, '.2f')}"
         cells = [row.side, word, better, str(row.replicas), _with_range(row.iqm), _with_range(row.mean)]
         cells += [number(row.median), _with_range(row.area if comparison.measure == "final" else row.final)]
@@ -42,25 +42,25 @@ def table(comparison: Comparison, task: Task) -> tuple[list[str], list[list[str]
 
 
 def differing(comparison: Comparison) -> list[tuple[str, str]]:
-    """Settings that are not the same on all sides: who has which value, or with many sides how many have it."""
-    told = []
+    """The settings in which sides differ: (setting, its values, each with the sides that have it or their number)."""
+    rows = []
     for name, values in comparison.differences.items():
         by_value: dict[str, list[str]] = {}
         for side, value in values.items():
             text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
             by_value.setdefault(text or "–", []).append(side)
-        whose = {v: listing(sides) if len(values) <= 4 else f"{len(sides)} sides" for v, sides in by_value.items()}
-        told.append((name, "; ".join(f"{value} ({sides})" for value, sides in whose.items())))
-    return told
+        owners = {v: listing(sides) if len(values) <= 4 else f"{len(sides)} sides" for v, sides in by_value.items()}
+        rows.append((name, "; ".join(f"{value} ({sides})" for value, sides in owners.items())))
+    return rows
 
 
 def title(comparison: Comparison, task: Task) -> str:
-    """What the table of a task shows."""
+    """The title of the table of a task."""
     return f"{task.name}: {subject(comparison.metric, comparison.measure, task.step)}; 95% intervals over replicas"
 
 
 def as_text(comparison: Comparison) -> str:
-    """For a terminal: tables, verdicts, what differs, warnings."""
+    """For a terminal: tables, verdicts, settings that differ, warnings."""
     lines: list[str] = []
     for task in comparison.tasks:
         heads, rows = table(comparison, task)
@@ -71,24 +71,14 @@ def as_text(comparison: Comparison) -> str:
     lines += [f"{line}." for line in comparison.overall] + ([""] if comparison.overall else [])
     if comparison.differences:
         lines.append("Settings that differ:")
-        lines += [f"  {name}: {told}" for name, told in differing(comparison)]
+        lines += [f"  {name}: {values}" for name, values in differing(comparison)]
         lines.append("")
     lines += [f"warning: {line}" for line in comparison.warnings]
     return "\n".join(lines).rstrip() + "\n"
 
 
 def as_json(comparison: Comparison) -> str:
-    """Everything as JSON; numbers that do not exist are null."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, float):
-            return value if math.isfinite(value) else None
-        if isinstance(value, dict):
-            return {str(key): plain(item) for key, item in value.items()}
-        if isinstance(value, list | tuple):
-            return [plain(item) for item in value]
-        return value
-
+    """The whole comparison as JSON; numbers that are not finite are null."""
     tasks = []
     for task in comparison.tasks:
         sides = [
@@ -98,7 +88,7 @@ def as_json(comparison: Comparison) -> str:
         ]  # fmt: skip
         rows, versus = [asdict(row) for row in task.rows], [asdict(v) for v in task.versus]
         tasks.append({"name": task.name, "step": task.step, "sides": sides, "rows": rows, "versus": versus})
-    whole = {
+    data = {
         "metric": comparison.metric,
         "measure": comparison.measure,
         "threshold": comparison.threshold,
@@ -108,20 +98,20 @@ def as_json(comparison: Comparison) -> str:
         "differences": comparison.differences,
         "warnings": comparison.warnings,
     }
-    return json.dumps(plain(whole), indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(json_data(data), indent=1, ensure_ascii=False) + "\n"
 
 
 def as_latex(comparison: Comparison) -> str:
-    """A table for a paper (booktabs): sides in rows, IQM and mean with their 95% intervals, the winner in bold.
+    """A table for a paper (booktabs): a row per side, IQM and mean with their 95% intervals, the winner in bold.
 
-    All numbers of a task have as many decimals as the text gives its largest estimate, so that digits stand below each
-    other.
+    All numbers of a task have the same number of decimals, that of its largest estimate in the text, so that digits are
+    aligned.
     """
     metric, measure, step = comparison.metric, comparison.measure, max(task.step for task in comparison.tasks)
     lines = [
         f"% {subject(metric, measure, step)}; needs \\usepackage{{booktabs}}",
-        f"% IQM and mean over replicas with 95% intervals; P: {share(metric)}, against the first row",
-        *([] if metric == "length" else ["% bold: beyond chance better than the first row, or the first row than all"]),
+        f"% IQM and mean over replicas with 95% intervals; P: {improvement_name(metric)}, against the first row",
+        *([] if metric == "length" else ["% bold: significantly better than the first row, or the first than all"]),
         r"\begin{tabular}{llrrrrrr}",
         r"\toprule",
         r"Environment & Method & $n$ & \multicolumn{2}{c}{IQM} & \multicolumn{2}{c}{Mean} & $P$ \\",
@@ -154,12 +144,12 @@ def _tex_range(interval: Interval, digits: int) -> str:
 
 
 def _tex_number(value: float, digits: int) -> str:
-    """A number for math mode, where a hyphen is a minus and a bare comma would be followed by a space."""
-    return f"{round(value, digits) + 0.0:,.{digits}f}".replace(",", "{,}")  # + 0.0: zero has no sign
+    """A number for math mode, in which a bare comma would be followed by a space."""
+    return f"{round(value, digits) + 0.0:,.{digits}f}".replace(",", "{,}")  # + 0.0 turns -0.0 into 0.0
 
 
 def _tex(text: str) -> str:
-    """Text in which nothing is a command."""
+    """Text with the special characters of LaTeX escaped."""
     special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     special |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
     special |= {c: f"\\{c}" for c in "&%$#_{}"}

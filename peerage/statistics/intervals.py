@@ -1,10 +1,9 @@
-"""Point estimates over replicas, and intervals whose coverage is shown in docs/statistics.md.
+"""Point estimates over replicas and their intervals; docs/statistics.md shows the coverage.
 
-A sample is `x [n]`, one number for each replica of a group; point estimates and the percentile bootstrap also take
-`[n, tasks]`, a replica in each of several tasks, as rliable does. The replica is the unit, of resampling too: members
-of a replica learn from each other, so give their mean. Values are in whatever unit the caller measures in; NaN is
-refused (a replica without a value is left out by whoever knows why), infinity is a value ("never reached"). ValueError
-for what has no meaning, with one line that says why.
+A sample is `x [n]`, one number per replica of a group; point estimates and the percentile bootstrap also take
+`[n, tasks]`, as rliable does. The replica is the unit, of resampling too: members of a replica learn from each other,
+so pass their mean. Values may be in any unit. NaN is refused: callers leave out replicas without a value. Infinity is
+allowed ("never reached"). ValueError is raised for invalid arguments.
 
 Point estimates and the percentile bootstrap: Agarwal et al. 2021, arXiv 2108.13264, and their library rliable.
 """
@@ -24,28 +23,28 @@ Middle = Literal["iqm", "mean", "median"]
 Statistic = Literal[Middle, "optimality_gap"]
 
 ROUNDING = 1e-12
-"""What differs by less, relative to its size, is the same up to rounding."""
-CHUNK = 2_000_000
-"""Numbers that are held at a time by whatever draws samples: 16 MB."""
+"""Values with a smaller relative difference are equal up to rounding."""
+CHUNK_NUMBERS = 2_000_000
+"""Largest number of drawn numbers in memory at a time: 16 MB."""
 CALIBRATION = 4_000_000
-"""Normal numbers that a calibration draws, but no more than 200,000 samples: 95% is met to within 0.1%."""
+"""Number of normal numbers that a calibration draws, in at most 200,000 samples: 95% is met to within 0.1%."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and where its true value lies, with probability `level` over repetitions of the experiment."""
+    """An estimate with its confidence interval."""
 
     estimate: float
     low: float
     high: float
-    """NaN, as `low`, where the sample is too small to say anything, or where a value that counts is infinite."""
+    """NaN, as `low`, for a sample that is too small, or with an infinite value that is not trimmed."""
     level: float
     method: str
     n: int
-    """Replicas; of two samples, the smaller number."""
+    """Number of replicas; for two samples, the smaller one."""
 
     def excludes(self, value: float) -> bool:
-        """Whether `value` lies outside. Never where the sample is too small to say anything."""
+        """Whether `value` is outside the interval; never for NaN limits."""
         return bool(value < self.low or value > self.high)
 
 
@@ -58,23 +57,21 @@ def mean(x: Any) -> float:
 
 
 def median(x: Any) -> float:
-    """`[n]`: the median of replicas. `[n, tasks]`: the median over tasks of their means over replicas, as rliable's."""
+    """`[n]`: the median of replicas. `[n, tasks]`: the median over tasks of the means over replicas, as in rliable."""
     return _estimate(x, "median")
 
 
 def iqm(x: Any) -> float:
-    """Interquartile mean: without the `floor(N / 4)` smallest and largest of all N = n · tasks values.
+    """Interquartile mean: the mean without the `floor(N / 4)` smallest and largest of all N = n · tasks values.
 
-    Where N is no multiple of 4 less than a quarter goes: of 5, the smallest and the largest; of 3, none. So do
+    If N is not a multiple of 4, less than a quarter is trimmed per side: of 5, one value; of 3, none. This agrees with
     `scipy.stats.trim_mean` and rliable.
     """
     return _estimate(x, "iqm")
 
 
 def optimality_gap(x: Any, target: float = 1.0) -> float:
-    """How far below `target` values are: `target − mean(min(x, target))`. 0 is best.
-
-    What lies above the target is not counted."""
+    """Mean distance below `target`: `target − mean(min(x, target))`. 0 is best; values above the target count as 0."""
     return _estimate(x, "optimality_gap", target)
 
 
@@ -84,24 +81,24 @@ def optimality_gap(x: Any, target: float = 1.0) -> float:
 def interval(
     x: Any, statistic: Statistic = "iqm", *, level: float = 0.95, seed: int = 0, target: float | None = None
 ) -> Interval:
-    """The interval to report, of `x [n]`: `estimate ± t(n − 1) · se`.
+    """The interval of `x [n]` to report: `estimate ± t(n − 1) · se`.
 
     - mean, optimality gap: Student's t.
     - iqm, "calibrated t": `se² = q² max(yuen, k s² / n)`. Yuen's (1974) squared standard error of a trimmed mean is
-      `Σ (w − mean w)² / (h (h − 1))`: w the Winsorised values (what was trimmed becomes the nearest that was not), h
-      the number of values left; s is the standard deviation of all values. k is the variance of the IQM of normal
-      samples in units of the mean's, and q makes the interval cover exactly `level` of normal samples; both come from a
-      simulation with `seed`, once for each n. Why not Yuen's part alone: docs/statistics.md.
-    - median: `se² = q² k s² / n`. It covers well what has one mode; the IQM is the better choice.
+      `Σ (w − mean w)² / (h (h − 1))` with the Winsorised values w (trimmed values replaced by the nearest remaining
+      one) and the number h of remaining values; s is the standard deviation of all values. k is the ratio of the
+      variances of IQM and mean for normal samples, and q makes the coverage of normal samples exactly `level`; both
+      come from a simulation with `seed`, once per n. docs/statistics.md explains why Yuen's part is not used alone.
+    - median: `se² = q² k s² / n`. Its coverage is good for unimodal distributions; the IQM is the better choice.
 
-    An infinite value that is trimmed away leaves Yuen's part alone, with t(h − 1): Tukey and McLaughlin's (1963)
-    "trimmed t". One that is not gives NaN, and so does n = 1.
-    Values that are all equal give an interval of no width: they show no spread. `target`: of the optimality gap.
+    With an infinite value that is trimmed, only Yuen's part is used, with t(h − 1): the "trimmed t" of Tukey and
+    McLaughlin (1963). An infinite value that is not trimmed gives NaN limits, and so does n = 1. Equal values give an
+    interval of width zero. `target`: of the optimality gap.
     """
     sample = sample_of(x)
     found = band(sample[:, None], statistic, level=level, seed=seed, target=target)
     estimate, low, high = (float(value[0]) for value in found)
-    return Interval(estimate, low, high, level, _name(statistic, sample), len(sample))
+    return Interval(estimate, low, high, level, _method(statistic, sample), len(sample))
 
 
 def difference(
@@ -115,17 +112,17 @@ def difference(
 ) -> Interval:
     """`statistic(b) − statistic(a)` of `b [n_b]` and `a [n_a]`.
 
-    Unpaired: the squared standard errors of `interval` add up, degrees of freedom by Welch and Satterthwaite: the
-    mean's is Welch's interval, the IQM's of the kind of Yuen's. Paired (`b[k]` and `a[k]` are replicas of one seed):
-    the variance is that of the replicas' differences, for the IQM Winsorised within each sample, as Yuen's test of
-    dependent groups has it. Pairing helps only where a seed's two values go together.
+    Unpaired: the squared standard errors of `interval` are added, with degrees of freedom by Welch and Satterthwaite;
+    for the mean this is Welch's interval, for the IQM one like Yuen's. Paired (`b[k]` and `a[k]` have the same seed):
+    the variance is that of the differences, for the IQM Winsorised within each sample as in Yuen's test of dependent
+    groups. Pairing helps only if the two values of a seed are correlated.
     """
     before, after = sample_of(a), sample_of(b)
     if paired and len(before) != len(after):
-        raise ValueError(f"paired samples have a replica for each seed in both, not {len(before)} and {len(after)}")
+        raise ValueError(f"paired samples must have equal sizes, got {len(before)} and {len(after)}")
     found = differences(after, before, statistic, paired=paired, level=level, seed=seed)
     estimate, low, high = (float(value) for value in found)
-    method = ("paired " if paired else "Welch ") + _name(statistic, before, after)
+    method = ("paired " if paired else "Welch ") + _method(statistic, before, after)
     return Interval(estimate, low, high, level, method, min(len(before), len(after)))
 
 
@@ -134,8 +131,8 @@ def differences(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """`difference` of many pairs of samples `b [..., n_b]` and `a [..., n_a]`: estimates, lows and highs `[...]`."""
     _check(statistic, level)
-    before, after = _point(a, statistic), _point(b, statistic)
-    # Equal as far as rounding can tell is equal: means of one number over 3 and 5 replicas differ in the last bit.
+    before, after = _statistic(a, statistic), _statistic(b, statistic)
+    # Treat equality up to rounding as equal: means of one number over 3 and 5 replicas differ in the last bit.
     alike = np.isfinite(after) & np.isclose(after, before, rtol=ROUNDING, atol=0)
     with np.errstate(invalid="ignore"):
         estimate = np.where(alike, 0.0, after - before)
@@ -150,17 +147,17 @@ def differences(
 def band(
     curves: Any, statistic: Statistic = "iqm", *, level: float = 0.95, seed: int = 0, target: float | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Learning curves `[n, T]` as estimate, low and high `[T]`: `interval` of each column by itself.
+    """Learning curves `[n, T]` as estimate, low and high `[T]`: the `interval` of each column.
 
-    The level holds at each step, not for all steps at once. A column that lacks a replica (NaN) is NaN: a mean over
-    those that are still there would be another sample.
+    The level holds at each step, not simultaneously. A column with a missing replica (NaN) is NaN, because a mean over
+    the others would be of another sample.
     """
     x = np.asarray(curves, dtype=float)
     if x.ndim != 2 or not len(x):
-        raise ValueError(f"curves are [replicas, steps], not of shape {x.shape}")
-    columns, middle = _gaps(np.ascontiguousarray(x.T), statistic, target)  # [T, n]
+        raise ValueError(f"curves must have shape [replicas, steps], got {x.shape}")
+    columns, middle = _as_gaps(np.ascontiguousarray(x.T), statistic, target)  # [T, n]
     _check(middle, level)
-    estimate = _point(columns, middle)
+    estimate = _statistic(columns, middle)
     constants = calibration(middle, len(x), level, seed)
     low, high = _limits(estimate, *_spread(columns, middle, *constants), level)
     if statistic == "optimality_gap":
@@ -178,50 +175,50 @@ def percentile_interval(
     seed: int = 0,
     target: float | None = None,
 ) -> Interval:
-    """The percentile bootstrap as rliable does it, of `x [n]` or `[n, tasks]`: each task is resampled by itself.
+    """The percentile bootstrap of `x [n]` or `[n, tasks]` as in rliable: each task is resampled separately.
 
-    For comparison with what others publish: of few replicas it covers far less than it says (docs/statistics.md).
+    For comparison with published results: with few replicas its coverage is far below `level` (docs/statistics.md).
     """
-    sample, middle = _gaps(sample_of(x, tasks=True), statistic, target)
+    sample, middle = _as_gaps(sample_of(x, tasks=True), statistic, target)
     _check(middle, level)
     n, rng = len(sample), np.random.default_rng(seed)
     found = []
     for size in chunks(resamples, sample.size):
         drawn = rng.integers(n, size=(size, *sample.shape))
-        found.append(_of_tasks(np.take_along_axis(sample[None], drawn, axis=1), middle))
+        found.append(_statistic_of_samples(np.take_along_axis(sample[None], drawn, axis=1), middle))
     values = np.concatenate(found)
-    exact = "linear" if np.isfinite(values).all() else "nearest"  # nothing lies between a number and infinity
+    exact = "linear" if np.isfinite(values).all() else "nearest"  # interpolation with infinity is undefined
     tail = (1 - level) / 2
     low, high = np.quantile(values, [tail, 1 - tail], method=exact) if n > 1 else (math.nan, math.nan)  # type: ignore[call-overload]
-    estimate = float(_of_tasks(sample[None], middle)[0])
+    estimate = float(_statistic_of_samples(sample[None], middle)[0])
     return Interval(estimate, float(low), float(high), level, "percentile bootstrap", n)
 
 
-# --- how they are made ----------------------------------------------------------------------------
+# --- computation ----------------------------------------------------------------------------------
 
 
 def _estimate(x: Any, statistic: Statistic, target: float | None = None) -> float:
-    sample, middle = _gaps(sample_of(x, tasks=True), statistic, target)
-    return float(_of_tasks(sample[None], middle)[0])
+    sample, middle = _as_gaps(sample_of(x, tasks=True), statistic, target)
+    return float(_statistic_of_samples(sample[None], middle)[0])
 
 
-def _gaps(x: np.ndarray, statistic: Statistic, target: float | None) -> tuple[np.ndarray, Middle]:
-    """The optimality gap as the mean of each value's gap; everything else as it is."""
+def _as_gaps(x: np.ndarray, statistic: Statistic, target: float | None) -> tuple[np.ndarray, Middle]:
+    """Express the optimality gap as the mean of the gaps of the values; other statistics are unchanged."""
     if statistic != "optimality_gap":
         return x, statistic
     if target is None:
-        raise ValueError("the optimality gap needs a target: the value that counts as solved")
+        raise ValueError("the optimality gap needs a target")
     return target - np.minimum(x, target), "mean"
 
 
-def _of_tasks(x: np.ndarray, statistic: Middle) -> np.ndarray:
+def _statistic_of_samples(x: np.ndarray, statistic: Middle) -> np.ndarray:
     """The statistic of each of many samples, `x [S, n]` or `[S, n, tasks]`: `[S]`."""
     if x.ndim == 3 and statistic == "median":
         return np.median(x.mean(axis=1), axis=-1)
-    return _point(x.reshape(len(x), -1), statistic)
+    return _statistic(x.reshape(len(x), -1), statistic)
 
 
-def _point(x: np.ndarray, statistic: Middle) -> np.ndarray:
+def _statistic(x: np.ndarray, statistic: Middle) -> np.ndarray:
     """The statistic of `x [..., n]` over its last axis."""
     with np.errstate(invalid="ignore"):
         if statistic == "mean":
@@ -233,13 +230,13 @@ def _point(x: np.ndarray, statistic: Middle) -> np.ndarray:
 
 
 def _winsorised(x: np.ndarray) -> np.ndarray:
-    """`x [..., n]`, where what the IQM trims becomes the nearest value that it does not."""
+    """`x [..., n]` with the values that the IQM trims replaced by the nearest remaining one."""
     values, trimmed = np.sort(x, axis=-1), x.shape[-1] // 4
     return np.clip(x, values[..., trimmed, None], values[..., x.shape[-1] - trimmed - 1, None])
 
 
 def _squares(x: np.ndarray) -> np.ndarray:
-    """`Σ (x − mean x)²` over the last axis; exactly 0 where all are equal, NaN with infinities."""
+    """`Σ (x − mean x)²` over the last axis; exactly 0 if all are equal, NaN with infinite values."""
     with np.errstate(invalid="ignore"):
         found = ((x - x.mean(axis=-1, keepdims=True)) ** 2).sum(axis=-1)
         return np.where((x == x[..., :1]).all(axis=-1), 0.0, found)
@@ -250,7 +247,8 @@ def _spread(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Squared standard error and degrees of freedom `[...]` of `x [..., n]`, with k and q of `interval`.
 
-    `minus`: of the differences. NaN with a single replica and where an infinite value counts.
+    `minus`: another sample of pairs, for the statistic of the differences. NaN with a single replica, and with an
+    infinite value that is not trimmed.
     """
     *many, n = x.shape
     if n < 2:
@@ -288,10 +286,10 @@ def _limits(
 
 @functools.lru_cache(maxsize=1024)
 def calibration(statistic: Middle, n: int, level: float, seed: int) -> tuple[float, float]:
-    """k and q of `interval` from normal samples `[n]`; half a second, once for each n.
+    """k and q of `interval` from simulated normal samples `[n]`; takes half a second per n.
 
-    k: the statistic's variance in units of the mean's. q: what the standard error is multiplied with so that `level` of
-    normal samples are covered. Means of normal samples need no calibration, and a single replica has no interval.
+    k: the ratio of the variances of the statistic and the mean. q: the factor of the standard error that gives a
+    coverage of `level`. Means need no calibration, and a single replica has no interval.
     """
     if statistic == "mean" or n < 2:
         return 1.0, 1.0
@@ -300,7 +298,7 @@ def calibration(statistic: Middle, n: int, level: float, seed: int) -> tuple[flo
         rng = np.random.default_rng([seed, n, 1])
         return (rng.standard_normal((size, n)) for size in chunks(normal_samples(n), n))
 
-    point = np.concatenate([_point(z, statistic) for z in samples()])
+    point = np.concatenate([_statistic(z, statistic) for z in samples()])
     k = float(np.mean(point**2)) * n
     errors = [_spread(z, statistic, k, 1.0) for z in samples()]
     variance, df = (np.concatenate(part) for part in zip(*errors))
@@ -309,28 +307,28 @@ def calibration(statistic: Middle, n: int, level: float, seed: int) -> tuple[flo
 
 
 def normal_samples(n: int) -> int:
-    """How many normal samples of n numbers a simulation draws."""
+    """The number of normal samples of n numbers that a simulation draws."""
     return max(min(CALIBRATION // n, 200_000), 20_000)
 
 
 def chunks(count: int, each: int) -> list[int]:
-    """`count` samples of `each` numbers, in pieces that fit into memory."""
-    size = max(CHUNK // each, 1)
+    """Split `count` samples of `each` numbers into pieces that fit into memory; returns the sizes."""
+    size = max(CHUNK_NUMBERS // each, 1)
     return [min(size, count - start) for start in range(0, count, size)]
 
 
-def _name(statistic: Statistic, *samples: np.ndarray) -> str:
+def _method(statistic: Statistic, *samples: np.ndarray) -> str:
     if statistic in ("mean", "optimality_gap"):
         return "t"
     return "trimmed t" if any(np.isinf(x).any() for x in samples) else "calibrated t"
 
 
 def sample_of(x: Any, *, tasks: bool = False) -> np.ndarray:
-    """A sample `[n]`, checked; with `tasks` it may be `[n, tasks]`."""
+    """A checked sample `[n]`; with `tasks` it may be `[n, tasks]`."""
     values = np.asarray(x, dtype=float)
     if values.ndim not in ((1, 2) if tasks else (1,)) or not values.size:
         shapes = "[n] or [n, tasks]" if tasks else "[n]"
-        raise ValueError(f"a sample is one number for each replica, {shapes}, not of shape {values.shape}")
+        raise ValueError(f"a sample must have the shape {shapes}, one number per replica, got {values.shape}")
     if np.isnan(values).any():
         raise ValueError(
             f"{int(np.isnan(values).sum())} of {values.size} values are NaN: leave out replicas without a value"
@@ -340,11 +338,11 @@ def sample_of(x: Any, *, tasks: bool = False) -> np.ndarray:
 
 def check_level(level: float) -> None:
     if not 0 < level < 1:
-        raise ValueError(f"a level is between 0 and 1, as 0.95, not {level}")
+        raise ValueError(f"a level must be between 0 and 1, such as 0.95, got {level}")
 
 
 def _check(statistic: str, level: float) -> None:
     if statistic not in get_args(Middle):
         there = ", ".join(get_args(Middle))
-        raise ValueError(f"no statistic {statistic!r}: take one of {there}; of one sample also optimality_gap")
+        raise ValueError(f"no statistic {statistic!r}: use one of {there}, or for one sample optimality_gap")
     check_level(level)

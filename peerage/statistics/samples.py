@@ -1,6 +1,6 @@
-"""Run folders as samples: which runs are replicas of one way of training, and one number or curve for each of them.
+"""Run folders as samples: group runs that differ only in their seeds into sides, with a learning curve per replica.
 
-The unit is the replica of a group: its members learn from each other, so their mean is one number, not several.
+The unit is the replica of a group: its members learn from each other, so their mean counts as one number.
 """
 
 from __future__ import annotations
@@ -34,41 +34,43 @@ RANGES: dict[Metric, tuple[float, float]] = {
     "success": (0.0, 1.0),
     "length": (0.0, math.inf),
 }
-"""What a metric can be: no interval leaves it."""
+"""Metric -> its smallest and largest possible value; intervals are limited to them."""
+MIN_REPLICAS = 3
+"""With fewer replicas there are no intervals and no tests."""
 
 
 @dataclass(frozen=True)
 class Side:
-    """One way of training: runs that differ in nothing but their seeds."""
+    """One way of training: runs that differ only in their seeds."""
 
     name: str
     runs: tuple[Path, ...]
     configs: tuple[dict[str, Any], ...]
-    """Of every run, resolved, as plain data: they differ in seed, replicas, run folder and machine alone."""
+    """The resolved configurations of the runs as plain data; only seed, replicas, run folder and machine differ."""
     env: str
     task: str
-    """What it is compared on: sides of different tasks are not compared."""
+    """The task; only sides of the same task are compared."""
     seeds: tuple[tuple[int, int], ...]
-    """(seed, replica) of every sample; two sides with the same ones can be paired."""
+    """(seed, replica) of each sample; two sides with the same ones can be paired."""
     steps: np.ndarray
-    """[T] at which all of them were evaluated."""
+    """`[T]`: the steps at which all of its runs were evaluated."""
     curves: np.ndarray
-    """[n, T]: a row for every replica, the mean over its members and episodes."""
+    """`[n, T]`: a row per replica, the mean over its members and episodes."""
     grids: tuple[np.ndarray, ...]
     """The steps at which each run was evaluated."""
     environments: tuple[dict[str, Any], ...]
-    """environment.json of every run."""
-    doubts: tuple[str, ...]
-    """A line for every run that is not DONE, and for every evaluation that is not whole."""
+    """environment.json of each run."""
+    warnings: tuple[str, ...]
+    """A line for each run that is not DONE and for each incomplete evaluation."""
 
     @property
     def config(self) -> dict[str, Any]:
-        """Of the first run."""
+        """The configuration of the first run."""
         return self.configs[0]
 
     @property
     def n(self) -> int:
-        """Replicas."""
+        """The number of replicas."""
         return len(self.curves)
 
     def until(self, step: int) -> tuple[np.ndarray, np.ndarray]:
@@ -77,33 +79,34 @@ class Side:
         return self.steps[kept], self.curves[:, kept]
 
     def at(self, steps: np.ndarray) -> np.ndarray:
-        """The curves at `steps`, all of which it has: `[n, len(steps)]`."""
+        """The curves at `steps`, which must be among `self.steps`: `[n, len(steps)]`."""
         return self.curves[:, np.searchsorted(self.steps, steps)]
 
 
 # --- runs -> sides --------------------------------------------------------------------------------------------
 
 
-class _Lacking(UserError):
-    """A run that has evaluations, and none of them knows the metric."""
+class _MetricMissing(UserError):
+    """A run with evaluations of which none has the metric."""
 
 
 def read_sides(sources: Sequence[Source], metric: Metric = "return") -> tuple[list[Side], list[str]]:
-    """The runs as sides, in the order in which they were named: runs with the same settings and other seeds are
-    replicas of one side, a run with the same settings and the same seed is a side of its own. And a line for each run
-    that is left out, since its environment does not know `metric`, where others do.
+    """Group runs into sides, in the order of `sources`; returns the sides and a message per run that is left out.
 
-    UserError naming the run that cannot be read, has no evaluations, or if none has any of `metric`.
+    Runs with the same settings and different seeds are replicas of one side; a run with the same settings and seed is
+    a side of its own. A run whose environment does not report `metric` is left out if other runs have it.
+
+    Raises UserError for a run that cannot be read or has no evaluations, and if no run has `metric`.
     """
     groups: list[tuple[Any, list[tuple[Source, Side]]]] = []
-    lacking: list[_Lacking] = []
+    without_metric: list[_MetricMissing] = []
     for source in sources:
         try:
             side = _read(source, metric)
-        except _Lacking as error:
-            lacking.append(error)
+        except _MetricMissing as error:
+            without_metric.append(error)
             continue
-        key = identity(side.config), source.task and (source.task, source.label)
+        key = replica_key(side.config), source.task and (source.task, source.label)
         for other, members in groups:
             taken = {seed for _, member in members for seed in member.seeds}
             if other == key and not taken & set(side.seeds):
@@ -111,22 +114,22 @@ def read_sides(sources: Sequence[Source], metric: Metric = "return") -> tuple[li
                 break
         else:
             groups.append((key, [(source, side)]))
-    if lacking and not groups:
-        raise lacking[0]
+    if without_metric and not groups:
+        raise without_metric[0]
     names = _names([(m[0][1].task, [source for source, _ in m]) for _, m in groups])
-    sides = [_pooled(name, [side for _, side in members]) for name, (_, members) in zip(names, groups)]
-    return sides, [f"{error}: left out" for error in lacking]
+    sides = [_pool(name, [side for _, side in members]) for name, (_, members) in zip(names, groups)]
+    return sides, [f"{error}: left out" for error in without_metric]
 
 
-def identity(config: Mapping[str, Any]) -> str:
-    """What must be equal for two runs to be replicas of each other: everything that is trained, without the seed."""
+def replica_key(config: Mapping[str, Any]) -> str:
+    """A text that is equal for runs that are replicas of each other: all settings of the training except the seed."""
     plain = {name: value for name, value in config.items() if name not in ("run", "seed", "replicas", *HARDWARE_FIELDS)}
     plain["total_timesteps"], plain["n_epochs"] = budget(config), None
     return json.dumps(plain, sort_keys=True)
 
 
 def budget(config: Mapping[str, Any]) -> int:
-    """Steps of every member."""
+    """Environment steps per member."""
     total = config.get("total_timesteps")
     return int(config["n_epochs"]) * int(config["epoch_length"]) if total is None else int(total)
 
@@ -139,9 +142,9 @@ def _read(source: Source, metric: Metric) -> Side:
     values = summaries.member_values(evaluations, metric)
     if values.empty:
         if len(evaluations):
-            raise _Lacking(f"{run.path}: {config['env']} reports no {metric}")
+            raise _MetricMissing(f"{run.path}: {config['env']} reports no {metric}")
         raise UserError(f"{run.path} has no evaluations: nothing to compare (was it trained with --eval-freq 0?)")
-    kept, doubts = whole(run, config, evaluations)
+    kept, warnings = complete_evaluations(run, config, evaluations)
     table = summaries.by_replica(values[values["step"].isin(kept)])
     status, why = run.status()
     last, args = int(table.index[-1]), config["env_args"]
@@ -149,7 +152,7 @@ def _read(source: Source, metric: Metric) -> Side:
     if why.get("why") == "interrupted":
         state = "was interrupted"
     if status != "DONE":
-        doubts = [f"{run.path} {state}: its last evaluation is of step {last:,}", *doubts]
+        warnings = [f"{run.path} {state}: its last evaluation is at step {last:,}", *warnings]
     steps = table.index.to_numpy()
     return Side(
         name=source.folder.resolve().name,
@@ -162,13 +165,15 @@ def _read(source: Source, metric: Metric) -> Side:
         curves=np.ascontiguousarray(table.to_numpy().T),
         grids=(steps,),
         environments=(run.environment(),),
-        doubts=tuple(doubts),
+        warnings=tuple(warnings),
     )
 
 
-def whole(run: RunFolder, config: Mapping[str, Any], evaluations: pd.DataFrame) -> tuple[list[int], list[str]]:
-    """The steps at which every episode of every member of every replica is there, once, and a line for each other: the
-    mean of what is there would be that of other members, or of other episodes."""
+def complete_evaluations(
+    run: RunFolder, config: Mapping[str, Any], evaluations: pd.DataFrame
+) -> tuple[list[int], list[str]]:
+    """The steps with exactly one row per replica, member and episode, and a message for each other step: a mean over
+    the rows of an incomplete evaluation would not be comparable. UserError if no evaluation is complete."""
     each = int(config["run"]["n_eval_episodes"])
     expected = int(config["replicas"]) * int(config["n_peers"]) * each
     rows = evaluations.groupby("step").size()
@@ -176,49 +181,49 @@ def whole(run: RunFolder, config: Mapping[str, Any], evaluations: pd.DataFrame) 
     kept = [int(step) for step in rows.index if rows[step] == different[step] == expected]
     if not kept:
         raise UserError(
-            f"{run.path}: no evaluation has reached all replicas yet, with {expected:,} episodes ({config['replicas']} "
+            f"{run.path}: no evaluation is complete yet, with {expected:,} episodes ({config['replicas']} "
             f"replicas x {config['n_peers']} members x {each})"
         )
     return kept, [
-        f"{run.path}: the evaluation at step {step:,} is not whole ({rows[step]:,} rows of {expected:,}): left out"
+        f"{run.path}: the evaluation at step {step:,} is not complete ({rows[step]:,} rows of {expected:,}): left out"
         for step in sorted(set(map(int, rows.index)) - set(kept))
     ]
 
 
 def _check(run: RunFolder, config: Mapping[str, Any], evaluations: pd.DataFrame, metric: Metric) -> None:
-    """UserError for the first value that is no number or cannot be, as a mean without it would be of other episodes,
-    and for a replica or a member that the run does not have."""
-    numbers = {name: _number(name) for name in evaluations["member"].unique()}
-    strange = evaluations["member"].map(numbers).to_numpy(float) >= int(config["n_peers"])
-    strange |= evaluations["replica"].to_numpy() >= int(config["replicas"])
-    if strange.any():
-        row = evaluations[strange].iloc[0]
+    """UserError for the first value that is not a number or is out of range, and for a row of a replica or member that
+    the run does not have."""
+    numbers = {name: _member_number(name) for name in evaluations["member"].unique()}
+    unknown = evaluations["member"].map(numbers).to_numpy(float) >= int(config["n_peers"])
+    unknown |= evaluations["replica"].to_numpy() >= int(config["replicas"])
+    if unknown.any():
+        row = evaluations[unknown].iloc[0]
         raise UserError(
-            f"{run.path}: there is no {row['member']} in replica {row['replica']}, as evaluations.csv has it at step "
-            f"{row['step']:,}: train this run again or leave it out"
+            f"{run.path}: evaluations.csv has a row of {row['member']} in replica {row['replica']} at step "
+            f"{row['step']:,}, which the run does not have: train this run again or leave it out"
         )
     x = evaluations[metric].to_numpy(float)
     low, high = RANGES[metric]
     wrong = np.flatnonzero(~(np.isfinite(x) & (low <= x) & (x <= high)))
-    if not len(wrong) or (metric == "success" and np.isnan(x).all()):  # the task has none
+    if not len(wrong) or (metric == "success" and np.isnan(x).all()):  # the task does not define success
         return
     row = evaluations.iloc[wrong[0]]
-    value = "not a number" if math.isnan(x[wrong[0]]) else f"{number(x[wrong[0]])}, which it cannot be"
+    value = "not a number" if math.isnan(x[wrong[0]]) else f"{number(x[wrong[0]])}, out of its range"
     raise UserError(
         f"{run.path}: the {metric} of {row['member']} in replica {row['replica']} at step {row['step']:,} is {value} "
         "(evaluations.csv): train this run again or leave it out"
     )
 
 
-def _number(member: str) -> float:
-    """3 of member-3; infinite for what is none."""
+def _member_number(member: str) -> float:
+    """3 for member-3; infinite for another name."""
     found = re.fullmatch(r"member-(\d{1,9})", member)
     return int(found[1]) if found else math.inf
 
 
-def _pooled(name: str, parts: list[Side]) -> Side:
-    """Runs of one kind as one side, at the steps that all of them have; its replicas in the order of their seeds, so
-    that those of two sides are pairs however the runs were named."""
+def _pool(name: str, parts: list[Side]) -> Side:
+    """Several runs as one side, at their common steps. Replicas are sorted by seed, so that the pairs of two sides do
+    not depend on the order of the runs."""
     steps = parts[0].steps
     for part in parts[1:]:
         steps = np.intersect1d(steps, part.steps)
@@ -237,13 +242,13 @@ def _pooled(name: str, parts: list[Side]) -> Side:
         curves=np.concatenate([part.at(steps) for part in parts])[order],
         grids=tuple(grid for part in parts for grid in part.grids),
         environments=tuple(e for part in parts for e in part.environments),
-        doubts=tuple(line for part in parts for line in part.doubts),
+        warnings=tuple(line for part in parts for line in part.warnings),
     )
 
 
 def _names(groups: list[tuple[str, list[Source]]]) -> list[str]:
-    """A name for every side (its task, its runs): the sweep's, the folder's, or what the folders' names
-    begin with; each once on a task."""
+    """A name per side, given as (task, runs): its name in the sweep, the name of its folder, or the common beginning of
+    the names of its folders. Names are unique within a task."""
     names: list[str] = []
     taken: set[tuple[str, str]] = set()
     for task, sources in groups:
@@ -261,13 +266,15 @@ def _names(groups: list[tuple[str, list[Source]]]) -> list[str]:
     return names
 
 
-# --- the same task? -------------------------------------------------------------------------------------------
+# --- tasks ----------------------------------------------------------------------------------------------------
 
 
 def tasks(sides: Sequence[Side], strict: bool = False) -> dict[str, list[Side]]:
-    """The sides by what they were trained on. Where no two share a task, but all are versions of one environment, they
-    are compared as if they did (not if `strict`): somebody has asked for it, and the warnings say what is different.
-    Those of one name are then told apart by their tasks."""
+    """The sides by task.
+
+    If no two sides share a task but all environments are versions of one, they are compared all the same, unless
+    `strict`; the warnings then name the differences, and sides with equal names get their task appended.
+    """
     found: dict[str, list[Side]] = {}
     for side in sides:
         found.setdefault(side.task, []).append(side)
@@ -280,7 +287,7 @@ def tasks(sides: Sequence[Side], strict: bool = False) -> dict[str, list[Side]]:
 
 
 def common_steps(sides: Sequence[Side]) -> np.ndarray:
-    """`[T]` at which all sides were evaluated; empty if there is none."""
+    """`[T]`: the steps at which all sides were evaluated; possibly empty."""
     steps = sides[0].steps
     for side in sides[1:]:
         steps = np.intersect1d(steps, side.steps)

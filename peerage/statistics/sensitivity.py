@@ -1,10 +1,10 @@
-"""What the final return of a sweep owes to each hyper-parameter.
+"""How the final return of a sweep depends on each hyper-parameter.
 
     found = sensitivity("experiments/my-sweep")             # its folder or its sweep.yaml, or a list of run folders
     for row in found.table(): ...
 
-The unit of statistics is the replica of a group, as everywhere. A sweep trains the same replica (of one seed) again for
-every value of its other axes: those runs are averaged before anything is counted, for they are no further replicas.
+The unit of statistics is the replica of a group, as everywhere. A sweep trains the same replica (seed) once per value
+of its other axes: those runs are averaged first, since they are not independent replicas.
 """
 
 from __future__ import annotations
@@ -26,13 +26,9 @@ from peerage.errors import UserError
 from peerage.runs import tables
 from peerage.runs.folder import RunFolder
 from peerage.statistics import summaries
-from peerage.statistics.samples import whole
+from peerage.statistics.intervals import ROUNDING
+from peerage.statistics.samples import MIN_REPLICAS, complete_evaluations
 from peerage.statistics.sources import differing_settings, sweep_runs
-
-MIN_REPLICAS = 3
-"""Replicas of a value that an interval needs."""
-ROUNDING = 1e-12
-"""Differences that are no larger, beside the largest return, are none."""
 
 Unit = tuple[int, int]
 """The seed of a run and one of its replicas."""
@@ -44,66 +40,66 @@ class Level:
 
     value: Any
     mean: float
-    """Final return: mean over the replicas, of each of which the mean over the other axes."""
+    """Final return: mean over replicas of the mean over the other axes."""
     low: float | None
-    """95% t-interval over those replicas; None for fewer than three."""
+    """95% t-interval over these replicas; None for fewer than three."""
     high: float | None
     replicas: int
 
 
 @dataclass(frozen=True)
 class Axis:
-    """What a hyper-parameter does to the final return, whatever else the sweep changes beside it."""
+    """The effect of one hyper-parameter on the final return, averaged over the other axes."""
 
     env: str
     name: str
     levels: tuple[Level, ...]
     """Best first."""
     replicas: int
-    """Different ones, whatever their values."""
+    """Number of different replicas over all values."""
     paired: bool
-    """Every value has the same replicas (of the same seeds): they are compared each with itself."""
+    """Whether all values have the same replicas (seeds); then each replica is compared with itself."""
     effect: float
-    """Range of the means over its values: best minus worst."""
+    """Mean of the best value minus mean of the worst."""
     low: float | None
-    """95% interval of `effect`, with allowance for choosing these two among all values (Tukey's range, of Kramer's
+    """95% interval of `effect`, corrected for the selection of these two among all values (Tukey's range, in Kramer's
     form where the values have different numbers of replicas). None for fewer than three replicas of a value, and
-    where their returns do not scatter."""
+    without variance within values."""
     high: float | None
     eta_squared: float
-    """Share of the variance that lies between its values, SS_between / (SS_between + SS_within) of an analysis of
-    variance: paired, of replicas as blocks, whose own means are taken out; otherwise one-way. NaN if nothing varies."""
+    """Share of the variance between its values, SS_between / (SS_between + SS_within) of an analysis of variance; if
+    paired, with replicas as blocks, whose means are removed, otherwise one-way. NaN without variance."""
     chance: float
-    """What `eta_squared` is on average where the hyper-parameter does nothing, df_between / (df_between + df_within):
-    paired 1 / replicas, otherwise (values - 1) / (replicas - 1)."""
+    """Expected `eta_squared` of a hyper-parameter without effect, df_between / (df_between + df_within): paired
+    1 / replicas, otherwise (values - 1) / (replicas - 1)."""
 
     @property
     def best(self) -> Level | None:
-        """The best value, if chance alone would not make such an effect."""
+        """The best value, if the effect is significant."""
         return self.levels[0] if self.low is not None and self.low > 0 else None
 
     @property
-    def told(self) -> str:
-        """The best value, or why none is named."""
+    def verdict(self) -> str:
+        """The best value as text, or why none is named."""
         if self.best is not None:
             return _text(self.best.value)
         if not self.effect:
             return "no difference"
         if min(level.replicas for level in self.levels) < MIN_REPLICAS:
             return "too few replicas"
-        return "no spread to judge by" if self.low is None else "within chance"
+        return "no variance" if self.low is None else "not significant"
 
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """What `sensitivity` found: the axes of every environment, the one that explains most first."""
+    """The result of `sensitivity`: the axes of each environment, sorted by the variance that they explain."""
 
     axes: list[Axis]
     notes: list[str] = field(default_factory=list)
-    """Runs that do not count and why, hyper-parameters that cannot be told apart."""
+    """Runs that are left out and why; hyper-parameters whose effects cannot be separated."""
 
     def table(self) -> list[dict[str, Any]]:
-        """A line for every axis; low and high are those of the effect."""
+        """A row per axis; low and high are the limits of the effect."""
         return [
             {
                 "env": axis.env,
@@ -115,14 +111,14 @@ class Sensitivity:
                 "high": axis.high,
                 "eta squared": None if math.isnan(axis.eta_squared) else axis.eta_squared,
                 "by chance": axis.chance,
-                "best": axis.told,
+                "best": axis.verdict,
                 "return": axis.best.mean if axis.best else None,
             }
             for axis in self.axes
         ]
 
 
-class _Run(NamedTuple):
+class _FinishedRun(NamedTuple):
     """A finished run."""
 
     settings: Mapping[str, Any]
@@ -132,30 +128,30 @@ class _Run(NamedTuple):
 def sensitivity(source: Path | str | Sequence[Path | str]) -> Sensitivity:
     """How the final return depends on each hyper-parameter of a sweep.
 
-    `source`: a sweep (its folder or its sweep.yaml), or run folders, whose hyper-parameters are then all settings in
-    which they differ (the seed, the number of replicas, the run folder and the machine aside). The final return of a
-    replica is the one of the last evaluation, mean over members and episodes. Only finished runs count. Returns of
+    `source`: a sweep (its folder or its sweep.yaml), or run folders; the hyper-parameters of run folders are the
+    settings in which they differ (except seed, number of replicas, run folder and machine). The final return of a
+    replica is that of the last evaluation, mean over members and episodes. Only finished runs count. Returns of
     different environments are not compared.
 
-    Raises UserError for what is neither, and if fewer than two values can be compared of every hyper-parameter.
+    Raises UserError for an invalid source, and if no hyper-parameter has two values among the finished runs.
     """
     if isinstance(source, str | Path):
         runs = sweep_runs(Path(source))
     else:
         runs = differing_settings([Path(folder) for folder in source])
     notes: list[str] = []
-    finished: dict[str, list[_Run]] = {}
+    finished: dict[str, list[_FinishedRun]] = {}
     for run in runs:
         returns = _final_returns(run.folder, notes)
         if returns is not None:
-            finished.setdefault(run.env, []).append(_Run(run.axes, returns))
+            finished.setdefault(run.env, []).append(_FinishedRun(run.axes, returns))
     axes: list[Axis] = []
     for env, of_env in finished.items():
         names = sorted({name for run in of_env for name in run.settings})
         groups = {name: _by_value(name, of_env) for name in names}
         groups = {name: levels for name, levels in groups.items() if len(levels) > 1}
         axes += sorted((axis_of(env, *item) for item in groups.items()), key=lambda a: -np.nan_to_num(a.eta_squared))
-        notes += _together(env, list(groups), of_env)
+        notes += _confounded(env, list(groups), of_env)
     if not axes:
         why = f" ({notes[0]})" if notes else ""
         raise UserError(f"nothing to compare: no hyper-parameter has two values among the finished runs{why}")
@@ -163,8 +159,8 @@ def sensitivity(source: Path | str | Sequence[Path | str]) -> Sensitivity:
 
 
 def axis_of(env: str, name: str, levels: Sequence[tuple[Any, Mapping[Unit, float]]]) -> Axis:
-    """From the return of every replica at each of two or more values."""
-    samples = [np.array([returns[unit] for unit in sorted(returns)]) for _, returns in levels]  # paired: in one order
+    """The axis from (value, replica -> final return) of two or more values."""
+    samples = [np.array([returns[unit] for unit in sorted(returns)]) for _, returns in levels]  # in equal order
     units = set().union(*(returns for _, returns in levels))
     paired = all(len(sample) == len(units) for sample in samples)
     every = np.concatenate(samples)
@@ -178,7 +174,7 @@ def axis_of(env: str, name: str, levels: Sequence[tuple[Any, Mapping[Unit, float
     best, worst = described[0], described[-1]
     effect = best.mean - worst.mean if best.mean - worst.mean > close else 0.0
 
-    # SS_total = SS_between + SS_within, without what replicas have in common at all values
+    # SS_total = SS_between + SS_within; if paired, the means of replicas are removed
     means = np.array([sample.mean() for sample in samples])
     sizes = np.array([len(sample) for sample in samples])
     between = float((sizes * (means - every.mean()) ** 2).sum())
@@ -193,7 +189,7 @@ def axis_of(env: str, name: str, levels: Sequence[tuple[Any, Mapping[Unit, float
     if scatters and sizes.min() >= MIN_REPLICAS:
         variance = within_squared / df_within
         error = math.sqrt(variance / 2 * (1 / best.replicas + 1 / worst.replicas))
-        half = error * _range(len(levels), df_within)
+        half = error * _tukey_range(len(levels), df_within)
         ends = effect - half, effect + half
     return Axis(
         env=env,
@@ -210,14 +206,14 @@ def axis_of(env: str, name: str, levels: Sequence[tuple[Any, Mapping[Unit, float
 
 
 @cache
-def _range(values: int, df: int) -> float:
-    """Tukey's range of so many means, in standard errors of one: 95% are smaller."""
-    return float(stats.studentized_range.ppf(0.95, values, df))  # some 50 ms
+def _tukey_range(values: int, df: int) -> float:
+    """The 95% quantile of Tukey's studentized range of `values` means, in standard errors of one mean."""
+    return float(stats.studentized_range.ppf(0.95, values, df))  # takes about 50 ms
 
 
-def _by_value(name: str, runs: Iterable[_Run]) -> list[tuple[Any, dict[Unit, float]]]:
-    """value -> return of every replica that had it, the mean over all its runs that had it, whatever else they had; in
-    the order of the first runs. None where a run has none."""
+def _by_value(name: str, runs: Iterable[_FinishedRun]) -> list[tuple[Any, dict[Unit, float]]]:
+    """(value, replica -> mean return over all runs of that replica with that value), in the order of the first runs.
+    The value is None for runs without this setting."""
     found: dict[str, tuple[Any, dict[Unit, list[float]]]] = {}
     for settings, returns in runs:
         value = settings.get(name)
@@ -227,18 +223,18 @@ def _by_value(name: str, runs: Iterable[_Run]) -> list[tuple[Any, dict[Unit, flo
     return [(value, {unit: float(np.mean(its)) for unit, its in units.items()}) for value, units in found.values()]
 
 
-def _together(env: str, names: Sequence[str], runs: Sequence[_Run]) -> list[str]:
-    """A line for every two hyper-parameters that change only together."""
+def _confounded(env: str, names: Sequence[str], runs: Sequence[_FinishedRun]) -> list[str]:
+    """A message for each pair of hyper-parameters that change only together."""
     notes = []
     for a, b in itertools.combinations(names, 2):
         pairs = {(_key(run.settings.get(a)), _key(run.settings.get(b))) for run in runs}
         if len(pairs) == len({x for x, _ in pairs}) == len({y for _, y in pairs}):
-            notes.append(f"{env}: {a} and {b} always change together: what one does cannot be told from the other")
+            notes.append(f"{env}: {a} and {b} always change together: their effects cannot be separated")
     return notes
 
 
 def _final_returns(folder: Path, notes: list[str]) -> dict[Unit, float] | None:
-    """Of every replica, or None and a note."""
+    """Replica -> final return, or None with a note about the reason."""
     try:
         run = RunFolder.open(folder)
         if run.status()[0] != "DONE":
@@ -246,16 +242,16 @@ def _final_returns(folder: Path, notes: list[str]) -> dict[Unit, float] | None:
         frame = tables.read_evaluations(folder)
         if not len(frame):
             raise UserError("it has no evaluations")
-        steps, left_out = whole(run, to_dict(run.resolved()), frame)
+        steps, left_out = complete_evaluations(run, to_dict(run.resolved()), frame)
         if left_out and steps[-1] < frame["step"].max():
-            raise UserError("its last evaluation is not whole")
+            raise UserError("its last evaluation is incomplete")
         last = summaries.by_replica(summaries.member_values(frame, "return")).iloc[-1]
         if not np.isfinite(last.to_numpy(float)).all():
-            raise UserError("its last evaluation is not complete")
+            raise UserError("its last evaluation has missing returns")
         seed = run.resolved().seed
         return {(seed, int(replica)): float(value) for replica, value in last.items()}  # type: ignore[call-overload]
     except UserError as error:
-        notes.append(f"{folder} does not count: {error}")
+        notes.append(f"{folder} is left out: {error}")
         return None
 
 

@@ -1,8 +1,7 @@
-"""What the figures and the report show, as tables: means over episodes, members and replicas.
+"""Tables for the figures and the report: means over episodes, members and replicas.
 
-The order is the same everywhere: first over the episodes of a member, then over the members of a replica,
-last over replicas. A replica is the unit of statistics: its members learn from each other, so they are not
-independent.
+The order is the same everywhere: first over the episodes of a member, then over the members of a replica, last over
+replicas. The replica is the unit of statistics: its members learn from each other, so they are not independent.
 """
 
 from __future__ import annotations
@@ -17,30 +16,31 @@ from scipy import stats
 from peerage.runs.listeners import is_member, role
 
 LATE = 0.2
-"""The end of a run, for whom the members listen to: its last fifth."""
+"""Share of a run, at its end, over which choices are averaged: the last fifth."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """A mean over replicas and how far it may be off. All arrays have the shape of one replica's values."""
+    """A mean over replicas with its interval. All arrays have the shape of one replica's values."""
 
     mean: np.ndarray
     low: np.ndarray
     high: np.ndarray
     kind: str
-    """What low and high are: `95% t-interval`, `min–max` (two replicas) or nothing (one)."""
+    """The meaning of low and high: `95% t-interval`, `min–max` (two replicas) or empty (one)."""
     replicas: int
 
 
 Within = tuple[float, float]
-"""The smallest and largest that a value can be."""
+"""The smallest and the largest possible value."""
 ANYTHING: Within = (-np.inf, np.inf)
 
 
 def spread(values: np.ndarray, within: Within = ANYTHING) -> Spread:
-    """Mean over the last axis of `values` [..., R]. Where a replica has no value (NaN) the mean is that of the others,
-    and there is no low and high: they would be those of another sample than the one beside it. Low and high are cut
-    off at what a value can be."""
+    """Mean over the last axis of `values` [..., R], and its interval limited to `within`.
+
+    Where a replica has no value (NaN) the mean is that of the others, and low and high are NaN, because they would
+    describe another sample than their neighbours."""
     values = np.asarray(values, dtype=float)
     replicas = values.shape[-1]
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -53,7 +53,7 @@ def spread(values: np.ndarray, within: Within = ANYTHING) -> Spread:
 
 
 def member_values(frame: pd.DataFrame, value: str) -> pd.DataFrame:
-    """Columns step, replica, member, value: the mean over what else there is (episodes)."""
+    """Columns step, replica, member, value: the mean over all other columns (episodes)."""
     means = frame.groupby(["step", "replica", "member"], sort=True)[value].mean()
     return means.rename("value").dropna().reset_index()
 
@@ -64,31 +64,31 @@ def metric(metrics: pd.DataFrame, name: str) -> pd.DataFrame:
 
 
 def by_replica(values: pd.DataFrame) -> pd.DataFrame:
-    """Mean over members: a row per step, a column per replica. Takes what `member_values` gives."""
+    """Mean over members of a table from `member_values`: a row per step, a column per replica."""
     return values.groupby(["step", "replica"])["value"].mean().unstack("replica")
 
 
 def by_member(values: pd.DataFrame) -> pd.DataFrame:
-    """Mean over replicas: a row per step, a column per member."""
+    """Mean over replicas of a table from `member_values`: a row per step, a column per member."""
     table = values.groupby(["step", "member"])["value"].mean().unstack("member")
     order: list[str] = sorted((str(name) for name in table.columns), key=natural)
     return table[order]
 
 
 def natural(name: str) -> tuple[bool, list[int | str]]:
-    """Sorting key: members first and by number, then the rest; member-10 after member-9."""
+    """Sorting key: members first, by number (member-10 after member-9), then other names."""
     parts = [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
     return not is_member(name), parts
 
 
 def advisers_of(advice: pd.DataFrame) -> list[str]:
-    """Members in their order, then fixed advisers in the order of the file."""
+    """The advisers: members by number, then fixed advisers in the order of the file."""
     names = list(dict.fromkeys(advice["adviser"]))
     return sorted(filter(is_member, names), key=natural) + [name for name in names if not is_member(name)]
 
 
 def with_roles(advice: pd.DataFrame) -> pd.DataFrame:
-    """The same rows with advisers as self, other members and the fixed ones: for large groups."""
+    """The same rows with the roles self and other members in place of members as advisers: for large groups."""
     pairs = advice[["asker", "adviser"]].drop_duplicates()
     names = {(asker, adviser): role(asker, adviser) for asker, adviser in pairs.itertuples(index=False)}
     labels = [names[pair] for pair in zip(advice["asker"], advice["adviser"])]
@@ -98,9 +98,9 @@ def with_roles(advice: pd.DataFrame) -> pd.DataFrame:
 def choice_shares(advice: pd.DataFrame, bins: int | None = None, pool: bool = False) -> pd.DataFrame:
     """Share of each asker's choices that went to each adviser, mean over replicas.
 
-    Index (asker, step), a column per adviser; rows sum to 1. `bins`: at most so many steps, neighbours are
-    counted together (step is the last of them). `pool`: index (`all members`, step), the mean over askers.
-    Steps at which an asker chose nobody are missing.
+    Index (asker, step), a column per adviser; rows sum to 1. `bins`: the largest number of steps; neighbouring steps
+    are counted together under the last of them. `pool`: index (`all members`, step), the mean over askers.
+    Steps without a choice of an asker are missing.
     """
     frame = advice[["step", "replica", "asker", "adviser", "chosen"]]
     steps = np.unique(frame["step"].to_numpy())
@@ -129,7 +129,7 @@ def pair_means(advice: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def last_matrix(advice: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Askers x advisers at the last step that has the column, mean over replicas."""
+    """Askers x advisers at the last step with a value of the column, mean over replicas."""
     known = advice[["step", "asker", "adviser", column]].dropna()
     last = known[known["step"] == known["step"].max()]
     return last.groupby(["asker", "adviser"])[column].mean().unstack("adviser")
@@ -139,3 +139,22 @@ def late_share_matrix(advice: pd.DataFrame) -> pd.DataFrame:
     """Askers x advisers: share of choices in the last fifth of the run, mean over replicas."""
     table = choice_shares(late(advice), bins=1)
     return table.droplevel("step") if len(table) else table
+
+
+def legend_order(advice: pd.DataFrame) -> list[str]:
+    """The advisers in the order of a legend: roles (`with_roles`) or members first, then fixed advisers."""
+    names = advisers_of(advice)
+    roles = [name for name in ("self", "other members") if name in names]
+    return roles + [name for name in names if name not in roles]
+
+
+def trust_model_values(metrics: pd.DataFrame, advice: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """`loss`, `confidence` and `omega` of the trust model, as far as they were logged, as from `member_values`."""
+    found = {}
+    for name, metric_name in (("loss", "trust/loss"), ("confidence", "trust/confidence"), ("omega", "trust/omega")):
+        values = metric(metrics, metric_name)
+        if values.empty and name != "loss":  # in advice.csv, equal for all advisers of an asker
+            values = member_values(advice.rename(columns={"asker": "member"}), name)
+        if len(values):
+            found[name] = values
+    return found

@@ -1,4 +1,4 @@
-"""What a comparison decides, and what it says in words: verdicts, and what makes them doubtful."""
+"""The verdicts of a comparison as sentences, and warnings about what makes them doubtful."""
 
 from __future__ import annotations
 
@@ -10,43 +10,42 @@ from typing import Any
 
 import numpy as np
 
+from peerage.runs.folder import as_mapping
 from peerage.statistics import tests
 from peerage.statistics.comparison import Measure, Task, Versus
-from peerage.statistics.samples import Metric, Side, budget, common_steps, identity
+from peerage.statistics.samples import MIN_REPLICAS, Metric, Side, budget, common_steps, replica_key
 from peerage.statistics.tests import Interval
 from peerage.text import listing, number
 
-FEW = 3
-"""Fewer replicas than this have no interval."""
-LEVEL = 0.05
-"""A difference is beyond chance where p is below."""
+SIGNIFICANCE = 0.05
+"""A difference is significant if its p value is below this."""
 
 
 def subject(metric: Metric, measure: Measure, step: int) -> str:
-    """What is compared: `return at step 6,000`."""
+    """The quantity that is compared, such as `return at step 6,000`."""
     if measure == "final":
         return f"{metric} at step {step:,}"
     return f"mean {metric} up to step {step:,} (area under the learning curve)"
 
 
-def words(metric: Metric) -> tuple[str, str]:
-    """What a side that is above another is, and what that other is."""
+def comparatives(metric: Metric) -> tuple[str, str]:
+    """The words for a side with higher and for one with lower values."""
     return ("longer", "shorter") if metric == "length" else ("better", "worse")
 
 
-def share(metric: Metric) -> str:
-    """What `Versus.improvement` is called."""
+def improvement_name(metric: Metric) -> str:
+    """The name of `Versus.improvement`."""
     return "probability of being longer" if metric == "length" else "probability of improvement"
 
 
 # --- verdicts -------------------------------------------------------------------------------------------------
 
 
-def decided(tasks: Sequence[Task], metric: Metric, measure: Measure) -> list[Task]:
-    """The same with p values after Holm's correction over all comparisons, and with who is above whom.
+def with_verdicts(tasks: Sequence[Task], metric: Metric, measure: Measure) -> list[Task]:
+    """The tasks with p values after Holm's correction over all comparisons, with `higher`, `winner` and the verdict.
 
-    What decides is Welch's p (that of the paired test), and where there is no spread Mann and Whitney's (not of pairs).
-    A comparison that neither can decide is none of those that the correction counts.
+    The decision uses the p value of Welch's test or of the paired test; without spread and unpaired, that of the
+    Mann–Whitney test. A comparison without either does not count in the correction.
     """
     every = [v for task in tasks for v in task.versus]
     single = [v.mann_whitney if math.isnan(v.welch) else v.welch for v in every]
@@ -59,78 +58,83 @@ def decided(tasks: Sequence[Task], metric: Metric, measure: Measure) -> list[Tas
         for v in task.versus:
             alone, p, rank = next(before), next(deciding), next(ranks)
             v = replace(v, mann_whitney=p) if math.isnan(v.welch) else replace(v, welch=p, mann_whitney=rank)
-            seen = _higher(v)
-            higher = seen if p < LEVEL else None  # NaN is not
-            said = _verdict(v, seen, alone, p, task, tested, metric, measure)
+            ahead = _ahead(v)
+            higher = ahead if p < SIGNIFICANCE else None  # false for NaN
+            verdict = _verdict(v, ahead, alone, p, task, tested, metric, measure)
             winner = None if metric == "length" else higher
-            versus.append(replace(v, higher=higher, winner=winner, verdict=said))
+            versus.append(replace(v, higher=higher, winner=winner, verdict=verdict))
         out.append(replace(task, versus=tuple(versus)))
     return out
 
 
-def _higher(v: Versus) -> str | None:
-    """Who is above, if the interval of the difference lies on one side of zero."""
+def _ahead(v: Versus) -> str | None:
+    """The side with higher values, if the interval of the difference excludes zero."""
     d = v.difference
-    return v.b if d.low > 0 else v.a if d.high < 0 else None  # NaN is neither
+    return v.b if d.low > 0 else v.a if d.high < 0 else None  # neither for NaN
 
 
 def _verdict(
-    v: Versus, seen: str | None, alone: float, p: float, task: Task, comparisons: int, metric: Metric, measure: Measure
+    v: Versus, ahead: str | None, alone: float, p: float, task: Task, comparisons: int, metric: Metric, measure: Measure
 ) -> str:
-    """Who is better, by how much and how sure that is. `seen`: who is above by the interval; `alone`, `p`: the deciding
-    p before and after the correction for `comparisons`."""
+    """The sentence: which side is better, by how much, and how certain that is.
+
+    `ahead`: the result of `_ahead`; `alone`, `p`: the deciding p value before and after the correction for
+    `comparisons` comparisons.
+    """
     of = "" if measure == "final" else f" of the mean {metric} up to step {task.step:,}"
     on = f" on IQM{of}" if of else ""
     d, n = v.difference, v.replicas
     each = f"{n[0]} replicas each" if n[0] == n[1] else f"{n[0]} and {n[1]} replicas"
-    if min(n) < FEW:
+    if min(n) < MIN_REPLICAS:
         return (
-            f"{v.b} against {v.a}{on}: {_signed(d.estimate)}; {each} cannot say anything about chance: "
-            f"train at least {FEW}, better 5 or more (--replicas)"
+            f"{v.b} against {v.a}{on}: {_signed(d.estimate)}; {each} are too few for a test: "
+            f"train at least {MIN_REPLICAS}, better 5 or more (--replicas)"
         )
     curves = [side.curves for side in task.sides if side.name in (v.a, v.b)]
     if curves[0].shape == curves[1].shape and np.array_equal(curves[0], curves[1]):
-        return f"{v.b} and {v.a} are the same numbers: no difference"
-    shown = f"{each} can show differences above {number(v.detectable)}" if not math.isnan(v.welch) else each
+        return f"{v.b} and {v.a} have identical results: no difference"
+    power = f"{each} can detect differences above {number(v.detectable)}" if not math.isnan(v.welch) else each
     after = f", after Holm over {comparisons} comparisons" if comparisons > 1 else ""
     tests = _tests(v, each)
-    none = f"no difference between {v.b} and {v.a} can be seen{on}: {_signed(d.estimate)} {in_brackets(d)}"
-    if seen is None:
-        return f"{none}; {shown}"
-    if not alone < LEVEL:  # NaN too
-        return f"{none} without zero, but {', '.join(tests)}{after}: not beyond chance; {shown}"
-    loser, sign = (v.a, 1) if seen == v.b else (v.b, -1)
-    ahead, low, high = sign * d.estimate, *sorted((sign * d.low, sign * d.high))
-    better = v.improvement if sign > 0 else _turned(v.improvement)
-    survives = p < LEVEL
+    none = f"no significant difference between {v.b} and {v.a}{on}: {_signed(d.estimate)} {in_brackets(d)}"
+    if ahead is None:
+        return f"{none}; {power}"
+    if not alone < SIGNIFICANCE:  # NaN too
+        return f"{none} excludes zero, but {', '.join(tests)}{after}; {power}"
+    behind, sign = (v.a, 1) if ahead == v.b else (v.b, -1)
+    lead, low, high = sign * d.estimate, *sorted((sign * d.low, sign * d.high))
+    better = v.improvement if sign > 0 else _reversed(v.improvement)
+    significant = p < SIGNIFICANCE
     if metric == "length":
-        verb = "has longer episodes than" if survives else "would by itself have longer episodes than"
+        verb = "has longer episodes than"
     else:
-        verb = "beats" if survives else "would by itself beat"
-    but = "" if survives else ", but not one of so many: no difference is beyond chance"
+        verb = "beats" if significant else "is ahead of"
+    but = "" if significant else ": not significant after this correction"
     return (
-        f"{seen} {verb} {loser} on IQM{of} by {number(ahead)} [{number(low)}, {number(high)}], {share(metric)} "
-        f"{better.estimate:.2f} {in_brackets(better, '.2f')}; {', '.join(tests)}{after}{but}; {each}"
+        f"{ahead} {verb} {behind} on IQM{of} by {number(lead)} [{number(low)}, {number(high)}], "
+        f"{improvement_name(metric)} {better.estimate:.2f} {in_brackets(better, '.2f')}; "
+        f"{', '.join(tests)}{after}{but}; {each}"
     )
 
 
 def _tests(v: Versus, each: str) -> list[str]:
-    """The tests and their p values."""
+    """The tests with their p values."""
     t = "paired t" if v.paired else "Welch"
-    tests = [f"no spread to judge by ({t})" if math.isnan(v.welch) else f"{t} {_equals(v.welch)}"]
+    tests = [f"{t} undefined without spread" if math.isnan(v.welch) else f"{t} {_equals(v.welch)}"]
     if not math.isnan(v.mann_whitney):
         tests.append(f"Mann–Whitney {_equals(v.mann_whitney)}")
     elif not v.paired:
-        tests.append(f"a Mann–Whitney test with {each} cannot fall below {_p(v.smallest)}")
+        tests.append(f"Mann–Whitney p cannot fall below {_p(v.smallest)} with {each}")
     return tests
 
 
-def _turned(p: Interval) -> Interval:
+def _reversed(p: Interval) -> Interval:
+    """The probability that b is above a, from that of a above b."""
     return replace(p, estimate=1 - p.estimate, low=1 - p.high, high=1 - p.low)
 
 
 def overall(tasks: Sequence[Task], metric: Metric) -> tuple[str, ...]:
-    """What holds over several tasks: won and lost, and the mean probability of improvement."""
+    """Sentences about several tasks together: how many each side wins, and the mean probability of improvement."""
     if len(tasks) < 2:
         return ()
     what = "environments" if len({task.sides[0].env for task in tasks}) == len(tasks) else "tasks"
@@ -141,10 +145,10 @@ def overall(tasks: Sequence[Task], metric: Metric) -> tuple[str, ...]:
     lines = []
     for (a, b), some in found.items():
         above, below = (sum(v.higher == name for v in some) for name in (b, a))
-        more, less = words(metric)
+        more, less = comparatives(metric)
         mean = float(np.mean([v.improvement.estimate for v in some]))
         won = f"{b} against {a}: {more} on {above}, {less} on {below} of {len(some)} {what}"
-        lines.append(f"{won}; mean {share(metric)} {mean:.2f}")
+        lines.append(f"{won}; mean {improvement_name(metric)} {mean:.2f}")
     return tuple(lines)
 
 
@@ -168,82 +172,76 @@ def _p(p: float) -> str:
     return "–" if math.isnan(p) else "< .001" if p < 0.001 else f"{p:.3f}".lstrip("0")
 
 
-# --- doubts ---------------------------------------------------------------------------------------------------
+# --- warnings -------------------------------------------------------------------------------------------------
 
 
-def doubts(sides: Sequence[Side]) -> list[str]:
-    """What makes a comparison of these sides doubtful, a line each. Every run counts, also within a side."""
-    lines = [line for side in sides for line in side.doubts]
+def warnings_about(sides: Sequence[Side]) -> list[str]:
+    """A line for each difference that makes a comparison of these sides doubtful; runs of one side are checked too."""
+    lines = [line for side in sides for line in side.warnings]
 
     def differ(what: str, values: Sequence[Sequence[Any]], why: str) -> None:
-        """`values`: of every run of each side."""
-        told = [list(dict.fromkeys(map(_told, some))) for some in values]
-        if len({text for some in told for text in some} - {_told(None)}) > 1:  # of what is not known nothing follows
-            listed = ", ".join(f"{side.name}: {listing(some)}" for side, some in zip(sides, told))
+        """Add a line if the `values` of the runs of all sides are not equal; unknown values are ignored."""
+        texts = [list(dict.fromkeys(map(_value_text, some))) for some in values]
+        if len({text for some in texts for text in some} - {_value_text(None)}) > 1:
+            listed = ", ".join(f"{side.name}: {listing(some)}" for side, some in zip(sides, texts))
             lines.append(f"{what} differ ({listed}): {why}")
 
     def setting(name: str) -> list[list[Any]]:
         return [[config[name] for config in side.configs] for side in sides]
 
-    def about(part: str, name: str) -> list[list[Any]]:
-        return [[_part(environment, part).get(name) for environment in side.environments] for side in sides]
+    def environment(part: str, name: str) -> list[list[Any]]:
+        return [[as_mapping(e.get(part)).get(name) for e in side.environments] for side in sides]
 
-    differ("environments", setting("env"), "their returns are not on one scale")
-    differ("environment arguments", setting("env_args"), "it is not the same task")
+    differ("environments", setting("env"), "their returns are not comparable")
+    differ("environment arguments", setting("env_args"), "the tasks are different")
     budgets = [[budget(config) for config in side.configs] for side in sides]
     differ("budgets", budgets, "schedules depend on the length of a run")
     last = [[int(side.steps[-1])] for side in sides]
-    differ("last evaluations", last, "compared at the last step that all have")
+    differ("last evaluations", last, "compared at the last common step")
     for i, side in enumerate(sides):
         for other in sides[:i]:
-            if identity(side.config) == identity(other.config) and set(side.seeds) & set(other.seeds):
-                lines.append(f"{side.name} and {other.name} are the same training, settings and seed: not two samples")
+            if replica_key(side.config) == replica_key(other.config) and set(side.seeds) & set(other.seeds):
+                lines.append(f"{side.name} and {other.name} have the same settings and seed: not independent samples")
     episodes = [[config["run"]["n_eval_episodes"] for config in side.configs] for side in sides]
-    differ("evaluation episodes", episodes, "unequal noise")
+    differ("numbers of evaluation episodes", episodes, "the noise differs")
     rules = [[config["run"]["success"] for config in side.configs] for side in sides]
-    differ("rules of success", rules, "the same episode succeeds by one and fails by the other")
+    differ("rules of success", rules, "the same episode can succeed under one rule and fail under the other")
     lines += _grids(sides)
     for side in sides:
-        if not all(_part(environment, "versions") for environment in side.environments):
-            lines.append(f"{side.name}: environment.json does not say what it was trained with")
-    differ("git commits", [[_commit(e) for e in side.environments] for side in sides], "the code is not the same")
+        if not all(as_mapping(e.get("versions")) for e in side.environments):
+            lines.append(f"{side.name}: environment.json does not name the versions that it was trained with")
+    differ("git commits", [[_commit(e) for e in side.environments] for side in sides], "the code is different")
     for package in ("gymnasium", "mujoco", "box2d", "torch", "numpy", "python", "peerage"):
-        why = "trajectories differ" if package in ("gymnasium", "mujoco", "box2d") else "a small matter, mostly"
-        differ(f"versions of {package}", about("versions", package), why)
+        why = "trajectories may differ" if package in ("gymnasium", "mujoco", "box2d") else "usually a small effect"
+        differ(f"versions of {package}", environment("versions", package), why)
     for part, what in (("cpu", "processors"), ("device", "devices")):
-        differ(what, about("hardware", part), "results do not depend on it, times do")
+        differ(what, environment("hardware", part), "affects the speed, not the results")
     for side in sides:
         resumed = [some for e in side.environments if isinstance(some := e.get("resumed"), list)]
         for entry in (entry for some in resumed for entry in some if isinstance(entry, Mapping)):
             if isinstance(different := entry.get("different"), list) and different:
-                where = f"{side.name} went on elsewhere at step {entry.get('step')}"
+                where = f"{side.name} was resumed under other conditions at step {entry.get('step')}"
                 lines.append(f"{where}: {'; '.join(map(str, different))}")
     return lines
 
 
 def _grids(sides: Sequence[Side]) -> list[str]:
-    """A line if runs were not evaluated at the same steps, up to the last one that all have."""
+    """A line if runs were not evaluated at the same steps, up to the last common one."""
     common = common_steps(sides)
     up_to = [[grid[grid <= common[-1]] for grid in side.grids] for side in sides]
     if all(np.array_equal(grid, common) for some in up_to for grid in some):
         return []
     numbers = [listing(list(dict.fromkeys(f"{len(grid)}" for grid in some))) for some in up_to]
-    listed = ", ".join(f"{side.name}: {told}" for side, told in zip(sides, numbers))
-    what = f"numbers of evaluations up to step {common[-1]:,} differ, or their steps do ({listed})"
-    return [f"{what}: area and steps to a threshold are those of the {len(common)} that all have"]
-
-
-def _part(environment: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """A part of environment.json; empty where it is missing or somebody has put something else."""
-    value = environment.get(name)
-    return value if isinstance(value, Mapping) else {}
+    listed = ", ".join(f"{side.name}: {amount}" for side, amount in zip(sides, numbers))
+    what = f"the steps of the evaluations up to step {common[-1]:,} differ (number of evaluations: {listed})"
+    return [f"{what}: area and steps to a threshold use the {len(common)} common ones"]
 
 
 def _commit(environment: Mapping[str, Any]) -> str | None:
-    git = _part(environment, "git")
+    git = as_mapping(environment.get("git"))
     commit = git.get("commit")
     return None if commit is None else f"{str(commit)[:12]}{' with changes' if git.get('modified') else ''}"
 
 
-def _told(value: Any) -> str:
+def _value_text(value: Any) -> str:
     return "–" if value is None else value if isinstance(value, str) else json.dumps(value, sort_keys=True)

@@ -1,4 +1,4 @@
-"""What the values of an axis are made of: fields of the configuration, checked one by one."""
+"""The values of an axis of a sweep, converted to fields of the configuration and checked."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from peerage.config.file import convert
 from peerage.config.plain_yaml import short
 from peerage.errors import UserError, nearest
 
-NOT_HERE = {
-    "seed": "`seeds` says which seeds",
+NOT_FOR_SWEEPS = {
+    "seed": "`seeds` lists the seeds",
     "exp_name": "runs are named after the axes",
-    "log_dir": "`where` says where the runs go",
-    "overwrite": "a sweep replaces nothing",
+    "log_dir": "`where` sets the folder of the runs",
+    "overwrite": "a sweep never replaces a run",
 }
+"""Fields that a sweep file cannot set -> why."""
 
 
 @dataclass(frozen=True)
@@ -25,14 +26,15 @@ class Choice:
 
     value: Any
     label: str
-    """In the run's name; an empty one is left out."""
+    """Its part of the run's name; an empty one is left out."""
     word: str | None
-    """What it is in the base's braces; None: cannot stand there."""
+    """What replaces the braces of this axis in `base`; None: it cannot be used there."""
     settings: dict[str, Any]
+    """The fields that it sets."""
 
 
 def settings_of(data: Any, where: str) -> dict[str, Any]:
-    """Field -> value, of fields by their own names or nested as in a configuration file, or both."""
+    """Field -> value. `data` has the fields by their names, nested as in a configuration file, or both."""
     if data is None:
         return {}
     if not isinstance(data, Mapping):
@@ -43,7 +45,7 @@ def settings_of(data: Any, where: str) -> dict[str, Any]:
         for name, given in inside:
             hint = hint_of(name, where)
             if name in found:
-                raise UserError(f"{where}: {name} is there twice")
+                raise UserError(f"{where}: {name} is given twice")
             found[name] = convert(hint, given, f"{where}.{name}")
     return found
 
@@ -59,40 +61,42 @@ def _inside(part: str, values: Any, where: str) -> Iterator[tuple[str, Any]]:
 
 
 def hint_of(name: Any, where: str, instead: str = "") -> Any:
-    """The type of a field; UserError if there is none or if it is not for a sweep to say."""
+    """The type of a field; UserError if there is no such field or a sweep cannot set it."""
     known = settings()
     if not isinstance(name, str) or name not in known:
         guess = nearest(str(name), list(known))
         raise UserError(f"{where}: {short(name)} is not a setting{instead}{guess}")
-    if name in NOT_HERE:
-        raise UserError(f"{where}: {name} is not for here: {NOT_HERE[name]}")
+    if name in NOT_FOR_SWEEPS:
+        raise UserError(f"{where}: {name} cannot be set here: {NOT_FOR_SWEEPS[name]}")
     return known[name].hint
 
 
-def named(name: Any, values: Any, where: str) -> Choice:
+def named_choice(name: Any, values: Any, where: str) -> Choice:
+    """A name with the settings that it stands for."""
     if not isinstance(name, str) or not name.strip() or not name.isprintable():
         raise UserError(f"{where}: a name must be text, got {short(name)}")
     return Choice(name, name, name, settings_of(values, f"{where}.{name}"))
 
 
-def word(axis: str, value: Any, where: str) -> Choice:
-    """A value that only picks the base."""
+def word_choice(axis: str, value: Any, where: str) -> Choice:
+    """A value that only selects the base."""
     if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
-        raise UserError(f"{where}: expected words or whole numbers, for {{{axis}}} in `base`, got {short(value)}")
+        raise UserError(f"{where}: expected words or whole numbers for {{{axis}}} in `base`, got {short(value)}")
     return Choice(value, f"{axis}={value}", str(value), {})
 
 
-def checked(choices: list[Choice], where: str) -> list[Choice]:
+def check_choices(choices: list[Choice], where: str) -> list[Choice]:
+    """The choices; UserError if there are none, or two with the same label."""
     if not choices:
         raise UserError(f"{where}: is empty")
     labels = [choice.label for choice in choices]
     if twice := [label for label in labels if labels.count(label) > 1]:
-        raise UserError(f"{where}: {twice[0]} is there twice")
+        raise UserError(f"{where}: {twice[0]} is given twice")
     return choices
 
 
 def label_of(value: Any) -> str:
-    """A value in a run's name: `0.001`, `true`, `none`, `16,64x64` (networks of two members)."""
+    """A value as part of a run's name: `0.001`, `true`, `none`, `16,64x64` (networks of two members)."""
     if value is None or value == ():
         return "none"
     if isinstance(value, tuple):
@@ -100,8 +104,8 @@ def label_of(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def meant(choices: list[Choice], values: Any, where: str) -> list[Choice]:
-    """The choices with this value, or with one of these values."""
+def matching_choices(choices: list[Choice], values: Any, where: str) -> list[Choice]:
+    """The choices with this value, or with one of these values. UserError for a value that no choice has."""
 
     def one(value: Any) -> list[Choice]:
         return [c for c in choices if isinstance(c.value, bool) == isinstance(value, bool) and c.value == value]
@@ -112,6 +116,6 @@ def meant(choices: list[Choice], values: Any, where: str) -> list[Choice]:
     for value in values if isinstance(values, list) else [values]:
         if not (some := one(value)):
             guess = nearest(str(value), [str(choice.value) for choice in choices])
-            raise UserError(f"{where}: there is no {short(value)} among the values{guess}")
+            raise UserError(f"{where}: {short(value)} is not one of the values{guess}")
         found += some
     return found

@@ -1,4 +1,4 @@
-"""A sweep from its file to its end: what is missing is trained, what was interrupted resumed, what is done skipped."""
+"""Train a sweep: missing runs are trained, interrupted ones resumed, finished ones skipped."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from peerage.errors import UserError
 from peerage.runs.folder import RunFolder, is_run, write_atomically
 from peerage.statistics.sources import MANIFEST
 from peerage.sweeps.dry_run import print_plan
-from peerage.sweeps.launch import PAUSE, Ended, Launcher, LocalLauncher, cores
+from peerage.sweeps.launch import POLL_SECONDS, Ended, Launcher, LocalLauncher, cores
 from peerage.sweeps.plan import PlannedRun, Sweep, plan_sweep
-from peerage.sweeps.progress import Progress, counted, share
-from peerage.sweeps.state import Pace, come, holder, look, together
+from peerage.sweeps.progress import Progress, share, summary_of
+from peerage.sweeps.state import Speeds, completed_steps, inspect_run, total_duration, training_process
 from peerage.text import count, duration
 from peerage.training.signals import Interrupt
 
@@ -33,18 +33,24 @@ def run(
     command: Sequence[str] = (),
     launcher: Launcher | None = None,
 ) -> int:
-    """Train what a sweep asks for: `source` is the name of one that is shipped, or a file (docs/sweeps.md).
+    """Train the runs of a sweep.
 
-    `jobs` runs at the same time, by default as many as there are cores for. `dry_run` prints what would be done and
-    writes nothing; with `measure` it times runs of unknown speed. `log_dir` is the sweep's folder instead of the
-    file's `where`; `settings` are fields of `peerage.config` by name, laid over the file's. `command` is for the runs'
-    command.txt. `launcher` trains somewhere else.
+    Args:
+        source: the name of a built-in sweep, or a sweep file (docs/sweeps.md).
+        jobs: number of runs that are trained at the same time; by default as many as the CPU cores allow.
+        dry_run: print the plan and write nothing.
+        measure: with `dry_run`, time runs whose speed is unknown.
+        log_dir: the folder of the sweep, instead of the file's `where`.
+        verbose: 0: errors only; 1: progress.
+        settings: fields of `peerage.config` by name, which override the file's.
+        command: the command line, for the command.txt of the runs.
+        launcher: trains the runs, by default in processes on this machine.
 
-    Returns the exit status: 0 if all runs are done, 1 if some are not, 128 + a signal's number if one ended it.
-    Raises UserError, before anything is written, for whatever does not fit.
+    Returns the exit status: 0 if all runs are done, 1 if some are not, 128 + the number of a signal that ended the
+    sweep. Raises UserError for an invalid sweep, before anything is written.
     """
     if measure and not dry_run:
-        raise UserError("--measure is for --dry-run: a sweep that runs measures itself")
+        raise UserError("--measure needs --dry-run: a sweep that trains times its own runs")
     elsewhere = [] if log_dir is None else ["--log-dir", log_dir]
     command = command or ["peerage", "sweep", source, *elsewhere]
     try:
@@ -58,19 +64,19 @@ def run(
             print_plan(sweep, slots, measure)
             return 0
         return _train(sweep, LocalLauncher(slots, sweep.threads) if launcher is None else launcher, progress, command)
-    except KeyboardInterrupt as error:  # while it plans: nobody listens to signals yet
+    except KeyboardInterrupt as error:  # while planning, before `Interrupt` handles signals
         if not dry_run:
-            error.then = f"`{shlex.join(command)}` goes on"  # type: ignore[attr-defined]  # for who tells the user
+            error.then = f"`{shlex.join(command)}` continues"  # type: ignore[attr-defined]  # printed by the command line
         raise
 
 
 def _train(sweep: Sweep, launcher: Launcher, progress: Progress, command: Sequence[str]) -> int:
-    """The exit status."""
+    """Train the runs that are not done; returns the exit status."""
     try:
         sweep.where.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot make the sweep's folder {sweep.where}: {error.strerror or error}") from error
-    with RunFolder(sweep.where):  # its lock: one sweep at a time
+        raise UserError(f"cannot create the sweep's folder {sweep.where}: {error.strerror or error}") from error
+    with RunFolder(sweep.where):  # locks the folder: one process at a time trains a sweep
         write_atomically(sweep.where / MANIFEST, sweep.manifest())
         try:
             return _Driver(sweep, launcher, progress, command).drive()
@@ -80,13 +86,13 @@ def _train(sweep: Sweep, launcher: Launcher, progress: Progress, command: Sequen
 
 
 def _check_place(sweep: Sweep) -> None:
-    """UserError if another sweep, a run or a file is in the sweep's place."""
+    """UserError if the folder of the sweep is a file, a run, or the folder of another sweep."""
     where = sweep.where
     for parent in (where, *where.parents):
         if parent.exists() and not parent.is_dir():
-            raise UserError(f"{where}: {parent} is not a folder; `where` or --log-dir says where the runs go")
+            raise UserError(f"{where}: {parent} is not a folder; `where` or --log-dir sets the folder of the runs")
     if is_run(where):
-        raise UserError(f"{where} is a run, not a place for a sweep: use another `where` or --log-dir")
+        raise UserError(f"{where} is a run, and a sweep needs a folder of its own: use another `where` or --log-dir")
     path = where / MANIFEST
     if path.is_file():
         there = parse(path.read_text(encoding="utf-8", errors="replace"), str(path))
@@ -96,7 +102,7 @@ def _check_place(sweep: Sweep) -> None:
 
 
 def _slots(jobs: int | None, threads: int) -> tuple[int, str]:
-    """How many runs at the same time, within the cores, and a line if that is fewer than was asked for."""
+    """The number of runs at the same time, and a message if the cores allow fewer than `jobs`."""
     if jobs is not None and jobs < 1:
         raise UserError(f"--jobs must be at least 1, got {jobs}")
     here = len(cores())
@@ -104,45 +110,43 @@ def _slots(jobs: int | None, threads: int) -> tuple[int, str]:
     if jobs is None or jobs <= most:
         return jobs or most, ""
     each = f" for {count(threads, 'thread')} each" if threads > 1 else ""
-    return most, f"--jobs {jobs} is more than {count(here, 'core')} can do{each}: {most} at the same time"
-
-
-# --- the real one -------------------------------------------------------------------------------------------
+    return most, f"--jobs {jobs} is more than {count(here, 'core')} allow{each}: {most} at the same time"
 
 
 class _Driver:
-    """Hands runs to a launcher as places become free."""
+    """Submits runs to a launcher as slots become free, and keeps account of them."""
 
     def __init__(self, sweep: Sweep, launcher: Launcher, progress: Progress, command: Sequence[str]) -> None:
         self.sweep, self.launcher, self.progress, self.command = sweep, launcher, progress, command
-        self.states = {run.name: look(run, sweep.folder(run)) for run in sweep.runs}
-        self.waiting = [run for run in sweep.runs if self.states[run.name].what in ("train", "resume", "elsewhere")]
-        self.running: dict[str, tuple[PlannedRun, float]] = {}  # and when it began
-        self.done = {run.name for run in sweep.runs if self.states[run.name].what == "done"}
+        self.states = {run.name: inspect_run(run, sweep.folder(run)) for run in sweep.runs}
+        self.waiting = [run for run in sweep.runs if self.states[run.name].status in ("train", "resume", "elsewhere")]
+        self.running: dict[str, tuple[PlannedRun, float]] = {}  # name -> run, start time
+        self.done = {run.name for run in sweep.runs if self.states[run.name].status == "done"}
         self.failed: dict[str, str] = {}
-        self.pace = Pace()
+        self.speeds = Speeds()
 
     def drive(self) -> int:
-        self.progress.say(f"{counted(self.states)}; {self.launcher.slots} at the same time, in {self.sweep.where}")
+        """Train the waiting runs; returns the exit status."""
+        self.progress.say(f"{summary_of(self.states)}; {self.launcher.slots} at the same time, in {self.sweep.where}")
         for run in self.sweep.runs:
-            if self.states[run.name].what == "differs":
-                self._differs(run, self.states[run.name].about)
+            if self.states[run.name].status == "differs":
+                self._differs(run, self.states[run.name].detail)
         if self.waiting and self.progress.verbose:
-            self.pace.see_all(self.sweep, self.states)
+            self.speeds.add_sweep(self.sweep, self.states)
         with Interrupt() as interrupt:
             try:
                 self.progress.start()
                 self._loop(interrupt)
             except (KeyboardInterrupt, SystemExit):  # a second signal
-                self.progress.complain(f"not waiting for {count(len(self.running), 'checkpoint')}")
+                self.progress.say_error(f"not waiting for {count(len(self.running), 'checkpoint')}")
                 self.launcher.kill()
             finally:
                 self.progress.stop()
-                self.launcher.stop()  # what still runs after a fault of ours
+                self.launcher.stop()  # runs that are left after an error
                 while self.running:
                     for ended in self.launcher.poll():
                         self.running.pop(ended.name)
-                    time.sleep(PAUSE)
+                    time.sleep(POLL_SECONDS)
         return self._result(interrupt.number)
 
     def _loop(self, interrupt: Interrupt) -> None:
@@ -153,41 +157,41 @@ class _Driver:
                 self.launcher.stop()
                 if self.running:
                     runs = count(len(self.running), "run")
-                    self.progress.say(f"{interrupt.name}: {runs} to write a checkpoint; a second one does not wait")
+                    self.progress.say(f"{interrupt.name}: {runs} to write a checkpoint; a second signal does not wait")
             for ended in self.launcher.poll():
-                self._ended(ended, stopping or interrupt.asked)  # a worker that has just begun hears the keyboard too
+                self._ended(ended, stopping or interrupt.asked)  # a worker that has just started may receive Ctrl-C too
             if not (stopping or interrupt.asked):
                 self._fill()
             if self.waiting or self.running:
                 self.progress.show(self._lines)
-                time.sleep(PAUSE)
+                time.sleep(POLL_SECONDS)
 
     def _fill(self) -> None:
-        """Begin runs while there are places; those that another process trains wait for its end."""
+        """Start runs while there are free slots. A run that another process trains waits until that process ends."""
         for run in list(self.waiting):
             if len(self.running) >= self.launcher.slots:
                 return
             folder = self.sweep.folder(run)
-            if holder(folder):
+            if training_process(folder):
                 continue
             self.waiting.remove(run)
-            state = look(run, folder)  # as it is by now
-            if state.what == "elsewhere":
+            state = inspect_run(run, folder)  # its current state
+            if state.status == "elsewhere":
                 self.waiting.append(run)
-            elif state.what == "done":
+            elif state.status == "done":
                 self.done.add(run.name)
                 self.progress.say(f"{run.name}: done by another process")
-            elif state.what == "differs":
-                self._differs(run, state.about)
+            elif state.status == "differs":
+                self._differs(run, state.detail)
             else:
-                what = f"resumed from {share(run, state.step)}" if state.what == "resume" else "begun"
+                what = f"resumed from {share(run, state.step)}" if state.status == "resume" else "started"
                 self.progress.say(f"{run.name}: {what}")
                 self.running[run.name] = (run, time.monotonic())
-                self.launcher.submit(self.sweep.task(run, resume=state.what == "resume", command=self.command))
+                self.launcher.submit(self.sweep.task(run, resume=state.status == "resume", command=self.command))
 
-    def _differs(self, run: PlannedRun, about: str) -> None:
-        self.failed[run.name] = f"not what is asked for, left as it is: {about}"
-        self.progress.complain(f"{run.name}: {self.failed[run.name]}")
+    def _differs(self, run: PlannedRun, detail: str) -> None:
+        self.failed[run.name] = f"differs from the sweep, left unchanged: {detail}"
+        self.progress.say_error(f"{run.name}: {self.failed[run.name]}")
 
     def _ended(self, ended: Ended, stopping: bool) -> None:
         run, began = self.running.pop(ended.name)
@@ -198,26 +202,26 @@ class _Driver:
             self.progress.say(f"{run.name}: interrupted")
         else:
             self.failed[run.name] = ended.why or "interrupted"
-            self.progress.complain(f"{run.name}: failed: {self.failed[run.name]}")
+            self.progress.say_error(f"{run.name}: failed: {self.failed[run.name]}")
 
     def _lines(self) -> list[str]:
-        """One for each run that is trained, and one for the whole."""
+        """The progress: a line per running run, and one about the sweep."""
         lines, lengths = [], []
         for run, _ in self.running.values():
             folder = self.sweep.folder(run)
-            self.pace.see(run.resolved, folder)
-            step = come(folder)
-            lengths.append(left := self.pace.seconds(run.resolved, step))
-            about = "unknown" if left is None else f"about {duration(left)}, {self.pace.basis(run.resolved)}"
-            lines.append(f"{run.name}: {share(run, step)}; time left: {about}")
-        lengths += [self.pace.seconds(run.resolved, self.states[run.name].step) for run in self.waiting]
-        if away := [run.name for run in self.waiting if self.states[run.name].what == "elsewhere"]:
+            self.speeds.add_run(run.resolved, folder)
+            step = completed_steps(folder)
+            lengths.append(left := self.speeds.remaining_seconds(run.resolved, step))
+            estimate = "unknown" if left is None else f"about {duration(left)}, {self.speeds.basis(run.resolved)}"
+            lines.append(f"{run.name}: {share(run, step)}; time left: {estimate}")
+        lengths += [self.speeds.remaining_seconds(run.resolved, self.states[run.name].step) for run in self.waiting]
+        if away := [run.name for run in self.waiting if self.states[run.name].status == "elsewhere"]:
             lines.append(f"{count(len(away), 'run')} trained by another process: {short(', '.join(away))}")
         known = [length for length in lengths if length is not None]
         left_text = ""
         if known:
             at_least = "at least " if len(known) < len(lengths) else "about "
-            left_text = f", {at_least}{duration(together(known, self.launcher.slots))} left"
+            left_text = f", {at_least}{duration(total_duration(known, self.launcher.slots))} left"
         failed = f", {len(self.failed)} failed" if self.failed else ""
         return [*lines, f"{len(self.done)} of {count(len(self.sweep.runs), 'run')} done{failed}{left_text}"]
 
@@ -230,7 +234,8 @@ class _Driver:
         again = shlex.join(self.command)
         if signal_number is not None:
             name = signal.Signals(signal_number).name
-            self.progress.complain(f"{name}: {done} of {runs} runs are done; `{again}` goes on")
+            self.progress.say_error(f"{name}: {done} of {runs} runs are done; `{again}` continues")
             return 128 + signal_number
-        self.progress.complain(f"{done} of {runs} runs are done, {runs - done} not; `{again}` tries those again")
+        left = f"{runs - done} {'is' if runs - done == 1 else 'are'} not"
+        self.progress.say_error(f"{done} of {runs} runs are done, {left}; `{again}` tries again")
         return 1

@@ -1,4 +1,4 @@
-"""A sweep file, read and checked part by part; `plan` makes runs of it. The format is in docs/sweeps.md."""
+"""A sweep file, read and checked; `plan` turns it into runs. docs/sweeps.md describes the format."""
 
 from __future__ import annotations
 
@@ -12,34 +12,43 @@ from peerage.config.file import MAX_BYTES, convert
 from peerage.config.plain_yaml import parse, short
 from peerage.errors import UserError, nearest
 from peerage.runs.folder import check_name
-from peerage.sweeps.choices import Choice, checked, hint_of, label_of, meant, named, settings_of, word
+from peerage.sweeps.choices import (
+    Choice,
+    check_choices,
+    hint_of,
+    label_of,
+    matching_choices,
+    named_choice,
+    settings_of,
+    word_choice,
+)
 
 FILES = Path(__file__).parent / "files"
 KEYS = ("name", "title", "base", "where", "common", "environments", "axes", "exclude", "seeds", "replicas")
-PLACE = re.compile(r"\{([^{}]*)\}")
-"""An axis in the base's braces."""
+PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
+"""An axis in braces in `base`."""
 
 
 def sweep_names() -> list[str]:
-    """The sweeps that are shipped."""
+    """The names of the built-in sweeps."""
     return sorted(path.stem for path in FILES.glob("*.yaml"))
 
 
 def describe(name: str) -> str:
-    """One line about a shipped sweep."""
+    """One line about a built-in sweep."""
     return str(read(name)[0].get("title", ""))
 
 
 def read(source: str) -> tuple[dict[str, Any], Path]:
-    """What a sweep file holds, and its path."""
+    """The content of a sweep file (`source`: its path, or the name of a built-in sweep) and its path."""
     path = FILES / f"{source}.yaml" if source in sweep_names() else Path(source)
     try:
         if not path.is_file():
             guess = nearest(source, sweep_names())
             known = ", ".join(sweep_names())
-            raise UserError(f"neither a file nor a sweep: {short(source)}{guess}; there are {known}")
+            raise UserError(f"neither a file nor a built-in sweep: {short(source)}{guess}; built in are {known}")
         if path.stat().st_size > MAX_BYTES:
-            raise UserError(f"{path}: larger than {MAX_BYTES:,} bytes, so no sweep")
+            raise UserError(f"{path}: larger than {MAX_BYTES:,} bytes, so not a sweep file")
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {short(source)}: {error}") from None
@@ -50,32 +59,32 @@ def read(source: str) -> tuple[dict[str, Any], Path]:
 
 
 class SweepFile:
-    """The parts of a file, each read once; UserError for what does not fit."""
+    """The parts of a sweep file. Raises UserError for an invalid one."""
 
     def __init__(self, data: dict[str, Any], path: Path) -> None:
         for key in data:
             if key not in KEYS:
-                hint = f" (settings stand under `common`: `{key}: ...`)" if key in (*settings(), *parts()) else ""
+                hint = f" (settings belong under `common`: `{key}: ...`)" if key in (*settings(), *parts()) else ""
                 raise UserError(f"unknown key {short(key)}{hint or nearest(str(key), KEYS)}")
         self.data, self.path = data, path
         self.name = self._text("name", path.stem)
         try:
             check_name(self.name)
-        except UserError as error:  # which speaks of a run's name
+        except UserError as error:  # the message names the flag of a run's name
             raise UserError(f"name: {str(error).removeprefix('--exp-name ')}") from None
         self.template = self._text("base", "")
         self.common = settings_of(data.get("common"), "common")
         if "replicas" in data:
             if "replicas" in self.common:
-                raise UserError("replicas stand in `common` too: leave one of the two out")
+                raise UserError("replicas are given here and in `common`: leave one of the two out")
             self.common["replicas"] = convert(int, data["replicas"], "replicas")
-        self.words = set(PLACE.findall(self.template))
+        self.words = set(PLACEHOLDER.findall(self.template))
         self.environments = self._environments(data.get("environments"))
         self.axes = self._axes(data.get("axes"))
         known = [*self.axes, *(["environment"] if self.environments else [])]
         if unknown := sorted(self.words - set(known)):
             guess = nearest(unknown[0], known)
-            raise UserError(f"base: {{{unknown[0]}}} is no axis{guess}; in braces stand axes and {{environment}}")
+            raise UserError(f"base: {{{unknown[0]}}} is not an axis{guess}; braces take an axis or {{environment}}")
         self.title, self.where = self._text("title", ""), Path(self._text("where", f"experiments/{self.name}"))
         self.seeds, self.excluded = self._seeds(), self._excluded()
 
@@ -90,7 +99,7 @@ class SweepFile:
         if given is None:
             return []
         if isinstance(given, Mapping):
-            chosen = [named(name, values, "environments") for name, values in given.items()]
+            chosen = [named_choice(name, values, "environments") for name, values in given.items()]
         elif isinstance(given, list):
             for env in given:
                 if not isinstance(env, str) or not env.strip():
@@ -98,8 +107,8 @@ class SweepFile:
             picks = "environment" in self.words
             chosen = [Choice(env, env, env, {} if picks else {"env": env}) for env in given]
         else:
-            raise UserError("environments: expected a list of ids, or names with settings of their own")
-        return checked(chosen, "environments")
+            raise UserError("environments: expected a list of ids, or names with settings")
+        return check_choices(chosen, "environments")
 
     def _axes(self, given: Any) -> dict[str, list[Choice]]:
         if given is not None and not isinstance(given, Mapping):
@@ -108,28 +117,28 @@ class SweepFile:
         for name, values in (given or {}).items():
             where = f"axes.{name}"
             if not isinstance(name, str) or not name.strip() or name in ("environment", "folder"):
-                raise UserError(f"axes: no axis can be called {short(name)}")
+                raise UserError(f"axes: {short(name)} cannot be the name of an axis")
             if name in ("env", "seed"):
-                raise UserError(f"{where}: `{'environments' if name == 'env' else 'seeds'}` says which")
+                raise UserError(f"{where}: `{'environments' if name == 'env' else 'seeds'}` lists them")
             if isinstance(values, Mapping):
-                chosen = [named(alternative, of, where) for alternative, of in values.items()]
+                chosen = [named_choice(alternative, of, where) for alternative, of in values.items()]
             elif not isinstance(values, list):
                 raise UserError(f"{where}: expected a list of values, or names with settings, got {short(values)}")
             elif name in self.words:
-                chosen = [word(name, value, where) for value in values]
+                chosen = [word_choice(name, value, where) for value in values]
             else:
-                hint = hint_of(name, where, " or a word in the braces of `base`")
+                hint = hint_of(name, where, " or a name in the braces of `base`")
                 if name == "env_args":
                     raise UserError(f"{where}: give each a name, as in `{name}: {{left: {{{name}: {{goals: left}}}}}}`")
                 chosen = []
                 for value in values:
                     converted = convert(hint, value, where)
                     chosen.append(Choice(value, f"{name}={label_of(converted)}", None, {name: converted}))
-            axes[name] = checked(chosen, where)
+            axes[name] = check_choices(chosen, where)
         return axes
 
     def _seeds(self) -> list[int | None]:
-        """None: the base's own."""
+        """The seeds; None: that of the base."""
         if "seeds" not in self.data:
             return [None]
         given = self.data["seeds"]
@@ -141,7 +150,7 @@ class SweepFile:
         return list(seeds)
 
     def _excluded(self) -> list[dict[str, list[Choice]]]:
-        """Each: axis (or `environment`) -> the choices it speaks of."""
+        """Per entry: axis (or `environment`) -> the excluded choices."""
         given = self.data.get("exclude")
         if given is None:
             return []
@@ -156,6 +165,6 @@ class SweepFile:
             for name, values in entry.items():
                 if name not in known:
                     raise UserError(f"exclude: there is no axis {short(name)}{nearest(str(name), list(known))}")
-                chosen[name] = meant(known[name], values, f"exclude.{name}")
+                chosen[name] = matching_choices(known[name], values, f"exclude.{name}")
             excluded.append(chosen)
         return excluded

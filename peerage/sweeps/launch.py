@@ -1,7 +1,7 @@
-"""Where the runs of a sweep are trained: a small interface, and the one for the processes of this machine.
+"""Start the runs of a sweep: the interface `Launcher`, and `LocalLauncher` for processes on this machine.
 
-Another launcher (other machines, a cluster) has the same five methods, and hands `peerage.sweeps.worker.work` the same
-`Task` where it trains.
+A launcher for other machines or a cluster implements the same five methods and passes the `Task` to
+`peerage.sweeps.work.work` where it trains.
 """
 
 from __future__ import annotations
@@ -16,70 +16,70 @@ import tempfile
 from dataclasses import asdict, dataclass
 from typing import IO, Any, Protocol
 
-SIGNALS = [int(getattr(signal, name)) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-"""Those that ask for the end."""
-PAUSE = 0.1
-"""Seconds between two looks at what is being trained."""
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
-"""Whatever computes in threads of its own reads one of these."""
+STOP_SIGNALS = [int(getattr(signal, name)) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+"""Signals that ask a process to end."""
+POLL_SECONDS = 0.1
+"""Seconds between two checks of the running tasks."""
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+"""Environment variables with the number of threads of numerical libraries."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a worker is to do. Plain data, so that it can be sent."""
+    """The task of a worker. Plain data, so that it can be sent to another process or machine."""
 
     name: str
     folder: str
     config: dict[str, Any]
-    """As in config.yaml; a run that is resumed has its own."""
+    """The configuration as in config.yaml; a resumed run uses the one in its folder."""
     resume: bool
     threads: int
     command: tuple[str, ...] = ()
-    """For command.txt."""
+    """The command line, for command.txt."""
     measure: int = 0
-    """Train nothing: time so many steps."""
+    """If not 0: time this many steps instead of training."""
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a task ended."""
+    """The end of a task."""
 
     name: str
     status: int
-    """0: well."""
+    """Exit status; 0: success."""
     why: str
-    """The last line that it said, or what it answered."""
+    """The last line of its error output, or on success of its output."""
 
     @property
     def interrupted(self) -> bool:
-        """By a signal that asks for the end: one that it obeyed, 128 + its number, or one that came before it listened,
-        minus its number."""
-        return self.status - 128 in SIGNALS or -self.status in SIGNALS
+        """Whether one of `STOP_SIGNALS` ended it: after it installed its handlers the status is 128 + the number of the
+        signal, before that minus the number."""
+        return self.status - 128 in STOP_SIGNALS or -self.status in STOP_SIGNALS
 
 
 class Launcher(Protocol):
-    """Trains tasks somewhere, at most `slots` at the same time."""
+    """Runs tasks, at most `slots` at the same time."""
 
     slots: int
 
     def submit(self, task: Task) -> None:
-        """Begin a task; called only while fewer than `slots` are running."""
+        """Start a task; called only while fewer than `slots` are running."""
 
     def poll(self) -> list[Ended]:
-        """The tasks that ended since the last call. Does not wait."""
+        """The tasks that ended since the last call. Does not block."""
 
     def stop(self) -> None:
-        """Ask all running tasks to write a checkpoint and end; `poll` tells when they have."""
+        """Ask all running tasks to write a checkpoint and end; `poll` returns them when they have."""
 
     def kill(self) -> None:
-        """End all running tasks at once; what they trained since their last checkpoint is lost."""
+        """Kill all running tasks; training since their last checkpoint is lost."""
 
     def close(self) -> None:
-        """Nothing runs any more, or is left to itself; twice is fine."""
+        """Release all resources; a second call does nothing. Tasks that still run are asked to end."""
 
 
 def cores() -> list[int]:
-    """The CPU cores that this process may use."""
+    """The numbers of the CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
@@ -89,41 +89,41 @@ def cores() -> list[int]:
 class _Process:
     task: Task
     popen: subprocess.Popen[bytes]
-    said: IO[bytes]
-    answered: IO[bytes]
+    stdout: IO[bytes]
+    stderr: IO[bytes]
     slot: int
 
 
 class LocalLauncher:
-    """A process of this machine for each task, on as many threads as the task says.
+    """Runs each task in a process on this machine, with the number of threads in the task.
 
-    A worker is told what to do on its standard input and then watches it: when it closes, because `stop` closes it or
-    because this process is no more, the worker writes a checkpoint and ends. Workers are groups of their own, so that a
-    Ctrl-C at the keyboard reaches this process alone and each worker hears of it once.
+    A worker reads its task from standard input and then watches it. When standard input is closed, because of `stop` or
+    because this process has ended, the worker writes a checkpoint and ends. Each worker is in a session of its own, so
+    that Ctrl-C reaches this process only and each worker is stopped once.
     """
 
     def __init__(self, slots: int, threads: int) -> None:
         self.slots = slots
         self._running: list[_Process] = []
         mine = cores()
-        # Runs keep to cores of their own only where all cores are taken: with fewer, another sweep may be beside this
-        # one, and both would take the same
-        whole = hasattr(os, "sched_setaffinity") and slots > 1 and slots * threads == len(mine)
-        self._cores = [mine[k * threads : (k + 1) * threads] for k in range(slots)] if whole else []
+        # Pin runs to cores only if together they use all cores: otherwise another sweep may run beside this one, and
+        # both would pin their runs to the same cores.
+        uses_all = hasattr(os, "sched_setaffinity") and slots > 1 and slots * threads == len(mine)
+        self._cores = [mine[k * threads : (k + 1) * threads] for k in range(slots)] if uses_all else []
 
     def submit(self, task: Task) -> None:
         slot = min(set(range(self.slots)) - {process.slot for process in self._running})
-        said, answered = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115
+        stdout, stderr = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115
         popen = subprocess.Popen(
             [sys.executable, "-m", "peerage.sweeps.worker"],
             stdin=subprocess.PIPE,
-            stdout=answered,
-            stderr=said,
-            env={**os.environ, **dict.fromkeys(THREADS, str(task.threads))},
+            stdout=stdout,
+            stderr=stderr,
+            env={**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(task.threads))},
             start_new_session=True,
         )
-        self._running.append(_Process(task, popen, said, answered, slot))
-        with contextlib.suppress(OSError):  # it has ended already; `poll` says why
+        self._running.append(_Process(task, popen, stdout, stderr, slot))
+        with contextlib.suppress(OSError):  # it has ended already; `poll` reports why
             if self._cores and task.threads <= len(self._cores[slot]):
                 os.sched_setaffinity(popen.pid, self._cores[slot])
             assert popen.stdin is not None
@@ -136,11 +136,11 @@ class LocalLauncher:
             self._running.remove(process)
             self._release(process)
             status = process.popen.returncode
-            why = _last_line(process.answered if status == 0 else process.said)
+            why = _last_line(process.stdout if status == 0 else process.stderr)
             if status < 0 and not why:
                 why = f"ended by signal {-status}"
-            process.said.close()
-            process.answered.close()
+            process.stdout.close()
+            process.stderr.close()
             ended.append(Ended(process.task.name, status, why))
         return ended
 
@@ -157,8 +157,9 @@ class LocalLauncher:
 
     @staticmethod
     def _release(process: _Process) -> None:
+        """Close the standard input of a worker, which makes it end."""
         if process.popen.stdin is not None:
-            with contextlib.suppress(OSError):  # what was never read
+            with contextlib.suppress(OSError):  # unread input cannot be flushed once the worker has ended
                 process.popen.stdin.close()
 
 

@@ -1,10 +1,10 @@
-"""A sweep file as a list of runs: environments x settings x seeds. Nothing is written and nothing is trained here.
+"""Turn a sweep file into a list of runs: environments x settings x seeds. Nothing is written or trained here.
 
-    sweep = plan_sweep("quick")                    # one that is shipped, or a file
+    sweep = plan_sweep("quick")                    # a built-in sweep, or a file
     for run in sweep.runs: print(run.name, run.axes)
 
-What does not fit is a UserError: the parts of the file (`file`), two axes that set the same field, combinations that
-would be the same training twice.
+A UserError is raised for an invalid file, for two axes that set the same field, and for two combinations that would be
+the same training.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ from peerage.config.presets import preset_names
 from peerage.envs.make import Spec, check_env_id
 from peerage.errors import UserError
 from peerage.learners.defaults import resolve
+from peerage.runs.folder import plain_data
 from peerage.sharing.advisers import make_adviser
 from peerage.sweeps.choices import Choice, settings_of
-from peerage.sweeps.file import FILES, PLACE, SweepFile, read
+from peerage.sweeps.file import FILES, PLACEHOLDER, SweepFile, read
 from peerage.sweeps.launch import Task
-from peerage.text import listing
+from peerage.text import listing, one_line
 from peerage.trust.resolve import resolve_trust
 
 MAX_RUNS = 10_000
@@ -43,59 +44,63 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._+=,-]+")
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run folder that the sweep asks for."""
+    """One run of a sweep."""
 
     name: str
     env: str
-    """What runs are compared on: the environment's id, or its name in the file where two have the same id."""
+    """The environment for comparisons: its id, or its name in the file where several entries share an id."""
     axes: dict[str, Any]
-    """Axis -> value, as the file has it; of named alternatives the name."""
+    """Axis -> value as in the file; for named alternatives the name."""
     seed: int
     config: Config
-    """What is trained."""
+    """The configuration that is trained."""
     resolved: Config
-    """With every default filled in: what its config.yaml will hold."""
+    """The configuration with all defaults filled in, as in the run's config.yaml."""
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """All runs of a sweep file, those of the first seed first."""
+    """All runs of a sweep file; all combinations with the first seed come first."""
 
     name: str
     title: str
     where: Path
     """The folder that holds the run folders and sweep.yaml."""
     asked: dict[str, Any]
-    """What the file holds, and under `overrides` what was said beside it."""
+    """The content of the file, and under `overrides` the settings that override it."""
     runs: tuple[PlannedRun, ...]
     notes: tuple[str, ...] = ()
-    """Lines that whoever trains it should read."""
+    """Messages for the user."""
 
     def folder(self, run: PlannedRun) -> Path:
+        """The run folder of a run."""
         return self.where / run.name
 
     def task(
         self, run: PlannedRun, *, resume: bool = False, command: Sequence[str] = (), measure: int = 0
     ) -> Task:
-        """What a worker has to do for a run; the arguments are those of `Task`."""
+        """The task of a worker for a run; the arguments are fields of `Task`."""
         folder, threads = str(self.folder(run)), run.config.threads or 1
         return Task(run.name, folder, to_dict(run.config), resume, threads, tuple(command), measure)
 
     @property
     def threads(self) -> int:
-        """CPU threads of the run that has most."""
+        """The largest number of CPU threads of a run."""
         return max(run.config.threads or 1 for run in self.runs)
 
     def manifest(self) -> str:
-        """sweep.yaml: what was asked for and a line for every run; folders are relative to it."""
+        """The content of sweep.yaml: the file and a line per run, with its folder relative to sweep.yaml."""
         runs = ({"folder": run.name, "env": run.env, "axes": run.axes, "seed": run.seed} for run in self.runs)
         lines = "".join(f"- {json.dumps(run, ensure_ascii=False)}\n" for run in runs)
         return f"{to_yaml({'name': self.name, 'title': self.title})}runs:\n{lines}{to_yaml({'asked': self.asked})}"
 
 
 def plan_sweep(source: str, *, log_dir: str | None = None, settings: Mapping[str, Any] | None = None) -> Sweep:
-    """The runs of a sweep, by its name or file. `log_dir` beats its `where`, and `settings` (fields of
-    `peerage.config` by name) beat its base, `common` and environments. UserError for whatever does not fit."""
+    """The runs of a sweep, by its name or file.
+
+    `log_dir` overrides its `where`. `settings` (fields of `peerage.config` by name) override its base, `common` and
+    environments. Raises UserError for an invalid sweep.
+    """
     data, path = read(source)
     try:
         return _plan(SweepFile(data, path), log_dir, dict(settings or {}))
@@ -103,7 +108,7 @@ def plan_sweep(source: str, *, log_dir: str | None = None, settings: Mapping[str
         raise UserError(f"{path if path.parent != FILES else path.name}: {error}") from None
 
 
-# --- the product --------------------------------------------------------------------------------------------
+# --- the combinations ---------------------------------------------------------------------------------------
 
 
 def _plan(file: SweepFile, log_dir: str | None, overrides: dict[str, Any]) -> Sweep:
@@ -113,36 +118,36 @@ def _plan(file: SweepFile, log_dir: str | None, overrides: dict[str, Any]) -> Sw
     overrides = settings_of(overrides, "overrides")
     for axis, choices in file.axes.items():
         if both := sorted({name for c in choices for name in c.settings} & set(overrides)):
-            raise UserError(f"axes.{axis} says what {both[0]} is: leave --{both[0].replace('_', '-')} out")
+            raise UserError(f"axes.{axis} sets {both[0]}: leave --{both[0].replace('_', '-')} out")
     if "env" in overrides and file.environments:
-        raise UserError("environments says which: leave --env out")
+        raise UserError("environments lists them: leave --env out")
     columns = [file.environments or [Choice(None, "", None, {})], *file.axes.values()]
     if (size := math.prod(map(len, columns)) * len(file.seeds)) > MAX_RUNS:
         raise UserError(f"{size:,} runs are too many: at most {MAX_RUNS:,}")
     names = ["environment", *file.axes]
     combinations = [dict(zip(names, chosen)) for chosen in itertools.product(*columns)]
-    left = [c for c in combinations if not any(_all_in(c, entry) for entry in file.excluded)]
+    left = [c for c in combinations if not any(_matches(c, entry) for entry in file.excluded)]
     if not left:
-        raise UserError("exclude: nothing is left")
+        raise UserError("exclude: no combination is left")
     bases = cache(lambda name: _base(file, name))
     with warnings.catch_warnings(record=True) as caught:
         runs = [_run(file, where, c, seed, bases, overrides) for seed in file.seeds for c in left]
-    asked = {**file.data, **({"overrides": _plain(overrides)} if overrides else {})}
-    runs = _with_envs(runs, left * len(file.seeds))
-    _refuse_twins(runs)
+    asked = {**file.data, **({"overrides": plain_data(overrides)} if overrides else {})}
+    runs = _name_environments(runs, left * len(file.seeds))
+    _refuse_duplicates(runs)
     return Sweep(file.name, file.title, where, asked, tuple(runs), _notes([str(w.message) for w in caught]))
 
 
 def _notes(said: Sequence[str]) -> tuple[str, ...]:
-    """Warnings of Gymnasium's as lines; those about versions, of which there is one for each environment, as one."""
+    """Gymnasium's warnings as messages; those about outdated versions of environments are merged into one."""
     old = [found[1] for text in said if (found := re.search(r"environment (\S+) is out of date", text))]
-    others = dict.fromkeys(" ".join(text.split()) for text in said if "is out of date" not in text)
-    about = f"Gymnasium has newer versions of {listing(old)}: results of two versions do not compare"
+    others = dict.fromkeys(one_line(text) for text in said if "is out of date" not in text)
+    about = f"Gymnasium has newer versions of {listing(old)}: results of different versions are not comparable"
     return (*([about] if old else []), *others)
 
 
 def _base(file: SweepFile, name: str) -> Config:
-    """A preset, a file beside the sweep's, or whatever else `--config` takes."""
+    """The base configuration: a file next to the sweep file, or anything that `--config` accepts."""
     beside = file.path.parent / name
     try:
         return load(beside if name not in preset_names() and beside.exists() else name)
@@ -158,16 +163,16 @@ def _run(
     bases: Callable[[str], Config],
     overrides: dict[str, Any],
 ) -> PlannedRun:
-    """One combination, with everything filled in and checked."""
+    """One combination as a run, resolved and checked."""
     words = {name: choice.word for name, choice in chosen.items()}
     for name in file.words:
         if words[name] is None:
-            raise UserError(f"axes.{name}: the base takes words and whole numbers")
+            raise UserError(f"axes.{name}: `base` takes words and whole numbers only")
     config = Config()
     if file.template:
-        config = bases(PLACE.sub(lambda place: str(words[place[1]]), file.template))
+        config = bases(PLACEHOLDER.sub(lambda place: str(words[place[1]]), file.template))
     for layer in (file.common, chosen["environment"].settings, overrides):
-        config = _lay_over(config, layer)
+        config = _override(config, layer)
     by: dict[str, str] = {}  # field -> the axis that sets it
     for axis, choice in chosen.items():
         if axis == "environment":
@@ -177,7 +182,7 @@ def _run(
             if name != "env_args" and other != axis:
                 raise UserError(f"axes.{axis} and {other} both set {name}")
             by[name] = axis
-        config = _lay_over(config, choice.settings)
+        config = _override(config, choice.settings)
     config = replace(config, seed=config.seed if seed is None else seed, threads=config.threads or 1)
     labels = [chosen["environment"].label or config.env, *(c.label for n, c in chosen.items() if n in file.axes)]
     name = _name([*labels, f"seed{config.seed}"])
@@ -191,35 +196,30 @@ def _run(
     return PlannedRun(name, config.env, axes, config.seed, config, resolved)
 
 
-def _all_in(combination: dict[str, Choice], entry: dict[str, list[Choice]]) -> bool:
+def _matches(combination: dict[str, Choice], entry: dict[str, list[Choice]]) -> bool:
     return all(combination[name] in choices for name, choices in entry.items())
 
 
-def _lay_over(config: Config, layer: dict[str, Any]) -> Config:
-    """`layer` over `config`; arguments of the environment are added to those that are there."""
+def _override(config: Config, layer: dict[str, Any]) -> Config:
+    """`config` with the fields of `layer`; arguments of the environment are added to those in `config`."""
     if "env_args" in layer:
         layer = {**layer, "env_args": {**config.env_args, **layer["env_args"]}}
     return with_settings(config, layer)
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value
-
-
 def _name(labels: Sequence[str]) -> str:
-    """`Room-v6_sharing=none_seed0`. What had to be changed or cut ends in a checksum of what it was, so that a run
-    keeps its name whatever else is asked for."""
-    whole = "_".join(labels)
-    safe = _UNSAFE.sub("-", whole).strip(".-")
-    if safe != whole or len(safe) > 150:
+    """The name of a run, such as `Room-v6_sharing=none_seed0`. A name that is changed or shortened to be a valid folder
+    name ends in a checksum of the labels, so that it does not depend on the other runs."""
+    name = "_".join(labels)
+    safe = _UNSAFE.sub("-", name).strip(".-")
+    if safe != name or len(safe) > 150:
         safe = f"{safe[:130]}-{hashlib.sha256(json.dumps(list(labels)).encode()).hexdigest()[:8]}"
     return safe
 
 
-def _with_envs(runs: list[PlannedRun], combinations: list[dict[str, Choice]]) -> list[PlannedRun]:
-    """Environments of one id with other arguments are other tasks: then the file's names stand for the ids."""
+def _name_environments(runs: list[PlannedRun], combinations: list[dict[str, Choice]]) -> list[PlannedRun]:
+    """Use the names in the file instead of ids that several environments share: with other arguments they are different
+    tasks."""
     names = {(c["environment"].value, run.env) for run, c in zip(runs, combinations) if c["environment"].value}
     ids = [env for _, env in names]
     return [
@@ -234,32 +234,32 @@ def _spec(env: str, args: str) -> Spec:
 
 
 def _resolve(config: Config) -> Config:
-    """As the training will do it (`peerage.training.trainer.Trainer`)."""
+    """Fill in defaults and check advisers and features as `peerage.training.trainer.Trainer` does."""
     spec = _spec(config.env, json.dumps(config.env_args))
-    if config.perturb:  # of the environments that members learn in, by knobs that these may not have
+    if config.perturb:  # check that the training environments have these knobs
         _spec(config.env, json.dumps(with_perturbations(config.env_args, Perturbations.of(config.perturb))))
-    if named := [adviser for adviser in config.advisers if not adviser.startswith("checkpoint:")]:  # that may come yet
-        for adviser in named:
+    for adviser in config.advisers:
+        if not adviser.startswith("checkpoint:"):  # the checkpoint may not exist yet
             make_adviser(adviser, spec)
     return resolve_trust(resolve(config, spec.discrete), spec)
 
 
-def _refuse_twins(runs: Sequence[PlannedRun]) -> None:
-    """UserError for two runs of one name, on any file system, or that would train the same."""
+def _refuse_duplicates(runs: Sequence[PlannedRun]) -> None:
+    """UserError for two runs with the same name on a case-insensitive file system, or with the same training."""
     named: dict[str, PlannedRun] = {}
     trained: dict[str, PlannedRun] = {}
     for run in runs:
         if other := named.get(run.name.casefold()):
             raise UserError(f"two runs would be called {run.name}: {other.axes} and {run.axes}; rename one")
         named[run.name.casefold()] = run
-        what = json.dumps(to_dict(_what_acts(run.resolved)))
+        what = json.dumps(to_dict(_effective(run.resolved)))
         if other := trained.get(what):
             raise UserError(f"{other.name} and {run.name} are the same training; leave one out by `exclude`")
         trained[what] = run
 
 
-def _what_acts(config: Config) -> Config:
-    """Without the run's name and place and the settings that nobody reads."""
+def _effective(config: Config) -> Config:
+    """The configuration without the name and folder of the run and without unused settings."""
     advice = config.advice if config.advice.sharing == "advice" else AdviceConfig(sharing="none")
     used = {TRUST[advice.trust].part} if advice.trust and advice.sharing == "advice" else set[str]()
     used |= {EXCHANGES[name].part for name in config.exchange}

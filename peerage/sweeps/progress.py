@@ -1,4 +1,4 @@
-"""What a sweep shows while it runs: in a terminal a line for each run at work, rewritten; elsewhere plain lines."""
+"""The progress of a sweep: in a terminal a live line per running run, elsewhere plain lines."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LINE_SECONDS = 10.0
 
 
 class Progress:
-    """`verbose` 0 says nothing but what went wrong, which goes to stderr."""
+    """Prints progress. With `verbose` 0 it prints errors only, on stderr."""
 
     def __init__(self, verbose: int, console: Console | None = None) -> None:
         self.verbose = verbose
@@ -32,7 +32,7 @@ class Progress:
         self._shown = -math.inf
 
     def start(self) -> None:
-        """From now on there are lines to be rewritten."""
+        """Begin the live display, in a terminal."""
         self._shown = self._began = time.monotonic()
         if self.verbose:
             if self._console is None:
@@ -44,12 +44,12 @@ class Progress:
 
                 self._shown = -math.inf
                 self._live = Live("", console=self._console, auto_refresh=False, transient=True)
-                with self._whoever_reads():
+                with self._ignore_closed_output():
                     self._live.start()
 
     def say(self, text: str) -> None:
-        """A line that stays."""
-        with self._whoever_reads():
+        """Print a permanent line."""
+        with self._ignore_closed_output():
             if not self.verbose:
                 return
             if self._live is not None and self._console is not None:
@@ -57,15 +57,15 @@ class Progress:
             else:
                 print(text, flush=True)
 
-    def complain(self, text: str) -> None:
-        """A line about what went wrong."""
+    def say_error(self, text: str) -> None:
+        """Print a permanent line about an error."""
         self.say(text)
-        if not self.verbose:  # or since just now
+        if not self.verbose:  # possibly set to 0 by `say`, when stdout was closed
             with contextlib.suppress(OSError, ValueError):
                 print(text, file=sys.stderr, flush=True)
 
     def show(self, lines: Callable[[], list[str]]) -> None:
-        """How it stands; `lines` is called when it is time, seldom in a log file."""
+        """Update the display if it is time to; only then `lines` is called. Without a terminal updates are rare."""
         if not self.verbose:
             return
         now = time.monotonic()
@@ -73,27 +73,26 @@ class Progress:
         if now - self._shown < pause:
             return
         self._shown = now
-        told = lines()
-        with self._whoever_reads():
+        shown = lines()
+        with self._ignore_closed_output():
             if self._live is not None:
                 from rich.text import Text
 
-                self._live.update(Text("\n".join(told)), refresh=True)
+                self._live.update(Text("\n".join(shown)), refresh=True)
             else:
-                for line in told:
+                for line in shown:
                     print(line, flush=True)
 
     def stop(self) -> None:
-        """The rewritten lines go; twice is fine."""
+        """End the live display; a second call does nothing."""
         live, self._live = self._live, None
         if live is not None:
-            with self._whoever_reads():
+            with self._ignore_closed_output():
                 live.stop()
 
     @contextlib.contextmanager
-    def _whoever_reads(self) -> Iterator[None]:
-        """Where nobody reads any more (`| head`, a terminal or a disk that is gone) the sweep goes on, as with verbose
-        0: it is not there for its lines."""
+    def _ignore_closed_output(self) -> Iterator[None]:
+        """If the output is closed (`| head`, a closed terminal) or the disk is full, continue as with `verbose` 0."""
         try:
             yield
         except (OSError, ValueError):
@@ -101,19 +100,19 @@ class Progress:
 
 
 def share(run: PlannedRun, step: int) -> str:
-    """How far a run has come: `50%`."""
+    """The share of its steps that a run has completed: `50%`."""
     return f"{min(1.0, step / run.resolved.steps):.0%}"
 
 
-def counted(states: Mapping[str, State]) -> str:
+def summary_of(states: Mapping[str, State]) -> str:
     """`4 runs: 1 done, 3 to train`."""
-    whats = [state.what for state in states.values()]
+    found = [state.status for state in states.values()]
     words = {
         "done": "done",
         "resume": "to resume",
         "train": "to train",
         "elsewhere": "trained by another process",
-        "differs": "that differ from what is asked for and stay as they are",
+        "differs": "left unchanged, as they differ from the sweep",
     }
-    parts = [f"{whats.count(what)} {text}" for what, text in words.items() if what in whats]
-    return f"{count(len(whats), 'run')}: {', '.join(parts)}"
+    parts = [f"{found.count(status)} {text}" for status, text in words.items() if status in found]
+    return f"{count(len(found), 'run')}: {', '.join(parts)}"

@@ -1,4 +1,4 @@
-"""What there is of a sweep already, and how long the rest will take. Only reads."""
+"""The state of the runs of a sweep, and estimates of the time that they need. Only reads files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from peerage.config.file import from_dict, to_dict
 from peerage.config.plain_yaml import short
 from peerage.errors import UserError
 from peerage.runs.folder import RunFolder, cpu_model
-from peerage.statistics.sources import dotted
+from peerage.statistics.sources import dotted_settings
 from peerage.sweeps.plan import PlannedRun, Sweep
 
 try:
@@ -21,22 +21,24 @@ try:
 except ImportError:  # no locks on Windows
     fcntl = None  # type: ignore[assignment]
 
-What = Literal["train", "resume", "done", "differs", "elsewhere"]
+Status = Literal["train", "resume", "done", "differs", "elsewhere"]
+"""train: not begun; resume: interrupted; elsewhere: trained by another process; differs: the folder holds something
+else, which is left unchanged."""
 
 
 @dataclass(frozen=True)
 class State:
-    """What is to be done with a run."""
+    """The state of one run."""
 
-    what: What
-    about: str = ""
-    """How it differs, or who trains it."""
+    status: Status
+    detail: str = ""
+    """How it differs, or which process trains it."""
     step: int = 0
-    """It has come so far, as far as its files say."""
+    """The steps that it has completed, according to its files."""
 
 
-def look(run: PlannedRun, folder: Path) -> State:
-    """The state of one run. `differs`: there is something else in its place, which stays as it is."""
+def inspect_run(run: PlannedRun, folder: Path) -> State:
+    """The state of a planned run in its folder."""
     if not folder.exists() and not folder.is_symlink():
         return State("train")
     try:
@@ -47,8 +49,8 @@ def look(run: PlannedRun, folder: Path) -> State:
     if different:
         more = f" and {len(different) - 2} more" if len(different) > 2 else ""
         return State("differs", f"{'; '.join(different[:2])}{more}")
-    step = come(folder)
-    if who := holder(folder):
+    step = completed_steps(folder)
+    if who := training_process(folder):
         return State("elsewhere", who, step)
     if there.status()[0] == "DONE":
         return State("done", step=run.resolved.steps)
@@ -56,8 +58,8 @@ def look(run: PlannedRun, folder: Path) -> State:
 
 
 def differences(there: Config, asked: Config) -> list[str]:
-    """`learner.learning_rate is 0.001 there and 0.0005 in the sweep`, for each field that matters."""
-    before, now = dotted(to_dict(there)), dotted(to_dict(asked))
+    """`learner.learning_rate is 0.001 there and 0.0005 in the sweep`, for each field that must be equal."""
+    before, now = dotted_settings(to_dict(there)), dotted_settings(to_dict(asked))
     return [
         f"{name} is {short(_shown(before[name]))} there and {short(_shown(now[name]))} in the sweep"
         for name in now
@@ -66,11 +68,12 @@ def differences(there: Config, asked: Config) -> list[str]:
 
 
 def _shown(value: Any) -> Any:
+    """A value without the brackets of a list of one."""
     return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
-def holder(folder: Path) -> str:
-    """Who trains in a folder at the moment (`process 1234 on host`); empty if nobody does."""
+def training_process(folder: Path) -> str:
+    """The process that is training in a folder (`process 1234 on host`); empty if there is none."""
     if fcntl is None:
         return ""
     try:
@@ -85,9 +88,9 @@ def holder(folder: Path) -> str:
 
 
 def timing(folder: Path) -> list[tuple[int, float]]:
-    """(step, seconds since the run began, over all its resumes), in steps' order; from timing.csv.
+    """(step, seconds since the run began, summed over its resumes) in the order of steps, from timing.csv.
 
-    Importing, the last evaluation and the report are not in it.
+    The seconds do not include imports, the last evaluation and the report.
     """
     try:
         lines = (folder / "timing.csv").read_text(encoding="utf-8").splitlines(keepends=True)[1:]
@@ -99,9 +102,9 @@ def timing(folder: Path) -> list[tuple[int, float]]:
     for line in lines:
         cells = line.split(",")
         try:
-            if line.endswith("\n"):  # otherwise it is being written
+            if line.endswith("\n"):  # otherwise the line is incomplete
                 at, seconds = int(cells[0]), float(cells[1])
-                if seconds < before:  # the clock begins anew at a resume
+                if seconds < before:  # the clock restarts at a resume
                     before = 0.0
                 while begins and at > begins[0]:
                     before = 0.0
@@ -115,8 +118,8 @@ def timing(folder: Path) -> list[tuple[int, float]]:
 
 
 def _resumes(folder: Path) -> list[int]:
-    """The steps after which a run was resumed, ascending, as far as environment.json says. One that a later resume went
-    back behind is none any more: its rows are gone."""
+    """The steps after which a run was resumed, ascending, from environment.json. If a later resume went back to an
+    earlier step, the rows after that step were removed, so resumes after it are left out."""
     noted = RunFolder(folder).environment().get("resumed")
     steps: list[int] = []
     for entry in noted if isinstance(noted, list) else []:
@@ -126,18 +129,18 @@ def _resumes(folder: Path) -> list[int]:
     return steps
 
 
-def come(folder: Path) -> int:
-    """The steps that a run has made, as far as its timing.csv says."""
+def completed_steps(folder: Path) -> int:
+    """The steps that a run has completed, from timing.csv."""
     rows = timing(folder)
     return rows[-1][0] if rows else 0
 
 
-# --- how long -----------------------------------------------------------------------------------------------
+# --- expected time ------------------------------------------------------------------------------------------
 
 
-def kind(config: Config) -> tuple[Any, ...]:
-    """What runs of one speed share, of a resolved configuration: environment, learners, group, sharing, evaluations,
-    device and threads."""
+def speed_key(config: Config) -> tuple[Any, ...]:
+    """The settings of a resolved configuration that determine the speed: environment, learners, group, sharing,
+    evaluations, device and threads. Runs with equal keys are of one kind."""
     learner, advice, run = config.learner, config.advice, config.run
     shares = (advice.trust, advice.use_trust, advice.use_critic) if advice.sharing == "advice" else ()
     return (
@@ -148,87 +151,88 @@ def kind(config: Config) -> tuple[Any, ...]:
     )
 
 
-class _Seen(NamedTuple):
-    """What a run took while it learned."""
+class _Timing(NamedTuple):
+    """The time that a run took after learning began."""
 
     steps: int
     seconds: float
     finished: bool
 
 
-class Pace:
-    """Seconds per step of every kind of run, from runs that were trained on this processor or from measurements."""
+class Speeds:
+    """Seconds per step of each kind of run, from runs trained on this model of processor or from measurements."""
 
     def __init__(self) -> None:
-        self._seen: dict[tuple[Any, ...], dict[Path, _Seen]] = {}
+        self._timings: dict[tuple[Any, ...], dict[Path, _Timing]] = {}
         self._measured: dict[tuple[Any, ...], tuple[int, dict[str, float]]] = {}
         self._cpu = cpu_model()
 
-    def see(self, config: Config, folder: Path) -> None:
-        """Learn from a run of the resolved `config`; again while it goes on. Steps before learning begins are cheaper,
-        so they do not count."""
+    def add_run(self, config: Config, folder: Path) -> None:
+        """Use the timing of a run with the resolved `config`; a later call for the same folder updates it. Steps before
+        learning begins are cheaper and do not count."""
         begin = max(config.learner.learning_starts, default=0)
         rows = [(0, 0.0), *timing(folder)]
         first = [row for row in rows if row[0] <= begin < config.steps or not row[0]][-1]
         run = RunFolder(folder)
         here = run.environment().get("hardware", {})
         if (steps := rows[-1][0] - first[0]) and isinstance(here, dict) and here.get("cpu") == self._cpu:
-            seen = _Seen(steps, rows[-1][1] - first[1], run.status()[0] == "DONE")
-            self._seen.setdefault(kind(config), {})[folder] = seen
+            timing_now = _Timing(steps, rows[-1][1] - first[1], run.status()[0] == "DONE")
+            self._timings.setdefault(speed_key(config), {})[folder] = timing_now
 
-    def see_all(self, sweep: Sweep, states: Mapping[str, State]) -> None:
-        """Learn from the runs of a sweep, and from those beside its folder that are of the same kind."""
+    def add_sweep(self, sweep: Sweep, states: Mapping[str, State]) -> None:
+        """Use the timing of the sweep's runs, and of runs of the same kinds next to its folder."""
         for run in sweep.runs:
-            if states[run.name].what in ("done", "resume", "elsewhere"):
-                self.see(run.resolved, sweep.folder(run))
-        kinds = {kind(run.resolved) for run in sweep.runs}
-        first = tuple({f"\nenv: {run.config.env}\n" for run in sweep.runs})  # YAML takes time to read
+            if states[run.name].status in ("done", "resume", "elsewhere"):
+                self.add_run(run.resolved, sweep.folder(run))
+        kinds = {speed_key(run.resolved) for run in sweep.runs}
+        first = tuple({f"\nenv: {run.config.env}\n" for run in sweep.runs})  # parsing YAML is slow
         for path in sorted(sweep.where.parent.glob("*/config.yaml")):
             try:
-                if not (path.is_file() and (path.parent / "timing.csv").is_file()):  # nobody may write to a pipe
+                if not (path.is_file() and (path.parent / "timing.csv").is_file()):  # reading a pipe would block
                     continue
                 text = path.read_text(encoding="utf-8")
                 if any(line in text for line in first):
                     config = from_dict(RunFolder(path.parent).config())
-                    if kind(config) in kinds:
-                        self.see(config, path.parent)
+                    if speed_key(config) in kinds:
+                        self.add_run(config, path.parent)
             except (OSError, UnicodeError, UserError):
-                continue  # whatever else lies there
+                continue  # not a valid run
 
-    def measured(self, config: Config, steps: int, answer: dict[str, float]) -> None:
-        """Learn from `peerage.sweeps.worker.measure`, which has timed so many steps."""
-        self._measured[kind(config)] = steps, answer
+    def add_measurement(self, config: Config, steps: int, answer: dict[str, float]) -> None:
+        """Use the result of `peerage.sweeps.work.measure` over `steps` steps."""
+        self._measured[speed_key(config)] = steps, answer
 
     def known(self, config: Config) -> bool:
-        return self.seconds(config, 0) is not None
+        """Whether there is an estimate for this kind of run."""
+        return self.remaining_seconds(config, 0) is not None
 
-    def seconds(self, config: Config, step: int) -> float | None:
-        """For the steps of a run from `step` to its end; None: nobody knows."""
+    def remaining_seconds(self, config: Config, step: int) -> float | None:
+        """The estimate for a run from `step` to its end; None if its speed is unknown."""
         left = max(0, config.steps - step)
-        if seen := self._seen.get(kind(config)):
-            return left * sum(run.seconds for run in seen.values()) / sum(run.steps for run in seen.values())
-        if measured := self._measured.get(kind(config)):
+        if timed := self._timings.get(speed_key(config)):
+            return left * sum(run.seconds for run in timed.values()) / sum(run.steps for run in timed.values())
+        if measured := self._measured.get(speed_key(config)):
             every, answer = config.run.eval_freq, measured[1]
             evaluations = left // every + (step == 0) if every else 0
             return left * answer["step"] + evaluations * answer["evaluation"]
         return None
 
     def basis(self, config: Config) -> str:
-        """What `seconds` knows it from: `from 2 finished runs of this kind`; empty if it does not."""
-        if seen := self._seen.get(kind(config)):
-            finished = sum(run.finished for run in seen.values())
-            numbers = {"finished": finished, "unfinished": len(seen) - finished}
+        """The basis of the estimate, such as `from 2 finished runs of this kind`; empty without an estimate."""
+        if timed := self._timings.get(speed_key(config)):
+            finished = sum(run.finished for run in timed.values())
+            numbers = {"finished": finished, "unfinished": len(timed) - finished}
             parts = [f"{number} {word}" for word, number in numbers.items() if number]
-            return f"from {' and '.join(parts)} {'run' if len(seen) == 1 else 'runs'} of this kind"
-        if measured := self._measured.get(kind(config)):
-            return f"from {measured[0]} steps timed now"
+            return f"from {' and '.join(parts)} {'run' if len(timed) == 1 else 'runs'} of this kind"
+        if measured := self._measured.get(speed_key(config)):
+            return f"from {measured[0]} timed steps"
         return ""
 
 
-def together(seconds: Iterable[float], jobs: int) -> float:
-    """How long runs of these lengths take, in their order, `jobs` at the same time.
+def total_duration(seconds: Iterable[float], jobs: int) -> float:
+    """The time until the last of several runs ends, if they start in this order and `jobs` run at the same time.
 
-    >>> together([3, 1, 1, 1], 2)
+    >>> total_duration([3, 1, 1, 1], 2)
     3.0
     """
     ends = [0.0] * jobs

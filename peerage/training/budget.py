@@ -1,13 +1,13 @@
-"""How much memory and disk a run will take, said before it begins; what cannot fit is refused.
+"""Estimates the memory and disk space that a run needs before it starts, and rejects runs that do not fit.
 
-Nothing is worked out a second time: the trainer is built, which costs little (replay buffers and histories are not
-touched until something is stored), and then every tensor and array that it holds is counted, each storage once. Only
-two things are estimates: what is made and thrown away in every step (batches and activations), and what goes to disk.
+The trainer is built first. This is cheap, because the pages of replay buffers and histories are not allocated until
+they are written. Then all tensors and arrays of the trainer are counted, each storage once. Two quantities are
+estimated: the temporary memory of a step (batches and activations) and the disk space.
 
-Not counted is what `OTHER` stands for, which makes a run tight but never has it refused: what Python, torch and the
-report's figures take while the run goes on. Environments count as the smallest there are; measured: 4 to 5 KB each for
-Room, CartPole and Pendulum, but 0.1 MB for LunarLander and 1.2 MB for Hopper, Ant and Humanoid. An evaluation has
-`n_eval_episodes` of them for every member.
+`OTHER` covers the memory that Python, torch and the report's figures use during the run. It can cause a warning, but
+never an error. Every environment is counted with the size of the smallest ones. Measured: 4 to 5 KB each for Room,
+CartPole and Pendulum, 0.1 MB for LunarLander, 1.2 MB for Hopper, Ant and Humanoid. An evaluation uses
+`n_eval_episodes` environments per member.
 """
 
 from __future__ import annotations
@@ -46,10 +46,12 @@ if TYPE_CHECKING:
     from peerage.training.trainer import Trainer
 
 OTHER = 200_000_000
-"""Bytes that the process of a run grows by beyond its budget, measured: 30 to 120 MB in training, 70 for figures."""
+"""Bytes by which the process of a run grows beyond its budget. Measured: 30 to 120 MB in training, 70 MB for
+figures."""
 TIGHT = 0.8
+"""Share of the free memory or disk space above which a warning is given."""
 
-# What belongs to which part: an object's own kind, else that of whatever holds it
+# The part that an object is counted in. Objects of other types are counted in the part of the object that holds them.
 KINDS: tuple[tuple[type, str], ...] = (
     (Replay, "replay"),
     (RecentTransitions, "recent transitions"),
@@ -68,6 +70,7 @@ SETTINGS = {
     "histories": "a smaller --attention-history",
     "decisions": "a smaller --context-history",
     "suggestions": "a smaller --trust-buffer-size",
+    "recent transitions": "a smaller --trust-buffer-size",
     "batches": "a smaller --batch-size",
     "trust batches": "a smaller --attention-batch-size",
     "in-context batches": "a smaller --context-batch-size",
@@ -77,12 +80,13 @@ SETTINGS = {
     "evaluations": "fewer --n-eval-episodes",
     "metrics": "a larger --log-freq",
 }
-"""What makes a part smaller; of what is not here there is less with fewer members alone."""
+"""The change of the settings that makes a part smaller. Other parts shrink only with fewer members."""
 SHORT = {"histories": "trust", "decisions": "trust", "suggestions": "trust", "trust networks": "trust",
          "trust batches": "batches", "in-context batches": "batches"}  # fmt: skip
+"""Names of parts in the summary; parts with the same name are added up."""
 
-# Measured. Copies of a chunk on its way to the disk; metrics of a member; bytes of a row of a table, of a generator's
-# state in JSON, of the smallest environment.
+# Measured: copies of a chunk while it is written; number of metrics per member; bytes of a row of each table, of a
+# generator's state in JSON, and of the smallest environment.
 COPIES = 1
 METRICS, METRIC_BYTES, ADVICE_BYTES, EVALUATION_BYTES = 14, 45, 130, 45
 GENERATOR_BYTES, ENVIRONMENT_BYTES = 300, 4000
@@ -95,15 +99,16 @@ class Budget:
     memory: dict[str, int]
     disk: dict[str, int]
     gpu: dict[str, int] = field(default_factory=dict)
-    """What lives on a GPU and is not in `memory`."""
+    """Bytes on a GPU, which are not in `memory`."""
     written: int = 0
-    """So much of `memory` is in use already, once the trainer is built."""
+    """Bytes of `memory` that the built trainer already uses."""
     written_gpu: int = 0
+    """Bytes of `gpu` that the built trainer already uses."""
     fewer: str = ""
-    """The flag that makes all parts smaller, if there is more than one member."""
+    """The flag that makes all parts smaller; empty with one member."""
 
     def text(self) -> str:
-        """`memory: 432 MB (replay 410 MB, networks 14 MB, trust 8 MB); disk: 450 MB`."""
+        """A summary: `memory: 432 MB (replay 410 MB, networks 14 MB, trust 8 MB); disk: 450 MB`."""
         lines = [f"memory: {_with_parts(self.memory)}"]
         if self.gpu:
             lines.append(f"GPU: {_with_parts(self.gpu)}")
@@ -111,7 +116,7 @@ class Budget:
 
 
 def estimate(trainer: Trainer, keep_checkpoints: int) -> Budget:
-    """What the run of a trainer will take that is built and has not begun, with so many checkpoints kept."""
+    """The budget of a run, from its trainer, which is built but not started, and the number of checkpoints to keep."""
     things = list(_walk(trainer))
     on: dict[str, dict[str, int]] = {"cpu": {}, "cuda": {}}
     saved: dict[str, int] = {}
@@ -123,14 +128,14 @@ def estimate(trainer: Trainer, keep_checkpoints: int) -> Budget:
     disk, chunk = _chunks(trainer, things, saved, keep_checkpoints)
     generators = sum(len(x.generators) for x, *_ in things if isinstance(x, Streams)) + 2 * trainer.group.M
     state = sum(size for part, size in saved.items() if part not in disk) + GENERATOR_BYTES * generators
-    # One is written while the others are there
+    # A new checkpoint is written before the oldest one is removed
     disk["checkpoints"] = (keep_checkpoints + 1) * (state + 65_536)
     disk |= _tables(trainer)
     if trainer.config.run.eval_freq:
         run = trainer.config.run
         evaluated = run.n_eval_episodes + ("together" in run.eval_modes)  # for each member
         _add(on["cpu"], "environments", trainer.group.M * evaluated * ENVIRONMENT_BYTES)
-    # Of what is made and thrown away, only one thing at a time
+    # Only one of the temporary allocations exists at a time: count the largest
     passing = {"cpu": {"a checkpoint's copy": max(state, COPIES * chunk)}, "cuda": {}}
     passing[trainer.device.type] |= _batches(trainer)
     for device, parts in passing.items():
@@ -144,44 +149,45 @@ def estimate(trainer: Trainer, keep_checkpoints: int) -> Budget:
 def check(
     budget: Budget, log_dir: Path, *, memory: int | None = None, disk: int | None = None, gpu: int | None = None
 ) -> list[str]:
-    """Raise UserError, naming the setting to change, if the run surely cannot fit into memory or onto the disk of
-    `log_dir` (the folder of runs or, to go on with one, the run folder). Returns a line for what will be tight.
+    """Check that the run fits into memory and onto the disk of `log_dir`: the parent folder of runs or, when a run is
+    resumed, the run folder. Returns one warning for each resource that is nearly exhausted.
 
-    `memory`, `disk` and `gpu`: bytes that are to be had; by default what there is now.
+    `memory`, `disk` and `gpu` are the available bytes; by default they are measured. Raises UserError, which names the
+    setting to change, if the run cannot fit.
     """
     memory = available_memory() if memory is None else memory
     if gpu is None and budget.gpu and torch.cuda.is_available():
         gpu = torch.cuda.mem_get_info()[0]
-    there, goes_on = _nearest(log_dir), (log_dir / "config.yaml").is_file()
+    existing, resumes = _nearest(log_dir), (log_dir / "config.yaml").is_file()
     if disk is None:
-        disk = shutil.disk_usage(there).free
-        if goes_on:  # some is there already
+        disk = shutil.disk_usage(existing).free
+        if resumes:  # its files are part of the estimate
             disk += sum(path.stat().st_size for path in log_dir.rglob("*") if path.is_file())
     lines = []
     for what, parts, done, other, room in (
         ("memory", budget.memory, budget.written, OTHER, memory),
         ("memory of the GPU", budget.gpu, budget.written_gpu, 0, gpu),
-        (f"disk space in {there}", budget.disk, 0, 0, disk),
+        (f"disk space in {existing}", budget.disk, 0, 0, disk),
     ):
         need = sum(parts.values()) - done
         if room is not None and need > room:
             much = f"{_size(sum(parts.values()))} of {what}, and {_size(room)} are free"
             change = f"use {_advice(parts, need - room, budget.fewer)}"
-            raise UserError(f"this run needs {much}: {'free some to go on' if goes_on else change}")
+            raise UserError(f"this run needs {much}: {'free some space to resume it' if resumes else change}")
         if room is not None and parts and need + other > TIGHT * room:
             lines.append(f"{what} is tight: this run needs {_size(need)}, and {_size(room)} are free")
     return lines
 
 
-# --- what there is to count ---------------------------------------------------------------------------------
+# --- counting -----------------------------------------------------------------------------------------------
 
 
 Found = tuple[Any, str, bool]  # an object, the part it belongs to, whether it is in a checkpoint
 
 
 def _walk(root: Any) -> Iterator[Found]:
-    """Everything that hangs on an object, each once."""
-    seen: dict[int, Any] = {}  # keeps them alive, so that no id comes back
+    """All objects that can be reached from `root`, each once."""
+    seen: dict[int, Any] = {}  # keeps the objects alive, so that no id is reused
     todo: list[Found] = [(root, "other", True)]
     while todo:
         thing, part, in_state = todo.pop()
@@ -198,18 +204,20 @@ def _walk(root: Any) -> Iterator[Found]:
         elif not isinstance(thing, Tensor | np.ndarray):
             inside = _attributes(thing)
             gradients = [inside.pop("grad")] if "grad" in inside and "flat" in inside else []
-            # What comes last is looked at first: gradients hang on other objects as well, and are in no checkpoint
+            # `todo` is a stack: gradients are visited first, because other objects refer to them as well. They are
+            # not part of a checkpoint.
             todo += [(x, part, in_state) for x in inside.values()] + [(x, part, False) for x in gradients]
 
 
 def _part_of(thing: Any) -> str | None:
-    """The part that an object belongs to: what its class declares, or what kind it is."""
+    """The part that an object is counted in, from its class; None if the class determines none."""
     declared: str | None = getattr(type(thing), "budget_part", None)
     return declared or next((name for kind, name in KINDS if isinstance(thing, kind)), None)
 
 
 def _storages(things: list[Found]) -> Iterator[tuple[str, str, int, bool]]:
-    """(part, cpu or cuda, bytes, whether it is in a checkpoint) of every tensor's and array's memory, each once."""
+    """(part, cpu or cuda, bytes, whether it is in a checkpoint) of the memory of all tensors and arrays, each storage
+    once."""
     counted: set[tuple[str, int]] = set()
     for thing, part, in_state in things:
         if isinstance(thing, Tensor | np.ndarray):
@@ -217,7 +225,7 @@ def _storages(things: list[Found]) -> Iterator[tuple[str, str, int, bool]]:
             if (device, address) not in counted and size:
                 counted.add((device, address))
                 yield part, device, size, in_state
-        elif isinstance(thing, Streams) and thing.tensor is None:  # made with the first numbers
+        elif isinstance(thing, Streams) and thing.tensor is None:  # allocated with the first block of numbers
             yield part, torch.device(thing.device).type, thing.buffer.nbytes, False
 
 
@@ -228,7 +236,7 @@ LEAVES = (
 
 
 def _memory(x: Tensor | np.ndarray) -> tuple[str, int, int]:
-    """Device, address and bytes of what a tensor or array is a view of."""
+    """Device, address and bytes of the memory behind a tensor or array."""
     if isinstance(x, np.ndarray):
         while isinstance(x.base, np.ndarray):
             x = x.base
@@ -245,7 +253,7 @@ def _attributes(thing: Any) -> dict[str, Any]:
 
 
 def _batches(trainer: Trainer) -> dict[str, int]:
-    """What each kind of gradient step makes and throws away."""
+    """Bytes of temporary memory of each kind of gradient step."""
     width, parts = trainer.group.dtype.itemsize, {"batches": 0}
     for stack in trainer.group.stacks:
         parts["batches"] = max(parts["batches"], stack.learner.batch_floats() * width)
@@ -255,7 +263,8 @@ def _batches(trainer: Trainer) -> dict[str, int]:
 
 
 def _chunks(trainer: Trainer, things: list[Found], saved: Mapping[str, int], keep: int) -> tuple[dict[str, int], int]:
-    """Buffers on the disk: what the oldest checkpoint needs and what came since; and the bytes of the largest chunk."""
+    """Bytes of buffers on disk, by part: the chunks of the oldest checkpoint and all later ones. Also the bytes of the
+    largest chunk."""
     total, freq = trainer.steps, trainer.config.run.checkpoint_freq
     capacities: dict[str, list[int]] = {}
     for thing, part, _ in things:
@@ -267,7 +276,7 @@ def _chunks(trainer: Trainer, things: list[Found], saved: Mapping[str, int], kee
         interval = min(freq or total, capacity)  # steps
         rows = min(total, capacity + (keep + 1) * interval)
         content = math.ceil(size * rows / capacity)
-        # A small chunk is written again in the next checkpoint, as one with what came after it
+        # The next checkpoint writes a small chunk again, merged with the newer entries
         disk[part] = min(content + (keep + 1) * len(sizes) * SMALL, (keep + 1) * content)
         largest = max(largest, min(LARGE, math.ceil(size * interval / capacity)))
     return disk, largest
@@ -284,21 +293,19 @@ def _tables(trainer: Trainer) -> dict[str, int]:
     }
 
 
-# --- what there is to be had --------------------------------------------------------------------------------
-
-
 def _nearest(folder: Path) -> Path:
-    """The folder itself, or the nearest one above it that exists."""
+    """The folder itself, or its nearest existing parent."""
     folder = folder.absolute()
     return next(path for path in (folder, *folder.parents) if path.is_dir())
 
 
-# --- what cannot even be built ------------------------------------------------------------------------------
+# --- limit while building -----------------------------------------------------------------------------------
 
 
-class _Ration(TorchDispatchMode):
-    """Refuses to fill more memory with zeros and ones than there is: unlike an array that is merely reserved, it
-    would be gone before anybody could count it, and the process with it."""
+class _AllocationLimit(TorchDispatchMode):
+    """Raises MemoryError before tensors filled with a constant exceed `room` bytes of CPU memory. Filling allocates
+    the pages at once, so the system could kill the process before the budget is checked. Uninitialised tensors do not
+    have this problem."""
 
     def __init__(self, room: int) -> None:
         super().__init__()
@@ -313,29 +320,29 @@ class _Ration(TorchDispatchMode):
             if torch.device(device).type == "cpu":
                 self.room -= 4 * count
             if self.room < 0:
-                raise MemoryError(f"{_size(4 * count)} more are not to be had")
+                raise MemoryError(f"{_size(4 * count)} more are not available")
         return func(*args, **(kwargs or {}))
 
 
 @contextmanager
 def guard(fewer: str = "--replicas or --n-peers", memory: int | None = None) -> Iterator[None]:
-    """For building a trainer: whatever does not fit into memory, or into any number, is a UserError of one line that
-    names the setting. `memory`: bytes to be had; by default what there is now."""
+    """Context in which a trainer is built: turns errors of memory and of numeric overflow into a one-line UserError
+    that names the setting to change. `memory`: the available bytes; by default they are measured."""
     room = available_memory() if memory is None else memory
     try:
         if room is None:
             yield
         else:
-            with _Ration(room):
+            with _AllocationLimit(room):
                 yield
     except (MemoryError, RuntimeError, ValueError, TypeError, OverflowError) as error:
         what = " ".join(str(error).split())
         if not isinstance(error, MemoryError | OverflowError) and not any(word in what.lower() for word in TOO_MUCH):
             raise
         owners = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
-        parts = [name for owner in owners if (name := _part_of(owner)) is not None]  # the last is the innermost
+        parts = [name for owner in owners if (name := _part_of(owner)) is not None]  # innermost last
         setting = SETTINGS.get(parts[-1], "") if parts else ""
-        if parts[-1:] == ["random streams"]:  # of whatever draws the numbers
+        if parts[-1:] == ["random streams"]:  # the setting depends on the user of the streams
             setting = BATCHES.get(parts[-2] if len(parts) > 1 else "", setting)
         either = f"{setting}, or " if setting else ""
         raise UserError(f"this group does not fit into memory: use {either}fewer {fewer}") from error
@@ -345,11 +352,11 @@ BATCHES = {"suggestions": "a smaller --trust-batch-size", "trust networks": "a s
 TOO_MUCH = ("allocate memory", "out of memory", "overflow", "too big", "too large", "maximum allowed dimension")
 
 
-# --- words --------------------------------------------------------------------------------------------------
+# --- texts --------------------------------------------------------------------------------------------------
 
 
 def _advice(parts: Mapping[str, int], excess: int, fewer: str) -> str:
-    """The settings to change: of the largest parts, as many as it takes."""
+    """The settings to change: those of the largest parts, until the parts add up to `excess` bytes."""
     settings: list[str] = []
     for part, size in sorted(parts.items(), key=lambda item: -item[1]):
         if excess > 0 and part in SETTINGS:
@@ -360,7 +367,7 @@ def _advice(parts: Mapping[str, int], excess: int, fewer: str) -> str:
 
 
 def _with_parts(parts: Mapping[str, int]) -> str:
-    """The sum and what it consists of, the largest first; what is less than a hundredth is not named."""
+    """The sum and its parts, largest first, without parts below 1% of the sum."""
     total, merged = sum(parts.values()), dict[str, int]()
     for part, size in parts.items():
         _add(merged, SHORT.get(part, part), size)
@@ -369,7 +376,7 @@ def _with_parts(parts: Mapping[str, int]) -> str:
 
 
 def _size(size: int) -> str:
-    """`950 KB`, `4.2 GB`: two digits or three."""
+    """Bytes in words, with two or three digits: `950 KB`, `4.2 GB`."""
     value, unit = float(max(size, 0)), "B"
     for unit in ("B", "KB", "MB", "GB", "TB", "PB"):
         if value < 1000 or unit == "PB":

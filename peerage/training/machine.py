@@ -1,4 +1,4 @@
-"""What a training runs on: device, threads, and whatever else its last bits depend on."""
+"""The machine that a training runs on: device, threads, library versions and available memory."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from typing import Any
 import torch
 
 from peerage.config import Config
+from peerage.config.methods import TRUST
 from peerage.errors import UserError
 from peerage.runs.folder import cpu_model, versions
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is a GPU where there is one. Raises UserError for a device that this machine or torch has not."""
+    """The device called `name`; `auto` selects a GPU if there is one. Raises UserError for an unavailable device."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -26,33 +27,35 @@ def pick_device(name: str) -> torch.device:
             raise RuntimeError
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError):
-        raise UserError(f"--device {name} is not to be had on this machine: use cpu or auto") from None
+        raise UserError(f"--device {name} is not available on this machine: use cpu or auto") from None
     return device
 
 
 def device_name(device: torch.device) -> str:
-    """For the record: `cpu` or the GPU's name."""
+    """`cpu`, or the name of the GPU."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
 def pick_threads(config: Config) -> int:
-    """CPU threads: one for small networks, whose layers end before a second thread is awake (docs/performance.md)."""
+    """Number of CPU threads. Small networks use one, because starting a second thread takes longer than computing a
+    layer (docs/performance.md)."""
     if config.threads is not None:
         return config.threads
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     widest = max((width for arch in config.learner.net_arch for width in arch), default=0)
     batch = max(config.learner.batch_size, default=0)
-    transformer = config.advice.sharing == "advice" and config.advice.trust in ("transformer", "hybrid")
-    return min(cores, 4) if transformer or widest * batch >= 128 * 128 else 1
+    trust = config.advice.trust if config.advice.sharing == "advice" else None
+    threaded = trust is not None and TRUST[trust].uses_threads
+    return min(cores, 4) if threaded or widest * batch >= 128 * 128 else 1
 
 
 def describe(device: torch.device, threads: int) -> dict[str, Any]:
-    """What the bits of a training depend on besides its configuration."""
+    """Properties of the machine that can change the exact results of a training."""
     return {"versions": versions(), "cpu": cpu_model(), "device": device_name(device), "threads": threads}
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What is not as it was, as in `torch 2.12.0, now 2.13.0`; of two results of `describe`."""
+    """The differences between two results of `describe`, as in `torch 2.12.0, now 2.13.0`."""
     old, new = ({**x.get("versions", {}), **{k: v for k, v in x.items() if k != "versions"}} for x in (before, now))
     keys = [key for key in {**old, **new} if key not in ("python", "config")]
     return [f"{key} {old.get(key)}, now {new.get(key)}" for key in keys if old.get(key) != new.get(key)]
@@ -62,18 +65,17 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def give_memory_back() -> None:
-    """What was freed goes back to the system, where its C library can do that: otherwise it lies about in pieces that
-    an environment's small leaks keep apart, and the process grows by some MB in a hundred thousand steps. Takes about a
-    millisecond."""
+    """Return freed memory to the system, if the C library supports it. Otherwise small leaks of environments fragment
+    the heap, and the process grows by some MB in 100,000 steps. Takes about a millisecond."""
     with contextlib.suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def available_memory(root: Path = Path("/")) -> int | None:
-    """Bytes that this process can still take: what the machine has free, its control group's limit (version 1 and
-    2, and those above it) and its own limit on addresses leave. None where nothing of that can be known.
+    """Bytes that this process can still allocate: the minimum of the machine's free memory, the limits of its control
+    group and of the groups above it (version 1 and 2), and the limit of its address space. None if all are unknown.
 
-    `root` is where proc and sys are.
+    `root` is the folder that contains proc and sys.
     """
     found = [_meminfo(root), *_control_groups(root), _address_space(root)]
     known = [size for size in found if size is not None]
@@ -103,7 +105,7 @@ def _control_groups(root: Path) -> Iterator[int]:
         for folder in (inner, *inner.parents):
             limit, usage = (_read(folder / name).strip() for name in names)
             if limit.isdecimal() and usage.isdecimal():
-                # Files that were read count as used and are given up when memory is short
+                # Cached files count as used, but the kernel drops them when memory is short
                 files = [s.split()[1] for s in _read(folder / "memory.stat").splitlines() if "inactive_file" in s]
                 yield int(limit) - int(usage) + max(map(int, files), default=0)
             if folder == base:

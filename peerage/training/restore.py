@@ -1,4 +1,4 @@
-"""A trainer in the state of a run's newest sound checkpoint."""
+"""Restores a trainer from the newest sound checkpoint of a run."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from peerage.training.budget import check, estimate, guard
 from peerage.training.trainer import Trainer
 
 Purpose = Literal["resume", "policies", "company"]
-"""What a run is restored for. `resume`: to continue the training. `policies`: the members alone, so that no adviser is
-needed. `company`: members, trust and advisers, without their running episodes, to be evaluated together."""
+"""The purpose of restoring a run. `resume`: continue the training. `policies`: use the members alone, without advisers.
+`company`: evaluate members with trust and advisers, without their running episodes."""
 
 
 @dataclass
 class Restored:
-    """A trainer, and what a resume must know of the run."""
+    """A restored trainer, and the other parts of the run that a resume needs."""
 
     trainer: Trainer
     messages: list[str]
-    """To be told to the user."""
+    """Messages for the user."""
     checkpoint: Path | None = None
     """None: the run was stopped before its first checkpoint, and the trainer is at step 0."""
     runner: dict[str, Any] = field(default_factory=dict)
     """The runner's part of the checkpoint."""
     damaged: list[Path] = field(default_factory=list)
-    """Newer checkpoints that are damaged and were passed over."""
+    """Newer checkpoints that were skipped because they are damaged."""
 
 
 def restore(
@@ -51,8 +51,8 @@ def restore(
 ) -> Restored:
     """Restore a run from its newest sound checkpoint.
 
-    `env` and `advisers` are those that the run was started with, where they were objects. To be resumed, a run that
-    was stopped before its first checkpoint starts again at step 0. Raises UserError, in one line.
+    Pass `env` and `advisers` if the run was started with objects. A run that was stopped before its first checkpoint is
+    resumed from step 0. Raises UserError, in one line.
     """
     folder = RunFolder.open(run)
     config = folder.resolved()
@@ -66,7 +66,7 @@ def restore(
     if not fresh:
         newest, state, damaged = checkpoint.load_latest(folder.path, buffers=purpose != "policies")
     elif has_rows(folder.path):
-        raise UserError(f"{run} has rows but no checkpoint: its checkpoints were removed; train it anew")
+        raise UserError(f"{run} has rows but no checkpoint: its checkpoints were removed; train again from the start")
     try:
         with guard():
             trainer = Trainer(config, env=env, advisers=() if purpose == "policies" else advisers, pretrained=fresh)
@@ -97,10 +97,10 @@ def restore(
     except UserError:
         trainer.close()
         raise
-    except FileNotFoundError as error:  # the training that writes it has removed a chunk that it no longer needs
+    except FileNotFoundError as error:  # a running training has removed a chunk that newer checkpoints do not need
         trainer.close()
-        raise UserError(f"{newest} was replaced just now by the training that writes it: try again") from error
-    except Exception as error:  # a state that was not made by this configuration can raise anything
+        raise UserError(f"{newest} was replaced by the running training: try again") from error
+    except Exception as error:  # a state of another configuration can raise any exception
         trainer.close()
         what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise UserError(f"the checkpoint {newest} does not fit {folder.path / 'config.yaml'}: {what}") from error
@@ -108,13 +108,15 @@ def restore(
 
 
 def check_budget(trainer: Trainer, folder: Path) -> list[str]:
-    """The memory and disk that the run takes, in a line; UserError if it cannot fit. `folder` is on that disk."""
+    """Check the memory and disk space that the run needs. Returns a summary and warnings, one line each. `folder` is on
+    the disk to check. Raises UserError if the run cannot fit."""
     budget = estimate(trainer, trainer.config.run.keep_checkpoints)
     tight = check(budget, folder)
     return [budget.text(), *tight]
 
 
 def _refuse_misfit(trainer: Trainer, state: dict[str, Any]) -> None:
+    """Raise ValueError if `state` does not have the structure and shapes of the trainer's state."""
     expected = {
         "runner": {"evaluated_at": 0, "frozen": [False] * trainer.group.M, "offsets": {}},
         "trainer": trainer.state(),
@@ -126,9 +128,9 @@ def _refuse_misfit(trainer: Trainer, state: dict[str, Any]) -> None:
 
 
 def _refuse_changes(config: Config, before: dict[str, Any], env: Maker | None, advisers: Sequence[Any] | None) -> None:
-    """UserError if config.yaml is not the one that the checkpoint was written with, naming what differs."""
+    """Raise UserError if config.yaml differs from the configuration of the checkpoint; names the first difference."""
     now, objects = to_dict(config), {"env": env, "advisers": advisers}
-    free = FREE | {name for name, given in objects.items() if given is not None}  # named after those
+    free = FREE | {name for name, given in objects.items() if given is not None}  # named after the given objects
     for part, values in (("", now), *((part, now[part]) for part in now if isinstance(now[part], dict))):
         old = before if not part else before.get(part, {})
         for name, value in values.items():
@@ -136,6 +138,6 @@ def _refuse_changes(config: Config, before: dict[str, Any], env: Maker | None, a
                 continue
             if json.loads(json.dumps(value)) != old[name]:
                 raise UserError(
-                    f"config.yaml says {f'{part}.{name}' if part else name}: {value}, and the checkpoint was written "
-                    f"with {old[name]}: put it back, or train anew"
+                    f"config.yaml says {f'{part}.{name}' if part else name}: {value}, but the checkpoint was written "
+                    f"with {old[name]}: restore this value, or train again from the start"
                 )

@@ -1,7 +1,7 @@
-"""Runs a training to its end: the clock, logging, evaluations and checkpoints.
+"""Runs a training to its end, with logging, evaluations and checkpoints.
 
-The runner knows nothing of environments. What it runs is a `Trainable`: `peerage.training.trainer.Trainer`, or a
-training on data alone.
+The runner is independent of environments. It runs a `Trainable`: `peerage.training.trainer.Trainer`, or a training from
+data.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PROGRESS_SECONDS = 0.2
 
 
 class Trainable(Protocol):
-    """What a runner can run. Steps are numbered 1, 2, ..., `steps`."""
+    """A training that a runner can run. Steps are numbered 1, 2, ..., `steps`."""
 
     config: Config
     names: list[str]
@@ -35,9 +35,9 @@ class Trainable(Protocol):
     R: int
     steps: int
     threads: int
-    """CPU threads that it uses."""
+    """Number of CPU threads."""
     step: int
-    """The last step that was made."""
+    """The number of completed steps."""
     begun: bool
 
     def begin(self) -> None:
@@ -45,7 +45,7 @@ class Trainable(Protocol):
         ...
 
     def advance(self) -> object:
-        """Make the next step."""
+        """Perform the next step."""
         ...
 
     def metrics(self) -> list[MetricRow]: ...
@@ -53,15 +53,16 @@ class Trainable(Protocol):
     def advice_rows(self) -> list[AdviceRow]: ...
 
     def diverged(self, known: np.ndarray) -> np.ndarray:
-        """Rows `[n]` of members that stopped learning because an update was not finite, but for the `known [R N]`."""
+        """Rows `[n]` of members that stopped learning because an update was not finite, without those that are already
+        `known [R N]` (bool)."""
         ...
 
     def member_state(self, m: int) -> dict[str, Any]:
-        """What to keep of a member that has diverged."""
+        """The data to save of a member that has diverged."""
         ...
 
     def run_info(self) -> dict[str, Any]:
-        """Fields of `RunInfo`: env, algorithms."""
+        """The fields `env` and `algorithms` of `RunInfo`."""
         ...
 
     def state(self) -> dict[str, Any]: ...
@@ -71,18 +72,18 @@ class Evaluation(Protocol):
     """How a runner evaluates."""
 
     def rows(self, step: int, stop: Callable[[], bool]) -> list[EvaluationRow] | None:
-        """An evaluation after `step` steps; None if `stop()` became true meanwhile."""
+        """The rows of an evaluation after `step` steps; None if `stop()` became true during it."""
         ...
 
     def close(self) -> None: ...
 
 
 class Runner:
-    """Runs `trainable`, telling `listener` about it.
+    """Runs `trainable` and reports to `listener`.
 
-    `folder`: where checkpoints go; None: nowhere. `evaluation` makes evaluations; None: there are none. `offsets` gives
-    the lengths of the CSV files, for checkpoints. `about` goes into their manifests. `messages` are told to the
-    listener when the training starts.
+    Checkpoints are written to `folder` (None: no checkpoints). `evaluation` performs the evaluations (None: no
+    evaluations). `offsets` returns the lengths of the CSV files, and `about` the entries of the manifest, for
+    checkpoints. `messages` are sent to the listener when the training starts.
     """
 
     def __init__(
@@ -114,21 +115,21 @@ class Runner:
 
     @property
     def evaluation_due(self) -> bool:
-        """Is an evaluation after this step asked for and not made yet?"""
+        """Whether an evaluation after this step is scheduled and has not been made yet."""
         freq, step = self.trainable.config.run.eval_freq, self.trainable.step
         due = bool(freq) and (step == self.trainable.steps or step % freq == 0)
         return self.evaluation is not None and due and self.evaluated_at < step
 
     @property
     def finished(self) -> bool:
-        """Is there nothing left to do?"""
+        """Whether all steps and evaluations are done."""
         return self.trainable.step >= self.trainable.steps and not self.evaluation_due
 
     def run(self) -> None:
         """Train to the end.
 
-        Ctrl-C, SIGTERM and SIGHUP finish the step and write a checkpoint before they raise the error of
-        `peerage.training.signals.Interrupt`; a second signal raises it at once.
+        After Ctrl-C, SIGTERM or SIGHUP, it finishes the step, writes a checkpoint and raises the error of
+        `peerage.training.signals.Interrupt`. A second signal raises the error immediately.
         """
         workers.configure(self.trainable.threads)
         with Interrupt() as interrupt:
@@ -141,7 +142,7 @@ class Runner:
             self.listener.on_message(t.step, text)
         if not t.begun:
             t.begin()
-            self.save()  # before the first evaluation: a run can be resumed from its first moment on
+            self.save()  # before the first evaluation, so that it can be resumed from step 0
         began = shown = logged_at = time.perf_counter()
         logged_step = t.step
         self._evaluate_if_due(interrupt)
@@ -182,7 +183,7 @@ class Runner:
         )
 
     def log(self) -> None:
-        """Metrics and advice since the last call, and members that have diverged."""
+        """Report metrics and advice since the last call, and members that have diverged."""
         step = self.trainable.step
         advice = self.trainable.advice_rows()
         self.listener.on_metrics(step, self.trainable.metrics())
@@ -192,7 +193,7 @@ class Runner:
             self._report_diverged(self.folder)
 
     def _report_diverged(self, folder: RunFolder) -> None:
-        """Say which members have diverged since the last call, and keep their networks and last transitions."""
+        """Report members that have diverged since the last call, and save their networks and last transitions."""
         t = self.trainable
         for m in t.diverged(self.frozen).tolist():
             self.frozen[m] = True
@@ -200,15 +201,15 @@ class Runner:
             name = f"diverged-replica-{r}-member-{i}-step-{t.step}"
             text = f"{t.names[i]} of replica {r} is frozen: its update was not finite"
             try:
-                text += f" (kept in {checkpoint.dump(folder.path, name, t.member_state(m)).name})"
+                text += f" (saved in {checkpoint.dump(folder.path, name, t.member_state(m)).name})"
             except OSError as error:
-                text += f" (and cannot be kept: {error.strerror or error})"
+                text += f" (its state cannot be saved: {error.strerror or error})"
             self.listener.on_message(t.step, text)
 
     def _evaluate_if_due(self, interrupt: Interrupt) -> None:
         if self.evaluation_due and self.evaluation is not None:
             rows = self.evaluation.rows(self.trainable.step, lambda: interrupt.asked)
-            if rows is not None:  # otherwise it is made when the run is resumed
+            if rows is not None:  # otherwise a resumed run makes the evaluation
                 self.evaluated_at = self.trainable.step
                 self.listener.on_evaluations(self.trainable.step, rows)
 
@@ -218,12 +219,12 @@ class Runner:
             raise interrupt.error()
 
     def close(self) -> None:
-        """Close the environments of evaluations."""
+        """Close the environments of the evaluations."""
         if self.evaluation is not None:
             self.evaluation.close()
 
     def state(self) -> dict[str, Any]:
-        """Everything that a resume needs."""
+        """The state for a checkpoint: everything that a resume needs."""
         return {
             "runner": {
                 "evaluated_at": self.evaluated_at,
@@ -234,7 +235,7 @@ class Runner:
         }
 
     def save(self) -> None:
-        """Write a checkpoint, if there is a folder and anything to add to the last one."""
+        """Write a checkpoint if there is a folder and the state has changed since the last one."""
         now = (self.trainable.step, self.evaluated_at)
         if self.folder is None or self._saved == now:
             return

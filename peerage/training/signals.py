@@ -1,4 +1,4 @@
-"""Signals that end a training: heard at once, obeyed when the step is finished."""
+"""Handling of signals that end a training: the current step is finished first."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from peerage.errors import Terminated
 
 
 class Interrupt:
-    """Remembers Ctrl-C, SIGTERM and SIGHUP instead of ending at once; a second one ends at once.
+    """Records Ctrl-C, SIGTERM and SIGHUP instead of raising immediately; a second signal raises immediately.
 
-    Only in the main thread, which alone may listen to signals; a signal that the process was told to ignore (`nohup`)
+    Works in the main thread only, because Python handles signals there. A signal that the process ignores (`nohup`)
     stays ignored.
     """
 
@@ -22,17 +22,17 @@ class Interrupt:
 
     @property
     def asked(self) -> bool:
-        """Has somebody asked for the end?"""
+        """Whether a signal has arrived."""
         return self.number is not None
 
     @property
     def name(self) -> str:
-        """SIGINT, SIGTERM or SIGHUP."""
+        """The name of the signal: SIGINT, SIGTERM or SIGHUP; empty if none has arrived."""
         return "" if self.number is None else signal.Signals(self.number).name
 
     def error(self) -> BaseException:
-        """What to raise: KeyboardInterrupt after Ctrl-C, otherwise SystemExit with the status that a shell expects of
-        a program that a signal ended, 128 + its number."""
+        """The exception to raise: KeyboardInterrupt after Ctrl-C, otherwise SystemExit with status 128 + the signal's
+        number, as shells report it."""
         if self.number in (None, signal.SIGINT):
             return KeyboardInterrupt()
         return Terminated(128 + self.number)

@@ -1,4 +1,4 @@
-"""A training in memory: environments, sharing and learners of all members in lockstep, one step after the other."""
+"""The training loop in memory: steps the environments, advice and learners of all members in lockstep."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ from peerage.trust.resolve import resolve_trust
 from peerage.trust.suggestions import MAX_DEFERRED
 
 NOT_REPLAYABLE = ("BipedalWalker",)
-"""Environments whose episodes depend on earlier episodes in a way that cannot be observed."""
+"""Environments whose episodes depend on hidden state from earlier episodes."""
 DUMPED = 1000
-"""Last transitions that are kept for a look at a member that has diverged."""
+"""Number of last transitions that are saved of a member that has diverged, for debugging."""
 
 
 class Trainer:
-    """Builds everything that a training consists of, and steps it. Building checks everything and writes nothing.
+    """Builds all components of a training and steps them. Building checks the configuration and writes no files.
 
-    `env` may be a function that makes an environment, and `advisers` may hold adviser objects (see
-    `peerage.Adviser`), where the configuration has names. Without `pretrained`, the members of
-    `load_paths` stay as they were drawn: a checkpoint will be loaded. The clock, the logs, evaluations and checkpoints
-    are `peerage.training.runner.Runner`'s.
+    `env` may be a function that makes an environment, and `advisers` may contain adviser objects (see
+    `peerage.Adviser`); they replace the names in the configuration. `pretrained=False` does not load the members of
+    `load_paths`, because a checkpoint will be loaded. `peerage.training.runner.Runner` adds logs, evaluations and
+    checkpoints.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Trainer:
         self.spec = check_env_id(maker, config.env_args)
         chosen = config.advisers if advisers is None else tuple(advisers)
         self.names = adviser_names(config.n_peers, chosen)
-        if env is not None or advisers is not None:  # the configuration names what was given as objects
+        if env is not None or advisers is not None:  # the configuration contains the names of the given objects
             named = tuple(a if isinstance(a, str) else n for a, n in zip(chosen, self.names[config.n_peers :]))
             config = replace(config, env=self.spec.id, advisers=named)
         self.config = config = resolve_trust(resolve(config, self.spec.discrete), self.spec)
@@ -72,11 +72,11 @@ class Trainer:
         advise = config.advice.sharing == "advice"
         copies = self.copies_of(chosen)
         if advise and config.advice.only_follow_others and len(self.names) < 2:
-            raise UserError("--only-follow-others needs another adviser: use --n-peers 2 or more, or --advisers")
+            raise UserError("--only-follow-others needs another adviser: use --n-peers 2 or more, or add --advisers")
         self.group = self._make_group(dtype)
         if advise and config.advice.use_critic and not self.group.has_action_value:
             without = next(s.algorithm for s in self.group.settings if not LEARNERS[s.algorithm].has_action_value)
-            raise UserError(f"--use-critic needs Q-functions, and {without} has none: leave it out")
+            raise UserError(f"--use-critic needs Q-functions, but {without} has none: remove the flag")
         if pretrained:
             load_members(self.group, self.spec.observation_space, self.spec.action_space)
         perturbations = Perturbations.of(config.perturb)
@@ -94,7 +94,7 @@ class Trainer:
                 byzantine=ByzantineMembers(byzantine, self.group, self.spec.id) if byzantine else None,
             )
             if advise and len(self.names) > 1
-            else NoSharing(self.group)  # with one adviser, oneself, advice changes nothing
+            else NoSharing(self.group)  # a member without other advisers always follows itself
         )
         self.exchanges: dict[str, Exchange] = {}
         for name in config.exchange:
@@ -105,10 +105,10 @@ class Trainer:
         training = EnvMaker(maker, with_perturbations(config.env_args, perturbations))
         self.envs = EnvGroup([training] * self.group.M, seeds, keep=True, success=config.run.success)
         self.evaluation_makers = [EnvMaker(maker, config.env_args)] * self.group.M
-        """Of the environments for evaluations, one for each of the M members. They are not perturbed, so that
-        evaluations of all runs can be compared."""
+        """Makers of the evaluation environments, one for each of the M members. They are not perturbed, so that
+        evaluations of different runs are comparable."""
         self.step = 0
-        self.begun = False  # an episode is under way
+        self.begun = False  # `begin` was called
         self.episodes: list[Episode] = []  # finished since the last `metrics`
 
     def _make_group(self, dtype: torch.dtype) -> Group:
@@ -117,7 +117,7 @@ class Trainer:
         named = [EXCHANGES[name].critic for name in config.exchange]
         critics = [loaded(critic) for critic in named if critic is not None]
         if len(critics) > 1:
-            raise UserError(f"--exchange {' '.join(config.exchange)}: only one of them can choose the critics")
+            raise UserError(f"--exchange {' '.join(config.exchange)}: only one exchange can replace the critics")
         return Group(
             member_settings(config, spec.discrete),
             self.R,
@@ -131,7 +131,7 @@ class Trainer:
         )
 
     def copies_of(self, advisers: Sequence[str | Suggests]) -> list[list[Adviser]]:
-        """Every adviser once for each replica."""
+        """The fixed advisers, `[F][R]`: one for each replica."""
         return adviser_copies(advisers, self.spec, self.R)
 
     # --- one step -------------------------------------------------------------------------------------------
@@ -141,12 +141,12 @@ class Trainer:
         self._set_observations(self.envs.reset(), np.ones(self.group.M, bool))
 
     def _set_observations(self, obs: np.ndarray, first: np.ndarray) -> None:
-        """The members see `obs [M, obs]` now; `first [M]` bool: at the start of an episode."""
+        """Set the members' current observations `obs [M, obs]`; `first [M]` bool: at the start of an episode."""
         self.host_obs, self.obs, self.first, self.begun = obs, self._tensor(obs), first, True
 
     def advance(self, *, learn: bool = True) -> Step:
-        """One environment step of every member, and all the learning that belongs to it. Without `learn` members act
-        greedily and their networks do not change, but trust goes on learning."""
+        """Perform one environment step of every member and the learning that follows it. With `learn=False`, members
+        act greedily and their networks do not change; trust still learns."""
         self.step += 1
         chosen = self.sharing.act(self.obs, self.host_obs, self.first, self.step, greedy=not learn)
         actions = self.group.clip(chosen)
@@ -182,8 +182,8 @@ class Trainer:
         return {"env": self.spec.id, "algorithms": tuple(s.algorithm for s in self.group.settings)}
 
     def metrics(self) -> list[MetricRow]:
-        """(replica, member's name, name, value) since the last call; `advice_rows` comes first, where both are asked
-        for."""
+        """(replica, member's name, name, value) since the last call. Call `advice_rows` first if both are needed,
+        because this method resets the counts."""
         rows = [*self.group.metrics(), *self.sharing.metrics()]
         for exchange in self.exchanges.values():
             rows += exchange.metrics()
@@ -204,11 +204,11 @@ class Trainer:
         return self.sharing.advice_rows(self.names)
 
     def diverged(self, known: np.ndarray) -> np.ndarray:
-        """Members `[n]` whose updates were not finite, but for those that are `known [M]` (bool) already."""
+        """Members `[n]` whose updates were not finite, without those that are already `known [M]` (bool)."""
         return np.flatnonzero(~self.group.active() & ~self.group.pretrained & ~known)
 
     def member_state(self, m: int) -> dict[str, Any]:
-        """The networks of member `m` and its last transitions, for a look at what went wrong."""
+        """The networks and last transitions of member `m`, for debugging."""
         age = torch.arange(min(DUMPED, self.group.recent.size), device=self.device)
         batch = self.group.recent_transitions(age.expand(self.group.M, -1))
         transitions = {name: getattr(batch, name)[m] for name in batch._fields}
@@ -217,7 +217,7 @@ class Trainer:
     # --- state ----------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """Everything that a resume needs, of a training whose episodes have begun. Reading it changes nothing."""
+        """Everything that a resume needs; call it after `begin`. Does not change the training."""
         running = self.envs.state()
         environments = {n: torch.from_numpy(x) if isinstance(x, np.ndarray) else x for n, x in running.items()}
         return {
@@ -231,18 +231,18 @@ class Trainer:
         }
 
     def load_policies(self, state: dict[str, Any]) -> None:
-        """What the members have learned, and the clock, from a `state`; nothing else of it."""
+        """Load only the members' parameters and the step from a `state`."""
         self.step = int(state["step"])
         self.group.load_policies(state["group"])
 
     def load_company(self, state: dict[str, Any]) -> None:
-        """All of a `state` but the running episodes: members, trust and advisers, to be evaluated."""
+        """Load members, trust and advisers from a `state` for an evaluation, without the running episodes."""
         self.step = int(state["step"])
         self.group.load_state(state["group"])
         self.sharing.load_state(state["sharing"])
 
     def load_state(self, state: dict[str, Any]) -> list[str]:
-        """Continue from `state`. Returns messages: an episode that cannot be replayed begins anew."""
+        """Continue from `state`. Returns messages about episodes that cannot be replayed and are restarted."""
         self.load_company(state)
         for name, exchange in self.exchanges.items():
             exchange.load_state(state["exchanges"][name])
@@ -255,16 +255,17 @@ class Trainer:
         messages = []
         if self.spec.id.split(":")[-1].startswith(NOT_REPLAYABLE):
             messages.append(
-                f"not bit for bit: the state of {self.spec.id} outlasts its episodes, and it begins anew"
+                f"the resumed run is not bit-identical: {self.spec.id} has state that outlasts its episodes, and it "
+                "is restarted"
             )
         for m, why in anew.items():
             r, i = divmod(m, self.N)
             of = f"{self.names[i]}{f' in replica {r}' if self.R > 1 else ''}"
-            messages.append(f"{self.spec.id}: the episode of {of} begins anew, because it could not be replayed: {why}")
+            messages.append(f"{self.spec.id}: the episode of {of} could not be replayed and is restarted: {why}")
         return messages
 
     def set_run_config(self, run: RunConfig) -> None:
-        """Other values of the settings of the run, which do not change what is trained."""
+        """Replace the part `run` of the configuration, which does not affect the training."""
         self.config = replace(self.config, run=run)
 
     def close(self) -> None:

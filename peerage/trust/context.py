@@ -11,7 +11,7 @@ from peerage.trust.suggestions import SuggestionTrust
 
 
 class TrustContext(NamedTuple):
-    """The configuration, the group, and what the kind of trust `needs`."""
+    """The configuration, the group, and the signals that the kind of trust `needs`."""
 
     config: Config
     group: Group

@@ -16,9 +16,9 @@ class ContextSettings:
     context_length: int = limited(100, "[2, 200]")
     """Decisions in a window, the query included. Typical: 30 to 200."""
     context_history: int = limited(2000, "[2, inf)")
-    """Decisions that a member keeps."""
+    """Decisions that are stored per member."""
     context_lr: float = limited(1e-3, "(0, inf)")
-    """Adam's learning rate."""
+    """Learning rate of Adam."""
     context_update_freq: int = limited(20, "[1, inf)")
     """Steps between gradient steps."""
     context_batch_size: int = limited(32, "[1, inf)")
@@ -27,11 +27,12 @@ class ContextSettings:
     """kernel: means over past decisions in similar states; transformer: learned alone; both: the transformer
     corrects the kernel."""
     context_critics: bool = True
-    """Let it see what the askers' critics say of all suggestions, now and in past decisions."""
+    """Whether the model sees how the askers' critics value all suggestions, now and in past decisions."""
     context_identity: bool = False
-    """Let it see who the candidate is, so that it can remember names."""
+    """Whether the model sees which adviser the candidate is. It can then learn about individual advisers."""
     context_hide_identity: float = limited(0.5, "[0, 1]")
-    """Share of the training windows in which names are hidden all the same, 0 to 1."""
+    """Share of the training windows in which the candidate's identity is hidden in spite of context_identity, 0 to
+    1."""
 
 
 TRUST.register(
@@ -39,7 +40,10 @@ TRUST.register(
         "in-context",
         "peerage.trust.in_context:make_in_context_trust",
         ContextSettings,
+        about="what a transformer over past decisions expects of following the adviser now",
         part="context",
-        columns={"in_context": "in-context trust"},
+        columns={"in_context": "in-context advantage"},
+        curves={"trust/loss": "loss of the trust model"},
+        stands_alone=True,
     )
 )

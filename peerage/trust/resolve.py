@@ -8,8 +8,11 @@ from peerage.envs.make import Spec
 
 
 def resolve_trust(config: Config, spec: Spec) -> Config:
-    """`config`, resolved, with those settings of its kind of trust filled in that depend on the environment."""
-    method = TRUST[config.advice.trust or "td"]
+    """Fill in the settings of the kind of trust that depend on the environment. `config` has its other defaults
+    filled in already (`learners.defaults.resolve`)."""
+    if config.advice.trust is None:
+        return config
+    method = TRUST[config.advice.trust]
     if method.resolve is None:
         return config
     return with_part(config, method.part, **loaded(method.resolve)(getattr(config, method.part), spec))

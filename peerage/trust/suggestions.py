@@ -1,8 +1,7 @@
-"""The suggestion buffer, and what is learned from it by temporal differences: trust and agent values (arXiv
-2312.09950, Eq. 4-8).
+"""Trust and agent values by temporal differences, learned from the suggestion buffer (arXiv 2312.09950, Eq. 4-8).
 
-Both are updated in every step. Only choices read them, though, so the updates are put off and then made together,
-one after the other: at a choice, and before the critics change that value the samples. The result is the same.
+Both are updated in every step. Because only choices read them, updates are deferred and made together, one after the
+other: at a choice, and before the critics that value the samples change. The result is the same.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ from peerage.trust.signals import Signal
 from peerage.trust.td import TDTable, targets
 
 MAX_DEFERRED = 16
-"""At most this many updates are made at once."""
+"""Largest number of updates that are deferred."""
 
 
 class SuggestionTrust(Signal):
     """`trust [M, K]` and `agents [R, K]`, each None if the choice does not use it. The suggestion buffer is the group's
-    last transitions, which say which adviser was followed."""
+    ring of recent transitions, which holds the adviser that was followed."""
 
     def __init__(
         self,
@@ -37,12 +36,12 @@ class SuggestionTrust(Signal):
         *,
         reads: bool = True,
         learns_trust: bool = True,
-        enters: bool = True,
+        is_component: bool = True,
     ) -> None:
-        """`reads`: somebody reads values at all. `learns_trust`: the trust term is one of them; no if another kind of
-        trust takes its place. `enters`: it is a component of its own; no if another kind mixes it in."""
+        """`reads`: choices read values at all. `learns_trust`: the trust term is learned, not agent values alone.
+        `is_component`: trust is a component of the choice, and not only read by another kind of trust."""
         assert config.lr is not None
-        self.config, self.group, self.enters = config, group, enters
+        self.config, self.group, self.is_component = config, group, is_component
         self.gamma = group.gamma()
         like = torch.zeros(0, device=group.device, dtype=group.dtype)
         self.trust: TDTable | None = None
@@ -54,7 +53,7 @@ class SuggestionTrust(Signal):
         self.n_trust = config.trust_batch_size if self.trust else 0
         self.n_agents = samples_per_member(config.trust_batch_size, group.N) if self.agents else 0
         n = max(self.n_trust + self.n_agents, 1)
-        # Drawn in every step, needed or not, so that a member's draws depend on nothing beside it
+        # Drawn in every step, used or not, so that a member's draws do not depend on other members
         self.samples = Streams(group.stream_keys, "trust", (n,), "uniform", group.device)
         self.noise: Streams | None = None
         if (noise := group.noise_shape) is not None:
@@ -65,15 +64,15 @@ class SuggestionTrust(Signal):
         if (self.trust or self.agents) and self.memory < config.trust_batch_size:
             raise UserError(
                 f"--trust-batch-size {config.trust_batch_size} is more than the {self.memory} transitions that "
-                "--trust-buffer-size keeps: trust would never be learned"
+                "--trust-buffer-size keeps: trust could not be learned"
             )
-        # A deferred update must still find its transitions
+        # The transitions of a deferred update must still be in the ring
         self.max_deferred = max(1, min(MAX_DEFERRED, kept - self.memory + 1))
-        self.pending: list[np.ndarray] = []  # [M] each: transitions made with advice when the update was due
+        self.pending: list[np.ndarray] = []  # [M] each: transitions with advice when the update was due
 
     def after_step(self, step: int) -> None:
         if self.trust is None and self.agents is None:
-            return  # for the whole run: nobody misses the draws
+            return  # in no step of this run are samples drawn
         self.pending.append(np.minimum(step - self.group.learning_starts, self.memory))
         if len(self.pending) >= self.max_deferred or self.group.learns(step):
             self.catch_up()
@@ -83,7 +82,7 @@ class SuggestionTrust(Signal):
 
     @torch.no_grad()
     def catch_up(self) -> None:
-        """Make the updates that were put off."""
+        """Make the deferred updates."""
         if not self.pending:
             return
         stored = np.stack(self.pending, axis=1)  # [M, U]
@@ -108,14 +107,14 @@ class SuggestionTrust(Signal):
         if self.trust is not None:
             self.trust.update(target[..., :n], adviser[..., :n], enough[..., :n])
         if self.agents is not None:
-            # One for all: what a frozen member's critic says must not reach the others
-            sound = self.group.active() | self.group.pretrained  # those do not learn, but are not frozen
-            heard = enough[..., n:] & torch.as_tensor(sound, device=device).view(-1, 1, 1)
-            self.agents.update(target[..., n:], adviser[..., n:], heard)
+            # Agent values are shared: samples of a frozen member, whose critic may be wrong, do not count
+            sound = self.group.active() | self.group.pretrained  # pretrained members do not learn, but are not frozen
+            counts = enough[..., n:] & torch.as_tensor(sound, device=device).view(-1, 1, 1)
+            self.agents.update(target[..., n:], adviser[..., n:], counts)
 
     def values(self, obs: Tensor, suggestions: Tensor, due: np.ndarray, step: int) -> dict[str, Tensor]:
         columns = self.report()
-        return columns if self.enters else {name: v for name, v in columns.items() if name != "trust_td"}
+        return columns if self.is_component else {name: v for name, v in columns.items() if name != "trust_td"}
 
     def report(self) -> dict[str, Tensor]:
         self.catch_up()
@@ -128,7 +127,7 @@ class SuggestionTrust(Signal):
 
     def state(self) -> dict[str, Any]:
         state: dict[str, Any] = {
-            # Put off still: made now, in other portions, they could have other last bits
+            # Updates stay deferred: made now, in other batches, they could have other last bits
             "pending": [stored.tolist() for stored in self.pending],
             "samples": self.samples.state(),
             "noise": None if self.noise is None else self.noise.state(),

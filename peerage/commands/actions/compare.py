@@ -11,7 +11,7 @@ from peerage.reports.comparison_page import write_comparison
 from peerage.statistics import compare as comparing
 from peerage.statistics.formats import as_json, as_latex, as_text
 from peerage.statistics.sensitivity import sensitivity
-from peerage.statistics.sources import find
+from peerage.statistics.sources import find_runs
 
 
 def compare(args: argparse.Namespace, command: Sequence[str]) -> None:
@@ -38,6 +38,6 @@ def compare(args: argparse.Namespace, command: Sequence[str]) -> None:
 def _print_sensitivity(names: Sequence[str]) -> None:
     """`names`: one sweep, or runs and patterns of runs."""
     is_sweep = len(names) == 1 and not (Path(names[0]) / "config.yaml").exists() and "*" not in names[0]
-    found = sensitivity(names[0] if is_sweep else [source.folder for source in find(names)])
+    found = sensitivity(names[0] if is_sweep else [source.folder for source in find_runs(names)])
     print_table(found.table())
     print("".join(f"\n{note}" for note in found.notes))
