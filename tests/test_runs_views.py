@@ -336,7 +336,7 @@ def test_every_column_has_its_figures(tmp_path, n, replicas):
     drawn = {p.stem for p in (path / "figures").iterdir()}
     assert drawn == (NAMES_WITH_ADVICE - BY_ASKER) | more | each
     assert all(png_size(path / "figures" / f"{name}.png")[0] == 1200 for name in drawn)
-    assert "Trust here is the column in_context." in text
+    assert "Trust here is the hybrid of trust_attention and trust_td, weighted by omega." in text
     assert "rank stability of trust" in text and "share of choices that were right, last fifth" in text
     assert ("lowest and highest asker" in text) == (n > 8)
     places = [f"<h2>{name}</h2>" for name in ("Learning", "Who listens to whom", "What the scores are made of")]
@@ -361,10 +361,10 @@ def test_no_signal_at_all_leaves_who_follows_whom(tmp_path):
 def test_the_same_agent_values_for_all_askers_are_drawn_once(tmp_path):
     path = make_run(tmp_path)
     advice = pd.read_csv(path / "advice.csv")
-    apart = advice_figures.component_by_asker(advice, "agent_value")
+    apart = advice_figures.component_by_asker(advice, "agent_value", "agent value")
     assert len(apart.figure.axes) == 2
     group = advice["adviser"].map({"expert": 1.0, "adversary": -1.0}).fillna(0.0)
-    once = advice_figures.component_by_asker(advice.assign(agent_value=group), "agent_value")
+    once = advice_figures.component_by_asker(advice.assign(agent_value=group), "agent_value", "agent value")
     assert len(once.figure.axes) == 1 and len(once.figure.axes[0].lines) == 4
 
 
