@@ -336,7 +336,7 @@ def test_every_column_has_its_figures(tmp_path, n, replicas):
     drawn = {p.stem for p in (path / "figures").iterdir()}
     assert drawn == (NAMES_WITH_ADVICE - BY_ASKER) | more | each
     assert all(png_size(path / "figures" / f"{name}.png")[0] == 1200 for name in drawn)
-    assert "Trust here is the hybrid of trust_attention and trust_td, weighted by omega." in text
+    assert "Trust is the hybrid of trust_attention and trust_td, weighted by omega." in text
     assert "rank stability of trust" in text and "share of choices that were right, last fifth" in text
     assert ("lowest and highest asker" in text) == (n > 8)
     places = [f"<h2>{name}</h2>" for name in ("Learning", "Who listens to whom", "What the scores are made of")]
