@@ -124,7 +124,7 @@ def rows_on_a_full_disk(path: Path, whole: dict[str, bytes]) -> None:
     disk = Disk(path, 2048)
     said = peerage(*words(path), listeners=(At(52, disk.fill),))
     assert said.status == 2
-    assert f"cannot write to the run folder: {FULL}; once that is mended" in said.line()
+    assert f"cannot write to the run folder: {FULL}; after fixing this" in said.line()
     assert "peerage resume" in said.err and "continues from step 40" in said.err
     assert peerage("report", path / "run").line() and peerage("evaluate", path / "run", "--episodes", 1).status == 0
     again = peerage("resume", path / "run", "--verbose", 0)  # too early
@@ -428,8 +428,8 @@ def test_an_environment_that_fails_in_an_evaluation(tmp_path, reference, monkeyp
         ("suggest exits", "SystemExit: 0"),
         ("suggests NaN", "suggested nan, which is not a valid action"),
         ("suggests 3", "which is not a valid action"),
-        ("suggests too many", "must answer"),
-        ("suggests words", "must answer"),
+        ("suggests too many", "must return"),
+        ("suggests words", "must return"),
         ("suggests nothing", "no"),
         ("at raises", "failed in at"),
         ("role raises", "failed in role"),

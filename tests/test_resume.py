@@ -212,7 +212,7 @@ def test_the_run_says_which_episode_begins_anew_and_goes_on(tmp_path):
     heard = Heard()
     run = peerage.load(tmp_path / "run", env=lambda: Odd("number"))
     peerage.resume(run, listeners=[heard])
-    assert "the episode of member-0 begins anew, because it could not be replayed: its observation" in heard.text
+    assert "the episode of member-0 could not be replayed and is restarted: its observation" in heard.text
     assert (tmp_path / "run" / "DONE").exists()
 
 
@@ -329,7 +329,7 @@ def test_a_replay_buffer_comes_back_from_its_chunks(tmp_path, monkeypatch):
     assert torch.equal(one.data, two.data) and (one.total, one.position, one.size) == (200, 60, 70)
     assert (two.total, two.position, two.size) == (200, 60, 70)
     for other in (Replay(2, 71, 3, 1), Replay(2, 70, 4, 1), Replay(3, 70, 3, 1)):
-        with pytest.raises(ValueError, match="a replay buffer of"):
+        with pytest.raises(ValueError, match="the replay buffer has another"):
             other.load_state(checkpoint.load(after))
 
 
@@ -645,7 +645,7 @@ def test_another_machine_is_noted_and_said(stopped):
     peerage.resume(stopped, listeners=[heard], threads=1)
     expected = [f"torch 1.0, now {torch.__version__.split('+')[0]}", "threads 7, now 1"]
     assert len(heard.texts) == 2 and heard.texts[0].startswith("memory: ")
-    assert heard.texts[1].startswith("not bit for bit the run that was interrupted: torch 1.0, now")
+    assert heard.texts[1].startswith("the resumed run is not bit-identical: torch 1.0, now")
     noted = json.loads((stopped / "environment.json").read_text())["resumed"]
     assert [n["step"] for n in noted] == [80] and noted[0]["threads"] == 1
     assert [d.split("+")[0] for d in noted[0]["different"]] == expected
