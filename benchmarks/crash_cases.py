@@ -1,5 +1,5 @@
-"""The small runs of the crash test. They cover all learners, kinds of trust, advisers and exchanges, and all families of
-environments."""
+"""The small runs of the crash test. They cover all learners, kinds of trust, advisers and exchanges, and all families
+of environments."""
 
 from __future__ import annotations
 

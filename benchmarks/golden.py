@@ -447,7 +447,7 @@ def compare_run(name: str, a: Recorded, b: Recorded, tolerance: float) -> Compar
 def main(arguments: Sequence[str] | None = None) -> None:
     names = [run.name for run in RUNS]
     options = argparse.ArgumentParser(add_help=False)
-    options.add_argument("--only", nargs="+", choices=names, default=[], metavar="NAME", help=f"any of {', '.join(names)}")
+    options.add_argument("--only", nargs="+", choices=names, default=[], metavar="NAME", help=f"of {', '.join(names)}")
     options.add_argument("--work", type=Path, default=Path("experiments/golden"), help="folder that holds the runs")
     options.add_argument("--jobs", type=int, default=1, help="runs at a time (default 1)")
     parser = argparse.ArgumentParser(prog="python -m benchmarks.golden", description=(__doc__ or "").split("\n")[0])

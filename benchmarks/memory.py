@@ -4,7 +4,7 @@
     python -m benchmarks.memory --only room        one case
     python -m benchmarks.memory --steps 20000      shorter runs
     python -m benchmarks.memory --one-process      many small trainings in one process
-    python -m benchmarks.memory --write-docs       also update the table in docs/performance.md and docs/images/memory.png
+    python -m benchmarks.memory --write-docs       also update docs/performance.md and docs/images/memory.png
 
 Every case runs in a separate process on one thread, and is measured every 1,000 steps. Buffers are full after `FULL`
 steps; memory must not grow after that.

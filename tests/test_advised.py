@@ -165,7 +165,7 @@ def test_a_new_adviser_is_not_the_old_one(folder, tmp_path):
 def test_nobody_asks_any_more(tmp_path):
     config = replace(TINY, advice=replace(TINY.advice, max_peer_epochs=1), epoch_length=30, total_timesteps=60)
     run = peerage.train(config=config, log_dir=str(tmp_path), exp_name="run").folder
-    with pytest.raises(UserError, match="the advice in .* ended after --max-peer-epochs"):
+    with pytest.raises(UserError, match=r"the advice in .* ended after --max-peer-epochs"):
         evaluate_perturbed(run, advised=True)
 
 

@@ -418,9 +418,9 @@ def test_in_the_configuration_and_on_the_command_line(capsys):
     assert from_dict(parse(dump(config), "")) == config and to_dict(config)["perturb"]["observation_noise"] == 0.1
     for data, says in [
         ({"perturb": {"sticky_actions": 2}}, "probability"),
-        ({"perturb": {"dropped_advice": 0.5}, "advice": {"sharing": "none"}}, "dropped_advice cannot be used with --sharing none"),
+        ({"perturb": {"dropped_advice": 0.5}, "advice": {"sharing": "none"}}, "cannot be used with"),
         ({"advice": {"byzantine_members": ["4:random"]}}, "0 to 3"),
-        ({"n_peers": 1, "advice": {"byzantine_members": ["0:random"]}}, "needs --sharing advice and at least two members"),
+        ({"n_peers": 1, "advice": {"byzantine_members": ["0:random"]}}, "needs --sharing advice and at"),
         ({"advisers": ["sign-flip"]}, "write sign-flip:ADVISER"),
         ({"advisers": ["noise:0.5"]}, "adviser"),
     ]:
