@@ -1,9 +1,9 @@
-# make setup | run | test | crash-test | bench | results | docs | clean. Needs Python 3.11 or newer and nothing else.
+# make setup | run | test | test-all | crash-test | bench | results | docs | clean. Needs Python 3.11 or newer and nothing else.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup run test crash-test bench results docs clean
+.PHONY: setup run test test-all crash-test bench results docs clean
 
 setup: $(STAMP)
 
@@ -19,10 +19,17 @@ $(STAMP): pyproject.toml constraints.txt
 run: setup
 	$(BIN)/peerage train --config quick-lunarlander --overwrite
 
+# Lint, types and the tests that take a few minutes on two cores; each test process uses one thread.
 test: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# The same with the long tests: faults, hostile input, kills, memory, learning.
+test-all: setup
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m ''
 
 # Kills and resumes 200 tiny runs and compares them with runs that were left alone; a few minutes.
 crash-test: setup

@@ -1,4 +1,4 @@
-"""An environment and an adviser of one's own: a corridor, and somebody who knows half of it.
+"""A custom environment and a custom adviser: a corridor, and an adviser that knows half of it.
 
 python examples/custom_adviser.py
 """
@@ -10,7 +10,7 @@ import peerage
 
 
 class Corridor(gym.Env):
-    """Walk right to the end of a corridor of length 20; every step costs."""
+    """Walk right to the end of a corridor of length 20; every step has a small cost."""
 
     observation_space = gym.spaces.Box(0, 1, (1,), np.float32)
     action_space = gym.spaces.Discrete(2)  # left, right
@@ -27,12 +27,12 @@ class Corridor(gym.Env):
         return np.array([self.place / 20], np.float32), 1.0 if done else -0.01, done, self.steps == 100, {}
 
 
-class HalfTheWay:
-    """Knows the first half of the corridor and is lost in the second."""
+class HalfTheWay(peerage.Adviser):
+    """Goes right in the first half of the corridor and acts at random in the second."""
 
     name = "half-the-way"
 
-    def suggest(self, obs, asker, episode_start, rng):
+    def suggest(self, obs, rows, first, rng):
         return np.where(obs[:, 0] < 0.5, 1, rng.integers(2, size=len(obs)))
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import random
 import signal
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run in parallel processes; read when torch is imported
 
 import numpy as np
 import pytest
@@ -17,6 +21,12 @@ from peerage.training.trainer import Trainer
 for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(_number) == signal.SIG_IGN:
         signal.signal(_number, _handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """PEERAGE_SHUFFLE=SEED runs the tests in a random order: none may depend on another."""
+    if seed := os.environ.get("PEERAGE_SHUFFLE"):
+        random.Random(seed).shuffle(items)
 
 
 def assert_same(a, b, place: str = "state") -> None:

@@ -157,6 +157,7 @@ def test_a_real_process_takes_what_was_said():
     assert 0.9 * lasting < found["took"] < 1.5 * sum(said.values())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("trust", ["hybrid", "in-context"])
 def test_the_disk_takes_what_was_said(of, trust, tmp_path):
     config = replace(
@@ -395,16 +396,19 @@ print(json.dumps(summary(watch.samples, full)))
 """
 
 
+@pytest.mark.long
 def test_memory_stays_flat():
     flat = json.loads(_python(FLAT, "5000", "2000", "no"))
     assert flat["steps"] == 5000 and flat["growth"] < 2
 
 
+@pytest.mark.long
 def test_a_leak_would_show():
     """0.2 MB in every 100 steps."""
     assert json.loads(_python(FLAT, "2000", "500", "leak"))["growth"] > 2.5
 
 
+@pytest.mark.long
 def test_kernels_are_not_kept_without_end():
     """oneDNN compiles a product for every shape it meets and keeps it, half a megabyte each: torch's own limits are
     1,024 shapes, twice."""
@@ -440,6 +444,7 @@ def test_summary_by_hand():
     }  # fmt: skip
 
 
+@pytest.mark.long
 def test_the_benchmark_measures_and_draws(tmp_path):
     samples = memory.in_process("pendulum-sac", 300)
     assert samples[0][0] == 0 and samples[-1][0] == 300 and all(size > 50 * MB for _, size in samples)

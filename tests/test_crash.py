@@ -18,7 +18,7 @@ from benchmarks.crash import CASES, QUICK, STATUS, differences, draw, first_diff
 from peerage.runs import checkpoint
 
 ROOT = Path(__file__).parent.parent
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the crash test forks")
+pytestmark = [pytest.mark.long, pytest.mark.skipif(not hasattr(os, "fork"), reason="the crash test forks")]
 
 
 def test_a_dozen_kills():

@@ -9,18 +9,20 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from transitions import transition
 
 from peerage.config import AdviceConfig
-from peerage.learners.base import Space
+from peerage.learners.base import NoiseShape, Space
 from peerage.learners.defaults import default_settings
 from peerage.learners.group import Group
-from peerage.learners.replay import Batch
+from peerage.learners.recent import RecentTransitions
 from peerage.learners.streams import StreamKey, Streams
 from peerage.sharing import choice
 from peerage.sharing.advice import Advice
+from peerage.sharing.adviser import Adviser
+from peerage.sharing.answers import member_answers
 from peerage.trust.agent_value import AgentValues, samples_per_member
 from peerage.trust.critic import critic_values
-from peerage.trust.signals import Transition
 from peerage.trust.td import TDTable, targets
 
 F64 = torch.float64
@@ -38,11 +40,17 @@ def near(ours, expected, tolerance=1e-9):
 LINE = Space(1, 1, low=np.array([-2], np.float32), high=np.array([2], np.float32))  # a in [-1, 1] is half the action
 
 
-def linear(algorithm, n_members=2, space=LINE, advise=True):
+def linear(algorithm, n_members=2, space=LINE):
     """Networks without hidden layers: every value can be worked out in the head."""
     member = replace(default_settings(algorithm), net_arch=(), buffer_size=10, batch_size=2)
-    group = Group([member] * n_members, 1, 0, space, 100, advise=advise, dtype=F64)
+    group = Group([member] * n_members, 1, 0, space, 100, dtype=F64)
     return group, group.stacks[0].learner
+
+
+def answers(group, obs, others_sample):
+    """What the members answer when everybody asks everybody: `[M, N]` of actions of one number."""
+    everybody, myself = np.ones(group.M, bool), np.tile(np.arange(group.N), group.R)
+    return member_answers(group, obs, everybody, myself, group.draw(), others_sample=others_sample)[..., 0]
 
 
 def put(net, row, weights, biases):
@@ -82,7 +90,7 @@ def test_equation_3_of_dqn():
     situations = torch.tensor([[[4.0], [1.0]]] * 2, dtype=F64)
     near(group.state_value(situations, torch.zeros(2, 2, 1)), [[8.0, 3.0], [4.0, 1.0]])
     # what they would do: the action of that value, whoever asks
-    near(group.member_suggestions(torch.tensor([[4.0], [1.0]], dtype=F64), True)[..., 0], [[1.0, 2.0], [2.0, 2.0]])
+    near(answers(group, torch.tensor([[4.0], [1.0]], dtype=F64), True), [[1.0, 2.0], [2.0, 2.0]])
 
 
 def test_value_of_a_state_takes_a_sample_of_the_policy():
@@ -115,16 +123,16 @@ def test_suggestions_answer_the_askers_situation():
     group, learner = linear("sac")
     put(learner.actor, 0, [[1.0, 0.0]], [0.0, -30.0])  # mean s; log std -30 is cut to -20: no noise to speak of
     put(learner.actor, 1, [[-1.0, 0.0]], [0.0, -30.0])
-    said = group.member_suggestions(torch.tensor([[0.5], [1.0]], dtype=F64), True)[..., 0] / 2
+    said = answers(group, torch.tensor([[0.5], [1.0]], dtype=F64), True) / 2
     expected = torch.tensor([[0.5, -0.5], [1.0, -1.0]], dtype=F64).tanh()
     torch.testing.assert_close(said, expected, rtol=0, atol=1e-6)
 
     put(learner.actor, 0, [[1.0, 0.0]], [0.0, 0.0])
     put(learner.actor, 1, [[-1.0, 0.0]], [0.0, 0.0])
-    said = group.member_suggestions(torch.tensor([[0.5], [1.0]], dtype=F64), False)[..., 0] / 2
+    said = answers(group, torch.tensor([[0.5], [1.0]], dtype=F64), False) / 2
     assert abs(said[0, 1] - expected[0, 1]) < 1e-9 and abs(said[1, 0] - expected[1, 0]) < 1e-9  # others: the mode
     assert abs(said[0, 0] - expected[0, 0]) > 1e-3 and abs(said[1, 1] - expected[1, 1]) > 1e-3  # oneself: a sample
-    said = group.member_suggestions(torch.tensor([[0.5], [1.0]], dtype=F64), True)[..., 0] / 2
+    said = answers(group, torch.tensor([[0.5], [1.0]], dtype=F64), True) / 2
     assert ((said - expected).abs() > 1e-3).all()
 
 
@@ -132,7 +140,7 @@ def test_in_a_mixed_group_everybody_keeps_its_place():
     """TD3, SAC, TD3, SAC say tanh of 1, 0.5 s, 2 s and -s; only SAC's answers to itself have noise."""
     small = {"net_arch": (), "buffer_size": 10, "batch_size": 2}
     kinds = [replace(default_settings(a), **small) for a in ("td3", "sac", "td3", "sac")]
-    group = Group(kinds, 2, 0, LINE, 100, advise=True, dtype=F64)
+    group = Group(kinds, 2, 0, LINE, 100, dtype=F64)
     td3, sac = (stack.learner for stack in group.stacks)
     for r in range(2):
         put(td3.actor, 2 * r, [[0.0]], [1.0])
@@ -140,7 +148,7 @@ def test_in_a_mixed_group_everybody_keeps_its_place():
         put(sac.actor, 2 * r, [[0.5, 0.0]], [0.0, 0.0])
         put(sac.actor, 2 * r + 1, [[-1.0, 0.0]], [0.0, 0.0])
     s = torch.tensor([0.1, 0.2, 0.3, 0.4, -0.1, -0.2, -0.3, -0.4], dtype=F64)
-    said = group.member_suggestions(s.unsqueeze(1), False)[..., 0] / 2
+    said = answers(group, s.unsqueeze(1), False) / 2
     expected = torch.stack((torch.ones(8, dtype=F64), 0.5 * s, 2 * s, -s), dim=1).tanh()
     noisy = (said - expected).abs() > 1e-9
     assert noisy.nonzero().tolist() == [[1, 1], [3, 3], [5, 1], [7, 3]]  # [asker, adviser]
@@ -153,7 +161,7 @@ def test_in_a_mixed_group_everybody_keeps_its_place():
         learner, row = (td3, sac)[m % 2], (m // 4) * 2 + (m % 4) // 2
         for k in range(2):
             put(learner.critic.net, 2 * row + k, [[0.0], [0.0]], [float(m + 10 * k)])
-    near(group.value(s.view(8, 1, 1), torch.zeros(8, 1, 1, dtype=F64))[:, 0], [float(m) for m in range(8)])
+    near(group.action_value(s.view(8, 1, 1), torch.zeros(8, 1, 1, dtype=F64))[:, 0], [float(m) for m in range(8)])
     near(group.state_value(s.view(8, 1, 1), torch.zeros(8, 1, 1, dtype=F64))[:, 0], [float(m) for m in range(8)])
 
 
@@ -231,15 +239,16 @@ class Stub:
         self.device, self.dtype = torch.device("cpu"), F64
         self.stream_keys = [StreamKey(seed, r, i) for r in range(replicas) for i in range(n)]
         self.space = Space(1, 1, low=np.array([-10], np.float32), high=np.array([10], np.float32))
-        learner = SimpleNamespace(samples=True, replay=SimpleNamespace(capacity=capacity))
-        self.stacks = [SimpleNamespace(learner=learner)]
+        self.noise_shape = NoiseShape("normal", 1)
+        learner = SimpleNamespace(suggest=self._suggest, noise_shape=self.noise_shape)
+        self.stacks = [SimpleNamespace(learner=learner, positions=list(range(n)))]
+        self.recent = RecentTransitions(self.M, capacity, 1, 1, self.device, F64)
         self.learning_starts = np.broadcast_to(np.array(learning_starts), n) if np.ndim(learning_starts) else None
         if self.learning_starts is None:
             self.learning_starts = np.full(n, learning_starts)
         self.learning_starts = np.tile(self.learning_starts, replicas)
         self.opinion = opinion
         self.gammas = torch.tensor([[g] for g in gammas * (self.M // len(gammas))], dtype=F64)
-        self.stored: list[Batch] = []
 
     def gamma(self):
         return self.gammas
@@ -249,8 +258,14 @@ class Stub:
     def active(self):
         return np.ones(self.M, bool)
 
-    def member_suggestions(self, obs, sample_with_noise, greedy=False):
-        return torch.arange(self.N, dtype=F64).view(1, -1, 1).expand(self.M, -1, 1).clone()
+    def draw(self):
+        return None
+
+    def _suggest(self, obs, noise):
+        return torch.arange(self.N, dtype=F64).repeat(self.R).view(-1, 1, 1).expand(-1, obs.shape[1], -1).clone()
+
+    def observe(self, step):
+        self.recent.add(step)
 
     def learns(self, step):
         return False
@@ -261,26 +276,23 @@ class Stub:
     def warmup_actions(self):
         return torch.full((self.M, 1), -1.0, dtype=F64)
 
-    def value(self, obs, actions):
+    def action_value(self, obs, actions):
         return torch.tensor(self.opinion, dtype=F64).gather(1, actions[..., 0].long())
 
     def state_value(self, obs, noise):
         return obs[..., 0] + noise[..., 0] / 10
 
-    def recent(self, age):
-        """Obs t + m / 8, next obs one more, reward t * t of step t; every fourth ends the task."""
-        t = self.now - age.double()
-        obs = (t + torch.arange(self.M).unsqueeze(1) / 8).unsqueeze(2)
-        return Batch(obs, obs, obs, t * t, obs + 1, (t % 4 == 0).double())
+    def recent_transitions(self, age):
+        return self.recent.gather(age)
 
 
-class Says:
+class Says(Adviser):
     """A fixed adviser that says `number` and notes who asked."""
 
     def __init__(self, number):
         self.number, self.asked = number, []
 
-    def suggest(self, obs, asker, episode_start, rng):
+    def suggest(self, obs, rows, first, rng):
         self.asked.append(obs[:, 0].astype(int).tolist())
         return np.full((len(obs), 1), self.number, np.float32)
 
@@ -300,7 +312,8 @@ def chances(monkeypatch):
 
 
 def run(advice, steps, starts=(1,), first=1):
-    """Who follows whom `[M, steps]`, the actions `[M, steps]` and the steps of each member's decisions."""
+    """Who follows whom `[M, steps]`, the actions `[M, steps]` and the steps of each member's decisions. In step t
+    member m goes from t + m / 8 to the state one higher, for a reward of t * t; every fourth step ends the task."""
     M = advice.M
     followed, actions, decisions = [], [], [[] for _ in range(M)]
     host = np.arange(M, dtype=np.float32).reshape(M, 1)
@@ -311,9 +324,12 @@ def run(advice, steps, starts=(1,), first=1):
         for m in np.flatnonzero(advice.counts.sum(axis=1) - before):
             decisions[m].append(step)
         followed.append(advice.followed.copy())
-        nothing = np.zeros(M)
-        advice.observe(Transition(*[torch.zeros(M, 1)] * 2, host, host, nothing, *[nothing > 0] * 3))
-        advice.group.now = step
+        obs = (step + torch.arange(M, dtype=F64) / 8).unsqueeze(1)
+        made = transition(
+            obs, obs, step**2, obs + 1, terminated=step % 4 == 0, first=start, followed=advice.followed
+        )
+        advice.group.observe(made)
+        advice.observe(made)
         advice.after_step(step)
     return np.stack(followed, axis=1), torch.stack(actions, dim=1).numpy(), decisions
 

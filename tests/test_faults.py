@@ -33,6 +33,8 @@ from peerage.runs.tables import read_advice, read_metrics
 from peerage.trust.in_context_settings import ContextSettings
 from peerage.trust.transformer_settings import TrustTransformerSettings
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parent.parent
 FULL = "No space left on device"
 PNG_END = b"IEND\xaeB`\x82"
@@ -603,7 +605,7 @@ def test_a_listener_that_raises(tmp_path, reference, monkeypatch, error):
         heard = Heard()
         said = peerage(*words(tmp_path, config, name), listeners=(Raises(method, error), heard))
         assert said.status == 0 and len(heard.texts) == 1
-        told = f"Raises is switched off, the training goes on: {error.__name__}: the quota is used up"
+        told = f"Raises is switched off, the training continues: {error.__name__}: the quota is used up"
         assert told in said.line()
         assert differs(tmp_path / name, reference(config)) == []
         assert RunFolder(tmp_path / name).status()[0] == "DONE"
@@ -630,7 +632,7 @@ def test_tensorboard_that_fails(tmp_path, reference, step, fault):
     pytest.importorskip("tensorboard")
     run = tmp_path / "run"
     said = peerage(*words(tmp_path), "--use-tensorboard", listeners=(At(step, lambda: fault(run / "tensorboard")),))
-    assert said.status == 0 and "TensorBoardLog is switched off, the training goes on" in said.line(), said
+    assert said.status == 0 and "TensorBoardLog is switched off, the training continues" in said.line(), said
     assert differs(run, reference()) == []
 
 
@@ -901,7 +903,7 @@ def test_a_log_file_on_a_full_disk(tmp_path, reference, where):
     assert RunFolder(tmp_path / "run").status()[0] == "DONE"
     if where == "2>said":
         said = (tmp_path / "said").read_text()
-        assert said.count("\n") == 1 and "Display is switched off, the training goes on" in said and FULL in said
+        assert said.count("\n") == 1 and "Display is switched off, the training continues" in said and FULL in said
 
 
 # --- no memory ------------------------------------------------------------------------------------------------

@@ -30,6 +30,8 @@ from peerage.config.flags import train_flags
 from peerage.config.presets import preset, preset_names
 from peerage.runs.folder import HEADER
 
+pytestmark = pytest.mark.long
+
 # --- configurations ---------------------------------------------------------------------------------------------
 
 LAUGHS = "a: &a [x, x]\n" + "".join(f"{y}: &{y} [{', '.join([f'*{x}'] * 9)}]\n" for x, y in zip("abcdefgh", "bcdefghi"))

@@ -18,6 +18,8 @@ from safetensors.torch import load_file, save_file
 
 from peerage.runs import checkpoint, disk
 
+pytestmark = pytest.mark.long
+
 # --- checkpoints ------------------------------------------------------------------------------------------------
 
 

@@ -21,6 +21,7 @@ import torch
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch import nn
+from transitions import transition
 
 from peerage.learners.base import Space
 from peerage.learners.defaults import default_settings
@@ -155,9 +156,10 @@ def feed(learner, data, updates):
     columns = [torch.tensor(np.stack([d[k] for d in data])) for k in ("obs", "actions", "rewards", "next_obs")]
     columns.append(torch.tensor(np.stack([d["terminated"] for d in data])))
     for t in range(count):
-        learner.observe(*(c[:, t] for c in columns))
+        obs, actions, rewards, next_obs, terminated = (c[:, t] for c in columns)
+        learner.observe(transition(obs, actions, rewards, next_obs, terminated=terminated))
     index = torch.arange(count, dtype=F64).view(updates, 1, BATCH).expand(-1, len(data), -1)
-    learner.sampler = Given((index + 0.5) / count)
+    learner.streams["replay"] = Given((index + 0.5) / count)
 
 
 def feed_reference(model, data, updates):
@@ -273,7 +275,7 @@ def test_dqn_equals_sb3(monkeypatch):
     monkeypatch.setattr(nn.utils, "clip_grad_norm_", clip_spy)
     grads = spy(learner.optimizer)
     for step in range(1, updates + 1):
-        learner.after_step(step)
+        learner.learn(step)
         losses = learner.metrics()["loss/critic"]
         for s, reference in enumerate(references):
             current[:] = [s]
@@ -296,7 +298,7 @@ def test_dqn_equals_sb3(monkeypatch):
         assert learner.suggest(ours)[s, :, 0].tolist() == q.argmax(dim=1).tolist()
         assert_close(learner.state_value(ours)[s], q.amax(dim=1), 1e-8)
         acts = torch.tensor([0.0, 1, 2, 3, 0, 2], dtype=F64).view(6, 1)
-        assert_close(learner.value(ours, acts.expand(3, 6, 1))[s], q.gather(1, acts.long())[:, 0], 1e-8)
+        assert_close(learner.action_value(ours, acts.expand(3, 6, 1))[s], q.gather(1, acts.long())[:, 0], 1e-8)
 
 
 # --- SAC ----------------------------------------------------------------------
@@ -382,13 +384,13 @@ def test_sac_equals_sb3(case, normal_draws):
         references.append(reference)
 
     feed(learner, data, updates)
-    learner.update_noise = Given(noise)
+    learner.streams["update"] = Given(noise)
     actor, critic = spy(learner.actor_optimizer), spy(learner.critic_optimizer)
     entropy = spy(learner.ent_coef_optimizer)
     if use_sde:
         clipped = learner.actor(torch.tensor(np.stack([d["obs"] for d in data]))).abs() > 2
         assert clipped.any() and not clipped.all()
-    learner.after_step(1)
+    learner.learn(1)
     metrics = learner.metrics()
     for s, reference in enumerate(references):
         normal_draws.rsample.extend(noise[:, s] if use_sde else noise[:, s].flatten(0, 1))
@@ -446,7 +448,7 @@ def compare_acting(learner, s, model, obs, noise):
     assert_close(learner.suggest(ours, None)[s], torch.tensor(mode), 1e-8)
     assert_close(learner.suggest(ours, noise)[s], everywhere, 1e-8)
     assert_close(learner.state_value(ours, noise)[s], value, 1e-8)
-    assert_close(learner.value(ours, everywhere.expand(3, -1, -1))[s], value, 1e-7)
+    assert_close(learner.action_value(ours, everywhere.expand(3, -1, -1))[s], value, 1e-7)
 
 
 # --- TD3 ----------------------------------------------------------------------
@@ -491,10 +493,10 @@ def test_td3_equals_sb3(normal_draws):
         reference.spy("critic", model.critic.optimizer, lambda m=model: critic_layers(m.critic))
         references.append(reference)
     feed(learner, data, updates)
-    learner.update_noise = Given(noise)
+    learner.streams["update"] = Given(noise)
     actor, critic = spy(learner.actor_optimizer), spy(learner.critic_optimizer)
     for step in range(1, updates + 1):
-        learner.after_step(step)
+        learner.learn(step)
     metrics = learner.metrics()
     for s, reference in enumerate(references):
         normal_draws.normal_.extend(noise[:, s])
@@ -519,14 +521,14 @@ def test_td3_equals_sb3(normal_draws):
         ours, acts = obs.expand(3, -1, -1), torch.tensor(model.policy.unscale_action(scaled.numpy()))
         assert_close(learner.suggest(ours)[s], acts, 1e-8)
         assert_close(learner.state_value(ours)[s], value, 1e-8)
-        assert_close(learner.value(ours, acts.expand(3, -1, -1))[s], value, 1e-7)
+        assert_close(learner.action_value(ours, acts.expand(3, -1, -1))[s], value, 1e-7)
 
 
 def test_td3_exploration_is_noise_on_the_scaled_action_clipped_to_the_box():
     settings = [replace(default_settings("td3"), net_arch=ARCH, action_noise=s) for s in (0.1, 0.5)]
     learner = TD3(settings, [StreamKey(0, 0, 0), StreamKey(0, 0, 1)], BOX, TOTAL, dtype=F64)
     draw = torch.tensor([[1.0, -2.0], [3.0, 0.5]], dtype=F64)
-    learner.exploration = Given([draw])
+    learner.streams["exploration"] = Given([draw])
     middle = torch.tensor([[-1.0, 1.25]] * 2, dtype=F64)  # 0 in [-1, 1]; half the ranges are 2 and 0.75
     # member 0: 0.1 (1, -2) = (0.1, -0.2) -> -1 + 0.2, 1.25 - 0.15; member 1: 0.5 (3, 0.5) = (1.5 -> 1, 0.25)
     expected = torch.tensor([[-0.8, 1.1], [1.0, 1.25 + 0.1875]], dtype=F64)
@@ -562,7 +564,7 @@ def test_box_actions_are_stored_scaled_and_clipped(algorithm):
     obs = torch.zeros(2, OBS, dtype=F64)
     # low and high are (-3, 0.5) and (1, 2): -3 -> -1, 2 -> 1; -1 -> 0, 1.25 -> 0; 5 is outside and becomes 1
     for actions in ([[-3.0, 2.0], [-1.0, 1.25]], [[5.0, 0.5], [0.0, -9.0]]):
-        learner.observe(obs, torch.tensor(actions, dtype=F64), obs[:, 0], obs, obs[:, 0])
+        learner.observe(transition(obs, torch.tensor(actions, dtype=F64)))
     stored = learner.replay.recent(torch.tensor([[1, 0], [1, 0]])).actions
     assert stored.tolist() == [[[-1.0, 1.0], [1.0, -1.0]], [[0.0, 0.0], [0.5, -1.0]]]
 
@@ -582,9 +584,8 @@ def test_learning_times_are_sb3s():
     made = []
     learner.update = lambda batch: made.append(step)  # type: ignore[method-assign]
     for step in range(1, 14):
-        zeros = torch.zeros(2, OBS)
-        learner.observe(zeros, zeros[:, :1], zeros[:, 0], zeros, zeros[:, 0])
-        learner.after_step(step)
+        learner.observe(transition(torch.zeros(2, OBS)))
+        learner.learn(step)
     assert made == [9, 9, 12, 12]
 
 
@@ -603,6 +604,6 @@ def test_sac_exploration_matrix_changes_with_the_rollout_only():
     acts = []
     for step in range(1, 8):
         acts.append(learner.suggest(obs, torch.zeros(2, 1, 2)))
-        learner.after_step(step)
+        learner.learn(step)
     same = [torch.equal(a, b) for a, b in pairwise(acts)]
     assert same == [True, True, False, True, True, False]

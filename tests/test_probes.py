@@ -1,4 +1,4 @@
-"""The probes of trust: who acts how, where and when, and the numbers made of who was followed."""
+"""The advisers that test trust (`turncoat`, `regional:a`, ...), and the statistics of the choices in their runs."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ OBS = {
 }
 
 
-def say(adviser, obs):
+def suggest(adviser, obs):
     b = len(obs)
     return adviser.suggest(obs, np.arange(b) % 2, np.zeros(b, bool), RNG)
 
 
 def sides(spec):
-    """What the expert and the adversary of an environment say to OBS."""
+    """What the expert and the adversary of an environment suggest for OBS."""
     expert = scripted.expert_for(spec.id, spec)(OBS[spec.id], RNG)
     if spec.id == "Room-v21":
         return expert, scripted.room_adversary(OBS[spec.id], RNG)
@@ -64,15 +64,15 @@ def test_turncoat_and_convert_change_sides_at_the_same_step(spec):
         turncoat.at(step)
         convert.at(step)
         early = step < turn
-        np.testing.assert_array_equal(say(turncoat, obs), good if early else bad)
-        np.testing.assert_array_equal(say(convert, obs), bad if early else good)
+        np.testing.assert_array_equal(suggest(turncoat, obs), good if early else bad)
+        np.testing.assert_array_equal(suggest(convert, obs), bad if early else good)
         assert set(turncoat.role(obs)) == {1 if early else -1}
         assert set(convert.role(obs)) == {-1 if early else 1}
 
 
 def test_the_turn_is_uniform_between_40_and_60_percent():
     turns = np.array([turn_step(replica_generator(0, r, 2), 100) for r in range(4000)])
-    # 40 to 60 steps stand before it: the turn itself is step 41 to 61, all 21 about equally often
+    # 40 to 60 steps come before it: the turn is one of the steps 41 to 61, each with the same probability
     steps, times = np.unique(turns, return_counts=True)
     assert steps.tolist() == list(range(41, 62))
     expected = 4000 / 21
@@ -80,40 +80,41 @@ def test_the_turn_is_uniform_between_40_and_60_percent():
     replicas = {turn_step(replica_generator(0, r, 2), 16_000) for r in range(5)}
     assert len(replicas) == 5 and all(6401 <= turn <= 9601 for turn in replicas)
     assert turn_step(replica_generator(0, 0, 2), 16_000) != turn_step(replica_generator(1, 0, 2), 16_000)
-    assert [turn_step(RNG, total) for total in (1, 2, 4)] == [2, 2, 3]  # no whole number between: the first after 40%
+    # Without an integer between 40% and 60%: the first one above 40%
+    assert [turn_step(RNG, total) for total in (1, 2, 4)] == [2, 2, 3]
 
 
-def test_a_turncoat_remembers_its_turn():
+def test_the_turn_is_part_of_the_state():
     before, after = make_adviser("negated:turncoat", ROOM), make_adviser("negated:turncoat", ROOM)
     before.begin(replica_generator(0, 0, 2), 1000)
     before.at(700)
     after.begin(replica_generator(9, 9, 2), 90_000)
     after.load_state(json.loads(json.dumps(before.state())))
     assert isinstance(after.inner, Turning) and after.inner == before.inner
-    assert set(after.role(OBS["Room-v21"])) == {1}  # negated, and turned
+    assert set(after.role(OBS["Room-v21"])) == {1}  # negated, after the turn
     with pytest.raises(RuntimeError, match="begin"):
-        say(make_adviser("turncoat", ROOM), OBS["Room-v21"])
+        suggest(make_adviser("turncoat", ROOM), OBS["Room-v21"])
 
 
 @pytest.mark.parametrize("spec", [ROOM, LANDER, CONTINUOUS])
-def test_regional_is_right_in_its_region_only(spec):
+def test_regional_is_an_expert_in_its_region_only(spec):
     obs, (good, bad) = OBS[spec.id], sides(spec)
     in_a = obs[:, 2] < 0.5 if spec.id == "Room-v21" else obs[:, 0] < 0
     a, b = make_adviser("regional:a", spec), make_adviser("regional:b", spec)
     assert 100 < in_a.sum() < 300 and a.stateless and b.stateless
     for adviser, here in ((a, in_a), (b, ~in_a)):
-        said = say(adviser, obs)
-        np.testing.assert_array_equal(said[here], good[here])
-        np.testing.assert_array_equal(said[~here], bad[~here])
-        assert said.dtype == good.dtype
+        actions = suggest(adviser, obs)
+        np.testing.assert_array_equal(actions[here], good[here])
+        np.testing.assert_array_equal(actions[~here], bad[~here])
+        assert actions.dtype == good.dtype
         assert adviser.role(obs).tolist() == np.where(here, 1, -1).tolist()
-        one_by_one = np.concatenate([say(adviser, row[None]) for row in obs[:50]])
-        np.testing.assert_array_equal(one_by_one, said[:50])
+        one_by_one = np.concatenate([suggest(adviser, row[None]) for row in obs[:50]])
+        np.testing.assert_array_equal(one_by_one, actions[:50])
     edge = np.array([[0.5, 0.5, 0.5, 0], [0.5, 0.5, 0.45, 0]], np.float32)
     assert make_adviser("regional:a", ROOM).role(edge).tolist() == [-1, 1]
 
 
-def test_roles_of_the_others(monkeypatch):
+def test_roles_of_the_other_advisers(monkeypatch):
     obs = OBS["Room-v21"][:3]
     roles = {"expert": 1, "adversary": -1, "random": 0, "constant:1": 0, "negated:expert": -1, "negated:adversary": 1}
     roles |= {"negated:random": 0, "negated:negated:expert": 1}
@@ -126,10 +127,10 @@ def test_roles_of_the_others(monkeypatch):
         return rng.integers(4, size=len(obs))
 
     monkeypatch.setattr(scripted, "_experts", {"Room-v21": drawing})
-    assert not make_adviser("regional:a", ROOM).stateless  # every replica needs a generator of its own
+    assert not make_adviser("regional:a", ROOM).stateless  # every replica needs its own generator
 
 
-def test_environments_that_do_not_fit():
+def test_environments_without_an_expert_and_malformed_names():
     cart = check_env_id("CartPole-v1", {})
     for name in ("turncoat", "convert", "regional:a"):
         with pytest.raises(UserError, match=r"no expert for CartPole-v1; there is one for: Room, LunarLander"):
@@ -147,12 +148,12 @@ def test_an_expert_without_regions(monkeypatch):
     with pytest.raises(UserError, match=r"there are no regions for CartPole-v1; .* for: Room, LunarLander") as caught:
         make_adviser("regional:b", cart)
     assert "\n" not in str(caught.value)
-    turncoat = make_adviser("turncoat", cart)  # the opposite of the expert is its adversary
+    turncoat = make_adviser("turncoat", cart)  # its adversary is the opposite of the expert
     turncoat.begin(replica_generator(0, 0, 2), 10)
     obs = np.array([[0, 0, 1, 0], [0, 0, -1, 0]], np.float32)
-    assert say(turncoat, obs).tolist() == [1, 0]
+    assert suggest(turncoat, obs).tolist() == [1, 0]
     turncoat.at(10)
-    assert say(turncoat, obs).tolist() == [0, 1]
+    assert suggest(turncoat, obs).tolist() == [0, 1]
 
 
 # --- presets --------------------------------------------------------------------------------------------------
@@ -174,7 +175,7 @@ def test_a_preset_builds_and_steps(name):
     for _ in range(200):
         trainer.advance()
     trainer.close()
-    for r in (0, 1):  # the tables find the turn again
+    for r in (0, 1):  # the statistics reproduce the turn
         mine = [d.adviser for d in trainer.sharing.fixed_advisers.advisers if r * 2 in d.rows]
         turns = {adviser.turn for adviser in mine if isinstance(adviser, Turning)}
         expected = {turn_step(replica_generator(config.seed, r, 2), 200)}
@@ -183,7 +184,7 @@ def test_a_preset_builds_and_steps(name):
     for _, _, metric, value in trainer.sharing.metrics():
         if metric in shares:
             shares[metric].append(value)
-    # Some 18 choices by lot of every learner, among two learners and two or three advisers
+    # About 18 uniform choices of each learner, among two learners and two or three advisers
     for values in shares.values():
         assert len(values) == 4 and all(0 <= v <= 1 for v in values) and sum(values) > 0
 
@@ -213,7 +214,7 @@ def test_the_variants_are_flags_of_peerage_train():
         assert told == TRUST[experiment.variant], experiment.name
         assert (config.replicas, config.steps, advice.shuffle_advisers) == (4, 9000, True)
         assert config.env == trust_probes.ENVS[experiment.env] and len(config.advisers) in (2, 3)
-        if experiment.variant == "hybrid":  # the seed's warm-up is as long as its run
+        if experiment.variant == "hybrid":  # its warm-up is as long as the run
             assert (config.trust_transformer.warmup_steps, config.trust_transformer.use_phase_aware) == (9000, True)
             assert (advice.lr, advice.trust_buffer_size, advice.use_advantage) == (0.95, 100, False)
 
@@ -266,7 +267,7 @@ def test_decisions_by_hand():
 
 
 def replica(right, wrong, choices=None, *, every=250, **other) -> Replica:
-    """One learner; `right`, `wrong` and `choices` (10 each) are counts of a row."""
+    """One learner; `right`, `wrong` and `choices` (10 by default) are the counts of each row."""
     choices = [10] * len(right) if choices is None else choices
     curves = [np.array([[0, *np.cumsum(row)]], float) for row in (choices, right, wrong)]
     fields = {"episodes": [np.zeros((0, 3))], "alone": np.array([1.0]), "queries": 1.0} | other
@@ -283,11 +284,11 @@ def test_share_by_hand():
     two = Replica(one.steps, *(np.array([a[0], b]) for a, b in [
         (one.choices, [0, 0, 0, 0, 20.0]), (one.right, [0, 0, 0, 0, 20.0]), (one.wrong, [0.0] * 5),
     ]), [], np.array([1.0]), 1.0)  # fmt: skip
-    assert counts.share(two, "right", (0, 750)) == pytest.approx(0.5)  # who has not chosen has no share
-    assert counts.share(two, "right", (0, 1000)) == pytest.approx((18 / 40 + 1) / 2)  # learners count alike
+    assert counts.share(two, "right", (0, 750)) == pytest.approx(0.5)  # a learner without choices has no share
+    assert counts.share(two, "right", (0, 1000)) == pytest.approx((18 / 40 + 1) / 2)  # learners have equal weights
 
 
-def test_the_row_that_the_turn_cuts():
+def test_the_row_that_contains_the_turn():
     # 8 of 10 right until the turn after 1,100 steps, then none: the row has 8 * 100/250 = 3.2
     one = replica([8, 8, 8, 8, 3.2, 0, 0, 0], [0, 0, 0, 0, 6, 10, 10, 10])
     cut = counts.with_turn(one, 1101)
@@ -296,10 +297,10 @@ def test_the_row_that_the_turn_cuts():
     assert counts.share(cut, "wrong", (1100, 1250)) == pytest.approx(1)  # 6 of the 6 choices after the turn
     assert counts.share(cut, "right", (1000, 1100)) == pytest.approx(0.8)
     assert counts.share(cut, "right", (0, 2000)) == counts.share(one, "right", (0, 2000))
-    # What the steps before promise is never more than the row has: 2 right, not 3.2
+    # The extrapolation of the steps before the turn is limited by the row's count: 2 right, not 3.2
     few = counts.with_turn(replica([8, 8, 8, 8, 2, 0], [0] * 6), 1101)
     assert counts.share(few, "right", (1000, 1100)) == pytest.approx(2 / 4)
-    # On a row's border nothing needs to be cut
+    # A turn at the end of a row splits no row
     assert counts.with_turn(one, 1001).steps.tolist() == one.steps.tolist()
 
 
@@ -347,6 +348,7 @@ def test_intervals():
 # --- the script -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_run_from_training_to_page(tmp_path: Path, monkeypatch, capsys):
     monkeypatch.setattr(trust_probes, "FOLDER", tmp_path / "runs")
     monkeypatch.setattr(trust_probes, "PAGE", tmp_path / "docs" / "page.md")
@@ -365,7 +367,7 @@ def test_a_run_from_training_to_page(tmp_path: Path, monkeypatch, capsys):
         assert r.steps[0] == 0 and r.steps[-1] == 1500 and r.turn - 1 in r.steps
         assert (np.diff(r.choices) >= 0).all() and (r.right + r.wrong <= r.choices + 1e-6).all()
         assert r.choices.shape[0] == 2 and r.choices[:, -1].min() >= 100  # 1,000 steps with advice, each tenth
-        # At a choice 3 others are asked, at the 9 steps between at most the one that is followed
+        # A choice asks 3 others, each of the 9 steps in between at most the followed one
         assert 0 < r.queries < (3 + 9) / 10 and len(r.alone) == 1
 
     trust_probes.page()
@@ -373,15 +375,15 @@ def test_a_run_from_training_to_page(tmp_path: Path, monkeypatch, capsys):
     assert (tmp_path / "docs" / "transformer-trust-probes-room.png").exists()
     assert "<!-- probes-room -->" in text and "steps to react" in text and "| td |" in text
     trust_probes.page()
-    assert (tmp_path / "docs" / "page.md").read_text() == text  # a second time changes nothing
+    assert (tmp_path / "docs" / "page.md").read_text() == text  # a second call changes nothing
     (experiment.folder / "DONE").unlink()
-    with pytest.raises(SystemExit, match="nothing to write"):
+    with pytest.raises(SystemExit, match="nothing was written"):
         trust_probes.page()
     assert "room-turncoat-td" in capsys.readouterr().out
-    assert "--overwrite" in experiment.command(3, 1500)  # what was interrupted begins anew
+    assert "--overwrite" in experiment.command(3, 1500)  # an interrupted run starts again
 
 
-def test_a_run_that_fails_is_said(tmp_path: Path, monkeypatch):
+def test_a_failed_run_is_reported(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(trust_probes, "FOLDER", tmp_path)
     well, line = trust_probes.train(trust_probes.Experiment("room", "plain", "td"), 0, 100)
     assert not well and line.startswith("room-plain-td: peerage: --replicas must be") and "\n" not in line

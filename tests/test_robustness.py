@@ -418,9 +418,9 @@ def test_in_the_configuration_and_on_the_command_line(capsys):
     assert from_dict(parse(dump(config), "")) == config and to_dict(config)["perturb"]["observation_noise"] == 0.1
     for data, says in [
         ({"perturb": {"sticky_actions": 2}}, "probability"),
-        ({"perturb": {"dropped_advice": 0.5}, "advice": {"sharing": "none"}}, "cannot be used with"),
+        ({"perturb": {"dropped_advice": 0.5}, "advice": {"sharing": "none"}}, "cannot be used with --sharing none"),
         ({"advice": {"byzantine_members": ["4:random"]}}, "0 to 3"),
-        ({"n_peers": 1, "advice": {"byzantine_members": ["0:random"]}}, "needs --sharing advice and at"),
+        ({"n_peers": 1, "advice": {"byzantine_members": ["0:random"]}}, "at least two members"),
         ({"advisers": ["sign-flip"]}, "write sign-flip:ADVISER"),
         ({"advisers": ["noise:0.5"]}, "adviser"),
     ]:
@@ -446,74 +446,74 @@ def adviser(name: str, spec: Spec, replica: int = 0):
     return made
 
 
-def say(made, obs, seed: int = 0, asker: int = 0):
+def suggest(made, obs, seed: int = 0, row: int = 0):
     b = len(obs)
-    return made.suggest(obs, np.full(b, asker), np.zeros(b, bool), np.random.default_rng(seed))
+    return made.suggest(obs, np.full(b, row), np.zeros(b, bool), np.random.default_rng(seed))
 
 
-def test_sign_flip_is_the_opposite_and_never_the_same():
+def test_sign_flip_is_the_opposite_and_always_differs():
     obs = OBS["LunarLander-v3"]
     for spec in (LANDER, CONTINUOUS):
-        said = say(adviser("expert", spec), obs)
+        said = suggest(adviser("expert", spec), obs)
         for name in ("sign-flip:expert", "negated:expert"):
-            other = say(adviser(name, spec), obs)
+            other = suggest(adviser(name, spec), obs)
             np.testing.assert_array_equal(other, scripted.opposite(spec.id, spec.action_space, said))
             assert set(adviser(name, spec).role(obs)) == {-1}
-    assert flipped("Acrobot-v1", Discrete(3), np.arange(3)).tolist() == [2, 2, 0]  # the middle one has no opposite
+    assert flipped("Acrobot-v1", Discrete(3), np.arange(3)).tolist() == [2, 2, 0]  # 1 is its own opposite
     assert flipped("Room-v6", Discrete(4), np.arange(4)).tolist() == [1, 0, 3, 2]
     assert flipped("Any-v0", Discrete(1), np.zeros(2, int)).tolist() == [0, 0]
-    mirrored = say(adviser("sign-flip:constant:-1.5", PENDULUM), OBS["Pendulum-v1"][:2])
+    mirrored = suggest(adviser("sign-flip:constant:-1.5", PENDULUM), OBS["Pendulum-v1"][:2])
     np.testing.assert_array_equal(mirrored, [[1.5], [1.5]])
 
 
 def test_noise_on_top_of_an_adviser():
     obs, n = OBS["Room-v21"], 3000
-    expert, noisy = say(adviser("expert", ROOM), obs), say(adviser("noise:0.4:expert", ROOM), obs)
+    expert, noisy = suggest(adviser("expert", ROOM), obs), suggest(adviser("noise:0.4:expert", ROOM), obs)
     changed = 0.4 * 3 / 4  # a uniform action is the expert's own in one of four cases
     assert abs(np.mean(expert != noisy) - changed) < 4 * math.sqrt(changed * (1 - changed) / n)
     z = np.random.default_rng(0).standard_normal((n, 1))
-    said = say(adviser("noise:0.5:constant:1", PENDULUM), OBS["Pendulum-v1"])
+    said = suggest(adviser("noise:0.5:constant:1", PENDULUM), OBS["Pendulum-v1"])
     np.testing.assert_allclose(said, np.clip(1 + 0.5 * 2 * z, -2, 2), rtol=1e-5)  # half of [-2, 2] is 2
     assert adviser("noise:expert", ROOM).scale == 0.5 and not overrides(adviser("noise:expert", ROOM), "role")
-    assert adviser("noise:2:constant:1", PENDULUM).inner.value == 1  # numbers of the scale and of the adviser
+    assert adviser("noise:2:constant:1", PENDULUM).inner.value == 1  # one number is the scale, the other the constant
     turning = adviser("noise:turncoat", ROOM)
-    assert turning.state() == turning.inner.state() and turning.inner.turn  # its clock runs on
+    assert turning.state() == turning.inner.state() and turning.inner.turn  # the inner adviser's
 
 
-def test_colluding_advisers_agree_on_something_wrong():
+def test_colluding_advisers_agree_on_a_wrong_action():
     obs = OBS["Room-v21"]
-    one, two = (say(adviser("colluding:a", ROOM), obs, seed, seed) for seed in (0, 1))
-    np.testing.assert_array_equal(one, two)  # whoever asks, whatever is drawn elsewhere
-    np.testing.assert_array_equal(one[17:20], say(adviser("colluding:a", ROOM), obs[17:20]))  # and whoever else asks
-    expert = say(adviser("expert", ROOM), obs)
+    one, two = (suggest(adviser("colluding:a", ROOM), obs, seed, seed) for seed in (0, 1))
+    np.testing.assert_array_equal(one, two)  # independent of the asker and of `rng`
+    np.testing.assert_array_equal(one[17:20], suggest(adviser("colluding:a", ROOM), obs[17:20]))  # and of the batch
+    expert = suggest(adviser("expert", ROOM), obs)
     assert not (one == expert).any()
-    # Each of the three others equally often; states that are there twice count once
+    # Each of the three other actions equally often; duplicate states count once
     _, first = np.unique(obs, axis=0, return_index=True)
     steps = np.bincount((one - expert)[first] % 4, minlength=4)[1:]
     assert ((steps - steps.mean()) ** 2 / steps.mean()).sum() < 13.8  # chi square, 2 degrees of freedom, p = 0.001
-    # Another name and another replica agree by chance only, in one of three cases
+    # With another name and in another replica the actions agree by chance, in one of three cases
     for made in (adviser("colluding:b", ROOM), adviser("colluding:a", ROOM, replica=1)):
-        agree = np.mean((say(made, obs) == one)[first])
+        agree = np.mean((suggest(made, obs) == one)[first])
         assert abs(agree - 1 / 3) < 4 * math.sqrt(2 / 9 / len(first))
-    worst = say(adviser("colluding", ROOM), obs)
+    worst = suggest(adviser("colluding", ROOM), obs)
     np.testing.assert_array_equal(worst, scripted.room_adversary(obs, np.random.default_rng(0)))
-    opposed = say(adviser("colluding", LANDER), OBS["LunarLander-v3"])
-    np.testing.assert_array_equal(opposed, say(adviser("negated:expert", LANDER), OBS["LunarLander-v3"]))
+    opposed = suggest(adviser("colluding", LANDER), OBS["LunarLander-v3"])
+    np.testing.assert_array_equal(opposed, suggest(adviser("negated:expert", LANDER), OBS["LunarLander-v3"]))
     assert set(adviser("colluding", ROOM).role(obs)) == set(adviser("colluding:a", ROOM).role(obs)) == {-1}
 
 
-def test_colluding_where_nobody_knows_what_is_right():
+def test_colluding_without_a_built_in_expert():
     obs = OBS["Pendulum-v1"]
-    said = say(adviser("colluding:a", PENDULUM), obs)
+    said = suggest(adviser("colluding:a", PENDULUM), obs)
     assert said.shape == (3000, 1) and stats.kstest(said.ravel() / 4 + 0.5, "uniform").pvalue > 1e-3
-    np.testing.assert_array_equal(said, say(adviser("colluding:a", PENDULUM), obs, 3, 1))
-    counts = np.bincount(say(adviser("colluding:a", ACROBOT), OBS["Acrobot-v1"]), minlength=3)
+    np.testing.assert_array_equal(said, suggest(adviser("colluding:a", PENDULUM), obs, 3, 1))
+    counts = np.bincount(suggest(adviser("colluding:a", ACROBOT), OBS["Acrobot-v1"]), minlength=3)
     assert ((counts - 1000) ** 2 / 1000).sum() < 13.8 and len(counts) == 3
-    both = say(adviser("colluding:a", CONTINUOUS), OBS["LunarLander-v3"])
-    assert abs(np.corrcoef(both.T)[0, 1]) < 4 / math.sqrt(3000)  # the numbers of one action are two
+    both = suggest(adviser("colluding:a", CONTINUOUS), OBS["LunarLander-v3"])
+    assert abs(np.corrcoef(both.T)[0, 1]) < 4 / math.sqrt(3000)  # the two numbers of an action are independent
     zero = np.zeros((1, 3), np.float32)
     one = adviser("colluding:a", PENDULUM)
-    np.testing.assert_array_equal(say(one, zero), say(one, -zero))
+    np.testing.assert_array_equal(suggest(one, zero), suggest(one, -zero))
 
 
 @pytest.mark.parametrize(
@@ -532,12 +532,12 @@ def test_malformed_advisers(name, says):
         make_adviser(name, ROOM)
 
 
-def test_colluding_needs_somebody_to_oppose_or_a_name():
+def test_colluding_needs_a_scripted_policy_or_a_name():
     with pytest.raises(UserError, match="use colluding:NAME"):
         make_adviser("colluding", PENDULUM)
 
 
-# --- members and silence ----------------------------------------------------------------------------------------
+# --- Byzantine members and dropped advice -----------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -546,30 +546,30 @@ def group(begin):
     return lambda spec: begin(tiny(env=spec.id, n_peers=3, replicas=2, total_timesteps=10)).group
 
 
-def test_a_member_that_flips_what_it_tells_others(group):
+def test_a_sign_flip_member(group):
     byzantine = parse_members(["1:sign-flip"], 3)
-    meant = torch.arange(18.0).view(6, 3, 1) % 4
-    heard = ByzantineMembers(byzantine, group(ROOM), ROOM.id).answer(meant)
-    expected = meant.clone()
-    for asker in (0, 2, 3, 5):  # members 0 and 2 of both replicas; member 1 hears itself
-        expected[asker, 1] = torch.tensor([1.0, 0, 3, 2])[int(meant[asker, 1])]
-    assert torch.equal(heard, expected) and not torch.equal(heard, meant)
+    honest = torch.arange(18.0).view(6, 3, 1) % 4
+    heard = ByzantineMembers(byzantine, group(ROOM), ROOM.id).answer(honest)
+    expected = honest.clone()
+    for asker in (0, 2, 3, 5):  # members 0 and 2 of both replicas; member 1 gives itself its true suggestion
+        expected[asker, 1] = torch.tensor([1.0, 0, 3, 2])[int(honest[asker, 1])]
+    assert torch.equal(heard, expected) and not torch.equal(heard, honest)
     box = ByzantineMembers(byzantine, group(PENDULUM), PENDULUM.id).answer(torch.full((6, 3, 1), 0.5))
     assert box[:, 1, 0].tolist() == [-0.5, 0.5, -0.5, -0.5, 0.5, -0.5] and (box[:, [0, 2]] == 0.5).all()
 
 
-def test_members_that_answer_at_random_or_with_noise(group):
+def test_random_and_noise_members(group):
     byzantine = parse_members(["0:random", "2:noise:0.4"], 3)
     room = group(ROOM)
     discrete = ByzantineMembers(byzantine, room, ROOM.id)
     box = ByzantineMembers(byzantine, group(PENDULUM), PENDULUM.id)
-    meant = torch.full((6, 3, 1), 1.0)
-    heard = torch.stack([discrete.answer(meant) for _ in range(1000)])
+    honest = torch.full((6, 3, 1), 1.0)
+    heard = torch.stack([discrete.answer(honest) for _ in range(1000)])
     state = discrete.state()
-    after = discrete.answer(meant)
+    after = discrete.answer(honest)
     again = ByzantineMembers(byzantine, room, ROOM.id)
     again.load_state(json.loads(json.dumps(state)))
-    assert torch.equal(again.answer(meant), after)
+    assert torch.equal(again.answer(honest), after)
     random, noisy = heard[:, [1, 2, 4, 5], 0].flatten(), heard[:, [0, 1, 3, 4], 2].flatten()  # 4,000 each
     assert (heard[:, [0, 3], 0] == 1).all() and (heard[:, [2, 5], 2] == 1).all() and (heard[:, :, 1] == 1).all()
     counts = torch.bincount(random.long(), minlength=4).numpy()
@@ -587,7 +587,7 @@ def test_malformed_members(word):
         parse_members([word], 3)
 
 
-def test_a_member_lies_in_one_way():
+def test_a_member_has_one_kind():
     with pytest.raises(UserError, match="member 1 is given twice"):
         parse_members(["1:random", "1:noise"], 3)
 
@@ -600,13 +600,13 @@ def tiny(**settings) -> Config:
 QUIET = {"choice": "uniform", "epsilon": 0.0, "self_share": 0.0, "follow_steps": 1, "perturb": {"dropped_advice": 0.5}}
 
 
-def test_those_who_do_not_answer_are_not_followed(begin):
+def test_an_adviser_that_does_not_answer_is_not_followed(begin):
     trainer = begin(tiny(**QUIET, advisers=("random",), replicas=8, total_timesteps=400))
     counts = np.zeros((2, 3))
     for _ in range(200):
         trainer.advance()
     counts += trainer.sharing.counts.reshape(8, 2, 3).sum(axis=0)
-    # Of two others none, one or both answer with 1/4, 1/2, 1/4; oneself is then one of 1, 2 or 3
+    # None, one or both of the others answer with probability 1/4, 1/2, 1/4; the asker is then one of 1, 2 or 3
     myself = 1 / 4 + 1 / 2 / 2 + 1 / 4 / 3
     for i in (0, 1):
         n = counts[i].sum()
@@ -614,17 +614,17 @@ def test_those_who_do_not_answer_are_not_followed(begin):
         assert abs(counts[i, 2] / n - (1 - myself) / 2) < 4 * math.sqrt(0.21 * 0.79 / n)
 
 
-def test_if_nobody_answers_one_follows_oneself(begin):
+def test_a_member_without_answers_follows_itself(begin):
     settings = {**QUIET, "perturb": {"dropped_advice": 1.0}}
     for only in (False, True):
         trainer = begin(tiny(**settings, only_follow_others=only, advisers=("random",)), steps=20)
         assert trainer.sharing.counts.tolist() == [[20, 0, 0], [0, 20, 0]]
     some = begin(tiny(**QUIET, only_follow_others=True, advisers=("random",)), steps=100)
-    share = some.sharing.counts[0, 0] / 100  # both others are silent in a quarter of the cases
+    share = some.sharing.counts[0, 0] / 100  # neither of the others answers in a quarter of the cases
     assert abs(share - 0.25) < 4 * math.sqrt(0.25 * 0.75 / 100)
 
 
-def test_what_is_not_heard_is_not_known(begin):
+def test_a_suggestion_that_was_dropped_is_not_used(begin):
     trainer = begin(tiny(perturb={"dropped_advice": 0.5}, advisers=("constant:1", "constant:2"), follow_steps=1))
     sharing, known, heard = trainer.sharing, [], []
     components, draws = sharing.components, sharing.answers.next
@@ -639,7 +639,7 @@ def test_what_is_not_heard_is_not_known(begin):
         assert (said[:, :, 2 + k] == torch.where(silent[:, :, k], own, 1.0 + k)).all()
 
 
-def test_a_disturbed_training_goes_on_bit_for_bit(begin, same):
+def test_a_perturbed_training_resumes_bit_for_bit(begin, same):
     config = tiny(
         perturb={"observation_noise": 0.05, "action_noise": 0.1, "dropped_advice": 0.3, "goals": "left"},
         byzantine_members=("1:noise:0.3",),
@@ -656,12 +656,12 @@ def test_a_disturbed_training_goes_on_bit_for_bit(begin, same):
         other.advance()
     same(trainer.state(), other.state())
     assert isinstance(trainer.envs.envs[0], Perturbed)
-    # What is evaluated is the environment itself
+    # Evaluations use the unperturbed environment
     assert all(not isinstance(maker.make(), Changing) for maker in trainer.evaluation_makers)
 
 
-def test_trust_is_not_outvoted(begin):
-    """Three who agree beside one who is right; by lot they would get half of the choices, and it a sixth."""
+def test_a_majority_of_colluding_advisers_is_not_followed(begin):
+    """Three colluding advisers and one expert; uniform choices would give them a half and the expert a sixth."""
     advisers = ("expert", *["colluding:a"] * 3)
     settings = {"net_arch": (), "buffer_size": (), "batch_size": (), "trust": "td", "replicas": 2}
     trainer = begin(tiny(**settings, advisers=advisers, train_freq=4, total_timesteps=1500), steps=500)
@@ -672,11 +672,11 @@ def test_trust_is_not_outvoted(begin):
     assert chosen[2] > 0.5 and chosen[3:].sum() < 0.2
 
 
-def test_a_byzantine_member_learns_as_if_it_were_none(begin, same):
-    """With everybody following itself the lies change nothing at all."""
+def test_a_byzantine_member_learns_like_an_honest_one(begin, same):
+    """As long as all members follow themselves, Byzantine members change nothing."""
     settings = {"max_peer_epochs": 0, "train_freq": 4, "total_timesteps": 200}
-    honest, liar = begin(tiny(**settings), 80), begin(tiny(**settings, byzantine_members=("1:sign-flip",)), 80)
-    same(honest.group.state(), liar.group.state())
+    honest, byzantine = begin(tiny(**settings), 80), begin(tiny(**settings, byzantine_members=("1:sign-flip",)), 80)
+    same(honest.group.state(), byzantine.group.state())
 
 
 # --- evaluations ------------------------------------------------------------------------------------------------

@@ -18,14 +18,16 @@ import numpy as np
 import pytest
 import stable_baselines3 as sb3
 import torch
+from transitions import transition
 
 from peerage.config import Config, LearnerConfig
 from peerage.config import file as configfile
 from peerage.envs.make import check_env_id
 from peerage.errors import UserError
-from peerage.interop.pretrained import load_members, load_policy, member_networks, parse_spec, space_of
+from peerage.interop.pretrained import load_members, load_policy, parse_spec
 from peerage.interop.sb3 import read_zip, sb3_views, to_learner
 from peerage.interop.sb3_export import export_member
+from peerage.interop.single import space_of
 from peerage.learners.defaults import member_settings, resolve
 from peerage.learners.group import Group
 from peerage.runs import checkpoint
@@ -132,7 +134,7 @@ def test_a_zip_acts_and_judges_as_in_stable_baselines3(tmp_path, kind):
             mine = learner.critic(torch.cat((torch.as_tensor(obs), scaled), dim=1)[None])[0]
             assert torch.allclose(mine, both.T, atol=1e-5)  # the first one first: TD3's actor learns from it
             q = both.min(dim=1).values
-            mine = learner.value(torch.as_tensor(obs)[None], torch.as_tensor(actions)[None])[0]
+            mine = learner.action_value(torch.as_tensor(obs)[None], torch.as_tensor(actions)[None])[0]
             assert torch.allclose(mine, q, atol=1e-5)
 
 
@@ -320,7 +322,7 @@ def make_run(path: Path, env="Pendulum-v1", n=3, replicas=2, **learner) -> Group
     spec = check_env_id(env, {})
     config = resolve(replace(config, learner=LearnerConfig(**learner)), spec.discrete)
     space = space_of(spec.observation_space, spec.action_space)
-    group = Group(member_settings(config, spec.discrete), replicas, 5, space, 50, advise=True)
+    group = Group(member_settings(config, spec.discrete), replicas, 5, space, 50)
     for stack in group.stacks:
         for net in stack.learner.networks().values():
             net.flat.add_(0.2 * torch.randn_like(net.flat))
@@ -328,7 +330,7 @@ def make_run(path: Path, env="Pendulum-v1", n=3, replicas=2, **learner) -> Group
             stack.learner.log_ent_coef.add_(torch.randn_like(stack.learner.log_ent_coef))
     path.mkdir(parents=True)
     (path / "config.yaml").write_text(configfile.dump(config))
-    checkpoint.save(path, 50, {"step": 50, "group": group.state()})
+    checkpoint.save(path, 50, {"trainer": {"step": 50, "group": group.state()}})
     return group
 
 
@@ -383,8 +385,8 @@ def test_export_opens_in_stable_baselines3_and_comes_back(tmp_path, kind):
         back = to_learner(read_zip(path), *spaces_of(env))
         stack = next(s for s in group.stacks if member in s.positions)
         row = stack.index.tolist().index(replica * 3 + member)
-        sent, came = member_networks(stack.learner, row), member_networks(back, 0)
-        assert sent.keys() == came.keys() and all(torch.equal(sent[k], came[k]) for k in sent)
+        sent, came = stack.learner.parameters(), back.parameters()
+        assert sent.keys() == came.keys() and all(torch.equal(sent[k][row], came[k][0]) for k in sent)
 
 
 def test_an_export_learns_on_in_stable_baselines3(tmp_path):
@@ -447,7 +449,7 @@ def fresh_group(env, load_paths, replicas=2, **learner):
     learner |= {"load_paths": tuple(map(str, load_paths)), "learning_starts": (2,), "batch_size": (4,)}
     settings = member_settings(replace(config, learner=LearnerConfig(**learner)), spec.discrete)
     space = space_of(spec.observation_space, spec.action_space)
-    return Group(settings, replicas, 1, space, 50, advise=True), spec
+    return Group(settings, replicas, 1, space, 50), spec
 
 
 def test_loaded_members_sit_in_every_replica_and_do_not_learn(tmp_path):
@@ -473,9 +475,8 @@ def test_loaded_members_sit_in_every_replica_and_do_not_learn(tmp_path):
     sac = source.stacks[0].learner
     assert torch.equal(group.stacks[0].learner.log_ent_coef[0], sac.log_ent_coef[1])
     for step in range(1, 10):
-        o = torch.randn(group.M, 3)
-        group.observe(o, torch.rand(group.M, 1), torch.rand(group.M), o, torch.zeros(group.M))
-        group.after_step(step)
+        group.observe(transition(torch.randn(group.M, 3), torch.rand(group.M, 1), torch.rand(group.M)))
+        group.learn(step)
     assert not torch.allclose(check(), before)
 
 

@@ -1,4 +1,4 @@
-"""Scripted policies: optimal where they should be, bad where they should be."""
+"""Scripted policies: optimal experts, adversaries, and registered policies."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OPTIMA = {3: 19.50, 6: 47.10, 21: 85.99, 27: 131.48, 33: 226.98}
 
 
 def goals(length: int) -> np.ndarray:
-    """Every goal as often as it is drawn: [4 (length - 1), 2]."""
+    """All goals, each as often as its probability says: [4 (length - 1), 2]."""
     return np.array(
         [
             (wall, free) if dimension == 0 else (free, wall)
@@ -37,7 +37,7 @@ def test_room_expert_is_optimal_for_every_goal(length):
     best = (horizon - distance + 1) - 0.001 * (distance - 1)
     assert best.mean() == pytest.approx(OPTIMA[length], abs=0.005)
 
-    # All goals at once in a copy of the room in NumPy ...
+    # All goals at once, in a NumPy version of the room ...
     expert = scripted.expert_for(env_id, check_env_id(env_id, {}))
     position, returns = np.full_like(every, length // 2), np.zeros(len(every))
     moves = np.array([[1, 0], [-1, 0], [0, 1], [0, -1]])
@@ -49,7 +49,7 @@ def test_room_expert_is_optimal_for_every_goal(length):
         returns += np.where((position == every).all(axis=1), 1, -0.001)
     np.testing.assert_allclose(returns, best)
 
-    # ... and some in the real one.
+    # ... and some goals in the environment itself.
     env = make_env(env_id, {})
     for i in np.random.default_rng(1).choice(len(every), 4, replace=False):
         obs, _ = env.reset(seed=0, options={"goal": every[i]})
@@ -73,7 +73,7 @@ def test_room_adversary_waits_in_the_opposite_corner():
                 assert (env.unwrapped.x, env.unwrapped.y) == corner
 
 
-def test_answers_do_not_depend_on_the_batch():
+def test_actions_do_not_depend_on_the_batch():
     obs = np.random.default_rng(0).integers(0, 33, (500, 4)).astype(np.float32) / np.float32(32)
     for policy in (scripted.room_expert, scripted.room_adversary):
         before = obs.copy()
@@ -110,7 +110,7 @@ def test_lunar_lander_expert_lands(continuous):
     group.close()
 
 
-def test_environments_without_one():
+def test_environments_without_an_expert_or_adversary():
     spec = check_env_id("CartPole-v1", {})
     for find in (scripted.expert_for, scripted.adversary_for):
         with pytest.raises(UserError, match=r"for CartPole-v1; there is one for: Room") as caught:
@@ -120,7 +120,7 @@ def test_environments_without_one():
         scripted.adversary_for("LunarLander-v3", spec)
 
 
-def test_registering_ones_own(monkeypatch):
+def test_registered_policies(monkeypatch):
     monkeypatch.setattr(scripted, "_experts", {})
     monkeypatch.setattr(scripted, "_adversaries", {})
     spec = check_env_id("CartPole-v1", {})
@@ -136,6 +136,17 @@ def test_registering_ones_own(monkeypatch):
     assert scripted.expert_for("a_module:Room-v21", check_env_id("Room-v21", {})) is scripted.room_expert
 
 
+def test_built_in_policies_and_the_opposite_of_a_registered_one(monkeypatch):
+    """Only the built-in policies are known to draw nothing; the opposite of a registered one may draw as well."""
+    monkeypatch.setattr(scripted, "_experts", {})
+    lander = check_env_id("LunarLander-v3", {})
+    assert scripted.is_built_in(scripted.room_expert)
+    assert scripted.is_built_in(scripted.adversary_or_opposite("LunarLander-v3", lander))
+    scripted.register_expert("LunarLander-v3", lambda obs, rng: rng.integers(4, size=len(obs)))
+    assert not scripted.is_built_in(scripted.expert_for("LunarLander-v3", lander))
+    assert not scripted.is_built_in(scripted.adversary_or_opposite("LunarLander-v3", lander))
+
+
 def test_opposite():
     actions = np.array([0, 1, 2, 3])
     for env_id, expected in [("Room-v21", [1, 0, 3, 2]), ("LunarLander-v3", [3, 2, 1, 0])]:
@@ -144,5 +155,5 @@ def test_opposite():
     box = Box(np.array([-1, 0], np.float32), np.array([1, 4], np.float32))
     mirrored = scripted.opposite("Any-v0", box, np.array([[0.5, 1], [-1, 4]], np.float32))
     assert mirrored.tolist() == [[-0.5, 3], [1, 0]] and mirrored.dtype == np.float32
-    with pytest.raises(UserError, match="no opposite"):
+    with pytest.raises(UserError, match="have no opposite"):
         scripted.opposite("Any-v0", gymnasium.spaces.MultiDiscrete([2]), actions)

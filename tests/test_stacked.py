@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from transitions import transition
 
 from peerage.config import AdviceConfig
 from peerage.learners.base import Space
@@ -18,11 +19,12 @@ from peerage.learners.group import Group
 from peerage.learners.sac import SAC
 from peerage.learners.streams import StreamKey
 from peerage.learners.td3 import TD3
-from peerage.nets import kernels
-from peerage.nets.stacked import StackedAdam, StackedMLP
+from peerage.nets import native
+from peerage.nets.adam import StackedAdam
+from peerage.nets.stacked import StackedMLP
+from peerage.nets.workers import WORKERS
 from peerage.sharing.advice import Advice
 from peerage.sharing.none import NoSharing
-from peerage.trust.signals import Transition
 
 F64 = torch.float64
 OBS = 7
@@ -43,10 +45,10 @@ def one_thread():
 # --- learners ----------------------------------------------------------------------
 
 CASES = {
-    "dqn": ("dqn", {}),
-    "sac": ("sac", {}),
-    "sac-fixed": ("sac", {"ent_coef": "0.1"}),
-    "sac-gsde": ("sac", {"use_sde": True}),
+    "dqn": ("dqn", {"target_update_interval": 1}),
+    "sac": ("sac", {"target_update_interval": 1}),
+    "sac-fixed": ("sac", {"ent_coef": "0.1", "target_update_interval": 1}),
+    "sac-gsde": ("sac", {"use_sde": True, "target_update_interval": 1}),
     "td3": ("td3", {}),
 }
 
@@ -66,7 +68,6 @@ def make(case, members, updates=6, capacity=40, spoil=()):
             learning_starts=0,
             train_freq=1,
             gradient_steps=1,
-            target_update_interval=1,
             learning_rate=1e-3 * (i + 1),
             gamma=1 - 0.1 * i,
             tau=0.01 * (i + 1),
@@ -90,23 +91,20 @@ def make(case, members, updates=6, capacity=40, spoil=()):
         for row, i in enumerate(members):
             if i in spoil and t >= 20:
                 rewards[row] = math.nan
-        learner.observe(draw(OBS), actions, rewards, draw(OBS), (draw(1)[:, 0] > 1).float())
+        obs, next_obs = draw(OBS), draw(OBS)
+        learner.observe(transition(obs, actions, rewards, next_obs, terminated=draw(1)[:, 0] > 1))
         if t == 19 or t >= capacity - updates + 3:
             for _ in range(3 if t == 19 else 1):
                 step += 1
-                learner.after_step(step)
+                learner.learn(step)
     return learner
 
 
 def everything(learner, row):
     """All that a member has learned."""
-    parts = [net.flat.view(len(learner.settings), -1)[row] for net in learner.networks().values()]
-    for name in ("optimizer", "actor_optimizer", "critic_optimizer"):
-        if hasattr(learner, name):
-            optimizer = getattr(learner, name)
-            parts += [optimizer.exp_avg[row], optimizer.exp_avg_sq[row]]
-    if hasattr(learner, "log_ent_coef"):
-        parts.append(learner.log_ent_coef[row])
+    parts = [values[row] for values in learner.parameters().values()]
+    for optimizer in learner.optimizers.values():
+        parts += [optimizer.exp_avg[row], optimizer.exp_avg_sq[row]]
     return torch.cat([p.flatten() for p in parts])
 
 
@@ -115,7 +113,7 @@ def acts(learner, row):
     rows, obs = len(learner.settings), torch.linspace(-1, 1, OBS)
     noise = torch.linspace(-1, 1, learner.space.act_dim).expand(rows, 1, -1)
     actions = learner.suggest(obs.expand(rows, 1, -1), noise)
-    return torch.cat((actions[row].flatten(), learner.value(obs.expand(rows, 1, -1), actions)[row]))
+    return torch.cat((actions[row].flatten(), learner.action_value(obs.expand(rows, 1, -1), actions)[row]))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -338,27 +336,34 @@ class World:
 
 def small(algorithm, **kwargs):
     base = {"net_arch": (24, 16), "batch_size": 12, "buffer_size": 90, "learning_starts": 15, "train_freq": 2}
-    base |= {"gradient_steps": 1, "target_update_interval": 1, "learning_rate": 3e-3, "tau": 0.02}
+    base |= {"gradient_steps": 1, "learning_rate": 3e-3, "tau": 0.02}
+    base |= {} if algorithm == "td3" else {"target_update_interval": 1}
     return replace(default_settings(algorithm), **(base | kwargs))
 
 
 def live(members, replicas, *, advice=None, steps=200, seed=5):
     """Train; returns {(replica, member): everything it did and became} and the sharing."""
     space = DISCRETE if members[0].algorithm == "dqn" else BOX
-    group = Group(members, replicas, seed, space, steps, advise=advice is not None)
+    group = Group(members, replicas, seed, space, steps)
     sharing = NoSharing(group) if advice is None else Advice(advice, group, [], seed=seed, epoch_length=40)
     world, start, log = World(group.stream_keys), True, []
     for step in range(1, steps + 1):
         host = world.obs
         obs = torch.from_numpy(host.copy())
         actions = sharing.act(obs, host, np.full(group.M, start), step)
+        first = start
         next_obs, rewards, terminated, start = world.step(actions.numpy())
-        group.observe(obs, actions, *(torch.from_numpy(x.copy()) for x in (rewards, next_obs, terminated)))
-        sharing.observe(Transition(obs, obs, host, host, rewards, terminated, start, start))
+        step_made = transition(
+            obs, actions, rewards, next_obs, terminated=terminated, first=first, followed=sharing.followed
+        )
+        group.observe(step_made)
+        sharing.observe(step_made)
         sharing.after_step(step)
-        group.after_step(step)
+        group.learn(step)
         log.append(torch.cat((obs, actions), dim=1))
     whole = torch.stack(log, dim=1)  # [M, steps, obs + act]
+    ages = torch.arange(group.recent.size).expand(group.M, -1)
+    history = group.recent_transitions(ages).followed  # [M, steps]
     out = {}
     for stack in group.stacks:
         for row, m in enumerate(stack.index.tolist()):
@@ -368,7 +373,7 @@ def live(members, replicas, *, advice=None, steps=200, seed=5):
                     parts.append(sharing.signals["td"].trust.values[m])
                 if sharing.signals["td"].agents is not None:
                     parts.append(sharing.signals["td"].agents.values[m // group.N])
-                parts += [sharing.signals["td"].history[m].float(), torch.as_tensor(sharing.counts[m]).float()]
+                parts += [history[m].float(), torch.as_tensor(sharing.counts[m]).float()]
                 parts.append(sharing.last["score"][m])
             out[m // group.N, m % group.N] = torch.cat(parts)
     return out, sharing
@@ -432,19 +437,19 @@ def test_advice_in_a_group_of_one_is_single_agent_training(algorithm, replicas):
 
 
 def test_warm_up_is_uniform_over_the_box():
-    group = Group([small("sac")] * 2, 1, 0, BOX, 100, advise=False)
+    group = Group([small("sac")] * 2, 1, 0, BOX, 100)
     drawn = torch.cat([group.warmup_actions() for _ in range(3000)])
     low, high = torch.tensor(BOX.low), torch.tensor(BOX.high)
     assert (drawn >= low).all() and (drawn <= high).all()
     scaled = (drawn - low) / (high - low)
     assert (scaled.mean(dim=0) - 0.5).abs().max() < 0.02 and (scaled.var(dim=0) - 1 / 12).abs().max() < 0.005
-    discrete = Group([small("dqn")] * 2, 1, 0, DISCRETE, 100, advise=False)
+    discrete = Group([small("dqn")] * 2, 1, 0, DISCRETE, 100)
     seen = torch.cat([discrete.warmup_actions() for _ in range(3000)]).flatten().long()
     assert (torch.bincount(seen, minlength=5) / len(seen) - 0.2).abs().max() < 0.03 and seen.max() == 4
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_wide_layers_row_by_row_are_the_same_function(threads):
+def test_wide_layers_row_by_row_are_the_same_function(threads, monkeypatch):
     """oneDNN's way for wide layers gives values and gradients of the batched one; with any number of threads and
     beside any other rows, the same bits."""
     torch.manual_seed(0)
@@ -452,19 +457,21 @@ def test_wide_layers_row_by_row_are_the_same_function(threads):
     net.flat.copy_(0.1 * torch.randn_like(net.flat))
     x = torch.randn(3, 64, 5, requires_grad=True)
     seen = []
-    kernels.WORKERS.set_threads(threads)
+    WORKERS.set_threads(threads)
+    onednn = native.available("onednn_linear")
     for wide in (True, False):
-        before, kernels.ONEDNN = kernels.ONEDNN, wide and kernels.ONEDNN
+        if not wide:
+            monkeypatch.setattr("peerage.nets.native.available", lambda name: False)
         net.grad.zero_()
         x.grad = None
         out = net(x, grad=True)
         out.square().sum().backward()
         seen.append((out.detach().clone(), net.grad.clone(), x.grad.clone()))
-        kernels.ONEDNN = before
-    kernels.WORKERS.set_threads(1)
+    monkeypatch.undo()
+    WORKERS.set_threads(1)
     for one, other in zip(*seen, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
     alone = StackedMLP(1, (5, 128, 128, 2))
     alone.flat.copy_(net.flat[:1])
-    if kernels.ONEDNN:
+    if onednn:
         assert torch.equal(alone(x[:1].detach()), seen[0][0][:1])

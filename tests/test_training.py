@@ -91,6 +91,7 @@ def final_return(run: peerage.Run) -> float:
 # --- learning -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_dqn_learns_the_trivial_task(tmp_path):
     run = peerage.train(
         Match, n_peers=2, total_timesteps=1500, gamma=0.0, learning_rate=3e-3, learning_starts=100, eval_freq=1500,
@@ -99,6 +100,7 @@ def test_dqn_learns_the_trivial_task(tmp_path):
     assert final_return(run) == 10.0  # every number of every episode, every member
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "settings", [{"algorithm": "sac"}, {"algorithm": "sac", "use_sde": True}, {"algorithm": "td3"}]
 )
@@ -110,6 +112,7 @@ def test_sac_and_td3_learn_the_trivial_task(tmp_path, settings):
     assert final_return(run) > -0.2  # ten steps; doing nothing gives about -13
 
 
+@pytest.mark.long
 def test_a_group_solves_room_v6(tmp_path):
     run = peerage.train(
         "Room-v6", n_peers=2, advisers=["expert"], total_timesteps=12000, learning_rate=1e-3, gamma=0.9,
@@ -392,6 +395,7 @@ def test_an_environment_that_gives_nan_is_named_with_the_step(tmp_path):
     assert (next(tmp_path.iterdir()) / "FAILED").exists()
 
 
+@pytest.mark.long
 def test_the_examples_run(tmp_path, monkeypatch):
     """As a user runs them, but shorter."""
     import runpy

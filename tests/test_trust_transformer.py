@@ -545,6 +545,7 @@ def test_refuses_features_and_phases_that_do_not_fit():
 # --- does it find out? --------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("n_phases", "wiring", "lr", "updates"),
     [(0, "causal", 1e-5, 250), (0, "causal", 1e-3, 30), (PHASES, "causal", 1e-3, 30), (0, "seed", 1e-3, 30)],

@@ -138,8 +138,10 @@ class SavedRun:
             raise self._misfit(space)
         learner = single(settings, space)
         k, positions = next((k, p) for k, p in enumerate(self._stacks()) if member in p)
-        row = replica * len(positions) + positions.index(member)
+        rows, row = self.config.replicas * len(positions), replica * len(positions) + positions.index(member)
         try:
+            if any(len(values) != rows for values in self.parts[k].values()):
+                raise ValueError("the checkpoint of another number of members")
             weights = {name: values[row : row + 1] for name, values in self.parts[k].items()}
             set_member_parameters(learner, 0, weights)
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError):

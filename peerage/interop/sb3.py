@@ -98,7 +98,7 @@ def read_zip(path: str | Path) -> Sb3Policy:
     mean = "actor.mu.0" if use_sde else "actor.mu"  # SAC's last layer is a separate module
     layers = _layers(tensors, ACTORS[algorithm]) + (_layers(tensors, mean, 1) if algorithm == "sac" else [])
     net_arch = tuple(fan_out for fan_out, _ in layers[:-1])
-    if algorithm != "dqn":
+    if not LEARNERS[algorithm].fits(discrete=True):
         critics = {name.split(".")[1] for name in tensors if name.startswith("critic.")}
         if critics != {f"qf{k}" for k in range(N_CRITICS)}:
             raise UserError(f"{path} has n_critics = {len(critics)}: Peerage's {algorithm} has {N_CRITICS}")

@@ -101,6 +101,13 @@ class Learner:
         registered with `has_action_value`."""
         raise NotImplementedError
 
+    def action_values(self, obs: Tensor, actions: Tensor) -> Tensor:
+        """`action_value` of several actions in each state: `obs [S, B, obs]`, `actions [S, B, K, act]` ->
+        `[S, B, K]`."""
+        rows, states, count, width = actions.shape
+        q = self.action_value(obs.repeat_interleave(count, dim=1), actions.reshape(rows, states * count, width))
+        return q.view(rows, states, count)
+
     def observe(self, transition: Transition) -> None:
         """Called after every environment step with the step of all members."""
 

@@ -80,6 +80,11 @@ class DQN(OffPolicyLearner):
         return self.q(obs).gather(-1, actions.long()).squeeze(-1)
 
     @torch.no_grad()
+    def action_values(self, obs: Tensor, actions: Tensor) -> Tensor:
+        """One forward pass gives the values of all actions in a state."""
+        return self.q(obs).gather(-1, actions[..., 0].long())
+
+    @torch.no_grad()
     def state_value(self, obs: Tensor, noise: Tensor | None = None) -> Tensor:
         """`V(s) = max_a Q(s, a)`, the value of the greedy policy."""
         return self.q(obs).amax(dim=-1)

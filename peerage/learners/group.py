@@ -153,6 +153,11 @@ class Group:
         `has_action_value`."""
         return self._each(lambda stack, x: stack.learner.action_value(x[0], x[1]), obs, actions)
 
+    def action_values(self, obs: Tensor, actions: Tensor) -> Tensor:
+        """The members' critics of several actions in each state: `obs [M, B, obs]`, `actions [M, B, K, act]` ->
+        `[M, B, K]`. Only where `has_action_value`."""
+        return self._each(lambda stack, x: stack.learner.action_values(x[0], x[1]), obs, actions)
+
     def state_value(self, obs: Tensor, noise: Tensor | None) -> Tensor:
         """`V_i(s)`: `obs [M, B, obs]`, `noise [M, B, width]` -> `[M, B]`. Without noise, the value of the policy's
         mode."""
