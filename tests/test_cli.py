@@ -195,7 +195,7 @@ def test_other_commands(
         "0        member-0  1.23         1",
         "0        member-1  2.00         1",
         "",
-        "mean over members: 1.617; one replica, which says nothing about others",
+        "mean over members: 1.617; one replica, so there is no interval",
     ]
     rows += [(1, "member-0", 0, 3.234, 10, None, "alone"), (1, "member-1", 10, 4.0, 9, 1.0, "alone")]
     assert main(["evaluate", run, "--episodes", "3"]) == 0

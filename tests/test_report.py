@@ -408,7 +408,7 @@ def test_ctrl_c_while_the_report_is_drawn(tmp_path, monkeypatch, capsys):
         raise KeyboardInterrupt
 
     path = tmp_path / "a run"
-    says = f"the training is finished, only its report is not: `peerage report '{path}'` draws it"
+    says = f"the training is finished, but its report is not: run `peerage report '{path}'`"
     with monkeypatch.context() as patch:
         patch.setattr(session, "write_report", interrupted)
         assert main([*SMALL, "--log-dir", str(tmp_path), "--exp-name", "a run"]) == 130

@@ -292,7 +292,7 @@ def test_every_trial_has_a_name_of_its_own_and_a_page():
             assert len(trial.ways) > 1 and set(trial.measures) <= {RETURN, *numbers.MEASURES}
 
 
-def test_lies_and_silence_are_what_the_runs_are_told():
+def test_flags_of_the_runs_with_wrong_and_missing_advice():
     """The commands of benchmarks/trust_lies.py as `peerage train` reads them; every way that is compared has one."""
     parser = Parser(prog="x")
     parser.add_argument("--config")

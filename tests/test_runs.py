@@ -181,7 +181,7 @@ def test_paths_that_are_not_a_folder_or_a_run(tmp_path):
     with pytest.raises(UserError, match=r"no config\.yaml"):
         RunFolder.open(tmp_path)
     (tmp_path / "config.yaml").write_text("!!python/object/apply:os.getcwd []\n")
-    with pytest.raises(UserError, match="tags and aliases are not read"):
+    with pytest.raises(UserError, match="tags and aliases are not supported"):
         RunFolder.open(tmp_path).config()
 
 
