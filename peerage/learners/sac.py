@@ -125,6 +125,15 @@ class SAC(OffPolicyLearner):
             mean = mean + log_std.clamp(LOG_STD_MIN, LOG_STD_MAX).exp() * noise
         return mean.tanh()
 
+    @torch.no_grad()
+    def _act_independently(self, obs: Tensor, noise: Tensor) -> Tensor:
+        """gSDE with an own matrix for every action: `tanh(mean + sqrt(latent^2 @ std^2) * noise)`, the distribution of
+        an action over the matrices, independent for each state. `noise [S, B, act]` -> `[S, B, act]`."""
+        latent = self.actor.trunk(obs)
+        mean = self.actor.tail(latent).clamp(-CLIP_MEAN, CLIP_MEAN)
+        variance = torch.bmm(latent.square(), (2 * self.actor.constants["log_std"]).exp())
+        return (mean + variance.sqrt() * noise).tanh()
+
     def suggest(self, obs: Tensor, noise: Tensor | None = None) -> Tensor:
         return self.suggest_rows(obs, noise, slice(None))
 
@@ -137,7 +146,11 @@ class SAC(OffPolicyLearner):
 
     @torch.no_grad()
     def state_value(self, obs: Tensor, noise: Tensor | None = None) -> Tensor:
-        return self.critic(torch.cat((obs, self._act(obs, noise)), dim=-1)).amin(dim=1)
+        if self.use_sde and noise is not None:
+            actions = self._act_independently(obs, noise)
+        else:
+            actions = self._act(obs, noise)
+        return self.critic(torch.cat((obs, actions), dim=-1)).amin(dim=1)
 
     # --- learning -------------------------------------------------------------------------------------------
 
