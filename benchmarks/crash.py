@@ -291,11 +291,11 @@ class Outcome:
     faults: list[str]
 
     def __str__(self) -> str:
-        told = "; then ".join(self.where) or "not interrupted"
+        text = "; then ".join(self.where) or "not interrupted"
         if not self.faults:
-            return f"{self.case} #{self.number}: {told}: the same"
+            return f"{self.case} #{self.number}: {text}: the same"
         again = f"python -m benchmarks.crash --cases {self.case} --at {' '.join(map(str, self.kills))}"
-        return f"{self.case} #{self.number}: {told}: FAILED: {'; '.join(self.faults)}  [{again}]"
+        return f"{self.case} #{self.number}: {text}: FAILED: {'; '.join(self.faults)}  [{again}]"
 
 
 def begin(case: str, place: Path) -> tuple[str, ...]:

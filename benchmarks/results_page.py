@@ -56,7 +56,7 @@ def grouped(found: Iterable[Found], *names: str) -> list[list[Found]]:
     return list(parts.values())
 
 
-def told(found: Sequence[Found], *verdicts: str) -> list[str]:
+def sentences(found: Sequence[Found], *verdicts: str) -> list[str]:
     """A sentence for each trial, measure and verdict, for findings with one of the `verdicts`."""
     lines = []
     for some in grouped([f for f in found if f.verdict in verdicts], "trial", "measure", "verdict"):
@@ -121,7 +121,7 @@ def table(found: Sequence[Found]) -> list[str]:
 def section(question: Question, found: Sequence[Found], doubts: Iterable[str]) -> list[str]:
     """The section of a question. Trials without findings are listed as not counted."""
     lines = [f"## {question.title}", ""]
-    good, bad = told(found, BETTER, PERHAPS_BETTER), [*told(found, WORSE, PERHAPS_WORSE), *unknown(found)]
+    good, bad = sentences(found, BETTER, PERHAPS_BETTER), [*sentences(found, WORSE, PERHAPS_WORSE), *unknown(found)]
     for part, heading in ((good, "What works or may work"), (bad, "What does not work or is not known")):
         lines += [f"**{heading}**", "", *(f"- {line}" for line in part), ""] if part else []
     lines += [*([question.note, ""] if question.note else []), *(f"Doubt: {line}.\n" for line in doubts)]
@@ -249,14 +249,15 @@ def page(questions: Sequence[Question], without: Sequence[str] = ()) -> tuple[st
         names = [trial.name for trial in question.trials if trial.name in parts]
         mine = [f for f in found if f.trial.name in names]
         left += [f"- **{question.title}** {' '.join(lines)}"] if (lines := unknown(mine)) else []
-        failed += [f"- **{question.title}** {' '.join(lines)}"] if (lines := told(mine, WORSE, PERHAPS_WORSE)) else []
+        some = sentences(mine, WORSE, PERHAPS_WORSE)
+        failed += [f"- **{question.title}** {' '.join(some)}"] if some else []
         sections += section(question, mine, dict.fromkeys(line for name in names for line in parts[name][1]))
     text = TOP.format(
         without=f" --without {' '.join(without)}" if without else "",
         comparisons=comparisons, chance=round(SIGNIFICANCE * comparisons), counts="\n".join(counts(found)),
-        works="\n".join(f"- {line}" for line in told(found, BETTER)) or "Nothing is better beyond chance.",
+        works="\n".join(f"- {line}" for line in sentences(found, BETTER)) or "Nothing is better beyond chance.",
         failed="\n".join(failed) or "Nothing is worse than its reference.",
-        unknown="\n".join(left) or "There is no trial of which nothing is known.", unseen=UNSEEN,
+        unknown="\n".join(left) or "There are none.", unseen=UNSEEN,
         made_on="\n".join(made_on(makers)),
     )  # fmt: skip
     return text + "\n".join(sections), found

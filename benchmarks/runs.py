@@ -28,8 +28,8 @@ def done(folder: Path) -> bool:
 def command(settings: Sequence[str], folder: Path) -> list[str]:
     """The command that trains with `settings` on one thread, without output, into `folder`."""
     where = ["--log-dir", str(folder.parent), "--exp-name", folder.name, "--threads", "1", "--verbose", "0"]
-    anew = ["--overwrite"] if folder.exists() else []
-    return [sys.executable, "-m", "peerage", "train", *settings, *where, *anew]
+    overwrite = ["--overwrite"] if folder.exists() else []
+    return [sys.executable, "-m", "peerage", "train", *settings, *where, *overwrite]
 
 
 def train(settings: Sequence[str], folder: Path, size: tuple[int, int]) -> tuple[bool, str]:

@@ -77,7 +77,7 @@ def test_a_known_answer(trial):
     assert "| return alone at the end | 1 | 0 | 1 | 0 | 1 |" in text.split("## What works")[0]
     assert unknown.strip() == "There is no trial of which nothing is known."
     section = part(text, "Is it better?")
-    works, rest = section.split("**What does not, or cannot be told**")
+    works, rest = section.split("**What does not work or is not known**")
     assert "up (+20.0" in works and "down" not in works and "down (−8.000" in rest.split("| environment")[0]
     cells = {row[1]: row for row in rows(section)}
     assert list(cells) == ["first", "up", "down", "like"]

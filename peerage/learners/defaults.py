@@ -116,10 +116,10 @@ def resolve_advice(advice: AdviceConfig, has_action_value: bool = True) -> Advic
         missing["trust"] = placeholder
     resolved = replace(advice, **missing)
     assert resolved.trust is not None
-    beside = not TRUST[resolved.trust].stands_alone or not resolved.use_trust
+    other_terms = not TRUST[resolved.trust].stands_alone or not resolved.use_trust
     for name in ("use_critic", "use_agent_values"):
         if getattr(resolved, name) is None:
-            missing[name] = beside and (has_action_value or name != "use_critic")
+            missing[name] = other_terms and (has_action_value or name != "use_critic")
     resolved = replace(resolved, **missing)
     # The sum of both shares is at most 1: reduce the default of the share that the user did not give
     if advice.self_share is None:
