@@ -187,15 +187,15 @@ def test_other_commands(
     assert main(["evaluate", run, "--episodes", "3", "--members", "0", "1"]) == 0
     assert calls.pop() == (tmp_path, 3, None, [0, 1])
     assert capsys.readouterr().out.splitlines() == [
-        "replica  member    episode  return  length  success",
-        "0        member-0  0        1.23    10",
-        "0        member-1  10       2.00    9       1.00",
+        "replica  member    episode  return  length  success  mode",
+        "0        member-0  0        1.23    10               alone",
+        "0        member-1  10       2.00    9       1.00     alone",
         "",
         "replica  member    mean return  episodes",
         "0        member-0  1.23         1",
         "0        member-1  2.00         1",
         "",
-        "mean over members: 1.617; one replica, which says nothing about others",
+        "mean over members: 1.617; one replica, so there is no interval",
     ]
     rows += [(1, "member-0", 0, 3.234, 10, None, "alone"), (1, "member-1", 10, 4.0, 9, 1.0, "alone")]
     assert main(["evaluate", run, "--episodes", "3"]) == 0
