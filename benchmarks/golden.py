@@ -139,7 +139,7 @@ RUNS = [
     GoldenRun("room-resumed", needs="room-change", resumes=True),
     GoldenRun("pendulum-resumed", needs="pendulum-mixed", resumes=True),
 ]  # fmt: skip
-"""A run stands after the run that it needs."""
+"""Every run comes after the run that it needs."""
 
 
 # --- train ------------------------------------------------------------------------------------------------------
@@ -298,7 +298,7 @@ def values(arrays: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def hashes(folder: Path, name: str) -> dict[str, Any]:
-    """The hashes of one run, as they stand in the JSON file."""
+    """The hashes of one run for the JSON file."""
     tables: dict[str, Any] = {}
     for file, keys in KEYS.items():
         rows = read_table(folder / name / file)
@@ -317,7 +317,7 @@ def hashes(folder: Path, name: str) -> dict[str, Any]:
 
 
 class Comparison:
-    """What two runs differ in. Differences up to `tolerance` are accepted."""
+    """The differences between two runs. Relative differences up to `tolerance` are accepted."""
 
     def __init__(self, tolerance: float = 0.0) -> None:
         self.tolerance = tolerance

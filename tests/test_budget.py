@@ -214,7 +214,7 @@ def test_what_cannot_fit_is_refused_with_the_setting_to_change(tmp_path):
         check(SAID, tmp_path, memory=10 * MB, disk=TB)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text("")  # a run that is resumed: its settings are what they are
-    with pytest.raises(UserError, match=r"and 300 MB are free: free some to go on$"):
+    with pytest.raises(UserError, match=r"and 300 MB are free: free some space to resume it$"):
         check(SAID, tmp_path / "run", memory=300 * MB, disk=TB)
     with pytest.raises(UserError, match="memory of the GPU"):
         check(replace(SAID, gpu={"histories": GB}), tmp_path, memory=TB, disk=TB, gpu=MB)
