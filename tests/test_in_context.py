@@ -11,14 +11,14 @@ import torch
 from transitions import transition
 
 from peerage.config import AdviceConfig, Config, LearnerConfig, RunConfig
-from peerage.learners.base import Space
+from peerage.learners.base import Learner, Space
 from peerage.learners.defaults import default_settings
 from peerage.learners.group import Group
 from peerage.runs import checkpoint
 from peerage.runs.listeners import Listener
 from peerage.training.runner import Runner
-from peerage.trust import in_context
-from peerage.trust.in_context import FACTS, MIN_DECISIONS, SUMS, InContextTrust
+from peerage.trust.in_context import MIN_DECISIONS, InContextTrust
+from peerage.trust.in_context_model import HEADS, LAYERS
 from peerage.trust.in_context_settings import ContextSettings
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
@@ -35,6 +35,7 @@ class Critics:
     `Q = s + a / 10`; gamma = 0.5, actions in [-10, 10]."""
 
     has_action_value = True
+    action_values = Learner.action_values
 
     def __init__(self, n=2, replicas=1, slope=None):
         self.N, self.R, self.M = n, replicas, n * replicas
@@ -120,7 +121,7 @@ def only(good):
 
 def say(trust, seed=1):
     """Give a model that has learned nothing something to say."""
-    trust.stack.flat.normal_(std=0.3, generator=torch.Generator().manual_seed(seed))
+    trust.model.stack.flat.normal_(std=0.3, generator=torch.Generator().manual_seed(seed))
 
 
 # --- the value of decisions, by hand --------------------------------------------------------------------------
@@ -135,11 +136,11 @@ def test_look_back_by_hand():
     act(trust, [1.0, 2.0], [1, 2], [1.0, 2.0])
     act(trust, [3.0, 3.0], [1, 2], [3.0, -2.0], chose=False)
     choose(trust, [4.0, 6.0], [[[0.0], [5.0], [10.0]]], 3)
-    np.testing.assert_allclose(trust.advantage[:, 0], [2.5, 0.0], atol=1e-12)
-    np.testing.assert_allclose(trust.critic[:, 0], [[0.0, 0.5, 1.0], [-2.0, -1.5, -1.0]], atol=1e-12)
+    np.testing.assert_allclose(trust.valuation.advantage[:, 0], [2.5, 0.0], atol=1e-12)
+    np.testing.assert_allclose(trust.valuation.critic[:, 0], [[0.0, 0.5, 1.0], [-2.0, -1.5, -1.0]], atol=1e-12)
     # exp(-4 d / 20): 5 and 10 apart of 20 are e^-1 and e^-2
     near, far = math.exp(-1), math.exp(-2)
-    np.testing.assert_allclose(trust.agree[:, 0], [[near, 1, near], [far, near, 1]], rtol=1e-6)
+    np.testing.assert_allclose(trust.valuation.agreement[:, 0], [[near, 1, near], [far, near, 1]], rtol=1e-6)
     assert trust.decisions.kept["ended"][:, 0].tolist() == [2, 2]
 
 
@@ -150,7 +151,7 @@ def test_look_back_at_the_end_of_an_episode():
     choose(trust, [1.0, 1.0], [[[0.0]] * 3], 1)
     act(trust, [1.0, 1.0], [0, 1], [4.0, 4.0], next_obs=[7.0, 7.0], terminated=[True, False], done=True)
     choose(trust, [0.0, 0.0], [[[0.0]] * 3], 2)  # the new episode
-    np.testing.assert_allclose(trust.advantage[:, 0], [3.0, 9.0], atol=1e-12)
+    np.testing.assert_allclose(trust.valuation.advantage[:, 0], [3.0, 9.0], atol=1e-12)
     assert trust.decisions.count.tolist() == [1, 1]
 
 
@@ -165,7 +166,7 @@ def test_the_value_of_a_terminal_state_is_not_asked():
     choose(trust, [1.0, 1.0], [[[0.0]] * 3], 1)
     act(trust, [1.0, 1.0], [0, 1], [4.0, 4.0], next_obs=[7.0, 7.0], terminated=[True, False], done=True)
     choose(trust, [0.0, 0.0], [[[0.0]] * 3], 2)
-    np.testing.assert_allclose(trust.advantage[:, 0], [3.0, 0.0], atol=1e-12)
+    np.testing.assert_allclose(trust.valuation.advantage[:, 0], [3.0, 0.0], atol=1e-12)
 
 
 def test_decisions_are_valued_anew_by_the_critics_of_today():
@@ -174,13 +175,13 @@ def test_decisions_are_valued_anew_by_the_critics_of_today():
     choose(trust, [1.0, 1.0], [[[0.0]] * 3], 1)
     act(trust, [1.0, 1.0], 0, 0.0)
     choose(trust, [2.0, 2.0], [[[0.0]] * 3], 2)
-    np.testing.assert_allclose(trust.advantage[:, 0], [0.5 * 2 - 1, 0.5 * 4 - 2], atol=1e-12)
+    np.testing.assert_allclose(trust.valuation.advantage[:, 0], [0.5 * 2 - 1, 0.5 * 4 - 2], atol=1e-12)
     group.slope = -group.slope
     choose(trust, [2.0, 2.0], [[[0.0]] * 3], 3)  # nothing has ended since: nothing is looked at
-    np.testing.assert_allclose(trust.advantage[:, 0], 0.0, atol=1e-12)
-    trust.look_back(5, np.array([False, True]))
-    np.testing.assert_allclose(trust.advantage[:, 0], [0.0, 0.0], atol=1e-12)
-    np.testing.assert_allclose(trust.critic[:, 0, 0], [0.0, 3.0], atol=1e-12)  # 1 - V: member 1 alone was looked at
+    np.testing.assert_allclose(trust.valuation.advantage[:, 0], 0.0, atol=1e-12)
+    trust.value_decisions(5, np.array([False, True]))
+    np.testing.assert_allclose(trust.valuation.advantage[:, 0], [0.0, 0.0], atol=1e-12)
+    np.testing.assert_allclose(trust.valuation.critic[:, 0, 0], [0.0, 3.0], atol=1e-12)  # 1 - V: member 1 only
 
 
 def test_look_back_of_real_critics():
@@ -196,9 +197,9 @@ def test_look_back_of_real_critics():
     choose(trust, [1.0, 1.0], [[[0.0], [1.0], [2.0], [1.0]]], 1)
     act(trust, [1.0, 1.0], [3, 0], 1.0)
     choose(trust, [4.0, 4.0], [[[0.0]] * 4], 2)
-    np.testing.assert_allclose(trust.advantage[:, 0], [2.0, 2.0], atol=1e-12)
-    np.testing.assert_allclose(trust.critic[:, 0], [[-2, -1, 0, -1], [-2, -1, 0, -1]], atol=1e-12)
-    assert trust.agree[:, 0].tolist() == [[0, 1, 0, 1], [1, 0, 0, 0]]
+    np.testing.assert_allclose(trust.valuation.advantage[:, 0], [2.0, 2.0], atol=1e-12)
+    np.testing.assert_allclose(trust.valuation.critic[:, 0], [[-2, -1, 0, -1], [-2, -1, 0, -1]], atol=1e-12)
+    assert trust.valuation.agreement[:, 0].tolist() == [[0, 1, 0, 1], [1, 0, 0, 0]]
 
 
 def test_a_diverged_critic_does_no_harm():
@@ -206,16 +207,16 @@ def test_a_diverged_critic_does_no_harm():
     group = Critics(slope=[1.0, 2.0])
     trust = trust_of(group, context_update_freq=2)
     World(trust).play(40, only(2))
-    known = trust.advantage[1, :39].copy()
+    known = trust.valuation.advantage[1, :39].copy()
     for slope in (math.nan, math.inf):
         group.slope = torch.tensor([[slope], [2.0]], dtype=F64)
-        trust.look_back(100, np.ones(2, bool))
-        assert not trust.advantage[0, :39].any() and not trust.critic[0, :39].any()
-        np.testing.assert_allclose(trust.advantage[1, :39], known)
+        trust.value_decisions(100, np.ones(2, bool))
+        assert not trust.valuation.advantage[0, :39].any() and not trust.valuation.critic[0, :39].any()
+        np.testing.assert_allclose(trust.valuation.advantage[1, :39], known)
         before = trust.updates.copy()
         _, seen = World(trust, seed=1).play(10, only(2))
         assert np.isfinite(seen).all() and np.abs(seen[:, 1]).max() > 0
-        assert (trust.updates > before).all() and trust.active.all() and trust.stack.flat.isfinite().all()
+        assert (trust.updates > before).all() and trust.active.all() and trust.model.stack.flat.isfinite().all()
 
 
 def test_decisions_that_nobody_made():
@@ -242,14 +243,15 @@ def test_tokens_by_hand():
     d, e = trust.decisions, math.e
     d.kept["obs"][0, 0], d.kept["followed"][0, 0], d.kept["ended"][0, 0] = 0.0, 1, 4
     d.kept["obs"][1, 0], d.kept["followed"][1, 0], d.kept["ended"][1, 0] = 1 - e, 0, 6
-    trust.advantage[:, 0], trust.scale[:] = [3.0, -40.0], [2.0, 4.0]
-    trust.critic[:, 0], trust.agree[:, 0] = [[2.0, 4.0, 0.0], [4.0, 8.0, -12.0]], [[0.5, 1.0, 0.0], [1.0, 0.25, 0.75]]
+    trust.valuation.advantage[:, 0], trust.valuation.scale[:] = [3.0, -40.0], [2.0, 4.0]
+    trust.valuation.critic[:, 0] = [[2.0, 4.0, 0.0], [4.0, 8.0, -12.0]]
+    trust.valuation.agreement[:, 0] = [[0.5, 1.0, 0.0], [1.0, 0.25, 0.75]]
     entries, valid = np.array([[0, 0, d.capacity]]), np.array([[False, True, True]])
-    tokens = trust.tokens(
+    tokens = trust.tokens.make(
         entries, valid, np.array([1]), np.array([[1]]), np.array([7]), np.array([[e - 1]]), np.array([[4.0, 8.0, 0.0]])
     )[0, 0]
     near = dict(rtol=1e-6, atol=1e-7)
-    facts = tokens[:, 1 : 1 + len(FACTS)]
+    facts = tokens[:, list(trust.tokens.columns.facts)]
     assert not tokens[0].any()
     np.testing.assert_allclose(tokens[:, 0], [0, 0, -1, 1], **near)  # sign(s) log(1 + |s|)
     # followed; A / scale; that if followed; critic of it and of all; agrees; A if so; mine; log(1 + 3 / 2) / 4
@@ -258,15 +260,16 @@ def test_tokens_by_hand():
     np.testing.assert_allclose(facts[2], [0, -5, 0, 2, 0, 0.25, -1.25, 1, math.log(1.5) / 4, 0, 0, 0], **near)
     # the query: critic 8 / 4 and the mean of 1, 2, 0; adviser 1 is member 1 itself; no past
     np.testing.assert_allclose(facts[3], [0, 0, 0, 2, 1, 0, 0, 0, 0, 1, 1, 1], **near)
-    assert tokens[3, trust.names :].tolist() == [0, 1, 0] and not tokens[:3, trust.sums :].any()
-    sums = tokens[3, trust.sums : trust.names]
+    columns = trust.tokens.columns
+    assert tokens[3, columns.identity].tolist() == [0, 1, 0] and not tokens[:3, columns.overall[0] :].any()
+    sums = tokens[3, [*columns.overall, *columns.near]]
     # over both: followed once, 1.5 / 2; it agrees 1 + 0.25 times: (1.5 - 1.25) / 2.25; critics (2 + 2) / 3
     np.testing.assert_allclose(sums[:4], [0.75, math.log(2) / 4, 0.25 / 2.25, 4 / 3], **near)
     # near s = 1: the states 0 and -1 have mean -0.5 and deviation 0.5, so they lie 1 / 0.501 and 2 / 0.501 off
     a, b = math.exp(-2 / 0.501**2), math.exp(-2 * 4 / 0.501**2)
     expected = [a * 1.5 / (a + 1), math.log1p(a) / 4, (a * 1.5 - b * 1.25) / (a + b / 4 + 1), (a + b) * 2 / (a + b + 1)]
     np.testing.assert_allclose(sums[4:], expected, **near)
-    estimate = trust.kernel_estimate(torch.as_tensor(tokens)).item()
+    estimate = trust.model.kernel_estimate(torch.as_tensor(tokens)).item()
     assert estimate == pytest.approx(expected[0] + expected[2], rel=1e-5)
 
 
@@ -275,13 +278,13 @@ def test_kernel_estimate_by_hand():
     they never agreed: 6 / 3 and -3 / 2, twice each, for the means of following and of agreeing are the same."""
     trust = trust_of(Critics(), 3, context_length=4, context_critics=False)
     d = trust.decisions
-    d.kept["followed"][0, :3], trust.advantage[0, :3] = [0, 0, 1], [2.0, 4.0, -3.0]
-    trust.agree[0, :3] = np.eye(3)[[0, 0, 1]]
-    tokens = trust.tokens(
+    d.kept["followed"][0, :3], trust.valuation.advantage[0, :3] = [0, 0, 1], [2.0, 4.0, -3.0]
+    trust.valuation.agreement[0, :3] = np.eye(3)[[0, 0, 1]]
+    tokens = trust.tokens.make(
         np.array([[0, 1, 2]]), np.ones((1, 3), bool), np.array([0]), np.arange(3)[None], np.array([9]),
         np.zeros((1, 1)), np.zeros((1, 3)),
     )  # fmt: skip
-    estimate = trust.kernel_estimate(torch.as_tensor(tokens))[0]
+    estimate = trust.model.kernel_estimate(torch.as_tensor(tokens))[0]
     np.testing.assert_allclose(estimate, [4.0, -3.0, 0.0], rtol=1e-6)
 
 
@@ -290,9 +293,9 @@ def test_critics_can_be_left_out(critics):
     trust = trust_of(Critics(slope=[1.0, 2.0]), context_critics=critics)
     World(trust).play(30, only(2))
     tokens, _ = ask(trust)
-    columns = [1 + FACTS.index("critic of candidate"), 1 + FACTS.index("critic of all")]
-    columns += [trust.sums + SUMS.index("mean critic"), trust.sums + len(SUMS) + SUMS.index("mean critic")]
-    assert [bool(tokens[..., c].any()) for c in columns] == [critics] * 4
+    c = trust.tokens.columns
+    columns = [c.facts.critic, c.facts.mean_critic, c.overall.mean_critic, c.near.mean_critic]
+    assert [bool(tokens[..., column].any()) for column in columns] == [critics] * 4
 
 
 def ask(trust, x=0.3):
@@ -313,11 +316,11 @@ class Scripted:
 
 
 def every_window(trust):
-    """All finished decisions of replica 0 as queries: their entries, and tokens, valid, outcome of `_windows`."""
+    """All finished decisions of replica 0 as queries: their entries, and tokens, valid, outcome of `windows`."""
     finished = trust.decisions.finished(0, NEVER)
     trust.config = replace(trust.config, context_batch_size=len(finished))
     trust.rngs = [Scripted()]
-    tokens, valid, outcome = trust._windows(np.array([True]))
+    tokens, valid, outcome = trust.windows(np.array([True]))
     return finished, tokens[0], valid[0], outcome[0]
 
 
@@ -329,13 +332,13 @@ def test_the_outcome_of_the_query_is_hidden():
     for n in (0, 7, 30, len(finished) - 1):
         entry = finished[n]
         trust.decisions.kept["reward"].reshape(-1)[entry] += 1.5
-        trust.look_back(100, np.ones(2, bool))
+        trust.value_decisions(100, np.ones(2, bool))
         _, changed, _, now = every_window(trust)
         assert np.array_equal(changed[n], tokens[n]) and now[n] != outcome[n]
         later = np.flatnonzero((changed != tokens).any(axis=(1, 2)))
         assert (later > n).all() and (n > len(finished) - 3 or len(later) >= 8)
         trust.decisions.kept["reward"].reshape(-1)[entry] -= 1.5
-        trust.look_back(100, np.ones(2, bool))
+        trust.value_decisions(100, np.ones(2, bool))
 
 
 def uneven(trust, steps=60, seed=3):
@@ -367,7 +370,7 @@ def test_the_context_ends_before_the_query_begins():
     d = trust.decisions
     finished = d.finished(0, NEVER)
     begun, ended = d.kept["begun"].ravel(), d.kept["ended"].ravel()
-    entries, filled = trust._context(begun[finished], finished)
+    entries, filled = trust.tokens.context(begun[finished], finished)
     lasted = (ended - begun)[finished]
     assert lasted.max() >= 4 and len(finished) > 40
     for n, entry in enumerate(finished):
@@ -416,14 +419,14 @@ def test_names_are_hidden_in_some_windows(hide):
     """The query names whom it asks about, in training the one who was followed, but for a share of the windows."""
     trust = trust_of(Critics(), 3, context_identity=True, context_hide_identity=hide, context_batch_size=200)
     World(trust).play(40, only(2))
-    tokens, _, _ = trust._windows(np.array([True]))
-    names = tokens[0, :, -1, trust.names :]
-    assert names.shape == (200, 3) and not tokens[0, :, :-1, trust.names :].any()
+    tokens, _, _ = trust.windows(np.array([True]))
+    names = tokens[0, :, -1, trust.tokens.columns.identity]
+    assert names.shape == (200, 3) and not tokens[0, :, :-1, trust.tokens.columns.identity].any()
     hidden = (names == 0).all(axis=1)
     assert (names[~hidden].sum(axis=1) == 1).all() and abs(hidden.mean() - hide) < 0.1
     if hide < 1:
         assert (names[~hidden].sum(axis=0) > 10).all()
-    assert (ask(trust)[0][:, :, -1, trust.names :] == np.eye(3)).all()  # at a choice they are never hidden
+    assert (ask(trust)[0][:, :, -1, trust.tokens.columns.identity] == np.eye(3)).all()  # never hidden at a choice
 
 
 def test_oneself_and_members_are_told_from_the_rest():
@@ -431,9 +434,9 @@ def test_oneself_and_members_are_told_from_the_rest():
     trust = trust_of(Critics(2, 2), 4)
     World(trust).play(30, only(3))
     tokens, _ = ask(trust)  # [4, 4, L, width]
-    myself, member = (1 + FACTS.index(name) for name in ("is myself", "is a member"))
-    assert tokens[:, :, -1, myself].tolist() == [[1, 0, 0, 0], [0, 1, 0, 0]] * 2
-    assert tokens[:, :, -1, member].tolist() == [[1, 1, 0, 0]] * 4
+    facts = trust.tokens.columns.facts
+    assert tokens[:, :, -1, facts.is_self].tolist() == [[1, 0, 0, 0], [0, 1, 0, 0]] * 2
+    assert tokens[:, :, -1, facts.is_member].tolist() == [[1, 1, 0, 0]] * 4
 
 
 # --- estimators -----------------------------------------------------------------------------------------------
@@ -452,13 +455,13 @@ def test_both_begins_as_the_kernel_and_the_transformer_at_nothing():
 
 def test_the_kernel_never_learns_but_keeps_its_values_up_to_date():
     trust, _ = last_values("kernel", context_update_freq=2)
-    before = trust.stack.flat.clone()
+    before = trust.model.stack.flat.clone()
     assert trust.updates.tolist() == [0] and "trust/loss" not in trust.metrics()
     trust.group.slope = 10 * trust.group.slope
-    advantage, scale = trust.advantage.copy(), trust.scale.copy()
+    advantage, scale = trust.valuation.advantage.copy(), trust.valuation.scale.copy()
     World(trust).play(2, only(2))
-    assert torch.equal(trust.stack.flat, before) and trust.updates.tolist() == [0]
-    assert (trust.scale > 2 * scale).all() and (trust.advantage[:, :30] != advantage[:, :30]).all()
+    assert torch.equal(trust.model.stack.flat, before) and trust.updates.tolist() == [0]
+    assert (trust.valuation.scale > 2 * scale).all() and (trust.valuation.advantage[:, :30] != advantage[:, :30]).all()
 
 
 def test_the_transformer_alone_leaves_the_kernel_out():
@@ -466,11 +469,11 @@ def test_the_transformer_alone_leaves_the_kernel_out():
     say(trust)
     tokens, valid = ask(trust)
     x, v = torch.as_tensor(tokens, dtype=F64).flatten(0, 1)[None], torch.as_tensor(valid).repeat_interleave(4, 0)[None]
-    both = trust.predict(trust.stack.weights(), x, v)
-    trust.config = replace(trust.config, context_estimator="transformer")
-    alone = trust.predict(trust.stack.weights(), x, v)
-    torch.testing.assert_close(both - alone, trust.kernel_estimate(x))
-    assert alone.abs().min() > 1e-3 and trust.kernel_estimate(x).abs().min() > 1e-3
+    both = trust.model.predict(trust.model.stack.weights(), x, v)
+    trust.model.estimator = "transformer"
+    alone = trust.model.predict(trust.model.stack.weights(), x, v)
+    torch.testing.assert_close(both - alone, trust.model.kernel_estimate(x))
+    assert alone.abs().min() > 1e-3 and trust.model.kernel_estimate(x).abs().min() > 1e-3
 
 
 # --- attention ------------------------------------------------------------------------------------------------
@@ -485,18 +488,18 @@ def test_attention_of_the_query():
     assert (~v).sum(dim=2).tolist() == [[21] * 8]
     keep = []
     with torch.no_grad():
-        out = trust.predict(trust.stack.weights(), x, v, keep)
-        assert [tuple(part.shape) for part in keep] == [(1, 8, 60, in_context.HEADS)] * in_context.LAYERS
+        out = trust.model.predict(trust.model.stack.weights(), x, v, keep)
+        assert [tuple(part.shape) for part in keep] == [(1, 8, 60, HEADS)] * LAYERS
         for part in keep:
-            torch.testing.assert_close(part.sum(dim=2), torch.ones(1, 8, in_context.HEADS, dtype=F64))
+            torch.testing.assert_close(part.sum(dim=2), torch.ones(1, 8, HEADS, dtype=F64))
             assert not part[~v].any() and (part[v] > 0).all()
         dirty = torch.where(v.unsqueeze(-1), x, 1e6)
-        assert torch.equal(trust.predict(trust.stack.weights(), dirty, v), out)
-        short = trust.predict(trust.stack.weights(), x[:, :, 21:], v[:, :, 21:])
+        assert torch.equal(trust.model.predict(trust.model.stack.weights(), dirty, v), out)
+        short = trust.model.predict(trust.model.stack.weights(), x[:, :, 21:], v[:, :, 21:])
     torch.testing.assert_close(short, out)
     with torch.no_grad():  # and what is there counts
         x[:, :, 30] += 1
-        assert (trust.predict(trust.stack.weights(), x, v) != out).all()
+        assert (trust.model.predict(trust.model.stack.weights(), x, v) != out).all()
 
 
 # --- it finds out ---------------------------------------------------------------------------------------------
@@ -530,9 +533,9 @@ def test_the_transformer_alone_learns_who_is_good_and_follows_a_change():
     world.play(400, only(3))
 
     trust.active[:] = False  # learns no more
-    learned = trust.stack.flat.clone()
+    learned = trust.model.stack.flat.clone()
     other = trust_of(Indifferent(), 5, context_estimator="transformer", context_length=40, context_update_freq=2)
-    other.stack.flat.copy_(learned)
+    other.model.stack.flat.copy_(learned)
     other.active[:] = False
     _, seen = World(other, seed=5).play(70, only(1))
     assert rightly(seen[40:], 1) >= 0.9
@@ -540,7 +543,7 @@ def test_the_transformer_alone_learns_who_is_good_and_follows_a_change():
     world.play(20, only(0))
     _, seen = world.play(30, only(0))
     assert rightly(seen, 0) >= 0.95
-    assert torch.equal(trust.stack.flat, learned) and torch.equal(other.stack.flat, learned)
+    assert torch.equal(trust.model.stack.flat, learned) and torch.equal(other.model.stack.flat, learned)
 
 
 def test_who_is_right_here():
@@ -589,7 +592,7 @@ def model(trainer) -> InContextTrust:
 def sound(trainer, updates=1) -> None:
     """It has learned, and its last answers are numbers, and not all the same."""
     trust = model(trainer)
-    assert (trust.updates >= updates).all() and trust.active.all() and trust.stack.flat.isfinite().all()
+    assert (trust.updates >= updates).all() and trust.active.all() and trust.model.stack.flat.isfinite().all()
     assert trust.last.isfinite().all() and trust.last.std() > 0
 
 
@@ -608,8 +611,10 @@ def test_a_replica_does_not_depend_on_others(begin, env):
         torch.testing.assert_close(a.last, b.last[:4], rtol=0, atol=0, equal_nan=True)
         answers += int(a.last.isfinite().any())
     assert answers > 40
-    assert torch.equal(a.stack.flat, b.stack.flat[:2]) and np.array_equal(a.scale, b.scale[:4])
-    assert np.array_equal(a.advantage, b.advantage[:4]) and np.array_equal(a.updates, b.updates[:2])
+    assert torch.equal(a.model.stack.flat, b.model.stack.flat[:2])
+    assert np.array_equal(a.valuation.scale, b.valuation.scale[:4])
+    assert np.array_equal(a.valuation.advantage, b.valuation.advantage[:4])
+    assert np.array_equal(a.updates, b.updates[:2])
     sound(two, 10)
     if env == "LunarLander-v3":  # the third is ahead or behind
         assert len(set(b.decisions.ordered.tolist())) > 1
@@ -636,7 +641,7 @@ def test_a_replica_begins_to_learn_in_its_own_time(late):
 
     (alone, one), (both, two) = history(1), history(2)
     assert both.updates[late] < both.updates[1 - late] - 10 and both.updates[late] > 10
-    assert alone.updates[0] == both.updates[0] and torch.equal(alone.stack.flat[0], both.stack.flat[0])
+    assert alone.updates[0] == both.updates[0] and torch.equal(alone.model.stack.flat[0], both.model.stack.flat[0])
     assert torch.equal(alone.last, both.last[:2]) and torch.equal(one[2]["trust/loss"], two[2]["trust/loss"][:2])
     assert two[0]["trust/loss"].isnan().tolist() == [late == 0] * 2 + [late == 1] * 2  # nothing was learned as yet
 
@@ -644,7 +649,7 @@ def test_a_replica_begins_to_learn_in_its_own_time(late):
 def test_sac(begin):
     trainer = begin(small("Pendulum-v1"), 90)
     sound(trainer, 5)
-    assert 0 < model(trainer).agree[:, :10].min() < 1  # of real actions: by distance
+    assert 0 < model(trainer).valuation.agreement[:, :10].min() < 1  # of real actions: by distance
 
 
 def test_sac_and_td3_in_one_group(begin):
@@ -680,7 +685,7 @@ def test_saved_and_loaded(begin, same, tmp_path):
     second.load_state(checkpoint.load_latest(tmp_path)[1])
     a, b = model(first), model(second)
     same(a.state(), b.state())
-    assert np.array_equal(a.looked, b.looked) and a.looked.any()
+    assert np.array_equal(a.valuation.valued, b.valuation.valued) and a.valuation.valued.any()
     assert a.decisions.open.any() and np.array_equal(a.decisions.open, b.decisions.open)
     rng, due = np.random.default_rng(0), np.ones(4, bool)
     for step in range(first.step + 1, first.step + 40):
@@ -692,7 +697,8 @@ def test_saved_and_loaded(begin, same, tmp_path):
             answers.append(trust.values(obs, said, due, step)["in_context"])
             act(trust, obs, followed, rewards)
         assert torch.equal(*answers) and answers[0].std() > 0
-    assert torch.equal(a.stack.flat, b.stack.flat) and np.array_equal(a.updates, b.updates) and a.updates.min() > 10
+    assert torch.equal(a.model.stack.flat, b.model.stack.flat)
+    assert np.array_equal(a.updates, b.updates) and a.updates.min() > 10
     assert torch.equal(a.metrics()["trust/loss"], b.metrics()["trust/loss"])
     b.decisions.open[:] = True
     second.sharing.reset(np.array([False, True, False, False]))  # her episode begins anew

@@ -749,7 +749,7 @@ def test_goals_are_where_they_are_asked_for(run):
     "words, says",
     [
         (["dropped_advice=0.5"], "add --advised"),
-        (["observation_noise=0"], "nothing is perturbed"),
+        (["observation_noise=0"], "there is no perturbation"),
         (["gravity=3"], "cannot shift"),
     ],
 )
