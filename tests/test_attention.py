@@ -14,7 +14,7 @@ from peerage.nets.attention import attention_bias, encoder_layer, encoder_part
 from peerage.nets.dropout import Dropout
 from peerage.nets.layers import embedding, embedding_part, layer_norm, linear, linear_part, norm_part, positions
 from peerage.nets.stack import Stack
-from peerage.nets.workers import by_rows
+from peerage.nets.workers import WORKERS, by_rows
 
 F64 = torch.float64
 WIDTH, HEADS, HIDDEN, B, T = 16, 4, 24, 3, 6
@@ -223,7 +223,7 @@ def test_the_gradient_of_scales_is_the_slope():
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_row_has_the_same_bits_in_any_stack(threads):
-    workers.WORKERS.set_threads(threads)
+    WORKERS.set_threads(threads)
     x, _ = some_windows(4, torch.float32)
     whole = make_stack(4)
 
