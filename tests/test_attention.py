@@ -326,7 +326,7 @@ def test_dropout_goes_on_where_it_stopped():
 def test_dropout_of_nothing_and_of_too_little():
     assert Dropout(0.0, generators(1)).of(slice(0, 1)) is None
     for p in (-0.1, 1.0):
-        with pytest.raises(ValueError, match="rate is in"):
+        with pytest.raises(ValueError, match="rate must be in"):
             Dropout(p, generators(1))
     with pytest.raises(ValueError, match="1/256"):
         Dropout(0.001, generators(1))

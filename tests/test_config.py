@@ -154,7 +154,6 @@ def test_yaml_12_words() -> None:
         ("learner: {ent_coef: nan}", ["--ent-coef"]),
         ("learner: {load_paths: ''}", ["--load-paths"]),
         ("learner: {load_paths: 'run:x'}", ["--load-paths", "member"]),
-        ("n_peers: 1\nadvice: {only_follow_others: true}", ["--only-follow-others"]),
         ("advisers: expert\nadvice: {sharing: none}", ["--advisers", "--sharing none"]),
     ],
 )

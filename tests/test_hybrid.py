@@ -13,9 +13,11 @@ import torch
 import peerage
 from peerage.cli import main
 from peerage.config import AdviceConfig, Config, LearnerConfig, RunConfig
+from peerage.evaluation.actors import Evaluations
 from peerage.learners.streams import StreamKey
 from peerage.runs import checkpoint
-from peerage.runs.listeners import Listener, Listeners
+from peerage.runs.listeners import Listener
+from peerage.training.runner import Runner
 from peerage.training.trainer import Trainer
 from peerage.trust.attention import LOSSES, AttentionTrust
 from peerage.trust.features import ADVISER, Family, make_features
@@ -163,7 +165,7 @@ def test_the_score_is_equation_9_with_transformer_trust_in_trusts_place(begin, t
     config = small(n_peers=3, replicas=2, advice=replace(ADVICE, trust=trust, follow_steps=1))
     trainer = begin(config, 30, dtype=F64)
     trainer.step += 1
-    trainer.sharing.act(trainer.obs, trainer.host_obs, trainer.episode_start, trainer.step)
+    trainer.sharing.act(trainer.obs, trainer.host_obs, trainer.first, trainer.step)
     rows = trainer.sharing.advice_rows(trainer.names)
     assert len(rows) == 2 * 3 * 4
     seen = set()
@@ -218,11 +220,12 @@ def record_steps(signal):
     steps = ([], [], [], [], [])
     real = signal.observe
 
-    def observe(t, followed, host_followed, chose):
-        actions = t.host_actions[:, 0].astype(np.int64) if signal.discrete else t.host_actions
-        for column, now in zip(steps, (t.host_obs, actions, t.rewards, host_followed, t.first), strict=True):
+    def observe(transition):
+        t = transition.host
+        actions = t.actions[:, 0].astype(np.int64) if signal.discrete else t.actions
+        for column, now in zip(steps, (t.obs, actions, t.rewards, t.followed, t.first), strict=True):
             column.append(np.array(now))
-        real(t, followed, host_followed, chose)
+        real(transition)
 
     signal.observe = observe
     return steps
@@ -336,8 +339,7 @@ class Record(Listener):
 def record(config):
     trainer = Trainer(config)
     heard = Record()
-    trainer.listeners = Listeners([heard])
-    trainer.run()
+    Runner(trainer, heard).run()
     trainer.close()
     return heard
 
@@ -367,11 +369,11 @@ def test_members_of_other_algorithms_and_stacks_have_the_same_trust(begin):
     transitions = []
     signal, other = hybrid(alike), hybrid(mixed)
     real = signal.observe
-    signal.observe = lambda *seen: (transitions.append(seen), real(*seen))
+    signal.observe = lambda seen: (transitions.append(seen), real(seen))
     for _ in range(40):
         alike.advance()
     for step, seen in enumerate(transitions, start=1):
-        other.observe(*seen)
+        other.observe(seen)
         other.after_step(step)
     assert torch.equal(signal.attention.model.stack.flat, other.attention.model.stack.flat)
     assert torch.equal(signal.attention.losses(), other.attention.losses())
@@ -493,8 +495,8 @@ def test_the_published_commands_run(env, tmp_path, monkeypatch):
     """Their flags as they are, shortened by --total-timesteps; nobody watches the evaluations and the report here."""
     pytest.importorskip("wandb")
     # W&B has tests of its own; "disabled", wandb would stay so for the rest of the process
-    monkeypatch.setattr("peerage.session.WandbLog", lambda project: Listener())
-    monkeypatch.setattr(Trainer, "evaluation_rows", lambda self, stop: [])
+    monkeypatch.setattr("peerage.session.WandbLog", lambda project, figures: Listener())
+    monkeypatch.setattr(Evaluations, "rows", lambda self, step, stop=None: [])
     monkeypatch.setattr("peerage.session.write_report", lambda folder: folder)
     epoch = 5000 if env.startswith("Room") else 1000
     words = COMMANDS[env].format(steps=45, epoch=epoch, folder=tmp_path).split()

@@ -29,7 +29,7 @@ def check(config: Config) -> None:
     _check_learner(config)
     _check_exchanges(config)
     _check_group(config)
-    _check_advice(config.advice, config.n_peers + len(config.advisers))
+    _check_advice(config.advice)
     _check_run(config.run)
     if not config.env.strip():
         raise UserError("--env is empty; see `peerage envs`")
@@ -93,9 +93,7 @@ def _check_group(config: Config) -> None:
         raise UserError("--advisers cannot be used with --sharing none: remove one of the two")
 
 
-def _check_advice(advice: AdviceConfig, n_advisers: int) -> None:
-    if advice.sharing != "none" and advice.only_follow_others and n_advisers < 2:
-        raise UserError("--only-follow-others needs at least two advisers, counting members and fixed advisers")
+def _check_advice(advice: AdviceConfig) -> None:
     if (advice.epsilon or 0) + (advice.self_share or 0) > 1:
         raise UserError("--epsilon and --self-share are shares of the same choices: their sum must be at most 1")
 

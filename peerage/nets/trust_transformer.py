@@ -1,23 +1,23 @@
-"""The trust transformer: from a window of steps with an adviser, what each step brings. Equations and settings:
+"""The trust transformer predicts the outcome of each step in a window of steps with an adviser. Equations and settings:
 docs/methods/transformer-trust.md.
 
 features -> Linear, LayerNorm, ReLU, dropout -> sinusoidal positions -> 2 post-norm encoder layers -> mean and max
 pooling over the valid steps, fused 128 -> 64 -> outcome predictor 64 -> 32 -> 1 per step. The phase-aware model adds
-an embedding of each step's phase, a scale of the attention logits per layer, phase of the query and head, and a
-classifier of phases.
+an embedding of each step's phase, a scale of the attention logits per layer, query phase and head, and a classifier of
+phases.
 
-Two wirings with the same parameters:
+There are two wirings with the same parameters:
 
-`seed`    as published: attention in both directions; the pooled vector, the same for all steps, is all that the
-          predictor reads. It cannot fit rewards step by step, and step t + 1, whose features hold the reward of
-          step t, is seen when the reward of step t is predicted.
-`causal`  a step attends to itself and to what came before; the pools are running ones; the predictor reads the
-          step plus the fused pool. (A sum loses nothing against reading both side by side: the fusion is linear
-          and free, so the predictor's 32 units weigh the pool as they like.) What comes after a step, its own
-          reward in later features included, cannot change its prediction.
+`seed`    As published: attention in both directions. The predictor reads only the pooled vector, which is equal for all
+          steps, so it cannot fit the rewards of single steps. The prediction for step t can also depend on step t + 1,
+          whose features contain the reward of step t.
+`causal`  A step attends to itself and to earlier steps, and pooling is cumulative. The predictor reads the sum of the
+          step's vector and the fused pool. (A sum is as expressive as a concatenation here, because the fusion is a
+          learned linear map.) Later steps, including the step's own reward in later features, cannot affect its
+          prediction.
 
-Measured for 4 members on 32 windows of 50 steps: 61 ms of processor time a training step, which two threads share
-(seed 56, phase-aware 66), 7 of them dropout; the 16 counterfactual windows 4 ms.
+Measured for 4 members with 32 windows of 50 steps: 61 ms of CPU time per training step on two threads (seed 56 ms,
+phase-aware 66 ms), of which 7 ms are dropout; the 16 counterfactual windows take 4 ms.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ from peerage.nets.workers import by_rows
 Wiring = Literal["causal", "seed"]
 
 WIDTH, HEADS, HIDDEN, LAYERS = 64, 4, 256, 2
-MAX_STEPS = 200  # positions there are
+MAX_STEPS = 200  # number of positions
 DROPOUT = 0.1
-PHASE_WEIGHT = 0.3  # of the cross-entropy of phases in the loss
+PHASE_WEIGHT = 0.3  # weight of the cross-entropy of phases in the loss
 
 
 class Windows(NamedTuple):
-    """Windows of steps. Steps that are not valid are padding, whatever stands there."""
+    """Windows of steps. Steps that are not valid are padding; their values are ignored."""
 
     features: Tensor  # [S, B, T, F]
     valid: Tensor  # [S, B, T] bool
@@ -72,16 +72,18 @@ class TrustTransformer:
         self.positions = positions(MAX_STEPS, WIDTH, device, dtype)
 
     def init_(self, generators: Sequence[np.random.Generator]) -> None:
-        """Draw every row from its own generator; torch's defaults, phase scales 1 (neutral)."""
+        """Initialise every row with its own generator: torch's default initialisation; phase scales are 1 (no
+        effect)."""
         self.stack.init_(generators)
 
     def predict(
         self, windows: Windows, *, members: Sequence[int] | None = None, attention: list[Tensor] | None = None
     ) -> Tensor:
-        """What each step brings, without dropout and gradients: `[S, B, T]`. What stands at padding means nothing.
+        """The predicted outcome of each step, without dropout and gradients: `[S, B, T]`. Values at padding are
+        undefined.
 
-        `members`: the windows are those of these rows of the stack, in this order. `attention` receives, per layer,
-        the weights that the pass really used, `[S, B, heads, T, T]`.
+        `members`: the rows of the stack that the windows belong to, in this order; by default all rows. The attention
+        weights of each layer, `[S, B, heads, T, T]`, are appended to `attention`.
         """
         members = range(self.rows) if members is None else members
         stack = self.stack
@@ -102,9 +104,10 @@ class TrustTransformer:
         return out
 
     def learn(self, windows: Windows, rewards: Tensor, dropout: Dropout | None) -> Tensor:
-        """Adds the gradients of the loss against `rewards [S, B, T]` to `stack.grad`; the losses `[S]`:
+        """Add the gradients of the loss to `stack.grad` and return the losses `[S]`.
 
-        mean over the valid steps of `(prediction - reward)^2`, phase-aware plus 0.3 times their cross-entropy.
+        The loss is the mean of `(prediction - reward)^2` over the valid steps, with `rewards [S, B, T]`; for the
+        phase-aware model plus 0.3 times the mean cross-entropy of the phases.
         """
 
         def work(rows: slice) -> Tensor:
@@ -120,11 +123,11 @@ class TrustTransformer:
     def forward(
         self, w: Weights, windows: Windows, mask: Mask | None = None, keep: list[Tensor] | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """Outcome per step `[s, B, T]` and, phase-aware, the phase's logits `[s, B, T, n_phases]`, of the rows
-        whose parameters are `w`."""
+        """The outcome of each step `[s, B, T]` and, for the phase-aware model, the logits of phases `[s, B, T,
+        n_phases]`, for rows with the parameters `w`."""
         features, valid, phases = windows
         s, b, t, _ = features.shape
-        x = features.masked_fill(~valid.unsqueeze(-1), 0.0)  # whatever stands in the padding, NaN included
+        x = features.masked_fill(~valid.unsqueeze(-1), 0.0)  # padding may contain any values, including NaN
         x = layer_norm(w, "project.norm", linear(w, "project", x)).relu()  # [s, B, T, 64]
         if mask is not None:
             x = x * mask(x.shape)
@@ -146,7 +149,7 @@ class TrustTransformer:
         return outcome, logits
 
     def _pooled(self, w: Weights, x: Tensor, valid: Tensor) -> Tensor:
-        """What the predictor reads: `x [s, B, T, 64]` -> `[s, B, 1, 64]` (seed) or `[s, B, T, 64]` (causal)."""
+        """The input of the predictor: `x [s, B, T, 64]` -> `[s, B, 1, 64]` (seed) or `[s, B, T, 64]` (causal)."""
         on = valid.unsqueeze(-1)
         kept, low = x * on, x.masked_fill(~on, MASKED)
         if self.wiring == "seed":
@@ -161,12 +164,12 @@ class TrustTransformer:
 
 
 def mean_valid(outcome: Tensor, valid: Tensor) -> Tensor:
-    """`v_attn`: `[..., T]` -> the mean over the valid steps `[...]`, 0 where there are none."""
+    """`v_attn`: the mean over the valid steps, `[..., T]` -> `[...]`; 0 without valid steps."""
     return torch.where(valid, outcome, 0.0).sum(dim=-1) / valid.sum(dim=-1).clamp(min=1)
 
 
 def _loss(windows: Windows, outcome: Tensor, logits: Tensor | None, rewards: Tensor) -> Tensor:
-    """`[s]`."""
+    """The loss of each row, `[s]`; see `TrustTransformer.learn`."""
     count = windows.valid.flatten(1).sum(dim=1).clamp(min=1)
     error = torch.where(windows.valid, outcome - rewards, 0.0)
     loss = error.square().flatten(1).sum(dim=1)

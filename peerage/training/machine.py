@@ -14,11 +14,11 @@ import torch
 from peerage.config import Config
 from peerage.config.methods import TRUST
 from peerage.errors import UserError
-from peerage.runs.folder import cpu_model, versions
+from peerage.runs.environment import cpu_model, versions
 
 
 def pick_device(name: str) -> torch.device:
-    """The device called `name`; `auto` selects a GPU if one is available. Raises UserError for an unavailable device."""
+    """The device called `name`; `auto` selects a GPU if there is one. Raises UserError for an unavailable device."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
