@@ -212,7 +212,7 @@ def test_its_description_decides_on_the_other_terms_and_on_threads(monkeypatch):
     [
         ("--trust td --toy-rate 0.1", "--toy-rate is for --trust toy, but this is --trust td"),
         ("--trust toi", "did you mean 'toy'"),
-        ("--trust toy --no-use-trust", "no choice would read it"),
+        ("--trust toy --no-use-trust", "has no effect with --no-use-trust"),
     ],
 )
 def test_what_does_not_fit_is_one_line(capsys, words, message):
