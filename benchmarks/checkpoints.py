@@ -17,6 +17,7 @@ import torch
 
 from peerage.config import Config, RunConfig
 from peerage.learners.replay import Replay
+from peerage.nets import workers
 from peerage.runs.folder import RunFolder
 from peerage.runs.listeners import Listener
 from peerage.training.runner import Runner
@@ -54,6 +55,7 @@ def measure(
     config = Config(env=env, n_peers=4, total_timesteps=TOTAL, run=RunConfig(verbose=0))
     learner = replace(config.learner, buffer_size=(TOTAL,), learning_starts=(100,))
     trainer = FilledTrainer(replace(config, learner=learner))
+    workers.configure(trainer.threads)  # as `Runner.run` does
     trainer.begin()
     for _ in range(300):
         trainer.advance()

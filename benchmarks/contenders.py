@@ -121,6 +121,7 @@ def peerage(job: Job) -> dict[str, Any]:
     import torch
 
     from peerage.config import AdviceConfig, Config, LearnerConfig
+    from peerage.nets import workers
     from peerage.training.trainer import Trainer
 
     if job.case in TRUST_CASES:
@@ -139,6 +140,7 @@ def peerage(job: Job) -> dict[str, Any]:
         )
         starts, whole = case.settings["learning_starts"], 4
     trainer = Trainer(config)
+    workers.configure(trainer.threads)  # as a runner does
 
     def synchronise() -> None:
         if trainer.device.type == "cuda":

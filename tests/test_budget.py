@@ -59,8 +59,8 @@ def test_parts_by_hand(of):
     assert memory["recent transitions"] == 6 * 1016 * 12 * 4 + 6 * 8
     assert 6 * 2 * 4 + 3 * 2 * 4 <= memory["suggestions"] < 1000  # trust 6 x 2 and agent values 3 x 2
     # Blocks of 1024 draws, as they are drawn and as they are handed out: batches of 8, two numbers to explore, one of
-    # warm-up and one of the choice, trust 10 + 5, all of 8 bytes; and a float for either asker
-    assert memory["random streams"] == 2 * 6 * 1024 * (8 * (8 + 2 + 1 + 1 + 15) + 2 * 4)
+    # warm-up and one of the choice, trust 10 + 5, all of 8 bytes; DQN's policy draws nothing
+    assert memory["random streams"] == 2 * 6 * 1024 * 8 * (8 + 2 + 1 + 1 + 15)
     assert "decisions" not in memory and "histories" not in memory
 
 

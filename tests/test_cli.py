@@ -187,9 +187,9 @@ def test_other_commands(
     assert main(["evaluate", run, "--episodes", "3", "--members", "0", "1"]) == 0
     assert calls.pop() == (tmp_path, 3, None, [0, 1])
     assert capsys.readouterr().out.splitlines() == [
-        "replica  member    episode  return  length  success",
-        "0        member-0  0        1.23    10",
-        "0        member-1  10       2.00    9       1.00",
+        "replica  member    episode  return  length  success  mode",
+        "0        member-0  0        1.23    10               alone",
+        "0        member-1  10       2.00    9       1.00     alone",
         "",
         "replica  member    mean return  episodes",
         "0        member-0  1.23         1",

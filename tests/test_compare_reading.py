@@ -108,9 +108,9 @@ def test_tests_that_cannot_reject_are_not_counted(tmp_path):
 def test_length_has_no_winner(tmp_path):
     """Shorter episodes are better in some tasks and longer ones in others, so there is no winner."""
     words = two(tmp_path, [1] * 5, [1] * 5)
-    edit(words[0], r",10,$", ",200,")
-    edit(words[0], r"^(\d+,(\d),.*),200,$", r"\1,20\2,")
-    edit(words[1], r"^(\d+,(\d),.*),10,$", r"\1,1\2,")
+    edit(words[0], r",10,,alone$", ",200,,alone")
+    edit(words[0], r"^(\d+,(\d),.*),200,,alone$", r"\1,20\2,,alone")
+    edit(words[1], r"^(\d+,(\d),.*),10,,alone$", r"\1,1\2,,alone")
     found = compare(words, metric="length")
     (v,) = found.tasks[0].versus
     assert v.winner is None and v.higher == "a" and v.difference.estimate == pytest.approx(-190)
@@ -127,7 +127,7 @@ def test_several_tasks_by_length(tmp_path):
     words = []
     for env in ("Room-v6", "CartPole-v1"):
         words += two(tmp_path / env, [1] * 5, [1] * 5, env=env)
-        edit(words[-1], r"^(\d+,(\d),.*),10,$", r"\1,1\2,")  # 10 to 14 steps, and 10
+        edit(words[-1], r"^(\d+,(\d),.*),10,,alone$", r"\1,1\2,,alone")  # 10 to 14 steps, and 10
     (line,) = compare(words, metric="length").overall
     # of five and five ties, and four of five above: (1/2 + 4) / 5
     assert line == "b against a: longer on 0, shorter on 0 of 2 environments; mean probability of being longer 0.90"
@@ -313,7 +313,7 @@ def test_an_incomplete_evaluation_is_left_out(tmp_path):
 def test_rows_of_unknown_members_are_named(tmp_path, cells, said):
     words = two(tmp_path, [1, 2, 3], [4, 5, 6])
     edit(words[0], r"^300,2,member-1,1,", f"{cells},1,")
-    with pytest.raises(UserError, match=rf"a: there is no {said}, as evaluations\.csv has it at step 300"):
+    with pytest.raises(UserError, match=rf"a: evaluations\.csv has a row of {said} at step 300"):
         compare(words)
 
 
@@ -394,6 +394,14 @@ def test_another_comparison_json_is_not_replaced(tmp_path, text):
     (mine / "comparison.json").write_bytes(text.encode(errors="surrogateescape"))
     (mine / "table.tex").write_text("my table")
     before = (mine / "comparison.json").read_bytes()
-    with pytest.raises(UserError, match="is not a comparison: give another --out"):
+    with pytest.raises(UserError, match="is not a comparison: choose another --out"):
         write_comparison(found, mine, [])
     assert (mine / "table.tex").read_text() == "my table" and (mine / "comparison.json").read_bytes() == before
+
+
+def test_rules_of_success_that_differ_are_named(tmp_path):
+    words = two(tmp_path, [1, 2, 3], [4, 5, 6], success=[1, 0, 1])
+    path = Path(words[1]) / "config.yaml"
+    path.write_text(path.read_text().replace("  success: last", "  success: any"))
+    lines = [line for line in compare(words, metric="success").warnings if "rules of success" in line]
+    assert len(lines) == 1 and "last" in lines[0] and "any" in lines[0]

@@ -141,6 +141,25 @@ def test_a_state_that_is_sealed_and_makes_no_sense(runs, kind, command, data):
 
 
 
+@pytest.mark.parametrize("command", [COMMANDS_OF_A_RUN[0], COMMANDS_OF_A_RUN[2]])
+@pytest.mark.parametrize(
+    "runner",
+    [None, [], {}, 7, {"offsets": None}, {"offsets": []}, {"offsets": {}}, {"offsets": {"metrics.csv": "x"}},
+     {"offsets": {"metrics.csv": None}}, {"offsets": {"metrics.csv": -1}}, {"offsets": {"metrics.csv": 10**30}},
+     {"frozen": [0]}, {"evaluated_at": "x"}],
+)  # fmt: skip
+def test_a_senseless_state_of_the_runner(runs, command, runner):
+    """A resume is refused; whoever evaluates the members does not need it."""
+    with Place(runs) as place:
+        path = place.newest / "state.json"
+        state = json.loads(path.read_text())
+        state["runner"] = {**state["runner"], **runner} if isinstance(runner, dict) and runner else runner
+        path.write_text(json.dumps(state))
+        reseal(place.newest)
+        answer = use(place, command)
+        assert answer.refused if command[0] == "resume" else answer.status == 0, answer
+
+
 @examples(60)
 @given(kind=st.sampled_from(KINDS), which=st.integers(0, 99), how=st.sampled_from((*HOW, "drop", "rename", "swap")),
        name=st.integers(0, 99))  # fmt: skip

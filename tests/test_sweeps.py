@@ -589,15 +589,22 @@ def test_two_sweeps_and_two_trainings_of_one_folder(tmp_path, capsys, one_thread
     held.lock()
     state = inspect_run(only, folder)
     assert state.status == "elsewhere" and f"process {os.getpid()} " in state.detail
-    here, freed = Here(), []
 
-    def free() -> None:
-        freed.append(len(here.tasks))
-        held.unlock()
+    class UnlockedLater(Here):
+        """The other training ends at the third poll."""
 
-    threading.Timer(0.5, free).start()
+        polls = 0
+
+        def poll(self) -> list[Ended]:
+            self.polls += 1
+            if self.polls == 3:
+                assert not self.tasks  # the sweep has waited
+                held.unlock()
+            return super().poll()
+
+    here = UnlockedLater()
     assert run(source, log_dir=str(where), launcher=here) == 0
-    assert freed == [0] and len(here.tasks) == 1 and here.tasks[0].resume  # it waited
+    assert len(here.tasks) == 1 and here.tasks[0].resume
     assert "1 run: 1 trained by another process" in capsys.readouterr().out
 
 
