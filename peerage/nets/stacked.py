@@ -46,6 +46,11 @@ class StackedMLP(Stack):
         self._without_grad, self._with_grad = self._layers_of(self.constants), self._layers_of(self.parameters)
 
     @property
+    def activations(self) -> int:
+        """The number of inputs and outputs of all layers of all rows, for one input each."""
+        return self.rows * sum(self.sizes)
+
+    @property
     def layers(self) -> int:
         """The number of linear layers."""
         return len(self.sizes) - 1

@@ -56,6 +56,8 @@ def normalised(values: Tensor) -> Tensor:
 class TransformerTrust(Signal):
     """`v = omega norm(v_attn) + (1 - omega) norm(v_td)`, or `v_attn` alone without `td`: the trust term of Eq. 9."""
 
+    fixed_state = True
+
     def __init__(
         self,
         config: TrustTransformerSettings,

@@ -41,6 +41,7 @@ class InContextTrust(Signal):
     every decision is valued by the critic of the member that made it."""
 
     budget_part = "decisions"
+    fixed_state = True
 
     def __init__(
         self, config: ContextSettings, group: Group, n_advisers: int, *, seed: int, follow_steps: int, total_steps: int
@@ -157,6 +158,7 @@ class InContextTrust(Signal):
     @torch.no_grad()
     def values(self, obs: Tensor, suggestions: Tensor, due: np.ndarray, step: int) -> dict[str, Tensor]:
         d, g = self.decisions, self.group
+        step = self.step + 1  # its own clock, which continues in evaluations, where the step of the training is fixed
         host = obs.cpu().numpy()
         self.asked = suggestions.cpu().numpy()
         d.finish(due, host, np.zeros(self.M, bool), step - 1)

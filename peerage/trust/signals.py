@@ -14,6 +14,9 @@ class Signal:
     """Base class of the signals that members score advisers by. Values are `[M, K]`: one row per asking member, one
     column per adviser. A subclass must implement `values`; the other methods do nothing by default."""
 
+    fixed_state = False
+    """As `peerage.Learner.fixed_state`: the keys, shapes and types of `state` never change."""
+
     def observe(self, transition: Transition) -> None:
         """Called after every step of all members. `transition.host` has the adviser that each member followed and
         whether it was chosen in this step."""
@@ -24,8 +27,8 @@ class Signal:
     def after_step(self, step: int) -> None:
         """Learn from step `step`. Called before the members' networks change."""
 
-    def before_exchange(self) -> None:
-        """Make deferred updates: an exchange will change the members' networks."""
+    def catch_up(self) -> None:
+        """Make deferred updates, because an exchange will change the members' networks or a copy is taken."""
 
     def values(self, obs: Tensor, suggestions: Tensor, due: np.ndarray, step: int) -> dict[str, Tensor]:
         """The components of the choice that the members `due [M]` (bool) make in environment step `step`: name ->
