@@ -420,7 +420,7 @@ def test_names_of_trained_members(tmp_path, monkeypatch):
     for spec in ("nowhere", "nowhere:2", "x" * 5000, "a\0b"):
         assert "no trained member" in refusal(load_policy, spec, OBS, BOX)
     _, path = saved(tmp_path, "sac")
-    assert "leave" in refusal(load_policy, f"{path}:1", OBS, BOX)
+    assert "remove :1" in refusal(load_policy, f"{path}:1", OBS, BOX)
 
 
 def test_a_run_of_another_shape_is_named(tmp_path):
