@@ -324,10 +324,8 @@ def make_run(path: Path, env="Pendulum-v1", n=3, replicas=2, **learner) -> Group
     space = space_of(spec.observation_space, spec.action_space)
     group = Group(member_settings(config, spec.discrete), replicas, 5, space, 50)
     for stack in group.stacks:
-        for net in stack.learner.networks().values():
-            net.flat.add_(0.2 * torch.randn_like(net.flat))
-        if hasattr(stack.learner, "log_ent_coef"):
-            stack.learner.log_ent_coef.add_(torch.randn_like(stack.learner.log_ent_coef))
+        for name, values in stack.learner.parameters().items():
+            values.add_((1.0 if name == "log_ent_coef" else 0.2) * torch.randn_like(values))
     path.mkdir(parents=True)
     (path / "config.yaml").write_text(configfile.dump(config))
     checkpoint.save(path, 50, {"trainer": {"step": 50, "group": group.state()}})

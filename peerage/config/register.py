@@ -16,7 +16,6 @@ from peerage.config.methods import (
     ExchangeMethod,
     LearnerMethod,
     LearnerSettings,
-    Method,
     TrustMethod,
 )
 from peerage.config.tree import Config
@@ -45,15 +44,15 @@ def register_trust(name: str, build: str | Callable[..., Any], settings: type | 
     """Make a kind of trust available as `--trust NAME`.
 
     `build(context)` returns a `peerage.Signal` for a `peerage.trust.context.TrustContext`. `settings`, a frozen
-    dataclass, becomes a part of the configuration. `about` are fields of `TrustMethod`: `part` (default: the name of the
-    method), `needs`, `columns` and `asker_columns` (columns that the signal's `report` adds to advice.csv, with their
-    titles in figures), `curves` (metrics of the signal), `stands_alone`, `uses_threads`, `resolve`, `about`. Raises
-    ValueError for an invalid argument or a name or column that is taken.
+    dataclass, becomes a part of the configuration. `about` are fields of `TrustMethod`: `part` (default: the name of
+    the method), `needs`, `columns` and `asker_columns` (columns that the signal's `report` adds to advice.csv, with
+    their titles in figures), `curves` (metrics of the signal), `stands_alone`, `uses_threads`, `resolve`, `about`.
+    Raises ValueError for an invalid argument or a name or column that is taken.
     """
     method = TrustMethod(name, build, settings, **{"part": _default_part(name, settings), **about})
     if unknown := [need for need in method.needs if need not in NEEDS]:
         raise ValueError(f"the kind of trust {name!r} cannot need {unknown[0]!r}: known are {', '.join(NEEDS)}")
-    _check_part(method, method.part)
+    _check_part(method)
     TRUST.register(method)
 
 
@@ -66,7 +65,7 @@ def register_exchange(name: str, build: str | Callable[..., Any], settings: type
     argument or a name that is taken.
     """
     method = ExchangeMethod(name, build, settings, **{"part": _default_part(name, settings), **about})
-    _check_part(method, method.part)
+    _check_part(method)
     EXCHANGES.register(method)
 
 
@@ -74,11 +73,13 @@ def _default_part(name: str, settings: type | None) -> str:
     return "" if settings is None else name.replace("-", "_")
 
 
-def _check_part(method: Method, part: str) -> None:
+def _check_part(method: TrustMethod | ExchangeMethod) -> None:
+    part = method.part
     if not part:
         return
     if not part.isidentifier() or part in hints(Config):
         raise ValueError(f"{part!r} cannot be a part of the configuration: choose another `part` for {method.name!r}")
-    others = [other for other in (*TRUST.methods.values(), *EXCHANGES.methods.values()) if other.name != method.name]
+    registered: list[TrustMethod | ExchangeMethod] = [*TRUST.methods.values(), *EXCHANGES.methods.values()]
+    others = [other for other in registered if other.name != method.name]
     if any(other.part == part and other.settings is not method.settings for other in others):
         raise ValueError(f"the part {part!r} has other settings: choose another `part` for {method.name!r}")
