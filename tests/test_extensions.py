@@ -20,7 +20,10 @@ from peerage import cli
 from peerage.config.file import dump, from_dict, validate
 from peerage.config.methods import EXCHANGES, LEARNERS
 from peerage.config.plain_yaml import parse
-from peerage.runs.checkpoint import checkpoints
+from peerage.config.tree import Config, settings, with_settings
+from peerage.runs.checkpoint import checkpoints, load_latest
+from peerage.training.restore import restore
+from peerage.training.trainer import Trainer
 
 # --- a learner: linear policy gradient (REINFORCE with a baseline, Williams 1992) ---
 
@@ -64,11 +67,11 @@ class Reinforce(peerage.Learner):
         return {"policy": self.weights}
 
     def state(self):
-        return {**super().state(), "pending": [list(step) for step in self.steps]}
+        return {**super().state(), "rollout": [list(step) for step in self.steps]}
 
     def load_state(self, state):
         super().load_state(state)
-        self.steps = [tuple(step) for step in state["pending"]]
+        self.steps = [tuple(step) for step in state["rollout"]]
 
 
 # --- an exchange: members copy the member that has earned most ---
@@ -103,6 +106,50 @@ class Imitation(peerage.Exchange):
         self.exchanges = state["exchanges"]
 
 
+# --- an exchange that brings its own critics: one linear Q-function in place of two networks ---
+
+
+class OneCritic:
+    def __init__(self, rows, space, net_arch, *, device="cpu", dtype=torch.float32):
+        self.flat = torch.zeros(rows, space.obs_dim + space.act_dim + 1, device=device, dtype=dtype)
+        self.grad = torch.zeros_like(self.flat)
+        self.activations = rows
+        self.heard = 0
+
+    def __call__(self, obs_actions, *, grad=False, only_first=False):
+        weights = self.flat.detach()
+        if grad:
+            weights.requires_grad_()
+            weights.register_hook(self.grad.add_)
+        q = (obs_actions @ weights[:, :-1].unsqueeze(-1)).squeeze(-1) + weights[:, -1:]
+        return q.unsqueeze(1) if only_first else torch.stack([q, q], dim=1)
+
+    def init_(self, generators):
+        for row, rng in zip(self.flat, generators):
+            row.copy_(torch.from_numpy(0.1 * rng.standard_normal(len(row))))
+
+    def copy_(self, other):
+        self.flat.copy_(other.flat)
+
+    def lerp_(self, online, tau):
+        self.flat.lerp_(online.flat, tau)
+
+
+class Listen(peerage.Exchange):
+    def after_learning(self, group, step):
+        critic = group.stacks[0].learner.critic
+        assert isinstance(critic, OneCritic)
+        critic.flat.add_(0.1)
+
+
+class Gauss(Reinforce):
+    """A learner that samples with another kind of noise."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.noise_shape = ("normal", 1)
+
+
 # --- an adviser with memory: repeats the action that earned its asker most ---
 
 
@@ -134,11 +181,13 @@ def registered(monkeypatch):
     monkeypatch.setattr(LEARNERS, "methods", dict(LEARNERS.methods))
     monkeypatch.setattr(EXCHANGES, "methods", dict(EXCHANGES.methods))
     peerage.register_learner("reinforce", Reinforce, ReinforceSettings, actions=("discrete",), on_policy=True)
+    peerage.register_learner("gauss", Gauss, peerage.LearnerSettings, actions=("discrete",))
     peerage.register_exchange("imitation", Imitation, ImitationSettings)
+    peerage.register_exchange("listen", Listen, critic=OneCritic)
 
 
 SETTINGS = dict(
-    env="Room-v6", algorithm=("reinforce",), horizon=(5,), learning_rate=(0.05,), n_peers=3, replicas=2,
+    env="Room-v6", algorithm=("reinforce",), horizon=(7,), learning_rate=(0.05,), n_peers=3, replicas=2,
     total_timesteps=120, exchange=("imitation",), exchange_freq=25, imitation_share=0.25, eval_freq=60,
     n_eval_episodes=1, log_freq=20, checkpoint_freq=40, verbose=0, device="cpu",
 )  # fmt: skip
@@ -146,11 +195,26 @@ SETTINGS = dict(
 
 def train(place: Path, name: str, **changes) -> peerage.Run:
     settings = {**SETTINGS, **changes, "exp_name": name, "log_dir": str(place)}
+    if "imitation" not in settings["exchange"]:
+        del settings["imitation_share"]
+    if not settings["exchange"]:
+        del settings["exchange_freq"]
     return peerage.train(advisers=[Memory(), "expert"], **settings)
 
 
 class Stop(Exception):
     pass
+
+
+def stop_after(patched: pytest.MonkeyPatch, step: int) -> None:
+    advance = Trainer.advance
+
+    def advance_or_stop(self):
+        if self.step == step:
+            raise Stop
+        return advance(self)
+
+    patched.setattr(Trainer, "advance", advance_or_stop)
 
 
 def tables(run: peerage.Run) -> dict[str, str]:
@@ -170,18 +234,8 @@ def test_they_train_in_a_group_and_survive_kill_and_resume(tmp_path, monkeypatch
     report = (whole.folder / "report.html").read_text()
     assert "reinforce" in report and "imitation" in report
 
-    from peerage.training.trainer import Trainer
-
-    advance, made = Trainer.advance, []
-
-    def stops(self, **kwargs):
-        if self.step == 93:
-            raise Stop
-        made.append(self.step)
-        return advance(self, **kwargs)
-
     with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "advance", stops)
+        stop_after(patched, 93)
         with pytest.raises(Stop):
             train(tmp_path, "killed", trust=trust, **more)
     killed = peerage.load(tmp_path / "killed", advisers=[Memory(), "expert"])
@@ -207,7 +261,7 @@ def test_they_appear_in_the_help_and_in_yaml(tmp_path):
     with redirect_stdout(io.StringIO()) as out:
         assert cli.main(["train", "--help"]) == 0
     text = " ".join(out.getvalue().split())
-    for word in ("--horizon", "reinforce: Steps between two updates", "--imitation-share", "imitation}"):
+    for word in ("--horizon", "reinforce: Steps between two updates", "--imitation-share", "imitation,listen}"):
         assert word in text, word
     config = validate(
         from_dict(parse("learner: {algorithm: reinforce, horizon: 7}\nexchange: imitation\n"
@@ -223,6 +277,7 @@ def test_they_appear_in_the_help_and_in_yaml(tmp_path):
         ({"env": "Pendulum-v1"}, "reinforce does not fit Pendulum-v1, whose actions are Box: use --algorithm sac"),
         ({"use_critic": True}, "--use-critic needs Q-functions, but reinforce has none"),
         ({"n_peers": 1}, "--exchange needs at least two members"),
+        ({"algorithm": ("reinforce", "gauss", "gauss")}, "need normal and uniform random numbers cannot share a group"),
         ({"exchange": ("average", "average")}, "--exchange names the same exchange twice"),
         ({"exchange": ("averag",)}, "average"),
     ],
@@ -233,11 +288,82 @@ def test_what_does_not_fit_is_one_line(tmp_path, changes, message):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_name_is_registered_once():
-    with pytest.raises(ValueError, match="reinforce"):
-        peerage.register_learner("reinforce", Reinforce)
+def test_a_name_belongs_to_one_class():
+    peerage.register_learner("reinforce", Reinforce, ReinforceSettings, actions=("discrete",), on_policy=True)
+    with pytest.raises(ValueError, match="the name 'reinforce' belongs to another algorithm"):
+        peerage.register_learner("reinforce", Gauss)
     with pytest.raises(ValueError, match="two words"):
         peerage.register_exchange("two words", Imitation)
+    with pytest.raises(ValueError, match="actions of the learner 'odd' must be discrete, box or both"):
+        peerage.register_learner("odd", Gauss, actions=("text",))
+
+
+@pytest.mark.parametrize("part", ["advice", "run", "n_peers", "context", "not a name"])
+def test_a_part_of_the_configuration_belongs_to_one_method(part):
+    with pytest.raises(ValueError, match="choose another `part` for 'other'"):
+        peerage.register_exchange("other", Imitation, ImitationSettings, part=part)
+
+
+def test_settings_with_the_name_of_another_setting_get_a_prefix():
+    """Peerage's own settings keep their keys, so that registering a method changes no existing command."""
+
+    @dataclass(frozen=True)
+    class Clashing:
+        n_epochs: int = 3
+        learning_rate: float = 0.5
+        context_length: int = 9
+        own: int = 1
+
+    before = {key: (s.part, s.name) for key, s in settings().items()}
+    peerage.register_exchange("clash", Imitation, Clashing)
+    after = {key: (s.part, s.name) for key, s in settings().items()}
+    assert {key: after[key] for key in before} == before
+    assert {key for key in after if key not in before} == {
+        "clash_n_epochs", "clash_learning_rate", "clash_context_length", "own"
+    }  # fmt: skip
+    config = with_settings(Config(), {"clash_n_epochs": 8, "n_epochs": 2})
+    assert config.clash.n_epochs == 8 and config.n_epochs == 2
+    assert from_dict(parse(dump(config), "test")) == config
+
+
+@pytest.mark.parametrize("algorithm", ["sac", "td3"])
+def test_an_exchange_can_bring_other_critics(tmp_path, monkeypatch, same, algorithm):
+    """SAC and TD3 train with a critic that is not two networks, and resume bit for bit."""
+    config = {
+        "env": "Pendulum-v1", "n_peers": 2, "algorithm": (algorithm,), "exchange": ("listen",), "exchange_freq": 25,
+        "trust": "td", "use_critic": True, "learning_starts": (10,), "batch_size": (8,), "net_arch": ((8,),),
+        "total_timesteps": 90, "checkpoint_freq": 40, "eval_freq": 0, "log_dir": str(tmp_path), "verbose": 0,
+        "device": "cpu",
+    }  # fmt: skip
+    whole = peerage.train(**config, exp_name="whole")
+    with monkeypatch.context() as patched:
+        stop_after(patched, 67)
+        with pytest.raises(Stop):
+            peerage.train(**config, exp_name="killed")
+    resumed = peerage.resume(tmp_path / "killed")
+    (_, state, _), (_, again, _) = load_latest(whole.folder), load_latest(resumed.folder)
+    for found in (state, again):
+        found["runner"].pop("offsets")  # timing.csv has other lengths
+    same(state, again)
+    assert whole.advice["critic"].notna().any()
+
+
+def test_only_sac_and_td3_take_other_critics(tmp_path):
+    with pytest.raises(peerage.UserError, match="--exchange listen replaces the critics of SAC and TD3; dqn cannot"):
+        train(tmp_path, "none", algorithm=("dqn",), exchange=("listen",), horizon=(), trust="td")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_registered_learner_can_be_a_checkpoint_adviser(tmp_path):
+    """It acts in the new run as in the old one."""
+    old = train(tmp_path, "old", exchange=(), trust="td").folder
+    settings = {name: value for name, value in SETTINGS.items() if "exchange" not in name and "imitation" not in name}
+    new = peerage.train(**{**settings, "n_peers": 1}, advisers=[f"checkpoint:{old}:1"], trust="td",
+                        exp_name="new", log_dir=str(tmp_path))  # fmt: skip
+    trained = restore(old, "policies").trainer.group.stacks[0].learner.weights
+    adviser = restore(new.folder, "company").trainer.sharing.fixed_advisers.advisers[0].adviser
+    assert torch.equal(adviser.learner.weights[0], trained[1]) and trained[1].any()
+    assert (new.advice["adviser"] != "member-0").any()
 
 
 def test_members_of_other_kinds_share_a_group(tmp_path):
