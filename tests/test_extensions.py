@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transitions import transition
 
 import peerage
 from peerage import cli
@@ -21,6 +22,9 @@ from peerage.config.file import dump, from_dict, validate
 from peerage.config.methods import EXCHANGES, LEARNERS
 from peerage.config.plain_yaml import parse
 from peerage.config.tree import Config, settings, with_settings
+from peerage.learners.base import Space
+from peerage.learners.defaults import default_settings
+from peerage.learners.group import Group
 from peerage.runs.checkpoint import checkpoints, load_latest
 from peerage.training.restore import restore
 from peerage.training.trainer import Trainer
@@ -381,3 +385,12 @@ def test_the_classes_are_short():
         lines = [line for kind in kinds for line in inspect.getsource(kind).splitlines() if line.strip()]
         assert len(lines) < 30, kinds
     assert replace(ReinforceSettings(), horizon=3).stack_key != ReinforceSettings().stack_key
+
+
+def test_own_steps_are_those_in_which_a_member_followed_itself():
+    """By number of the member in its group, which is not the row in a stack of mixed groups."""
+    settings = [ReinforceSettings(algorithm="reinforce", net_arch=(4,)), default_settings("dqn")]
+    group = Group([settings[0], settings[1], settings[0]], 2, 0, Space(3, 1, 4), 10)
+    learner = next(stack.learner for stack in group.stacks if isinstance(stack.learner, Reinforce))  # members 0 and 2
+    step = transition(torch.zeros(4, 3), followed=[0, 1, 3, 2])
+    assert learner.own_steps(step).tolist() == [True, False, False, True]
