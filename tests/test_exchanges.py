@@ -155,6 +155,7 @@ def test_it_goes_beside_advice_and_without(tmp_path):
         run = peerage.train(
             "Room-v6", n_peers=2, sharing=sharing, exchange=("average",), exchange_freq=50, total_timesteps=100,
             learning_starts=10, eval_freq=50, n_eval_episodes=1, log_dir=str(tmp_path), exp_name=sharing, verbose=0,
+            env_args={"max_episode_steps": 60},
         )  # fmt: skip
         obs = np.random.default_rng(0).random((50, 4), np.float32)
         assert [run.policy(0)(o) for o in obs] == [run.policy(1)(o) for o in obs]

@@ -192,7 +192,7 @@ def registered(monkeypatch):
 SETTINGS = dict(
     env="Room-v6", algorithm=("reinforce",), horizon=(7,), learning_rate=(0.05,), n_peers=3, replicas=2,
     total_timesteps=120, exchange=("imitation",), exchange_freq=25, imitation_share=0.25, eval_freq=60,
-    n_eval_episodes=1, log_freq=20, checkpoint_freq=40, verbose=0, device="cpu",
+    env_args={"max_episode_steps": 60}, n_eval_episodes=1, log_freq=20, checkpoint_freq=40, verbose=0, device="cpu",
 )  # fmt: skip
 
 
