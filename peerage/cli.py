@@ -51,7 +51,7 @@ EXAMPLES
   peerage presets
   peerage evaluate experiments/my-run --episodes 20
 
-An invalid command line or file gives a message of one line and exit status 2.
+An invalid command line or file prints a one-line message and exits with status 2.
 """
 
 

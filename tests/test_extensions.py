@@ -18,7 +18,7 @@ import torch
 from transitions import transition
 
 import peerage
-from peerage import cli
+from peerage import cli, session
 from peerage.config.file import dump, from_dict, validate
 from peerage.config.methods import EXCHANGES, LEARNERS
 from peerage.config.plain_yaml import parse
@@ -230,12 +230,15 @@ def test_they_train_in_a_group_and_survive_kill_and_resume(tmp_path, monkeypatch
     more = {"follow_steps": 3, "trust_buffer_size": 40}
     if trust == "hybrid":
         more |= {"sequence_length": 6, "attention_update_freq": 10, "attention_batch_size": 4}
+    if trust != "td":
+        monkeypatch.setattr(session, "write_report", lambda folder: folder)
     whole = train(tmp_path, "whole", trust=trust, **more)
     trained = whole.metrics[whole.metrics["name"] == "exchanges"]
     assert trained["value"].max() == 4.0  # after steps 25, 50, 75 and 100
     assert set(whole.advice["adviser"]) == {"member-0", "member-1", "member-2", "memory", "expert"}
-    report = (whole.folder / "report.html").read_text()
-    assert "reinforce" in report and "imitation" in report
+    if trust == "td":
+        report = (whole.folder / "report.html").read_text()
+        assert "reinforce" in report and "imitation" in report
 
     with monkeypatch.context() as patched:
         stop_after(patched, 93)
@@ -299,6 +302,24 @@ def test_a_name_belongs_to_one_class():
         peerage.register_exchange("two words", Imitation)
     with pytest.raises(ValueError, match="actions of the learner 'odd' must be discrete, box or both"):
         peerage.register_learner("odd", Gauss, actions=("text",))
+
+
+def test_unknown_arguments_of_a_registration_are_refused():
+    for register in (peerage.register_learner, peerage.register_trust, peerage.register_exchange):
+        with pytest.raises(ValueError, match="'other' has an unknown argument 'colums': known are "):
+            register("other", Imitation, colums={})
+
+
+def test_the_state_of_a_learner_includes_that_of_its_base_class(tmp_path):
+    """Refused when the first checkpoint is written, not when the run is resumed."""
+
+    class Forgetful(Reinforce):
+        def state(self):
+            return {"rollout": self.steps}
+
+    peerage.register_learner("forgetful", Forgetful, ReinforceSettings, actions=("discrete",))
+    with pytest.raises(peerage.UserError, match="state of the learner Forgetful lacks parameters"):
+        train(tmp_path, "forgetful", algorithm=("forgetful",), trust="td")
 
 
 @pytest.mark.parametrize("part", ["advice", "run", "n_peers", "context", "not a name"])

@@ -6,7 +6,8 @@ A class of the same module and name can be registered again under its name, as w
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import fields
+from typing import Any, TypeVar
 
 from peerage.config.fields import hints
 from peerage.config.methods import (
@@ -19,6 +20,8 @@ from peerage.config.methods import (
     TrustMethod,
 )
 from peerage.config.tree import Config
+
+M = TypeVar("M", LearnerMethod, TrustMethod, ExchangeMethod)
 
 NEEDS = ("td", "action_value")
 """What a kind of trust can need."""
@@ -34,7 +37,7 @@ def register_learner(
     `LearnerMethod`: `actions` (default both kinds), `on_policy`, `has_action_value` (default False here),
     `takes_critic`, `about`. Raises ValueError for an invalid argument or a name that is taken.
     """
-    method = LearnerMethod(name, build, settings, **{"has_action_value": False, **capabilities})
+    method = _described(LearnerMethod, name, build, settings, {"has_action_value": False, **capabilities})
     if not method.actions or not set(method.actions) <= {"discrete", "box"}:
         raise ValueError(f"actions of the learner {name!r} must be discrete, box or both, not {method.actions!r}")
     LEARNERS.register(method)
@@ -49,7 +52,7 @@ def register_trust(name: str, build: str | Callable[..., Any], settings: type | 
     their titles in figures), `curves` (metrics of the signal), `stands_alone`, `uses_threads`, `resolve`, `about`.
     Raises ValueError for an invalid argument or a name or column that is taken.
     """
-    method = TrustMethod(name, build, settings, **{"part": _default_part(name, settings), **about})
+    method = _described(TrustMethod, name, build, settings, {"part": _default_part(name, settings), **about})
     if unknown := [need for need in method.needs if need not in NEEDS]:
         raise ValueError(f"the kind of trust {name!r} cannot need {unknown[0]!r}: known are {', '.join(NEEDS)}")
     _check_part(method)
@@ -64,9 +67,16 @@ def register_exchange(name: str, build: str | Callable[..., Any], settings: type
     `peerage.learners.critics.CriticFactory` for the members' critics), `about`. Raises ValueError for an invalid
     argument or a name that is taken.
     """
-    method = ExchangeMethod(name, build, settings, **{"part": _default_part(name, settings), **about})
+    method = _described(ExchangeMethod, name, build, settings, {"part": _default_part(name, settings), **about})
     _check_part(method)
     EXCHANGES.register(method)
+
+
+def _described(kind: type[M], name: str, build: Any, settings: Any, about: dict[str, Any]) -> M:
+    known = [field.name for field in fields(kind) if field.name not in ("name", "build", "settings")]
+    if unknown := [given for given in about if given not in known]:
+        raise ValueError(f"{name!r} has an unknown argument {unknown[0]!r}: known are {', '.join(known)}")
+    return kind(name, build, settings, **about)
 
 
 def _default_part(name: str, settings: type | None) -> str:

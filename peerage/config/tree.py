@@ -74,7 +74,7 @@ class AdviceConfig:
     init_agent_values: float = 200.0
     """Initial agent value of every adviser."""
     trust_buffer_size: int = limited(1000, "[1, inf)")
-    """Number of last transitions from which trust is estimated."""
+    """Number of most recent transitions from which trust is estimated."""
     trust_batch_size: int = limited(10, "[1, inf)")
     """Transitions per update of trust; an update of agent values uses max(1, trust_batch_size // n_peers) transitions
     of every member."""
@@ -109,7 +109,7 @@ class RunConfig:
     checkpoint_freq: int = limited(50_000, "[0, inf)")
     """Steps between checkpoints; 0: only at the start and the end."""
     keep_checkpoints: int = limited(2, "[1, inf)")
-    """Number of checkpoints to keep, at least 1; older ones are deleted."""
+    """Number of checkpoints to keep; older ones are deleted."""
     use_tensorboard: bool = False
     """Also write the metrics for TensorBoard."""
     use_wandb: bool = False

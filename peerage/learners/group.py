@@ -242,7 +242,7 @@ class Group:
     def state(self) -> dict[str, Any]:
         stacks = {
             str(k): {
-                "learner": stack.learner.state(),
+                "learner": _complete(stack.learner),
                 "warmup": stack.warmup.state(),
             }
             for k, stack in enumerate(self.stacks)
@@ -268,3 +268,11 @@ class Group:
         """Load only the learned parameters from the `state` of a group with the same members."""
         for k, stack in enumerate(self.stacks):
             stack.learner.load_parameters(state["stacks"][str(k)]["learner"]["parameters"])
+
+
+def _complete(learner: Learner) -> dict[str, Any]:
+    state = learner.state()
+    if not {"parameters", "active"} <= state.keys():
+        name = type(learner).__name__
+        raise UserError(f"the state of the learner {name} lacks parameters: return {{**super().state(), ...}}")
+    return state

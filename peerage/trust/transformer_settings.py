@@ -33,7 +33,7 @@ class TrustTransformerSettings:
     warmup_steps: int = limited(500_000, "[1, inf)")
     """Steps over which the transformer's weight in the hybrid rises to its limit."""
     max_attention_weight: float = limited(0.5, "[0, 1]")
-    """That limit, 0 to 1."""
+    """Upper limit of the transformer's weight in the hybrid."""
     wiring: Literal["causal", "seed"] = "causal"
     """causal: a step attends to itself and earlier steps, and a prediction cannot see its own reward; seed: as
     published, in both directions."""
