@@ -128,9 +128,9 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def one_process(rounds: int) -> list[tuple[str, int]]:
-    """Train all kinds `rounds` times in this process. Returns (kind, bytes after garbage collection and `trim`). Every
-    round uses other shapes, as in a search for settings, because oneDNN caches compiled kernels for each shape
-    (`peerage/nets/kernels.py`)."""
+    """(kind, bytes afterwards) of `rounds` of all kinds, one after the other in this process, each collected and with
+    what the C library keeps given back. No two rounds have the same shapes, as in a search for good settings: oneDNN
+    keeps what it compiled for each (`peerage/nets/workers.py`)."""
     seen = []
     with tempfile.TemporaryDirectory() as folder:
         for n in range(rounds):

@@ -42,7 +42,8 @@ __all__ = [
 if TYPE_CHECKING:
     from peerage.api import Run, load, resume, train
     from peerage.config import Config
-    from peerage.config.methods import LearnerSettings, register_exchange, register_learner, register_trust
+    from peerage.config.methods import LearnerSettings
+    from peerage.config.register import register_exchange, register_learner, register_trust
     from peerage.envs.scripted import register_expert
     from peerage.errors import UserError
     from peerage.learners.base import Learner
@@ -65,9 +66,9 @@ _MODULE_OF = {
     "Signal": "peerage.trust.signals",
     "UserError": "peerage.errors",
     "register_adviser": "peerage.sharing.advisers",
-    "register_exchange": "peerage.config.methods",
-    "register_learner": "peerage.config.methods",
-    "register_trust": "peerage.config.methods",
+    "register_exchange": "peerage.config.register",
+    "register_learner": "peerage.config.register",
+    "register_trust": "peerage.config.register",
     "register_expert": "peerage.envs.scripted",
     "register_features": "peerage.trust.features",
 }

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 import peerage
 from peerage import session
@@ -77,19 +78,19 @@ def test_without_sharing_the_first_episodes_are_those_alone(folder):
 
 def test_members_follow_themselves_if_all_advice_is_dropped(folder):
     """The episodes are those of the same members without advisers."""
-    with_nobody = restore(folder / "mixed", "policies").trainer
-    assert episodes(restore(folder / "mixed").trainer, 3, dropped=1.0) == episodes(with_nobody, 3)
+    without_advisers = restore(folder / "mixed", "policies").trainer
+    assert episodes(restore(folder / "mixed").trainer, 3, dropped=1.0) == episodes(without_advisers, 3)
 
 
 def test_policies_do_not_change_and_trust_learns(folder):
     trainer = restore(folder / "mixed").trainer
     learner = trainer.group.stacks[0].learner
-    networks = {name: net.flat.clone() for name, net in learner.networks().items()}
+    before = {name: values.clone() for name, values in learner.parameters().items()}
     td = trainer.sharing.signals["td"]
     trust = td.report()["trust_td"].clone()
     found = episodes(trainer, 4)
     assert [(m, e) for m, e, _ in found] == [(m, e) for m in range(4) for e in range(4)]
-    assert all((net.flat == networks[name]).all() for name, net in learner.networks().items())
+    assert all(torch.equal(values, before[name]) for name, values in learner.parameters().items())
     assert (td.report()["trust_td"] != trust).any()
 
 
@@ -157,12 +158,12 @@ def test_a_new_adviser_is_not_the_old_one(folder, tmp_path):
     run = peerage.train(config=config, log_dir=str(tmp_path), exp_name="run").folder
     trainer = restore(run, "company").trainer
     trainer.sharing.disturb(advisers=trainer.copies_of([new]))
-    weights = trainer.sharing.fixed_advisers.advisers[0].adviser.learner.networks()["q"].flat
-    theirs = restore(folder / "two", "policies").trainer.group.stacks[0].learner.networks()["q"].flat
+    weights = trainer.sharing.fixed_advisers.advisers[0].adviser.learner.parameters()["q"]
+    theirs = restore(folder / "two", "policies").trainer.group.stacks[0].learner.parameters()["q"]
     assert (weights.view(-1) == theirs.view(2, -1)[1]).all()
 
 
-def test_nobody_asks_any_more(tmp_path):
+def test_a_run_whose_advice_has_ended_is_refused(tmp_path):
     config = replace(TINY, advice=replace(TINY.advice, max_peer_epochs=1), epoch_length=30, total_timesteps=60)
     run = peerage.train(config=config, log_dir=str(tmp_path), exp_name="run").folder
     with pytest.raises(UserError, match=r"the advice in .* ended after --max-peer-epochs"):

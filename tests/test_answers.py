@@ -81,7 +81,7 @@ def test_a_replica_does_not_depend_on_others(monkeypatch, algorithm):
     assert torch.equal(*found)
 
 
-def test_noise_is_the_askers_and_depends_on_nobody_else():
+def test_noise_is_the_askers_and_does_not_depend_on_the_others():
     """Drawn once in a step, whoever answers; the same numbers in a group of another size."""
     small, large = group(["sac"] * 2, 1, torch.float32), group(["sac"] * 5, 1, torch.float32)
     for _ in range(3):

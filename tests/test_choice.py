@@ -67,7 +67,7 @@ def test_pick_by_hand():
     epsilon=st.sampled_from([0.0, 0.05, 1.0]),
     uniform=st.sampled_from([0.0, 2**-53, 0.5, 1 - 2**-24, 1 - 2**-53]) | st.floats(0, 1, exclude_max=True),
 )
-def test_nobody_who_is_not_allowed_is_chosen(scores, allowed, temperature, epsilon, uniform):
+def test_only_allowed_advisers_are_chosen(scores, allowed, temperature, epsilon, uniform):
     assume(allowed.any())
     mask = torch.tensor(allowed)
     t = None if temperature is None else torch.tensor([[temperature]])
@@ -126,7 +126,7 @@ def test_an_asker_whose_scores_are_not_numbers_chooses_uniformly(bad, temperatur
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_a_diverged_critic_does_not_decide(bad, rule, temperature):
-    """Alone it makes the choice uniform; beside trust nobody is favoured because of it."""
+    """Alone it makes the choice uniform; with trust it favours no adviser."""
     critic = torch.tensor([[1.0, bad, 2.0, 0.5]])
     t = None if temperature is None else torch.full((1, 1), temperature)
 

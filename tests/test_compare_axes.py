@@ -97,7 +97,7 @@ def test_axes_that_are_refused(sweep, tmp_path):
     with pytest.raises(UserError, match="no two of these runs differ only in it"):
         compare([str(a), str(b)], by="advice.trust")  # the number of members differs too
     c = make(tmp_path / "c", [1, 2, 3], env="CartPole-v1")
-    with pytest.raises(UserError, match=r"c has no other value of it beside it: leave it out"):
+    with pytest.raises(UserError, match=r"c has no run with another value to compare with: leave it out"):
         compare([str(a), str(b), str(c)], by="advice.trust")
 
 
@@ -161,7 +161,7 @@ def test_a_length_is_not_negative(tmp_path):
     folders = [make(tmp_path / "a", [1] * 3), make(tmp_path / "b", [1] * 3, trust="hybrid")]
     path = folders[0] / "evaluations.csv"
     lines = path.read_text().splitlines()
-    # replicas of 1, 1 and 40 steps: mean 14, standard error 13, and 4.3 of these below is far below nothing
+    # replicas of 1, 1 and 40 steps: mean 14, standard error 13; 14 - 4.3 x 13 is negative
     kept = [re.sub(r",10,,alone$", f",{(1, 1, 40)[int(line.split(',')[1])]},,alone", line) for line in lines[1:]]
     path.write_text("\n".join([lines[0], *kept]) + "\n")
     row = compare([str(f) for f in folders], metric="length").tasks[0].rows[0]

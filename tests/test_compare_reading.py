@@ -313,7 +313,7 @@ def test_an_incomplete_evaluation_is_left_out(tmp_path):
 def test_rows_of_unknown_members_are_named(tmp_path, cells, said):
     words = two(tmp_path, [1, 2, 3], [4, 5, 6])
     edit(words[0], r"^300,2,member-1,1,", f"{cells},1,")
-    with pytest.raises(UserError, match=rf"a: there is no {said}, as evaluations\.csv has it at step 300"):
+    with pytest.raises(UserError, match=rf"a: evaluations\.csv has a row of {said} at step 300"):
         compare(words)
 
 
@@ -394,7 +394,7 @@ def test_another_comparison_json_is_not_replaced(tmp_path, text):
     (mine / "comparison.json").write_bytes(text.encode(errors="surrogateescape"))
     (mine / "table.tex").write_text("my table")
     before = (mine / "comparison.json").read_bytes()
-    with pytest.raises(UserError, match="is not a comparison: give another --out"):
+    with pytest.raises(UserError, match="is not a comparison: choose another --out"):
         write_comparison(found, mine, [])
     assert (mine / "table.tex").read_text() == "my table" and (mine / "comparison.json").read_bytes() == before
 

@@ -495,7 +495,7 @@ def test_the_published_commands_run(env, tmp_path, monkeypatch):
     """Their flags as they are, shortened by --total-timesteps; nobody watches the evaluations and the report here."""
     pytest.importorskip("wandb")
     # W&B has tests of its own; "disabled", wandb would stay so for the rest of the process
-    monkeypatch.setattr("peerage.session.WandbLog", lambda project: Listener())
+    monkeypatch.setattr("peerage.session.WandbLog", lambda project, figures: Listener())
     monkeypatch.setattr(Evaluations, "rows", lambda self, step, stop=None: [])
     monkeypatch.setattr("peerage.session.write_report", lambda folder: folder)
     epoch = 5000 if env.startswith("Room") else 1000

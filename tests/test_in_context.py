@@ -219,7 +219,7 @@ def test_a_diverged_critic_does_no_harm():
         assert (trust.updates > before).all() and trust.active.all() and trust.model.stack.flat.isfinite().all()
 
 
-def test_decisions_that_nobody_made():
+def test_decisions_without_an_adviser():
     """A member that is made to follow somebody else has no decision any more, nor one that goes on for longer than a
     decision lasts."""
     trust = trust_of(Critics(), follow_steps=2)

@@ -434,4 +434,4 @@ def test_from_runs_to_the_page(tmp_path, monkeypatch, capsys):
 def test_a_run_that_is_not_there():
     command = [sys.executable, "-m", "benchmarks.open_questions", "run", "--only", "size-chess-2"]
     ended = subprocess.run(command, capture_output=True, text=True, cwd=Path(script.__file__).parents[1])
-    assert ended.returncode == 2 and "there is no run size-chess-2" in ended.stderr
+    assert ended.returncode == 2 and "no run matches size-chess-2" in ended.stderr

@@ -75,7 +75,7 @@ def test_a_known_answer(trial):
     assert works.count("\n- ") == failed.count("\n- ") == 1 and better in works and worse in failed
     assert "none is better" not in text
     assert "| return alone at the end | 1 | 0 | 1 | 0 | 1 |" in text.split("## What works")[0]
-    assert unknown.strip() == "There is no trial of which nothing is known."
+    assert unknown.strip() == "There are none."
     section = part(text, "Is it better?")
     works, rest = section.split("**What does not work or is not known**")
     assert "up (+20.0" in works and "down" not in works and "down (−8.000" in rest.split("| environment")[0]
@@ -83,7 +83,7 @@ def test_a_known_answer(trial):
     assert list(cells) == ["first", "up", "down", "like"]
     assert cells["up"][:4] == ["Room-v6, here", "up", "5", "300"] and cells["up"][4].startswith("32.0 [")
     assert cells["first"][5:] == ["", "", "reference"] and cells["like"][5].startswith("0.333 [")
-    assert "over all 3 comparisons" in " ".join(text.split()) and "Of 3 comparisons:" in text
+    assert "over all 3 comparisons" in " ".join(text.split()) and "verdicts of 3 comparisons:" in text
     assert "peerage train --exp-name up\n" in section
     assert f"peerage compare {' '.join(map(str, trial.ways))} --paired\n" in section
     assert "[longer.md](longer.md)" in section

@@ -324,10 +324,8 @@ def make_run(path: Path, env="Pendulum-v1", n=3, replicas=2, **learner) -> Group
     space = space_of(spec.observation_space, spec.action_space)
     group = Group(member_settings(config, spec.discrete), replicas, 5, space, 50)
     for stack in group.stacks:
-        for net in stack.learner.networks().values():
-            net.flat.add_(0.2 * torch.randn_like(net.flat))
-        if hasattr(stack.learner, "log_ent_coef"):
-            stack.learner.log_ent_coef.add_(torch.randn_like(stack.learner.log_ent_coef))
+        for name, values in stack.learner.parameters().items():
+            values.add_((1.0 if name == "log_ent_coef" else 0.2) * torch.randn_like(values))
     path.mkdir(parents=True)
     (path / "config.yaml").write_text(configfile.dump(config))
     checkpoint.save(path, 50, {"trainer": {"step": 50, "group": group.state()}})
@@ -420,7 +418,7 @@ def test_names_of_trained_members(tmp_path, monkeypatch):
     for spec in ("nowhere", "nowhere:2", "x" * 5000, "a\0b"):
         assert "no trained member" in refusal(load_policy, spec, OBS, BOX)
     _, path = saved(tmp_path, "sac")
-    assert "leave" in refusal(load_policy, f"{path}:1", OBS, BOX)
+    assert "remove :1" in refusal(load_policy, f"{path}:1", OBS, BOX)
 
 
 def test_a_run_of_another_shape_is_named(tmp_path):

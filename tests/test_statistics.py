@@ -503,7 +503,7 @@ def test_smallest_detectable_difference_of_invalid_arguments():
         st.smallest_detectable_difference(5, 5, nan)
     with pytest.raises(ValueError, match="equal sizes"):
         st.smallest_detectable_difference(5, 6, 1.0, paired=True)
-    with pytest.raises(ValueError, match="not of 'median'"):
+    with pytest.raises(ValueError, match="got 'median'"):
         st.smallest_detectable_difference(5, 5, 1.0, statistic="median")  # type: ignore[arg-type]
 
 

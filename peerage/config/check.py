@@ -8,7 +8,7 @@ from peerage.config.adviser_words import check_trained, parse_adviser, parse_mem
 from peerage.config.fields import describe_interval, hints, is_inside
 from peerage.config.methods import LEARNERS
 from peerage.config.perturbations import Perturbations
-from peerage.config.tree import AdviceConfig, Config, RunConfig, learner_part, settings
+from peerage.config.tree import AdviceConfig, Config, RunConfig, settings
 from peerage.errors import UserError
 
 
@@ -45,7 +45,7 @@ def _numbers(value: object) -> list[float]:
 
 
 def _check_lengths(config: Config) -> None:
-    per_member = {name: getattr(config.learner, name) for name in hints(learner_part())}
+    per_member = {s.key: getattr(config.learner, s.name) for s in settings().values() if s.part == "learner"}
     per_member |= {name: getattr(config.advice, name) for name in ("temperature", "temperature_decay")}
     for name, values in per_member.items():
         if len(values) not in (0, 1, config.n_peers):

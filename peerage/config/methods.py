@@ -8,7 +8,7 @@ A method is described in a light module (no torch): its name, its settings, and 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib import import_module
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
@@ -28,6 +28,11 @@ class Method:
     """A frozen dataclass, or None if the method has no settings of its own."""
     about: str = field(default="", kw_only=True)
     """One line for the help of the setting that names the method."""
+
+    @property
+    def is_builtin(self) -> bool:
+        """It comes with Peerage."""
+        return isinstance(self.build, str) and self.build.startswith("peerage.")
 
     def load(self) -> Callable[..., Any]:
         """Import and return the implementation."""
@@ -72,9 +77,14 @@ class LearnerSettings:
     @property
     def stack_key(self) -> tuple[Any, ...]:
         """Members with equal keys share a stack."""
+        every = [field.name for field in fields(self) if field.name not in ("algorithm", "load_paths")]
         names = self.structural
         if names is None:
-            names = tuple(name for name in self.__dataclass_fields__ if name != "load_paths")
+            names = tuple(every)
+        else:  # the class that declares them does not know the fields of its subclasses
+            declaring = next(cls for cls in type(self).__mro__ if "structural" in vars(cls))
+            known = {field.name for field in fields(declaring)}
+            names += tuple(name for name in every if name not in known)
         return (self.algorithm, *(getattr(self, name) for name in names))
 
 
@@ -90,6 +100,8 @@ class LearnerMethod(Method):
     """`auto` selects the first registered default that supports the action space."""
     on_policy: bool = False
     """The learner must be trained on its own actions."""
+    takes_critic: bool = False
+    """It accepts a `critic` (`peerage.learners.critics.CriticFactory`) when it is built."""
     has_action_value: bool = True
     """The learner implements `action_value`, its Q-function, which the critic term of advice needs."""
 
@@ -161,10 +173,13 @@ class Registry(Generic[M]):
         self.methods: dict[str, M] = {}
 
     def register(self, method: M) -> M:
-        """Add a method. Raises ValueError if its name is taken or invalid."""
+        """Add a method. A method with the same `build`, by module and name, replaces the earlier one. Raises ValueError
+        if the name is invalid or belongs to another method."""
         name = method.name
-        if name in self.methods or name in ("auto", "none") or not name.replace("-", "_").isidentifier():
-            raise ValueError(f"{name!r} cannot be the name of another {self.kind}")
+        if name in ("auto", "none") or not name.replace("-", "_").isidentifier():
+            raise ValueError(f"{name!r} cannot be the name of a method: use letters, digits and dashes")
+        if name in self.methods and _origin(self.methods[name]) != _origin(method):
+            raise ValueError(f"the name {name!r} belongs to another {self.kind}: choose another name")
         self.methods[name] = method
         return method
 
@@ -188,78 +203,12 @@ class Registry(Generic[M]):
         return "; ".join(f"{method.name}: {method.about}" for method in self.methods.values() if method.about)
 
 
+def _origin(method: Method) -> object:
+    """What `build` is, so that a class defined again in a notebook equals the earlier one."""
+    build = method.build
+    return build if isinstance(build, str) else (build.__module__, getattr(build, "__qualname__", build))
+
+
 LEARNERS: Registry[LearnerMethod] = Registry("algorithm")
 TRUST: Registry[TrustMethod] = Registry("kind of trust")
 EXCHANGES: Registry[ExchangeMethod] = Registry("exchange")
-
-
-def register_learner(
-    name: str,
-    build: str | Callable[..., Any],
-    settings: type[LearnerSettings] = LearnerSettings,
-    *,
-    actions: tuple[Literal["discrete", "box"], ...] = ("discrete", "box"),
-    on_policy: bool = False,
-    has_action_value: bool = False,
-) -> None:
-    """Make a learner available as `--algorithm NAME`; its settings become flags and YAML keys.
-
-    `build(settings, stream_keys, space, total_steps, *, device, dtype)` returns a `peerage.Learner`; it is usually a
-    subclass of it. A string `"module:attribute"` is imported on first use. The other arguments are the fields of
-    `LearnerMethod`. Raises ValueError if the name is taken or invalid.
-    """
-    LEARNERS.register(
-        LearnerMethod(
-            name, build, settings, actions=actions, on_policy=on_policy, has_action_value=has_action_value
-        )
-    )
-
-
-def register_trust(
-    name: str,
-    build: str | Callable[..., Any],
-    settings: type | None = None,
-    *,
-    part: str = "",
-    about: str = "",
-    needs: tuple[str, ...] = (),
-    columns: Mapping[str, str] | None = None,
-    asker_columns: Mapping[str, str] | None = None,
-    curves: Mapping[str, str] | None = None,
-    stands_alone: bool = False,
-    uses_threads: bool = False,
-) -> None:
-    """Make a kind of trust available as `--trust NAME`.
-
-    `build(context)` returns a `peerage.Signal` for a `peerage.trust.context.TrustContext`. `settings`, a frozen
-    dataclass, becomes the part `part` of a configuration. `columns` and `asker_columns` are the columns that the
-    signal's `report` adds to advice.csv, `curves` are metrics of the signal; each maps a name to its title in figures.
-    The other arguments are the fields of `TrustMethod`. Raises ValueError if the name or a column is taken or invalid.
-    """
-    TRUST.register(
-        TrustMethod(
-            name,
-            build,
-            settings,
-            about=about,
-            part=part or (name.replace("-", "_") if settings is not None else ""),
-            needs=needs,
-            columns=columns or {},
-            asker_columns=asker_columns or {},
-            curves=curves or {},
-            stands_alone=stands_alone,
-            uses_threads=uses_threads,
-        )
-    )
-
-
-def register_exchange(
-    name: str, build: str | Callable[..., Any], settings: type | None = None, *, part: str = ""
-) -> None:
-    """Make an exchange available as `--exchange NAME`.
-
-    `build(settings, group, every)` returns a `peerage.Exchange`. `settings`, a frozen dataclass, becomes the part
-    `part` of a configuration. Raises ValueError if the name is taken or invalid.
-    """
-    part = part or (name.replace("-", "_") if settings is not None else "")
-    EXCHANGES.register(ExchangeMethod(name, build, settings, part=part))

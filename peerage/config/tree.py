@@ -231,7 +231,8 @@ class Setting:
 
     key: str
     """The name outside the tree: on the command line, in sweeps, in Python. It is the name of the field, or
-    `part_field` if an earlier part has a field of this name."""
+    `part_field` if another part has a field of this name: Peerage's own methods come before registered ones, and the
+    settings of the run and of advice before those of methods."""
     part: str
     name: str
     hint: Any
@@ -244,18 +245,35 @@ class Setting:
 def settings() -> dict[str, Setting]:
     """All fields of the tree by key, in order."""
     found: dict[str, Setting] = {}
+    owners = _owners()
     for part, cls in parts().items():
         texts, limits, types = _texts(part, cls), intervals(cls), hints(cls)
         for f in fields(cls):
             if not part and f.name in ("learner", "advice", "methods", "run"):
                 continue
-            key = f.name if f.name not in found else f"{part}_{f.name}"
+            key = f.name if owners[f.name] == part else f"{part}_{f.name}"
             default = f.default_factory() if callable(f.default_factory) else f.default
             text, limit = texts.get(f.name, ""), limits.get(f.name)
             if isinstance(names := f.metadata.get("names"), Registry) and (about := names.about()):
                 text = f"{text} {about}."
             found[key] = Setting(key, part, f.name, types[f.name], default, text, limit)
     return found
+
+
+def _owners() -> dict[str, str]:
+    """Field name -> the part whose field has this name as its key."""
+    known = parts()
+    own = [m for m in LEARNERS.methods.values() if m.is_builtin]
+    methods: list[TrustMethod | ExchangeMethod] = [*TRUST.methods.values(), *EXCHANGES.methods.values()]
+    claims = [(part, list(hints(known[part]))) for part in ("", "advice", "run")]
+    claims += [("learner", ["algorithm", *(name for m in own for name in hints(m.settings))])]
+    claims += [(m.part, list(hints(known[m.part]))) for m in methods if m.is_builtin and m.part in known]
+    claims += [(part, list(hints(cls))) for part, cls in known.items()]
+    owners: dict[str, str] = {}
+    for part, names in claims:
+        for name in names:
+            owners.setdefault(name, part)
+    return owners
 
 
 def _texts(part: str, cls: type) -> dict[str, str]:

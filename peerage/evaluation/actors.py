@@ -86,12 +86,12 @@ def sharing_copy(sharing: Sharing, group: Group) -> Sharing:
     """
     try:
         copied = copy.deepcopy(sharing, {id(group): group})
-    except (TypeError, RuntimeError, copy.Error) as error:
+    except Exception as error:  # a user-defined __deepcopy__ can raise anything
         what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise UserError(f"--eval-modes together needs advisers and trust that can be copied: {what}") from error
     if isinstance(copied, Advice):
         for signal in copied.signals.values():
-            signal.report()  # performs deferred updates while the group still holds the transitions that they need
+            signal.catch_up()  # while the group still holds the transitions of deferred updates
     return copied
 
 

@@ -77,8 +77,8 @@ def play(
             name = envs.names[int(np.flatnonzero(pending)[0])]
             what = "an evaluation episode" if episodes == 1 else f"{episodes} evaluation episodes"
             raise UserError(
-                f"{what} of {name} did not end within {steps:,} steps: give the environment a time limit, or use "
-                "--eval-freq 0"
+                f"{what} of {name} did not end within {steps:,} steps: give the environment a time limit, or train "
+                "without evaluations (--eval-freq 0)"
             )
         step = envs.step(actor.act(obs), only=pending if rest else None)
         for episode in step.episodes:

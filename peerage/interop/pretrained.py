@@ -21,7 +21,7 @@ from peerage.interop import sb3
 from peerage.interop.single import set_member_parameters, shape_of, single, space_of
 from peerage.learners.base import Learner, Space
 from peerage.learners.defaults import member_settings
-from peerage.learners.group import Group
+from peerage.learners.group import Group, stack_positions
 from peerage.runs import checkpoint
 from peerage.runs.folder import RunFolder
 
@@ -114,16 +114,9 @@ class SavedRun:
             self.step, group = int(state["trainer"]["step"]), state["trainer"]["group"]
             stacks, self.space = group["stacks"], dict(group["space"])
             self.members = member_settings(self.config, discrete=self.space["n_actions"] > 0)
-            self.parts = [stacks[str(k)]["learner"]["parameters"] for k in range(len(self._stacks()))]
+            self.parts = [stacks[str(k)]["learner"]["parameters"] for k in range(len(stack_positions(self.members)))]
         except (AttributeError, LookupError, OverflowError, TypeError, ValueError):
             raise self._damaged() from None
-
-    def _stacks(self) -> list[list[int]]:
-        """The members of every stack, in the order of `peerage.learners.group.Group`."""
-        stacks: dict[tuple[Any, ...], list[int]] = {}
-        for i, settings in enumerate(self.members):
-            stacks.setdefault(settings.stack_key, []).append(i)
-        return list(stacks.values())
 
     def learner(self, member: int, replica: int, space: Space) -> Learner:
         """Load a member as a learner of one row. Raises UserError if it does not exist or does not fit `space`."""
@@ -137,7 +130,7 @@ class SavedRun:
         if self.space != space.state():
             raise self._misfit(space)
         learner = single(settings, space)
-        k, positions = next((k, p) for k, p in enumerate(self._stacks()) if member in p)
+        k, positions = next((k, p) for k, p in enumerate(stack_positions(self.members)) if member in p)
         rows, row = self.config.replicas * len(positions), replica * len(positions) + positions.index(member)
         try:
             if any(len(values) != rows for values in self.parts[k].values()):

@@ -261,7 +261,7 @@ def learner_of(policy: Sb3Policy, space: Space) -> DQN | SAC | TD3:
         if ours is not None and theirs is not None and not np.allclose(ours, theirs, rtol=1e-4):
             there, here = (f"{bound.min():g} to {bound.max():g}" for bound in (theirs, ours))
             raise UserError(
-                f"{policy.path} was trained with actions from {there}; this environment has actions from {here}"
+                f"{policy.path} was trained with actions bounded by {there}; this environment has bounds {here}"
             )
     settings = replace(default_settings(policy.algorithm), net_arch=policy.net_arch, gamma=policy.gamma)
     if policy.use_sde:

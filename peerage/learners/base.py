@@ -55,6 +55,10 @@ class Learner:
     noise_shape: NoiseShape | tuple[Literal["normal", "uniform"], int] | None = None
     """(kind, width) of the noise that `suggest` needs to sample an action; None: the policy is deterministic."""
 
+    fixed_state = False
+    """The keys, shapes and types of `state` are the same from the first step on. Then a resume compares a checkpoint
+    with it before anything is loaded; otherwise `load_state` is the first to see entries beside the parameters."""
+
     def __init__(
         self,
         settings: Sequence[Any],
@@ -112,7 +116,8 @@ class Learner:
         """Called after every environment step with the step of all members."""
 
     def learns(self, step: int) -> bool:
-        """Whether `learn(step)` will change the members' networks. Deferred updates of trust are performed before."""
+        """Whether `learn(step)` will change what `suggest`, `state_value` and `action_value` use. Deferred updates of
+        trust are performed before it."""
         return False
 
     def learn(self, step: int) -> None:
@@ -129,6 +134,15 @@ class Learner:
     def parameters(self) -> dict[str, Tensor]:
         """All learned parameters by name, as views `[S, P]`. The target network of `NAME` is called `NAME_target`."""
         return {}
+
+    def exchanged(self) -> dict[str, Tensor]:
+        """The parameters that an exchange may change: by default all."""
+        return self.parameters()
+
+    def own_steps(self, transition: Transition) -> Tensor:
+        """bool `[S]`: the member followed itself. An on-policy learner learns from these steps only."""
+        own = [key.member for key in self.stream_keys]
+        return transition.followed == torch.tensor(own, device=transition.followed.device)
 
     def load_parameters(self, parameters: dict[str, Tensor]) -> None:
         """Load parameters returned by `parameters`. Raises KeyError for a missing name, RuntimeError for another

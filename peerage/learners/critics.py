@@ -20,6 +20,8 @@ class Critic(Protocol):
 
     flat: Tensor  # [S, 2 P], all parameters of a member
     grad: Tensor  # [S, 2 P]
+    activations: int
+    """Outputs of all layers of all members, for one input each: for the memory budget."""
 
     def __call__(self, obs_actions: Tensor, *, grad: bool = False, only_first: bool = False) -> Tensor:
         """`[S, B, obs + act]` (actions in [-1, 1]) -> `[S, 2, B]`; `[S, 1, B]`, the first critic, with `only_first`.
@@ -72,6 +74,7 @@ class TwinCritic:
         self.rows = rows
         sizes = (space.obs_dim + space.act_dim, *net_arch, 1)
         self.net = StackedMLP(rows * N_CRITICS, sizes, device=device, dtype=dtype)
+        self.activations = self.net.activations
         self.flat = self.net.flat.view(rows, -1)
         self.grad = self.net.grad.view(rows, -1)
 

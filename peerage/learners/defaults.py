@@ -8,7 +8,7 @@ from typing import Any
 
 from peerage.config.check import flag
 from peerage.config.fields import hints
-from peerage.config.methods import LEARNERS, TRUST, LearnerSettings
+from peerage.config.methods import EXCHANGES, LEARNERS, TRUST, LearnerSettings
 from peerage.config.tree import AdviceConfig, Config, learner_part, settings
 from peerage.errors import UserError
 
@@ -44,6 +44,7 @@ def member_settings(config: Config, discrete: bool) -> list[LearnerSettings]:
     """The settings of members 0 to n_peers - 1. Raises UserError for a learner that does not support the action
     space."""
     members = []
+    keys = {setting.name: key for key, setting in settings().items() if setting.part == "learner"}
     for i in range(config.n_peers):
         algorithm = one(config.learner.algorithm, i, "algorithm", config.n_peers)
         if algorithm == "auto":
@@ -54,7 +55,7 @@ def member_settings(config: Config, discrete: bool) -> list[LearnerSettings]:
             fit = " or ".join(m.name for m in LEARNERS.methods.values() if m.fits(discrete))
             raise UserError(f"{algorithm} does not fit {config.env}, whose actions are {space}: use --algorithm {fit}")
         given = {
-            name: one(getattr(config.learner, name), i, name, config.n_peers)
+            name: one(getattr(config.learner, name), i, keys[name], config.n_peers)
             for name in hints(method.settings)
             if name != "algorithm" and getattr(config.learner, name)
         }
@@ -88,7 +89,8 @@ def resolve(config: Config, discrete: bool) -> Config:
 
 
 def refuse_unused_settings(config: Config, given: Iterable[str]) -> None:
-    """Raise UserError if one of the settings `given` (keys) belongs to a kind of trust that is not used."""
+    """Raise UserError if one of the settings `given` (keys) belongs to a kind of trust or an exchange that is not
+    used."""
     advice = resolve_advice(config.advice)
     trust = f"--trust {advice.trust}" if advice.sharing == "advice" else "--sharing none"
     used = {TRUST[advice.trust].part} if advice.trust and advice.sharing == "advice" else set()
@@ -98,6 +100,11 @@ def refuse_unused_settings(config: Config, given: Iterable[str]) -> None:
         owners = [m.name for m in TRUST.methods.values() if m.part and m.part == part]
         if owners and part not in used:
             raise UserError(f"{flag(key)} is for --trust {' or '.join(owners)}, but this is {trust}")
+        exchanges = [m.name for m in EXCHANGES.methods.values() if m.part and m.part == part]
+        if exchanges and not set(exchanges) & set(config.exchange):
+            raise UserError(f"{flag(key)} has no effect without --exchange {' or '.join(exchanges)}")
+        if key == "exchange_freq" and not config.exchange:
+            raise UserError("--exchange-freq has no effect without --exchange")
 
 
 def resolve_advice(advice: AdviceConfig, has_action_value: bool = True) -> AdviceConfig:

@@ -26,6 +26,7 @@ class DQN(OffPolicyLearner):
     """`S` DQN agents."""
 
     settings: Sequence[DQNSettings]
+    fixed_state = True
 
     def __init__(
         self,
@@ -125,8 +126,8 @@ class DQN(OffPolicyLearner):
     def metrics(self) -> dict[str, Tensor]:
         return {**self.means.take(), "exploration/epsilon": self.epsilon(self.step).squeeze(1)}
 
-    def networks(self) -> dict[str, StackedMLP]:
-        return {"q": self.q, "q_target": self.q_target}
+    def activations(self) -> int:
+        return self.q.activations
 
     def parameters(self) -> dict[str, Tensor]:
         return {"q": self.q.flat, "q_target": self.q_target.flat}

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from peerage.config.methods import LEARNERS, LearnerSettings
+from peerage.errors import UserError
 from peerage.learners.base import Learner, NoiseShape, Space
 from peerage.learners.critics import CriticFactory
 from peerage.learners.recent import Recent, RecentTransitions
@@ -30,6 +31,14 @@ class Stack:
     positions: list[int]
     index: Tensor  # [S] rows in the group
     warmup: Streams  # [S, act], uniform
+
+
+def stack_positions(members: Sequence[LearnerSettings]) -> list[list[int]]:
+    """The members of each stack of a group, in the order of the stacks."""
+    stacks: dict[tuple[Any, ...], list[int]] = {}
+    for i, settings in enumerate(members):
+        stacks.setdefault(settings.stack_key, []).append(i)
+    return list(stacks.values())
 
 
 class Group:
@@ -57,10 +66,7 @@ class Group:
         self.space, self.device, self.dtype = space, torch.device(device), dtype
         self.stream_keys = [StreamKey(seed, r, i) for r in range(replicas) for i in range(self.N)]
         self.critic = critic
-        keys: dict[tuple[Any, ...], list[int]] = {}
-        for i, s in enumerate(members):
-            keys.setdefault(s.stack_key, []).append(i)
-        self.stacks = [self._stack(positions, total_steps) for positions in keys.values()]
+        self.stacks = [self._stack(positions, total_steps) for positions in stack_positions(members)]
         self.has_action_value = all(LEARNERS[s.algorithm].has_action_value for s in members)
         """Whether every member has a Q-function, so that `action_value` can be called."""
         self.policy_noise: Streams | None = None
@@ -117,9 +123,18 @@ class Group:
         """The members' own actions, sampled with `noise [M, width]` (None: the mode): `obs [M, obs]` -> `[M, act]`."""
         if noise is None:
             return self._each(lambda stack, x: stack.learner.suggest(x[0].unsqueeze(1), None).squeeze(1), obs)
-        return self._each(
-            lambda stack, x: stack.learner.suggest(x[0].unsqueeze(1), x[1].unsqueeze(1)).squeeze(1), obs, noise
-        )
+
+        def sampled(stack: Stack, x: Sequence[Tensor]) -> Tensor:
+            return stack.learner.suggest(x[0].unsqueeze(1), self.noise_for(stack, x[1].unsqueeze(1))).squeeze(1)
+
+        return self._each(sampled, obs, noise)
+
+    def noise_for(self, stack: Stack, noise: Tensor | None) -> Tensor | None:
+        """The part of `noise [..., width]` that the policies of a stack use, as its `noise_shape` says."""
+        shape = stack.learner.noise_shape
+        if noise is None or shape is None:
+            return None
+        return noise[..., : shape[1]].to(self.dtype)
 
     def explore(self, actions: Tensor, step: int) -> Tensor:
         """Add the members' own exploration (epsilon-greedy, Gaussian noise) to `actions [M, act]`."""
@@ -163,7 +178,7 @@ class Group:
         mode."""
         if noise is None:
             return self._each(lambda stack, x: stack.learner.state_value(x[0], None), obs)
-        return self._each(lambda stack, x: stack.learner.state_value(x[0], x[1]), obs, noise)
+        return self._each(lambda stack, x: stack.learner.state_value(x[0], self.noise_for(stack, x[1])), obs, noise)
 
     def recent_transitions(self, age: Tensor) -> Recent:
         """The transitions from `age [M, B]` steps ago (0: the last) of every member."""
@@ -175,6 +190,8 @@ class Group:
         deterministic."""
         found = [stack.learner.noise_shape for stack in self.stacks]
         shapes = [NoiseShape(*shape) for shape in found if shape is not None]
+        if len({shape.kind for shape in shapes}) > 1:
+            raise UserError("members whose policies need normal and uniform random numbers cannot share a group")
         return max(shapes, key=lambda shape: shape.width) if shapes else None
 
     def gamma(self) -> Tensor:

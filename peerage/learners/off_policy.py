@@ -14,7 +14,6 @@ from peerage.learners.replay import Replay
 from peerage.learners.streams import StreamKey, Streams
 from peerage.learners.transition import Transition
 from peerage.nets.adam import StackedAdam
-from peerage.nets.stacked import StackedMLP
 
 
 class OffPolicyLearner(Learner):
@@ -59,15 +58,12 @@ class OffPolicyLearner(Learner):
         """Actions as stored in the replay buffer: scaled to [-1, 1] for Box."""
         return actions if self.space.discrete else self.box.from_env(actions)
 
-    def networks(self) -> dict[str, StackedMLP]:
-        """The multilayer perceptrons by name. In a network with `k` rows per member, member s has rows `k s` to
-        `k s + k - 1`."""
-        return {}
+    def activations(self) -> int:
+        """Outputs of all layers of the online networks of all members, for one transition each."""
+        return 0
 
     def batch_floats(self) -> int:
-        online = [net for name, net in self.networks().items() if not name.endswith("_target")]
-        activations = 2 * sum(net.rows * sum(net.sizes) for net in online)  # and their gradients
-        return self.settings[0].batch_size * (activations + self.rows * self.replay.width)
+        return self.settings[0].batch_size * (2 * self.activations() + self.rows * self.replay.width)
 
     def observe(self, transition: Transition) -> None:
         t = transition

@@ -31,6 +31,7 @@ class SAC(OffPolicyLearner):
     """`S` SAC agents. `critic` makes the Q-functions and their targets."""
 
     settings: Sequence[SACSettings]
+    fixed_state = True
 
     def __init__(
         self,
@@ -219,10 +220,8 @@ class SAC(OffPolicyLearner):
 
     # --- state ----------------------------------------------------------------------------------------------
 
-    def networks(self) -> dict[str, StackedMLP]:
-        critics = {"critic": self.critic, "critic_target": self.critic_target}
-        twins = {name: critic.net for name, critic in critics.items() if isinstance(critic, TwinCritic)}
-        return {"actor": self.actor, **twins}
+    def activations(self) -> int:
+        return self.actor.activations + self.critic.activations
 
     def parameters(self) -> dict[str, Tensor]:
         return {
@@ -231,6 +230,13 @@ class SAC(OffPolicyLearner):
             "critic_target": self.critic_target.flat,
             "log_ent_coef": self.log_ent_coef,
         }
+
+    def exchanged(self) -> dict[str, Tensor]:
+        """A fixed entropy coefficient is a setting of the member."""
+        parameters = self.parameters()
+        if not self.automatic:
+            del parameters["log_ent_coef"]
+        return parameters
 
     def state(self) -> dict[str, Any]:
         sde = {"sde_draw": self.sde_draw.contiguous()} if self.use_sde else {}

@@ -70,4 +70,6 @@ def _is_ent_coef(text: str) -> bool:
     return math.isfinite(value) and (value > 0 if start != text else value >= 0)
 
 
-LEARNERS.register(LearnerMethod("sac", "peerage.learners.sac:SAC", SACSettings, actions=("box",), is_default=True))
+LEARNERS.register(
+    LearnerMethod("sac", "peerage.learners.sac:SAC", SACSettings, actions=("box",), takes_critic=True, is_default=True)
+)

@@ -28,6 +28,7 @@ class TD3(OffPolicyLearner):
     """`S` TD3 agents. `critic` makes the Q-functions and their targets."""
 
     settings: Sequence[TD3Settings]
+    fixed_state = True
 
     def __init__(
         self,
@@ -124,10 +125,8 @@ class TD3(OffPolicyLearner):
             self.actor_target.lerp_(self.actor, tau)
             self.means.add("loss/actor", actor_loss)
 
-    def networks(self) -> dict[str, StackedMLP]:
-        critics = {"critic": self.critic, "critic_target": self.critic_target}
-        twins = {name: critic.net for name, critic in critics.items() if isinstance(critic, TwinCritic)}
-        return {"actor": self.actor, "actor_target": self.actor_target, **twins}
+    def activations(self) -> int:
+        return self.actor.activations + self.critic.activations
 
     def parameters(self) -> dict[str, Tensor]:
         return {

@@ -22,4 +22,4 @@ class TD3Settings(OffPolicySettings):
     """Standard deviation of the exploration noise, relative to half of the action range."""
 
 
-LEARNERS.register(LearnerMethod("td3", "peerage.learners.td3:TD3", TD3Settings, actions=("box",)))
+LEARNERS.register(LearnerMethod("td3", "peerage.learners.td3:TD3", TD3Settings, actions=("box",), takes_critic=True))

@@ -255,10 +255,10 @@ class Advice:
         for signal in self.signals.values():
             signal.after_step(step)
 
-    def before_exchange(self) -> None:
+    def catch_up(self) -> None:
         """Perform deferred updates of trust, because an exchange is about to change the members' networks."""
         for signal in self.signals.values():
-            signal.before_exchange()
+            signal.catch_up()
 
     # --- reports --------------------------------------------------------------------------------------------
 

@@ -95,14 +95,15 @@ class Trained(Adviser):
         return actions[:, 0].astype(np.int64) if self.discrete else actions
 
     def state(self) -> dict[str, Any]:
-        """The networks, because the file that they were loaded from may have changed when the run is resumed."""
-        return {name: net.flat for name, net in self.learner.networks().items()}
+        """The parameters, because the file that they were loaded from may have changed when the run is resumed."""
+        parameters: dict[str, Any] = self.learner.parameters()
+        return parameters
 
     def load_state(self, state: dict[str, Any]) -> None:
-        for name, net in self.learner.networks().items():
-            if net.flat.shape != state[name].shape:
-                raise UserError(f"the adviser's checkpoint changed since the run was started: network {name} differs")
-            net.flat.copy_(state[name])
+        for name, values in self.learner.parameters().items():
+            if name not in state or values.shape != state[name].shape:
+                raise UserError(f"the adviser's checkpoint changed since the run was started: {name} differs")
+        self.learner.load_parameters(state)
 
 
 def _negated(word: AdviserWord, spec: Spec) -> Adviser:

@@ -41,7 +41,7 @@ def _all_answers(group: Group, obs: Tensor, noise: Tensor | None, others_sample:
     for stack in group.stacks:
         p = len(stack.positions)
         x = askers.expand(R, p, N, -1).reshape(R * p, N, -1)
-        sampled = drawn if stack.learner.noise_shape is not None else None
+        sampled = group.noise_for(stack, drawn)
         z = None if sampled is None else sampled.expand(R, p, N, -1).reshape(R * p, N, -1)
         answers = stack.learner.suggest(x, z)  # [S, N, act]
         if z is not None and not others_sample:
@@ -87,8 +87,8 @@ def _answer_choosing(
     rows = slice(r * p, (r + 1) * p)
     x = obs[index].unsqueeze(0).expand(p, -1, -1).contiguous()  # [P, D, obs]
     z = None
-    if noise is not None and stack.learner.noise_shape is not None:
-        z = noise[index].unsqueeze(0).expand(p, -1, -1).contiguous()
+    if (drawn := group.noise_for(stack, noise)) is not None:
+        z = drawn[index].unsqueeze(0).expand(p, -1, -1).contiguous()
     answers = stack.learner.suggest_rows(x, z if sample else None, rows)  # [P, D, act]
     if z is not None and not sample:
         own = torch.as_tensor(askers % group.N == np.array(stack.positions)[:, None], device=obs.device)  # [P, D]
@@ -130,9 +130,9 @@ def _answer_following(
         x = obs.new_zeros(*shape, obs.shape[1])
         x[at] = obs[index]
         z = None
-        if noise is not None and sample and stack.learner.noise_shape is not None:
-            z = noise.new_zeros(*shape, noise.shape[1])
-            z[at] = noise[index]
+        if sample and (drawn := group.noise_for(stack, noise)) is not None:
+            z = drawn.new_zeros(*shape, drawn.shape[1])
+            z[at] = drawn[index]
         rows = torch.as_tensor(r * len(stack.positions) + place[unique], device=obs.device)
         answers = stack.learner.suggest_rows(x, z, rows)  # [U, B, act]
         out[index, torch.as_tensor(advisers[chosen], device=obs.device)] = answers[at]

@@ -46,7 +46,7 @@ class NoSharing:
     def after_step(self, step: int) -> None:
         pass
 
-    def before_exchange(self) -> None:
+    def catch_up(self) -> None:
         pass
 
     def reset_counts(self) -> None:

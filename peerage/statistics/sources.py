@@ -154,8 +154,8 @@ def differing_settings(folders: Sequence[Path]) -> list[SweepRun]:
 
 
 def _without_derived(config: Config) -> Config:
-    """The configuration with those settings of advice unset that follow from others; in-context trust, for example,
-    disables the critic by default."""
+    """The configuration with those settings of advice unset that follow from others; some kinds of trust, for example,
+    disable the critic by default."""
     reduced = config.advice
     for name, default in vars(AdviceConfig()).items():
         if default in (None, ()):

@@ -146,15 +146,3 @@ def legend_order(advice: pd.DataFrame) -> list[str]:
     names = advisers_of(advice)
     roles = [name for name in ("self", "other members") if name in names]
     return roles + [name for name in names if name not in roles]
-
-
-def trust_model_values(metrics: pd.DataFrame, advice: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """`loss`, `confidence` and `omega` of the trust model, as far as they were logged, as from `member_values`."""
-    found = {}
-    for name, metric_name in (("loss", "trust/loss"), ("confidence", "trust/confidence"), ("omega", "trust/omega")):
-        values = metric(metrics, metric_name)
-        if values.empty and name != "loss":  # in advice.csv, equal for all advisers of an asker
-            values = member_values(advice.rename(columns={"asker": "member"}), name)
-        if len(values):
-            found[name] = values
-    return found

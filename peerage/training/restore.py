@@ -122,12 +122,29 @@ def _refuse_misfit(trainer: Trainer, state: dict[str, Any]) -> None:
     """Raise ValueError if `state` does not have the structure and shapes of the trainer's state."""
     expected = {
         "runner": {"evaluated_at": 0, "frozen": [False] * trainer.group.M, "offsets": {}},
-        "trainer": trainer.state(),
+        "trainer": _fixed_part(trainer, trainer.state()),
     }
-    if why := misfit(expected, state):
+    found = {**state, "trainer": _fixed_part(trainer, state["trainer"])}
+    if why := misfit(expected, found):
         raise ValueError(why)
     if not 0 <= state["trainer"]["step"] <= trainer.steps:
         raise ValueError(f"step {state['trainer']['step']} of {trainer.steps}")
+
+
+def _fixed_part(trainer: Trainer, state: dict[str, Any]) -> dict[str, Any]:
+    """A trainer's state without what may have another structure in each step: learners and kinds of trust that are not
+    `fixed_state` keep their parameters or nothing."""
+    stacks, sharing = dict(state["group"]["stacks"]), dict(state["sharing"])
+    for k, stack in enumerate(trainer.group.stacks):
+        if not stack.learner.fixed_state:
+            part = stacks[str(k)]
+            learner = {name: part["learner"][name] for name in ("parameters", "active")}
+            stacks[str(k)] = {**part, "learner": learner}
+    signals = trainer.sharing.signals
+    if "signals" in sharing:
+        fixed = {name: s for name, s in sharing["signals"].items() if name not in signals or signals[name].fixed_state}
+        sharing["signals"] = fixed
+    return {**state, "group": {**state["group"], "stacks": stacks}, "sharing": sharing}
 
 
 def _refuse_changes(config: Config, before: dict[str, Any], env: Maker | None, advisers: Sequence[Any] | None) -> None:

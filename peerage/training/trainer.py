@@ -114,12 +114,16 @@ class Trainer:
     def _make_group(self, dtype: torch.dtype) -> Group:
         config, spec = self.config, self.spec
         box = (None, None) if spec.discrete else (spec.action_low, spec.action_high)
-        named = [EXCHANGES[name].critic for name in config.exchange]
-        critics = [loaded(critic) for critic in named if critic is not None]
+        found = [EXCHANGES[name].critic for name in config.exchange]
+        critics = [loaded(critic) for critic in found if critic is not None]
+        members = member_settings(config, spec.discrete)
+        if critics and (other := [s.algorithm for s in members if not LEARNERS[s.algorithm].takes_critic]):
+            named = " ".join(config.exchange)
+            raise UserError(f"--exchange {named} replaces the critics of SAC and TD3; {other[0]} cannot take them")
         if len(critics) > 1:
             raise UserError(f"--exchange {' '.join(config.exchange)}: only one exchange can replace the critics")
         return Group(
-            member_settings(config, spec.discrete),
+            members,
             self.R,
             config.seed,
             Space(spec.obs_dim, spec.act_dim, spec.n_actions, *box),
@@ -144,11 +148,10 @@ class Trainer:
         """Set the members' current observations `obs [M, obs]`; `first [M]` bool: at the start of an episode."""
         self.host_obs, self.obs, self.first, self.begun = obs, self._tensor(obs), first, True
 
-    def advance(self, *, learn: bool = True) -> Step:
-        """Perform one environment step of every member and the learning that follows it. With `learn=False`, members
-        act greedily and their networks do not change; trust still learns."""
+    def advance(self) -> Step:
+        """One environment step of every member, and all the learning that belongs to it."""
         self.step += 1
-        chosen = self.sharing.act(self.obs, self.host_obs, self.first, self.step, greedy=not learn)
+        chosen = self.sharing.act(self.obs, self.host_obs, self.first, self.step)
         actions = self.group.clip(chosen)
         host = actions.cpu().numpy()
         result = self.envs.step(host[:, 0].astype(np.int64) if self.spec.discrete else host)
@@ -157,9 +160,8 @@ class Trainer:
         self.group.observe(transition)
         self.sharing.observe(transition)
         self.sharing.after_step(self.step)
-        if learn:
-            self.group.learn(self.step)
-            self._exchange()
+        self.group.learn(self.step)
+        self._exchange()
         self.host_obs, self.first = result.obs, result.done
         self.obs = self._tensor(result.obs) if result.episodes else transition.next_obs
         self.episodes += result.episodes
@@ -168,7 +170,7 @@ class Trainer:
     def _exchange(self) -> None:
         due = [exchange for exchange in self.exchanges.values() if exchange.due(self.step)]
         if due:
-            self.sharing.before_exchange()
+            self.sharing.catch_up()
         for exchange in due:
             exchange.after_learning(self.group, self.step)
 

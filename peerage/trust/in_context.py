@@ -29,8 +29,8 @@ from peerage.trust.signals import Signal
 from peerage.trust.valuation import Valuation
 
 MIN_DECISIONS = 32  # finished decisions of a replica before its model learns and predicts
-RECENT_CONTEXTS = 4  # every update values the decisions of this many contexts again,
-FULL_VALUATION_FREQ = 25  # and every so many updates all of them
+RECENT_CONTEXTS = 4  # number of contexts whose decisions are valued again in every update
+FULL_VALUATION_FREQ = 25  # updates between valuations of all decisions
 FLOATS_PER_DECISION = 600  # memory of a decision in a gradient step, measured
 TENSORS = ("active", "last", "loss_sum")
 ARRAYS = ("asked", "updates", "loss_count")
@@ -41,6 +41,7 @@ class InContextTrust(Signal):
     every decision is valued by the critic of the member that made it."""
 
     budget_part = "decisions"
+    fixed_state = True
 
     def __init__(
         self, config: ContextSettings, group: Group, n_advisers: int, *, seed: int, follow_steps: int, total_steps: int
@@ -157,6 +158,7 @@ class InContextTrust(Signal):
     @torch.no_grad()
     def values(self, obs: Tensor, suggestions: Tensor, due: np.ndarray, step: int) -> dict[str, Tensor]:
         d, g = self.decisions, self.group
+        step = self.step + 1  # its own clock, which continues in evaluations, where the step of the training is fixed
         host = obs.cpu().numpy()
         self.asked = suggestions.cpu().numpy()
         d.finish(due, host, np.zeros(self.M, bool), step - 1)

@@ -28,6 +28,8 @@ class SuggestionTrust(Signal):
     """`trust [M, K]` and `agents [R, K]`, each None if the choice does not use it. The suggestion buffer is the group's
     ring of recent transitions, which holds the adviser that was followed."""
 
+    fixed_state = True
+
     def __init__(
         self,
         config: AdviceConfig,
@@ -76,9 +78,6 @@ class SuggestionTrust(Signal):
         self.pending.append(np.minimum(step - self.group.learning_starts, self.memory))
         if len(self.pending) >= self.max_deferred or self.group.learns(step):
             self.catch_up()
-
-    def before_exchange(self) -> None:
-        self.catch_up()
 
     @torch.no_grad()
     def catch_up(self) -> None:

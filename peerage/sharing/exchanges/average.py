@@ -28,7 +28,7 @@ class Average(Exchange):
     @torch.no_grad()
     def after_learning(self, group: Group, step: int) -> None:
         learner = group.stacks[0].learner
-        parameters = learner.parameters()
+        parameters = learner.exchanged()
         for name, values in parameters.items():  # [M, P], replica after replica
             online = name.removesuffix("_target")
             source = parameters[online] if self.settings.average_targets == "copy" else values
