@@ -258,6 +258,9 @@ class Stub:
     def active(self):
         return np.ones(self.M, bool)
 
+    def noise_for(self, stack, noise):
+        return noise
+
     def draw(self):
         return None
 

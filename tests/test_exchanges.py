@@ -89,6 +89,32 @@ def test_members_that_do_not_learn_are_left_out():
     torch.testing.assert_close(after[0], (before["actor"][0] + before["actor"][2]) / 2)
 
 
+def test_a_fixed_entropy_coefficient_is_not_averaged():
+    """It is a setting of the member; one that is learned is averaged."""
+    settings = replace(default_settings("sac"), net_arch=(4,), buffer_size=8, batch_size=2)
+    for coefficients, averaged in ((("0.1", "0.4"), False), (("auto_0.1", "auto_0.4"), True)):
+        members = [replace(settings, ent_coef=c) for c in coefficients]
+        g = Group(members, 1, 0, BOX, 50)
+        Average(AverageSettings(), g, 10).after_learning(g, 10)
+        learned = [stack.learner.log_ent_coef for stack in g.stacks]
+        assert len(learned) == 1
+        expected = [0.2, 0.2] if averaged else [0.1, 0.4]
+        torch.testing.assert_close(learned[0].exp().view(-1), torch.tensor(expected))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"exchange_freq": 50}, "--exchange-freq"),
+        ({"average_targets": "copy"}, "--average-targets"),
+    ],
+)
+def test_settings_of_an_exchange_that_is_not_used_are_refused(tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        peerage.train("Room-v6", n_peers=2, total_timesteps=10, log_dir=str(tmp_path), verbose=0, **changes)
+    assert not list(tmp_path.iterdir())
+
+
 def test_moments_and_replay_stay_the_members_own(begin):
     config = Config(
         env="Room-v6", n_peers=2, replicas=2, total_timesteps=60, device="cpu", exchange=("average",),
@@ -129,6 +155,7 @@ def test_it_goes_beside_advice_and_without(tmp_path):
         run = peerage.train(
             "Room-v6", n_peers=2, sharing=sharing, exchange=("average",), exchange_freq=50, total_timesteps=100,
             learning_starts=10, eval_freq=50, n_eval_episodes=1, log_dir=str(tmp_path), exp_name=sharing, verbose=0,
+            env_args={"max_episode_steps": 60},
         )  # fmt: skip
         obs = np.random.default_rng(0).random((50, 4), np.float32)
         assert [run.policy(0)(o) for o in obs] == [run.policy(1)(o) for o in obs]

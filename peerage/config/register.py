@@ -20,7 +20,7 @@ from peerage.config.methods import (
 )
 from peerage.config.tree import Config
 
-NEEDS = ("td",)
+NEEDS = ("td", "action_value")
 """What a kind of trust can need."""
 
 
