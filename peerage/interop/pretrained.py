@@ -112,7 +112,7 @@ class SavedRun:
             warnings.warn(line, stacklevel=2)
         try:
             self.step, group = int(state["trainer"]["step"]), state["trainer"]["group"]
-            stacks, self.space = group["stacks"], dict(group["space"])
+            stacks, self.space = group["stacks"], {str(name): int(size) for name, size in group["space"].items()}
             self.members = member_settings(self.config, discrete=self.space["n_actions"] > 0)
             self.parts = [stacks[str(k)]["learner"]["parameters"] for k in range(len(stack_positions(self.members)))]
         except (AttributeError, LookupError, OverflowError, TypeError, ValueError):
