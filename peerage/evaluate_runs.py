@@ -104,9 +104,9 @@ def _restored(run: Path | str, env: Maker | None, case: Case, advised: bool) -> 
         return trainer
     try:
         if not isinstance(trainer.sharing, Advice):
-            raise UserError(f"{run} has nobody to ask: leave --advised out")
+            raise UserError(f"{run} was trained without advice: leave --advised out")
         if trainer.sharing.is_over(trainer.step + 1):
-            raise UserError(f"in {run} nobody asks any more after --max-peer-epochs: leave --advised out")
+            raise UserError(f"the advice in {run} has ended (--max-peer-epochs): leave --advised out")
         if case.advisers is not None and len(case.advisers) != len(has := trainer.config.advisers):
             raise UserError(f"--advisers: {run} has {len(has)} ({', '.join(has)}); name as many")
         others = None if case.advisers is None else trainer.copies_of(case.advisers)

@@ -77,8 +77,8 @@ def test_without_sharing_the_first_episodes_are_those_alone(folder):
 
 def test_members_follow_themselves_if_all_advice_is_dropped(folder):
     """The episodes are those of the same members without advisers."""
-    with_nobody = restore(folder / "mixed", policies_only=True)
-    assert episodes(restore(folder / "mixed"), 3, dropped=1.0) == episodes(with_nobody, 3)
+    without_advisers = restore(folder / "mixed", policies_only=True)
+    assert episodes(restore(folder / "mixed"), 3, dropped=1.0) == episodes(without_advisers, 3)
 
 
 def test_policies_do_not_change_and_trust_learns(folder):
@@ -162,10 +162,10 @@ def test_a_new_adviser_is_not_the_old_one(folder, tmp_path):
     assert (weights.view(-1) == theirs.view(2, -1)[1]).all()
 
 
-def test_nobody_asks_any_more(tmp_path):
+def test_a_run_whose_advice_has_ended_is_refused(tmp_path):
     config = replace(TINY, advice=replace(TINY.advice, max_peer_epochs=1), epoch_length=30, total_timesteps=60)
     run = peerage.train(config=config, log_dir=str(tmp_path), exp_name="run").folder
-    with pytest.raises(UserError, match="nobody asks any more after --max-peer-epochs"):
+    with pytest.raises(UserError, match=r"has ended \(--max-peer-epochs\)"):
         evaluate_perturbed(run, advised=True)
 
 
@@ -255,7 +255,7 @@ def test_mistakes(folder, capsys, said, why):
 
 
 def test_a_run_without_advice_is_refused(folder):
-    with pytest.raises(UserError, match="has nobody to ask: leave --advised out"):
+    with pytest.raises(UserError, match="was trained without advice: leave --advised out"):
         evaluate_perturbed(folder / "alone", advised=True)
 
 

@@ -251,9 +251,9 @@ def test_advice_of_an_expert_shows_in_the_episodes_together(tmp_path):
     assert rows["return"].tolist() == pytest.approx(best * 6, abs=1e-4)
 
 
-@pytest.mark.parametrize("sharing", ["none", "nobody"])
+@pytest.mark.parametrize("sharing", ["none", "dropped"])
 def test_without_advice_together_is_alone(sharing, tmp_path):
-    """Whether there is no advice, or nobody answers."""
+    """Without sharing, and with all advice dropped."""
     quiet = {"advice": AdviceConfig(sharing="none"), "advisers": ()} if sharing == "none" else {}
     config = replace(SMALL, **quiet, perturb={} if quiet else {"dropped_advice": 1.0})
     run = peerage.train(config=config, log_dir=str(tmp_path), exp_name="run")

@@ -86,7 +86,7 @@ def test_a_byte_of_a_checkpoint(runs, kind, command, which, flip, both):
             assert answer.refused, answer
         else:
             aside = place.newest.with_name("damaged_step_000000040")
-            for_another_reason = command[0] == "train" or "nobody to ask" in answer.err
+            for_another_reason = command[0] == "train" or "trained without advice" in answer.err
             assert answer.refused == for_another_reason, answer
             told = "damaged" in answer.out + answer.err
             assert aside.is_dir() if command[0] == "resume" else told or for_another_reason, answer
