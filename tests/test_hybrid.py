@@ -17,8 +17,6 @@ from peerage.evaluation.actors import Evaluations
 from peerage.learners.streams import StreamKey
 from peerage.runs import checkpoint
 from peerage.runs.listeners import Listener
-from peerage.training.runner import Runner
-from peerage.training.trainer import Trainer
 from peerage.trust.attention import LOSSES, AttentionTrust
 from peerage.trust.features import ADVISER, Family, make_features
 from peerage.trust.hybrid import TransformerTrust, confidence, normalised, omega
@@ -321,40 +319,6 @@ def test_any_number_of_advisers(begin, monkeypatch, n, fixed):
 
 
 # --- members, replicas, stacks ----------------------------------------------------------------------------------
-
-
-class Record(Listener):
-    essential = True
-
-    def __init__(self):
-        self.metrics, self.advice = [], []
-
-    def on_metrics(self, step, rows):
-        self.metrics += [(step, *row) for row in rows]
-
-    def on_advice(self, step, rows):
-        self.advice += [(step, *row.items()) for row in rows]
-
-
-def record(config):
-    trainer = Trainer(config)
-    heard = Record()
-    Runner(trainer, heard).run()
-    trainer.close()
-    return heard
-
-
-@pytest.mark.parametrize("env", ["Room-v6", "CartPole-v1"])
-def test_replicas_do_not_know_of_each_other(env):
-    """In no bit do two replicas change beside a third one; in CartPole members choose at different times."""
-    config = small(env, advisers=("random", "constant:1"), replicas=2)
-    two, three = record(config), record(replace(config, replicas=3))
-    assert two.metrics == [row for row in three.metrics if row[1] < 2]
-    assert two.advice == [row for row in three.advice if dict(row[1:])["replica"] < 2]
-    names = {row[3] for row in two.metrics}
-    assert {"trust/loss", "trust/confidence", "trust/omega"} <= names
-    pairs = [{**dict(row[1:]), "replica": 0} for row in two.advice if row[0] == 80]
-    assert pairs[: len(pairs) // 2] != pairs[len(pairs) // 2 :]  # they are not the same replica
 
 
 def test_members_of_other_algorithms_and_stacks_have_the_same_trust(begin):

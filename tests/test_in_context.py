@@ -596,30 +596,6 @@ def sound(trainer, updates=1) -> None:
     assert trust.last.isfinite().all() and trust.last.std() > 0
 
 
-@pytest.mark.parametrize("env", ["Room-v6", "LunarLander-v3"])
-def test_a_replica_does_not_depend_on_others(begin, env):
-    """Two replicas and three, bit for bit; LunarLander's episodes end at different times, so that replicas differ in
-    when they have seen enough and in how many decisions have ended."""
-    learner = replace(LEARNER, learning_starts=(60,))
-    two, three = (begin(small(env, replicas=replicas, learner=learner)) for replicas in (2, 3))
-    a, b, answers = model(two), model(three), 0
-    for _ in range(180):
-        for trainer in (two, three):
-            trainer.advance()
-        assert np.array_equal(two.host_obs, three.host_obs[:4])
-        assert np.array_equal(two.sharing.followed, three.sharing.followed[:4])
-        torch.testing.assert_close(a.last, b.last[:4], rtol=0, atol=0, equal_nan=True)
-        answers += int(a.last.isfinite().any())
-    assert answers > 40
-    assert torch.equal(a.model.stack.flat, b.model.stack.flat[:2])
-    assert np.array_equal(a.valuation.scale, b.valuation.scale[:4])
-    assert np.array_equal(a.valuation.advantage, b.valuation.advantage[:4])
-    assert np.array_equal(a.updates, b.updates[:2])
-    sound(two, 10)
-    if env == "LunarLander-v3":  # the third is ahead or behind
-        assert len(set(b.decisions.ordered.tolist())) > 1
-
-
 @pytest.mark.parametrize("late", [0, 1])
 def test_a_replica_begins_to_learn_in_its_own_time(late):
     """One of two replicas decides in every third step only. Replica 0 learns as it does by itself, bit for bit, whether
