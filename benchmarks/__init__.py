@@ -1,1 +1,1 @@
-"""Measuring Peerage: speed (`bench`) against other libraries and against the machine."""
+"""Benchmarks and experiments: speed, memory, checkpoints, crash tests, and the runs behind docs/results."""

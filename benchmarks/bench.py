@@ -1,13 +1,13 @@
-"""How fast is Peerage? Against Stable-Baselines3, SBX and what the machine can do at all.
+"""Measures the speed of Peerage compared with Stable-Baselines3, SBX and the limits of the machine.
 
-    python -m benchmarks.bench                       everything, half an hour; writes benchmarks/results/speed.*
-    python -m benchmarks.bench --quick               a first impression; writes nothing
-    python -m benchmarks.bench --only room-dqn       one case (lunarlander-hybrid, ...: of trust); writes nothing
-    python -m benchmarks.bench --write-docs          everything, and the table in docs/performance.md as well
-    python -m benchmarks.bench --no-run --write-docs the table from the numbers of the last full run
+    python -m benchmarks.bench                       all cases, half an hour; writes benchmarks/results/speed.*
+    python -m benchmarks.bench --quick               one short round; writes nothing
+    python -m benchmarks.bench --only room-dqn       one case (cases of trust: lunarlander-hybrid, ...); writes nothing
+    python -m benchmarks.bench --write-docs          all cases; also updates the table in docs/performance.md
+    python -m benchmarks.bench --no-run --write-docs only updates the table, from the results of the last full run
 
-Contenders run one after the other in processes of their own, round after round (A B C A B C ...), so that a busy
-machine disturbs all alike; rates are medians over the rounds, ratios medians of the rounds' ratios.
+Each contender runs in a separate process. Contenders alternate (A B C A B C ...), so that other load on the machine
+affects all of them. Rates are medians over rounds; ratios are medians of the ratios of each round.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ TARGETS = {
     ("lunarlander-dqn", "sb3"): 4.0,
     ("room-dqn", "sb3"): 1.5,
 }
-TRUST_ROUNDS = 3  # at most
+TRUST_ROUNDS = 3  # maximum number of rounds of cases of trust
 NAMES = {"peerage": "Peerage", "sb3": "Stable-Baselines3", "sbx": "SBX"}
 
 Results = dict[str, Any]
 
 
 def contenders(case: str, device: str, seconds: float, threads: bool) -> list[Job]:
-    """Who runs in a round of a case, in this order. `threads`: Peerage with one and two threads as well."""
+    """The measurements of one round of a case, in order. `threads`: also measure Peerage with one and two threads."""
     fixed: dict[str, Any] = {"case": case, "seconds": seconds}
     first, *more = MEMBERS[case]
     jobs = [Job(who="peerage", members=first, device=device, **fixed)]
@@ -60,7 +60,7 @@ def contenders(case: str, device: str, seconds: float, threads: bool) -> list[Jo
 
 
 def trust_jobs(case: str, device: str, seconds: float) -> list[Job]:
-    """A round of a case of trust."""
+    """The measurements of one round of a case of trust."""
     sizes = TRUST_CASES[case].members
     where: dict[str, Any] = {"device": device, "seconds": seconds}
     return [Job(case, "peerage", n, trust=trust, **where) for n in sizes for trust in TRUSTS]
@@ -76,8 +76,8 @@ def run(
     measure: Callable[[Job], dict[str, Any]] = in_process,
     say: Callable[[str], None] = print,
 ) -> Results:
-    """Measure. JSON-able: `cases[case]["contenders"][contender]`, or `trust[case][contender]` of a case of trust, is
-    `{"rates": one a round, "threads": ..., ...}`."""
+    """Run the measurements. The result is JSON-able: `cases[case]["contenders"][contender]`, or for cases of trust
+    `trust[case][contender]`, is `{"rates": [one per round], "threads": ..., ...}`."""
     results: Results = {"machine": machine(device), "rounds": rounds, "seconds": seconds, "cases": {}, "trust": {}}
     load: list[float] = []
     for case in cases:
@@ -100,7 +100,7 @@ def run(
             results["trust"][case] = found
             continue
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Gymnasium's about old versions of environments
+            warnings.simplefilter("ignore")  # Gymnasium warns of old versions of environments
             flops = update_flops(CASES[case], *shapes(CASES[case]))
         results["cases"][case] = {"update_flops": flops, "contenders": found}
     results["load"] = [min(load), max([*load, busy()])]
@@ -108,7 +108,7 @@ def run(
 
 
 def busy() -> float:
-    """The machine's load average over the last minute; the benchmark itself makes one or two."""
+    """The load average of the last minute. The benchmark itself causes a load of 1 to 2."""
     return round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else 0.0
 
 
@@ -141,7 +141,7 @@ def machine(device: str) -> dict[str, Any]:
     }
 
 
-# --- from measurements to statements ------------------------------------------------------------------------
+# --- statistics and tables ----------------------------------------------------------------------------------
 
 
 def rate(rows: dict[str, Any], key: str) -> float:
@@ -153,19 +153,19 @@ def cpu(rows: dict[str, Any], key: str) -> float:
 
 
 def ratio(rows: dict[str, Any], ours: str, theirs: str) -> float:
-    """The median of the rounds' ratios: the two ran close to each other in time."""
+    """The median of the ratios of each round, in which both were measured at about the same time."""
     return float(median(a / b for a, b in zip(rows[ours]["rates"], rows[theirs]["rates"])))
 
 
 def best(rows: dict[str, Any], who: str) -> str | None:
-    """The key of `who` with its better number of threads."""
+    """The key of contender `who` with its fastest number of threads; None if it was not measured."""
     keys = [key for key in rows if key.split("/")[0] == who]
     return max(keys, key=lambda key: rate(rows, key)) if keys else None
 
 
 def floor(case: str, results: Results) -> dict[str, float]:
-    """Milliseconds that a member-step must take with Peerage's threads: its environment and the matrix products
-    of its learning at the machine's full speed, nothing else."""
+    """A lower bound for the milliseconds of a member-step with Peerage's threads: the environment, plus the matrix
+    products of learning at the full speed of the machine."""
     found = results["cases"][case]
     rows, settings = found["contenders"], CASES[case].settings
     ours = f"peerage/{MEMBERS[case][0]}"
@@ -185,7 +185,7 @@ def floor(case: str, results: Results) -> dict[str, float]:
 
 
 def table(results: Results) -> str:
-    """All there is to say, as Markdown."""
+    """All results as Markdown."""
     m = results["machine"]
     versions = ", ".join(f"{name} {v}" for name, v in m["versions"].items() if v != "absent")
     gpu = f", {m['gpu']}" if m["gpu"] else ""
@@ -196,7 +196,7 @@ def table(results: Results) -> str:
         f"{results['seconds']:g} s.",
     ]
     if results["load"][1] > (m["cores"] or 1) + 1:
-        lines += ["", "The machine was busy with other things: rates are too low, and ratios uncertain."]
+        lines += ["", "The machine had other load: rates are too low, and ratios are uncertain."]
     if results["cases"]:
         lines += ["", *against_others(results)]
     if results.get("trust"):
@@ -205,7 +205,7 @@ def table(results: Results) -> str:
 
 
 def costs_of_trust(found: dict[str, dict[str, Any]]) -> list[str]:
-    """Members who trust in three ways, everything else alike; and how that grows with the number of advisers."""
+    """Tables of the cost of each kind of trust with otherwise equal settings, also by number of advisers."""
     lines = [
         "### Trust",
         "",
@@ -243,7 +243,7 @@ def costs_of_trust(found: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def against_others(results: Results) -> list[str]:
-    """Peerage beside other libraries and beside what the machine can do."""
+    """Tables that compare Peerage with other libraries and with the limits of the machine."""
     lines = [
         "### Against other libraries",
         "",
@@ -308,7 +308,7 @@ def against_others(results: Results) -> list[str]:
 
 
 def group_sizes(case: str, rows: dict[str, Any]) -> list[str]:
-    """What a member-step costs in groups of different sizes."""
+    """A table of the time of a member-step by group size."""
     lines = [
         f"### Cost of a member in a group ({case})",
         "",
@@ -325,7 +325,7 @@ def group_sizes(case: str, rows: dict[str, Any]) -> list[str]:
 
 
 def write(path: Path, text: str) -> None:
-    """All or nothing."""
+    """Write a file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_name(path.name + ".tmp")
     half.write_text(text, encoding="utf-8")
@@ -333,11 +333,11 @@ def write(path: Path, text: str) -> None:
 
 
 def into_docs(page: str, text: str) -> str:
-    """The page with `text` between its two markers."""
+    """Replace the text between the two markers of a page."""
     before, found, rest = page.partition(BEGIN)
     _, found_end, after = rest.partition(END)
     if not (found and found_end):
-        raise SystemExit(f"docs/performance.md has lost its markers: {BEGIN} ... {END}")
+        raise SystemExit(f"docs/performance.md does not contain the markers {BEGIN} ... {END}")
     return f"{before}{BEGIN}\n\n{text}\n{END}{after}"
 
 
@@ -345,15 +345,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.bench", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("--quick", action="store_true", help="one short round: a first impression")
-    parser.add_argument("--only", choices=[*CASES, *TRUST_CASES], help="one case")
+    parser.add_argument("--quick", action="store_true", help="one short round")
+    parser.add_argument("--only", choices=[*CASES, *TRUST_CASES], help="measure one case")
     parser.add_argument("--device", default="cpu", help="Peerage's device, cpu or cuda")
     parser.add_argument("--rounds", type=int, help="rounds (default 5, quick: 1)")
-    parser.add_argument("--seconds", type=float, help="seconds a measurement (default 4, quick: 1)")
-    parser.add_argument("--write-docs", action="store_true", help="put the table into docs/performance.md")
-    parser.add_argument("--no-run", action="store_true", help="take the numbers of the last full run")
+    parser.add_argument("--seconds", type=float, help="seconds per measurement (default 4, quick: 1)")
+    parser.add_argument("--write-docs", action="store_true", help="write the table to docs/performance.md")
+    parser.add_argument("--no-run", action="store_true", help="use the results of the last full run")
     parser.add_argument(
-        "--output", type=Path, help="where speed.json and speed.md go (default: full runs only)"
+        "--output", type=Path, help="folder for speed.json and speed.md (default: benchmarks/results for full runs)"
     )
     args = parser.parse_args(arguments)
     if args.no_run:

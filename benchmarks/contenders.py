@@ -1,8 +1,8 @@
-"""What the benchmark measures: one contender trains, in a process of its own, and says how many steps a second.
+"""The measurements of `benchmarks.bench`: each trains a contender in a separate process and measures steps per second.
 
     python -m benchmarks.contenders '{"case": "hopper-sac", "who": "peerage", "members": 4}'
 
-prints one line of JSON. `benchmarks.bench` starts these processes; the functions can be called as well.
+prints one line of JSON. `benchmarks.bench` starts these processes; the functions can also be called directly.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import Any
 
-TOTAL = 100_000  # the planned length of every training, from which exploration schedules follow
+TOTAL = 100_000  # nominal length of every training, which determines exploration schedules
 
 
 @dataclass(frozen=True)
 class Case:
-    """A task and the settings, in Stable-Baselines3's names, that all contenders share."""
+    """An environment and the settings of all contenders, named as in Stable-Baselines3."""
 
     env: str
     algorithm: str
@@ -66,14 +66,14 @@ TRUSTS = ("td", "hybrid", "in-context")
 
 @dataclass(frozen=True)
 class TrustCase:
-    """A preset whose trust is exchanged: what ways of trusting cost. Its `learning_starts` are shortened, so that the
-    clock runs while everything learns."""
+    """A preset that is measured with different kinds of trust. `learning_starts` is reduced, so that the measurement
+    includes learning."""
 
     preset: str
     learning_starts: int
     members: tuple[int, ...]
     target: float | None = None
-    """Member-steps a second that `hybrid` shall reach."""
+    """Target for `hybrid` in member-steps per second."""
 
 
 TRUST_CASES = {
@@ -93,34 +93,35 @@ class Job:
     threads: int | None = None  # None: the contender's own choice
     device: str = "cpu"
     warm_up: int = 100
-    """Steps with learning before the clock starts: compilation, caches, the first trust updates."""
+    """Steps with learning before the measurement: compilation, caches, the first updates of trust."""
     seconds: float = 5.0
-    """How long the clock runs."""
+    """Duration of the measurement."""
     trust: str | None = None
     """One of TRUSTS, in a case of TRUST_CASES."""
 
     def key(self) -> str:
-        """Names the contender among all rounds."""
+        """The key of the contender in the results."""
         threads = "" if self.threads is None else f"/threads={self.threads}"
         trust = "" if self.trust is None else f"/trust={self.trust}"
         return f"{self.case}/{self.who}/{self.members}{threads}{trust}"
 
 
 def measure(job: Job) -> dict[str, Any]:
-    """`rate`: member-steps (steps of a single agent) a second, after `learning_starts` and the warm-up. Of those that
-    train also `cpu`: milliseconds of processor time a member-step, all threads together, which a busy machine
-    disturbs less."""
+    """Run one measurement. `rate`: member-steps (steps of a single agent) per second, after `learning_starts` and the
+    warm-up. For contenders that train also `cpu`: milliseconds of CPU time per member-step over all threads, which
+    depends less on other load of the machine."""
     warnings.filterwarnings("ignore")
     ways = {"peerage": peerage, "sb3": sb3, "sbx": sbx, "environment": environment, "gemm": gemm}
     return ways[job.who](job)
 
 
 def peerage(job: Job) -> dict[str, Any]:
-    """A group of `job.members` with advice (critic, trust and agent value): environments, advice and learning;
-    no evaluation, no run folder."""
+    """A group of `job.members` with advice (critic, trust and agent values): environments, advice and learning, without
+    evaluations and run folder."""
     import torch
 
     from peerage.config import AdviceConfig, Config, LearnerConfig
+    from peerage.nets import workers
     from peerage.training.trainer import Trainer
 
     if job.case in TRUST_CASES:
@@ -139,6 +140,7 @@ def peerage(job: Job) -> dict[str, Any]:
         )
         starts, whole = case.settings["learning_starts"], 4
     trainer = Trainer(config)
+    workers.configure(trainer.threads)  # as a runner does
 
     def synchronise() -> None:
         if trainer.device.type == "cuda":
@@ -150,7 +152,7 @@ def peerage(job: Job) -> dict[str, Any]:
     synchronise()
     steps, began, cpu = 0, time.perf_counter(), time.process_time()
     while time.perf_counter() - began < job.seconds:
-        for _ in range(whole):  # whole rounds: of train_freq, and of the trust transformer's training
+        for _ in range(whole):  # complete cycles of train_freq and of the trust transformer's updates
             trainer.advance()
         steps += whole
     synchronise()
@@ -165,7 +167,7 @@ def peerage(job: Job) -> dict[str, Any]:
 
 
 def trust_config(job: Job) -> Any:
-    """The preset of a trust case with `job.members` members who trust by `job.trust`."""
+    """The preset of a trust case with `job.members` members and the kind of trust `job.trust`."""
     from peerage.config import changed
     from peerage.config.file import load
 
@@ -178,7 +180,7 @@ def trust_config(job: Job) -> Any:
 
 
 def sb3(job: Job) -> dict[str, Any]:
-    """One agent of Stable-Baselines3, `model.learn` as a user would call it."""
+    """One agent of Stable-Baselines3, trained with `model.learn`."""
     import stable_baselines3
     import torch
 
@@ -204,7 +206,7 @@ def sbx(job: Job) -> dict[str, Any]:
 
 
 def learn(model: Any, job: Job) -> dict[str, Any]:
-    """Train a model of Stable-Baselines3's kind; its callback holds the clock."""
+    """Train a model with Stable-Baselines3's interface; a callback measures the time."""
     from stable_baselines3.common.callbacks import BaseCallback
 
     class Clock(BaseCallback):
@@ -230,7 +232,7 @@ def learn(model: Any, job: Job) -> dict[str, Any]:
 
 
 def environment(job: Job) -> dict[str, Any]:
-    """Steps a second of Peerage's vector of environments alone, with random actions drawn beforehand."""
+    """Steps per second of Peerage's vectorised environments without learning, with random actions drawn in advance."""
     import numpy as np
 
     from peerage.envs.vector import EnvGroup, EnvMaker
@@ -254,8 +256,8 @@ def environment(job: Job) -> dict[str, Any]:
 
 
 def gemm(job: Job) -> dict[str, Any]:
-    """`rate`: GFLOP/s of a float32 matrix product, the best of many and of torch's ways to it: its own (`matmul`)
-    and, on a CPU, oneDNN's (`onednn`)."""
+    """`rate`: GFLOP/s of a float32 matrix product, the best of many repetitions and of torch's implementations:
+    `matmul` and, on a CPU, oneDNN (`onednn`)."""
     import torch
 
     if job.threads is not None:
@@ -279,7 +281,7 @@ def gemm(job: Job) -> dict[str, Any]:
 
 
 def make(env: str) -> Any:
-    """The environment as Gymnasium makes it, ours registered."""
+    """Make an environment with Gymnasium, with Peerage's environments registered."""
     import gymnasium
 
     import peerage.envs  # noqa: F401
@@ -288,32 +290,32 @@ def make(env: str) -> Any:
 
 
 def update_flops(case: Case, obs: int, actions: int) -> float:
-    """Floating-point operations of the matrix products in one gradient step of one member (an addition and a
-    multiplication count two). Per layer and pass: forward, gradient of the weights, gradient of the input."""
+    """Floating-point operations of the matrix products in one gradient step of one member; a multiplication with
+    addition counts as two. The passes of a layer are: forward, gradient of the weights, gradient of the input."""
 
     def passes(first: int, last: int, forward: int, weights: int, inputs: int, into_first: int) -> float:
         sizes = (first, *case.net_arch, last)
         products = [a * b for a, b in pairwise(sizes)]
         return (forward + weights + inputs) * sum(products) - (inputs - into_first) * products[0]
 
-    if case.algorithm == "dqn":  # Q of s with gradients, Q_target of s'
+    if case.algorithm == "dqn":  # Q at s with gradients, Q_target at s'
         total = passes(obs, actions, 2, 1, 1, 0)
     else:
-        # the actor at s with gradients and at s'; two critics with gradients, two targets, two critics again for
-        # the actor's loss, through which its gradient goes back to the actions
+        # The actor at s with gradients and at s'; two critics with gradients, two targets, and two critics for the
+        # actor's loss with the gradient of the actions
         total = passes(obs, 2 * actions, 2, 1, 1, 0) + 2 * passes(obs + actions, 1, 3, 1, 2, 1)
     return 2 * case.settings["batch_size"] * total
 
 
 def shapes(case: Case) -> tuple[int, int]:
-    """Observations, and actions (of Discrete: how many there are)."""
+    """The dimensions of observations and actions (Discrete: the number of actions)."""
     env = make(case.env)
     space = env.action_space
     return env.observation_space.shape[0], int(space.n) if hasattr(space, "n") else space.shape[0]
 
 
 def in_process(job: Job) -> dict[str, Any]:
-    """`measure` in a fresh Python, with its threads fixed before any library is loaded."""
+    """Run `measure` in a new Python process, with the number of threads set before libraries are loaded."""
     import subprocess
 
     environ = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")}
@@ -328,7 +330,7 @@ def in_process(job: Job) -> dict[str, Any]:
 
 
 def available(who: str) -> bool:
-    """Is the library there?"""
+    """Whether the library is installed."""
     from importlib.util import find_spec
 
     return who not in ("sb3", "sbx") or find_spec({"sb3": "stable_baselines3", "sbx": "sbx"}[who]) is not None

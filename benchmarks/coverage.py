@@ -1,11 +1,11 @@
-"""Do intervals hold the truth as often as they say? By simulation, for the intervals that are reported and for others.
+"""Measures the coverage of confidence intervals by simulation, for the reported intervals and for alternatives.
 
-    python -m benchmarks.coverage                the tables; a minute or two of one core
-    python -m benchmarks.coverage --quick        fewer samples: a first impression
-    python -m benchmarks.coverage --write-docs   the tables into docs/statistics.md
+    python -m benchmarks.coverage                the tables; one to two minutes on one core
+    python -m benchmarks.coverage --quick        a tenth of the samples
+    python -m benchmarks.coverage --write-docs   also write the tables to docs/statistics.md
 
-One core, fixed seeds: the same versions of numpy and scipy give the same tables. With 40,000 samples a coverage of 95%
-is known to within ± 0.2 points (two standard errors), with 4,000 to within ± 0.7.
+Seeds are fixed: the same versions of numpy and scipy give the same tables. With 40,000 samples, two standard errors of
+a coverage of 95% are 0.2 points; with 4,000 samples, 0.7 points.
 """
 
 from __future__ import annotations
@@ -29,14 +29,15 @@ SIZES = (3, 4, 5, 10, 20)
 TWO_SIZES = (*((n, n) for n in SIZES), (3, 10), (3, 20), (5, 20))
 CORRELATIONS = (0.0, 0.5, 0.9)
 HEAPS = 0.7, 0.1
-"""Two heaps: 70% of replicas succeed (around 1), the others fail (around 0), each with this standard deviation."""
+"""The distribution `two heaps`: 70% of replicas succeed (around 1), the others fail (around 0), both with this standard
+deviation."""
 
 Of = Callable[[np.ndarray], np.ndarray]
-"""Standard normal numbers to those of a distribution, in their order: so all of them can be paired alike."""
+"""A monotone function from standard normal numbers to a distribution. All distributions use the same normal numbers."""
 
 
 def table(quantiles: np.ndarray) -> Of:
-    """By quantiles at equal distances from 0 to 1."""
+    """A distribution given by its quantiles at equally spaced probabilities from 0 to 1."""
     at = np.linspace(0, 1, len(quantiles))
     return lambda z: np.interp(stats.norm.cdf(z), at, quantiles)
 
@@ -60,11 +61,11 @@ DISTRIBUTIONS: dict[str, Of] = {
 
 @functools.cache
 def truth(distribution: str, statistic: str) -> float:
-    """The statistic of infinitely many replicas, by the midpoint rule on the quantile function: of the IQM, the mean of
-    the middle half of the distribution.
+    """The true value of a statistic, by the midpoint rule on the quantile function. For the IQM, it is the mean of the
+    middle half of the distribution.
 
-    Of fewer than four replicas nothing is trimmed, so theirs estimates the mean of skewed data and is judged by the IQM
-    all the same.
+    With fewer than four replicas, the IQM trims nothing and estimates the mean. It is compared with the true IQM
+    nevertheless.
     """
     ends = (0.0, 1.0) if statistic == "mean" else (0.25, 0.75)
     at = np.linspace(*ends, 2_000_001)
@@ -79,12 +80,12 @@ def held(low: np.ndarray, high: np.ndarray, value: float) -> float:
 
 
 def reported(x: np.ndarray, statistic: Statistic) -> tuple[np.ndarray, np.ndarray]:
-    """Limits `[S]` of samples `x [S, n]`: `tests.band` is `tests.interval` of each column."""
+    """The reported limits `[S]` of samples `x [S, n]`; `tests.band` computes `tests.interval` of each column."""
     return tests.band(x.T, statistic)[1:]
 
 
 def trimmed_t(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Tukey and McLaughlin's, with Yuen's standard error: what is done without calibration."""
+    """Tukey and McLaughlin's interval with Yuen's standard error, without calibration."""
     estimate, error = yuen(np.sort(x, axis=-1))
     half = stats.t.ppf(0.975, x.shape[-1] - 2 * (x.shape[-1] // 4) - 1) * error
     return estimate - half, estimate + half
@@ -102,8 +103,8 @@ def yuen(ordered: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def bootstraps(x: np.ndarray, seed: int = 0) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Limits of samples `x [S, n]` by the percentile bootstrap of mean and IQM, and by the bootstrap-t of the IQM.
 
-    Bootstrap-t (Efron 1979): quantiles of `(IQM* − IQM) / error*`, turned around. A resample without spread has no
-    such ratio and counts as infinitely far out.
+    Bootstrap-t (Efron 1979): inverted quantiles of `(IQM* − IQM) / error*`. The ratio of a resample without spread is
+    infinite.
     """
     rng = np.random.default_rng(seed)
     found: dict[str, list[np.ndarray]] = {"mean, percentile": [], "iqm, percentile": [], "iqm, bootstrap-t": []}
@@ -153,7 +154,7 @@ def width(low: np.ndarray, high: np.ndarray) -> str:
 
 
 def two_samples(samples: int) -> Iterator[list[str]]:
-    """Differences of two samples: (n_a, n_b), standard deviation of B, paired with what correlation."""
+    """Coverage for differences of two samples, by sizes, standard deviation of B and correlation of pairs."""
     cases: list[tuple[int, int, float, float | None]] = [(*sizes, 1, None) for sizes in TWO_SIZES]
     cases += [(5, 5, 3, None), (10, 10, 3, None), (3, 10, 3, None), (10, 3, 3, None)]
     cases += [(n, n, 1, r) for n in (5, 10) for r in CORRELATIONS[1:]] + [(5, 5, 3, 0.5)]
@@ -176,27 +177,29 @@ def independent(rng: np.random.Generator, samples: int, n_b: int, n_a: int) -> t
 def pairs(
     rng: np.random.Generator, samples: int, n: int, r: float, shift: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """B and A `[samples, n]`, normal with correlation r; B is larger by `shift`."""
+    """B and A `[samples, n]`: normal with correlation r; the mean of B is larger by `shift`."""
     a, z = rng.standard_normal((samples, n)), rng.standard_normal((samples, n))
     return shift + r * a + np.sqrt(1 - r**2) * z, a
 
 
 def covers(b: np.ndarray, a: np.ndarray, statistic: Middle, value: float, *, paired: bool = False) -> float:
-    """The share of differences of `b [S, n_b]` and `a [S, n_a]` whose interval holds `value`."""
+    """The share of intervals of the difference of `b [S, n_b]` and `a [S, n_a]` that contain `value`."""
     return held(*differences(b, a, statistic, paired=paired)[1:], value)
 
 
 def seen(b: np.ndarray, a: np.ndarray, statistic: Middle, *, paired: bool = False) -> np.ndarray:
-    """Which differences of `b [S, n_b]` and `a [S, n_a]` have an interval that excludes zero: `[S]`."""
+    """Whether the interval of the difference of `b [S, n_b]` and `a [S, n_a]` excludes zero: bool `[S]`."""
     _, low, high = differences(b, a, statistic, paired=paired)
     return (low > 0) | (high < 0)
 
 
 def verdicts(b: np.ndarray, a: np.ndarray, *, paired: bool = False) -> np.ndarray:
-    """Which of `b [S, n_b]` and `a [S, n_a]` are told apart as in `peerage compare`, of one comparison: `[S]`.
+    """Whether `peerage compare` reports a difference of `b [S, n_b]` and `a [S, n_a]` in a single comparison: bool
+    `[S]`.
 
-    By the interval of IQMs and by p: Welch's (of pairs, the paired t test's) is below .05 where the interval of means
-    excludes zero. Where there is no spread Mann–Whitney's p takes its place; of pairs nothing does.
+    It requires that the interval of the difference of IQMs excludes zero and that p < .05 in Welch's test (for pairs,
+    the paired t test), which is equivalent to an interval of means that excludes zero. Without spread, Mann–Whitney's p
+    is used; for pairs, no difference is reported.
     """
     found = seen(b, a, "mean", paired=paired) & seen(b, a, "iqm", paired=paired)
     if paired:
@@ -206,7 +209,8 @@ def verdicts(b: np.ndarray, a: np.ndarray, *, paired: bool = False) -> np.ndarra
 
 
 def improvement(samples: int) -> Iterator[list[str]]:
-    """P(B > A) of normal samples (a lognormal's ranks are the same) at different truths and deviations of B."""
+    """Coverage for P(B > A) of normal samples, by true value and standard deviation of B. (Lognormal samples have the
+    same ranks.)"""
     for n_a, n_b in ((3, 3), (4, 4), (5, 5), (5, 10), (10, 10), (20, 20)):
         cells = []
         for sd in (1.0, 3.0):
@@ -219,7 +223,8 @@ def improvement(samples: int) -> Iterator[list[str]]:
 
 
 def by_u(b: np.ndarray, a: np.ndarray) -> list[tests.Interval]:
-    """`probability_of_improvement` of every pair of samples `[S]`: without ties it depends on the pairs won alone."""
+    """`probability_of_improvement` of every pair of samples `[S]`. Without ties, it depends only on the number of pairs
+    with B > A, so each number is computed once."""
     won = (b[:, :, None] > a[:, None, :]).sum(axis=(1, 2))
     first = {int(u): i for i, u in reversed(list(enumerate(won)))}
     known = {u: tests.probability_of_improvement(b[i], a[i]) for u, i in first.items()}
@@ -227,7 +232,7 @@ def by_u(b: np.ndarray, a: np.ndarray) -> list[tests.Interval]:
 
 
 def false_alarms(samples: int) -> Iterator[list[str]]:
-    """How often something is found where there is nothing."""
+    """The rate of false positives."""
     for n_a, n_b in TWO_SIZES:
         b, a = independent(np.random.default_rng([n_a, n_b, 4]), samples, n_b, n_a)
         row = [f"{n_a} and {n_b}"]
@@ -239,7 +244,7 @@ def false_alarms(samples: int) -> Iterator[list[str]]:
 
 
 def power(samples: int) -> Iterator[list[str]]:
-    """How often a difference of the smallest detectable size is found, at 80% promised."""
+    """The power for a difference of the smallest detectable size, nominally 80%."""
     for n_a, n_b in TWO_SIZES:
         b, a = independent(np.random.default_rng([n_a, n_b, 5]), samples, n_b, n_a)
         mean, iqm = (tests.smallest_detectable_difference(n_a, n_b, 1.0, statistic=s) for s in ("mean", "iqm"))
@@ -249,7 +254,7 @@ def power(samples: int) -> Iterator[list[str]]:
 
 
 def power_of_pairs(samples: int) -> Iterator[list[str]]:
-    """The same of pairs, in standard deviations of their differences, for what correlation they have."""
+    """The power for pairs by their correlation; differences are in standard deviations of the pairs' differences."""
     for n in SIZES:
         iqm = tests.smallest_detectable_difference(n, n, 1.0, paired=True, statistic="iqm")
         found = []
@@ -284,7 +289,7 @@ def markdown(header: Sequence[str], rows: Iterator[list[str]], say: Callable[[st
 
 
 def tables(samples: int, resampled: int, say: Callable[[str], None] = print) -> str:
-    """All there is to say, as Markdown."""
+    """All tables as Markdown."""
     one = ["replicas", "n", "mean: **t**", "percentile", "IQM: **calibrated t**", "trimmed t", "bootstrap-t"]
     better = [f"{'sd x 3: ' if sd else ''}P = {p}" for sd in (0, 1) for p in (0.5, 0.75, 0.95)]
     lines = [
@@ -333,11 +338,11 @@ def tables(samples: int, resampled: int, say: Callable[[str], None] = print) -> 
 
 
 def into_docs(page: str, text: str) -> str:
-    """The page with `text` between its two markers."""
+    """Replace the text between the two markers of a page."""
     before, found, rest = page.partition(BEGIN)
     _, found_end, after = rest.partition(END)
     if not (found and found_end):
-        raise SystemExit(f"docs/statistics.md has lost its markers: {BEGIN} ... {END}")
+        raise SystemExit(f"docs/statistics.md does not contain the markers {BEGIN} ... {END}")
     return f"{before}{BEGIN}\n\n{text}\n{END}{after}"
 
 
@@ -345,8 +350,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.coverage", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("--quick", action="store_true", help="a tenth of the samples: a first impression")
-    parser.add_argument("--write-docs", action="store_true", help="put the tables into docs/statistics.md")
+    parser.add_argument("--quick", action="store_true", help="a tenth of the samples")
+    parser.add_argument("--write-docs", action="store_true", help="write the tables to docs/statistics.md")
     args = parser.parse_args(arguments)
     part = 10 if args.quick else 1
     text = tables(SAMPLES // part, RESAMPLED // part, say=lambda line: print(line, flush=True))

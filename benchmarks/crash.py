@@ -1,27 +1,26 @@
-"""Does a resumed run know that it was interrupted? Tiny runs are killed at random moments, resumed, and compared.
+"""Crash test: kills small runs at random times, resumes them, and compares them with uninterrupted runs.
 
     python -m benchmarks.crash                            200 trials over all cases; `make crash-test`
-    python -m benchmarks.crash --quick --trials 12        the cases that take a second or two
-    python -m benchmarks.crash --cases room-td --at 57 12      killed at event 57, its resume at event 12
-    python -m benchmarks.crash --cases room-td --at s97:TERM   a signal where step 97 begins
+    python -m benchmarks.crash --quick --trials 12        only cases that take one or two seconds
+    python -m benchmarks.crash --cases room-td --at 57 12      kill at event 57, and the resumed run at event 12
+    python -m benchmarks.crash --cases room-td --at s97:TERM   send SIGTERM at the start of step 97
 
-A *trial* trains a case, kills the process at a moment that a seeded generator drew, resumes it with `peerage resume`,
-perhaps kills that too, and compares what the run left, once it is DONE, with a run that nobody interrupted. Exit
-status 1 if any differs; the line of a trial that does says how to repeat it.
+A *trial* trains a case, kills the process at a random event, resumes the run with `peerage resume`, possibly kills it
+again, and compares the finished run with an uninterrupted one. The exit status is 1 if any run differs; the message of
+a failed trial contains the command that repeats it.
 
-The moments are *events*: the beginning and end of every training step, and of every call that changes the run folder
-(`Tripwire`), up to the writing of DONE. Half of the trials draw among the steps, half among the other events. A kill is
-SIGKILL of the process by itself; in some of those among the steps it is SIGTERM, SIGINT or SIGHUP, after which the run
-has to end by itself, with a checkpoint and the right exit status.
+*Events* are the start and end of every training step and of every call that changes the run folder (`Tripwire`), until
+DONE is written. Half of the trials use a training step, half another event. The process sends itself SIGKILL. At some
+training steps it sends SIGTERM, SIGINT or SIGHUP instead; the run must then write a checkpoint and exit with the right
+status.
 
-Compared are, byte for byte: metrics.csv, evaluations.csv and advice.csv; every tensor and every other value of the
-newest checkpoint, and the content of the chunks that it needs, one after the other; in some trials the figures. May
-differ: timing.csv and its length in the checkpoint (wall clock), and how the chunks are cut (a checkpoint that a
-signal caused ends one). In every other trial the chunks are cut into small pieces, as those of long runs are. Besides,
-what is left in the folder must be what belongs there.
+The following must be equal, byte for byte: metrics.csv, evaluations.csv and advice.csv; all tensors and other values of
+the newest checkpoint and the content of its chunks; in some trials, the figures. Not compared are timing.csv and its
+length in the checkpoint, and the boundaries of chunks, because a checkpoint after a signal ends a chunk. Every other
+trial uses small chunks, so that there are many, as in long runs. The run folder must not contain leftover files.
 
-One process imports everything, computes nothing, and forks a child for each training: importing torch takes longer
-than most of these runs.
+A parent process imports all modules and forks a child for each training, because importing torch takes longer than most
+of these runs.
 """
 
 from __future__ import annotations
@@ -44,13 +43,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 if "torch" not in sys.modules:
-    os.environ["OMP_NUM_THREADS"] = "1"  # read once, at the import: a pool of threads would not survive a fork
+    os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported; a thread pool would not survive a fork
 
 import numpy as np
 import safetensors.numpy
 import safetensors.torch
 
-import peerage.reports.figures  # imported here, so that no child has to
+import peerage.reports.figures  # imported here, so that the children need not import it
 import peerage.reports.report  # noqa: F401
 from benchmarks.crash_cases import CASES, QUICK
 from peerage import cli, session
@@ -62,19 +61,20 @@ from peerage.runs.tables import CsvLog
 from peerage.training.trainer import Trainer
 
 PATIENCE = 300
-"""Seconds after which a training that has not ended is taken for one that hangs."""
+"""Time limit of a training in seconds."""
 STATUS = {"TERM": 143, "INT": 130, "HUP": 129}
-"""What a run that one of these signals ended says to the shell."""
+"""Exit status of a run after each signal."""
 FILES = ("metrics.csv", "evaluations.csv", "advice.csv")
 
 # --- a training in a child --------------------------------------------------------------------------------------
 
 
 class Kill(NamedTuple):
-    """What happens to a training, and when."""
+    """The signal that a training receives, and when."""
 
     event: int | str
-    """Which event, from 1 (for a signal, the next step from there on), or the one that begins a step: `s97`."""
+    """The number of the event, from 1 (for signals other than KILL: the first training step from there on), or `s97`
+    for the start of step 97."""
     how: str = "KILL"
     """KILL, TERM, INT or HUP."""
 
@@ -84,16 +84,16 @@ class Kill(NamedTuple):
     def is_now(self, number: int, label: str) -> bool:
         if isinstance(self.event, str):
             return label == f"step {self.event[1:]} begins"
-        if self.how != "KILL":  # in a training, not before or after it
+        if self.how != "KILL":  # only during the training
             return number >= self.event and label.startswith("step ")
         return number == self.event
 
 
 class Tripwire:
-    """Counts events in this process, and sends it a signal at one of them.
+    """Counts events in this process and sends a signal to it at one of them.
 
-    A write that could be cut short is a third event, half-way: half of what it wrote is taken back, as if the process
-    had ended in the middle of it. Nothing is replaced: what is watched runs as ever.
+    Calls that write a file have a third event: the second half of the written data is truncated, as if the process had
+    been killed while writing. The watched functions otherwise run unchanged.
     """
 
     def __init__(self, kill: Kill | None, mark: Path) -> None:
@@ -103,7 +103,7 @@ class Tripwire:
         self.over = False
 
     def event(self, label: str, cut: tuple[Path, int] | None = None) -> None:
-        """One more event. `cut`: a file that is being written, and how long it was before."""
+        """Count an event. `cut`: the file that was written, and its length before."""
         if self.over:
             return
         self.labels.append(label)
@@ -116,8 +116,8 @@ class Tripwire:
         os.kill(os.getpid(), getattr(signal, f"SIG{self.kill.how}"))
 
     def watch(self, owner: Any, name: str, label: Callable[..., str], file: Callable[..., Path] | None = None) -> None:
-        """An event before and after every call of `owner.name`, and one half-way if it writes a `file`; both functions
-        see its arguments."""
+        """Count an event before and after every call of `owner.name`, and one half-way if the call writes a file.
+        `label` and `file` are called with its arguments."""
         original = getattr(owner, name)
 
         @wraps(original)
@@ -125,7 +125,7 @@ class Tripwire:
             text = label(*args, **kwargs)
             self.event(f"before {text}")
             written = None if file is None else file(*args, **kwargs)
-            length = _size(written) if owner is CsvLog else 0  # the others begin at the beginning
+            length = _size(written) if owner is CsvLog else 0  # only CsvLog appends to files
             result = original(*args, **kwargs)
             if written is not None:
                 self.event(f"half-way in {text}", (written, length))
@@ -133,7 +133,7 @@ class Tripwire:
             return result
 
         setattr(owner, name, watched)
-        for module in list(sys.modules.values()):  # whoever imported it by name
+        for module in list(sys.modules.values()):  # modules that imported the function by name
             if module.__name__.startswith("peerage.") and vars(module).get(name) is original:
                 setattr(module, name, watched)
 
@@ -175,7 +175,7 @@ def _size(path: Path | None) -> int:
 
 
 def _last(path: Any) -> str:
-    """The name alone, without the number of the process that some hold."""
+    """The file name, without the process number that some names contain."""
     return re.sub(r"\.\d+\.", ".", Path(os.fsdecode(path)).name)
 
 
@@ -185,21 +185,21 @@ def _second(_: Any, path: Any, *__: Any, **___: Any) -> Path:
 
 @dataclass(frozen=True)
 class Training:
-    """One process: what it is told, what happens to it and where it writes beside the run."""
+    """One training process: its command, the signal that it receives, and the folder for its output."""
 
     command: tuple[str, ...]
     place: Path
     kill: Kill | None = None
     figures: bool = False
     pieces: bool = False
-    """Many small chunks."""
+    """Whether checkpoints use many small chunks."""
 
     @property
     def mark(self) -> Path:
         return self.place / "mark"
 
     def start(self) -> int:
-        """Fork a child that runs it; its process number."""
+        """Fork a child that runs the training; returns its process id."""
         self.mark.unlink(missing_ok=True)
         sys.stdout.flush()
         if pid := os.fork():
@@ -218,14 +218,14 @@ class Training:
         output = os.open(self.place / "output", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(output, 1)
         os.dup2(output, 2)
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the parent was started with
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # the parent may ignore it
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
             signal.signal(number, signal.SIG_DFL)
         signal.alarm(PATIENCE)
         os.environ["PEERAGE_TRACEBACK"] = "1"
         if self.pieces:
             chunks.SMALL, chunks.LARGE = 3000, 12_000
-        if not self.figures:  # they are drawn after DONE, from the CSV files alone
+        if not self.figures:  # figures are drawn after DONE, only from the CSV files
             vars(session)["write_report"] = lambda run: None
         wire = Tripwire(self.kill, self.mark)
         wire.install()
@@ -235,21 +235,21 @@ class Training:
         return status
 
     def output(self) -> str:
-        """The last line that it printed."""
+        """The last line of the process's output."""
         lines = (self.place / "output").read_text(errors="replace").strip().splitlines()
-        return lines[-1] if lines else "not a word"
+        return lines[-1] if lines else "no output"
 
 
 Work = Generator[Training, int, Any]
-"""Yields trainings, is sent their exit statuses, and returns what it found out."""
+"""A generator that yields trainings, receives their exit statuses, and returns a result."""
 
 
 def side_by_side(works: Sequence[Work], jobs: int) -> Iterator[Any]:
-    """What the works return, as they end; up to `jobs` children at a time."""
+    """Run `works` with up to `jobs` children at a time; yields their results as they end."""
     waiting = iter(works)
     running: dict[int, Work] = {}
 
-    def go_on(work: Work, status: int | None) -> Iterator[Any]:
+    def advance(work: Work, status: int | None) -> Iterator[Any]:
         try:
             running[(next(work) if status is None else work.send(status)).start()] = work
         except StopIteration as end:
@@ -258,12 +258,12 @@ def side_by_side(works: Sequence[Work], jobs: int) -> Iterator[Any]:
     try:
         while True:
             while len(running) < jobs and (work := next(waiting, None)) is not None:
-                yield from go_on(work, None)
+                yield from advance(work, None)
             if not running:
                 return
             pid, status = os.wait()
             if pid in running:
-                yield from go_on(running.pop(pid), os.waitstatus_to_exitcode(status))
+                yield from advance(running.pop(pid), os.waitstatus_to_exitcode(status))
     finally:
         for pid in running:
             os.kill(pid, signal.SIGKILL)
@@ -275,7 +275,7 @@ def side_by_side(works: Sequence[Work], jobs: int) -> Iterator[Any]:
 
 @dataclass(frozen=True)
 class Reference:
-    """The run that nobody interrupted."""
+    """The uninterrupted run of a case, and its events."""
 
     case: str
     run: Path
@@ -291,11 +291,11 @@ class Outcome:
     faults: list[str]
 
     def __str__(self) -> str:
-        told = "; then ".join(self.where) or "not interrupted"
+        text = "; then ".join(self.where) or "not interrupted"
         if not self.faults:
-            return f"{self.case} #{self.number}: {told}: the same"
+            return f"{self.case} #{self.number}: {text}: the same"
         again = f"python -m benchmarks.crash --cases {self.case} --at {' '.join(map(str, self.kills))}"
-        return f"{self.case} #{self.number}: {told}: FAILED: {'; '.join(self.faults)}  [{again}]"
+        return f"{self.case} #{self.number}: {text}: FAILED: {'; '.join(self.faults)}  [{again}]"
 
 
 def begin(case: str, place: Path) -> tuple[str, ...]:
@@ -316,8 +316,8 @@ def reference(case: str, folder: Path, figures: bool) -> Work:
 
 
 def draw(rng: np.random.Generator, events: Sequence[str]) -> list[Kill]:
-    """One to three interruptions: those of resumed runs among as many events as the first one left, so that they come
-    before the end, wherever they fall there."""
+    """Draw one to three interruptions. Those of resumed runs are drawn among the number of events that remained after
+    the first one, so that they happen before the end."""
     kills: list[Kill] = []
     last, more = len(events), 1.0
     while len(kills) < 3 and last > 0 and rng.random() < more:
@@ -364,11 +364,11 @@ def trial(known: Reference, number: int, kills: list[Kill], folder: Path, figure
 
 
 def after_signal(run: Path, how: str, status: int, step: int, training: Training) -> list[str]:
-    """What is wrong with how a run ended that got signal `how` in or after `step` steps."""
+    """Check how a run ended after signal `how` at step `step`; returns messages about errors."""
     if how == "KILL":
         return [] if status == -signal.SIGKILL else [f"status {status}: {training.output()}"]
     if status == 0 and (run / "DONE").exists():
-        return []  # it was in its last step
+        return []  # the signal arrived in the last step
     if status != STATUS[how]:
         return [f"status {status} after SIG{how}, not {STATUS[how]}: {training.output()}"]
     saved = checkpoint.checkpoints(run)
@@ -381,7 +381,7 @@ def after_signal(run: Path, how: str, status: int, step: int, training: Training
 
 
 def differences(expected: Path, run: Path, figures: bool) -> list[str]:
-    """What two finished runs do not have in common, a line each."""
+    """The differences between two finished runs, one message each."""
     if not (run / "DONE").exists():
         return ["not DONE"]
     found = []
@@ -404,21 +404,21 @@ def differences(expected: Path, run: Path, figures: bool) -> list[str]:
 
 
 def first_difference(one: bytes, two: bytes) -> int | None:
-    """The number of the first line, from 1, that is not the same."""
+    """The number of the first line that differs, from 1; None if there is none."""
     a, b = one.splitlines(keepends=True), two.splitlines(keepends=True)
     same = next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
     return None if one == two else same + 1
 
 
 def state(run: Path) -> dict[str, Any]:
-    """Everything in the newest checkpoint of a run by its path there, but for what may differ."""
+    """All values in the newest checkpoint of a run by path, without those that may differ."""
     newest = checkpoint.checkpoints(run)[-1]
-    parts: dict[str, Any] = {"step": checkpoint.step_of(newest)}  # one that ends where it was resumed has another name
+    parts: dict[str, Any] = {"step": checkpoint.step_of(newest)}  # the name differs if a resumed run ends at once
     tensors = safetensors.numpy.load_file(newest / "state.safetensors")
     flatten(json.loads((newest / "state.json").read_text()), "", parts)
     for place, held_in in json.loads((newest / "manifest.json").read_text())["chunks"].items():
         pieces = [safetensors.numpy.load_file(newest.parent / "chunks" / chunk["name"]) for chunk in held_in]
-        held = int(parts[f"/{place}/start"]) - held_in[0]["start"]  # the oldest chunk may begin with what is gone
+        held = int(parts[f"/{place}/start"]) - held_in[0]["start"]  # the oldest chunk can contain dropped entries
         for name in pieces[0]:
             tensors[f"chunks of {place}/{name}"] = np.concatenate([piece[name] for piece in pieces], axis=1)[:, held:]
     parts |= {key: (str(array.dtype), array.shape, array.tobytes()) for key, array in tensors.items()}
@@ -427,7 +427,7 @@ def state(run: Path) -> dict[str, Any]:
 
 
 def flatten(tree: Any, path: str, parts: dict[str, Any]) -> None:
-    """The leaves of nested dicts and lists, by their paths."""
+    """Add the leaves of nested dicts and lists to `parts`, by path."""
     if isinstance(tree, dict | list) and tree:
         for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
             flatten(value, f"{path}/{key}", parts)
@@ -436,16 +436,16 @@ def flatten(tree: Any, path: str, parts: dict[str, Any]) -> None:
 
 
 def leftovers(run: Path) -> list[str]:
-    """What an interruption left behind for good: it should be cleared away by whoever goes on."""
+    """Files that an interruption left behind and the resumed run did not remove."""
     odd = [path for path in run.rglob("*") if re.search(r"\.(tmp|partial|old)$", path.name)]
     odd += [path for path in (*run.parent.iterdir(), run / "FAILED") if path != run and path.exists()]
     manifests = [json.loads((folder / "manifest.json").read_text()) for folder in checkpoint.checkpoints(run)]
     needed = {chunk["name"] for manifest in manifests for some in manifest["chunks"].values() for chunk in some}
     odd += [path for path in (run / "checkpoints" / "chunks").iterdir() if path.name not in needed]
-    return [f"left behind: {', '.join(str(path.relative_to(run.parent)) for path in odd)}"] if odd else []
+    return [f"leftover files: {', '.join(str(path.relative_to(run.parent)) for path in odd)}"] if odd else []
 
 
-# --- all of it --------------------------------------------------------------------------------------------------
+# --- the whole test ---------------------------------------------------------------------------------------------
 
 
 def crash(
@@ -459,8 +459,8 @@ def crash(
     at: Sequence[Kill] = (),
     say: Callable[[str], None] = print,
 ) -> list[Outcome]:
-    """`trials` trials, case after case in turn. The figures are compared in every `figures`-th trial of a case (0: in
-    none). `at`: these interruptions instead of random ones."""
+    """Run `trials` trials, alternating between cases. Figures are compared in every `figures`-th trial of a case (0: in
+    none). `at`: interruptions to use instead of random ones."""
     per_case = [len(range(i, trials, len(cases))) for i in range(len(cases))]
     known: dict[str, Reference] = {}
     for found in side_by_side([reference(case, folder, bool(figures)) for case in cases], jobs):
@@ -483,7 +483,7 @@ def crash(
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """A line per case and the sum."""
+    """A text table with a row per case, and the total."""
     lines = [f"{'case':18} trials  interruptions  survived"]
     for case in dict.fromkeys(o.case for o in outcomes):
         mine = [o for o in outcomes if o.case == case]
@@ -503,14 +503,14 @@ def _kill(text: str) -> Kill:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.crash", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--trials", type=int, default=200, help="how many (default 200)")
-    parser.add_argument("--cases", nargs="+", choices=CASES, metavar="NAME", help=f"of {', '.join(CASES)}")
-    parser.add_argument("--quick", action="store_true", help="the cases that take a second or two")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments (default 0)")
-    parser.add_argument("--jobs", type=int, default=2, help="processes at a time (default 2)")
-    parser.add_argument("--figures", type=int, default=5, help="compare them in every so many trials (0: in none)")
-    parser.add_argument("--at", type=_kill, nargs="+", default=(), metavar="EVENT", help="one trial, killed there")
-    parser.add_argument("--keep", type=Path, help="an empty folder for the runs; those that differ stay there")
+    parser.add_argument("--trials", type=int, default=200, help="number of trials (default 200)")
+    parser.add_argument("--cases", nargs="+", choices=CASES, metavar="NAME", help=f"any of {', '.join(CASES)}")
+    parser.add_argument("--quick", action="store_true", help="only cases that take one or two seconds")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random events (default 0)")
+    parser.add_argument("--jobs", type=int, default=2, help="parallel processes (default 2)")
+    parser.add_argument("--figures", type=int, default=5, help="compare figures in every N-th trial (0: in none)")
+    parser.add_argument("--at", type=_kill, nargs="+", default=(), metavar="EVENT", help="one trial with these kills")
+    parser.add_argument("--keep", type=Path, help="an empty folder for the runs; runs that differ are kept there")
     args = parser.parse_args(arguments)
     if args.trials < 1 or args.jobs < 1 or args.figures < 0:
         parser.error("--trials and --jobs are at least 1, --figures at least 0")

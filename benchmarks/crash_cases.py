@@ -1,5 +1,5 @@
-"""The tiny runs that the crash test kills: every learner, kind of trust, adviser and exchange, and environments of
-every family."""
+"""The small runs of the crash test. They cover all learners, kinds of trust, advisers and exchanges, and all families
+of environments."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from peerage.trust.transformer_settings import TrustTransformerSettings
 
 
 def tiny(env: str, steps: int, every: tuple[int, int, int], **changes: Any) -> Config:
-    """A run of `steps` steps, logged, evaluated and saved `every` so many. Networks are 16 wide and replay buffers a
-    third of the run, so that they wrap round. `changes`: the fields of Config; `learner` is merged into this one's."""
+    """A run of `steps` steps. `every`: steps between logs, evaluations and checkpoints. Networks have width 16. Replay
+    buffers hold a third of the run, so that they wrap around. `changes`: fields of Config; `learner` is merged into the
+    settings below."""
     learner = {
         "net_arch": ((16,),), "batch_size": (16,), "buffer_size": (steps // 3,), "learning_starts": (20,),
         "train_freq": (2,), "gradient_steps": (1,), "target_update_interval": (7,),
@@ -42,7 +43,7 @@ def tiny(env: str, steps: int, every: tuple[int, int, int], **changes: Any) -> C
 
 
 def advice(trust: Any, **changes: Any) -> AdviceConfig:
-    """Scores from everything there is, so that everything has to be restored; buffers that wrap round."""
+    """Scores with all components, so that all of them must be restored, and buffers that wrap around."""
     settings = {"use_critic": True, "use_agent_values": True, "follow_steps": 4, "trust_buffer_size": 50}
     return AdviceConfig(trust=trust, **{**settings, **changes})
 
@@ -96,7 +97,7 @@ QUICK: dict[str, Config] = {
         learner={"algorithm": ("sac", "td3", "sac"), "net_arch": ((16,), (16,), (12,))},
     ),
 }  # fmt: skip
-"""Cases that take a second or two: what the suite uses."""
+"""Cases that take one or two seconds each; the test suite uses these."""
 
 SLOW: dict[str, Config] = {
     "lander-dqn": tiny(

@@ -139,7 +139,7 @@ RUNS = [
     GoldenRun("room-resumed", needs="room-change", resumes=True),
     GoldenRun("pendulum-resumed", needs="pendulum-mixed", resumes=True),
 ]  # fmt: skip
-"""A run stands after the run that it needs."""
+"""Every run comes after the run that it needs."""
 
 
 # --- train ------------------------------------------------------------------------------------------------------
@@ -298,7 +298,7 @@ def values(arrays: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def hashes(folder: Path, name: str) -> dict[str, Any]:
-    """The hashes of one run, as they stand in the JSON file."""
+    """The hashes of one run for the JSON file."""
     tables: dict[str, Any] = {}
     for file, keys in KEYS.items():
         rows = read_table(folder / name / file)
@@ -317,7 +317,7 @@ def hashes(folder: Path, name: str) -> dict[str, Any]:
 
 
 class Comparison:
-    """What two runs differ in. Differences up to `tolerance` are accepted."""
+    """The differences between two runs. Relative differences up to `tolerance` are accepted."""
 
     def __init__(self, tolerance: float = 0.0) -> None:
         self.tolerance = tolerance
@@ -378,8 +378,8 @@ class Comparison:
         unequal = {key: relative for key in alike if (relative := array_difference(a[key], b[key]))}
         if rejected := {key: relative for key, relative in unequal.items() if not self.accepts(relative)}:
             first, largest = min(rejected), max(rejected.values())
-            told = f"tensors: {len(rejected)} of {len(alike)} differ, first {first}"
-            self.differences.append(f"{told}, largest relative difference {largest:.2g}")
+            text = f"tensors: {len(rejected)} of {len(alike)} differ, first {first}"
+            self.differences.append(f"{text}, largest relative difference {largest:.2g}")
         a, b = ({key: array for key, array in side.items() if key not in alike} for side in (a, b))
         if a or b:
             counts = [Counter(digest(array.tobytes()) for array in side.values()) for side in (a, b)]
@@ -389,8 +389,8 @@ class Comparison:
                 self.notes.append(f"tensors: {len(a)} in A and {len(b)} in B hold the same values in another layout")
             else:
                 lost, added = counts[0] - counts[1], counts[1] - counts[0]
-                told = f"tensors: {lost.total()} only in A and {added.total()} only in B were not compared, such as"
-                self.notes.append(f"{told} {', '.join([*sorted(a)[:2], *sorted(b)[:2]])}")
+                text = f"tensors: {lost.total()} only in A and {added.total()} only in B were not compared, such as"
+                self.notes.append(f"{text} {', '.join([*sorted(a)[:2], *sorted(b)[:2]])}")
 
     def _only(self, what: str, in_a: Sequence[str], in_b: Sequence[str]) -> None:
         if in_a:

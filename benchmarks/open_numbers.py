@@ -1,7 +1,7 @@
-"""The numbers of the open questions, from a run folder: return alone, whom the members listened to, what they asked.
+"""Statistics of a run for the open questions: return alone, choices of advisers, number of queries.
 
-Every number is one replica's: a mean over its members, who learn from each other and are no independent sample.
-Members that do not learn (`load_paths`) are advisers, and nothing here is about them as askers.
+Every number belongs to one replica: a mean over its members, which are not independent samples because they learn from
+each other. Members that do not learn (`load_paths`) count as advisers, not as askers.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from peerage.statistics.summaries import by_replica, member_values
 
 @dataclass(frozen=True)
 class Part:
-    """Members of one kind in a run; the first part of a run is everybody who learns, with an empty label."""
+    """Members of one kind in a run. The first part of a run contains all learners and has an empty label."""
 
     label: str
     steps: int
     curve: pd.DataFrame  # mean return alone: a row per evaluation (step), a column per replica
-    better: np.ndarray  # [R] share of choices for better advisers; NaN where there are no choices
-    lot: np.ndarray  # [R] the same, had the choices been uniform
-    queries: np.ndarray  # [R] questions per step of a member
+    better: np.ndarray  # [R] share of choices for better advisers; NaN without choices
+    uniform: np.ndarray  # [R] this share for uniform choices
+    queries: np.ndarray  # [R] queries per step of a member
     change_at: int | None = None
 
     @property
@@ -38,9 +38,10 @@ class Part:
         return self.curve.iloc[-1].to_numpy()
 
     def moments(self, changes: bool) -> list[np.ndarray]:
-        """Return alone at the last evaluation before the change, the first after it, and the last; or the last alone.
+        """Return alone at the last evaluation; with `changes`, at the last evaluation before the change, the first one
+        after it, and the last one.
 
-        An evaluation at `change_at` is on the changed task, before anything was learned there.
+        An evaluation at step `change_at` uses the changed environment, before members have learned in it.
         """
         if not changes:
             return [self.end]
@@ -50,7 +51,7 @@ class Part:
 
 
 def read(folder: Path) -> list[Part]:
-    """The parts of a run: all learners, and, where they differ in algorithm or network, those of each kind."""
+    """The parts of a run: all learners and, if they differ in algorithm or network, the learners of each kind."""
     config = load(folder / "config.yaml")
     advice, metrics, evaluations = read_advice(folder), read_metrics(folder), read_evaluations(folder)
     level = member_values(evaluations, "return")
@@ -59,7 +60,7 @@ def read(folder: Path) -> list[Part]:
     for label, members in kinds(config).items():
         mine = level[level["member"].isin(members)]
         if len(advice) == 0:
-            share = pd.DataFrame(np.nan, index=replicas, columns=["better", "lot"])
+            share = pd.DataFrame(np.nan, index=replicas, columns=["better", "uniform"])
         elif config.advisers:
             own = advice[advice["asker"].isin(members)]
             share = expert_share(own, metrics[metrics["member"].isin(members)], config)
@@ -74,7 +75,7 @@ def read(folder: Path) -> list[Part]:
                 steps=config.steps,
                 curve=by_replica(mine),
                 better=share["better"].to_numpy(),
-                lot=share["lot"].to_numpy(),
+                uniform=share["uniform"].to_numpy(),
                 queries=total.to_numpy() / (config.steps * len(members)),
                 change_at=config.env_args.get("change_at"),
             )
@@ -83,7 +84,8 @@ def read(folder: Path) -> list[Part]:
 
 
 def kinds(config: Config) -> dict[str, list[str]]:
-    """Label -> learners: all of them (an empty label), then by what differs among them of algorithm and network."""
+    """Label -> learners: first all of them (empty label), then one entry for each combination of differing algorithms
+    and networks."""
 
     def column(name: str) -> Sequence[object]:
         values = getattr(config.learner, name) or ("none",)
@@ -101,11 +103,11 @@ def kinds(config: Config) -> dict[str, list[str]]:
 
 
 def better_share(advice: pd.DataFrame, level: pd.DataFrame, n_advisers: int) -> pd.DataFrame:
-    """Share of the choices that went to members better than the asker: index replica, columns better and lot.
+    """Share of choices for members better than the asker: index replica, columns better and uniform.
 
-    `advice`: rows of advice.csv; `level`: step, replica, member, value, the mean return of an evaluation. An adviser is
-    better if its last evaluation up to the beginning of the row's steps had a higher mean than the asker's last. `lot`:
-    the number of better advisers over that of all, `n_advisers`, weighted by the choices of each row. Summed over
+    `advice`: rows of advice.csv; `level`: step, replica, member, value, with the mean return of each evaluation. An
+    adviser is better if its last evaluation before the steps of the row had a higher mean than the asker's. `uniform`:
+    the number of better advisers divided by `n_advisers`, weighted by the choices of each row. Both are totals over
     askers and rows; NaN for a replica without choices.
     """
     times = np.unique(advice["step"])
@@ -118,14 +120,14 @@ def better_share(advice: pd.DataFrame, level: pd.DataFrame, n_advisers: int) -> 
     frame["is_better"] = frame["of_adviser"] > frame["of_asker"]
     frame["better"] = frame["chosen"] * frame["is_better"]
     row = frame.groupby(["replica", "asker", "step"])[["chosen", "better", "is_better"]].sum()
-    row["lot"] = row["chosen"] * row["is_better"] / n_advisers
-    total = row.groupby("replica")[["chosen", "better", "lot"]].sum()
-    return total[["better", "lot"]].div(total["chosen"].where(total["chosen"] > 0), axis=0)
+    row["uniform"] = row["chosen"] * row["is_better"] / n_advisers
+    total = row.groupby("replica")[["chosen", "better", "uniform"]].sum()
+    return total[["better", "uniform"]].div(total["chosen"].where(total["chosen"] > 0), axis=0)
 
 
 def expert_share(advice: pd.DataFrame, metrics: pd.DataFrame, config: Config) -> pd.DataFrame:
-    """The same where there are fixed advisers, whom nobody evaluates: what went to those that act as the expert."""
+    """The same with fixed advisers, which are not evaluated: the share of choices for advisers that act as experts."""
     counted = decisions(advice, metrics).groupby("replica")[["choices", "right"]].sum()
     share = counted["right"] / counted["choices"].where(counted["choices"] > 0)
     experts = config.advisers.count("expert") / (config.n_peers + len(config.advisers))
-    return pd.DataFrame({"better": share, "lot": np.where(share.isna(), np.nan, experts)})
+    return pd.DataFrame({"better": share, "uniform": np.where(share.isna(), np.nan, experts)})

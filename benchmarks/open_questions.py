@@ -1,13 +1,13 @@
-"""The paper's open questions (open-... of `peerage presets`), with a first answer to each.
+"""Runs and results for the paper's open questions (the presets open-...).
 
     python -m benchmarks.open_questions run [--jobs 1] [--only NAME ...] [--replicas 3] [--scale 1.0]
-    python -m benchmarks.open_questions table     tables from the run folders, printed and written beside them
-    python -m benchmarks.open_questions page      tables and figures into docs/results/open-questions.md
+    python -m benchmarks.open_questions table     print tables from the run folders and write them to tables.md there
+    python -m benchmarks.open_questions page      write tables and figures to docs/results/open-questions.md
 
-`run` trains what is missing, a process for each run: what is DONE is left as it is, what was interrupted begins anew.
-A NAME is that of a folder, such as size-cartpole-8, or a pattern such as 'change-*'. `--scale` multiplies the steps of
-every run, the moment of a change with them. Every group has its counterpart of single agents (NAME-single: the same
-with `--sharing none`); group sizes share one of eight agents. The numbers come from benchmarks/open_numbers.py.
+`run` trains missing runs, each in a separate process. Finished runs are kept; interrupted runs are restarted. NAME is
+the name of a run folder, such as size-cartpole-8, or a pattern, such as 'change-*'. `--scale` multiplies the steps of
+every run and the step of a change. Every group has a baseline of single agents (NAME-single, with `--sharing none`);
+groups of different sizes share a baseline of eight agents. benchmarks/open_numbers.py computes the statistics.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ QUESTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
         tuple(f"size-{task}-{n}" for task in ("room-v6", "cartpole", "lunarlander") for n in SIZES),
     ),
     "change": (
-        "What if rewards, goals or physics change under way?",
+        "What if rewards, goals or physics change during the training?",
         ("change-goals-room", "change-reward-room", "change-physics-cartpole", "change-physics-lunarlander"),
     ),
     "mixed": (
@@ -50,28 +50,28 @@ QUESTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
         ("mixed-algorithms-pendulum", "mixed-networks-cartpole"),
     ),
     "frozen": (
-        "What do novices make of an expert that does not learn?",
+        "Do novices benefit from an expert that does not learn?",
         ("frozen-expert-lunarlander", "frozen-members-room"),
     ),
     "hard": (
-        "Does it help where rewards are sparse, or observations and actions many?",
+        "Does it help with sparse rewards, or with many observations and actions?",
         ("sparse-hallway", "sparse-mountaincar", "highdim-humanoid"),
     ),
 }
 SKELETON = """# The open questions: first answers
 
-The paper's open questions (arXiv 2312.09950), each with short runs of a few replicas: a first answer, no more. Made by
-`python -m benchmarks.open_questions run`, and written from the run folders by `… page`.
+First answers to the paper's open questions (arXiv 2312.09950), from short runs with a few replicas. The runs are made
+by `python -m benchmarks.open_questions run`; `… page` writes this page from the run folders.
 
-"Alone" is the return of greedy episodes without advisers, a mean over members, and the unit of statistics is the
-replica of a group: mean and 95% t-interval. A group is compared with single agents that have the same seeds
-(`--sharing none`), replica by replica, by the difference of interquartile means (of three replicas: of means), as on
-[the page of results](README.md): "perhaps" is what the comparison by itself says, "not told apart" that these replicas
-cannot tell. What is beyond chance among all comparisons is said there. "Better advisers" is the share of choices (%)
-that went to an adviser whose last evaluation before was better than the asker's own, "by lot" what uniform choices
-would have given; evaluations are of a few episodes, so neither is exact. With a scripted expert it is the share of
-choices that went to it. Queries are questions asked of others in a step of one member. Every interval excludes the
-truth once in twenty times: of many comparisons some say too much.
+"Alone" is the return of greedy episodes without advisers, a mean over members. The unit of statistics is the replica of
+a group: mean and 95% t-interval. A group is compared with single agents with the same seeds (`--sharing none`), replica
+by replica, by the difference of interquartile means (with three replicas: of means), as on
+[the page of results](README.md): "perhaps" is the result of the single comparison, "not told apart" means that these
+replicas cannot tell. That page corrects for the number of comparisons. "Better advisers" is the share of choices (%)
+for an adviser whose last evaluation was better than the asker's, "uniform choices" this share for uniform choices; both
+are approximate, because evaluations have few episodes. With a scripted expert, it is the share of choices for the
+expert. Queries are the suggestions that a member asks of others per step. Every interval misses the true value once in
+twenty times, so some of many comparisons are wrong.
 """
 
 
@@ -102,7 +102,7 @@ class Experiment:
         return Experiment(f"{task}-8" if self.preset.startswith("size-") else self.preset, True)
 
     def settings(self, replicas: int, scale: float) -> list[str]:
-        """What `peerage train` is told about the training itself."""
+        """The flags of `peerage train`, without those of the run folder."""
         config = load(f"open-{self.preset}")
         evaluations = config.steps // config.run.eval_freq
         every = max(1, round(scale * config.run.eval_freq))
@@ -124,11 +124,11 @@ class Experiment:
         return runs.command(self.settings(replicas, scale), self.folder)
 
 
-PRETRAIN = Experiment("pretrain-room", False)  # of one replica, whatever is asked for, and of full length
+PRETRAIN = Experiment("pretrain-room", False)  # always one replica of full length
 
 
 def experiments_of(question: str) -> list[Experiment]:
-    """The groups of a question, each with its counterpart."""
+    """The groups of a question and their baselines."""
     groups = [Experiment(preset, False) for preset in QUESTIONS[question][1]]
     return list(dict.fromkeys(e for group in groups for e in (group, group.counterpart)))
 
@@ -141,7 +141,7 @@ def train(experiment: Experiment, replicas: int, scale: float) -> tuple[bool, st
     return runs.train(settings, experiment.folder, (int(settings[3]), int(settings[5])))
 
 
-# --- what was found -------------------------------------------------------------------------------------------
+# --- results --------------------------------------------------------------------------------------------------
 
 
 @lru_cache
@@ -150,8 +150,8 @@ def read(folder: Path) -> list[Part]:
 
 
 def verdict(label: str, group: np.ndarray, singles: np.ndarray) -> str:
-    """A sentence on the return alone at the end `[R]` of a group against single agents with the same seeds, as
-    docs/results/README.md has it."""
+    """A sentence that compares the return alone at the end `[R]` of a group with single agents with the same seeds, by
+    the rules of docs/results/README.md."""
     found = results_numbers.against(group, singles)
     word = found.verdict()
     if word == "too few replicas":
@@ -163,23 +163,23 @@ def verdict(label: str, group: np.ndarray, singles: np.ndarray) -> str:
 
 
 def about_trust(label: str, part: Part) -> str:
-    """A sentence on whether choices went to better advisers more often than by lot."""
-    gain = 100 * (part.better - part.lot)
+    """A sentence on whether better advisers were chosen more often than with uniform choices."""
+    gain = 100 * (part.better - part.uniform)
     if np.isnan(gain).any():
-        return f"{label}: nobody was better than an asker, or nobody chose, so trust has nothing to show."
+        return f"{label}: there are no choices to judge."
     s = spread(gain)
-    said = f"{label}: the share of choices for better advisers minus that by lot is {interval(gain)} points"
+    said = f"{label}: the share of choices for better advisers minus that of uniform choices is {interval(gain)} points"
     if s.replicas < 3 or s.low <= 0 <= s.high:
         return f"{said}: these replicas cannot tell whether trust finds them."
-    return f"{said}: {'more' if s.mean > 0 else 'less'} than by lot."
+    return f"{said}: {'more' if s.mean > 0 else 'less'} than with uniform choices."
 
 
 def rows(question: str) -> tuple[list[str], list[str]]:
-    """A Markdown table of what is done of a question, and a sentence for each comparison."""
+    """A Markdown table of the finished runs of a question, and a sentence for each comparison."""
     changes = question == "change"
     moments = ["before the change", "right after it", "at the end"] if changes else ["at the end"]
     heads = [f"alone {m}" for m in moments] + [f"single agents {m}" for m in moments]
-    heads += ["better advisers", "by lot", "queries per step"]
+    heads += ["better advisers", "uniform choices", "queries per step"]
     lines = ["| | " + " | ".join(heads) + " |", "| --- |" + " --- |" * len(heads)]
     said = []
     for preset in QUESTIONS[question][1]:
@@ -193,14 +193,14 @@ def rows(question: str) -> tuple[list[str], list[str]]:
             if part.steps != single.steps or len(part.end) != len(single.end):
                 raise SystemExit(f"{group.folder} and {group.counterpart.folder} differ in replicas or steps")
             cells = [interval(values) for p in (part, single) for values in p.moments(changes)]
-            cells += [interval(100 * part.better), interval(100 * part.lot), interval(part.queries, 2)]
+            cells += [interval(100 * part.better), interval(100 * part.uniform), interval(part.queries, 2)]
             lines.append(f"| {label} | " + " | ".join(cells) + " |")
             said += [f"- {verdict(label, part.end, single.end)}", f"- {about_trust(label, part)}"]
     return (lines, said) if said else ([], [])
 
 
 def panels(question: str) -> dict[str, list[tuple[str, Experiment]]]:
-    """Title -> curves, of a question's figure."""
+    """Title -> curves, for the figure of a question."""
     found: dict[str, list[tuple[str, Experiment]]] = {}
     for preset in QUESTIONS[question][1]:
         group = Experiment(preset, False)
@@ -213,7 +213,7 @@ def panels(question: str) -> dict[str, list[tuple[str, Experiment]]]:
 
 
 def figure(question: str) -> str:
-    """Return alone over time, a panel for each task; returns the Markdown that shows it."""
+    """Plot the return alone over time, one panel per task; returns the Markdown of the image."""
     found = panels(question)
     drawn, axes = plt.subplots(1, len(found), figsize=(4.2 * len(found), 3.8), squeeze=False, layout="constrained")
     for (title, curves), panel in zip(found.items(), axes[0]):
@@ -221,7 +221,7 @@ def figure(question: str) -> str:
         for (label, experiment), colour in zip(curves, ["#6B705C", *tints]):
             if not experiment.done:
                 continue
-            curve = read(experiment.folder)[0].curve  # the first part is everybody who learns
+            curve = read(experiment.folder)[0].curve  # the first part contains all learners
             s = spread(curve.to_numpy())
             style = "--" if experiment.single else "-"
             panel.plot(curve.index / 1000, s.mean, style, color=colour, label=label, linewidth=1.6)
@@ -248,12 +248,12 @@ def table(question: str) -> list[str]:
 
 
 def part_of_page(question: str) -> list[str]:
-    """All that the page says about a question."""
+    """The generated part of the page for a question."""
     presets = QUESTIONS[question][1]
     experiments = experiments_of(question)
     configs: dict[str, Config] = {e.name: load(e.folder / "config.yaml") for e in experiments}
     if len({config.replicas for config in configs.values()}) > 1:
-        raise SystemExit(f"the runs of {question!r} differ in replicas: remove those that are not meant")
+        raise SystemExit(f"the runs of {question!r} differ in replicas: remove the wrong ones")
     lines, said = rows(question)
     lengths = [f"- `open-{name}`: {describe(f'open-{name}')}; {configs[name].steps:,} steps" for name in presets]
     size = f"{configs[presets[0]].replicas} replicas, {len(experiments)} runs, "
@@ -263,12 +263,12 @@ def part_of_page(question: str) -> list[str]:
 
 
 def page() -> None:
-    """Fill the part of every question whose runs are all done; what is said between the markers is ours."""
+    """Update the part between the markers for every question whose runs are all finished; keep the other text."""
     text = PAGE.read_text(encoding="utf-8") if PAGE.exists() else SKELETON
     whole = 0
     for question, (title, _) in QUESTIONS.items():
         if names := [e.name for e in experiments_of(question) if not e.done]:
-            print(f"{question} is left as it is, not trained yet: {', '.join(names)}")
+            print(f"{question} is not updated, missing runs: {', '.join(names)}")
             continue
         whole += 1
         PAGE.parent.mkdir(parents=True, exist_ok=True)
@@ -276,27 +276,27 @@ def page() -> None:
             text = f"{text.rstrip()}\n\n## {title}\n"
         text = with_part(text, question, part_of_page(question))
     if not whole:
-        raise SystemExit("there is nothing to write yet")
+        raise SystemExit("no question has all its runs, so nothing was written")
     PAGE.write_text(text, encoding="utf-8")
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.open_questions", description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run", help="train what is missing")
-    run.add_argument("--jobs", type=int, default=1, help="runs at the same time")
+    run = commands.add_parser("run", help="train missing runs")
+    run.add_argument("--jobs", type=int, default=1, help="parallel runs")
     run.add_argument("--only", nargs="+", metavar="NAME", default=["*"], help="names of runs, or patterns")
     run.add_argument("--replicas", type=int, default=3)
-    run.add_argument("--scale", type=float, default=1.0, help="times the steps of every run")
-    commands.add_parser("table", help="tables from the run folders")
-    commands.add_parser("page", help="tables and figures into the docs")
+    run.add_argument("--scale", type=float, default=1.0, help="factor for the steps of every run")
+    commands.add_parser("table", help="print tables from the run folders")
+    commands.add_parser("page", help="write tables and figures to the docs")
     args = parser.parse_args(arguments)
     if args.command == "page":
         return page()
     if args.command == "table":
         text = "\n\n".join("\n".join(lines) for question in QUESTIONS if (lines := table(question)))
         if not text:
-            raise SystemExit(f"no pair of runs in {FOLDER} is done yet")
+            raise SystemExit(f"no group and its baseline in {FOLDER} are finished yet")
         (FOLDER / "tables.md").write_text(text + "\n", encoding="utf-8")
         return print(text)
     if args.jobs < 1 or args.replicas < 1 or not args.scale > 0:

@@ -1,9 +1,9 @@
-"""The evidence behind docs/results/peer-learning.md: real runs, and the page made from their run folders.
+"""The experiments of docs/results/peer-learning.md: trains the runs and writes the page from their run folders.
 
-    python -m benchmarks.peer_learning run [NAME ...]    train what is missing (`make results`); resumes what stopped
-    python -m benchmarks.peer_learning page              tables and curves from the run folders
+    python -m benchmarks.peer_learning run [NAME ...]    train missing runs (`make results`), resume interrupted ones
+    python -m benchmarks.peer_learning page              write tables and curves from the run folders
 
-Every experiment is a preset or the default, plus the settings in `EXPERIMENTS`; the page shows them.
+Every experiment uses the default settings except those in `EXPERIMENTS`; the page lists them.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ class Experiment:
     settings: dict[str, Any]
 
 
-# The choice rule's trial: short, two orders of the fixed advisers, and how good a learner is looked at every 500 steps
+# Short test of choice rules: two orders of the fixed advisers, evaluations every 500 steps
 JUDGE: dict[str, Any] = {**ROOM, "total_timesteps": 5000, "eval_freq": 500}
 FORWARDS, BACKWARDS = {"advisers": ["expert", "adversary"]}, {"advisers": ["adversary", "expert"], "seed": 1}
 
-# Trust by temporal differences, but for the family `in-context`, which is the default of `peerage train`
+# Trust by temporal differences, except in the family `in-context`, the default of `peerage train`
 EXPERIMENTS = {
     "judge-paper": Experiment("judge", "paper's rule", {**JUDGE, **FORWARDS, "choice": "paper"}),
     "judge-paper-backwards": Experiment(
@@ -105,17 +105,17 @@ EXPERIMENTS = {
     "lander-paper": Experiment("lander", "peer learning, paper's rule", {**LANDER, "choice": "paper"}),
 }  # fmt: skip
 COLOURS = ("#CC79A7", "#009E73", "#56B4E9", "#8C6D46", "#5B2A86", "#9A9A9A")
-FIXED_COLOURS = {  # the same meaning in every figure
+FIXED_COLOURS = {  # equal in all figures
     "single agent": "#6B705C", "random advice": "#E3B505", "paper's rule": "#D55E00", "our rule": "#0072B2",
     "peer learning, paper's rule": "#D55E00", "peer learning, our rule": "#0072B2",
 }  # fmt: skip
 
 
 def train(name: str) -> str:
-    """Train one experiment unless it is done; go on with it if it was interrupted."""
+    """Train one experiment unless it is finished; resume it if it was interrupted."""
     folder = FOLDER / name
     if (folder / "DONE").exists():
-        return f"{name}: done already"
+        return f"{name}: already done"
     if (folder / "checkpoints").exists():
         peerage.resume(folder, verbose=0)
     else:
@@ -128,7 +128,7 @@ def train(name: str) -> str:
 
 
 def evaluations(name: str) -> pd.DataFrame:
-    """Mean evaluation return: a row per step, a column per replica."""
+    """Mean evaluation return: one row per step, one column per replica."""
     return by_replica(member_values(peerage.load(FOLDER / name).evaluations, "return"))
 
 
@@ -139,7 +139,7 @@ def interval(values: Any) -> str:
 
 
 def curve(family: str, title: str, optimum: float | None) -> str:
-    """Learning curves of a family as a picture; returns the Markdown that shows it."""
+    """Plot the learning curves of a family; returns the Markdown of the image."""
     figure, axes = plt.subplots(figsize=(8, 4.2), layout="constrained")
     done = [n for n, e in EXPERIMENTS.items() if e.family == family and (FOLDER / n / "DONE").exists()]
     others, lowest = iter(COLOURS), float("inf")
@@ -149,7 +149,7 @@ def curve(family: str, title: str, optimum: float | None) -> str:
         s = spread(table.to_numpy())
         axes.plot(table.index / 1000, s.mean, color=colour, label=label, linewidth=1.8)
         axes.fill_between(table.index / 1000, s.low, s.high, color=colour, alpha=0.12, linewidth=0)
-        lowest = min(lowest, *s.mean, *s.low[1:])  # an untrained network's band would rule the axis
+        lowest = min(lowest, *s.mean, *s.low[1:])  # without the wide band of the untrained network
     axes.set_ylim(bottom=lowest - 0.03 * (axes.get_ylim()[1] - lowest))
     if optimum is not None:
         axes.axhline(optimum, color="0.5", linewidth=1, linestyle=":", label="optimum")
@@ -163,7 +163,7 @@ def curve(family: str, title: str, optimum: float | None) -> str:
 
 
 def final_rows(family: str, window: int = 3) -> list[str]:
-    """Return alone over the last `window` evaluations, area under the curve, worst replica."""
+    """A table: return alone over the last `window` evaluations, mean over the run, worst replica."""
     rows = ["| | return alone, last three evaluations | mean over the whole run | worst replica at the end |"]
     rows.append("| --- | --- | --- | --- |")
     for name, e in EXPERIMENTS.items():
@@ -176,13 +176,14 @@ def final_rows(family: str, window: int = 3) -> list[str]:
 
 
 def shares(name: str, low: int, high: int) -> dict[str, Any]:
-    """Per replica: share of choices to the expert, to the adversary, to advisers as good as the expert."""
+    """Per replica: share of choices for the expert, for the adversary and for advisers as good as the expert, and the
+    training return, in steps `low + 1` to `high`."""
     run = peerage.load(FOLDER / name)
     advice = run.advice
     advice = advice[(advice["step"] > low) & (advice["step"] <= high)]
     total = advice.groupby("replica")["chosen"].sum()
     by = {k: advice[advice["adviser"] == k].groupby("replica")["chosen"].sum() / total for k in ("expert", "adversary")}
-    # A learner counts as good as the expert where its last evaluation before the choice was within 5% of the optimum
+    # A learner is as good as the expert if its last evaluation before the choice was within 5% of the optimum
     level = member_values(run.evaluations, "return").rename(columns={"member": "adviser"}).sort_values("step")
     judged = pd.merge_asof(
         advice.sort_values("step"), level, on="step", by=["replica", "adviser"], allow_exact_matches=False
@@ -195,7 +196,7 @@ def shares(name: str, low: int, high: int) -> dict[str, Any]:
 
 
 def choice_rows(family: str) -> list[str]:
-    """Whom the learners follow in steps 2,000 to 5,000, and what it is worth."""
+    """A table: shares of choices and training return in steps 2,001 to 5,000."""
     long = family in ("choice", "in-context")
     rows = [
         "| | expert | adversary | as good as the expert | training return |" + (" alone at the end |" if long else ""),
@@ -227,8 +228,8 @@ def unfinished(family: str) -> list[str]:
 
 
 def page() -> None:
-    """Fill the parts between the markers of the pages, of every family whose runs are all done; what is said between
-    them is ours."""
+    """Update the parts between the markers of the pages for every family whose runs are all finished; keep the other
+    text."""
     DOCS.mkdir(parents=True, exist_ok=True)
     makers: dict[str, Callable[[], list[str]]] = {
         "room": lambda: [curve("room", "Room-v21, two DQN members", OPTIMUM), "", *final_rows("room")],
@@ -242,14 +243,14 @@ def page() -> None:
     }  # fmt: skip
     parts = {}
     for family, make in makers.items():
-        if missing := unfinished(family):  # a part with holes must not replace a whole one
-            print(f"the part {family} is left as it is, not trained yet: {', '.join(missing)}")
+        if missing := unfinished(family):  # an incomplete part must not replace a complete one
+            print(f"the part {family} is not updated, missing runs: {', '.join(missing)}")
         else:
             parts[family] = [*make(), "", *described(family)]
     if "choice" in parts:
         parts["choice-table"] = choice_rows("choice")
         picture = FOLDER / "choice-ours" / "figures" / "follow_over_time.png"
-        shutil.copy(picture, "docs/images/follow.png")  # the README's
+        shutil.copy(picture, "docs/images/follow.png")  # for the README
     for target in (DOCS / "peer-learning.md", DOCS / "transformer-trust.md", Path("docs/methods/peer-learning.md")):
         text = target.read_text()
         for part, lines in parts.items():
@@ -263,10 +264,10 @@ def page() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peer_learning", description=__doc__.split("\n")[0])
     parser.add_argument("command", nargs="?", choices=("run", "page"), default="run")
-    parser.add_argument("names", nargs="*", metavar="NAME", help="by default all")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="experiments; by default all")
     args = parser.parse_args()
     if unknown := [name for name in args.names if name not in EXPERIMENTS]:
-        parser.error(f"there is no experiment {unknown[0]}: {', '.join(EXPERIMENTS)}")
+        parser.error(f"unknown experiment {unknown[0]}: use {', '.join(EXPERIMENTS)}")
     if args.command == "run":
         with ProcessPoolExecutor(2) as pool:
             for line in pool.map(train, args.names or list(EXPERIMENTS)):

@@ -1,9 +1,8 @@
-"""The numbers of docs/results/README.md, from the run folders: ways of training against the first of their trial.
+"""The statistics of docs/results/README.md, from the run folders.
 
-A trial is some ways of training on one task, the first of them the reference. All its ways have the same seeds: a
-replica of one and the replica of the reference with its seed have first weights, environments' seeds and advisers in
-common and are a pair, here and wherever the results are told (benchmarks/open_questions.py). All statistics are those
-of `peerage.evaluation`.
+A trial compares several ways of training on one task with a reference, the first of them. All ways use the same seeds.
+A replica and the replica of the reference with the same seed share initial weights, seeds of environments and advisers,
+and form a pair, here and in benchmarks/open_questions.py. The statistics are those of `peerage.statistics`.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ def _right(window: Callable[[trust_counts.Replica], trust_counts.Window]) -> Cal
     return lambda folder: [100 * trust_counts.share(r, "right", window(r)) for r in trust_counts.read(folder)]
 
 
-MEASURES: dict[str, Callable[[Path], Iterable[float]]] = {  # a number for each replica; RETURN is that of `compare`
+MEASURES: dict[str, Callable[[Path], Iterable[float]]] = {  # one number per replica; `compare` computes RETURN
     LATE: _right(trust_counts.late),
     TURN: _right(trust_counts.turning),
     TRAINING: lambda folder: [trust_counts.training(r, (0, r.steps[-1])) for r in trust_counts.read(folder)],
@@ -50,25 +49,25 @@ class Trial:
     name: str
     title: str
     maker: str
-    """The command that makes its runs, up to their names."""
+    """The command that trains its runs, without their names."""
     ways: dict[Path, str]
-    """Run folder -> label; the first is the reference."""
+    """Run folder -> label; the first one is the reference."""
     measures: tuple[str, ...] = (RETURN,)
 
 
 @dataclass(frozen=True)
 class Against:
-    """A way of training against the reference, pair by pair."""
+    """The paired comparison of a way of training with the reference."""
 
     difference: Interval
-    """IQM less the reference's."""
+    """IQM minus that of the reference."""
     improvement: Interval
-    """Probability that a replica is above one of the reference."""
+    """Probability that a replica is better than a replica of the reference."""
     p: float
-    """Of the paired t test, not corrected; NaN without any spread, which shows nothing."""
+    """p value of the paired t test, not corrected; NaN without spread."""
 
     def verdict(self, known: bool = False) -> str:
-        """In a word or two; what is `known` is beyond chance after the correction for all comparisons."""
+        """A short verdict. `known`: the difference is significant after the correction for all comparisons."""
         d = self.difference
         if d.n < MIN_REPLICAS:
             return "too few replicas"
@@ -78,19 +77,19 @@ class Against:
 
 
 def in_words(difference: Interval) -> str:
-    """`+1.500 [0.500, 2.500]`."""
+    """A difference and its interval as text: `+1.500 [0.500, 2.500]`."""
     return f"{'+' if difference.estimate > 0 else ''}{number(difference.estimate)} {in_brackets(difference)}"
 
 
 def against(y: np.ndarray, x: np.ndarray) -> Against:
-    """`y [R]` against the reference's `x [R]`, replicas of the same seeds."""
+    """Compare `y [R]` with the reference `x [R]`; replicas with the same index have the same seed."""
     difference = tests.difference(y, x, paired=True)
     return Against(difference, tests.probability_of_improvement(y, x), tests.paired_t(y, x).p)
 
 
 @dataclass(frozen=True)
 class Found:
-    """One way of training under one measure of its trial."""
+    """The result of one way of training for one measure of its trial."""
 
     trial: Trial
     way: str
@@ -98,9 +97,9 @@ class Found:
     step: int
     iqm: Interval
     against: Against | None = None
-    """The reference has none."""
+    """None for the reference."""
     known: bool = False
-    """Beyond chance after Holm's correction over all comparisons of the page."""
+    """Whether the difference is significant after Holm's correction over all comparisons of the page."""
 
     @property
     def verdict(self) -> str:
@@ -108,12 +107,12 @@ class Found:
 
 
 def findings(trial: Trial) -> tuple[list[Found], list[str]]:
-    """What a trial shows, by measure and way, and what makes its comparison doubtful; UserError if it is unreadable,
-    or if its runs do not have the same seeds."""
+    """The results of a trial by measure and way, and warnings about the comparison. Raises UserError for unreadable
+    runs and for runs with different seeds."""
     whole = compare([str(folder) for folder in trial.ways], paired=True)
     task = whole.tasks[0]
     if [side.runs for side in task.sides] != [(folder,) for folder in trial.ways]:
-        raise UserError(f"the runs of {trial.name} are not {len(trial.ways)} ways on one task: train them anew")
+        raise UserError(f"the runs of {trial.name} are not {len(trial.ways)} ways on one task: train them again")
     found = []
     for measure in trial.measures:
         if measure == RETURN:
@@ -130,6 +129,6 @@ def findings(trial: Trial) -> tuple[list[Found], list[str]]:
 
 
 def judged(found: Sequence[Found]) -> list[Found]:
-    """The same with `known`: a verdict whose p is low enough after Holm's correction over all of them."""
+    """Set `known` of all findings, by Holm's correction over all of them."""
     corrected = tests.holm([math.nan if f.against is None else f.against.p for f in found])
     return [replace(f, known=f.verdict.startswith("perhaps") and p < SIGNIFICANCE) for f, p in zip(found, corrected)]

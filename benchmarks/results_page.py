@@ -1,12 +1,11 @@
-"""What is known, on one page: docs/results/README.md and its figure, from the run folders.
+"""Generates the page of results, docs/results/README.md, and its figure from the run folders.
 
     python -m benchmarks.results_page                          print the page
-    python -m benchmarks.results_page --write-docs             write it, and overview.png beside it
-    python -m benchmarks.results_page ... --without NAME ...   leave trials out; the page says which
+    python -m benchmarks.results_page --write-docs             write the page and overview.png
+    python -m benchmarks.results_page ... --without NAME ...   exclude trials; the page lists them
 
-Which comparisons there are is in benchmarks/results_trials.py, how their numbers come about in results_numbers.py. All
-sentences about what is known are made of the verdicts. A run that is missing is named, with the command that makes it,
-and nothing is written.
+benchmarks/results_trials.py defines the comparisons, and results_numbers.py computes the statistics. All statements on
+the page are generated from the verdicts. If runs are missing, their commands are printed and nothing is written.
 """
 
 from __future__ import annotations
@@ -45,11 +44,11 @@ DOCS = Path("docs/results")
 COLOURS = {BETTER: "#0072B2", PERHAPS_BETTER: "#56B4E9", WORSE: "#D55E00", PERHAPS_WORSE: "#E69F00", UNSEEN: "#9A9A9A"}
 
 
-# --- words ----------------------------------------------------------------------------------------------------
+# --- sentences ------------------------------------------------------------------------------------------------
 
 
 def grouped(found: Iterable[Found], *names: str) -> list[list[Found]]:
-    """Findings that have the same `names` (of what Found has) together, references left out."""
+    """Findings grouped by the attributes `names`, without references."""
     parts: dict[str, list[Found]] = {}
     for f in found:
         if f.against is not None:
@@ -57,8 +56,8 @@ def grouped(found: Iterable[Found], *names: str) -> list[list[Found]]:
     return list(parts.values())
 
 
-def told(found: Sequence[Found], *verdicts: str) -> list[str]:
-    """A sentence for each trial, measure and verdict, of those that are among `verdicts`."""
+def sentences(found: Sequence[Found], *verdicts: str) -> list[str]:
+    """A sentence for each trial, measure and verdict, for findings with one of the `verdicts`."""
     lines = []
     for some in grouped([f for f in found if f.verdict in verdicts], "trial", "measure", "verdict"):
         ways = []
@@ -71,8 +70,8 @@ def told(found: Sequence[Found], *verdicts: str) -> list[str]:
 
 
 def unknown(found: Sequence[Found]) -> list[str]:
-    """A sentence for each measure, on the trials in which nothing is better than the reference beyond chance; what is
-    worse, or perhaps worse, is told elsewhere."""
+    """A sentence for each measure about the trials in which nothing is significantly better than the reference, without
+    findings that are worse or perhaps worse."""
     lines = []
     for of_measure in grouped(found, "measure"):
         trials = [some for some in grouped(of_measure, "trial") if all(f.verdict != BETTER for f in some)]
@@ -88,7 +87,7 @@ def unknown(found: Sequence[Found]) -> list[str]:
 
 
 def counts(found: Sequence[Found]) -> list[str]:
-    """How often each verdict was given, a row for every measure."""
+    """A table of the number of each verdict, by measure."""
     verdicts = (BETTER, PERHAPS_BETTER, UNSEEN, PERHAPS_WORSE, WORSE)
     lines = [f"| measure | {' | '.join(verdicts)} |", f"| --- |{' --: |' * len(verdicts)}"]
     for some in grouped(found, "measure"):
@@ -98,7 +97,7 @@ def counts(found: Sequence[Found]) -> list[str]:
 
 
 def in_vain(found: Sequence[Found]) -> list[str]:
-    """A sentence for each measure of several comparisons, none of which is better beyond chance."""
+    """A sentence for each measure with several comparisons of which none is significantly better."""
     some = [part for part in grouped(found, "measure") if len(part) > 1 and all(f.verdict != BETTER for f in part)]
     return [f"**Of {len(part)} comparisons of the {part[0].measure} none is better beyond chance.**" for part in some]
 
@@ -107,8 +106,8 @@ def in_vain(found: Sequence[Found]) -> list[str]:
 
 
 def table(found: Sequence[Found]) -> list[str]:
-    """A row for every way of training, under one measure."""
-    heads = ("environment", "way of training", "replicas", "steps", f"{found[0].measure}, IQM", "less the reference")
+    """A table with a row for every way of training, for one measure."""
+    heads = ("environment", "way of training", "replicas", "steps", f"{found[0].measure}, IQM", "minus the reference")
     lines = [f"| {' | '.join((*heads, 'P(improvement)', 'verdict'))} |", "| --- | --- |" + " --: |" * 5 + " --- |"]
     for f in found:
         cells = [f.trial.title, f.way, f"{f.iqm.n}", f"{f.step:,}"]
@@ -120,10 +119,10 @@ def table(found: Sequence[Found]) -> list[str]:
 
 
 def section(question: Question, found: Sequence[Found], doubts: Iterable[str]) -> list[str]:
-    """All that the page says about a question; of trials without findings, that they are not counted."""
+    """The section of a question. Trials without findings are listed as not counted."""
     lines = [f"## {question.title}", ""]
-    good, bad = told(found, BETTER, PERHAPS_BETTER), [*told(found, WORSE, PERHAPS_WORSE), *unknown(found)]
-    for part, heading in ((good, "What works, or perhaps does"), (bad, "What does not, or cannot be told")):
+    good, bad = sentences(found, BETTER, PERHAPS_BETTER), [*sentences(found, WORSE, PERHAPS_WORSE), *unknown(found)]
+    for part, heading in ((good, "What works or may work"), (bad, "What does not work or is not known")):
         lines += [f"**{heading}**", "", *(f"- {line}" for line in part), ""] if part else []
     lines += [*([question.note, ""] if question.note else []), *(f"Doubt: {line}.\n" for line in doubts)]
     for measure in dict.fromkeys(f.measure for f in found):
@@ -136,7 +135,7 @@ def section(question: Question, found: Sequence[Found], doubts: Iterable[str]) -
     alone = [trial for trial in there if RETURN in trial.measures]
     commands += [f"peerage compare {' '.join(map(str, trial.ways))} --paired" for trial in alone]
     if there:
-        lines += ["<details><summary>The commands that made these rows</summary>", "", "```", *commands, "```", ""]
+        lines += ["<details><summary>Commands for these rows</summary>", "", "```", *commands, "```", ""]
         lines += ["</details>", ""]
     for t in (trial for trial in question.trials if trial not in there):
         made = f"`{t.maker} {' '.join(folder.name for folder in t.ways)}`"
@@ -145,7 +144,7 @@ def section(question: Question, found: Sequence[Found], doubts: Iterable[str]) -
 
 
 def made_on(folders: Iterable[Path]) -> list[str]:
-    """Commits, hardware and versions, from the environment.json of the runs."""
+    """A list of commits, hardware and versions, from the environment.json of the runs."""
     counted: dict[str, Counter[str]] = {"Commit": Counter(), "Hardware": Counter(), "Versions": Counter()}
     for folder in folders:
         e = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
@@ -157,7 +156,7 @@ def made_on(folders: Iterable[Path]) -> list[str]:
 
 
 def figure(found: Sequence[Found], path: Path) -> None:
-    """A forest plot: every way's probability of improvement over its reference, under its trial's first measure."""
+    """A forest plot of the probability of improvement over the reference, for the first measure of each trial."""
     parts = [some for some in grouped(found, "trial", "measure") if some[0].measure == some[0].trial.measures[0]]
     ends = np.cumsum([len(some) + 1.7 for some in parts])
     cut = int(np.searchsorted(ends, ends[-1] / 2)) + 1
@@ -187,12 +186,12 @@ def figure(found: Sequence[Found], path: Path) -> None:
     plt.close(drawn)
 
 
-TOP = """# What is known, and what is not
+TOP = """# Results
 
-Written from run folders by `python -m benchmarks.results_page --write-docs{without}`; every sentence about
-results is made of the numbers in the tables. Ways of learning together are compared with a reference, on small tasks
-and in short runs, by what they earn (return alone: without advisers; training return: with them) and by whom they
-follow. Of {comparisons} comparisons:
+Generated from run folders by `python -m benchmarks.results_page --write-docs{without}`; all statements are derived from
+the numbers in the tables. Ways of learning together are compared with a reference, on small tasks and in short runs, by
+their return (return alone: without advisers; training return: with advisers) and by their choices of advisers. The
+verdicts of {comparisons} comparisons:
 
 {counts}
 
@@ -204,8 +203,8 @@ follow. Of {comparisons} comparisons:
 
 {failed}
 
-*Perhaps* is what a comparison says by itself, without regard to the others: of {comparisons}, about {chance} say it
-where there is nothing.
+*Perhaps* is the result of a single comparison, without a correction for the number of comparisons. Without any real
+differences, about {chance} of {comparisons} comparisons would give it.
 
 ## What is not known
 
@@ -213,23 +212,23 @@ where there is nothing.
 
 ## How to read this page
 
-- **The unit is the replica**, a group with a seed of its own: members of a replica learn from each other, so their
-  mean is one number. Three or five are few: "{unseen}" means that they cannot tell, not that nothing is there.
-- All ways of a trial have the same seeds, and a replica is compared with the reference's of its seed: they are pairs.
-  [The open questions](open-questions.md) are told in the same way.
-- IQM is the interquartile mean over replicas (of three, their mean), brackets are 95% intervals, P(improvement) is the
-  chance that a replica is above one of the reference, whatever their seeds; the reference's row comes first. How they
-  are made, how well they cover: [statistics](../statistics.md).
+- **The unit is the replica**, a group with its own seed. Members of a replica learn from each other, so their mean is
+  one sample. Three or five replicas are few: "{unseen}" means that they cannot tell, not that there is no difference.
+- All ways of a trial use the same seeds, and a replica is paired with the replica of the reference with the same seed.
+  [The open questions](open-questions.md) are evaluated in the same way.
+- IQM is the interquartile mean over replicas (with three replicas, their mean), brackets are 95% intervals, and
+  P(improvement) is the probability that a replica is better than a replica of the reference, regardless of seeds. The
+  reference is the first row. Methods and coverage: [statistics](../statistics.md).
 - **Better** and **worse** are beyond chance: the interval of the difference excludes zero, and the p of the paired t
   test is below .05 after Holm's correction over all {comparisons} comparisons of this page. *Perhaps*: without the
   correction.
-- Return alone is that of greedy episodes without advisers, a mean over members. All evaluations of a task start their
-  few episodes from the same seeds: no interval knows of other starts. A choice is right if it follows an adviser who
-  acts as the expert there.
+- Return alone is the return of greedy episodes without advisers, a mean over members. All evaluations of a task start
+  their few episodes from the same seeds, so intervals do not include the variation between starts. A choice is right if
+  it follows an adviser that acts as an expert in this state.
 
-![Every way's probability of improvement over its reference](overview.png)
+![Probability of improvement over the reference](overview.png)
 
-## What the runs were made on
+## Hardware and software of the runs
 
 {made_on}
 
@@ -237,7 +236,7 @@ where there is nothing.
 
 
 def page(questions: Sequence[Question], without: Sequence[str] = ()) -> tuple[str, list[Found]]:
-    """The page, and the findings it tells. UserError with a line for each run that is missing."""
+    """The text of the page and its findings. Raises UserError with a line for each missing run."""
     trials = [trial for question in questions for trial in question.trials if trial.name not in without]
     makers = {folder: f"{trial.maker} {folder.name}" for trial in trials for folder in trial.ways}
     if gone := [f"{folder} is missing: {maker}" for folder, maker in makers.items() if not (folder / "DONE").exists()]:
@@ -250,24 +249,27 @@ def page(questions: Sequence[Question], without: Sequence[str] = ()) -> tuple[st
         names = [trial.name for trial in question.trials if trial.name in parts]
         mine = [f for f in found if f.trial.name in names]
         left += [f"- **{question.title}** {' '.join(lines)}"] if (lines := unknown(mine)) else []
-        failed += [f"- **{question.title}** {' '.join(lines)}"] if (lines := told(mine, WORSE, PERHAPS_WORSE)) else []
+        some = sentences(mine, WORSE, PERHAPS_WORSE)
+        failed += [f"- **{question.title}** {' '.join(some)}"] if some else []
         sections += section(question, mine, dict.fromkeys(line for name in names for line in parts[name][1]))
     text = TOP.format(
         without=f" --without {' '.join(without)}" if without else "",
         comparisons=comparisons, chance=round(SIGNIFICANCE * comparisons), counts="\n".join(counts(found)),
-        works="\n".join(f"- {line}" for line in told(found, BETTER)) or "Nothing is better beyond chance.",
+        works="\n".join(f"- {line}" for line in sentences(found, BETTER)) or "Nothing is better beyond chance.",
         failed="\n".join(failed) or "Nothing is worse than its reference.",
-        unknown="\n".join(left) or "There is no trial of which nothing is known.", unseen=UNSEEN,
+        unknown="\n".join(left) or "There are none.", unseen=UNSEEN,
         made_on="\n".join(made_on(makers)),
     )  # fmt: skip
     return text + "\n".join(sections), found
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser("python -m benchmarks.results_page", description="What is known, on one page.")
+    parser = argparse.ArgumentParser("python -m benchmarks.results_page", description="Generate the page of results.")
     names = [trial.name for question in QUESTIONS for trial in question.trials]
     parser.add_argument("--write-docs", action="store_true", help=f"write {DOCS / 'README.md'} and its figure")
-    parser.add_argument("--without", nargs="+", default=[], choices=names, metavar="NAME", help=", ".join(names))
+    parser.add_argument(
+        "--without", nargs="+", default=[], choices=names, metavar="NAME", help=f"exclude trials: {', '.join(names)}"
+    )
     args = parser.parse_args(arguments)
     try:
         text, found = page(QUESTIONS, args.without)

@@ -1,4 +1,4 @@
-"""Which comparisons docs/results/README.md is made of: questions, their trials, what makes their runs."""
+"""The comparisons of docs/results/README.md: questions, their trials, and the commands that train the runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from peerage.config.file import load
 class Question:
     title: str
     page: str
-    """The longer page, seen from docs/results."""
+    """The detailed page, relative to docs/results."""
     trials: tuple[Trial, ...]
     note: str = ""
 
@@ -36,7 +36,7 @@ def _lander(name: str, title: str, *names: str) -> Trial:
     return Trial(name, title, "python -m benchmarks.trust_lunarlander run --only", ways)
 
 
-# --- whom to trust --------------------------------------------------------------------------------------------
+# --- trust ----------------------------------------------------------------------------------------------------
 
 TRUST = "transformer-trust.md"
 KINDS = ("td-critic", "td", "hybrid", "in-context", "in-context-critic")
@@ -50,7 +50,7 @@ def _probes(probe: str, variants: Iterable[str], *measures: str, name: str = "")
 
 
 def _seen(title: str, probe: str, measure: str, *more: Trial) -> Question:
-    note = f"The probe “{probe}” has {trust_probes.PROBES[probe]}. Uniform is a choice by lot."
+    note = f"The probe “{probe}” has {trust_probes.PROBES[probe]}. “uniform” chooses advisers at random."
     note += f" {AGAIN}" if more else ""
     return Question(title, TRUST, (*_probes(probe, trust_probes.VARIANTS, measure, RETURN), *more), note)
 
@@ -71,17 +71,19 @@ def _lies() -> Question:
     trials = [
         trial(f"lies-{place}", f"Room-v6 ({title})", {f"{place}-{kind}": label for kind, label in kinds.items()}, LATE,
               RETURN)
-        for place, title in (("liars", "three liars"), ("silence", "three liars, half of the answers missing"))
+        for place, title in (
+            ("liars", "three colluding advisers"), ("silence", "three colluding advisers, half of the answers dropped")
+        )
     ]  # fmt: skip
     trials += [
         trial(f"cost-{kind}", f"Room-v6 ({kind})", {f"{p}-{kind}": label for p, label in trust_lies.LABELS.items()},
               TRAINING)
         for kind in ("td", "in-context")
     ]  # fmt: skip
-    note = "Two learners, an expert, and three liars (`colluding:a`), who agree in every state and are wrong in every "
-    note += "state; silence is `--perturb dropped_advice=0.5`. The liars know nothing of the trust in them and are the "
-    note += "same from the first step to the last: worse ones can be thought of."
-    return Question("Does it survive lies and silence?", "../robustness.md", tuple(trials), note)
+    note = "Two learners, an expert, and three colluding advisers (`colluding:a`), which give the same wrong advice in "
+    note += "every state; half of the answers are dropped by `--perturb dropped_advice=0.5`. The colluding advisers do "
+    note += "not adapt to the trust in them and do not change during the run; stronger attacks exist."
+    return Question("Is trust robust to wrong and missing advice?", "../robustness.md", tuple(trials), note)
 
 
 # --- the paper's open questions -------------------------------------------------------------------------------
@@ -109,7 +111,7 @@ def _open(question: str) -> Question:
 
 
 def _note(question: str) -> str:
-    """What the numbers of an open question cannot say."""
+    """The limitations of the results of an open question."""
     if question == "size":
         lander = open_questions.Experiment("size-lunarlander-2", False).settings(3, _scale("size-lunarlander"))
         steps = int(lander[lander.index("--total-timesteps") + 1])
@@ -136,8 +138,8 @@ QUESTIONS = (
     ), f"{AGAIN} {SINGLE}"),
     _seen("Does the rule find the expert?", "plain", LATE, _learning(
         "choice", "Room-v21 (50,000 steps)", "choice-paper choice-ours in-context-choice", EXPERT, RETURN)),
-    _seen("Does it notice an adviser who turns his coat?", "turncoat", TURN),
-    _seen("Does it see that advice is good in one region only?", "regional", LATE),
+    _seen("Does trust detect advisers that change their role?", "turncoat", TURN),
+    _seen("Does trust detect advice that is right in one region only?", "regional", LATE),
     _lies(),
     _worth(),
     *(_open(question) for question in open_questions.QUESTIONS),

@@ -1,4 +1,4 @@
-"""Training what is missing: a process for each run; what is DONE is left as it is, what was interrupted begins anew."""
+"""Trains missing runs, each in a separate process. Finished runs are kept; interrupted runs are restarted."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ def done(folder: Path) -> bool:
 
 
 def command(settings: Sequence[str], folder: Path) -> list[str]:
-    """`peerage train` with `settings`, on one thread and without a word, into `folder`."""
+    """The command that trains with `settings` on one thread, without output, into `folder`."""
     where = ["--log-dir", str(folder.parent), "--exp-name", folder.name, "--threads", "1", "--verbose", "0"]
-    anew = ["--overwrite"] if folder.exists() else []
-    return [sys.executable, "-m", "peerage", "train", *settings, *where, *anew]
+    overwrite = ["--overwrite"] if folder.exists() else []
+    return [sys.executable, "-m", "peerage", "train", *settings, *where, *overwrite]
 
 
 def train(settings: Sequence[str], folder: Path, size: tuple[int, int]) -> tuple[bool, str]:
-    """Train one run unless it is done: whether it went well, and a line about it. `size`: replicas and steps."""
+    """Train one run unless it is finished. `size`: replicas and steps. Returns whether it succeeded, and a message."""
     name = folder.name
     if done(folder):
         config = load(folder / "config.yaml")
         if (config.replicas, config.steps) == size:
-            return True, f"{name}: done already"
+            return True, f"{name}: already done"
         was = f"{config.replicas} replicas of {config.steps} steps"
-        return True, f"{name}: done already, with {was}; remove {folder} to train it anew"
+        return True, f"{name}: already done, with {was}; remove {folder} to train it again"
     ended = subprocess.run(command(settings, folder), capture_output=True, text=True)
     if ended.returncode:
         return False, f"{name}: {(ended.stderr.strip() or 'failed').splitlines()[-1]}"
@@ -48,15 +48,16 @@ def train(settings: Sequence[str], folder: Path, size: tuple[int, int]) -> tuple
 
 
 def chosen(experiments: Sequence[E], patterns: Sequence[str], refuse: Callable[[str], object]) -> list[E]:
-    """The experiments that a pattern names. `refuse` (a parser's `error`) hears of a pattern that names none."""
+    """The experiments that match any of the patterns. `refuse` (a parser's `error`) is called for a pattern without
+    matches."""
     for pattern in patterns:
         if not any(fnmatch(e.name, pattern) for e in experiments):
-            refuse(f"there is no run {pattern}: {', '.join(e.name for e in experiments)}")
+            refuse(f"no run matches {pattern}: use {', '.join(e.name for e in experiments)}")
     return [e for e in experiments if any(fnmatch(e.name, pattern) for pattern in patterns)]
 
 
 def train_all(experiments: Iterable[E], jobs: int, train_one: Callable[[E], tuple[bool, str]]) -> None:
-    """`jobs` at the same time, a line for each; SystemExit at the end if some failed."""
+    """Train experiments, `jobs` at a time, and print a message for each. Raises SystemExit at the end if any failed."""
     with ThreadPoolExecutor(jobs) as pool:
         results = []
         for well, line in pool.map(train_one, experiments):

@@ -1,9 +1,9 @@
-"""The numbers of the probes, from the run folders: who was followed rightly and when, and what it was worth.
+"""Statistics of the probes from the run folders: shares of right and wrong choices over time, and returns.
 
-A learner's choice is right if the adviser it chose acts as the expert there, wrong if as an adversary, and neither if
-it chose a learner or an adviser that is no probe of anything. metrics.csv has the shares (`advice/right`,
-`advice/wrong`) since the last row, advice.csv the number of choices. Every number here is one replica's: a mean over
-its learners, who learn from each other and are no independent sample.
+A learner's choice is right if the chosen adviser acts as an expert in this state, wrong if it acts as an adversary, and
+neither if it is a learner or an adviser without a role. metrics.csv contains the shares (`advice/right`,
+`advice/wrong`) since the previous row, advice.csv the number of choices. Every number belongs to one replica: a mean
+over its learners, which are not independent samples because they learn from each other.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from peerage.statistics.summaries import by_replica, member_values
 Window = tuple[float, float]
 """(low, high]: the steps low + 1 ... high."""
 SPAN = 2000
-REACTED = 500  # steps in which right must outweigh wrong
-BEFORE = 1000  # steps before the turn that say how choices were until it
+REACTED = 500  # steps in which there must be more right than wrong choices
+BEFORE = 1000  # steps before the turn that determine the rate of choices until the turn
 
 
 @dataclass(frozen=True)
 class Replica:
     """One replica of a run. Counts of its `N` learners are cumulative: `right[n, t]` of learner n in steps 1 ...
-    steps[t]; between the rows of the log they are taken to grow evenly."""
+    steps[t]. Between rows of the log, they are interpolated linearly."""
 
     steps: np.ndarray  # [T], from 0
     choices: np.ndarray  # [N, T]
     right: np.ndarray  # [N, T]
     wrong: np.ndarray  # [N, T]
-    episodes: list[np.ndarray]  # of each learner [rows, 3]: step of the row, episodes that ended, their mean return
-    alone: np.ndarray  # [E] return alone, at the evaluations after the start
-    queries: float  # questions per step of a learner
+    episodes: list[np.ndarray]  # per learner [rows, 3]: step of the row, number of finished episodes, mean return
+    alone: np.ndarray  # [E] return alone at the evaluations after step 0
+    queries: float  # queries per step of a learner
     turn: int | None = None  # the first step after the turn
 
 
@@ -68,9 +68,10 @@ def read(folder: Path) -> list[Replica]:
 
 
 def decisions(advice: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
-    """Choices since the last row, and how many were right and wrong: index (replica, member, step).
+    """Number of choices since the previous row, and of right and wrong ones: index (replica, member, step).
 
-    A share that is missing is one of no choices. ValueError if there are none at all: the run has no roles.
+    A missing share means that there were no choices. Raises ValueError if all are missing: the run has no advisers with
+    roles.
     """
     keys = ["replica", "member", "step"]
     counted = advice.rename(columns={"asker": "member"}).groupby(keys)["chosen"].sum().rename("choices").to_frame()
@@ -83,17 +84,17 @@ def decisions(advice: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
 
 
 def ended(metrics: pd.DataFrame) -> np.ndarray:
-    """`[rows, 3]` of one learner: step, number of episodes that ended since the last row, their mean return."""
+    """`[rows, 3]` for one learner: step, number of episodes that ended since the previous row, their mean return."""
     table = metrics.pivot_table(index="step", columns="name", values="value")
     columns = table.reindex(columns=["train/episodes", "train/return"]).dropna()
     return columns.reset_index().to_numpy(float)
 
 
 def with_turn(replica: Replica, turn: int) -> Replica:
-    """The curves with a kink at the turn, which falls between two rows of the log.
+    """Insert a point at the turn, which lies between two rows of the log, into the cumulative curves.
 
-    In the row that it cuts, the part before it goes on as the 1,000 steps before that row did (they cannot know of
-    the turn), within what the row counted; the rest is what came after the turn.
+    Up to the turn, counts are extrapolated with the rate of the 1,000 steps before the previous row, and limited to the
+    counts of the next row. The remaining counts of the row belong to the steps after the turn.
     """
     before = turn - 1
     steps = replica.steps
@@ -111,7 +112,7 @@ def with_turn(replica: Replica, turn: int) -> Replica:
 
 
 def at(steps: np.ndarray, curves: np.ndarray, step: float) -> np.ndarray:
-    """`curves [N, T]` over `steps [T]` at `step`, between two rows on the straight line: `[N]`."""
+    """`curves [N, T]` over `steps [T]`, linearly interpolated at `step`: `[N]`."""
     return np.array([np.interp(step, steps, curve) for curve in curves])
 
 
@@ -129,13 +130,13 @@ def late(replica: Replica) -> Window:
 
 
 def turning(replica: Replica) -> Window:
-    """The 2,000 steps from the turn of this replica on."""
+    """The first 2,000 steps after the turn of this replica."""
     assert replica.turn is not None
     return replica.turn - 1, replica.turn - 1 + SPAN
 
 
 def turned(replica: Replica) -> Window:
-    """The 2,000 steps after those."""
+    """The 2,000 steps after those of `turning`."""
     low, high = turning(replica)
     return low + SPAN, high + SPAN
 
@@ -144,8 +145,8 @@ def turned(replica: Replica) -> Window:
 
 
 def share(replica: Replica, kind: str, window: Window) -> float:
-    """Share of the choices in `window` that are `kind` (right or wrong), mean over learners; NaN where there is none
-    or the window is not within the run."""
+    """Share of the choices in `window` that are `kind` (right or wrong), mean over learners. NaN without choices and if
+    the window is not within the run."""
     low, high = window
     if low < 0 or high > replica.steps[-1]:
         return float("nan")
@@ -155,8 +156,8 @@ def share(replica: Replica, kind: str, window: Window) -> float:
 
 
 def reaction(replica: Replica) -> tuple[float, bool]:
-    """Steps from the turn to the end of the first 500 in which more than half of the choices are right, and more than
-    are wrong; never under 500. If there are none in the run: the steps up to its end, and True."""
+    """Steps from the turn to the end of the first window of 500 steps in which more than half of the choices are right
+    and more are right than wrong; at least 500. Without such a window: the steps up to the end of the run, and True."""
     assert replica.turn is not None
     start, last = replica.turn - 1, replica.steps[-1]
     spacing = int(np.diff(replica.steps).max())
@@ -168,9 +169,9 @@ def reaction(replica: Replica) -> tuple[float, bool]:
 
 
 def training(replica: Replica, window: Window) -> float:
-    """Mean return of the training episodes that ended in `window`, by the rows of the log that lie wholly in it, mean
-    over learners; NaN if there are none or the window is not within the run. What came before a turn does not count
-    as after it, but for the episode that was under way."""
+    """Mean return of the training episodes that ended in `window`, from the rows of the log that lie completely in it,
+    mean over learners. NaN without episodes and if the window is not within the run. Steps before a turn are not
+    counted as after it, except those of the running episode."""
     low, high = window
     if low < 0 or high > replica.steps[-1]:
         return float("nan")
@@ -185,9 +186,10 @@ def training(replica: Replica, window: Window) -> float:
 def over_time(
     replicas: list[Replica], measure: Callable[[Replica, Window], float], width: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`measure` in windows of `width` steps one after the other: their middles `[B]` and values `[B, R]`.
+    """`measure` in consecutive windows of `width` steps: their midpoints `[B]` and values `[B, R]`.
 
-    From the start of the run, or, where there is a turn, before and after it, as far as all replicas go.
+    Windows start at the start of the run or, if there is a turn, are aligned to it, within the range that all replicas
+    have.
     """
     starts = [0 if r.turn is None else r.turn - 1 for r in replicas]
     first = min(starts) // width * width
@@ -198,6 +200,6 @@ def over_time(
 
 
 def hours(folder: Path) -> float:
-    """Wall time of a run."""
+    """Wall time of a run in hours."""
     timing = read_timing(folder)
     return float(timing["seconds"].iloc[-1]) / 3600 if len(timing) else 0.0

@@ -1,9 +1,9 @@
-"""Does trust survive lies and silence? Room-v6, two learners, an expert, and three liars who agree with each other.
+"""Runs that test trust with wrong and missing advice: Room-v6, two learners, an expert and three colluding advisers.
 
     python -m benchmarks.trust_lies run [--jobs 1] [--only NAME ...] [--replicas 5]
 
-Trains what is missing, a process for each run; a NAME is that of a folder, such as liars-td, or a pattern such as
-'silence-*'. What came of it is on docs/results/README.md (benchmarks/results_page.py).
+Trains missing runs, each in a separate process. NAME is the name of a run folder, such as liars-td, or a pattern, such
+as 'silence-*'. The results are in docs/results/README.md (benchmarks/results_page.py).
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from benchmarks.trust_probes import VARIANTS
 FOLDER = Path("experiments/trust-lies")
 STEPS = 10_000
 LIARS = "--advisers expert colluding:a colluding:a colluding:a"
-PLACES = {  # who is there besides the learners, and who answers
+PLACES = {  # advisers and perturbations
     "honest": "--advisers expert",
     "liars": LIARS,
     "silence": f"{LIARS} --perturb dropped_advice=0.5",
 }
 LABELS = {
-    "honest": "no liars", "liars": "with three liars",
-    "silence": "with three liars, half of the answers missing",
+    "honest": "no colluding advisers", "liars": "three colluding advisers",
+    "silence": "three colluding advisers, half of the answers dropped",
 }  # fmt: skip
 KINDS = ("uniform", "td", "in-context")
 
@@ -40,7 +40,7 @@ class Experiment:
         return f"{self.place}-{self.kind}"
 
     def settings(self, replicas: int) -> list[str]:
-        """What `peerage train` is told: the learners of the probes on Room-v6, with other advisers."""
+        """The flags of `peerage train`: the learners of the probes on Room-v6, with other advisers."""
         size = f"--replicas {replicas} --total-timesteps {STEPS}"
         flags = f"--config probe-room-plain --env Room-v6 {PLACES[self.place]} {VARIANTS[self.kind]} {size}"
         return flags.split()
@@ -51,8 +51,8 @@ EXPERIMENTS = [Experiment(place, kind) for place in PLACES for kind in KINDS if 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.trust_lies", description=__doc__.split("\n")[0])
-    parser.add_argument("command", choices=("run",), help="train what is missing")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at the same time")
+    parser.add_argument("command", choices=("run",), help="train missing runs")
+    parser.add_argument("--jobs", type=int, default=1, help="parallel runs")
     parser.add_argument("--only", nargs="+", metavar="NAME", default=["*"], help="names of runs, or patterns")
     parser.add_argument("--replicas", type=int, default=5)
     args = parser.parse_args(arguments)

@@ -1,9 +1,9 @@
-"""Does better trust make better pilots? LunarLander-v3, four members, 100,000 steps, the published learners' settings.
+"""Compares kinds of trust on LunarLander-v3: four members, 100,000 steps, the published learners' settings.
 
     python -m benchmarks.trust_lunarlander run [--only NAME ...] [--replicas 3]
-    python -m benchmarks.trust_lunarlander page     the part of docs/results/transformer-trust.md
+    python -m benchmarks.trust_lunarlander page     write the part of docs/results/transformer-trust.md
 
-Nobody is an expert here: four members learn from scratch. What differs is whether and whom they trust.
+There is no expert: four members learn from scratch. The runs differ only in their use of advice and the kind of trust.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import matplotlib.pyplot as plt
 
 FOLDER = Path("experiments/trust-lunarlander")
 STEPS = 100_000
-RUNS = {  # flags beside `--config seed-td-lunarlander`
+RUNS = {  # flags in addition to `--config seed-td-lunarlander`
     "single": "--sharing none",
     "td": "",
     "hybrid": f"--trust hybrid --use-phase-aware --warmup-steps {STEPS}",
@@ -34,8 +34,8 @@ RUNS = {  # flags beside `--config seed-td-lunarlander`
     "--no-follow-across-episodes",
 }
 LABELS = {
-    "single": "every member for itself", "td": "td, the published settings",
-    "hybrid": "hybrid, the published settings, causal wiring", "in-context": "in-context (the house default)",
+    "single": "every member alone", "td": "td, the published settings",
+    "hybrid": "hybrid, the published settings, causal wiring", "in-context": "in-context (the default)",
 }  # fmt: skip
 COLOURS = {"single": "#6B705C", "td": "#56B4E9", "hybrid": "#CC79A7", "in-context": "#009E73"}
 
@@ -51,7 +51,7 @@ def run(names: list[str], replicas: int) -> None:
 
 
 def returns(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps, and the mean evaluation return of the members of each replica `[R, steps]`; not of the untrained."""
+    """Steps after 0, and the mean evaluation return over the members of each replica `[R, steps]`."""
     table = read_evaluations(FOLDER / name)
     table = table[table["step"] > 0]
     wide = table.groupby(["replica", "step"])["return"].mean().unstack("step")
@@ -61,15 +61,15 @@ def returns(name: str) -> tuple[np.ndarray, np.ndarray]:
 def page() -> None:
     missing = [name for name in RUNS if not (FOLDER / name / "DONE").exists()]
     if missing:
-        raise SystemExit(f"not trained yet: {', '.join(missing)}")
+        raise SystemExit(f"missing runs: {', '.join(missing)}")
     configs = [load(FOLDER / name / "config.yaml") for name in RUNS]
     if len({(c.replicas, c.steps) for c in configs}) > 1:
-        raise SystemExit("the runs differ in replicas or steps: remove those that are not meant")
+        raise SystemExit("the runs differ in replicas or steps: remove the wrong ones")
     config = configs[0]
     hours = sum(counts.hours(FOLDER / name) for name in RUNS)
     drawn, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
     rows: list[str] = []
-    means: list[float] = []  # three replicas' bands would rule the axis
+    means: list[float] = []  # determine the axis; the bands of three replicas are too wide
     for name in RUNS:
         steps, values = returns(name)
         s = spread(values.T)

@@ -1,19 +1,19 @@
-"""How well does a trust transformer foresee rewards? Both wirings, with lagged rewards and with the step's own.
+"""Measures how well a trust transformer predicts rewards, for both wirings, with lagged and with current rewards.
 
-    python -m benchmarks.trust_prediction                             some minutes on a core; prints a table
-    python -m benchmarks.trust_prediction --steps 900 --updates 20    a first impression
+    python -m benchmarks.trust_prediction                             some minutes on one core; prints a table
+    python -m benchmarks.trust_prediction --steps 900 --updates 20    a quick test
 
-Two DQN members and the scripted expert, with the published settings and TD trust, play and learn; their steps are kept.
-On the first three quarters of them transformers are trained, phase-aware, as a group trains its own (32 windows of 50
-steps an update). The last quarter, later in the members' lives, is held out:
+Two DQN members learn with the scripted expert, the published settings and TD trust, and their steps are recorded.
+Phase-aware transformers are trained on the first three quarters of the steps as in a group (32 windows of 50 steps per
+update). The last quarter is held out. The columns of the table are:
 
 mse      squared error of the predictions of single rewards r_t
-steps    share of the variance of r_t that they explain, 1 - mse / variance
-windows  the same of the mean reward of a window, which is what v_attn is about
-spread   how far advisers are apart: standard deviation over the candidates of v_attn, over that of r_t
-expert   how often v_attn is largest for the expert; by lot: 0.33
+steps    explained share of the variance of r_t, 1 - mse / variance
+windows  explained share of the variance of the mean reward of a window, which v_attn estimates
+spread   standard deviation of v_attn over the advisers, relative to that of r_t
+expert   share of windows in which v_attn is largest for the expert; at random: 0.33
 
-A share of the variance below 0 is worse than a constant that knows the held-out mean.
+An explained share below 0 is worse than predicting the held-out mean.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ WAYS = [("causal", True), ("causal", False), ("seed", True), ("seed", False)]
 
 
 def record(env: str, steps: int) -> tuple[Any, list[np.ndarray]]:
-    """The environment and a group's steps in it: obs, action, reward, adviser, first, each `[M, steps, ...]`."""
+    """Train a group and record its steps. Returns the environment's spec and obs, action, reward, adviser, first, each
+    `[M, steps, ...]`."""
     from peerage.config import changed
     from peerage.config.file import load
     from peerage.training.trainer import Trainer
@@ -46,7 +47,7 @@ def record(env: str, steps: int) -> tuple[Any, list[np.ndarray]]:
         trainer.advance()
         followed.append(trainer.sharing.followed.copy())  # type: ignore[union-attr]
     age = torch.arange(steps - 1, -1, -1).expand(MEMBERS, -1)
-    kept = trainer.group.stacks[0].learner.replay.recent(age)  # the group itself keeps fewer steps
+    kept = trainer.group.stacks[0].learner.replay.recent(age)  # `group.recent` keeps fewer steps
     trainer.close()
     actions = kept.actions[..., 0].long()
     stored = [x.numpy() for x in (kept.obs, actions, kept.rewards)]
@@ -56,7 +57,7 @@ def record(env: str, steps: int) -> tuple[Any, list[np.ndarray]]:
 def measure(
     spec: Any, columns: list[np.ndarray], wiring: Any, lagged: bool, lr: float, updates: int
 ) -> list[float]:
-    """mse, steps, windows, spread and expert (see above), means over members."""
+    """Means over members of mse, steps, windows, spread and expert (see the module's docstring)."""
     from peerage.learners.streams import StreamKey
     from peerage.trust.attention import AttentionTrust
     from peerage.trust.features import make_features
@@ -75,7 +76,7 @@ def measure(
         trust.train()
 
     asked = []
-    for start in range(learned, steps - WINDOW + 1, WINDOW):  # v_attn as it is asked for on the way
+    for start in range(learned, steps - WINDOW + 1, WINDOW):  # v_attn as computed during a training
         part = slice(start, start + WINDOW)
         trust.append(features[:, part], phases[:, part], rewards[:, part], first[:, part])
         asked.append(trust.values())
@@ -116,9 +117,9 @@ def table(envs: Sequence[str], steps: int, updates: int, rates: Sequence[float])
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.trust_prediction")
     parser.add_argument("--env", nargs="+", choices=list(PRESETS), default=list(PRESETS))
-    parser.add_argument("--steps", type=int, default=8000, help="of every member (default 8000)")
-    parser.add_argument("--updates", type=int, default=400, help="as many as 8000 steps bring (default 400)")
-    parser.add_argument("--lr", type=float, nargs="+", default=[1e-5, 1e-3], help="Adam's (default 1e-5 1e-3)")
+    parser.add_argument("--steps", type=int, default=8000, help="steps per member (default 8000)")
+    parser.add_argument("--updates", type=int, default=400, help="updates (default 400, as in 8000 steps)")
+    parser.add_argument("--lr", type=float, nargs="+", default=[1e-5, 1e-3], help="learning rates (default 1e-5 1e-3)")
     args = parser.parse_args(arguments)
     if args.steps * HELD_OUT < 2 * WINDOW:
         parser.error(f"--steps must be at least {round(2 * WINDOW / HELD_OUT)}, so that two windows are held out")

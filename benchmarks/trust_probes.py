@@ -1,12 +1,12 @@
-"""Does it find out whom to trust? The probes (probe-... of `peerage presets`) under every way of trusting.
+"""Compares kinds of trust on the probes (the presets probe-...).
 
     python -m benchmarks.trust_probes run [--jobs 1|2] [--only NAME ...] [--replicas 5] [--steps 16000]
-    python -m benchmarks.trust_probes table     tables from the run folders, printed and written beside them
-    python -m benchmarks.trust_probes page      tables and figures into docs/results/transformer-trust.md
+    python -m benchmarks.trust_probes table     print tables from the run folders and write them to tables.md there
+    python -m benchmarks.trust_probes page      write tables and figures to docs/results/transformer-trust.md
 
-`run` trains what is missing, a process for each run: what is DONE is left as it is, what was interrupted begins anew.
-A NAME is that of a folder, such as room-turncoat-td, or a pattern such as 'room-*'. The numbers come from
-benchmarks/trust_counts.py.
+`run` trains missing runs, each in a separate process. Finished runs are kept; interrupted runs are restarted. NAME is
+the name of a run folder, such as room-turncoat-td, or a pattern, such as 'room-*'. benchmarks/trust_counts.py computes
+the statistics.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ import matplotlib.pyplot as plt
 
 FOLDER = Path("experiments/trust-probes")
 PAGE = Path("docs/results/transformer-trust.md")
-METHOD = Path("docs/methods/in-context-trust.md")  # its part on what each part brings
-SKELETON = "# Transformer trust: what is known\n\n## Whom to trust: the probes\n"
+METHOD = Path("docs/methods/in-context-trust.md")  # contains the ablation
+SKELETON = "# Transformer trust: results\n\n## The probes\n"
 ENVS = {"room": "Room-v21", "lunarlander": "LunarLander-v3"}
 PROBES = {
     "plain": "an expert, an adversary and a random adviser",
@@ -40,13 +40,13 @@ PROBES = {
 }
 TD = "--trust td --choice standardised --no-use-agent-values"
 IN_CONTEXT = "--trust in-context --choice standardised --no-use-agent-values"
-# The published settings: no advantage, alpha 0.95, 100 transitions, a warm-up as long as the run; our wiring
+# The published settings (no advantage, alpha 0.95, 100 transitions, a warm-up as long as the run) with causal wiring
 SEED = (
     "--trust hybrid --choice paper --use-phase-aware --attention-lr 1e-5 --attention-update-freq 20 "
     "--sequence-length 50 --warmup-steps {steps} --temperature 1.0 --lr 0.95 --trust-buffer-size 100 "
     "--no-use-advantage --follow-across-episodes"
 )
-VARIANTS = {  # flags beside `--config probe-ENV-PROBE`
+VARIANTS = {  # flags in addition to `--config probe-ENV-PROBE`
     "uniform": "--choice uniform",
     "paper": "--trust td --choice paper --use-trust --use-agent-values --use-critic",
     "td": f"{TD} --use-trust --no-use-critic",
@@ -56,7 +56,7 @@ VARIANTS = {  # flags beside `--config probe-ENV-PROBE`
     "in-context": f"{IN_CONTEXT} --use-trust --no-use-critic",
     "in-context-critic": f"{IN_CONTEXT} --use-trust --use-critic",
 }
-ABLATIONS = {  # what each part of in-context trust brings, on Room alone
+ABLATIONS = {  # variants of in-context trust, on Room only
     "in-context-kernel": f"{IN_CONTEXT} --use-trust --no-use-critic --context-estimator kernel",
     "in-context-transformer": f"{IN_CONTEXT} --use-trust --no-use-critic --context-estimator transformer",
     "in-context-blind": f"{IN_CONTEXT} --use-trust --no-use-critic --no-context-critics",
@@ -98,7 +98,7 @@ class Experiment:
         return runs.done(self.folder)
 
     def settings(self, replicas: int, steps: int) -> list[str]:
-        """What `peerage train` is told about the training itself."""
+        """The flags of `peerage train`, without those of the run folder."""
         flags = (VARIANTS | ABLATIONS)[self.variant].format(steps=steps).split()
         size = ["--replicas", str(replicas), "--total-timesteps", str(steps)]
         return ["--config", f"probe-{self.env}-{self.probe}", *flags, *size]
@@ -120,7 +120,7 @@ def train(experiment: Experiment, replicas: int, steps: int) -> tuple[bool, str]
 
 
 def interval(values: Iterable[float], digits: int = 1) -> str:
-    """Mean and 95% t-interval over replicas; with fewer than three of them the smallest and largest."""
+    """Mean and 95% t-interval over replicas as text; minimum and maximum with fewer than three replicas."""
     values = np.array(list(values), float)
     if np.isnan(values).any():  # a window outside the run, or a replica without a choice in it
         return "–"
@@ -130,7 +130,7 @@ def interval(values: Iterable[float], digits: int = 1) -> str:
 
 
 def reaction_cell(replicas: list[Replica]) -> str:
-    """Steps to react; who did not react in the run is counted up to its end, and said."""
+    """Steps to react. Replicas that did not react are counted up to the end of the run and mentioned."""
     found = [counts.reaction(replica) for replica in replicas]
     never = sum(censored for _, censored in found)
     if never == len(found):
@@ -147,7 +147,7 @@ def mean(measure: Callable[[Replica], float], scale: float = 1) -> Cell:
 
 
 def columns(probe: str) -> tuple[dict[str, Cell], dict[str, Cell]]:
-    """Heading -> cell, of the table of choices and of the table of what they are worth."""
+    """Heading -> cell, for the table of choices and the table of returns."""
     windows = {"steps 2,000–5,000": counts.early, "last 2,000": counts.late}
     if probe == "turncoat":
         windows = {"2,000 after the turn": counts.turning, "the 2,000 after those": counts.turned} | windows
@@ -168,7 +168,7 @@ def columns(probe: str) -> tuple[dict[str, Cell], dict[str, Cell]]:
 
 
 def table(env: str, probe: str, of: list[Experiment]) -> list[str]:
-    """Two Markdown tables of what is done of a probe: choices (%), and what they are worth."""
+    """Two Markdown tables of the finished runs of a probe: choices (%) and returns."""
     done = {e.variant: counts.read(e.folder) for e in of if (e.env, e.probe) == (env, probe) and e.done}
     if not done:
         return []
@@ -183,8 +183,8 @@ def table(env: str, probe: str, of: list[Experiment]) -> list[str]:
 
 
 def against_baseline(env: str, probe: str) -> list[str]:
-    """In-context trust against td + critic: the difference in training return over the whole run, replica by replica
-    (they share adviser order, turn and environment seeds), and what it is of the baseline's mean."""
+    """In-context trust compared with td + critic: the difference in training return over the whole run, paired by
+    replica (pairs share adviser order, turn and environment seeds), also relative to the baseline's mean."""
     mine, other = (Experiment(env, probe, variant) for variant in ("in-context", "td-critic"))
     if not (mine.done and other.done):
         return []
@@ -192,7 +192,7 @@ def against_baseline(env: str, probe: str) -> list[str]:
         np.array([counts.training(r, (0, r.steps[-1])) for r in counts.read(e.folder)]) for e in (mine, other)
     )
     line = f"In-context minus td + critic, training return over the whole run, paired by replica: {interval(a - b)}"
-    if env == "room":  # elsewhere returns have no zero that means anything
+    if env == "room":  # in other environments, a return of zero has no meaning
         line += f", {100 * (a.mean() - b.mean()) / b.mean():+.0f}% of the baseline's mean"
     return ["", line + "."]
 
@@ -210,7 +210,8 @@ def tables(env: str, of: list[Experiment]) -> list[str]:
 
 
 def figure(env: str) -> str:
-    """Right and wrong share and training return over time, a panel per probe; returns the Markdown that shows it."""
+    """Plot right and wrong shares and training return over time, one column per probe; returns the Markdown of the
+    image."""
     rows = {
         "right (% of choices)": (500, lambda r, w: 100 * counts.share(r, "right", w)),
         "wrong (% of choices)": (500, lambda r, w: 100 * counts.share(r, "wrong", w)),
@@ -219,7 +220,7 @@ def figure(env: str) -> str:
     drawn, panels = plt.subplots(
         len(rows), len(PROBES), figsize=(12, 9), sharex="col", sharey="row", squeeze=False, layout="constrained"
     )
-    means: list[float] = []  # of the returns, whose bands would rule the axis
+    means: list[float] = []  # means of returns determine the axis; their bands are too wide
     for column, probe in enumerate(PROBES):
         for e in EXPERIMENTS:
             if (e.env, e.probe) != (env, probe) or not e.done:
@@ -242,7 +243,7 @@ def figure(env: str) -> str:
     for label, axes in zip(rows, panels[:, 0]):
         axes.set_ylabel(label)
         if "%" in label:
-            axes.set_ylim(-2, 102)  # a t-interval knows nothing of it
+            axes.set_ylim(-2, 102)  # t-intervals can exceed 0 to 100
         elif means:
             axes.set_ylim(min(means) - 0.2 * np.ptp(means), max(means) + 0.2 * np.ptp(means))
     named: dict[str, object] = {}
@@ -260,12 +261,12 @@ def figure(env: str) -> str:
 
 
 def part(env: str) -> list[str]:
-    """All that the page says about the probes of an environment."""
+    """The generated part of the page for the probes of an environment."""
     experiments = [e for e in EXPERIMENTS if e.env == env and e.done]
     hours = sum(counts.hours(e.folder) for e in experiments)
     configs = [load(e.folder / "config.yaml") for e in experiments]
     if len({(c.replicas, c.steps) for c in configs}) > 1:
-        raise SystemExit(f"the runs on {ENVS[env]} differ in replicas or steps: remove those that are not meant")
+        raise SystemExit(f"the runs on {ENVS[env]} differ in replicas or steps: remove the wrong ones")
     config = configs[0]
     size = f"{config.replicas} replicas of {config.n_peers} learners, {config.steps:,} steps each"
     flags = [f"- {LABELS[v]} (`{v}`): `{text.format(steps=config.steps)}`" for v, text in VARIANTS.items()]
@@ -278,19 +279,19 @@ def part(env: str) -> list[str]:
 
 
 def page() -> None:
-    """Fill the part of every environment whose runs are all done; what is said between the markers is ours."""
+    """Update the part between the markers for every environment whose runs are all finished; keep the other text."""
     missing = {env: [e.name for e in EXPERIMENTS if e.env == env and not e.done] for env in ENVS}
     whole = [env for env, names in missing.items() if not names]
     for env, names in missing.items():
-        if names:  # a part with holes must not replace a whole one
-            print(f"{ENVS[env]} is left as it is, not trained yet: {', '.join(names)}")
+        if names:  # an incomplete part must not replace a complete one
+            print(f"{ENVS[env]} is not updated, missing runs: {', '.join(names)}")
     if all(e.done for e in PARTS):
         rows = [f"- {LABELS[v]} (`{v}`): `{text}`" for v, text in ABLATIONS.items()]
         lines = ["As in the probes of [docs/results/transformer-trust.md](../results/transformer-trust.md):", "", *rows]
         text = with_part(METHOD.read_text(encoding="utf-8"), "ablation", [*lines, "", *tables("room", PARTS)])
         METHOD.write_text(text, encoding="utf-8")
     if not whole:
-        raise SystemExit("there is nothing to write yet")
+        raise SystemExit("no environment has all its runs, so nothing was written")
     PAGE.parent.mkdir(parents=True, exist_ok=True)
     text = PAGE.read_text(encoding="utf-8") if PAGE.exists() else SKELETON
     for env in whole:
@@ -299,7 +300,7 @@ def page() -> None:
 
 
 def with_part(text: str, name: str, lines: list[str]) -> str:
-    """`text` with `lines` between the markers of `name`, which are added at its end if they are not there."""
+    """`text` with `lines` between the markers of `name`; missing markers are appended to the text."""
     begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
     if begin not in text:
         text = f"{text.rstrip()}\n\n{begin}\n{end}\n"
@@ -310,20 +311,20 @@ def with_part(text: str, name: str, lines: list[str]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.trust_probes", description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run", help="train what is missing")
-    run.add_argument("--jobs", type=int, choices=(1, 2), default=1, help="runs at the same time")
+    run = commands.add_parser("run", help="train missing runs")
+    run.add_argument("--jobs", type=int, choices=(1, 2), default=1, help="parallel runs")
     run.add_argument("--only", nargs="+", metavar="NAME", default=["*"], help="names of runs, or patterns")
     run.add_argument("--replicas", type=int, default=5)
     run.add_argument("--steps", type=int, default=16_000)
-    commands.add_parser("table", help="tables from the run folders")
-    commands.add_parser("page", help="tables and figures into the docs")
+    commands.add_parser("table", help="print tables from the run folders")
+    commands.add_parser("page", help="write tables and figures to the docs")
     args = parser.parse_args()
     if args.command == "page":
         page()
     elif args.command == "table":
         text = "\n\n".join("\n".join(lines) for env in ENVS if (lines := tables(env, ALL)))
         if not text:
-            raise SystemExit(f"no run in {FOLDER} is done yet")
+            raise SystemExit(f"no run in {FOLDER} is finished yet")
         (FOLDER / "tables.md").write_text(text + "\n", encoding="utf-8")
         print(text)
     else:

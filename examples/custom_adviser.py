@@ -1,4 +1,4 @@
-"""A custom environment and a custom adviser: a corridor, and an adviser that knows half of it.
+"""A custom environment, a corridor, and a custom adviser that is right in its first half.
 
 python examples/custom_adviser.py
 """

@@ -1,4 +1,4 @@
-"""A feature family of one's own, and a group that trusts by it: CartPole with three blocks and three phases.
+"""A custom family of features for transformer trust: CartPole with four blocks and three phases.
 
 python examples/custom_features.py
 """

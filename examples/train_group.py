@@ -1,4 +1,4 @@
-"""Two learners with an expert and an adversary in Room-v21: they find out whom to follow.
+"""Two learners with an expert and an adversary in Room-v21 learn which of them to follow.
 
 python examples/train_group.py
 """

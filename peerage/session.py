@@ -130,7 +130,7 @@ def resume(
             known = {key: value for key, value in overrides.items() if value is not None}
             trainer.set_run_config(validate(replace(trainer.config, run=replace(trainer.config.run, **known))).run)
             loggers = loggers_for(trainer.config, folder.path)
-            offsets = {str(n): int(o) for n, o in restored.runner["offsets"].items()} if restored.checkpoint else None
+            offsets = restored.runner["offsets"] if restored.checkpoint else None
             if offsets is not None:
                 check_offsets(folder.path, offsets)  # before any file is changed
             log = CsvLog(folder.path, further_columns(trainer.config.advice.trust))

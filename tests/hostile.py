@@ -11,6 +11,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -148,7 +149,7 @@ class Answer:
     @property
     def refused(self) -> bool:
         """Before anything was done; a training that failed says how it goes on, or that it cannot."""
-        began = "continues" in self.err or "cannot continue" in self.err
+        began = re.search(r"` continues( from step|$)", self.err, re.M) or "cannot continue" in self.err
         return self.status == 2 and not began
 
 

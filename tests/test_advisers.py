@@ -329,7 +329,7 @@ def test_the_shape_of_an_answer(begin):
         for shape in good:
             begin(room(**settings), steps=1, advisers=[Answers(np.zeros(shape))])
         for shape in bad:
-            with pytest.raises(UserError, match=r"must answer 3 askers with actions of shape \[3") as error:
+            with pytest.raises(UserError, match=r"must return 3 actions of shape \[3") as error:
                 begin(room(**settings), steps=1, advisers=[Answers(np.zeros(shape))])
             assert ("or [3]" in str(error.value)) == ((3,) in good)
 

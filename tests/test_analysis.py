@@ -1,4 +1,4 @@
-"""The analysis of a run folder: every measure against numbers worked out by hand, and what is not defined."""
+"""The analysis of a run folder: measures against numbers computed by hand, and undefined measures."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_gini_of_counts():
     assert gini([5, 5, 5]) == 0
     assert gini([0, 0, 0, 8]) == pytest.approx(3 / 4)
     assert gini([1, 3]) == pytest.approx(1 / 4) == gini([10, 30])
-    assert gini([1, nan, 3]) == pytest.approx(1 / 4)  # an adviser that is not there
+    assert gini([1, nan, 3]) == pytest.approx(1 / 4)  # a missing adviser
     assert math.isnan(gini([0, 0])) and math.isnan(gini([7])) and math.isnan(gini([]))
     with pytest.raises(ValueError, match="negative"):
         gini([-1, 2])
@@ -67,17 +67,17 @@ def test_rank_correlation_with_negative_trust_ties_and_gaps():
     # Ranks 1.5 1.5 3 and 1 2 3: 1.5 / sqrt(1.5 · 2).
     assert spearman([-7, -7, 0], [1, 2, 3]) == pytest.approx(1.5 / math.sqrt(3))
     assert spearman([-5, nan, -1, 0.5, 9], [10, 99, 20, 15, 40]) == pytest.approx(0.8)
-    assert math.isnan(spearman([1, 2], [1, 2]))  # would be ±1 whatever happened
+    assert math.isnan(spearman([1, 2], [1, 2]))  # would always be ±1
     assert math.isnan(spearman([1, 2, 3], [4, 4, 4])) and math.isnan(spearman([2, 2, 2], [1, 2, 3]))
 
 
 def test_correlation_over_time_does_not_mistake_growth_for_agreement():
-    # Both grow by 100, but within a moment trust goes against performance.
+    # Both grow by 100, but at each step trust and performance are opposed.
     pairs = [([1, 2, 3], [3, 2, 1]), ([101, 102, 103], [103, 102, 101])]
     assert measures.pooled_spearman(pairs) == pytest.approx(-1)
     assert np.corrcoef(np.ravel([p[0] for p in pairs]), np.ravel([p[1] for p in pairs]))[0, 1] > 0.99
     # Ranks about their mean: (−1, 0, 1)(−1, 0, 1) = 2, then (−1, 0, 1)(−1, 1, 0) = 1, so 3 / sqrt(4 · 4). Two
-    # advisers do not count, nor does trust that is the same for all.
+    # advisers do not count, nor does trust that is equal for all.
     pairs = [([1, 2, 3], [1, 2, 3]), ([1, 2, 3], [2, 3, 2.5]), ([1, 2], [2, 1]), ([200] * 3, [1, 2, 3])]
     assert measures.pooled_spearman(pairs) == pytest.approx(3 / 4)
     assert math.isnan(measures.pooled_spearman([]))
@@ -111,12 +111,12 @@ def test_movement_is_relative_to_the_spread_over_advisers():
     assert movement(rows) == pytest.approx(expected)
     for changed in (-rows, 50 * rows, rows - 1000):
         assert movement(changed) == pytest.approx(expected)
-    # Initial values tell nobody apart: the jump away from them says nothing.
+    # Initial values are equal for all: the jump away from them does not count.
     assert movement(np.vstack([[200.0] * 3, [200.0] * 3, rows])) == pytest.approx(expected)
     assert movement([[-1, 1], [-1, 1], [-1, 1]]).tolist() == [0, 0]
     assert np.isnan(movement([[1.0], [2.0]])).all() and np.isnan(movement([[1.0, 2.0]])).all()
     assert np.isnan(movement([[5, 5], [6, 6]])).all() and len(movement(np.empty((0, 3)))) == 3
-    # The third adviser appears late: only its own step from row 2 to row 3 counts for it.
+    # The third adviser has no value in the first row: only its change from row 2 to row 3 counts.
     late = [[0, 2, nan], [0, 2, 1], [0, 2, 4]]
     s1, s2 = np.std([0, 2, 1]), np.std([0, 2, 4])
     assert movement(late)[2] == pytest.approx(3 / ((s1 + s2) / 2))
@@ -163,14 +163,14 @@ def rows_of(value: Callable[[int, int, str, str], dict[str, Any]], steps=(100, 2
 
 
 def performance(replicas: int = 2):
-    """member-0 is best, member-2 worst; two episodes each. What was before the last fifth is otherwise."""
+    """member-0 is best, member-2 worst; two episodes each. Returns before the last fifth differ."""
     pairs = [(r, k) for r in range(replicas) for k in range(3)]
     late = [(200, r, f"member-{k}", e, 30.0 - 10 * k + e, 9, None) for r, k in pairs for e in (0, 1)]
     return [(100, r, f"member-{k}", 0, 10.0 * k, 9, None) for r, k in pairs] + late
 
 
-def test_whom_they_trust_and_who_performs(tmp_path):
-    # Trust falls with the member's number, below zero; in replica 1 member-1 alone has it the wrong way round.
+def test_correlation_of_trust_and_performance(tmp_path):
+    # Trust falls with the member's number, below zero; in replica 1 member-1 alone has the opposite order.
     def value(s, r, i, j):
         order = -10.0 - NAMES.index(j)
         wrong = r == 1 and i == "member-1"
@@ -183,9 +183,9 @@ def test_whom_they_trust_and_who_performs(tmp_path):
     assert m.values.tolist() == [[pytest.approx(1)] * 3, [pytest.approx(x) for x in (1, -1, 1)]]
     assert float(m.overall().mean) == pytest.approx((1 + 1 / 3) / 2) and m.overall().kind == "min–max"
     assert float(m.of("member-1").mean) == pytest.approx(0)
-    # At step 100 all trust was 200: only step 200 tells.
+    # At step 100 all trust was 200: only step 200 counts.
     assert found.measures["correlation_over_time"].values == pytest.approx(m.values)
-    # The expert, trusted least, earns most: ranks 4 3 2 1 and 3 2 1 4, so 1 − 6 (1 + 1 + 1 + 9) / 60.
+    # The expert has the least trust and the highest return: ranks 4 3 2 1 and 3 2 1 4, so 1 − 6 (1 + 1 + 1 + 9) / 60.
     given = analyse(path, returns={"expert": 86.0}).measures["correlation"]
     assert given.values[0, 0] == pytest.approx(-0.2)
 
@@ -205,8 +205,8 @@ def test_too_few_known_performances_are_named(tmp_path):
     path = write(tmp_path, rows_of(lambda s, r, i, j: {"trust_td": 1.0}, names=names), evaluations=performance())
     found = analyse(path)
     m = found.measures["correlation"]
-    assert np.isnan(m.values).all() and "needs 3 advisers whose performance is known, here 2" in m.undefined
-    assert "(not that of expert and adversary)" in found.table()
+    assert np.isnan(m.values).all() and "needs 3 advisers with known performance, there are 2" in m.undefined
+    assert "(unknown: expert and adversary)" in found.table()
     assert found.to_dict()["measures"]["correlation"]["overall"]["mean"] is None
     equal = analyse(path, {"expert": 1.0}).measures["correlation"]
     assert equal.undefined == "trust or performance is the same for all advisers"
@@ -215,7 +215,7 @@ def test_too_few_known_performances_are_named(tmp_path):
             analyse(path, returns)
 
 
-def test_which_column_is_trust():
+def test_the_column_of_trust():
     one = pd.DataFrame({"step": [1, 1], "replica": 0, "asker": "member-0", "adviser": ["member-0", "expert"]})
     blank = one.assign(**{name: nan for name in tables.COLUMNS["advice.csv"] if name not in one})
     assert advice_log.trust_in_use(blank)[0] == ""
@@ -225,7 +225,7 @@ def test_which_column_is_trust():
     hybrid = td.assign(trust_attention=[0.1, -0.5], confidence=0.5, omega=0.25)
     name, _, values = advice_log.trust_in_use(hybrid)
     assert name == "hybrid" and values.tolist() == pytest.approx([0.25 * 0.2 - 0.75, -0.25 + 0.75 * 0.5])
-    # A row without attention is TD trust alone, whatever ω says; all zeros stay zeros.
+    # A row without attention is TD trust alone for any ω; all zeros stay zeros.
     second = td.assign(step=2, confidence=0.5, omega=0.25)
     both = pd.concat([hybrid, second], ignore_index=True)
     assert advice_log.trust_in_use(both).values.tolist()[2:] == pytest.approx([-1, 0.5])
@@ -263,7 +263,7 @@ def test_choices_are_counted_per_asker(tmp_path):
 
 
 def test_late_entropy_is_of_the_last_fifth(tmp_path):
-    # Ten rows: always itself up to 80, then by turns.
+    # Ten rows: always itself up to 80, then alternately.
     def value(s, r, i, j):
         return {"chosen": int(j == ("expert" if s == 100 else "member-0"))}
 
@@ -275,8 +275,8 @@ def test_late_entropy_is_of_the_last_fifth(tmp_path):
     assert found.entropies["member-0"].tolist() == [0] * 10 and found.entropies.index[-1] == 100
 
 
-def test_stability_leaves_the_way_from_initial_values_out(tmp_path):
-    # Steps 10 … 100; up to 20 values jump wildly, then member-0's trust moves by 1 a row, member-1's never.
+def test_stability_leaves_out_the_start(tmp_path):
+    # Steps 10 … 100; up to 20 values jump, then member-0's trust changes by 1 per row and member-1's does not.
     def value(s, r, i, j):
         if s <= 20:
             return {"trust_td": 1000.0 * s * (j == "member-0") + 7}
@@ -313,7 +313,7 @@ def test_long_runs_compare_100k_steps(tmp_path):
     assert "100k steps" in m["improvement"].title
 
 
-def test_what_the_run_logged_itself(tmp_path):
+def test_logged_metrics_are_reported(tmp_path):
     rows = [(s, 0, "member-1", "advice/right", s / 100) for s in (10, 50, 90, 100)]
     rows += [(100, 0, "member-1", "trust/loss", 0.5), (100, 0, "member-1", "trust/omega", 0.2)]
     m = analyse(write(tmp_path, [], metrics=rows)).measures
@@ -324,7 +324,7 @@ def test_what_the_run_logged_itself(tmp_path):
 @pytest.mark.filterwarnings("error")
 def test_intervals_are_over_the_replicas_that_have_a_value(tmp_path):
     names = ("member-0", "expert")
-    counts = [(4, 0), (2, 2), (1, 3), (0, 0)]  # replica 3 chose nobody
+    counts = [(4, 0), (2, 2), (1, 3), (0, 0)]  # replica 3 made no choice
     path = write(
         tmp_path, rows_of(lambda s, r, i, j: {"chosen": counts[r][names.index(j)]}, replicas=4, names=names)
     )
@@ -335,11 +335,11 @@ def test_intervals_are_over_the_replicas_that_have_a_value(tmp_path):
 
 
 @pytest.mark.filterwarnings("error")
-def test_one_adviser_and_nothing_at_all(tmp_path):
+def test_one_adviser_and_an_empty_run(tmp_path):
     rows = rows_of(lambda s, r, i, j: {"chosen": 5, "trust_td": -1.0}, names=("member-0",))
     found = analyse(write(tmp_path / "one", rows))
     for key in ("gini_choices", "gini_choices_all", "gini_trust", "entropy", "follow_gap"):
-        assert found.measures[key].undefined == "there is one adviser only"
+        assert found.measures[key].undefined == "there is a single adviser"
     assert found.measures["correlation"].undefined and found.measures["movement"].undefined
     empty = analyse(write(tmp_path / "empty", []))
     assert empty.measures == {} and empty.advisers == () and "nothing to analyse yet" in empty.table()
@@ -351,7 +351,7 @@ def test_one_adviser_and_nothing_at_all(tmp_path):
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_whole_run_as_json_and_as_a_table(tmp_path):
+def test_a_run_as_json_and_as_a_table(tmp_path):
     found = analyse(make_run(tmp_path, 3, ("expert",)), {"expert": 86})
     data = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert data["trust"] == "trust_td" and data["replicas"] == 3 and data["advisers"][-1] == "expert"
@@ -360,11 +360,11 @@ def test_a_whole_run_as_json_and_as_a_table(tmp_path):
     assert entry["overall"]["low"] < entry["overall"]["mean"] < entry["overall"]["high"]
     assert set(entry["by_asker"]) == {"member-0", "member-1", "member-2"}
     assert data["counts"]["member-0"]["expert"] == int(found.counts.loc["member-0", "expert"])
-    assert len(data["entropies"]) == 10  # a window each
+    assert len(data["entropies"]) == 10  # one per window
     lines = found.table().splitlines()
     assert lines[0] == "run: 3 askers, 4 advisers, 3 replicas, 10,000 steps"
     assert max(map(len, lines[:-2])) <= 110 and "member-2" in lines[2]
-    # Members grow better and the expert is trusted most: the fake run is built that way.
+    # In the artificial run members improve and the expert is trusted most.
     assert data["measures"]["improvement"]["overall"]["low"] > 0
     wide = analyse(make_run(tmp_path, 6, (), replicas=1, rows=4, name="wide"))
     assert "lowest and highest asker" in wide.table() and "member-5" not in wide.table()

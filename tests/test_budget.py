@@ -59,8 +59,8 @@ def test_parts_by_hand(of):
     assert memory["recent transitions"] == 6 * 1016 * 12 * 4 + 6 * 8
     assert 6 * 2 * 4 + 3 * 2 * 4 <= memory["suggestions"] < 1000  # trust 6 x 2 and agent values 3 x 2
     # Blocks of 1024 draws, as they are drawn and as they are handed out: batches of 8, two numbers to explore, one of
-    # warm-up and one of the choice, trust 10 + 5, all of 8 bytes; and a float for either asker
-    assert memory["random streams"] == 2 * 6 * 1024 * (8 * (8 + 2 + 1 + 1 + 15) + 2 * 4)
+    # warm-up and one of the choice, trust 10 + 5, all of 8 bytes; DQN's policy draws nothing
+    assert memory["random streams"] == 2 * 6 * 1024 * 8 * (8 + 2 + 1 + 1 + 15)
     assert "decisions" not in memory and "histories" not in memory
 
 
@@ -214,7 +214,7 @@ def test_what_cannot_fit_is_refused_with_the_setting_to_change(tmp_path):
         check(SAID, tmp_path, memory=10 * MB, disk=TB)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text("")  # a run that is resumed: its settings are what they are
-    with pytest.raises(UserError, match=r"and 300 MB are free: free some to go on$"):
+    with pytest.raises(UserError, match=r"and 300 MB are free: free some space to resume it$"):
         check(SAID, tmp_path / "run", memory=300 * MB, disk=TB)
     with pytest.raises(UserError, match="memory of the GPU"):
         check(replace(SAID, gpu={"histories": GB}), tmp_path, memory=TB, disk=TB, gpu=MB)

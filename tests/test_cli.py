@@ -1,4 +1,4 @@
-"""The console script: fast help, one line for a mistake, flags over files, and nothing ignored."""
+"""The console script: help, errors of one line, and the precedence of flags over files."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_help_is_a_manual(capsys: pytest.CaptureFixture[str]) -> None:
         ("envs x", ["x"]),
     ],
 )
-def test_mistakes(words: str, parts: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_command_lines(words: str, parts: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words.split(" ")) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -130,7 +130,7 @@ def test_flags(train: Any) -> None:
     assert (config.run.verbose, config.run.use_wandb, config.run.wandb_project) == (0, True, "p")
 
 
-def test_nothing_said_is_the_default(train: Any) -> None:
+def test_no_flags_give_the_default(train: Any) -> None:
     assert train() == Config()
 
 
@@ -148,7 +148,7 @@ def test_flags_override_config(train: Any, tmp_path: Path) -> None:
     assert train("--config", str(path), "--max-peer-epochs", "none").advice.max_peer_epochs is None
 
 
-def test_train_says_where(train: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_train_prints_the_output_files(train: Any, capsys: pytest.CaptureFixture[str]) -> None:
     train()
     out = capsys.readouterr().out
     assert "experiments/it/figures" in out and "experiments/it/report.html" in out
@@ -187,15 +187,15 @@ def test_other_commands(
     assert main(["evaluate", run, "--episodes", "3", "--members", "0", "1"]) == 0
     assert calls.pop() == (tmp_path, 3, None, [0, 1])
     assert capsys.readouterr().out.splitlines() == [
-        "replica  member    episode  return  length  success",
-        "0        member-0  0        1.23    10",
-        "0        member-1  10       2.00    9       1.00",
+        "replica  member    episode  return  length  success  mode",
+        "0        member-0  0        1.23    10               alone",
+        "0        member-1  10       2.00    9       1.00     alone",
         "",
         "replica  member    mean return  episodes",
         "0        member-0  1.23         1",
         "0        member-1  2.00         1",
         "",
-        "mean over members: 1.617; one replica, which says nothing about others",
+        "mean over members: 1.617; one replica, so there is no interval",
     ]
     rows += [(1, "member-0", 0, 3.234, 10, None, "alone"), (1, "member-1", 10, 4.0, 9, 1.0, "alone")]
     assert main(["evaluate", run, "--episodes", "3"]) == 0
@@ -209,14 +209,14 @@ def test_other_commands(
     assert calls[-1] == (tmp_path, 2, 0, Path("x.zip"))
 
 
-def test_presets_are_files_to_start_from(
+def test_a_printed_preset_is_a_config_file(
     train: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["presets", "early-advice-ant"]) == 0
     path = tmp_path / "mine.yaml"
     path.write_text(capsys.readouterr().out)
     mine, named = train("--config", str(path)), train("--config", "early-advice-ant")
-    assert named.run.exp_name == "early-advice-ant-seed-0"  # two presets of one environment are two runs
+    assert named.run.exp_name == "early-advice-ant-seed-0"  # runs of presets are named after them
     assert mine == replace(named, run=replace(named.run, exp_name=None))
     assert train("--config", "early-advice-ant", "--exp-name", "x").run.exp_name == "x"
     capsys.readouterr()
@@ -224,8 +224,8 @@ def test_presets_are_files_to_start_from(
     assert len(capsys.readouterr().out.splitlines()) == len(preset_names())
 
 
-def test_documentation_is_current() -> None:
-    """`make docs` writes the page."""
+def test_documentation_is_up_to_date() -> None:
+    """`make docs` generates the page."""
     assert (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8") == page()
 
 
@@ -252,7 +252,7 @@ def test_environment_arguments() -> None:
         assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="twice"):
         _assignments(["a=1", "a=2"], "--env-args")
-    # 2020-01-01 is text, as in YAML 1.2; what no constructor can take is refused before anything is built
+    # 2020-01-01 is text, as in YAML 1.2; keys that cannot be arguments are refused
     assert _assignments(["a=2020-01-01"], "--env-args") == {"a": "2020-01-01"}
     assert main(["train", "--env-args", "a={1: 2}"]) == 2
 
@@ -268,7 +268,7 @@ PUBLISHED = (
     "env", ["LunarLander-v3", "Hopper-v4", "Walker2d-v4", "Ant-v4", "Room-v6", "Room-v21", "Room-v27", "Room-v33"]
 )
 def test_the_published_commands_mean_the_published_settings(train: Any, tmp_path: Path, env: str) -> None:
-    """Their flags unchanged: the same experiment as the preset, whatever the preset leaves to the command."""
+    """The flags of the published code give the same experiment as the preset."""
     config = train(*f"--env {env} {PUBLISHED} --log-dir {tmp_path}".split())
     name = env.lower() if env.startswith("Room") else env.split("-")[0].lower()
     expected = load(f"seed-hybrid-{name}")
@@ -278,13 +278,13 @@ def test_the_published_commands_mean_the_published_settings(train: Any, tmp_path
     assert config.advice.trust == "hybrid" and config.advice.choice == "paper" and config.advice.lr == (0.95)
 
 
-def test_which_trust_a_command_means(train: Any) -> None:
+def test_flags_that_select_trust(train: Any) -> None:
     assert train("--sequence-length", "20").advice.trust == "hybrid"
     house = Config()
     assert train("--env", "Room-v21").advice == house.advice
     assert train("--warmup-steps", "9", "--trust", "transformer").learner == house.learner
     assert train("--config", "seed-td-ant", "--trust", "hybrid", "--sequence-length", "9").advice.lr == 0.95
-    assert train("--warmup-steps", "9", "--lr", "0.5", "--batch-size", "7").advice.lr == 0.5  # flags beat it
+    assert train("--warmup-steps", "9", "--lr", "0.5", "--batch-size", "7").advice.lr == 0.5  # flags override it
 
 
 @pytest.mark.parametrize(
@@ -300,11 +300,11 @@ def test_which_trust_a_command_means(train: Any) -> None:
         ("--env Pendulum-v1 --algorithm td3 --use-sde", ["--use-sde", "td3"]),
     ],
 )
-def test_no_flag_is_without_effect(words: str, parts: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_flags_without_effect_are_refused(words: str, parts: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", *words.split()]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and all(part in error for part in parts)
 
 
-def test_a_flag_that_one_member_needs_is_none_too_many(train: Any) -> None:
+def test_a_flag_for_one_of_the_members_is_accepted(train: Any) -> None:
     train("--env", "Pendulum-v1", "--n-peers", "2", "--algorithm", "sac", "td3", "--use-sde", "--action-noise", "0.2")

@@ -1,4 +1,4 @@
-"""Comparisons of runs with a known answer, of identical runs, and of folders that are broken."""
+"""Comparisons of runs with a known result, of identical runs, and of damaged folders."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def make(
 
 @pytest.fixture
 def ab(tmp_path):
-    """B is better by 20, beyond all doubt."""
+    """B is significantly better by 20."""
     a = make(tmp_path / "a", [10, 11, 12, 13, 14])
     b = make(tmp_path / "b", [30, 31, 32, 33, 34], trust="in-context", seed=5)
     return [str(a), str(b)]
@@ -94,54 +94,54 @@ def test_a_known_answer(ab):
     assert "probability of improvement 1.00" in v.verdict and v.verdict.endswith("; 5 replicas each")
 
 
-def test_who_loses_and_area(ab):
+def test_the_losing_side_and_the_area(ab):
     found = compare(ab[::-1], measure="area")
     (v,) = found.tasks[0].versus
     assert v.winner == "b" and v.b == "a" and v.difference.estimate == pytest.approx(-10)
     assert v.verdict.startswith("b beats a on IQM of the mean return up to step 300 by 10.0 [")
     assert "improvement 1.00" in v.verdict
     there, back = (compare(words).tasks[0].versus[0].verdict for words in (ab, ab[::-1]))
-    assert there == back and there.startswith("b beats a on IQM by 20.0 [1")  # whichever is named first
+    assert there == back and there.startswith("b beats a on IQM by 20.0 [1")  # independent of the order
     text = as_text(found)
     assert "worse" in text and "area under the learning curve" in text
 
 
-def test_identical_runs_are_no_difference(tmp_path):
+def test_identical_runs(tmp_path):
     a, b = (make(tmp_path / name, [1, 5, 2, 9, 4]) for name in "ab")
     (v,) = compare([str(a), str(b)]).tasks[0].versus
-    assert v.winner is None and v.verdict == "b and a are the same numbers: no difference"
+    assert v.winner is None and v.verdict == "b and a have identical results: no difference"
     assert v.improvement.estimate == 0.5 and v.difference.estimate == 0
     (line,) = compare([str(a), str(b)]).warnings
-    assert line == "b and a are the same training, settings and seed: not two samples"
+    assert line == "b and a have the same settings and seed: not independent samples"
 
 
-def test_what_has_nothing_in_common_is_refused(tmp_path):
-    """Other tasks, and evaluations that share the untrained networks only."""
+def test_runs_without_a_common_task_or_step_are_refused(tmp_path):
+    """Different tasks, and evaluations with only step 0 in common."""
     a = make(tmp_path / "a", [1, 2, 3], env="Room-v6")
     b = make(tmp_path / "b", [1, 2, 3], env="CartPole-v1")
-    with pytest.raises(UserError, match="no two of these runs are of the same environment"):
+    with pytest.raises(UserError, match="no two of these runs have the same environment"):
         compare([str(a), str(b)])
     c = make(tmp_path / "c", [1, 2, 3], env="Room-v6", trust="in-context", steps=(0, 150, 250))
     with pytest.raises(UserError, match="a and c have only step 0 in common"):
         compare([str(a), str(c)])
 
 
-def test_noise_is_no_difference(tmp_path):
+def test_noise_is_not_significant(tmp_path):
     rng = np.random.default_rng(0)
     a = make(tmp_path / "a", list(rng.normal(10, 3, 6)))
     b = make(tmp_path / "b", list(rng.normal(10, 3, 6)), trust="in-context")
     (v,) = compare([str(a), str(b)]).tasks[0].versus
-    assert v.winner is None and v.verdict.startswith("no difference between b and a can be seen")
+    assert v.winner is None and v.verdict.startswith("no significant difference between b and a")
 
 
-def test_too_few_replicas_are_told_so(tmp_path):
+def test_too_few_replicas(tmp_path):
     a, b = make(tmp_path / "a", [1, 2, 3]), make(tmp_path / "b", [21, 22, 23], trust="in-context")
     (v,) = compare([str(a), str(b)]).tasks[0].versus
     assert v.winner == "b" and math.isnan(v.mann_whitney) and v.smallest == pytest.approx(0.1)
-    assert "a Mann–Whitney test with 3 replicas each cannot fall below .100" in v.verdict
+    assert "Mann–Whitney p cannot fall below .100 with 3 replicas each" in v.verdict
     c, d = make(tmp_path / "c", [1]), make(tmp_path / "d", [21, 22], trust="in-context")
     (v,) = compare([str(c), str(d)]).tasks[0].versus
-    assert v.winner is None and "1 and 2 replicas cannot say anything about chance" in v.verdict
+    assert v.winner is None and "1 and 2 replicas are too few for a test" in v.verdict
     assert math.isnan(v.difference.low)
 
 
@@ -155,22 +155,22 @@ def test_seeds_are_pooled_and_copies_are_not(tmp_path):
     assert found.tasks[0].sides[0].seeds == tuple((s, 0) for s in range(4))
     assert found.differences == {"advice.trust": {"td": "td", "ic": "in-context"}}
     (pairs,) = compare([str(tmp_path / "td-*"), str(tmp_path / "ic-*")], paired=True).tasks[0].versus
-    # Every pair differs by 10 exactly: there is no t test of that, and ranks know nothing of pairs
+    # Every pair differs by exactly 10: the t test is undefined, and the Mann–Whitney test does not use pairs
     assert pairs.paired and pairs.winner is None and math.isnan(pairs.welch) and math.isnan(pairs.mann_whitney)
     assert pairs.verdict == (
-        "no difference between ic and td can be seen: +10.0 [10.0, 10.0] without zero, but no spread to judge by "
-        "(paired t): not beyond chance; 4 replicas each"
+        "no significant difference between ic and td: +10.0 [10.0, 10.0] excludes zero, but paired t undefined without "
+        "spread; 4 replicas each"
     )
     again = make(tmp_path / "again", [10], seed=0)  # the same seed: a copy, not a fifth replica
     assert [row.replicas for row in compare([str(tmp_path / "td-*"), str(again)]).tasks[0].rows] == [4, 1]
-    with pytest.raises(UserError, match="do not have the same seeds"):
+    with pytest.raises(UserError, match="different seeds"):
         compare([str(tmp_path / "td-*"), str(again)], paired=True)
-    with pytest.raises(UserError, match="4 runs of one kind, and nothing to compare"):
+    with pytest.raises(UserError, match="nothing to compare 4 runs with the same settings with"):
         compare([str(tmp_path / "td-*")])
 
 
 def test_several_comparisons_are_corrected(tmp_path):
-    """A difference that one test alone would show is not one of twenty."""
+    """A difference that is significant in one test is not in one of twenty."""
     a = make(tmp_path / "a", [10, 11, 12, 13, 14])
     b = make(tmp_path / "b", [12.6, 13.6, 14.6, 15.6, 16.6], trust="in-context")
     (v,) = compare([str(a), str(b)]).tasks[0].versus
@@ -182,10 +182,10 @@ def test_several_comparisons_are_corrected(tmp_path):
                               epoch_length=k + 1)))  # fmt: skip
     many = {v.b: v for v in compare(words).tasks[0].versus}
     assert many["b"].winner is None and many["b"].welch == pytest.approx(min(1, 20 * v.welch))
-    assert "would by itself beat" in many["b"].verdict and "after Holm over 20 comparisons" in many["b"].verdict
+    assert "is ahead of" in many["b"].verdict and "after Holm over 20 comparisons" in many["b"].verdict
 
 
-def test_what_differs_is_warned_of(tmp_path):
+def test_warnings_about_differences(tmp_path):
     a = make(tmp_path / "a", [1, 2, 3], env="Hopper-v4")
     b = make(
         tmp_path / "b",
@@ -204,21 +204,21 @@ def test_what_differs_is_warned_of(tmp_path):
     (b / "FAILED").write_text('{"why": "disk full", "step": 200, "when": ""}')
     warnings = "\n".join(compare([str(a), str(b)]).warnings)
     for words in (
-        f"{b} failed (disk full): its last evaluation is of step 200",
+        f"{b} failed (disk full): its last evaluation is at step 200",
         "environments differ (a: Hopper-v4, b: Hopper-v5)",
         "budgets differ (a: 300, b: 400): schedules depend on the length of a run",
-        "last evaluations differ (a: 300, b: 200): compared at the last step that all have",
-        "evaluation episodes differ (a: 2, b: 3)",
-        "versions of mujoco differ (a: 3.3.0, b: 3.2.0): trajectories differ",
+        "last evaluations differ (a: 300, b: 200): compared at the last common step",
+        "numbers of evaluation episodes differ (a: 2, b: 3)",
+        "versions of mujoco differ (a: 3.3.0, b: 3.2.0): trajectories may differ",
         "versions of torch differ",
         "processors differ (a: a, b: b)",
-        "b went on elsewhere at step 90: torch 2.12.0, now 2.13.0",
+        "b was resumed under other conditions at step 90: torch 2.12.0, now 2.13.0",
     ):
         assert words in warnings, words
     c = make(tmp_path / "c", [1, 2, 3], env="Hopper-v4", trust="in-context")
-    found = compare([str(a), str(b), str(c)])  # now two share a task, and the third stands alone
+    found = compare([str(a), str(b), str(c)])  # two share a task, and the third is alone
     assert [t.name for t in found.tasks] == ["Hopper-v4"]
-    assert "b is alone on Hopper-v5: nothing to compare it with" in found.warnings
+    assert "b is the only side on Hopper-v5: not compared" in found.warnings
 
 
 def test_several_environments(tmp_path):
@@ -238,7 +238,7 @@ def test_several_environments(tmp_path):
     (tmp_path / "sweep.yaml").write_text(json.dumps(sweep))
     found = compare([str(tmp_path)])
     assert [row.side for row in found.tasks[0].rows] == ["trust=td", "trust=in-context"]
-    assert found.warnings == (f"{tmp_path}: 1 of 7 runs are not done; `peerage sweep` goes on",)
+    assert found.warnings == (f"{tmp_path}: 1 of 7 runs are not done; `peerage sweep` continues it",)
     assert len(found.overall) == 1
     assert found.overall[0].startswith("trust=in-context against trust=td: better on 1, worse on 1 of 3 environments")
     assert found.overall[0].endswith("0.50")
@@ -249,12 +249,12 @@ def test_several_environments(tmp_path):
     [
         ("missing", "there is no run folder"),
         ("empty", "is not a run: it has no config.yaml"),
-        ("foreign", "is not one of ours"),
+        ("foreign", "was not written by Peerage"),
         ("no evaluations", "has no evaluations: nothing to compare"),
         ("damaged csv", "does not have the columns"),
         ("damaged config", "config.yaml"),
-        ("half", "no evaluation has reached all replicas yet"),
-        ("manifest", "is no sweep's manifest"),
+        ("half", "no evaluation is complete yet"),
+        ("manifest", "is not the manifest of a sweep"),
         ("pattern", "no run matches"),
     ],
 )
@@ -298,7 +298,7 @@ def test_the_command_line(tmp_path, ab, capsys, monkeypatch):
         "Room-v6.png", "comparison.html", "comparison.json", "table.tex",
     ]  # fmt: skip
     page, pictures = (folder / "comparison.html").read_bytes(), (folder / "Room-v6.png").read_bytes()
-    assert main(["compare", *ab]) == 0  # made anew, the same bytes
+    assert main(["compare", *ab]) == 0  # written again with the same bytes
     assert (folder / "comparison.html").read_bytes() == page and (folder / "Room-v6.png").read_bytes() == pictures
     assert b"b beats a on IQM" in page and b"http" not in page.replace(b"http-equiv", b"")
     capsys.readouterr()
@@ -319,7 +319,7 @@ def test_the_command_line(tmp_path, ab, capsys, monkeypatch):
     assert "reports no success" in capsys.readouterr().err
 
 
-def test_names_are_text_everywhere(tmp_path):
+def test_names_are_escaped_everywhere(tmp_path):
     name = "<b>_&_50%$x$"
     a = make(tmp_path / name, [1, 2, 3])
     b = make(tmp_path / "b", [1, 2, 3], trust="in-context")
@@ -331,7 +331,7 @@ def test_names_are_text_everywhere(tmp_path):
     assert "<b>_&amp;_50%$x$" not in render(found, []) and "&lt;b&gt;_&amp;_50%$x$" in render(found, [])
 
 
-def test_what_is_pooled():
+def test_runs_that_are_pooled():
     config = to_dict(Config())
     same = {**config, "seed": 3, "replicas": 9, "threads": 2, "run": {}}
     assert samples.replica_key(config) == samples.replica_key(same)
@@ -342,8 +342,8 @@ def test_what_is_pooled():
 
 
 def test_real_runs(tmp_path, monkeypatch):
-    """Trained, compared, and the page drawn: from the command line to the last byte."""
-    monkeypatch.chdir(tmp_path)  # in no checkout, whose commit may change under way
+    """From training to the page, on the command line."""
+    monkeypatch.chdir(tmp_path)  # outside any checkout, whose commit might change
     learner = LearnerConfig(learning_starts=(10,), batch_size=(4,), net_arch=((4,),))
     run = RunConfig(eval_freq=30, n_eval_episodes=1, log_freq=30, verbose=0, log_dir=str(tmp_path))
     config = Config(env="Room-v6", n_peers=2, replicas=3, total_timesteps=60, learner=learner, run=run)

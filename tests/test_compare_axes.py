@@ -1,4 +1,4 @@
-"""Comparisons of a sweep by one of its axes, with a reference of one's own; what they print, and the page."""
+"""Comparisons of a sweep by one of its axes and with a chosen reference; their output and page."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from peerage.sweeps.state import differences
 
 SEEDS = range(5)
 GAIN = {("Room-v6", 2): 20.0, ("Room-v6", 4): 0.0, ("CartPole-v1", 2): -20.0, ("CartPole-v1", 4): 40.0}
-"""What td is better by than hybrid, in every task."""
+"""The gain of td over hybrid in each task."""
 
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory):
-    """trust x group on two environments; a run for each seed s, whose return is 10 + s, and more where td gains."""
+    """trust x group on two environments; a run per seed s with return 10 + s, plus the gain of td."""
     folder = tmp_path_factory.mktemp("sweep")
     lines = []
     for seed in SEEDS:
@@ -46,7 +46,7 @@ def sweep(tmp_path_factory):
 # --- by an axis ---------------------------------------------------------------------------------------
 
 
-def test_by_an_axis_with_the_others_held_fixed(sweep):
+def test_by_an_axis_all_else_being_equal(sweep):
     found = compare([sweep], by="trust", reference="trust=hybrid")
     assert [task.name for task in found.tasks] == [f"{env}, group={group}" for env, group in GAIN]
     for task, gain in zip(found.tasks, GAIN.values()):
@@ -74,51 +74,51 @@ def test_by_the_other_axis(sweep):
     assert (first.a, first.b) == ("group=2", "group=4") and first.difference.estimate == pytest.approx(-20)
 
 
-def test_without_an_axis_a_sweep_is_what_it_was(sweep):
+def test_a_sweep_without_an_axis(sweep):
     found = compare([sweep])
     assert [task.name for task in found.tasks] == ["Room-v6", "CartPole-v1"]
     assert [row.side for row in found.tasks[0].rows][:2] == ["trust=td, group=2", "trust=hybrid, group=2"]
 
 
-def test_by_a_setting_of_runs_that_are_no_sweep(sweep):
+def test_by_a_setting_of_runs_outside_a_sweep(sweep):
     words = [f"{sweep}/Room-v6_*"]
     found = compare(words, by="advice.trust")
     assert [task.name for task in found.tasks] == ["Room-v6, n_peers=2", "Room-v6, n_peers=4"]
-    assert [row.side for row in found.tasks[0].rows] == ["advice.trust=hybrid", "advice.trust=td"]  # as the names sort
+    assert [row.side for row in found.tasks[0].rows] == ["advice.trust=hybrid", "advice.trust=td"]  # sorted by name
     with pytest.raises(UserError, match=r"'trust': there is no such axis.*: n_peers and advice.trust"):
         compare(words, by="trust")
 
 
-def test_an_unknown_axis_or_one_of_single_runs_is_refused(sweep, tmp_path):
+def test_axes_that_are_refused(sweep, tmp_path):
     with pytest.raises(UserError, match=r"'grup': there is no such axis \(did you mean 'group'\?\).*: trust and group"):
         compare([sweep], by="grup")
     a = make(tmp_path / "a", [1, 2, 3])
     b = make(tmp_path / "b", [1, 2, 3], trust="hybrid", n_peers=3)
-    with pytest.raises(UserError, match="no two of these runs differ in it alone"):
-        compare([str(a), str(b)], by="advice.trust")  # the number of members changes with it
+    with pytest.raises(UserError, match="no two of these runs differ only in it"):
+        compare([str(a), str(b)], by="advice.trust")  # the number of members differs too
     c = make(tmp_path / "c", [1, 2, 3], env="CartPole-v1")
-    with pytest.raises(UserError, match=r"c has no other value of it beside it: leave it out"):
+    with pytest.raises(UserError, match=r"c has no run with another value to compare with: leave it out"):
         compare([str(a), str(b), str(c)], by="advice.trust")
 
 
-def test_versions_of_an_environment_are_no_task_by_an_axis(tmp_path):
-    """Without --by two lonely sides of one environment are compared all the same; here that is never meant."""
+def test_by_an_axis_versions_of_an_environment_are_different_tasks(tmp_path):
+    """Without --by single sides of two versions of an environment are compared; with --by they are not."""
     words = [str(make(tmp_path / n, [1, 2, 3], n_peers=p, trust=t)) for n, p, t in (("a", 2, "td"), ("b", 3, "hybrid"))]
     assert len(compare(words).tasks) == 1
-    with pytest.raises(UserError, match="differ in it alone"):
+    with pytest.raises(UserError, match="differ only in it"):
         compare(words, by="n_peers")
 
 
 # --- the reference ------------------------------------------------------------------------------------
 
 
-def test_another_reference_turns_the_differences(sweep, tmp_path):
+def test_another_reference(sweep, tmp_path):
     words = [str(make(tmp_path / name, [top + x for x in range(5)], n_peers=peers, members=2))
              for name, top, peers in (("a", 10, 2), ("b", 30, 3), ("c", 20, 4))]  # fmt: skip
     found = compare(words, reference="c")
     assert [row.side for row in found.tasks[0].rows] == ["c", "a", "b"]
     assert [v.difference.estimate for v in found.tasks[0].versus] == pytest.approx([-10, 10])
-    with pytest.raises(UserError, match=r"'C': there is no such side; there are 'a', 'b' and 'c'"):
+    with pytest.raises(UserError, match=r"'C': there is no such side; the sides are 'a', 'b' and 'c'"):
         compare(words, reference="C")
     holds = compare([sweep], reference="trust=hybrid, group=4")
     assert [task.rows[0].side for task in holds.tasks] == ["trust=hybrid, group=4"] * 2
@@ -131,13 +131,13 @@ def test_a_task_without_the_reference_is_left_out_and_named(tmp_path):
     words.append(str(make(tmp_path / "only", [1, 2, 3], n_peers=4, members=2)))
     found = compare(words, reference="only")
     assert [task.name for task in found.tasks] == ["Room-v6"]
-    assert found.warnings == ("only is not there on CartPole-v1: nothing to compare the others with",)
+    assert found.warnings == ("the reference only has no runs on CartPole-v1: not compared",)
 
 
 # --- what a metric can be -----------------------------------------------------------------------------
 
 
-def test_intervals_stay_within_what_success_can_be(tmp_path):
+def test_intervals_of_success_are_limited(tmp_path):
     a = make(tmp_path / "a", [1] * 5, success=[0, 0, 0, 0, 0.5])
     b = make(tmp_path / "b", [1] * 5, success=[1, 1, 1, 1, 0.5], trust="hybrid")
     found = compare([str(a), str(b)], metric="success", target=1.0)
@@ -146,7 +146,7 @@ def test_intervals_stay_within_what_success_can_be(tmp_path):
     half = 2.7764451 * math.sqrt(0.05 / 5)
     assert 0.9 + half > 1 and (high.mean.low, high.mean.high) == pytest.approx((0.9 - half, 1.0))
     assert 0.1 - half < 0 and (low.mean.low, low.mean.high) == pytest.approx((0.0, 0.1 + half))
-    assert low.gap.estimate == pytest.approx(0.9) and low.gap.high == 1.0  # 0.9 + half is more than one can lack
+    assert low.gap.estimate == pytest.approx(0.9) and low.gap.high == 1.0  # limited to 1
     (v,) = found.tasks[0].versus
     assert v.difference.estimate == 1.0 and v.difference.high == 1.0 and 0 < v.difference.low < 1
     (turned,) = compare([str(b), str(a)], metric="success").tasks[0].versus
@@ -161,16 +161,16 @@ def test_a_length_is_not_negative(tmp_path):
     folders = [make(tmp_path / "a", [1] * 3), make(tmp_path / "b", [1] * 3, trust="hybrid")]
     path = folders[0] / "evaluations.csv"
     lines = path.read_text().splitlines()
-    # replicas of 1, 1 and 40 steps: mean 14, standard error 13, and 4.3 of these below is far below nothing
-    kept = [re.sub(r",10,$", f",{(1, 1, 40)[int(line.split(',')[1])]},", line) for line in lines[1:]]
+    # replicas of 1, 1 and 40 steps: mean 14, standard error 13; 14 - 4.3 x 13 is negative
+    kept = [re.sub(r",10,,alone$", f",{(1, 1, 40)[int(line.split(',')[1])]},,alone", line) for line in lines[1:]]
     path.write_text("\n".join([lines[0], *kept]) + "\n")
     row = compare([str(f) for f in folders], metric="length").tasks[0].rows[0]
     assert row.mean.estimate == 14 and row.mean.low == 0 and row.mean.high == pytest.approx(14 + 13 * 4.3026527)
 
 
-@pytest.mark.parametrize("cell, said", [("", "is not a number"), ("inf", "is ∞, which it cannot be")])
-def test_a_value_that_is_none_is_named(tmp_path, capsys, cell, said):
-    """An average of the other episodes would be one of other episodes."""
+@pytest.mark.parametrize("cell, said", [("", "is not a number"), ("inf", "is ∞, out of its range")])
+def test_invalid_values_are_named(tmp_path, capsys, cell, said):
+    """They are not ignored: a mean over the other episodes would not be comparable."""
     a, b = make(tmp_path / "a", [1, 2, 3]), make(tmp_path / "b", [1, 2, 3], trust="hybrid")
     path = b / "evaluations.csv"
     text, hits = re.subn(r"(?m)^200,1,member-1,0,[^,]*,", f"200,1,member-1,0,{cell},", path.read_text())
@@ -182,9 +182,9 @@ def test_a_value_that_is_none_is_named(tmp_path, capsys, cell, said):
     assert err.endswith("train this run again or leave it out\n") and err.count("\n") == 1
 
 
-def test_a_success_that_is_sometimes_missing_or_no_share_is_refused(tmp_path):
+def test_invalid_success_is_refused(tmp_path):
     a, b = make(tmp_path / "a", [1] * 3, success=[0.5] * 3), make(tmp_path / "b", [1] * 3, success=[2.0] * 3, n_peers=3)
-    with pytest.raises(UserError, match=r"b: the success of member-0 in replica 0 at step 0 is 2\.000, which"):
+    with pytest.raises(UserError, match=r"b: the success of member-0 in replica 0 at step 0 is 2\.000, out of"):
         compare([str(a), str(b)], metric="success")
     lines = (a / "evaluations.csv").read_text().splitlines()
     lines[3] = re.sub(r",[^,]*,alone$", ",,alone", lines[3])
@@ -197,7 +197,7 @@ def test_a_success_that_is_sometimes_missing_or_no_share_is_refused(tmp_path):
 
 
 def test_numbers_in_latex(tmp_path):
-    """A minus in math mode, as many decimals in a column, no comma that is followed by a space."""
+    """Minus signs in math mode, equal decimals in a column, no space after a comma."""
     a = make(tmp_path / "a_1", [-12.0] * 4)
     b = make(tmp_path / "50%", [4.0] * 4, trust="hybrid")
     lines = as_latex(compare([str(a), str(b)])).splitlines()
@@ -215,7 +215,7 @@ def test_numbers_in_latex(tmp_path):
             assert line.count("&") + line.count(r"\multicolumn{2}") == 7  # eight columns
 
 
-def test_flags_that_do_not_go_together(sweep, tmp_path, capsys, monkeypatch):
+def test_flags_that_exclude_each_other(sweep, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for flags, words in (
         (["--json", "--latex"], "--json and --latex exclude each other"),
@@ -230,14 +230,14 @@ def test_flags_that_do_not_go_together(sweep, tmp_path, capsys, monkeypatch):
     assert "Room-v6, group=2: return at step 300" in out and "trust=td beats trust=hybrid" in out
     assert len(list((tmp_path / "comparisons").iterdir())) == 1
     assert main(["compare", sweep, "--by", "trust"]) == main(["compare", sweep, "--by", "trust", "--paired"]) == 0
-    assert len(list((tmp_path / "comparisons").iterdir())) == 3  # none takes the place of another
+    assert len(list((tmp_path / "comparisons").iterdir())) == 3  # none replaces another
 
 
 # --- the page -----------------------------------------------------------------------------------------
 
 
 def titles(found: Comparison) -> str:
-    """The heading of its page, as it is read."""
+    """The heading of the page as text."""
     return re.search(r"<h1>(.*?)</h1>", render(found, []))[1].replace("<wbr>", "")
 
 
@@ -251,7 +251,7 @@ def test_the_title_names_two_or_three_sides(tmp_path, sweep):
 
 
 def test_the_page_shows_what_the_verdict_is_about(tmp_path):
-    """Of the same final returns, one is reached at once, the other at the end."""
+    """Equal final returns, which one side reaches at once and the other at the end."""
     words = []
     for name, early, trust in (("slow", False, "td"), ("fast", True, "hybrid")):
         folder = make(tmp_path / name, [10.0, 20.0, 30.0, 40.0, 50.0], trust=trust)
@@ -276,7 +276,7 @@ def test_the_page_shows_what_the_verdict_is_about(tmp_path):
         html = render(found, [])
         assert html.count(said) >= 5 and other not in html  # first line, table, three captions
         profile = html[html.index("<h3>Performance profile</h3>") :]
-        assert f"Share of the replicas whose {said} was above" in profile
+        assert f"Share of the replicas whose {said} is above" in profile
         data = json.loads(re.search(r'<script type="application/json">(.*?)</script>', profile)[1])
         assert data["x"] == pytest.approx([10 if found is final else 5, 50])
     assert "$15.0$" in as_latex(area) and "$15.0$" not in as_latex(final)
@@ -314,12 +314,12 @@ def test_ten_sides_fit_a_sheet_of_paper(tmp_path):
 
 
 @pytest.mark.skipif(PROGRAM is None, reason="no browser")
-def test_no_name_is_torn_apart_in_a_browser(tmp_path):
+def test_names_do_not_wrap_within_words(tmp_path):
     names = ["experiment_with_in_context_trust", "a-third.one=this", "the_plain_baseline_of_them_all"]
     words = [str(make(tmp_path / name, [k, k + 1, k + 2], n_peers=k)) for k, name in enumerate(names, start=2)]
     path = write_comparison(compare(words, measure="area"), tmp_path / "out", ["peerage", "compare"])
     browser = Browser(tmp_path / "profile")
-    # Letters of one word (what no space, hyphen or sign of a name parts) stand on one line
+    # All letters of a word (between spaces, hyphens and signs of a name) are on one line
     torn = """[...document.querySelectorAll("h1, h2, h3, th, td, .fact *, figcaption, li, .xlabel")].flatMap((part) => {
       const words = [], range = document.createRange();
       const walk = document.createTreeWalker(part, NodeFilter.SHOW_TEXT);
@@ -344,12 +344,12 @@ def test_no_name_is_torn_apart_in_a_browser(tmp_path):
 def test_settings_by_their_dotted_names():
     config = Config(device="cpu", learner=LearnerConfig(gamma=(0.9,)))
     data = to_dict(config)
-    every, told = sources.dotted(data), sources.flat(data)
+    every, told = sources.dotted_settings(data), sources.compared_settings(data)
     assert every["n_peers"] == 4 and every["learner.gamma"] == told["learner.gamma"] == [0.9]
     assert every.keys() - told.keys() == {"device", "threads", *(f"run.{name}" for name in data["run"])}
     other = replace(config, device="cuda", learner=replace(config.learner, gamma=(0.5,)))
     other = replace(other, run=replace(other.run, eval_freq=7, log_dir="elsewhere"))
-    assert differences(config, other) == [  # where a run lies and on what device is free
+    assert differences(config, other) == [  # folder and device may differ
         "learner.gamma is 0.9 there and 0.5 in the sweep",
         f"run.eval_freq is {config.run.eval_freq} there and 7 in the sweep",
     ]
@@ -358,12 +358,12 @@ def test_settings_by_their_dotted_names():
 # --- what a newcomer asks first -----------------------------------------------------------------------
 
 
-def test_the_value_alone_names_the_reference(sweep):
+def test_the_value_of_an_axis_names_the_reference(sweep):
     whole, value = (compare([sweep], by="trust", reference=name) for name in ("trust=hybrid", "hybrid"))
     assert as_text(whole) == as_text(value) and value.tasks[0].sides[0].name == "trust=hybrid"
 
 
-def test_what_a_setting_sets_by_default_goes_with_it(tmp_path):
+def test_derived_defaults_are_not_axes(tmp_path):
     """td has a critic and agent values beside it by default, and in-context trust has not: nobody asked for those. Who
     asks for a critic beside in-context trust has another setting."""
     for trust in ("td", "in-context"):
@@ -380,7 +380,7 @@ def test_what_a_setting_sets_by_default_goes_with_it(tmp_path):
     assert axes == {"advice.trust", "advice.use_critic"}
 
 
-def test_a_difference_within_the_interval_cannot_have_been_shown(tmp_path):
+def test_the_detectable_difference_is_at_least_half_the_interval(tmp_path):
     """Two replicas at 0 and two at 10: the interval of IQMs is wider than what normal samples would show."""
     for side, trust in (("a", "td"), ("b", "hybrid")):
         for seed, value in enumerate([0.0, 10.0, 0.0, 10.0]):
@@ -389,7 +389,7 @@ def test_a_difference_within_the_interval_cannot_have_been_shown(tmp_path):
     assert v.detectable == pytest.approx((v.difference.high - v.difference.low) / 2) and v.detectable > 10
 
 
-def test_who_does_not_know_success_is_left_out(tmp_path):
+def test_runs_without_success_are_left_out(tmp_path):
     for trust in ("td", "hybrid"):
         for seed in range(3):
             make(tmp_path / f"room-{trust}-{seed}", [1.0], success=[0.5], trust=trust, seed=seed)
@@ -401,8 +401,8 @@ def test_who_does_not_know_success_is_left_out(tmp_path):
         compare([str(tmp_path / "pole")], metric="success")
 
 
-def test_the_headline_begins_with_what_is_told_apart(tmp_path):
-    """Five sides, and only the last is better."""
+def test_significant_verdicts_come_first(tmp_path):
+    """Five sides of which only the last is better."""
     rates = [(1e-4, 0.0), (2e-4, 0.1), (3e-4, -0.1), (4e-4, 0.2), (5e-4, 90.0)]
     for k, (rate, more) in enumerate(rates):
         for seed in range(5):
@@ -410,10 +410,10 @@ def test_the_headline_begins_with_what_is_told_apart(tmp_path):
     found = compare([str(tmp_path / f"s{k}-*") for k in range(5)])
     assert [v.winner for v in found.tasks[0].versus] == [None, None, None, "s4"]
     html = render(found, ["peerage", "compare"])
-    assert html.index("s4 is better") < html.index("s1: no difference can be seen")
+    assert html.index("s4 is better") < html.index("s1: no significant difference")
 
 
-def test_bold_is_whoever_beats_the_reference(tmp_path):
+def test_bold_sides_in_latex(tmp_path):
     for name, trust, value in (("r", "td", 1.0), ("x", "hybrid", 51.0), ("y", "transformer", 50.0)):
         for seed in range(5):
             make(tmp_path / f"{name}-{seed}", [value + seed], trust=trust, seed=seed)
@@ -424,6 +424,6 @@ def test_bold_is_whoever_beats_the_reference(tmp_path):
 
 
 @pytest.mark.parametrize("flag", [["--metric", "success"], ["--measure", "area"], ["--paired"], ["--threshold", "3"]])
-def test_sensitivity_ignores_no_flag(sweep, capsys, flag):
+def test_flags_that_sensitivity_refuses(sweep, capsys, flag):
     assert main(["compare", sweep, "--sensitivity", *flag]) == 2
     assert f"--sensitivity and {flag[0]} exclude" in capsys.readouterr().err

@@ -25,7 +25,7 @@ from peerage.statistics.sources import by_axis, find_runs
 
 
 def two(folder: Path, a: list[float], b: list[float], **changes) -> list[str]:
-    """Side a and side b, which differ in their trust."""
+    """Sides a and b, which differ in their trust."""
     made = make(folder / "a", a, **changes), make(folder / "b", b, trust="hybrid", **changes)
     return [str(path) for path in made]
 
@@ -41,14 +41,14 @@ def edit(run: Path | str, old: str, new: str) -> None:
 # --- when there is a winner ---------------------------------------------------------------------------
 
 
-def test_two_replicas_a_side_win_nothing(tmp_path):
+def test_two_replicas_per_side_have_no_winner(tmp_path):
     found = compare(two(tmp_path, [1, 1.01], [90, 90.02]))
     (v,) = found.tasks[0].versus
-    assert v.winner is None and v.higher is None and "cannot say anything about chance" in v.verdict
+    assert v.winner is None and v.higher is None and "are too few for a test" in v.verdict
     assert all(map(math.isnan, (v.difference.low, v.improvement.high, v.welch, v.mann_whitney, v.detectable)))
     assert v.difference.estimate == pytest.approx(89.005) and v.improvement.estimate == 1.0
     assert all(math.isnan(interval.low) for row in found.tasks[0].rows for interval in (row.iqm, row.mean, row.area))
-    assert "not told apart" in as_text(found) and "mathbf" not in as_latex(found)
+    assert "not significant" in as_text(found) and "mathbf" not in as_latex(found)
     html = render(found, [])
     assert "is better" not in html and 'class="bar"' not in html and "NaN" not in as_json(found)
     drawn = json.loads(re.findall(r'<script type="application/json">(.*?)</script>', html)[0])["series"]
@@ -59,7 +59,7 @@ def test_two_replicas_a_side_win_nothing(tmp_path):
     assert v.smallest == pytest.approx(2 / 45) and math.isnan(v.mann_whitney) and v.winner is None
 
 
-def test_one_comparison_needs_the_test_too(tmp_path):
+def test_an_interval_without_zero_is_not_enough(tmp_path):
     """The interval of the difference of IQMs leaves out zero, and Welch's test sees nothing: middles of 8, 8, 9 and
     0, 1, 4 are far apart, means of 6.8 and 3 with these outliers are not."""
     found = compare(two(tmp_path, [0, 0, 1, 4, 10], [0, 8, 8, 9, 9]))
@@ -68,23 +68,23 @@ def test_one_comparison_needs_the_test_too(tmp_path):
     # Welch: t = 3.8 / sqrt(18 / 5 + 14.7 / 5) = 1.486, with 7.9 degrees of freedom
     assert v.welch == pytest.approx(0.176, abs=5e-4)
     assert v.winner is None and "beat" not in v.verdict
-    assert v.verdict.startswith("no difference between b and a can be seen: +6.667 [1.")
-    assert "] without zero, but Welch p = .176, Mann–Whitney p = .413: not beyond chance; 5 replicas each" in v.verdict
-    assert "not told apart" in as_text(found) and "mathbf" not in as_latex(found)
+    assert v.verdict.startswith("no significant difference between b and a: +6.667 [1.")
+    assert "] excludes zero, but Welch p = .176, Mann–Whitney p = .413; 5 replicas each" in v.verdict
+    assert "not significant" in as_text(found) and "mathbf" not in as_latex(found)
 
 
 def test_without_spread_ranks_decide(tmp_path):
-    """Welch's p would be 0, of three replicas a side too; ranks of three cannot fall below .1, of five reach .008."""
+    """Welch's p would be 0 even with three replicas per side; ranks reach .1 with three and .008 with five."""
     three, five = two(tmp_path / "3", [0.0] * 3, [0.1] * 3), two(tmp_path / "5", [0.0] * 5, [0.1] * 5)
     (v,) = compare(three).tasks[0].versus
     assert v.winner is None and math.isnan(v.welch) and math.isnan(v.mann_whitney)
     assert v.verdict == (
-        "no difference between b and a can be seen: +0.100 [0.100, 0.100] without zero, but no spread to judge by "
-        "(Welch), a Mann–Whitney test with 3 replicas each cannot fall below .100: not beyond chance; 3 replicas each"
+        "no significant difference between b and a: +0.100 [0.100, 0.100] excludes zero, but Welch undefined without "
+        "spread, Mann–Whitney p cannot fall below .100 with 3 replicas each; 3 replicas each"
     )
     (v,) = compare(five).tasks[0].versus
     assert v.winner == "b" and v.mann_whitney == pytest.approx(2 / 252)
-    assert "no spread to judge by (Welch), Mann–Whitney p = .008; 5 replicas each" in v.verdict
+    assert "Welch undefined without spread, Mann–Whitney p = .008; 5 replicas each" in v.verdict
     # One of four, all without spread: Holm takes their ranks' p four times, and once more for each that is larger
     words = [*five, *(str(make(tmp_path / f"c{k}", [0.0] * 5, n_peers=k)) for k in (3, 4, 5))]
     some = compare(words).tasks[0].versus
@@ -92,7 +92,7 @@ def test_without_spread_ranks_decide(tmp_path):
 
 
 def test_tests_that_cannot_reject_are_not_counted(tmp_path):
-    """Holm's correction of Mann and Whitney's p: of two tests, not of the five of which three never reach .05."""
+    """Holm's correction of Mann–Whitney p counts two tests; the other three cannot reach .05."""
     words = [str(make(tmp_path / "a", [1, 2, 3, 4, 5]))]
     words += [str(make(tmp_path / f"b{k}", [11.0 + k, 12, 13, 14, 15], n_peers=3 + k)) for k in range(2)]
     words += [str(make(tmp_path / f"c{k}", [11.0, 12], n_peers=6 + k)) for k in range(3)]
@@ -105,12 +105,12 @@ def test_tests_that_cannot_reject_are_not_counted(tmp_path):
     assert all(v.smallest == pytest.approx(2 / 56) and not math.isnan(v.mann_whitney) for v in some)
 
 
-def test_nobody_wins_by_length(tmp_path):
-    """Fewer steps to a goal are better, more steps on one's feet as well: longer is all that can be said."""
+def test_length_has_no_winner(tmp_path):
+    """Shorter episodes are better in some tasks and longer ones in others, so there is no winner."""
     words = two(tmp_path, [1] * 5, [1] * 5)
-    edit(words[0], r",10,$", ",200,")
-    edit(words[0], r"^(\d+,(\d),.*),200,$", r"\1,20\2,")
-    edit(words[1], r"^(\d+,(\d),.*),10,$", r"\1,1\2,")
+    edit(words[0], r",10,,alone$", ",200,,alone")
+    edit(words[0], r"^(\d+,(\d),.*),200,,alone$", r"\1,20\2,,alone")
+    edit(words[1], r"^(\d+,(\d),.*),10,,alone$", r"\1,1\2,,alone")
     found = compare(words, metric="length")
     (v,) = found.tasks[0].versus
     assert v.winner is None and v.higher == "a" and v.difference.estimate == pytest.approx(-190)
@@ -127,14 +127,14 @@ def test_several_tasks_by_length(tmp_path):
     words = []
     for env in ("Room-v6", "CartPole-v1"):
         words += two(tmp_path / env, [1] * 5, [1] * 5, env=env)
-        edit(words[-1], r"^(\d+,(\d),.*),10,$", r"\1,1\2,")  # 10 to 14 steps, and 10
+        edit(words[-1], r"^(\d+,(\d),.*),10,,alone$", r"\1,1\2,,alone")  # 10 to 14 steps, and 10
     (line,) = compare(words, metric="length").overall
     # of five and five ties, and four of five above: (1/2 + 4) / 5
     assert line == "b against a: longer on 0, shorter on 0 of 2 environments; mean probability of being longer 0.90"
 
 
 def test_power_of_pairs_is_that_of_their_differences(tmp_path):
-    """Far apart from seed to seed, alike within a pair: differences of 1, 1.2, … are what is judged."""
+    """Large differences between seeds, small ones within pairs: differences of 1, 1.2, … are tested."""
     a = [10.0, 20, 30, 40, 50]
     words = two(tmp_path, a, [x + 1 + 0.2 * k for k, x in enumerate(a)])
     (v,) = compare(words, paired=True).tasks[0].versus
@@ -143,7 +143,7 @@ def test_power_of_pairs_is_that_of_their_differences(tmp_path):
     assert v.winner is None and v.detectable > 20
 
 
-def test_pairs_in_whatever_order_they_are_named(tmp_path):
+def test_pairs_do_not_depend_on_the_order_of_runs(tmp_path):
     for name, trust, more in (("a", "td", 0.0), ("b", "hybrid", 1.0)):
         for seed in range(4):
             make(tmp_path / f"{name}-{seed}", [10.0 * seed + more + 0.1 * seed * more], seed=seed, trust=trust)
@@ -157,7 +157,7 @@ def test_pairs_in_whatever_order_they_are_named(tmp_path):
 # --- what is on a table -------------------------------------------------------------------------------
 
 
-def test_half_of_the_replicas_are_enough_for_steps(tmp_path):
+def test_steps_to_a_threshold_are_those_of_half_the_replicas(tmp_path):
     """Curves rise in equal steps: 60 is at 20 after 100 of 300 steps, 30 after 200, and 3 never."""
     words = two(tmp_path, [3.0, 3.0, 30.0, 60.0], [3.0, 3.0, 3.0, 60.0])
     found = compare(words, threshold=20.0)
@@ -167,12 +167,12 @@ def test_half_of_the_replicas_are_enough_for_steps(tmp_path):
 
 @pytest.mark.parametrize("flag", ["threshold", "target"])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_what_cannot_be_reached_is_refused(tmp_path, flag, value):
-    with pytest.raises(UserError, match=f"--{flag} -?(nan|inf) is not a number to reach"):
+def test_infinite_thresholds_are_refused(tmp_path, flag, value):
+    with pytest.raises(UserError, match=f"--{flag} must be finite, got -?(nan|inf)"):
         compare(two(tmp_path, [1, 2, 3], [1, 2, 3]), **{flag: value})
 
 
-def test_other_grids_are_compared_where_they_meet(tmp_path):
+def test_different_evaluation_steps(tmp_path):
     """Two curves that are at 10 from step 100 on: seen at 0, 150 and 300, or every 50 steps."""
     words = []
     for name, trust, steps in (("fine", "td", range(0, 301, 50)), ("coarse", "hybrid", range(0, 301, 150))):
@@ -189,8 +189,8 @@ def test_other_grids_are_compared_where_they_meet(tmp_path):
     assert v.winner is None and v.difference.estimate == pytest.approx(0)
     assert [row.threshold for row in found.tasks[0].rows] == [(5, 150.0), (5, 150.0)]
     assert found.warnings == (
-        "numbers of evaluations up to step 300 differ, or their steps do (fine: 7, coarse: 3): area and steps to a "
-        "threshold are those of the 3 that all have",
+        "the steps of the evaluations up to step 300 differ (number of evaluations: fine: 7, coarse: 3): area and "
+        "steps to a threshold use the 3 common ones",
     )
     longer = make(tmp_path / "longer", [1, 2, 3], n_peers=3, steps=(0, 150, 300, 450))
     assert not any("evaluations up to" in line for line in compare([words[1], str(longer)]).warnings)
@@ -199,7 +199,7 @@ def test_other_grids_are_compared_where_they_meet(tmp_path):
 # --- what does not fit --------------------------------------------------------------------------------
 
 
-def test_sides_of_one_name_are_told_apart(tmp_path):
+def test_sides_with_the_same_name(tmp_path):
     old = make(tmp_path / "x" / "run", [1, 2, 3, 4, 5], env="Room-v6")
     new = make(tmp_path / "y" / "run", [21, 22, 23, 24, 25], env="Room-v21")
     found = compare([str(old), str(new)])
@@ -209,20 +209,20 @@ def test_sides_of_one_name_are_told_apart(tmp_path):
     assert task.versus[0].verdict.startswith("run (Room-v21) beats run (Room-v6) on IQM by 20.0 [")
     assert found.differences == {"env": {"run (Room-v6)": "Room-v6", "run (Room-v21)": "Room-v21"}}
     assert found.warnings == (
-        "environments differ (run (Room-v6): Room-v6, run (Room-v21): Room-v21): their returns are not on one scale",
+        "environments differ (run (Room-v6): Room-v6, run (Room-v21): Room-v21): their returns are not comparable",
     )
     turned = compare([str(old), str(new)], reference="run (Room-v21)")
     assert [row.side for row in turned.tasks[0].rows] == ["run (Room-v21)", "run (Room-v6)"]
     other = make(tmp_path / "z" / "run", [1, 2, 3], env="Room-v6", env_args={"size": 9})
     (line,) = compare([str(old), str(other)]).warnings
     assert line == (
-        'environment arguments differ (run (Room-v6): {}, run (Room-v6 {"size": 9}): {"size": 9}): it is not the same '
-        "task"
+        'environment arguments differ (run (Room-v6): {}, run (Room-v6 {"size": 9}): {"size": 9}): the tasks '
+        "are different"
     )
 
 
-def test_what_differs_within_a_side_is_warned_of(tmp_path):
-    """Runs that are pooled have one configuration, but not one protocol, machine or code."""
+def test_warnings_about_differences_within_a_side(tmp_path):
+    """Pooled runs have the same configuration, but possibly different protocols, machines or code."""
     for name, trust in (("a", "td"), ("b", "hybrid")):
         make(tmp_path / f"{name}1", [1, 2, 3], seed=1, trust=trust, run=RunConfig(n_eval_episodes=1))
         make(
@@ -238,16 +238,16 @@ def test_what_differs_within_a_side_is_warned_of(tmp_path):
     assert [(row.side, row.replicas) for row in found.tasks[0].rows] == [("a", 6), ("b", 6)]
     warnings = "\n".join(found.warnings)
     for words in (
-        "evaluation episodes differ (a: 1 and 4, b: 1 and 4): unequal noise",
+        "numbers of evaluation episodes differ (a: 1 and 4, b: 1 and 4): the noise differs",
         "versions of mujoco differ (a: 3.3.0 and 2.0, b: 3.3.0 and 2.0)",
         "processors differ (a: a and b, b: a and b)",
-        "numbers of evaluations up to step 300 differ, or their steps do (a: 4 and 5, b: 4 and 5)",
+        "the steps of the evaluations up to step 300 differ (number of evaluations: a: 4 and 5, b: 4 and 5)",
     ):
         assert words in warnings, words
     assert len(found.warnings) == 4
 
 
-def test_the_code_of_the_runs_is_compared(tmp_path):
+def test_warnings_about_different_commits(tmp_path):
     versions = {"torch": "2.13.0", "numpy": "2.4.0", "python": "3.11.7"}
     gits = [{"commit": "a" * 40, "modified": True}, {"commit": "a" * 40, "modified": False}, {"commit": "b" * 40}]
     words = []
@@ -255,12 +255,12 @@ def test_the_code_of_the_runs_is_compared(tmp_path):
         environment = {"git": git, "versions": versions | {"python": python}}
         words.append(str(make(tmp_path / name, [1, 2, 3], n_peers=2 + len(words), environment=environment)))
     assert compare(words[:2]).warnings == (
-        f"git commits differ (a: {'a' * 12} with changes, b: {'a' * 12}): the code is not the same",
+        f"git commits differ (a: {'a' * 12} with changes, b: {'a' * 12}): the code is different",
     )
     told = compare(words[1:]).warnings
     assert told == (
-        f"git commits differ (b: {'a' * 12}, c: {'b' * 12}): the code is not the same",
-        "versions of python differ (b: 3.11.7, c: 3.13.0): a small matter, mostly",
+        f"git commits differ (b: {'a' * 12}, c: {'b' * 12}): the code is different",
+        "versions of python differ (b: 3.11.7, c: 3.13.0): usually a small effect",
     )
 
 
@@ -275,33 +275,33 @@ ODD = {
 
 
 @pytest.mark.parametrize("kind", ODD)
-def test_an_odd_environment_is_no_fault(tmp_path, kind):
+def test_invalid_environment_json(tmp_path, kind):
     words = two(tmp_path, [1, 2, 3], [4, 5, 6])
     (Path(words[1]) / "environment.json").write_text(json.dumps(ODD[kind]))
     found = compare(words)
     assert found.tasks[0].versus[0].replicas == (3, 3)
     if kind == "resumed":
-        assert "b went on elsewhere at step x: 1; None" in found.warnings
+        assert "b was resumed under other conditions at step x: 1; None" in found.warnings
     differs = any("versions of torch differ (a: 2.13.0, b: " in line for line in found.warnings)
-    unknown = "b: environment.json does not say what it was trained with" in found.warnings
+    unknown = "b: environment.json does not name the versions that it was trained with" in found.warnings
     assert differs == (kind == "nested") and unknown == (kind != "nested")
 
 
 # --- what is half there -------------------------------------------------------------------------------
 
 
-def test_a_half_written_evaluation_is_left_out(tmp_path):
-    """The mean of replica 2 would be that of one member: 14 instead of 15 at step 300."""
+def test_an_incomplete_evaluation_is_left_out(tmp_path):
+    """Otherwise the mean of replica 2 would be that of one member: 14 instead of 15 at step 300."""
     words = two(tmp_path, [11, 13, 15], [21, 23, 25])
     edit(words[0], r"^300,2,member-1,.*\n", "")
     found = compare(words)
     assert found.tasks[0].step == 200
     assert found.tasks[0].samples[0] == pytest.approx([11 * 2 / 3, 13 * 2 / 3, 15 * 2 / 3])
-    assert f"{words[0]}: the evaluation at step 300 is not whole (10 rows of 12): left out" in found.warnings
+    assert f"{words[0]}: the evaluation at step 300 is not complete (10 rows of 12): left out" in found.warnings
     edit(words[0], r"^(200,0,member-0,1,.*\n)", r"\1\1")  # twice
     found = compare(words)
     assert found.tasks[0].step == 100
-    assert f"{words[0]}: the evaluation at step 200 is not whole (13 rows of 12): left out" in found.warnings
+    assert f"{words[0]}: the evaluation at step 200 is not complete (13 rows of 12): left out" in found.warnings
     edit(words[1], r"^100,0,member-0,1,", "100,0,member-0,0,")  # an episode twice, another not at all
     with pytest.raises(UserError, match="a and b have only step 0 in common"):
         compare(words)
@@ -310,14 +310,14 @@ def test_a_half_written_evaluation_is_left_out(tmp_path):
 @pytest.mark.parametrize("cells, said", [("300,3,member-0", "member-0 in replica 3"), ("300,2,m-0", "m-0 in replica 2"),
                                          ("300,2,member-2", "member-2 in replica 2"),
                                          (f"300,2,member-{'9' * 5000}", "member-9+ in replica 2")])  # fmt: skip
-def test_rows_of_nobody_are_named(tmp_path, cells, said):
+def test_rows_of_unknown_members_are_named(tmp_path, cells, said):
     words = two(tmp_path, [1, 2, 3], [4, 5, 6])
     edit(words[0], r"^300,2,member-1,1,", f"{cells},1,")
-    with pytest.raises(UserError, match=rf"a: there is no {said}, as evaluations\.csv has it at step 300"):
+    with pytest.raises(UserError, match=rf"a: evaluations\.csv has a row of {said} at step 300"):
         compare(words)
 
 
-def test_a_replica_that_is_none_is_named_and_takes_no_memory(tmp_path, capsys):
+def test_a_huge_replica_number_is_refused_without_memory(tmp_path, capsys):
     (word, other) = two(tmp_path, [1, 2, 3], [4, 5, 6])
     edit(word, r"^300,2,member-1,1,", "300,999999999,member-1,1,")
     said = "evaluations.csv is damaged: at step 300 it has a replica 999999999"
@@ -331,7 +331,7 @@ def test_a_replica_that_is_none_is_named_and_takes_no_memory(tmp_path, capsys):
         tables.read_evaluations(word)
 
 
-def test_nan_by_hand_is_an_empty_cell(tmp_path):
+def test_nan_is_an_empty_cell(tmp_path):
     word = make(tmp_path / "a", [1, 2, 3], success=[1, 0, 1])
     for name in ("nan", "NaN", "NAN"):
         edit(word, r"^(200,1,member-0,1,.*),[^,]*,alone$", rf"\1,{name},alone")
@@ -356,8 +356,8 @@ def test_an_unknown_setting_names_its_run(tmp_path):
         by_axis(find_runs(words), "n_peers")
 
 
-def test_a_band_is_that_of_all_replicas():
-    """Without one of them it is another sample's."""
+def test_a_band_needs_all_replicas():
+    """Without one of them it would be the band of another sample."""
     values = np.array([[1.0, 2.0, 3.0], [1.0, np.nan, 3.0]])
     result = summaries.spread(values)
     half = 4.3026527 / math.sqrt(3)  # t(0.975, 2 degrees of freedom); the standard deviation of 1, 2, 3 is 1
@@ -387,13 +387,21 @@ def test_links_are_replaced_and_not_followed(tmp_path):
 
 
 @pytest.mark.parametrize("text", ['{"mine": 1}', "[1]", "no json", "\udcff", "[" * 100_000])
-def test_another_comparison_json_is_not_ours(tmp_path, text):
+def test_another_comparison_json_is_not_replaced(tmp_path, text):
     found = compare(two(tmp_path, [1, 2, 3], [4, 5, 6]))
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "comparison.json").write_bytes(text.encode(errors="surrogateescape"))
     (mine / "table.tex").write_text("my table")
     before = (mine / "comparison.json").read_bytes()
-    with pytest.raises(UserError, match="is not a comparison: give another --out"):
+    with pytest.raises(UserError, match="is not a comparison: choose another --out"):
         write_comparison(found, mine, [])
     assert (mine / "table.tex").read_text() == "my table" and (mine / "comparison.json").read_bytes() == before
+
+
+def test_rules_of_success_that_differ_are_named(tmp_path):
+    words = two(tmp_path, [1, 2, 3], [4, 5, 6], success=[1, 0, 1])
+    path = Path(words[1]) / "config.yaml"
+    path.write_text(path.read_text().replace("  success: last", "  success: any"))
+    lines = [line for line in compare(words, metric="success").warnings if "rules of success" in line]
+    assert len(lines) == 1 and "last" in lines[0] and "any" in lines[0]

@@ -137,7 +137,7 @@ def test_it_goes_beside_advice_and_without(tmp_path):
 
 def test_what_cannot_be_averaged_is_one_line(tmp_path):
     mixed = Config(env="Pendulum-v1", n_peers=2, exchange=("average",), learner=LearnerConfig(algorithm=("sac", "td3")))
-    with pytest.raises(UserError, match="--exchange average needs members of one kind"):
+    with pytest.raises(UserError, match="--exchange average needs members with the same --algorithm"):
         Trainer(mixed)
-    with pytest.raises(UserError, match="--exchange needs two members or more"):
+    with pytest.raises(UserError, match="--exchange needs at least two members"):
         Trainer(Config(env="Room-v6", n_peers=1, exchange=("average",)))

@@ -221,8 +221,8 @@ def test_they_appear_in_the_help_and_in_yaml(tmp_path):
     ("changes", "message"),
     [
         ({"env": "Pendulum-v1"}, "reinforce does not fit Pendulum-v1, whose actions are Box: use --algorithm sac"),
-        ({"use_critic": True}, "--use-critic needs Q-functions, and reinforce has none"),
-        ({"n_peers": 1}, "--exchange needs two members or more"),
+        ({"use_critic": True}, "--use-critic needs Q-functions, but reinforce has none"),
+        ({"n_peers": 1}, "--exchange needs at least two members"),
         ({"exchange": ("average", "average")}, "--exchange names the same exchange twice"),
         ({"exchange": ("averag",)}, "average"),
     ],

@@ -126,7 +126,7 @@ def rows_on_a_full_disk(path: Path, whole: dict[str, bytes]) -> None:
     disk = Disk(path, 2048)
     said = peerage(*words(path), listeners=(At(52, disk.fill),))
     assert said.status == 2
-    assert f"cannot write to the run folder: {FULL}; once that is mended" in said.line()
+    assert f"cannot write to the run folder: {FULL}; after fixing this" in said.line()
     assert "peerage resume" in said.err and "continues from step 40" in said.err
     assert peerage("report", path / "run").line() and peerage("evaluate", path / "run", "--episodes", 1).status == 0
     again = peerage("resume", path / "run", "--verbose", 0)  # too early
@@ -430,8 +430,8 @@ def test_an_environment_that_fails_in_an_evaluation(tmp_path, reference, monkeyp
         ("suggest exits", "SystemExit: 0"),
         ("suggests NaN", "suggested nan, which is not a valid action"),
         ("suggests 3", "which is not a valid action"),
-        ("suggests too many", "must answer"),
-        ("suggests words", "must answer"),
+        ("suggests too many", "must return"),
+        ("suggests words", "must return"),
         ("suggests nothing", "no"),
         ("at raises", "failed in at"),
         ("role raises", "failed in role"),
@@ -605,7 +605,7 @@ def test_a_listener_that_raises(tmp_path, reference, monkeypatch, error):
         heard = Heard()
         said = peerage(*words(tmp_path, config, name), listeners=(Raises(method, error), heard))
         assert said.status == 0 and len(heard.texts) == 1
-        told = f"Raises is switched off, the training goes on: {error.__name__}: the quota is used up"
+        told = f"Raises is switched off, the training continues: {error.__name__}: the quota is used up"
         assert told in said.line()
         assert differs(tmp_path / name, reference(config)) == []
         assert RunFolder(tmp_path / name).status()[0] == "DONE"
@@ -632,7 +632,7 @@ def test_tensorboard_that_fails(tmp_path, reference, step, fault):
     pytest.importorskip("tensorboard")
     run = tmp_path / "run"
     said = peerage(*words(tmp_path), "--use-tensorboard", listeners=(At(step, lambda: fault(run / "tensorboard")),))
-    assert said.status == 0 and "TensorBoardLog is switched off, the training goes on" in said.line(), said
+    assert said.status == 0 and "TensorBoardLog is switched off, the training continues" in said.line(), said
     assert differs(run, reference()) == []
 
 
@@ -903,7 +903,7 @@ def test_a_log_file_on_a_full_disk(tmp_path, reference, where):
     assert RunFolder(tmp_path / "run").status()[0] == "DONE"
     if where == "2>said":
         said = (tmp_path / "said").read_text()
-        assert said.count("\n") == 1 and "Display is switched off, the training goes on" in said and FULL in said
+        assert said.count("\n") == 1 and "Display is switched off, the training continues" in said and FULL in said
 
 
 # --- no memory ------------------------------------------------------------------------------------------------

@@ -313,7 +313,7 @@ WRONG = {
         {"blocks": (("pole", 3), ADVISER, ("reward", 1))},
         r"block 'pole' should have shape \[M, S, width\] = \[2, 70, 3\], but has \[2, 70, 2\]",
     ),
-    "missing": ({"blocks": (("pole", 2), ADVISER, ("sun", 1))}, "extract made no block 'sun'"),
+    "missing": ({"blocks": (("pole", 2), ADVISER, ("sun", 1))}, "extract returned no block 'sun'"),
     "nan": (
         {"extract": lambda past: {"pole": past.obs[..., 2:], "reward": 0 / np.abs(past.reward)}},
         "block 'reward' has numbers that are not finite",
@@ -350,7 +350,7 @@ WRONG = {
     ),
     "phases too far back": (
         {"phases": lambda past: np.cumsum(past.action, axis=1) % 2, "phase_names": ("a", "b")},
-        "what phases returns depends on how the steps are cut into chunks",
+        "the result of phases depends on how the steps are cut into chunks",
     ),
 }
 

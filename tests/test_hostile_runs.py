@@ -88,7 +88,7 @@ def test_a_byte_of_a_checkpoint(runs, kind, command, which, flip, both):
             assert answer.refused, answer
         else:
             aside = place.newest.with_name("damaged_step_000000040")
-            for_another_reason = command[0] == "train" or "nobody to ask" in answer.err
+            for_another_reason = command[0] == "train" or "without advice" in answer.err
             assert answer.refused == for_another_reason, answer
             told = "damaged" in answer.out + answer.err
             assert aside.is_dir() if command[0] == "resume" else told or for_another_reason, answer
@@ -139,6 +139,25 @@ def test_a_state_that_is_sealed_and_makes_no_sense(runs, kind, command, data):
         use(place, command)
 
 
+
+
+@pytest.mark.parametrize("command", [COMMANDS_OF_A_RUN[0], COMMANDS_OF_A_RUN[2]])
+@pytest.mark.parametrize(
+    "runner",
+    [None, [], {}, 7, {"offsets": None}, {"offsets": []}, {"offsets": {}}, {"offsets": {"metrics.csv": "x"}},
+     {"offsets": {"metrics.csv": None}}, {"offsets": {"metrics.csv": -1}}, {"offsets": {"metrics.csv": 10**30}},
+     {"frozen": [0]}, {"evaluated_at": "x"}],
+)  # fmt: skip
+def test_a_senseless_state_of_the_runner(runs, command, runner):
+    """A resume is refused; whoever evaluates the members does not need it."""
+    with Place(runs) as place:
+        path = place.newest / "state.json"
+        state = json.loads(path.read_text())
+        state["runner"] = {**state["runner"], **runner} if isinstance(runner, dict) and runner else runner
+        path.write_text(json.dumps(state))
+        reseal(place.newest)
+        answer = use(place, command)
+        assert answer.refused if command[0] == "resume" else answer.status == 0, answer
 
 
 @examples(60)

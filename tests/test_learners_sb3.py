@@ -447,7 +447,8 @@ def compare_acting(learner, s, model, obs, noise):
         value = torch.cat(model.critic(obs, sampled), dim=1).amin(dim=1)
     assert_close(learner.suggest(ours, None)[s], torch.tensor(mode), 1e-8)
     assert_close(learner.suggest(ours, noise)[s], everywhere, 1e-8)
-    assert_close(learner.state_value(ours, noise)[s], value, 1e-8)
+    if not getattr(learner, "use_sde", False):  # with gSDE states are valued by independent actions: test_gsde.py
+        assert_close(learner.state_value(ours, noise)[s], value, 1e-8)
     assert_close(learner.action_value(ours, everywhere.expand(3, -1, -1))[s], value, 1e-7)
 
 

@@ -328,7 +328,7 @@ def test_share_of_better_advisers_by_hand():
     )  # fmt: skip
     found = numbers.better_share(rows, level, n_advisers=2)
     assert found.loc[0, "better"] == pytest.approx((3 + 2) / 24)
-    assert found.loc[0, "lot"] == pytest.approx((4 / 2 + 8 / 2) / 24)  # one of two is better, in a's 4 and in b's 8
+    assert found.loc[0, "uniform"] == pytest.approx((4 / 2 + 8 / 2) / 24)  # one of two is better, in a's 4 and in b's 8
     assert found.loc[1].tolist() == [0, 0] and found.loc[2].isna().all()
 
 
@@ -360,9 +360,9 @@ def test_kinds_of_members():
     assert numbers.kinds(with_settings(Config(), frozen)) == {"": ["member-1"]}
 
 
-def part(better: list[float], lot: list[float], curve: dict[int, list[float]] | None = None) -> numbers.Part:
+def part(better: list[float], uniform: list[float], curve: dict[int, list[float]] | None = None) -> numbers.Part:
     frame = pd.DataFrame.from_dict(curve or {10: [1.0, 2.0, 3.0]}, orient="index")
-    return numbers.Part("", 30, frame, np.array(better), np.array(lot), np.ones(3), change_at=20)
+    return numbers.Part("", 30, frame, np.array(better), np.array(uniform), np.ones(3), change_at=20)
 
 
 def test_moments_of_a_change():
@@ -383,10 +383,10 @@ def test_sentences():
     assert script.verdict("x", base, base) == "x: the group and single agents are the same in every replica."
     assert "cannot tell" in script.verdict("x", base[:2] + 5, base[:2])  # two replicas give no interval
     more = script.about_trust("x", part([0.5, 0.6, 0.7], [0.3, 0.4, 0.5]))
-    assert more.endswith("20.0 [20.0, 20.0] points: more than by lot.")
-    assert script.about_trust("x", part([0.1, 0.1, 0.1], [0.3, 0.4, 0.5])).endswith("less than by lot.")
+    assert more.endswith("20.0 [20.0, 20.0] points: more than with uniform choices.")
+    assert script.about_trust("x", part([0.1, 0.1, 0.1], [0.3, 0.4, 0.5])).endswith("less than with uniform choices.")
     assert "cannot tell" in script.about_trust("x", part([0.1, 0.4, 0.7], [0.4, 0.4, 0.4]))
-    assert "nothing to show" in script.about_trust("x", part([np.nan, 0.1, 0.1], [0.3, 0.4, 0.5]))
+    assert "no choices to judge" in script.about_trust("x", part([np.nan, 0.1, 0.1], [0.3, 0.4, 0.5]))
 
 
 def test_settings_of_the_script():
@@ -407,7 +407,7 @@ def test_from_runs_to_the_page(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PYTHONPATH", str(Path(script.__file__).parents[1]))
     monkeypatch.setitem(script.QUESTIONS, "change", ("What if it changes?", ("change-reward-room",)))
     script.read.cache_clear()
-    with pytest.raises(SystemExit, match="no pair of runs"):
+    with pytest.raises(SystemExit, match="no group and its baseline"):
         script.main(["table"])
     run = ["run", "--only", "change-reward-room*", "--replicas", "3", "--scale", "0.06"]
     script.main(run)
@@ -418,7 +418,7 @@ def test_from_runs_to_the_page(tmp_path, monkeypatch, capsys):
     single = load(script.FOLDER / "change-reward-room-single" / "config.yaml")
     assert single.advice.sharing == "none" and single.env_args == config.env_args
     script.main(run)
-    assert capsys.readouterr().out.count("done already") == 2
+    assert capsys.readouterr().out.count("already done") == 2
     script.main(["table"])
     out = capsys.readouterr().out
     assert "| change-reward-room | " in out and out.count("\n- change-reward-room: ") == 2

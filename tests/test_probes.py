@@ -377,7 +377,7 @@ def test_a_run_from_training_to_page(tmp_path: Path, monkeypatch, capsys):
     trust_probes.page()
     assert (tmp_path / "docs" / "page.md").read_text() == text  # a second call changes nothing
     (experiment.folder / "DONE").unlink()
-    with pytest.raises(SystemExit, match="nothing to write"):
+    with pytest.raises(SystemExit, match="nothing was written"):
         trust_probes.page()
     assert "room-turncoat-td" in capsys.readouterr().out
     assert "--overwrite" in experiment.command(3, 1500)  # an interrupted run starts again

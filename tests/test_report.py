@@ -1,4 +1,4 @@
-"""report.html: the numbers that it shows, what it may not do, and how it behaves in a real browser."""
+"""report.html: its numbers, its content security policy, and its behaviour in a browser."""
 
 from __future__ import annotations
 
@@ -64,10 +64,10 @@ def test_contents_list_the_sections_and_text_is_escaped():
     assert "<nav" not in page.render("t", sections[:2])
 
 
-def test_json_can_not_close_its_element():
+def test_json_cannot_close_its_element():
     evil = "</script><script>alert(1)</script><!-- & \u2028"
     text = page.data({"name": evil, "values": [1, None]})
-    assert text.count("<") == text.count(">") == 2  # its own two tags
+    assert text.count("<") == text.count(">") == 2  # of its own two tags
     inside = re.fullmatch(r'<script type="application/json">(.*)</script>', text)[1]
     assert json.loads(inside) == {"name": evil, "values": [1, None]}
     with pytest.raises(ValueError):
@@ -95,14 +95,14 @@ def test_ticks_labels_and_shades():
     assert shades("#ffffff")[0] == "#8c8c8c"  # white moved 45% to black: 3.4 to 1 on white; 40% (#999999): 2.8 to 1
 
 
-def test_the_height_shows_lines_first_and_bands_as_far_as_they_are_readable():
+def test_the_y_axis_fits_lines_before_bands():
     steps, line = [0, 1, 2, 3, 4, 5], [0, 2, 4, 6, 8, 10]
     narrow = Series("a", steps, line, [v - 1 for v in line], [v + 1 for v in line])
     assert height([narrow], (0, 5), Look()) == pytest.approx((-1 - 0.06 * 12, 11 + 0.06 * 12))
     wide = Series("a", steps, line, [-1000] * 6, [1000] * 6)
     assert height([wide], (0, 5), Look()) == pytest.approx((-7.5 - 0.06 * 25, 17.5 + 0.06 * 25))
     started = Series("a", steps, [200, 200, 3, 2, 1, 2])
-    assert height([started], (0, 5), Look(late=True))[1] == pytest.approx(3 + 0.06 * 2)
+    assert height([started], (0, 5), Look(skip_start=True))[1] == pytest.approx(3 + 0.06 * 2)
     assert height([started], (0, 5), Look())[1] > 200
     assert height([narrow], (0, 5), Look(ylim=(0.0, None), reference=(30.0, "r")))[0] == 0.0
     flat = Series("a", steps, [5.0] * 6)
@@ -122,7 +122,7 @@ def test_a_curve_by_hand():
     line = Series("a<b", [0, 50, 100], [0.0, math.nan, 5.0], [0.0, math.nan, 2.5], [0.0, math.nan, 10.0])
     dot = Series("c", [100], [7.5], colour="#0072B2", dash=True)
     html = plots.curves([line, dot], "y", "T", caption="C", look=look)
-    # The chart is 4000 units wide and high, from the left and from above.
+    # The chart is 4000 units wide and high; the origin is the upper left corner.
     assert paths(html, "line") == ["M0 4000L4000 2000", "M4000 1000h0"]
     assert paths(html, "band") == ["M0 4000L4000 3000L4000 0L0 4000Z"]
     assert "a&lt;b" in html and "a<b" not in html and 'class="s line dash point"' in html
@@ -142,11 +142,11 @@ def test_a_line_through_few_values_has_a_dot_at_each():
     assert paths(plots.curves([many], "y", "T"), "dot") == []
 
 
-def test_areas_have_gaps_where_nothing_is_known():
+def test_areas_have_gaps_for_missing_values():
     gap = math.nan
     shares = [gap, 100.0, gap, gap, 50.0]
     html = plots.areas({"p": [Series("a", [20, 40, 60, 80, 100], shares)]}, "y", "T")
-    # What is known at 40 holds from 20 on, and what is known at 100 from 80 on.
+    # The value at 40 starts at 20, and that at 100 at 80.
     assert paths(html, "area") == ["M800 0L1600 0L1600 4000L800 4000ZM3200 2000L4000 2000L4000 4000L3200 4000Z"]
     assert chart_data(html)[0]["series"][0]["e"] == [None, 100, None, None, 50]
 
@@ -159,18 +159,19 @@ def test_areas_are_stacked():
     ]
 
 
-def test_intervals_leave_out_what_is_unknown():
+def test_intervals_leave_out_missing_values():
     rows = [("b − a", 5.0, 0.0, 10.0), ("c", 1.0, math.nan, math.nan), ("d", math.nan, 0.0, 1.0)]
     html = plots.intervals(rows, "difference", "T")
     assert html.count('class="dot"') == 2 and html.count('class="bar"') == 1 and "5.000 (0.000 to 10.0)" in html
-    # From -0.6 to 10.6: 0 stands at 5.36%, and the interval takes 10/11.2 of the width.
+    # From -0.6 to 10.6: 0 is at 5.36%, and the interval is 10/11.2 of the width.
     assert 'class="zero" style="left:5.36%"' in html and "left:5.36%;width:89.29%" in html
     assert plots.intervals(rows[2:], "difference", "T") == ""
 
 
-def test_panels_of_one_figure_share_a_scale_unless_they_are_apart():
+def test_panels_share_a_scale_unless_it_is_separate():
     panels = {"one": [Series("a", [0, 1], [0, 1])], "two": [Series("a", [0, 1], [0, 100])]}
-    shared, apart = (chart_data(plots.multiples(panels, "y", "T", look=Look(apart=kind))) for kind in (False, True))
+    looks = Look(), Look(separate_scales=True)
+    shared, apart = (chart_data(plots.multiples(panels, "y", "T", look=look)) for look in looks)
     assert shared[0]["y"] == shared[1]["y"] and apart[0]["y"] != apart[1]["y"] == shared[1]["y"]
     legend = plots.multiples(panels, "y", "T", look=Look(reference=(0.5, "half"))).count("<li>")
     assert legend == 2  # a once, and the reference
@@ -210,7 +211,7 @@ def test_the_matrix_by_hand():
     (data,) = chart_data(html)
     choices, score = data["columns"]
     assert data["steps"] == [10, 20]
-    # mean, replica 0, replica 1; in each both steps; in each (itself, expert). Replica 1 chose nobody at step 10.
+    # mean, replica 0, replica 1; in each both steps; in each (itself, expert). Replica 1 made no choice at step 10.
     assert choices["values"] == [25, 75, 75, 25, 25, 75, 50, 50, None, None, 100, 0]
     assert score["values"] == [1, 0, 2, 4, 0.5, -2, 1, None, 1.5, 2, 3, 4] and (score["low"], score["high"]) == (-2, 4)
     shown = re.search(r"<tbody>(.*?)</tbody>", html, re.S)[1]
@@ -218,10 +219,10 @@ def test_the_matrix_by_hand():
         (' class="itself turned" style="--w:0.75"', "75"),
         (' style="--w:0.25"', "25"),
     ]
-    assert "mean of 2 replicas" in html and "replica 1" in html and "each of 2 advisers would get 50%" in html
+    assert "mean of 2 replicas" in html and "replica 1" in html and "each of 2 advisers 50%" in html
 
 
-def test_where_nobody_chose_there_is_nothing():
+def test_steps_without_choices_are_gaps():
     silent = advice_by_hand().assign(step=lambda frame: frame["step"] + 20)
     before = [silent.assign(step=step, chosen=0, score=math.nan) for step in (10, 20)]
     advice = pd.concat([*(frame.drop_duplicates(["replica", "adviser"]) for frame in before), silent])
@@ -232,11 +233,11 @@ def test_where_nobody_chose_there_is_nothing():
     assert data["grids"] == [[10, 20, 30, 40]] and data["series"][0]["e"] == [None, None, 25, 75]
     # 20 to 30 to 40 of 40 steps: from the middle on
     assert paths(html, "area")[0] == "M2000 3000L3000 3000L4000 1000L4000 4000L3000 4000L2000 4000Z"
-    assert "nobody chose" in html and "nobody chose" not in charts.shares(advice_by_hand())
+    assert "without choices" in html and "without choices" not in charts.shares(advice_by_hand())
 
 
-def test_two_advisers_of_one_colour_get_two():
-    names = {"member-0": "mentor", "expert": "rotemn"}  # registered by somebody; their letters are the same
+def test_advisers_with_the_same_colour_get_different_ones():
+    names = {"member-0": "mentor", "expert": "rotemn"}  # registered names with the same letters
     assert adviser_colour("mentor") == adviser_colour("rotemn")
     advice = advice_by_hand().replace({"adviser": names})
     for html in (charts.shares(advice), charts.signals(advice), charts.traces(advice)):
@@ -263,24 +264,24 @@ def test_large_groups_are_pooled_and_stay_small(tmp_path):
     text = render(RunFolder.open(path))
     assert len(text.encode()) < 800_000 and "Each point is the mean of" not in text
     data = next(data for data in chart_data(text) if "columns" in data)
-    # 24 askers; the asker itself, other members, expert and adversary; four signals beside the choices
+    # 24 askers; self, other members, expert and adversary; choices and four signals
     assert len(data["columns"]) == 5
     views = len(data["columns"][0]["values"]) / (len(data["steps"]) * 24 * 4)
     assert views == 3 and charts.MATRIX_STEPS[0] <= len(data["steps"]) <= charts.MATRIX_STEPS[1]
     assert all(len(data["grids"][0]) <= charts.POINTS for data in chart_data(text) if data.get("grids"))
-    assert "Advisers that are members are pooled" in text
+    assert "Members are pooled into two advisers" in text
     assert "data:image" not in text
 
 
-def test_what_can_not_be_written_changes_nothing(tmp_path):
+def test_a_failed_write_changes_nothing(tmp_path):
     path = make_run(tmp_path, 1, (), 1, rows=1)
     (path / "report.html").mkdir()
-    with pytest.raises(UserError, match=r"report\.html is not a file: .*put it back"):
+    with pytest.raises(UserError, match=r"report\.html must be a regular file.*restore it"):
         write_report(path)
     assert not (path / "figures").exists()
     (path / "report.html").rmdir()
     (path / "figures").write_text("x")
-    with pytest.raises(UserError, match=r"figures is not a folder: .*put it back"):
+    with pytest.raises(UserError, match=r"figures must be a folder.*restore it"):
         write_report(path)
     assert not (path / "report.html").exists()
 
@@ -289,7 +290,7 @@ def test_what_can_not_be_written_changes_nothing(tmp_path):
 
 
 def cards(text: str) -> list[tuple[str, str]]:
-    """What stands on top of a page: the large words and the small ones of each card."""
+    """The cards at the top of a page: headline and explanation of each."""
     return re.findall(r'<div class="fact"><b>([^<]*)</b><span>([^<]*)</span></div>', text)
 
 
@@ -302,18 +303,18 @@ def evaluated(log_dir: Path, values: dict[tuple[int, str], float]) -> Path:
     return run.path
 
 
-def test_the_best_member_is_one_member_of_one_replica(tmp_path):
-    # Means over replicas would be 50 and 51: member-1, though member-0 of replica 1 is the best of all.
+def test_the_best_member_is_a_single_member(tmp_path):
+    # Means over replicas would be 50 and 51: that of member-1 is higher, but member-0 of replica 1 is the best.
     values = {(0, "member-0"): 10.0, (0, "member-1"): 40.0, (1, "member-0"): 90.0, (1, "member-1"): 62.0}
     (_, card) = cards(render(RunFolder.open(evaluated(tmp_path, values))))
     assert card == (
         "replica 1, member-0",
         "best single member at the end, mean return 90.0; the worst is replica 0, member-0 with 10.0; "
-        "within a replica best and worst are 29.0 apart on average",  # (30 + 28) / 2
+        "the mean difference of best and worst within a replica is 29.0",  # (30 + 28) / 2
     )
 
 
-def test_with_one_replica_the_best_member_is_that_of_the_group(tmp_path):
+def test_the_best_member_with_one_replica(tmp_path):
     path = evaluated(tmp_path, {(0, "member-0"): 10.0, (0, "member-1"): 40.0})
     (_, card) = cards(render(RunFolder.open(path)))
     assert card == ("member-1", "best member at the end, mean return 40.0; the worst is member-0 with 10.0")
@@ -329,16 +330,16 @@ HARD = {
     "advisers": ["expert", "sign-flip:expert", "colluding:a", "colluding:a", "turncoat", "noise:0.5:expert"],
 }
 SAID = [
-    "perturbed while training, not in evaluations: observation_noise=0.05 mass_scale=0.8..1.2",
-    "advice dropped: 25% of the answers to a member that chooses are not given",
-    "Byzantine members, who advise others what they would not do: member-1 (sign-flip) and member-2 (noise:0.3)",
+    "perturbed in training, not in evaluations: observation_noise=0.05 mass_scale=0.8..1.2",
+    "advice dropped: 25% of the suggestions do not reach the member that chooses",
+    "Byzantine members, which give others false advice: member-1 (sign-flip) and member-2 (noise:0.3)",
     "adversarial advisers: sign-flip:expert, colluding:a and colluding:a-2",
-    "advisers that are adversarial at times or in places: turncoat",
+    "advisers that are adversarial at some times or in some places: turncoat",
     "advisers disturbed by noise: noise:0.5:expert",
 ]
 
 
-def test_a_report_says_what_made_the_training_harder(tmp_path):
+def test_the_report_names_disturbances(tmp_path):
     fixed = ("expert", "sign-flip:expert", "colluding:a", "colluding:a-2", "turncoat", "noise:0.5:expert")
     path = make_run(tmp_path, 3, fixed, replicas=1, rows=2)
     run = RunFolder.open(path)
@@ -350,7 +351,7 @@ def test_a_report_says_what_made_the_training_harder(tmp_path):
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_the_console_says_it_too(terminal):
+def test_the_display_names_disturbances(terminal):
     import io
 
     from rich.console import Console
@@ -367,7 +368,7 @@ def test_the_console_says_it_too(terminal):
     assert "; ".join(SAID[:3]) + "; adversarial advisers: adversary" in said
 
 
-def test_which_advisers_are_adversarial():
+def test_adversarial_advisers():
     def said(*names: str) -> list[str]:
         return disturbances({}, ["member-0", *names])
 
@@ -375,21 +376,21 @@ def test_which_advisers_are_adversarial():
     assert said("adversary-2", "negated:expert-3", "colluding", "sign-flip:checkpoint:a:0") == [
         "adversarial advisers: adversary-2, negated:expert-3, colluding and sign-flip:checkpoint:a:0"
     ]
-    places = "advisers that are adversarial at times or in places:"
+    places = "advisers that are adversarial at some times or in some places:"
     assert said("convert", "regional:a-2", "sign-flip:turncoat") == [
         f"{places} convert, regional:a-2 and sign-flip:turncoat"
     ]
 
 
 @pytest.mark.parametrize("value", [3, [1], {"gravity": {}}, {"x y": 1}, {"dropped_advice": "x"}, {1: 2}])
-def test_what_made_it_harder_in_a_strange_configuration(value):
+def test_disturbances_of_an_invalid_configuration(value):
     config = {"perturb": value, "env_args": {"perturb": value}, "advice": {"byzantine_members": [value, "1"]}}
     assert all(isinstance(line, str) for line in disturbances(config, [""]))
 
 
-def test_a_perturbed_environment_is_said_to_be_one():
+def test_a_perturbed_environment_is_a_disturbance():
     assert disturbances({"env_args": {"perturb": {"action_delay": 2}}}, []) == [
-        "an environment that is perturbed, in evaluations too: action_delay=2"
+        "perturbed environment, in training and evaluations: action_delay=2"
     ]
 
 
@@ -407,7 +408,7 @@ def test_ctrl_c_while_the_report_is_drawn(tmp_path, monkeypatch, capsys):
         raise KeyboardInterrupt
 
     path = tmp_path / "a run"
-    says = f"the training is finished, only its report is not: `peerage report '{path}'` draws it"
+    says = f"the training is finished, but its report is not: run `peerage report '{path}'`"
     with monkeypatch.context() as patch:
         patch.setattr(session, "write_report", interrupted)
         assert main([*SMALL, "--log-dir", str(tmp_path), "--exp-name", "a run"]) == 130
@@ -421,7 +422,7 @@ def test_ctrl_c_while_the_report_is_drawn(tmp_path, monkeypatch, capsys):
 # --- settings and machine -------------------------------------------------------------------------
 
 
-def test_what_is_not_as_by_default():
+def test_settings_that_differ_from_the_defaults():
     given = Config(
         env="Room-v21",
         n_peers=2,
@@ -449,7 +450,7 @@ STRANGE = [{"n_peers": 10**15}, {"learner": 3}, {"x": 1}, {"env": {}}, {"advice"
 
 
 @pytest.mark.parametrize("data", STRANGE)
-def test_settings_of_a_strange_configuration(tmp_path, data):
+def test_settings_of_an_invalid_configuration(tmp_path, data):
     assert provenance.non_default_settings(data) is None
     run = RunFolder.create(tmp_path, "r", "x", data)
     assert "does not know all" in provenance.settings(run) and "config.yaml" in provenance.settings(run)
@@ -468,7 +469,7 @@ def test_resumes_are_listed(tmp_path):
         assert provenance.machine(run) and provenance.reproduce(run, "r")
 
 
-def test_the_command_to_repeat_it_survives_a_shell(tmp_path):
+def test_the_command_to_repeat_a_run_is_quoted(tmp_path):
     import shlex
 
     run = RunFolder.create(tmp_path / "a b;c", "it's", "x", {})
@@ -497,7 +498,7 @@ def report(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory) -> Path:
-    """A run whose every text tries to become code, and whose names are as long as they get."""
+    """A run whose texts contain markup and whose names are long."""
     config = {"env": EVIL, "learner": {"algorithm": [EVIL]}, "n_peers": EVIL, "perturb": {EVIL: EVIL}}
     config |= {"advice": {"byzantine_members": [EVIL, f"{EVIL}:{'x' * 300}"]}}
     run = RunFolder.create(tmp_path_factory.mktemp("hostile"), "a&b" + "x" * 180, "x", config)
@@ -523,7 +524,7 @@ WIDTHS = [(360, {}), (380, {"dark": True}), (740, {"media": "print"}), (1200, {}
 @in_browser
 @pytest.mark.parametrize("name", ["report", "hostile"])
 @pytest.mark.parametrize("width, how", WIDTHS)
-def test_it_fits_says_nothing_and_fetches_nothing(browser, request, name, width, how):
+def test_the_page_fits_without_errors_or_requests(browser, request, name, width, how):
     path = request.getfixturevalue(name)
     browser.open(path, width, **how)
     for part in range(browser.run("document.querySelectorAll('details').length")):
@@ -537,7 +538,7 @@ def test_it_fits_says_nothing_and_fetches_nothing(browser, request, name, width,
 
 
 @in_browser
-def test_a_script_that_is_not_ours_does_not_run(browser, report, tmp_path):
+def test_other_scripts_do_not_run(browser, report, tmp_path):
     copy = tmp_path / "copy.html"
     copy.write_text(report.read_text().replace("</main>", "<script>window.hurt = 1</script></main>"))
     browser.open(copy)
@@ -585,11 +586,11 @@ def test_the_slider_moves_the_matrix(browser, report):
 
 
 @in_browser
-def test_play_goes_to_the_end_and_stops(browser, report):
+def test_play_stops_at_the_end(browser, report):
     browser.open(report)
     button = "document.querySelector('[name=play]')"
     at = "document.querySelector('[name=time]').value"
-    assert browser.run(f"({button}.click(), {button}.textContent + {at})").endswith("Pause0")  # before it moves
+    assert browser.run(f"({button}.click(), {button}.textContent + {at})").endswith("Pause0")  # before the first move
     browser.run(
         "new Promise((done) => { const look = setInterval(() => {"
         f"if ({button}.textContent.includes('Play')) {{ clearInterval(look); done(); }} }}, 50); }})"
@@ -599,7 +600,7 @@ def test_play_goes_to_the_end_and_stops(browser, report):
 
 
 @in_browser
-def test_keys_and_fingers_read_a_chart(browser, report):
+def test_keyboard_and_touch_read_a_chart(browser, report):
     browser.open(report, 380)
     plot = "document.querySelector('.plot')"
     browser.run(f"{plot}.focus()")
@@ -624,7 +625,7 @@ def test_keys_and_fingers_read_a_chart(browser, report):
 
 
 @in_browser
-def test_without_a_script_and_on_paper(browser, report):
+def test_without_scripts_and_in_print(browser, report):
     hidden = "getComputedStyle(document.querySelector('.controls')).display === 'none'"
     moments = "getComputedStyle(document.querySelector('.moments')).display"
     browser.open(report, script=False)

@@ -75,15 +75,15 @@ def test_a_known_answer(trial):
     assert works.count("\n- ") == failed.count("\n- ") == 1 and better in works and worse in failed
     assert "none is better" not in text
     assert "| return alone at the end | 1 | 0 | 1 | 0 | 1 |" in text.split("## What works")[0]
-    assert unknown.strip() == "There is no trial of which nothing is known."
+    assert unknown.strip() == "There are none."
     section = part(text, "Is it better?")
-    works, rest = section.split("**What does not, or cannot be told**")
+    works, rest = section.split("**What does not work or is not known**")
     assert "up (+20.0" in works and "down" not in works and "down (−8.000" in rest.split("| environment")[0]
     cells = {row[1]: row for row in rows(section)}
     assert list(cells) == ["first", "up", "down", "like"]
     assert cells["up"][:4] == ["Room-v6, here", "up", "5", "300"] and cells["up"][4].startswith("32.0 [")
     assert cells["first"][5:] == ["", "", "reference"] and cells["like"][5].startswith("0.333 [")
-    assert "over all 3 comparisons" in " ".join(text.split()) and "Of 3 comparisons:" in text
+    assert "over all 3 comparisons" in " ".join(text.split()) and "verdicts of 3 comparisons:" in text
     assert "peerage train --exp-name up\n" in section
     assert f"peerage compare {' '.join(map(str, trial.ways))} --paired\n" in section
     assert "[longer.md](longer.md)" in section
@@ -97,7 +97,7 @@ def test_the_numbers_are_those_of_compare(trial):
     assert [f.iqm for f in found] == [row.iqm for row in task.rows] and found[0].against is None
     pairs = [f.against for f in found[1:]]
     assert [(p.difference, p.improvement) for p in pairs] == [(v.difference, v.improvement) for v in task.versus]
-    assert numbers.statistics.holm([p.p for p in pairs]) == [v.welch for v in task.versus]
+    assert numbers.tests.holm([p.p for p in pairs]) == [v.welch for v in task.versus]
     assert [f.verdict.strip("*") for f in numbers.judged(found)[1:]] == [
         "better" if v.winner == v.b else "worse" if v.winner else "not told apart" for v in task.versus
     ]
@@ -152,7 +152,7 @@ def test_pairs_are_what_is_compared(tmp_path):
     assert (b.against.difference.low, b.against.difference.high) == pytest.approx((0.852, 1.348), abs=0.002)
     assert b.verdict == "perhaps better"
     unpaired = {**ways, run(tmp_path / "c", [0.0, 50, 100], trust="transformer", seed=3): "c"}
-    with pytest.raises(UserError, match="do not have the same seeds"):
+    with pytest.raises(UserError, match="different seeds or replicas"):
         numbers.findings(Trial("one", "Room-v6", "make", unpaired))
 
 
@@ -279,7 +279,7 @@ def test_runs_that_are_no_trial_are_refused(tmp_path):
     with pytest.raises(UserError, match="not 3 ways on one task"):
         numbers.findings(Trial("one", "Room-v6", "make", more))
     more = {**ways, run(tmp_path / "d", [4.0, 5, 6], seed=5): "d"}  # replicas of a
-    with pytest.raises(UserError, match="do not have the same seeds"):
+    with pytest.raises(UserError, match="different seeds or replicas"):
         numbers.findings(Trial("one", "Room-v6", "make", more))
 
 
@@ -292,7 +292,7 @@ def test_every_trial_has_a_name_of_its_own_and_a_page():
             assert len(trial.ways) > 1 and set(trial.measures) <= {RETURN, *numbers.MEASURES}
 
 
-def test_lies_and_silence_are_what_the_runs_are_told():
+def test_flags_of_the_runs_with_wrong_and_missing_advice():
     """The commands of benchmarks/trust_lies.py as `peerage train` reads them; every way that is compared has one."""
     parser = Parser(prog="x")
     parser.add_argument("--config")
@@ -305,7 +305,7 @@ def test_lies_and_silence_are_what_the_runs_are_told():
         told[experiment.name] = (config.advisers, config.perturb.get("dropped_advice"), advice.choice, advice.trust)
         assert (config.env, config.n_peers, config.replicas, config.steps) == ("Room-v6", 2, 4, trust_lies.STEPS)
     three = ("expert", *["colluding:a"] * 3)
-    assert told["byzantine-uniform"][:3] == (three, None, "uniform")
+    assert told["liars-uniform"][:3] == (three, None, "uniform")
     assert told["silence-td"] == (three, 0.5, "standardised", "td")
     assert told["honest-in-context"] == (("expert",), None, "standardised", "in-context")
     ways = {f.name for q in results_trials.QUESTIONS for t in q.trials for f in t.ways if f.parent == trust_lies.FOLDER}

@@ -213,7 +213,7 @@ def test_the_run_says_which_episode_begins_anew_and_goes_on(tmp_path):
     heard = Heard()
     run = peerage.load(tmp_path / "run", env=lambda: Odd("number"))
     peerage.resume(run, listeners=[heard])
-    assert "the episode of member-0 begins anew, because it could not be replayed: its observation" in heard.text
+    assert "the episode of member-0 could not be replayed and is restarted: its observation" in heard.text
     assert (tmp_path / "run" / "DONE").exists()
 
 
@@ -330,7 +330,7 @@ def test_a_replay_buffer_comes_back_from_its_chunks(tmp_path, monkeypatch):
     assert torch.equal(one.data, two.data) and (one.total, one.position, one.size) == (200, 60, 70)
     assert (two.total, two.position, two.size) == (200, 60, 70)
     for other in (Replay(2, 71, 3, 1), Replay(2, 70, 4, 1), Replay(3, 70, 3, 1)):
-        with pytest.raises(ValueError, match="a replay buffer of"):
+        with pytest.raises(ValueError, match="the replay buffer has another"):
             other.load_state(checkpoint.load(after))
 
 
@@ -369,7 +369,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, monkeypatch, how):
     assert checkpoint.checkpoints(tmp_path) == [first, third] and content(checkpoint.load(third)) == list(range(15))
     spoil(first / "state.json")
     spoil(third / "state.json")
-    with pytest.raises(UserError, match=r"has no sound checkpoint, train it anew: .*15 is damaged: .*10 is damaged"):
+    with pytest.raises(UserError, match=r"has no intact checkpoint, train it again: .*15 is damaged: .*10 is damaged"):
         checkpoint.load_latest(tmp_path)
 
 
@@ -438,7 +438,7 @@ def test_an_older_format_is_named(tmp_path):
     folder = checkpoint.save(tmp_path, 3, {"x": 1})
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps({"format": 1, "step": 3, "sha256": manifest["files"]}))
-    match = "checkpoint format 1 by Peerage of another version, and this version reads format 3"
+    match = "checkpoint format 1 by Peerage of another version, but this version reads format 3"
     with pytest.raises(UserError, match=match):
         checkpoint.load(folder)
     with pytest.raises(UserError, match=match):
@@ -453,7 +453,7 @@ def test_a_sealed_manifest_may_not_name_files_elsewhere(tmp_path):
     manifest["chunks"]["buffer"][0]["name"] = "../../secret.safetensors"
     manifest["seal"] = checkpoint._seal(manifest)
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(UserError, match="not one of ours"):
+    with pytest.raises(UserError, match="is not a valid name"):
         checkpoint.load(folder)
     checkpoint.save(tmp_path, 4, {"x": 1}, after=folder)
     assert (tmp_path / "secret.safetensors").exists()
@@ -516,7 +516,7 @@ def test_a_run_without_a_sound_checkpoint(stopped, capsys):
         spoil(folder / "state.safetensors")
     assert main(["resume", str(stopped)]) == 2
     said = capsys.readouterr().err
-    assert said.count("does not match its checksum") == 2 and "has no sound checkpoint" in said
+    assert said.count("does not match its checksum") == 2 and "has no intact checkpoint" in said
 
 
 def test_one_process_at_a_time(stopped, capsys):
@@ -552,7 +552,7 @@ def test_two_trainings_of_one_name(tmp_path, monkeypatch):
         return planned
 
     monkeypatch.setattr(RunFolder, "plan", quicker)
-    with pytest.raises(UserError, match="was made by another training just now"):
+    with pytest.raises(UserError, match="has just been created by another training"):
         RunFolder.create(tmp_path, "run", "x", {"env": "second"})
     assert RunFolder(tmp_path / "run").config() == {"env": "first"}
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
@@ -601,7 +601,7 @@ def test_a_lock_on_a_folder_that_was_replaced_is_none(tmp_path, monkeypatch):
         return flock(file, how)
 
     monkeypatch.setattr(running_fcntl, "flock", overtaken)
-    with pytest.raises(UserError, match="was replaced by another training just now"):
+    with pytest.raises(UserError, match="has just been replaced by another training"):
         late.lock()
 
 
@@ -635,7 +635,7 @@ def test_a_reader_that_has_gone_does_not_end_the_training(tmp_path):
     os.close(ours)
     said = training.communicate()[1]
     assert (tmp_path / "run" / "DONE").exists() and training.returncode == 0, said
-    assert "Display is switched off, the training goes on" in said
+    assert "Display is switched off, the training continues" in said
 
 
 def test_another_machine_is_noted_and_said(stopped):
@@ -654,7 +654,7 @@ def test_another_machine_is_noted_and_said(stopped):
     peerage.resume(stopped, listeners=[heard], threads=1)
     expected = [f"torch 1.0, now {torch.__version__.split('+')[0]}", "threads 7, now 1"]
     assert len(heard.texts) == 2 and heard.texts[0].startswith("memory: ")
-    assert heard.texts[1].startswith("not bit for bit the run that was interrupted: torch 1.0, now")
+    assert heard.texts[1].startswith("the resumed run is not bit-identical: torch 1.0, now")
     noted = json.loads((stopped / "environment.json").read_text())["resumed"]
     assert [n["step"] for n in noted] == [80] and noted[0]["threads"] == 1
     assert [d.split("+")[0] for d in noted[0]["different"]] == expected

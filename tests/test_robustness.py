@@ -397,7 +397,7 @@ def test_malformed_words(word):
 def test_the_same_word_twice_and_lists():
     with pytest.raises(UserError, match="given twice"):
         parse_perturbations(["length=1", "length=2"])
-    with pytest.raises(UserError, match="a list is for `peerage evaluate`"):
+    with pytest.raises(UserError, match="only `peerage evaluate` accepts lists"):
         parse_perturbations(["length=1,2"])
     cases = parse_cases(["observation_noise=0,0.1", "length=1,2..3"])
     assert [str(case) for case in cases] == [
@@ -418,9 +418,9 @@ def test_in_the_configuration_and_on_the_command_line(capsys):
     assert from_dict(parse(dump(config), "")) == config and to_dict(config)["perturb"]["observation_noise"] == 0.1
     for data, says in [
         ({"perturb": {"sticky_actions": 2}}, "probability"),
-        ({"perturb": {"dropped_advice": 0.5}, "advice": {"sharing": "none"}}, "there is no advice"),
+        ({"perturb": {"dropped_advice": 0.5}, "advice": {"sharing": "none"}}, "cannot be used with --sharing none"),
         ({"advice": {"byzantine_members": ["4:random"]}}, "0 to 3"),
-        ({"n_peers": 1, "advice": {"byzantine_members": ["0:random"]}}, "nobody would hear"),
+        ({"n_peers": 1, "advice": {"byzantine_members": ["0:random"]}}, "at least two members"),
         ({"advisers": ["sign-flip"]}, "write sign-flip:ADVISER"),
         ({"advisers": ["noise:0.5"]}, "adviser"),
     ]:
@@ -749,7 +749,7 @@ def test_goals_are_where_they_are_asked_for(run):
     "words, says",
     [
         (["dropped_advice=0.5"], "add --advised"),
-        (["observation_noise=0"], "nothing is perturbed"),
+        (["observation_noise=0"], "there is no perturbation"),
         (["gravity=3"], "cannot shift"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The run folder, its CSV files, and the fan-out to listeners. `make_run` fakes a run for other tests too."""
+"""The run folder, its CSV files and listeners. `make_run` makes an artificial run, for other tests too."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def make_run(
     name: str = "run",
     listeners: tuple[Listener, ...] = (),
 ) -> Path:
-    """A run folder as a training would leave it: members learn, and learn to listen to the expert."""
+    """A run folder like that of a training in which members improve and learn to follow the expert."""
     info = make_info(None, n, fixed, replicas, steps)
     config = {**info.config, "advisers": fixed, "replicas": replicas, "seed": 0, "total_timesteps": steps}
     run = RunFolder.create(log_dir, name, "run", config)
@@ -105,7 +105,7 @@ def make_run(
 # --- folders --------------------------------------------------------------------------------------
 
 
-def test_a_run_folder_holds_what_was_asked_for(tmp_path):
+def test_a_new_run_folder(tmp_path):
     path = make_run(tmp_path)
     run = RunFolder.open(path)
     assert run.config()["advisers"] == ["expert", "adversary"]
@@ -134,7 +134,7 @@ def test_an_existing_run_is_refused_before_anything_is_written(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["run"]
 
 
-def test_overwrite_replaces_runs_and_nothing_else(tmp_path):
+def test_overwrite_replaces_only_runs(tmp_path):
     path = make_run(tmp_path)
     (path / "old").touch()
     run = RunFolder.create(tmp_path, "run", "x", {"env": "new"}, overwrite=True)
@@ -144,7 +144,7 @@ def test_overwrite_replaces_runs_and_nothing_else(tmp_path):
 
     thesis = tmp_path / "thesis"
     thesis.mkdir()
-    (thesis / "config.yaml").write_text("env: mine\n")  # a config.yaml, but not one of ours
+    (thesis / "config.yaml").write_text("env: mine\n")  # a config.yaml of another program
     (tmp_path / "file").write_text("x")
     (tmp_path / "link").symlink_to(path, target_is_directory=True)
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
@@ -172,7 +172,7 @@ def test_default_names(tmp_path):
     assert RunFolder.create(tmp_path, None, "d", {}, overwrite=True).path.name == "d"
 
 
-def test_places_that_are_no_folder_or_no_run(tmp_path):
+def test_paths_that_are_not_a_folder_or_a_run(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match="is not a folder"):
         RunFolder.create(tmp_path / "file" / "deep", "run", "x", {})
@@ -181,14 +181,14 @@ def test_places_that_are_no_folder_or_no_run(tmp_path):
     with pytest.raises(UserError, match=r"no config\.yaml"):
         RunFolder.open(tmp_path)
     (tmp_path / "config.yaml").write_text("!!python/object/apply:os.getcwd []\n")
-    with pytest.raises(UserError, match="tags and aliases are not read"):
+    with pytest.raises(UserError, match="tags and aliases are not supported"):
         RunFolder.open(tmp_path).config()
 
 
 # --- CSV ------------------------------------------------------------------------------------------
 
 
-def test_csv_files_come_back(tmp_path):
+def test_csv_round_trip(tmp_path):
     log = CsvLog(tmp_path)
     small = 0.1 + 0.2
     log.on_metrics(500, [(0, "member-0", "loss/critic", small), (1, "member-1", "q/mean", math.nan)])
@@ -198,7 +198,7 @@ def test_csv_files_come_back(tmp_path):
         500, [{"replica": 0, "asker": "member-0", "adviser": 'nan, "x"\n$a$', "chosen": 7, "score": None}]
     )
     log.on_timing(500, 1.25, 4000.0)
-    # Readable while the log is still open, with the promised header.
+    # Readable while the log is open.
     for name, columns in COLUMNS.items():
         assert (tmp_path / name).read_text().splitlines()[0] == ",".join(columns)
     metrics = read_metrics(tmp_path)
@@ -214,7 +214,7 @@ def test_csv_files_come_back(tmp_path):
         log.on_advice(500, [{"replica": 0, "trsut": 1}])
 
 
-def test_float32_values_come_back_bit_for_bit(tmp_path):
+def test_float32_round_trip_is_exact(tmp_path):
     import numpy as np
 
     values = np.random.default_rng(0).normal(size=1000).astype(np.float32) * np.float32(1e-3)
@@ -222,7 +222,7 @@ def test_float32_values_come_back_bit_for_bit(tmp_path):
     assert (read_metrics(tmp_path)["value"].to_numpy().astype(np.float32) == values).all()
 
 
-def test_half_written_lines_are_left_out(tmp_path):
+def test_incomplete_lines_are_left_out(tmp_path):
     path = make_run(tmp_path, rows=3)
     whole = read_metrics(path)
     data = (path / "metrics.csv").read_bytes()
@@ -242,7 +242,7 @@ def test_half_written_lines_are_left_out(tmp_path):
 
 
 def test_resume_writes_the_same_bytes_again(tmp_path):
-    """Log 1 2 3, take offsets, log 4 and half of 5, truncate, log 4 5: as if nothing had happened."""
+    """Log 1 2 3, take offsets, log 4 and half of 5, truncate, log 4 5: the same bytes as without the interruption."""
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
 
@@ -307,14 +307,14 @@ def test_the_csv_log_is_essential(tmp_path):
     counting = Counting()
     with pytest.raises(ConnectionError):
         Listeners([Broken(essential=True), counting]).on_metrics(1, [])
-    assert counting.steps == [1]  # the others have heard it all the same
+    assert counting.steps == [1]  # the other listener was called
     log = CsvLog(tmp_path)
     log.close()
     with pytest.raises(ValueError, match="closed"):
         Listeners([log]).on_metrics(1, [(0, "member-0", "x", 1.0)])
 
 
-def test_listeners_have_every_method_of_a_listener():
+def test_listeners_override_every_method():
     methods = {name for name in vars(Listener) if name.startswith("on_")}
     assert methods and methods <= set(vars(Listeners))
 

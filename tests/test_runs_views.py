@@ -1,4 +1,4 @@
-"""What people see of a run: the display, the loggers, the figures and the report."""
+"""The display, the loggers, the figures and the report."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ NAMES_WITH_ADVICE = {
     "agent_value_by_asker",
     "critic_by_asker",
 }
-"""What a run of `make_run` has data for."""
+"""The figures of a run of `make_run`."""
 BY_ASKER = {name for name in NAMES_WITH_ADVICE if name.endswith("_by_asker")}
 
 
@@ -73,7 +73,7 @@ def console(width: int = 80, terminal: bool = False):
     return Console(file=io.StringIO(), width=width, force_terminal=terminal, color_system=None)
 
 
-def test_plain_lines_where_there_is_no_terminal():
+def test_plain_lines_without_a_terminal():
     out = console()
     play(Display(1, out))
     lines = out.file.getvalue().splitlines()
@@ -85,7 +85,7 @@ def test_plain_lines_where_there_is_no_terminal():
     assert lines[-1] == "DONE: all steps done" and "\x1b" not in out.file.getvalue()
 
 
-def test_silence_and_every_event():
+def test_verbose_0_and_2():
     out = console(terminal=True)
     play(Display(0, out))
     assert out.file.getvalue() == ""
@@ -147,7 +147,7 @@ def test_tensorboard_files_are_read_back(tmp_path):
 
 
 class Kept(ScalarLog):
-    """Keeps what a logger would store."""
+    """Keeps the scalars."""
 
     def __init__(self) -> None:
         self.kept: dict[str, float] = {}
@@ -168,10 +168,10 @@ def test_scalars_of_small_and_large_groups():
     log = Kept()
     log.on_advice(1, advice(7))  # 7 x 8 pairs
     assert log.kept["advice_trust_td/replica-0/member-0/member-6"] == -6
-    # Nothing was chosen, so neither entropy nor Gini is defined; in_context was not computed.
+    # Without choices neither entropy nor Gini is defined; in_context was not computed.
     assert {name.partition("/")[0] for name in log.kept} == {"advice_chosen", "advice_trust_td"}
     log = Kept()
-    log.on_advice(1, advice(8))  # 8 x 9 pairs: by what the adviser is
+    log.on_advice(1, advice(8))  # 8 x 9 pairs: by role
     assert log.kept["advice_trust_td/replica-0/member-0/other members"] == -4
     assert log.kept["advice_trust_td/replica-0/member-0/expert"] == -8
     assert "advice_chosen/replica-0/member-0/member-6" in log.kept
@@ -179,7 +179,7 @@ def test_scalars_of_small_and_large_groups():
     assert log.kept["trust/omega/replica-0/member-0"] == log.kept["advice/right/replica-0/member-0"] == 0.5
 
 
-def test_a_resume_hides_what_tensorboard_saw_after_the_checkpoint(tmp_path):
+def test_a_resume_discards_tensorboard_events_after_the_checkpoint(tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -199,7 +199,7 @@ def test_a_resume_hides_what_tensorboard_saw_after_the_checkpoint(tmp_path):
 
 
 def test_wandb_offline(tmp_path, monkeypatch):
-    """The real package, without a network: what it wrote is read back from its own file."""
+    """The real package in offline mode; the values are read from its file."""
     wandb = pytest.importorskip("wandb")
     for name, value in (("MODE", "offline"), ("SILENT", "true"), ("CONFIG_DIR", str(tmp_path / "c"))):
         monkeypatch.setenv(f"WANDB_{name}", value)
@@ -230,8 +230,8 @@ def test_a_missing_package_is_named(monkeypatch, tmp_path):
 # --- summaries ------------------------------------------------------------------------------------
 
 
-def test_spread_stays_within_what_can_be():
-    """Of 0, 0 and 1: 1/3 and 4.303 x 0.577 / 1.732 = 1.434 around it."""
+def test_spread_is_limited_to_possible_values():
+    """For 0, 0 and 1: 1/3 and 4.303 x 0.577 / 1.732 = 1.434 around it."""
     result = summaries.spread(np.array([0.0, 0.0, 1.0]))
     assert (result.low, result.high) == (pytest.approx(1 / 3 - 1.434, abs=1e-3), pytest.approx(1 / 3 + 1.434, abs=1e-3))
     result = summaries.spread(np.array([0.0, 0.0, 1.0]), (0, 1))
@@ -244,7 +244,7 @@ def test_spread_is_students_t_over_replicas():
     assert result.mean.tolist() == [3.0, 3.0] and result.kind == "95% t-interval"
     half = 3.182 * np.std(values[0], ddof=1) / 2
     assert result.high[0] - 3 == pytest.approx(half, rel=1e-3)
-    assert math.isnan(result.low[1]) and math.isnan(result.high[1])  # of another sample
+    assert math.isnan(result.low[1]) and math.isnan(result.high[1])  # one replica has no value
     two = summaries.spread(values[:, [0, 3]])
     assert (two.low.tolist(), two.high.tolist(), two.kind) == ([1, 1], [6, 5], "min–max")
     assert summaries.spread(values[:, :1]).kind == ""
@@ -257,7 +257,7 @@ def test_choice_shares():
         columns=["step", "replica", "asker", "adviser", "chosen"],
     )
     shares = summaries.choice_shares(advice)
-    # Step 1: mean of 3/4 and 0; step 2: replica 0 chose nobody; step 3: always the expert.
+    # Step 1: mean of 3/4 and 0; step 2: replica 0 made no choice; step 3: always the expert.
     assert shares["expert"].tolist() == pytest.approx([0.375, 0.5, 1.0])
     assert summaries.choice_shares(advice, bins=1)["expert"].tolist() == pytest.approx([(8 / 9 + 7 / 13) / 2])
     roles = summaries.choice_shares(summaries.with_roles(advice), pool=True)
@@ -284,7 +284,7 @@ def test_figures_and_report_are_the_same_bytes_twice(tmp_path):
     assert png_size(path / "figures" / "trust_matrix.png")[0] == 1200
     stamps = {p: p.stat().st_mtime_ns for p in fresh_figures(path)}
     assert stamps == {p: p.stat().st_mtime_ns for p in (path / "figures").iterdir()}  # not drawn again
-    RunFolder(path).finish("DONE", "all steps done", 10_000)  # another clock time
+    RunFolder(path).finish("DONE", "all steps done", 10_000)  # at another time
     (path / "timing.csv").write_text("step,seconds,member_steps_per_second\n1,99,1\n")
     assert write_report(path).read_bytes() == first
     assert drawn == {p.stem: p.read_bytes() for p in (path / "figures").iterdir()}
@@ -303,7 +303,7 @@ def test_groups_without_advice_and_short_runs(tmp_path, n, replicas, rows):
 
 
 @pytest.mark.filterwarnings("error")
-def test_large_groups_are_summed_up(tmp_path):
+def test_large_groups_are_summarised(tmp_path):
     path = make_run(tmp_path, 40, ("expert",), replicas=1, rows=3)
     text = write_report(path).read_text()
     assert {p.stem for p in (path / "figures").iterdir()} == NAMES_WITH_ADVICE - BY_ASKER
@@ -336,10 +336,10 @@ def test_every_column_has_its_figures(tmp_path, n, replicas):
     drawn = {p.stem for p in (path / "figures").iterdir()}
     assert drawn == (NAMES_WITH_ADVICE - BY_ASKER) | more | each
     assert all(png_size(path / "figures" / f"{name}.png")[0] == 1200 for name in drawn)
-    assert "Trust here is the hybrid of trust_attention and trust_td, weighted by omega." in text
+    assert "Trust is the hybrid of trust_attention and trust_td, weighted by omega." in text
     assert "rank stability of trust" in text and "share of choices that were right, last fifth" in text
     assert ("lowest and highest asker" in text) == (n > 8)
-    places = [f"<h2>{name}</h2>" for name in ("Learning", "Who listens to whom", "What the scores are made of")]
+    places = [f"<h2>{name}</h2>" for name in ("Learning", "Who follows whom", "Signals behind the scores")]
     assert text.index(places[0]) < text.index(places[1]) < text.index(places[2])
     assert ("Every signal, for each asking member" in text) == (n <= 8)
     for words in ("Right and wrong choices", "Trust (attention)", "In-context advantage", "Loss of the trust model"):
@@ -347,7 +347,7 @@ def test_every_column_has_its_figures(tmp_path, n, replicas):
 
 
 @pytest.mark.filterwarnings("error")
-def test_no_signal_at_all_leaves_who_follows_whom(tmp_path):
+def test_without_signals_choices_are_shown(tmp_path):
     path = make_run(tmp_path)
     fill_in(path, tuple(pd.read_csv(path / "advice.csv").columns[5:]))
     metrics = pd.read_csv(path / "metrics.csv")
@@ -369,7 +369,7 @@ def test_the_same_agent_values_for_all_askers_are_drawn_once(tmp_path):
 
 
 def test_heatmaps_have_the_colours_of_both_signs():
-    """Blue above zero, red below, and initial values do not take the colours for themselves."""
+    """Blue above zero, red below; far initial values do not affect the scale."""
     rows = [
         {"step": s, "replica": 0, "asker": a, "adviser": b, "chosen": 1, "trust_td": 200.0 if s == 100 else v}
         for s in (100, 200, 300, 400)
@@ -388,7 +388,7 @@ def test_heatmaps_have_the_colours_of_both_signs():
     assert texts == ["0.5", "0.0", "1.0", "−2.0"] * 2
 
 
-def test_a_run_that_has_just_begun_or_failed(tmp_path):
+def test_a_run_without_rows_or_failed(tmp_path):
     run = RunFolder.create(tmp_path, "new", "x", {"env": "Room-v21", "n_peers": 2})
     CsvLog(run.path)
     assert make_figures(run.path) == []
@@ -420,7 +420,7 @@ def test_everything_is_escaped(tmp_path):
     assert "a&b'" not in text and "a&amp;b&#x27;" in text
 
 
-def test_an_adviser_has_one_colour():
+def test_colours_of_advisers():
     names = [
         *(f"member-{i}" for i in range(8)),
         "expert",

@@ -1,4 +1,4 @@
-"""What the final return owes to each hyper-parameter."""
+"""The dependence of the final return on each hyper-parameter."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from peerage.statistics.sensitivity import _by_value, _FinishedRun, axis_of, sen
 
 
 def written(folder, returns, done=True, **settings) -> str:
-    """A run of one member whose replicas end with `returns`; the first evaluation was another one."""
+    """A run of one member whose replicas end with `returns`; the first evaluation has other returns."""
     plain = {"env": "Room-v6", "n_peers": 1, "replicas": len(returns), "n_eval_episodes": 2}
     config = validate(with_settings(Config(), {**plain, **settings}))
     made = RunFolder.create(folder.parent, folder.name, folder.name, to_dict(config))
@@ -70,7 +70,7 @@ def test_sensitivity_by_hand(tmp_path):
     assert len(found.notes) == 2 and "not finished" in found.notes[0] and "missing" in found.notes[1]
     assert [(line["hyper-parameter"], line["best"]) for line in found.table()] == [
         ("gamma", "0.99"),
-        ("tau", "within chance"),
+        ("tau", "not significant"),
     ]
     assert found.table()[0]["return"] == pytest.approx(6.5) and found.table()[1]["return"] is None
 
@@ -82,7 +82,7 @@ def of(*samples, seeds=None):
     return axis_of("x", "y", [(k, {(seeds[k], r): v for r, v in enumerate(sample)}) for k, sample in named])
 
 
-def test_other_seeds_at_every_value():
+def test_different_seeds_at_every_value():
     found = of([1, 2, 3], [5, 6, 7, 6], [3, 3, 6])
     # Means 2, 6, 4, of all ten 4.2: between 3 2.2^2 + 4 1.8^2 + 3 0.2^2 = 27.6; within 2 + 2 + 6
     assert not found.paired and found.replicas == 10 and found.effect == pytest.approx(4)
@@ -90,23 +90,23 @@ def test_other_seeds_at_every_value():
     theirs = stats.tukey_hsd([1, 2, 3], [5, 6, 7, 6], [3, 3, 6]).confidence_interval()
     assert (found.low, found.high) == pytest.approx((theirs.low[1, 0], theirs.high[1, 0]), rel=1e-6)
     assert found.verdict == "1"
-    # The same numbers of the same replicas: what these have in common is noise no more
+    # The same numbers with paired replicas: their common part does not count as noise
     apart, same = of([1, 20, 40], [2, 22, 41]), of([1, 20, 40], [2, 22, 41], seeds=[0, 0])
-    assert apart.verdict == "within chance" and apart.eta_squared < 0.01 and apart.chance == pytest.approx(1 / 5)
+    assert apart.verdict == "not significant" and apart.eta_squared < 0.01 and apart.chance == pytest.approx(1 / 5)
     half = stats.t.ppf(0.975, 2) * np.std([1, 2, 1], ddof=1) / math.sqrt(3)
     assert same.low == pytest.approx(4 / 3 - half) and same.chance == pytest.approx(1 / 3)
-    # One replica that the other value has not: no pairs
+    # One replica is missing at the other value: not paired
     assert not of([1, 20, 40], [2, 22, 41, 60], seeds=[0, 0]).paired
 
 
-def test_no_best_value_without_a_reason():
+def test_reasons_for_no_best_value():
     for samples, told, eta in [
         (([1, 2, 3], [1, 2, 3]), "no difference", None),
-        (([0.1, 0.2, 0.3], [0.3, 0.2, 0.1]), "no difference", 0),  # in the mean, up to rounding
+        (([0.1, 0.2, 0.3], [0.3, 0.2, 0.1]), "no difference", 0),  # equal means up to rounding
         (([1, 2], [3, 5]), "too few replicas", 6.25 / 6.5),  # 2 and 3 apart: 4 x 1.25^2, and (0.5^2 + 0.5^2) / 2
         (([1.0], [2.0]), "too few replicas", 1),
-        (([1, 2, 3], [4, 5, 6]), "no spread to judge by", 1),  # 3 apart, each of them
-        (([1, 2, 9], [4, 5, 6]), "within chance", None),
+        (([1, 2, 3], [4, 5, 6]), "no variance", 1),  # a constant difference of 3
+        (([1, 2, 9], [4, 5, 6]), "not significant", None),
     ]:
         found = of(*samples, seeds=[0, 0])
         assert found.verdict == told and found.best is None
@@ -116,8 +116,8 @@ def test_no_best_value_without_a_reason():
     assert math.isnan(of([1, 2, 3], [1, 2, 3], seeds=[0, 0]).eta_squared)
 
 
-def test_runs_that_only_repeat_a_replica_change_nothing(tmp_path):
-    """Three seeds, two values of `a`, four of `b`, which does nothing at all: as if `b` had one value."""
+def test_repeated_replicas_change_nothing(tmp_path):
+    """Three seeds, two values of `a`, four of `b`, which has no effect: the same result as with one value of `b`."""
     rng, folders = np.random.default_rng(0), {}
     for many in (1, 4):
         (tmp_path / str(many)).mkdir()
@@ -139,7 +139,7 @@ def test_runs_that_only_repeat_a_replica_change_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("paired", [True, False])
-def test_what_an_idle_hyper_parameter_shows_by_chance(paired):
+def test_expected_eta_squared_of_a_parameter_without_effect(paired):
     """`a` (three values) does nothing, `b` (two) does, the seeds differ: eta squared of `a` is on average what is said
     to be chance, and in one sweep of twenty, chance makes a best value of it."""
     rng, etas, named, n = np.random.default_rng(1), [], 0, 3000
@@ -167,7 +167,7 @@ def test_sensitivity_of_run_folders(tmp_path):
     found, names = sensitivity([tmp_path / name for name in "abc"]), ("gamma", "net_arch")
     assert {(axis.env, axis.name) for axis in found.axes} == {("Room-v6", f"learner.{x}") for x in names}
     assert all(axis.effect == axis.eta_squared == 0 and axis.low is None and not axis.best for axis in found.axes)
-    assert all(not axis.paired and axis.replicas == 4 for axis in found.axes)  # the seed is none of them
+    assert all(not axis.paired and axis.replicas == 4 for axis in found.axes)  # the seed is not an axis
     assert len(found.notes) == 1 and "always change together" in found.notes[0]
     with pytest.raises(UserError, match="nothing to compare"):
         sensitivity([tmp_path / "a", tmp_path / "c"])

@@ -1,4 +1,4 @@
-"""A stack is its members: in any grouping, with other learning rates, beside one that broke."""
+"""The members of a stack do not affect each other: in any grouping, with different settings, beside a broken one."""
 
 from __future__ import annotations
 
@@ -31,15 +31,7 @@ OBS = 7
 BOX = Space(OBS, 3, low=np.array([-2, -1, 0], np.float32), high=np.array([2, 1, 5], np.float32))
 DISCRETE = Space(OBS, 1, n_actions=5)
 
-pytestmark = pytest.mark.filterwarnings("ignore:grad and param do not obey")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # --- learners ----------------------------------------------------------------------
@@ -54,9 +46,9 @@ CASES = {
 
 
 def make(case, members, updates=6, capacity=40, spoil=()):
-    """A learner of `members`, each with its own key, settings and data, after `updates` gradient steps.
+    """A learner of `members`, each with its own stream key, settings and data, after `updates` gradient steps.
 
-    `spoil`: members whose rewards are NaN from transition 20 on, after the first three updates.
+    `spoil`: members whose rewards are NaN from transition 20 on, which is after the first three updates.
     """
     algorithm, extra = CASES[case]
     settings = [
@@ -109,7 +101,7 @@ def everything(learner, row):
 
 
 def acts(learner, row):
-    """What a member would do for one observation, sampled, and what it thinks of it."""
+    """A member's sampled action for one observation, and its value of that action."""
     rows, obs = len(learner.settings), torch.linspace(-1, 1, OBS)
     noise = torch.linspace(-1, 1, learner.space.act_dim).expand(rows, 1, -1)
     actions = learner.suggest(obs.expand(rows, 1, -1), noise)
@@ -117,15 +109,12 @@ def acts(learner, row):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_stack_is_its_members(case):
-    """In stacks of two to five rows a row has the same bits; each alone, and in other rows, the same numbers.
-
-    (Which row it is counts: where a row begins decides how its memory is aligned, and with it the last bits that
-    small batches get from the CPU's matrix products.)
-    """
+def test_a_member_learns_the_same_in_any_stack(case):
+    """A row has the same bits in stacks of two to five rows. Alone, or in another row, it has the same numbers up to
+    rounding: the row decides the alignment of its memory, and with it the last bits of small matrix products."""
     whole = make(case, range(5))
     start = make(case, range(5), updates=0)
-    assert not torch.allclose(everything(whole, 0), everything(start, 0), atol=1e-3)  # something was learned
+    assert not torch.allclose(everything(whole, 0), everything(start, 0), atol=1e-3)  # learning changed it
     for members in ([0, 1], [0, 1, 2], [0, 1, 2, 3]):
         part = make(case, members)
         for row, i in enumerate(members):
@@ -139,13 +128,12 @@ def test_a_stack_is_its_members(case):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_broken_member_stops_alone(case):
-    """NaN rewards freeze a member as it is; the others go on exactly as beside a healthy one."""
+def test_a_member_with_nan_rewards_is_frozen_and_the_others_are_not_affected(case):
     healthy, broken = make(case, range(3)), make(case, range(3), spoil=[1])
     assert healthy.active.tolist() == [True] * 3 and broken.active.tolist() == [True, False, True]
     for i in (0, 2):
         assert torch.equal(everything(broken, i), everything(healthy, i))
-    # every update after the NaNs came in saw some of them: what it has learned is what it had before
+    # Every update after transition 20 saw NaNs, so the member still has the parameters from before.
     before = make(case, range(3), updates=3, capacity=20)
     for name, net in broken.networks().items():
         if "target" not in name:
@@ -161,7 +149,7 @@ def test_a_broken_member_stops_alone(case):
 
 
 def torch_mlp(net, row):
-    """The same network of torch's own layers."""
+    """The network of one row, made of torch's own layers."""
     layers: list[nn.Module] = []
     for layer, (fan_in, fan_out) in enumerate(zip(net.sizes[:-1], net.sizes[1:])):
         linear = nn.Linear(fan_in, fan_out, dtype=F64)
@@ -172,7 +160,7 @@ def torch_mlp(net, row):
     return nn.Sequential(*layers[:-1])
 
 
-def test_layers_are_torchs():
+def test_layers_equal_those_of_torch():
     net = StackedMLP(3, (4, 6, 5, 2), dtype=F64)
     net.init_([np.random.default_rng(i) for i in range(3)])
     x = torch.randn(3, 8, 4, dtype=F64)
@@ -190,7 +178,7 @@ def test_layers_are_torchs():
     assert not net(x).requires_grad
 
 
-def test_without_grad_parameters_collect_nothing_but_the_input_does():
+def test_without_grad_only_the_input_gets_a_gradient():
     net = StackedMLP(2, (3, 4, 1), dtype=F64)
     net.init_([np.random.default_rng(i) for i in range(2)])
     x = torch.randn(2, 5, 3, dtype=F64, requires_grad=True)
@@ -198,7 +186,7 @@ def test_without_grad_parameters_collect_nothing_but_the_input_does():
     assert (net.grad == 0).all() and x.grad is not None and (x.grad != 0).any()
 
 
-def test_init_is_nn_linears():
+def test_initial_values_are_distributed_as_in_torch():
     sizes = (16, 100, 49, 30)
     net = StackedMLP(4, sizes)
     net.init_([StreamKey(0, 0, i).generator("init") for i in range(4)])
@@ -211,11 +199,11 @@ def test_init_is_nn_linears():
         bias = net.constants[f"{layer}.bias"]
         assert bias.abs().max() <= bound and bias.abs().max() > 0.9 * bound and bias.std() > 0.45 * bound
     reference = nn.Linear(100, 49)
-    assert reference.weight.abs().max() <= 0.1 and reference.bias.abs().max() <= 0.1  # bounds are still torch's
+    assert reference.weight.abs().max() <= 0.1 and reference.bias.abs().max() <= 0.1  # torch has the same bounds
     assert len({row.sum().item() for row in net.flat}) == 4
     other = StackedMLP(2, sizes)
     other.init_([StreamKey(0, 0, i).generator("init") for i in (3, 1)])
-    assert torch.equal(other.flat, net.flat[[3, 1]])  # a row depends on its own generator only
+    assert torch.equal(other.flat, net.flat[[3, 1]])  # a row depends only on its own generator
 
 
 def adam_case(dtype, clip=None, rows=4, size=50):
@@ -233,7 +221,7 @@ def adam_case(dtype, clip=None, rows=4, size=50):
 
 
 @pytest.mark.parametrize("clip", [None, [0.5, 1e-7, 1e3, math.inf]])
-def test_stacked_adam_is_torchs_adam_per_row(clip):
+def test_every_row_equals_an_adam_of_torch(clip):
     stacked, grads = adam_case(F64, clip)
     rows = [nn.Parameter(row.clone()) for row in stacked.flat]
     own = [torch.optim.Adam([p], lr=stacked.lr[i].item()) for i, p in enumerate(rows)]
@@ -241,7 +229,7 @@ def test_stacked_adam_is_torchs_adam_per_row(clip):
         stacked.zero_grad()
         stacked.grad += grad
         stacked.step(torch.ones(4, dtype=torch.bool))
-        assert torch.equal(stacked.grad, grad)  # clipping does not touch what others may read
+        assert torch.equal(stacked.grad, grad)  # clipping does not change the gradients in place
         for i, (row, optimizer) in enumerate(zip(rows, own)):
             row.grad = grad[i].clone()
             if clip is not None:
@@ -255,7 +243,7 @@ def test_stacked_adam_is_torchs_adam_per_row(clip):
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_a_frozen_row_keeps_its_bits_and_the_others_theirs(bad):
+def test_a_frozen_row_keeps_its_bits_and_does_not_affect_the_others(bad):
     with_it, grads = adam_case(torch.float32, clip=[1.0, 1e-6, 5.0, 2.0])
     without, _ = adam_case(torch.float32, clip=[1.0, 1e-6, 5.0, 2.0])
     active = torch.ones(4, dtype=torch.bool)
@@ -276,13 +264,13 @@ def test_a_frozen_row_keeps_its_bits_and_the_others_theirs(bad):
     assert not torch.equal(without.flat[1], kept)
 
 
-def test_a_row_of_both_infinities_is_not_finite():
+def test_a_row_with_both_infinities_is_not_finite():
     stacked, _ = adam_case(torch.float32)
     stacked.grad[2, 0], stacked.grad[2, 1] = math.inf, -math.inf
     assert stacked.finite().tolist() == [True, True, False, True]
 
 
-def test_adam_goes_on_from_its_state():
+def test_adam_continues_from_a_state():
     one, grads = adam_case(torch.float32)
     two, _ = adam_case(torch.float32)
     active = torch.ones(4, dtype=torch.bool)
@@ -298,7 +286,7 @@ def test_adam_goes_on_from_its_state():
     assert torch.equal(one.flat, two.flat)
 
 
-def test_soft_update_is_polyak():
+def test_soft_update_is_a_weighted_mean():
     target, online = (StackedMLP(3, (4, 6, 2), dtype=F64) for _ in range(2))
     target.init_([np.random.default_rng(i) for i in range(3)])
     online.init_([np.random.default_rng(9 + i) for i in range(3)])
@@ -315,8 +303,8 @@ def test_soft_update_is_polyak():
 
 
 class World:
-    """Deterministic environments of rational functions, the same bits in any company. An episode has 17 steps;
-    every second one ends in a terminal state."""
+    """Deterministic environments, one per member, made of rational functions so that each has the same bits in any
+    group. An episode has 17 steps; every second one ends in a terminal state."""
 
     def __init__(self, stream_keys):
         rngs = [np.random.default_rng([s.replica, s.member]) for s in stream_keys]
@@ -342,7 +330,8 @@ def small(algorithm, **kwargs):
 
 
 def live(members, replicas, *, advice=None, steps=200, seed=5):
-    """Train; returns {(replica, member): everything it did and became} and the sharing."""
+    """Train. Returns {(replica, member): its observations, actions, parameters and trust as one vector}, and the
+    sharing."""
     space = DISCRETE if members[0].algorithm == "dqn" else BOX
     group = Group(members, replicas, seed, space, steps)
     sharing = NoSharing(group) if advice is None else Advice(advice, group, [], seed=seed, epoch_length=40)
@@ -389,8 +378,8 @@ def same_bits(one, two):
 
 
 @pytest.mark.parametrize("algorithm", ["dqn", "sac", "td3"])
-def test_without_sharing_nothing_depends_on_the_size_of_the_group(algorithm):
-    """The bits of members 0 and 1 are the same in groups of two to four, beside other replicas or not."""
+def test_without_sharing_a_member_does_not_depend_on_the_size_of_the_group(algorithm):
+    """Members 0 and 1 have the same bits in groups of two to four, with other replicas or without."""
     member = small(algorithm)
     four, _ = live([member] * 4, 1)
     for n, replicas in ((2, 1), (3, 1), (2, 3)):
@@ -407,7 +396,7 @@ ADVICE = AdviceConfig(
 
 @pytest.mark.parametrize("replicas", [1, 2])
 @pytest.mark.parametrize("algorithm", ["dqn", "sac", "td3"])
-def test_advice_in_a_group_of_one_is_single_agent_training(algorithm, replicas):
+def test_a_group_of_one_with_advice_trains_like_a_single_agent(algorithm, replicas):
     member = small(algorithm)
     alone, _ = live([member], replicas)
     advised, sharing = live([member], replicas, advice=ADVICE)

@@ -1,4 +1,4 @@
-"""Sweeps: what a file asks for, what is done about it, and that nothing is done twice or lost."""
+"""Sweeps: files, plans, and training that repeats and loses nothing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from peerage.config.file import from_dict, load, to_dict
 from peerage.config.plain_yaml import parse
 from peerage.config.presets import preset_names
 from peerage.errors import UserError
-from peerage.runs.folder import RunFolder, cpu_model
+from peerage.runs.environment import cpu_model
+from peerage.runs.folder import RunFolder
 from peerage.sweeps.drive import _Driver, _slots, run
 from peerage.sweeps.file import describe, sweep_names
 from peerage.sweeps.launch import Ended, LocalLauncher, Task, cores
@@ -52,7 +53,7 @@ def planned(folder: Path, text: str):
 
 
 class Here:
-    """A launcher that trains in this process, one after the other."""
+    """A launcher that trains in this process, one run after the other."""
 
     slots = 1
 
@@ -80,24 +81,24 @@ class Here:
 
 @pytest.fixture
 def unreported(monkeypatch):
-    """No reports, here or in a worker: nobody looks at them, and they take longer than such a training."""
+    """Disable reports, here and in workers: they take longer than these trainings."""
     monkeypatch.setattr("peerage.session.write_report", lambda folder: None)
-    monkeypatch.setenv("MPLBACKEND", "none")  # of which Matplotlib says that it cannot draw with it
+    monkeypatch.setenv("MPLBACKEND", "none")  # an invalid backend, with which matplotlib cannot draw
 
 
 def files(folder: Path) -> dict[str, int]:
-    """Every file and folder with its time of change."""
+    """All files and folders with their modification times."""
     return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
 def results(folder: Path) -> dict[str, bytes]:
-    """What two trainings of one seed share to the last byte: the tables and the last checkpoint's tensors."""
+    """The files that are equal for two trainings with one seed: the tables and the tensors of the last checkpoint."""
     tables = [folder / f"{name}.csv" for name in ("metrics", "evaluations", "advice")]
     last = sorted(folder.glob("checkpoints/*/state.safetensors"))[-1]
     return {path.name: path.read_bytes() for path in (*tables, last)}
 
 
-# --- what is shipped ----------------------------------------------------------------------------------------
+# --- built-in sweeps ----------------------------------------------------------------------------------------
 
 
 def test_the_ablation_is_its_presets():
@@ -162,7 +163,7 @@ def test_settings_by_name_or_nested(tmp_path):
     assert nested.learner.net_arch == ((8,),) and nested.run.eval_freq == 20 and nested.threads == 1
 
 
-def test_the_product(tmp_path):
+def test_the_product_of_axes_and_seeds(tmp_path):
     text = TINY + """
 axes:
   use_critic: [true, false]
@@ -197,7 +198,7 @@ replicas: 2
     assert (config.run.exp_name, config.run.log_dir) == (second.name, str(tmp_path / "runs"))
 
 
-def test_bases_and_what_is_laid_over_them(tmp_path):
+def test_bases_and_overrides(tmp_path):
     (tmp_path / "mine-small.yaml").write_text("env: Room-v6\nn_peers: 2\nenv_args: {goals: left}\nseed: 7\n")
     (tmp_path / "mine-large.yaml").write_text("env: Room-v21\nn_peers: 3\nn_epochs: 2\n")
     text = "base: mine-{environment}.yaml\nenvironments: {small: {gamma: 0.5}, large: {env_args: {goals: right}}}\n"
@@ -209,12 +210,12 @@ def test_bases_and_what_is_laid_over_them(tmp_path):
     assert more.env_args == {"goals": "left", "change_at": 9, "change": {"goals": "left"}}
     assert more.learner.gamma == (0.5,) and more.n_peers == 2 and more.steps == 40
     assert runs["large_any_seed0"].config.n_peers == 3
-    sweep = plan_sweep(write(tmp_path, text), settings={"n_epochs": 5, "gamma": (0.9,)})  # the flags of a command
+    sweep = plan_sweep(write(tmp_path, text), settings={"n_epochs": 5, "gamma": (0.9,)})  # like flags
     assert {r.config.steps for r in sweep.runs} == {5000} and {r.config.learner.gamma for r in sweep.runs} == {(0.9,)}
     assert parse(sweep.manifest(), "")["asked"]["overrides"] == {"n_epochs": 5, "gamma": [0.9]}
 
 
-def test_environments_of_one_id_have_names(tmp_path):
+def test_environments_with_the_same_id_have_names(tmp_path):
     text = "environments: {left: {env: Room-v6, env_args: {goals: left}}, all: {env: Room-v6}, other: {env: Room-v21}}"
     assert [r.env for r in planned(tmp_path, text)] == ["left", "all", "Room-v21"]
 
@@ -274,8 +275,8 @@ WRONG = {
     "where: ''": "where: expected text",
     'where: "a\\0b"': "where: expected text",
     "title: {a: 1}": "title: expected text",
-    "name: !!python/object:os.system x": "tags and aliases are not read",
-    "common: &a {gamma: 1}\naxes: {x: {b: *a}}": "tags and aliases are not read",
+    "name: !!python/object:os.system x": "tags and aliases are not supported",
+    "common: &a {gamma: 1}\naxes: {x: {b: *a}}": "tags and aliases are not supported",
     "common: {}\ncommon: {}": "duplicate key 'common'",
     "[1, 2]": "expected a mapping with name, title, base, where",
     "axes: " + "[" * 3000 + "]" * 3000: "nested too deeply",
@@ -314,7 +315,7 @@ def test_wrong_names(tmp_path):
         plan_sweep("quick", settings={"exp_name": "x"})
 
 
-def test_names_are_safe_unique_and_stay(tmp_path):
+def test_names_are_valid_unique_and_stable(tmp_path):
     odd = ["a/b", "a:b", "../../x", "ä", "x" * 300, "sp ace", "-rf"]
     text = "environments: [Room-v6]\naxes:\n  odd:\n" + "".join(
         f"    {json.dumps(name, ensure_ascii=False)}: {{gamma: {0.1 + k / 100:.2f}}}\n" for k, name in enumerate(odd)
@@ -322,10 +323,10 @@ def test_names_are_safe_unique_and_stay(tmp_path):
     names = [r.name for r in planned(tmp_path, text)]
     assert len(set(names)) == len(odd) and all(len(name) < 160 for name in names)
     for name in names:
-        RunFolder.plan(tmp_path / "runs", name, name)  # raises for what is not one folder's name
+        RunFolder.plan(tmp_path / "runs", name, name)  # raises for an invalid name of a folder
         assert not set(name) & set('/\\:*?"<>| ') and name.startswith("Room-v6_")
     shorter = "environments: [Room-v6]\naxes: {odd: {'a:b': {gamma: 0.5}}}"
-    assert planned(tmp_path, shorter)[0].name == names[1]  # whatever else is asked for
+    assert planned(tmp_path, shorter)[0].name == names[1]  # independent of the other runs
 
 
 def test_the_documentation_s_file_makes_the_documentation_s_folders(tmp_path):
@@ -336,11 +337,11 @@ def test_the_documentation_s_file_makes_the_documentation_s_folders(tmp_path):
     assert [f"{sweep.where}/", "sweep.yaml", *(f"{r.name}/" for r in sweep.runs)] == tree
 
 
-# --- what is there, and how long the rest will take ---------------------------------------------------------
+# --- states and expected times ------------------------------------------------------------------------------
 
 
 def pretend(folder: Path, config, rows: str, cpu: str | None = None) -> None:
-    """A run folder that nobody trained: `rows` of timing.csv."""
+    """An artificial run folder with `rows` of timing.csv."""
     made = RunFolder.create(folder.parent, folder.name, folder.name, to_dict(config))
     made.unlock()
     (folder / "timing.csv").write_text("step,seconds,member_steps_per_second\n" + rows)
@@ -351,13 +352,13 @@ def test_seconds_of_a_run(tmp_path):
     (tmp_path / "timing.csv").write_text(
         "step,seconds,member_steps_per_second\n100,5.0,1\n200,9.0,1\n300,2.5,1\n400,6.0,1\n500,7."
     )
-    # Resumed after 200; the last line is half written
+    # Resumed after 200; the last line is incomplete
     assert timing(tmp_path) == [(100, 5.0), (200, 9.0), (300, 9.0 + 2.5), (400, 9.0 + 6.0)]
     assert completed_steps(tmp_path) == 400
     assert timing(tmp_path / "nowhere") == [] and completed_steps(tmp_path / "nowhere") == 0
 
 
-def test_seconds_of_a_run_whose_clock_says_more_when_it_goes_on(tmp_path):
+def test_seconds_of_a_run_with_lost_rows(tmp_path):
     (tmp_path / "timing.csv").write_text(
         "step,seconds,member_steps_per_second\n100,5.0,1\n200,9.0,1\n400,20.0,1\n500,24.0,1\n600,30.0,1\n"
     )
@@ -368,7 +369,7 @@ def test_seconds_of_a_run_whose_clock_says_more_when_it_goes_on(tmp_path):
     assert timing(tmp_path) == [(100, 5.0), (200, 9.0), (400, 29.0), (500, 33.0), (600, 63.0)]
 
 
-def test_together():
+def test_total_duration():
     assert total_duration([4, 3, 2, 1], 1) == 10
     assert total_duration([4, 3, 2, 1], 2) == 5  # 4 + 1 beside 3 + 2
     assert total_duration([1, 1, 5], 2) == 6 and total_duration([], 3) == 0
@@ -408,7 +409,7 @@ def test_dry_run(tmp_path, capsys):
     assert lines[-1] == "training time: about 0:03:10"
 
 
-def test_what_an_estimate_is_from(tmp_path):
+def test_the_basis_of_an_estimate(tmp_path):
     first = planned(tmp_path, TINY + "replicas: 2\n")[0].resolved
     config = replace(first, learner=replace(first.learner, learning_starts=(8, 100)), total_timesteps=1000)
     speeds, names = Speeds(), ("random", "early", "later")
@@ -419,7 +420,7 @@ def test_what_an_estimate_is_from(tmp_path):
     for name, text in zip(names, rows):
         pretend(tmp_path / name, config, text)
         speeds.add_run(config, tmp_path / name)
-        if name == "random":  # nobody learns yet, so it says nothing of how long learning takes
+        if name == "random":  # learning has not begun, so it does not count
             assert speeds.basis(config) == "from 300 timed steps"
     # 100 steps in 10 s and 200 in 70 s; the first row of the last one is after learning has begun
     assert speeds.remaining_seconds(config, 400) == pytest.approx(600 * 80 / 300)
@@ -429,15 +430,15 @@ def test_what_an_estimate_is_from(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes")
-def test_a_pipe_beside_a_sweep_is_not_read(tmp_path):
-    """There may never be anything in it."""
+def test_a_pipe_next_to_a_sweep_is_not_read(tmp_path):
+    """Reading it would block."""
     odd, opened = tmp_path / "odd", []
     odd.mkdir()
     (odd / "timing.csv").write_text("")
     os.mkfifo(odd / "config.yaml")
 
     def write_nothing() -> None:
-        os.close(os.open(odd / "config.yaml", os.O_WRONLY))  # once somebody reads
+        os.close(os.open(odd / "config.yaml", os.O_WRONLY))  # ends a blocked reader
         opened.append(True)
 
     thread = threading.Thread(target=write_nothing)
@@ -451,7 +452,7 @@ def test_a_pipe_beside_a_sweep_is_not_read(tmp_path):
         os.close(reader)
 
 
-def test_what_a_sweep_says_under_way(tmp_path):
+def test_progress_lines(tmp_path):
     source, where = write(tmp_path, TINY + "axes: {sharing: [advice, none]}\nseeds: [0, 1]\n"), tmp_path / "runs"
     sweep = plan_sweep(source, log_dir=str(where))
     first, second = sweep.runs[:2]
@@ -463,11 +464,11 @@ def test_what_a_sweep_says_under_way(tmp_path):
     assert driver._lines() == [
         f"{first.name}: 50%; time left: about 0:00:30, from 1 unfinished run of this kind",
         f"{second.name}: 0%; time left: unknown",
-        "0 of 4 runs done, at least 0:01:30 left",  # what is left of the first, and the whole of another such
+        "0 of 4 runs done, at least 0:01:30 left",  # the rest of the first run and one complete run
     ]
 
 
-def test_a_dry_run_says_in_one_line_what_gymnasium_warns_of():
+def test_a_dry_run_merges_gymnasiums_warnings():
     words = [sys.executable, "-m", "peerage", "sweep", "group-size", "--dry-run"]
     said = subprocess.run(words, cwd=ROOT, text=True, capture_output=True, timeout=120)
     assert (said.returncode, said.stderr) == (0, "") and said.stdout.count("Hopper-v4:") == 1
@@ -519,7 +520,7 @@ def test_slots():
 # --- real sweeps --------------------------------------------------------------------------------------------
 
 
-def test_what_is_missing_is_trained_and_what_is_done_is_not(tmp_path, capsys, one_thread, unreported):
+def test_only_missing_runs_are_trained(tmp_path, capsys, one_thread, unreported):
     where = tmp_path / "runs"
     text = TINY + "name: kept\naxes: {gamma: [0.9, 0.8]}\n"
     here = Here()
@@ -564,8 +565,8 @@ def test_what_is_missing_is_trained_and_what_is_done_is_not(tmp_path, capsys, on
 
 
 @pytest.mark.long
-def test_a_failing_run_among_good_ones(tmp_path, capsys):
-    """In processes side by side."""
+def test_a_failing_run(tmp_path, capsys):
+    """In parallel processes."""
     good = TINY + "axes: {who: {bad: {load_paths: [TMP/absent.zip, none]}, good: {}}}\n".replace("TMP", str(tmp_path))
     where = tmp_path / "runs"
     assert run(write(tmp_path, good), log_dir=str(where), jobs=min(2, len(cores()))) == 1
@@ -588,23 +589,30 @@ def test_two_sweeps_and_two_trainings_of_one_folder(tmp_path, capsys, one_thread
     held.lock()
     state = inspect_run(only, folder)
     assert state.status == "elsewhere" and f"process {os.getpid()} " in state.detail
-    here, freed = Here(), []
 
-    def free() -> None:
-        freed.append(len(here.tasks))
-        held.unlock()
+    class UnlockedLater(Here):
+        """The other training ends at the third poll."""
 
-    threading.Timer(0.5, free).start()
+        polls = 0
+
+        def poll(self) -> list[Ended]:
+            self.polls += 1
+            if self.polls == 3:
+                assert not self.tasks  # the sweep has waited
+                held.unlock()
+            return super().poll()
+
+    here = UnlockedLater()
     assert run(source, log_dir=str(where), launcher=here) == 0
-    assert freed == [0] and len(here.tasks) == 1 and here.tasks[0].resume  # it waited
+    assert len(here.tasks) == 1 and here.tasks[0].resume
     assert "1 run: 1 trained by another process" in capsys.readouterr().out
 
 
-def test_ctrl_c_while_it_plans(tmp_path, capsys):
-    """Before any worker is there, and before anybody listens to signals."""
+def test_ctrl_c_while_planning(tmp_path, capsys):
+    """Before any worker runs and signals are handled."""
     where, main = tmp_path / "runs", threading.get_ident()
     where.mkdir()
-    (where / "sweep.yaml").write_text("name: other")  # so that it trains nothing, if it does not hear
+    (where / "sweep.yaml").write_text("name: other")  # trains nothing even if the signal is missed
     asked = ["sweep", write(tmp_path, f"{TINY}seeds: {list(range(500))}"), "--log-dir", str(where)]
 
     def interrupt() -> None:
@@ -623,8 +631,8 @@ def test_ctrl_c_while_it_plans(tmp_path, capsys):
     assert capsys.readouterr().err == f"peerage: interrupted; `{shlex.join(['peerage', *asked])}` continues\n"
 
 
-def test_a_sweep_that_nobody_reads(tmp_path, monkeypatch, capsys, one_thread, unreported):
-    """`| head -1`: all is trained, and what goes wrong is still said, on stderr."""
+def test_a_sweep_with_a_closed_output(tmp_path, monkeypatch, capsys, one_thread, unreported):
+    """`| head -1`: everything is trained, and errors are printed on stderr."""
     text, (read, written) = TINY + "axes: {gamma: [0.9, 0.8]}\n", os.pipe()
     where = tmp_path / "runs"
     other = plan_sweep(write(tmp_path, text), log_dir=str(where)).runs[0]
@@ -665,7 +673,7 @@ def begin(source: str, where: Path, output: Any = subprocess.PIPE, **environment
 
 
 def wait_for(folder: Path, step: int) -> int:
-    """Until a run has a checkpoint of so many steps or more; the process that trains it."""
+    """Wait until a run has a checkpoint of this step or a later one; returns the process that trains it."""
     end = time.monotonic() + 120
     while time.monotonic() < end:
         steps = [int(path.name[5:]) for path in folder.glob("checkpoints/step_*")]
@@ -678,10 +686,10 @@ def wait_for(folder: Path, step: int) -> int:
 
 @pytest.mark.long
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="process groups")
-def test_a_sweep_killed_half_way(tmp_path, capsys, one_thread, unreported):
-    """Three runs one after the other, the first done. The second is killed with the sweep (SIGKILL), then loses its
-    sweep, then hears SIGTERM. A last call finishes it and trains the third. All ends as if nothing had happened, and
-    what is done is not touched."""
+def test_a_killed_sweep_is_continued(tmp_path, capsys, one_thread, unreported):
+    """Three runs in sequence, the first done. The second is killed with the sweep (SIGKILL), then its sweep is killed,
+    then it gets SIGTERM. A last call finishes it and trains the third. The results are those of an uninterrupted sweep,
+    and the first run is not changed."""
     where, whole = tmp_path / "killed", tmp_path / "whole"
     first, second, third = (where / f"Room-v6_{name}_seed0" for name in ("first", "second", "third"))
     alone = write(tmp_path, LONG + "exclude: [{which: [second, third]}]\n", "alone")
@@ -699,9 +707,9 @@ def test_a_sweep_killed_half_way(tmp_path, capsys, one_thread, unreported):
     assert not (second / "DONE").exists() and not third.exists()
 
     sweep = begin(source, where)
-    sweep.stdout.close()  # `| head -1`: a pipe that nobody reads
+    sweep.stdout.close()  # `| head -1`
     wait_for(second, 250)
-    os.killpg(sweep.pid, signal.SIGKILL)  # the worker is a group of its own: it notices, and writes a checkpoint
+    os.killpg(sweep.pid, signal.SIGKILL)  # the worker, in a session of its own, writes a checkpoint
     sweep.wait(120)
 
     # Begun while the worker still runs, for which it waits. Workers that print on stderr, as warnings do, do no harm.
@@ -737,14 +745,14 @@ def test_a_sweep_killed_half_way(tmp_path, capsys, one_thread, unreported):
 
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="process groups")
 def test_ctrl_c_while_the_workers_start(tmp_path, unreported):
-    """Before a worker listens to signals: it has imported nothing or something, and says this and that on stderr.
-    Nothing has failed, and nothing is there that a next call would stumble over."""
+    """Before a worker handles signals, at different stages of its imports, with output on stderr. No run counts as
+    failed, and nothing is left that would disturb the next call."""
     source, where = write(tmp_path, TINY), tmp_path / "runs"
     for pause in (0, 0.4):
         sweep = begin(source, where, PYTHONPROFILEIMPORTTIME="1")
         assert "Room-v6_seed0: started\n" in sweep.stdout
         time.sleep(pause)
-        os.killpg(sweep.pid, signal.SIGINT)  # the keyboard's
+        os.killpg(sweep.pid, signal.SIGINT)  # as Ctrl-C does
         lines = sweep.communicate(timeout=120)[0].splitlines()
         assert sweep.returncode == 128 + signal.SIGINT
         assert [line for line in lines if not line.startswith("import time:")] == [
@@ -756,8 +764,8 @@ def test_ctrl_c_while_the_workers_start(tmp_path, unreported):
     assert run(source, log_dir=str(where), verbose=0, launcher=Here()) == 0
 
 
-def test_a_worker_that_ends_of_ctrl_c_before_the_sweep_asks_it_to(tmp_path, capsys):
-    """The keyboard reaches a worker too that is not a group of its own yet. It has not failed."""
+def test_a_worker_that_ctrl_c_ends(tmp_path, capsys):
+    """Ctrl-C also reaches a worker that has no session of its own yet. The run does not count as failed."""
 
     class Keyboard(Here):
         def submit(self, task: Task) -> None:
@@ -772,7 +780,7 @@ def test_a_worker_that_ends_of_ctrl_c_before_the_sweep_asks_it_to(tmp_path, caps
 @pytest.mark.long
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="process groups")
 def test_a_second_signal_does_not_wait(tmp_path):
-    """The worker is stopped, so that it cannot write the checkpoint that the first signal asks for."""
+    """The worker is suspended, so that it cannot write its checkpoint."""
     source, where = write(tmp_path, LONG.replace("    first: {total_timesteps: 40}\n", "")), tmp_path / "runs"
     sweep = begin(source, where)
     worker = wait_for(where / "Room-v6_second_seed0", 100)
@@ -789,8 +797,8 @@ def test_a_second_signal_does_not_wait(tmp_path):
         os.kill(worker, 0)
 
 
-def test_a_worker_that_says_nothing(tmp_path):
-    """A worker that is killed from outside is a failed run with a reason."""
+def test_a_killed_worker(tmp_path):
+    """A run whose worker is killed counts as failed, with a reason."""
     first = planned(tmp_path, TINY)[0]
     launcher = LocalLauncher(1, 1)
     launcher.submit(Task(first.name, str(tmp_path / "runs" / first.name), to_dict(first.config), False, 1))
@@ -801,8 +809,8 @@ def test_a_worker_that_says_nothing(tmp_path):
     launcher.close()
 
 
-def test_an_adviser_that_is_not_there_is_said_when_it_is_planned(tmp_path, capsys):
-    """Not by a process that has been started for it."""
+def test_an_unknown_adviser_is_refused_when_planning(tmp_path, capsys):
+    """Without starting a process."""
     source = write(tmp_path, "name: s\ncommon: {advisers: [expert]}\nenvironments: [Room-v6, CartPole-v1]\n")
     assert cli.main(["sweep", str(source), "--log-dir", str(tmp_path / "runs")]) == 2
     assert "there is no expert for CartPole-v1" in capsys.readouterr().err and not (tmp_path / "runs").exists()

@@ -534,7 +534,7 @@ def test_refuses_features_and_phases_that_do_not_fit():
         AttentionTrust([StreamKey(0, 0, 0)], N_FEATURES, ADVISER, 4)
     trust = make_trust()
     steps = np.zeros((2, 1))
-    with pytest.raises(UserError, match="9 numbers a step were announced"):
+    with pytest.raises(UserError, match="9 numbers per step were expected"):
         trust.append(np.zeros((2, 1, 8), np.float32), steps, steps, steps)
     for phase in (-1, PHASES):
         with pytest.raises(UserError, match=rf"phase {phase}: phases are numbered 0 to 3"):

@@ -176,7 +176,7 @@ def load(source: str | Path, base: Config | None = None) -> Config:
             name = short(str(source))
             raise UserError(f"neither a file nor a preset: {name}{guess}; see `peerage presets`")
         if path.stat().st_size > MAX_BYTES:
-            raise UserError(f"{path}: a configuration has at most {MAX_BYTES:,} bytes")
+            raise UserError(f"{path}: larger than the maximum of {MAX_BYTES:,} bytes")
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {short(str(source))}: {error}") from None

@@ -43,8 +43,7 @@ class Perturbations:
     sticky_actions: float = 0.0
     """Probability, 0 to 1, of repeating the action of the previous step (arXiv 1709.06009)."""
     action_delay: int = 0
-    """Number of steps, 0 to 100, by which actions are delayed. Until the first action takes effect, the environment
-    repeats it from the start of the episode."""
+    """Number of steps, 0 to 100, by which actions are delayed. The first steps of an episode use its first action."""
     dropped_advice: float = 0.0
     """Probability, 0 to 1, that an adviser does not answer (`peerage.sharing.advice`)."""
     physics: tuple[tuple[str, Value], ...] = ()

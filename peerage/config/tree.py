@@ -207,7 +207,7 @@ def learner_part() -> type:
 
 
 _LEARNER_PARTS: dict[tuple[Any, ...], type] = {}
-_ALGORITHM = "Learning algorithm; auto takes sac for Box actions and dqn for Discrete actions."
+_ALGORITHM = "Learning algorithm; auto selects sac for Box actions and dqn for Discrete actions."
 
 
 def method_parts() -> dict[str, type]:

@@ -1,1 +1,1 @@
-"""Evaluation: what the members of a group earn without learning to act, alone or together."""
+"""Evaluation of the members of a group, alone or together with advice."""

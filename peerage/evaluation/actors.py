@@ -1,4 +1,4 @@
-"""The actors of a group: every member alone, and the group together, with advice."""
+"""Actors for the evaluation of a group: members without advice, and the group together with advice."""
 
 from __future__ import annotations
 
@@ -21,27 +21,28 @@ from peerage.sharing.steps import Before, Sharing, make_transition
 
 
 class GroupActor(Actor):
-    """Every member alone, by the mode of its policy. One batched forward a step for all members and episodes."""
+    """Every member acts alone, with the mode of its policy. Each step is one batched forward pass for all members and
+    episodes."""
 
     def __init__(self, group: Group) -> None:
         self.group = group
 
     def act(self, obs: np.ndarray) -> np.ndarray:
-        """`obs [M * E, obs]`, the E episodes of a member one after the other -> actions."""
+        """`obs [M * E, obs]`, with the E episodes of a member in consecutive rows -> actions."""
         tensor = torch.as_tensor(obs, device=self.group.device, dtype=self.group.dtype)
         actions = self.group.mode(tensor.view(self.group.M, -1, tensor.shape[1]))
         return _for_envs(actions.view(len(obs), -1).cpu().numpy(), self.group)
 
 
 class TogetherActor(Actor):
-    """The group as in its training, with advice, but without exploration: members suggest and follow the mode of their
-    policies. One row for each of the M members.
+    """The group acts with advice as in training, but without exploration: members suggest and follow the modes of their
+    policies. There is one row for each of the M members.
 
-    Neither the members nor their trust learn. The rules of trust and the advisers do observe the steps, because what
-    they do depends on their memory of the running episodes. Time stands still: schedules and advisers with a clock stay
-    at environment step `step` of the training.
+    Neither the members nor trust learn. Signals and advisers still observe the steps, because their values and
+    suggestions can depend on the running episodes. Schedules and advisers with a clock stay at environment step `step`
+    of the training.
 
-    `sharing` is changed by this; `sharing_copy` gives one that may be.
+    The state of `sharing` changes: pass a copy from `sharing_copy`.
     """
 
     parallel = False
@@ -50,7 +51,7 @@ class TogetherActor(Actor):
         self.group, self.sharing, self.step = group, sharing, step
 
     def begin(self, n: int) -> None:
-        self.first = np.ones(n, bool)  # at the first step of an episode
+        self.first = np.ones(n, bool)  # first step of an episode
         self.sharing.reset(self.first)
 
     def act(self, obs: np.ndarray) -> np.ndarray:
@@ -74,14 +75,14 @@ class TogetherActor(Actor):
 
 
 def _for_envs(actions: np.ndarray, group: Group) -> np.ndarray:
-    """Actions `[n, act]` of the group as `EnvGroup.step` takes them."""
+    """Convert actions `[n, act]` of the group for `EnvGroup.step`."""
     return actions[:, 0].astype(np.int64) if group.space.discrete else actions
 
 
 def sharing_copy(sharing: Sharing, group: Group) -> Sharing:
-    """An independent copy of `sharing` that advises the same `group`: what happens to it does not reach the training.
+    """An independent copy of `sharing` for the same `group`. Changes of the copy do not affect the training.
 
-    Raises UserError if something in it, such as an adviser of the user's, cannot be copied.
+    Raises UserError if a part of it, such as a user-defined adviser, cannot be copied.
     """
     try:
         copied = copy.deepcopy(sharing, {id(group): group})
@@ -90,12 +91,12 @@ def sharing_copy(sharing: Sharing, group: Group) -> Sharing:
         raise UserError(f"--eval-modes together needs advisers and trust that can be copied: {what}") from error
     if isinstance(copied, Advice):
         for signal in copied.signals.values():
-            signal.report()  # makes deferred updates now, while they still refer to the last transitions of the group
+            signal.report()  # performs deferred updates while the group still holds the transitions that they need
     return copied
 
 
 class Evaluations:
-    """The evaluations of a group during its training, in each of `modes`, as rows of evaluations.csv."""
+    """Evaluates a group during its training in each of `modes` and returns rows of evaluations.csv."""
 
     def __init__(
         self, evaluator: Evaluator, group: Group, sharing: Sharing, members: Sequence[str], modes: Sequence[EvalMode]
@@ -112,8 +113,8 @@ class Evaluations:
         self.evaluator.close()
 
     def rows(self, trained: int, stop: Callable[[], bool] = lambda: False) -> list[EvaluationRow] | None:
-        """Evaluate the group after `trained` steps of training; None if `stop()` became true meanwhile. Nothing of the
-        training changes."""
+        """Evaluate the group after `trained` steps of training. Returns None if `stop()` became true during it. Does
+        not change the training."""
         rows: list[EvaluationRow] = []
         for mode, actor in self.actors.items():
             played = self.evaluator.run(actor(trained), trained, stop)

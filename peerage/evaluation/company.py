@@ -1,9 +1,8 @@
-"""Evaluation with advice from a checkpoint: what the members of a run earn while they ask each other and their fixed
-advisers (`peerage evaluate RUN --advised`).
+"""Evaluation of a run's members with advice, from a checkpoint (`peerage evaluate RUN --advised`).
 
-The group continues from its newest checkpoint as in its training: members choose whom to follow, and their trust goes
-on learning from the outcome. The members themselves neither learn nor explore. So the result shows what advice is worth
-to trained members, and whether they detect advisers that give wrong advice.
+The group continues from its newest checkpoint as in training: members choose advisers, and trust continues to learn
+from the outcomes. The members neither learn nor explore. The result shows the benefit of advice for trained members,
+and whether they detect wrong advice.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from peerage.training.trainer import Trainer
 
 
 class LearningTrustActor(TogetherActor):
-    """A group that acts together while its trust learns and its clock runs; `step` steps were made before."""
+    """A group that acts with advice while trust learns and the step count advances, starting after `step` steps."""
 
     def act(self, obs: np.ndarray) -> np.ndarray:
         self.step += 1
@@ -33,12 +32,12 @@ class LearningTrustActor(TogetherActor):
 
 
 def advised_episodes(trainer: Trainer, makers: Sequence[EnvMaker], episodes: int, seed: int) -> Played:
-    """(member, episode number, episode) for the first `episodes` episodes of every member of a restored `trainer`,
-    which cannot be used for training afterwards.
+    """Play `episodes` episodes of every member of a restored `trainer`, which cannot be used for training afterwards.
+    Returns (member, episode number, episode).
 
-    `makers`: one for each of the M members. The environment of every member starts with `seed` and continues its own
-    generator; environments that change during a run are in their state at the end of the training. Raises UserError
-    for episodes that do not end.
+    `makers`: one for each of the M members. The first reset of every environment uses `seed`; later episodes continue
+    its generator. Environments that change during a run stay in their state at the end of the training. Raises
+    UserError for episodes that do not end.
     """
     envs = EnvGroup(makers, [seed] * trainer.group.M, success=trainer.config.run.success)
     try:

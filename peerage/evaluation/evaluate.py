@@ -1,10 +1,10 @@
-"""Evaluation episodes: an actor plays environments of its own, with seeds that are the same in every run.
+"""Evaluation episodes: an actor plays separate environments with fixed seeds, which are equal in all runs.
 
     evaluator = Evaluator([EnvMaker("Room-v21")] * group.M, episodes=10)
     for member, number, episode in evaluator.run(GroupActor(group)): ...
 
-What acts is an `Actor`, so that policies with a memory, with targets or with advisers are evaluated by the same code.
-The evaluator itself does not know groups or learners.
+The `Actor` interface supports policies with memory, with targets or with advisers. The evaluator is independent of
+groups and learners.
 """
 
 from __future__ import annotations
@@ -23,33 +23,33 @@ SEED = 1_000_003
 """Episode e of an evaluation is seeded with SEED + e, for every member, evaluation, mode and run."""
 
 MAX_STEPS = 100_000
-"""Steps after which an evaluation episode counts as endless."""
+"""Maximum number of steps per evaluation episode."""
 
 Played = list[tuple[int, int, Episode]]
 """(row, episode number from 0, episode), sorted by row and number."""
 
 
 class Actor:
-    """What is evaluated: it chooses the actions of `n` rows of episodes. Override `act`, and the rest as needed.
+    """Base class of objects to evaluate: chooses the actions of `n` rows of episodes. Subclasses must implement `act`.
 
-    The evaluator calls `begin`, then `act` and `observe` in turn until all episodes have ended.
+    The evaluator calls `begin`, then `act` and `observe` alternately until all episodes have ended.
     """
 
     parallel = True
-    """True: the episodes of a member are independent and run at the same time, each in a row of its own. False: there
-    is one row for each member, in which its episodes follow one another."""
+    """True: the episodes of a member run in parallel, each in its own row. False: each member has one row, in which its
+    episodes run one after another."""
 
     def begin(self, n: int) -> None:
-        """An evaluation begins: `n` rows start their first episodes."""
+        """Called at the start of an evaluation, when `n` rows start their first episodes."""
 
     def act(self, obs: np.ndarray) -> np.ndarray:
-        """`obs [n, obs]` float32 -> actions as `EnvGroup.step` takes them: int `[n]` for Discrete, float32 `[n, act]`
-        in the environment's units for Box. Rows whose episodes are over get an action too; it is ignored."""
+        """`obs [n, obs]` float32 -> actions for `EnvGroup.step`: int `[n]` for Discrete, float32 `[n, act]` in the
+        environment's units for Box. Actions in rows that have finished are ignored."""
         raise NotImplementedError
 
     def observe(self, rewards: np.ndarray, done: np.ndarray) -> None:
-        """The actions gave `rewards [n]` (float32; 0 in rows whose episodes are over). `done [n]` (bool): the episode
-        of this row ended in this step, and the next observation is the first one of another episode."""
+        """Called after every step. `rewards [n]`: float32, 0 in rows that have finished. `done [n]` (bool): the episode
+        in this row ended in this step, and the next observation is the first one of another episode."""
 
     def observe_step(self, step: Step) -> None:
         """Called after every step. Override this method instead of `observe` if the actor also needs the true next
@@ -60,10 +60,11 @@ class Actor:
 def play(
     envs: EnvGroup, actor: Actor, episodes: int, *, rest: bool, stop: Callable[[], bool] = lambda: False
 ) -> Played | None:
-    """The first `episodes` episodes of every row of `envs`, with the actions of `actor`; None once `stop()` is true.
+    """Play `episodes` episodes in every row of `envs` with the actions of `actor`. Returns None if `stop()` becomes
+    true.
 
-    `rest`: an environment stops after its last episode. Otherwise all step until every row has its episodes, as in a
-    training. Raises UserError if that takes more than `MAX_STEPS` steps for each episode.
+    With `rest`, an environment stops after its last episode. Otherwise all environments step until every row has played
+    its episodes, as in training. Raises UserError after `MAX_STEPS * episodes` steps.
     """
     obs = envs.reset(reseed=True)
     actor.begin(envs.n)
@@ -90,9 +91,9 @@ def play(
 
 
 class Evaluator:
-    """Plays `episodes` episodes of each member, on environments that `makers` build: one maker for each member.
+    """Plays `episodes` episodes of each member. `makers` build the environments: one maker for each member.
 
-    Episode e is seeded with `seed + e`. `success` says how the success of an episode follows from its steps.
+    Episode e is seeded with `seed + e`. `success` is the rule that determines the success of an episode.
     """
 
     def __init__(
@@ -102,10 +103,11 @@ class Evaluator:
         self.envs: dict[bool, EnvGroup] = {}  # by `Actor.parallel`
 
     def run(self, actor: Actor, trained: int = 0, stop: Callable[[], bool] = lambda: False) -> Played | None:
-        """(member, episode number, episode) for every member and episode; None if `stop()` became true meanwhile.
+        """Evaluate an actor. Returns (member, episode number, episode) for all members and episodes, or None if
+        `stop()` became true during the evaluation.
 
-        Environments that change during a run are in their state after `trained` steps of training, for the whole
-        evaluation. Raises UserError if an environment fails or an episode does not end.
+        Environments that change during a run stay in their state after `trained` steps of training. Raises UserError if
+        an environment fails or an episode does not end.
         """
         try:
             envs = self._envs(actor.parallel)
@@ -120,7 +122,7 @@ class Evaluator:
     def _envs(self, parallel: bool) -> EnvGroup:
         envs = self.envs.get(parallel)
         if envs is not None and not all(map(is_known, envs.names)):
-            envs.close()  # other environments may carry something over between evaluations, which a resume would lose
+            envs.close()  # unknown environments may have state that outlasts an evaluation, which a resume would lose
             envs = None
         if envs is None:
             seeds = [self.seed + e for e in range(self.episodes)]

@@ -1,4 +1,4 @@
-"""Evaluation of trained runs under perturbation, from their newest checkpoints.
+"""Evaluation of trained runs under perturbations, from their newest checkpoints.
 
     found = evaluate_perturbed("experiments/my-run", parse_cases(["observation_noise=0.1,0.2"]), episodes=20)
     for row in found.table(): ...
@@ -38,25 +38,24 @@ def evaluate_perturbed(
     advisers: Sequence[str] | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Robustness:
-    """Evaluate the newest checkpoint of a run without perturbation and in each case of `perturbations`, on the same
-    seeds. Rows are sorted by case, replica and member; the rows without perturbation come first.
+    """Evaluate the newest checkpoint of a run without perturbations and in each case of `perturbations`, with the same
+    seeds. Rows are sorted by case, replica and member; the rows without perturbations come first.
 
-    `episodes`, `seed`, `members` and `env` are those of `peerage.session.evaluate_run`. By default members act alone.
-    With `advised` they ask each other and their advisers (`peerage.evaluation.company`); then perturbations may include
-    `dropped_advice`, and in every case but the first the `byzantine_members` give wrong advice and `advisers` replace
-    the same number of fixed advisers of the run. `say` receives messages: which checkpoint is used, and newer ones that
-    are damaged.
+    `episodes`, `seed`, `members` and `env` are those of `peerage.session.evaluate_run`. By default, members act alone.
+    With `advised`, they use advice (`peerage.evaluation.company`). Perturbations may then include `dropped_advice`. In
+    all cases except the first, `byzantine_members` give changed suggestions, and `advisers` replace the same number of
+    fixed advisers of the run. `say` receives messages: the step of the checkpoint, and newer checkpoints that are
+    damaged.
 
-    Raises UserError for a member that the group does not have, a knob that the environment does not have, `advised` for
-    a run without advice, and if there is nothing to compare.
+    Raises UserError for an unknown member, a knob that the environment does not have, `advised` for a run without
+    advice, and if there is nothing to compare.
     """
     wrong = tuple(byzantine_members), None if advisers is None else tuple(advisers)
     wrong_advice = any(wrong)
     if not advised and (wrong_advice or any(case.dropped_advice for case in perturbations)):
-        what = "dropped_advice, --byzantine-members and --advisers are for members that ask each other"
-        raise UserError(f"{what}, and they are evaluated alone: add --advised")
+        raise UserError("dropped_advice, --byzantine-members and --advisers need evaluation with advice: add --advised")
     if not (perturbations or advised):
-        raise UserError("--perturb: nothing is perturbed; give a strength above 0, as in observation_noise=0.1")
+        raise UserError("--perturb: there is no perturbation; give a value above 0, as in observation_noise=0.1")
     perturbed = [Perturbations(), *perturbations] if wrong_advice else perturbations
     cases = [Case(), *(Case(of_environment, *wrong) for of_environment in perturbed)]
     seed = SEED if seed is None else seed
@@ -68,7 +67,7 @@ def evaluate_perturbed(
             raise UserError(f"{run} has no member {unknown[0]}: its members are 0 to {trainer.N - 1}")
         env_args = trainer.config.env_args
         named: dict[str, Case] = {}
-        for case in cases:  # a case that only repeats the environment's own perturbations is the clean one
+        for case in cases:  # a case with only the environment's own perturbations is the clean case
             named.setdefault(case.name(env_args), case)
         cases = list(named.values())
         makers = [_perturbed(trainer.evaluation_makers, case.perturbations) for case in cases]
@@ -92,7 +91,7 @@ def evaluate_perturbed(
 
 
 def _perturbed(makers: Sequence[EnvMaker], perturbations: Perturbations) -> list[EnvMaker]:
-    """The same makers with perturbations. Raises UserError for what an environment cannot do."""
+    """The makers with perturbations. Raises UserError for perturbations that an environment does not support."""
     unique = {
         id(maker): replace(maker, env_args=with_perturbations(maker.env_args, perturbations)) for maker in makers
     }
@@ -102,18 +101,18 @@ def _perturbed(makers: Sequence[EnvMaker], perturbations: Perturbations) -> list
 
 
 def _restored(run: Path | str, env: Maker | None, case: Case, advised: bool) -> Restored:
-    """The newest checkpoint of the run; with `advised` including its advice, disturbed as in `case`."""
+    """Restore the newest checkpoint of the run; with `advised`, including advice with the disturbances of `case`."""
     restored = restore(run, "company" if advised else "policies", env=env, device="cpu")
     trainer = restored.trainer
     if not advised:
         return restored
     try:
         if not isinstance(trainer.sharing, Advice):
-            raise UserError(f"{run} has nobody to ask: leave --advised out")
+            raise UserError(f"{run} was trained without advice: remove --advised")
         if trainer.sharing.is_over(trainer.step + 1):
-            raise UserError(f"in {run} nobody asks any more after --max-peer-epochs: leave --advised out")
+            raise UserError(f"the advice in {run} ended after --max-peer-epochs: remove --advised")
         if case.advisers is not None and len(case.advisers) != len(has := trainer.config.advisers):
-            raise UserError(f"--advisers: {run} has {len(has)} ({', '.join(has)}); name as many")
+            raise UserError(f"--advisers: {run} has {len(has)} ({', '.join(has)}); give the same number")
         others = None if case.advisers is None else trainer.copies_of(case.advisers)
         byzantine = parse_members(case.byzantine_members, trainer.N)
         twisted = ByzantineMembers(byzantine, trainer.group, trainer.spec.id) if byzantine else None
@@ -135,7 +134,8 @@ def _alone(trainer: Trainer, makers: Sequence[EnvMaker], episodes: int, seed: in
 def _advised(
     run: Path | str, env: Maker | None, case: Case, makers: Sequence[EnvMaker], episodes: int, seed: int
 ) -> dict[int, Mean]:
-    """Every case starts from the checkpoint, so that nothing learned about advisers in one case reaches another."""
+    """Evaluate one case with advice. Each case restores the checkpoint, so that trust learned in one case does not
+    affect another."""
     trainer = _restored(run, env, case, advised=True).trainer
     try:
         return means(advised_episodes(trainer, makers, episodes, seed))

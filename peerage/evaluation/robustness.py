@@ -1,7 +1,7 @@
-"""What a result is worth under perturbation: returns in perturbed environments, and with dropped or wrong advice.
+"""Robustness tables: returns in perturbed environments, and with dropped or wrong advice.
 
-The unit of statistics is the replica of a group, as everywhere: first the mean over episodes, then over members, and
-the interval over replicas. `peerage.evaluation.perturbed.evaluate_perturbed` makes these tables.
+The unit of statistics is the replica of a group: means are taken over episodes, then over members, and intervals over
+replicas. `peerage.evaluation.perturbed.evaluate_perturbed` makes these tables.
 """
 
 from __future__ import annotations
@@ -19,28 +19,29 @@ from peerage.statistics import summaries
 from peerage.text import number
 
 Mean = tuple[float, float | None]
-"""Return and share of successes, over episodes."""
+"""Mean return and share of successes over episodes; None without successes reported by the environment."""
 
 
 class Row(NamedTuple):
-    """A member of a replica in one case and without perturbation, on the same seeds; means over episodes."""
+    """The results of a member of a replica in one case and without perturbations, with the same seeds. Means over
+    episodes."""
 
     case: str
-    """As on the command line; `clean` without perturbation."""
+    """The case in the syntax of the command line; `clean` without perturbations."""
     replica: int
     member: str
     episodes: int
     clean: float
-    """Return."""
+    """Return without perturbations."""
     perturbed: float
-    """Return."""
+    """Return in this case."""
     clean_success: float | None
-    """Share of the episodes; None where the environment does not report success."""
+    """Share of successful episodes; None if the environment does not report success."""
     perturbed_success: float | None
 
     @property
     def change(self) -> float:
-        """Perturbed minus clean return: negative where the perturbation lowers the return."""
+        """Perturbed minus clean return: negative if the perturbation lowers the return."""
         return self.perturbed - self.clean
 
 
@@ -51,9 +52,9 @@ class Robustness:
     rows: list[Row]
 
     def table(self) -> list[dict[str, Any]]:
-        """A line for each case: return and its change (perturbed minus clean), both with their interval over replicas
-        (see `interval`), and the share of successful episodes, where the environment reports success. The table of a
-        single case has no change."""
+        """A row for each case: return and its change (perturbed minus clean), both with an interval over replicas (see
+        `interval`), and the share of successful episodes if the environment reports success. The table of a single case
+        has no change."""
         lines = []
         cases = list(dict.fromkeys(row.case for row in self.rows))
         columns = (("return", "perturbed"), ("change", "change"))[: len(cases)]
@@ -70,7 +71,7 @@ class Robustness:
 
     @property
     def interval(self) -> str:
-        """The kind of interval that low and high are the ends of; empty with one replica, which has none."""
+        """The kind of the intervals [low, high]; empty with one replica, which has no interval."""
         return _kind(len({row.replica for row in self.rows}))
 
 
@@ -80,12 +81,12 @@ class Case:
 
     perturbations: Perturbations = field(default_factory=Perturbations)
     byzantine_members: tuple[str, ...] = ()
-    """As of `peerage.config.adviser_words.parse_members`."""
+    """In the syntax of `peerage.config.adviser_words.parse_members`."""
     advisers: tuple[str, ...] | None = None
     """Names of the advisers that replace the fixed advisers of the run; None keeps them."""
 
     def name(self, env_args: Mapping[str, Any]) -> str:
-        """As on the command line, including the perturbations that `env_args` of the run ask for."""
+        """The case in the syntax of the command line, including the perturbations in `env_args` of the run."""
         own = Perturbations.of({**env_args.get("perturb", {}), **self.perturbations.plain()})
         company = [" ".join(("byzantine", *self.byzantine_members))] if self.byzantine_members else []
         if self.advisers is not None:
@@ -113,21 +114,21 @@ def _per_replica(rows: Sequence[Row], name: str) -> np.ndarray:
 
 
 def _interval(name: str, values: np.ndarray) -> dict[str, Any]:
-    """Mean of `values [n]` and its interval as three cells; a single value has no interval."""
+    """Three cells: the mean of `values [n]` and the ends of its interval. A single value has no interval."""
     spread = summaries.spread(values)
     ends = (float(spread.low), float(spread.high)) if len(values) > 1 else (None, None)
     return {name: float(spread.mean), f"{name} low": ends[0], f"{name} high": ends[1]}
 
 
 def _kind(n: int) -> str:
-    """The kind of interval that `summaries.spread` gives for `n` values."""
+    """The kind of interval that `summaries.spread` computes for `n` values."""
     return summaries.spread(np.zeros(n)).kind
 
 
 def in_words(values: Sequence[float]) -> str:
-    """The mean of one value for each replica, and its interval."""
+    """The mean of `values`, one per replica, and its interval, as text."""
     spread = summaries.spread(np.asarray(values, float))
     if len(values) == 1:
-        return f"mean over members: {number(float(spread.mean))}; one replica, which says nothing about others"
+        return f"mean over members: {number(float(spread.mean))}; one replica, so there is no interval"
     low, high = number(float(spread.low)), number(float(spread.high))
     return f"mean over members and {len(values)} replicas: {number(float(spread.mean))} [{low}, {high}], {spread.kind}"

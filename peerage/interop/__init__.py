@@ -1,1 +1,1 @@
-"""Policies of other libraries and of finished runs: Stable-Baselines3 zips and checkpoints."""
+"""Import and export of policies: checkpoints of runs and Stable-Baselines3 zips."""

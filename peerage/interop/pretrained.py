@@ -1,7 +1,7 @@
-"""Trained members from a run of ours or from Stable-Baselines3, to act as advisers or to sit in a group.
+"""Loads trained members from runs of Peerage and from Stable-Baselines3, as advisers or as members of a group.
 
-A trained member is named `PATH[:MEMBER]`: a run folder and the member's number there (0 by default; always of
-replica 0), or a zip that Stable-Baselines3 wrote. Nothing in either of them is ever executed.
+A trained member is named `PATH[:MEMBER]`: a run folder and the number of the member (default 0; always in replica 0),
+or a zip file of Stable-Baselines3. Loading never executes code from these files.
 """
 
 from __future__ import annotations
@@ -27,29 +27,30 @@ from peerage.runs.folder import RunFolder
 
 
 def parse_spec(spec: str) -> tuple[Path, int]:
-    """`PATH[:MEMBER]` as a path and a member's number; a path that exists as it stands wins."""
+    """Split `PATH[:MEMBER]` into a path and a member's number. If the whole text is an existing path, the number is
+    0."""
     head, colon, tail = spec.rpartition(":")
     if colon and head and tail.isdecimal() and len(tail) < 10 and not os.path.exists(spec):
         return Path(head), int(tail)
     if not spec:
-        raise UserError("a trained member is written RUN[:member], or as the path of an SB3 zip")
+        raise UserError("a trained member is given as RUN[:MEMBER] or as the path of a Stable-Baselines3 zip")
     return Path(spec), 0
 
 
 def load_policy(spec: str, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> tuple[Learner, bool]:
-    """The trained member that `spec` names as a learner of one row, and whether its actions are discrete.
+    """Load the trained member `spec`. Returns a learner of one row, and whether its actions are discrete.
 
-    Raises UserError where there is none or where it does not fit the spaces.
+    Raises UserError if the member does not exist or does not fit the spaces.
     """
     space = space_of(observation_space, action_space)
     return _load(spec, space, {}), space.discrete
 
 
 def load_members(group: Group, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> None:
-    """Put trained members in their places, in all replicas, and freeze them: they act and advise, but do not
-    learn. These are the members whose `load_paths` is not `none`.
+    """Load the members whose `load_paths` is not `none` in all replicas, and freeze them: they act and advise, but do
+    not learn.
 
-    Raises UserError for a policy whose spaces, algorithm or networks are not those of its place.
+    Raises UserError for a policy whose spaces, algorithm or networks differ from those of the member.
     """
     space, runs = space_of(observation_space, action_space), dict[Path, SavedRun]()
     for stack in group.stacks:
@@ -66,16 +67,16 @@ def load_members(group: Group, observation_space: gym.Space[Any], action_space: 
 
 
 def _load(spec: str, space: Space, runs: dict[Path, SavedRun]) -> Learner:
-    """`runs` keeps what was read, so that four members of one run cost one reading."""
+    """Load a trained member. `runs` caches the runs that were read."""
     path, member = parse_spec(spec)
     if os.path.isdir(path):
         if path not in runs:
             runs[path] = SavedRun(path)
         return runs[path].learner(member, 0, space)
     if not os.path.exists(path):
-        raise UserError(f"no trained member at {spec!r}: neither a run folder nor a file is there")
+        raise UserError(f"no trained member at {spec!r}: there is no such run folder or file")
     if member:
-        raise UserError(f"{path} is a file, which holds one member: leave :{member} out")
+        raise UserError(f"{path} is a file with a single member: remove :{member}")
     return sb3.learner_of(sb3.read_zip(path), space)
 
 
@@ -92,7 +93,7 @@ def _check_alike(member: int, place: LearnerSettings, spec: str, source: Learner
 
 
 def _as_written(value: object) -> str:
-    """As on the command line."""
+    """The value in the syntax of the command line."""
     return ",".join(map(str, value)) or "none" if isinstance(value, tuple) else str(value).lower()
 
 
@@ -101,11 +102,11 @@ class SavedRun:
 
     def __init__(self, path: Path) -> None:
         if not (path / "config.yaml").is_file():
-            raise UserError(f"{path} is not a run folder: it holds no config.yaml")
+            raise UserError(f"{path} is not a run folder: it contains no config.yaml")
         RunFolder.open(path)
         self.path = path
         self.config = configfile.validate(configfile.load(path / "config.yaml"))
-        # A run's config.yaml names every algorithm: it was written with the defaults filled in
+        # config.yaml contains all defaults, so every algorithm is known
         _, state, damaged = checkpoint.load_latest(path, buffers=False)
         for line in damaged.values():
             warnings.warn(line, stacklevel=2)
@@ -125,13 +126,13 @@ class SavedRun:
         return list(stacks.values())
 
     def learner(self, member: int, replica: int, space: Space) -> Learner:
-        """A member as a learner of one row. Raises UserError if it does not exist or does not fit `space`."""
+        """Load a member as a learner of one row. Raises UserError if it does not exist or does not fit `space`."""
         for what, number, count in (
             ("member", member, len(self.members)),
             ("replica", replica, self.config.replicas),
         ):
             if not 0 <= number < count:
-                raise UserError(f"{self.path} has no {what} {number}: its last one is {count - 1}")
+                raise UserError(f"{self.path} has no {what} {number}: use 0 to {count - 1}")
         settings = self.members[member]
         if self.space != space.state():
             raise self._misfit(space)
@@ -148,16 +149,16 @@ class SavedRun:
         return learner
 
     def _misfit(self, space: Space) -> UserError:
-        """Why a policy of this run cannot act in `space`."""
+        """The error for a policy of this run that cannot act in `space`."""
         name = self.config.env
         try:
             spec = check_env_id(name, self.config.env_args)
-        except UserError:  # an environment that is not here; its name must do
+        except UserError:  # the environment is not registered, so its spaces are unknown
             return UserError(f"{self.path} was trained on {name}, whose spaces are not {shape_of(space)}")
         theirs = shape_of(space_of(spec.observation_space, spec.action_space))
         if theirs == shape_of(space):
             return self._damaged()
-        return UserError(f"{self.path} was trained on {name} with {theirs}; here are {shape_of(space)}")
+        return UserError(f"{self.path} was trained on {name} with {theirs}; this environment has {shape_of(space)}")
 
     def _damaged(self) -> UserError:
         return UserError(f"the checkpoint of {self.path} does not fit its config.yaml")

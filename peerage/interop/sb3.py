@@ -1,8 +1,8 @@
-"""The bridge from Stable-Baselines3: its zips as learners of ours. The way back is `peerage.interop.sb3_export`.
+"""Import of Stable-Baselines3 models. `peerage.interop.sb3_export` is the inverse.
 
-Reading needs no Stable-Baselines3 and trusts nothing: the `data` entry of a zip is JSON in which pickles lie
-as text, and these are never opened; weights are read by `torch.load(weights_only=True)`, which builds tensors
-and nothing else. Spaces come from the caller. A zip that our networks cannot reproduce exactly is refused.
+Reading does not need Stable-Baselines3 and does not execute code from the file. The `data` entry of a zip is JSON with
+embedded pickles, which are never loaded. Weights are read by `torch.load(weights_only=True)`, which builds only
+tensors. The caller provides the spaces. A model that Peerage's networks cannot reproduce exactly is rejected.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from peerage.learners.sac import SAC
 from peerage.learners.td3 import TD3
 from peerage.nets.stacked import StackedMLP
 
-MAX_BYTES = 512 * 1024**2  # of weights, unpacked: far above any MlpPolicy, far below what hurts
+MAX_BYTES = 512 * 1024**2  # of unpacked weights; far more than any MlpPolicy needs
 MAX_JSON_BYTES = 64 * 1024**2
 
-# Where the hidden layers of a policy are.
+# The prefix of a policy's hidden layers in its state dict.
 ACTORS = {"dqn": "q_net.q_net", "sac": "actor.latent_pi", "td3": "actor.mu"}
 
-# What `policy_kwargs` may say: anything, where it changes nothing or shows in the shapes of the weights ...
+# Entries of `policy_kwargs` with any value: they have no effect here, or the shapes of the weights show their effect.
 HARMLESS = {
     "net_arch", "use_sde", "log_std_init", "optimizer_class", "optimizer_kwargs", "share_features_extractor",
     "normalize_images", ":type:", ":serialized:",
 }  # fmt: skip
-# ... and otherwise the defaults alone, as they stand in the JSON.
+# Entries of `policy_kwargs` that must have their default, as written in the JSON.
 DEFAULT_ONLY: dict[str, tuple[Any, ...]] = {
     "activation_fn": ("<class 'torch.nn.modules.activation.ReLU'>",),
     "features_extractor_class": ("<class 'stable_baselines3.common.torch_layers.FlattenExtractor'>",),
@@ -55,7 +55,7 @@ DEFAULT_ONLY: dict[str, tuple[Any, ...]] = {
 
 @dataclass(frozen=True)
 class Sb3Policy:
-    """What a Stable-Baselines3 zip holds, as far as it matters here."""
+    """The relevant content of a Stable-Baselines3 zip."""
 
     path: Path
     algorithm: str
@@ -68,9 +68,9 @@ class Sb3Policy:
     """The policy's state dict, by Stable-Baselines3's names."""
     gamma: float
     log_ent_coef: float | None
-    """SAC: logarithm of the entropy coefficient where training ended."""
+    """SAC: logarithm of the entropy coefficient at the end of the training."""
     action_low: np.ndarray | None
-    """Bounds of the actions it was trained with, where they can be read."""
+    """Bounds of the actions in the training, if they can be read."""
     action_high: np.ndarray | None
 
 
@@ -78,9 +78,9 @@ class Sb3Policy:
 
 
 def read_zip(path: str | Path) -> Sb3Policy:
-    """Read a DQN, SAC or TD3 model that Stable-Baselines3 saved, executing nothing that is in it.
+    """Read a DQN, SAC or TD3 model saved by Stable-Baselines3, without executing code from the file.
 
-    Raises UserError, in one line, for everything else and for networks that are not the default MlpPolicy's.
+    Raises a one-line UserError for other files and for networks that differ from the default MlpPolicy.
     """
     path = Path(path)
     entries = _entries(path)
@@ -95,7 +95,7 @@ def read_zip(path: str | Path) -> Sb3Policy:
     algorithm = _algorithm(path, tensors)
     _check_policy(path, algorithm, data)
     use_sde = algorithm == "sac" and "actor.log_std" in tensors
-    mean = "actor.mu.0" if use_sde else "actor.mu"  # SAC's last layer stands by itself
+    mean = "actor.mu.0" if use_sde else "actor.mu"  # SAC's last layer is a separate module
     layers = _layers(tensors, ACTORS[algorithm]) + (_layers(tensors, mean, 1) if algorithm == "sac" else [])
     net_arch = tuple(fan_out for fan_out, _ in layers[:-1])
     if not LEARNERS[algorithm].fits(discrete=True):
@@ -104,9 +104,9 @@ def read_zip(path: str | Path) -> Sb3Policy:
             raise UserError(f"{path} has n_critics = {len(critics)}: Peerage's {algorithm} has {N_CRITICS}")
         hidden = tuple(fan_out for fan_out, _ in _layers(tensors, "critic.qf0")[:-1])
         if hidden != net_arch:
-            raise UserError(f"{path} has layers {net_arch} in the actor, {hidden} in the critics: not the same")
+            raise UserError(f"{path} has layers {net_arch} in the actor, {hidden} in the critics: they must be equal")
     if not layers:
-        raise UserError(f"{path} has networks of an unknown form: only the plain MlpPolicy can be read")
+        raise UserError(f"{path} has unknown networks: only the default MlpPolicy is supported")
     low, high = (_numbers(data.get("action_space"), bound, layers[-1][0]) for bound in ("low", "high"))
     gamma = data.get("gamma")
     plain = isinstance(gamma, int | float) and 0 <= gamma <= 1
@@ -126,10 +126,10 @@ def read_zip(path: str | Path) -> Sb3Policy:
 
 
 def _entries(path: Path) -> dict[str, bytes]:
-    """The entries that matter, in memory; none is ever written to disk."""
+    """The relevant entries of the zip, read into memory. Nothing is extracted to disk."""
     limits = {"data": MAX_JSON_BYTES, "policy.pth": MAX_BYTES, "pytorch_variables.pth": MAX_JSON_BYTES}
     entries = {}
-    if not path.is_file():  # a pipe would be waited for
+    if not path.is_file():  # reading from a pipe could block
         raise UserError(f"there is no file {path}")
     try:
         with zipfile.ZipFile(path) as archive:
@@ -137,17 +137,17 @@ def _entries(path: Path) -> dict[str, bytes]:
                 if name not in archive.namelist():
                     continue
                 info = archive.getinfo(name)
-                # bzip2 and LZMA unpack without a bound; Stable-Baselines3 does not even compress
+                # bzip2 and LZMA can expand without bound; Stable-Baselines3 does not compress at all
                 if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                    raise UserError(f"{path}: the entry {name!r} is compressed in an unusual way")
+                    raise UserError(f"{path}: the entry {name!r} has an unsupported compression")
                 if info.file_size > limit:
                     raise UserError(f"{path}: the entry {name!r} is larger than {limit:,} bytes")
                 with archive.open(info) as file:
                     entries[name] = file.read(limit)
     except UserError:
         raise
-    except Exception as error:  # zipfile raises eight kinds of errors at damaged, encrypted and odd files
-        raise UserError(f"{path} is not a sound zip file ({type(error).__name__})") from None
+    except Exception as error:  # zipfile raises many kinds of errors for damaged and encrypted files
+        raise UserError(f"{path} is not a valid zip file ({type(error).__name__})") from None
     return entries
 
 
@@ -162,9 +162,9 @@ def _json(path: Path, text: bytes) -> dict[str, Any]:
 
 
 def _tensors(path: Path, name: str, blob: bytes) -> dict[str, Tensor]:
-    """The tensors of a `.pth` entry, and nothing but tensors."""
+    """Read a `.pth` entry that contains only tensors. Raises UserError for other content."""
     try:
-        with zipfile.ZipFile(io.BytesIO(blob)) as archive:  # torch's format of today: a zip, never compressed
+        with zipfile.ZipFile(io.BytesIO(blob)) as archive:  # torch's current format: an uncompressed zip
             if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
                 raise ValueError
         tensors = torch.load(io.BytesIO(blob), map_location="cpu", weights_only=True)
@@ -176,14 +176,14 @@ def _tensors(path: Path, name: str, blob: bytes) -> dict[str, Tensor]:
                 raise ValueError
             if not value.is_floating_point() or value.layout != torch.strided:
                 raise ValueError
-        # Strides of zero make a huge tensor of a small file: count before anything is computed
+        # With strides of 0, a small file can define a huge tensor: check the size before any computation
         if sum(value.numel() for value in tensors.values()) * 4 > MAX_BYTES:
             raise ValueError
         tensors = {key: value.detach().to("cpu", torch.float32) for key, value in tensors.items()}
-    except Exception:  # a hostile or damaged file can make torch raise anything
-        raise UserError(f"{path}: {name} is damaged, or holds more than plain tensors") from None
+    except Exception:  # for a malicious or damaged file, torch can raise any exception
+        raise UserError(f"{path}: {name} is damaged, or contains more than plain tensors") from None
     if not all(value.isfinite().all() for value in tensors.values()):
-        raise UserError(f"{path}: {name} holds numbers that are not finite")
+        raise UserError(f"{path}: {name} contains numbers that are not finite")
     return tensors
 
 
@@ -194,25 +194,25 @@ def _algorithm(path: Path, tensors: dict[str, Tensor]) -> str:
         return "td3"
     if any(name.startswith("actor.log_std") for name in tensors):
         return "sac"
-    raise UserError(f"{path} holds no MlpPolicy of Stable-Baselines3's DQN, SAC or TD3")
+    raise UserError(f"{path} contains no MlpPolicy of Stable-Baselines3's DQN, SAC or TD3")
 
 
 def _check_policy(path: Path, algorithm: str, data: dict[str, Any]) -> None:
-    """Refuse what does not show in the weights: another activation, another class, ..."""
+    """Raise UserError for unsupported settings that the weights do not show: activation function, policy class, ..."""
     policy = data.get("policy_class")
     if not isinstance(policy, dict) or policy.get("__module__") != f"stable_baselines3.{algorithm}.policies":
-        raise UserError(f"{path} has a policy class that is not Stable-Baselines3's own MlpPolicy")
+        raise UserError(f"{path} has a policy class other than Stable-Baselines3's MlpPolicy")
     kwargs = data.get("policy_kwargs")
     if not isinstance(kwargs, dict):
-        raise UserError(f"{path} does not say its policy_kwargs, so that its activation function is unknown")
+        raise UserError(f"{path} contains no policy_kwargs, so its activation function is unknown")
     for key, value in kwargs.items():
         if key not in HARMLESS and value not in DEFAULT_ONLY.get(key, ()):
-            known = f"; only {DEFAULT_ONLY[key][0]} can be read" if key in DEFAULT_ONLY else ""
+            known = f"; only {DEFAULT_ONLY[key][0]} is supported" if key in DEFAULT_ONLY else ""
             raise UserError(f"{path} has policy_kwargs {key[:40]!r} = {str(value)[:80]!r}{known}")
 
 
 def _layers(tensors: dict[str, Tensor], prefix: str, count: int | None = None) -> list[tuple[int, int]]:
-    """(out, in) of the linear layers `prefix.0`, `prefix.2`, ...; with `count` 1 that of `prefix` itself."""
+    """(out, in) of the linear layers `prefix.0`, `prefix.2`, ...; with `count` 1, of the layer `prefix`."""
     names = [prefix] if count == 1 else [f"{prefix}.{2 * k}" for k in range(len(tensors))]
     shapes = []
     for name in names:
@@ -226,14 +226,14 @@ def _layers(tensors: dict[str, Tensor], prefix: str, count: int | None = None) -
 def _log_ent_coef(variables: dict[str, Tensor]) -> float | None:
     if "log_ent_coef" in variables and variables["log_ent_coef"].numel() == 1:
         return float(variables["log_ent_coef"])
-    if "ent_coef_tensor" in variables and variables["ent_coef_tensor"].numel() == 1:  # a fixed one
+    if "ent_coef_tensor" in variables and variables["ent_coef_tensor"].numel() == 1:  # a fixed coefficient
         fixed = float(variables["ent_coef_tensor"])
         return math.log(fixed) if fixed > 0 else -math.inf
     return None
 
 
 def _numbers(space: Any, key: str, count: int) -> np.ndarray | None:
-    """A bound of a Box from its text, `"[-2. -2.]"`; None where it is not all there."""
+    """Parse a bound of a Box from text such as `"[-2. -2.]"`; None if it does not contain `count` numbers."""
     text = space.get(key) if isinstance(space, dict) else None
     try:
         numbers = np.array([float(word) for word in str(text).strip("[]").split()], np.float32)
@@ -246,20 +246,23 @@ def _numbers(space: Any, key: str, count: int) -> np.ndarray | None:
 
 
 def to_learner(policy: Sb3Policy, obs_space: gym.Space[Any], action_space: gym.Space[Any]) -> DQN | SAC | TD3:
-    """The policy as a learner of one row. Raises UserError where it does not fit the spaces."""
+    """Convert a policy to a learner of one row. Raises UserError if it does not fit the spaces."""
     return learner_of(policy, space_of(obs_space, action_space))
 
 
 @torch.no_grad()
 def learner_of(policy: Sb3Policy, space: Space) -> DQN | SAC | TD3:
+    """Convert a policy to a learner of one row. Raises UserError if it does not fit `space`."""
     discrete = LEARNERS[policy.algorithm].fits(discrete=True)
     trained = Space(policy.obs_dim, policy.act_dim, policy.act_dim if discrete else 0)
     if shape_of(trained) != shape_of(space):
-        raise UserError(f"{policy.path} was trained with {shape_of(trained)}; here are {shape_of(space)}")
+        raise UserError(f"{policy.path} was trained with {shape_of(trained)}; this environment has {shape_of(space)}")
     for ours, theirs in ((space.low, policy.action_low), (space.high, policy.action_high)):
         if ours is not None and theirs is not None and not np.allclose(ours, theirs, rtol=1e-4):
             there, here = (f"{bound.min():g} to {bound.max():g}" for bound in (theirs, ours))
-            raise UserError(f"{policy.path} was trained with actions bounded by {there}, here by {here}")
+            raise UserError(
+                f"{policy.path} was trained with actions from {there}; this environment has actions from {here}"
+            )
     settings = replace(default_settings(policy.algorithm), net_arch=policy.net_arch, gamma=policy.gamma)
     if policy.use_sde:
         settings = replace(settings, use_sde=True)
@@ -267,8 +270,8 @@ def learner_of(policy: Sb3Policy, space: Space) -> DQN | SAC | TD3:
     views = sb3_views(learner, 0)
     if {k: v.shape for k, v in views.items()} != {k: v.shape for k, v in policy.tensors.items()}:
         odd = sorted(views.keys() ^ policy.tensors.keys())
-        what = f"; {odd[0][:60]!r} is too much or missing" if odd else ""
-        raise UserError(f"{policy.path} is no plain MlpPolicy, which alone can be read{what}")
+        what = f"; {odd[0][:60]!r} is missing or unexpected" if odd else ""
+        raise UserError(f"{policy.path} is not a default MlpPolicy, the only supported policy{what}")
     for name, view in views.items():
         view.copy_(policy.tensors[name])
     if isinstance(learner, SAC) and policy.log_ent_coef is not None:
@@ -277,8 +280,8 @@ def learner_of(policy: Sb3Policy, space: Space) -> DQN | SAC | TD3:
 
 
 def sb3_views(learner: Any, row: int) -> dict[str, Tensor]:
-    """The parameters of a member under Stable-Baselines3's names and in its orientation, `[out, in]`, as
-    views into our stacks: to be read for an export and written for an import."""
+    """The parameters of a member with Stable-Baselines3's names and layout `[out, in]`, as views into the stacks.
+    The export reads from them, the import writes to them."""
     if isinstance(learner, DQN):
         return _mlp(learner.q, row, "q_net.q_net") | _mlp(learner.q_target, row, "q_net_target.q_net")
     views: dict[str, Tensor] = {}
@@ -294,7 +297,7 @@ def sb3_views(learner: Any, row: int) -> dict[str, Tensor]:
         head = actor.pop(f"{last}.{kind}")
         if learner.use_sde:
             actor[f"actor.mu.0.{kind}"] = head
-        else:  # our last layer has the columns mean | log_std
+        else:  # Peerage's last layer has the columns mean | log_std
             actor[f"actor.mu.{kind}"], actor[f"actor.log_std.{kind}"] = head.chunk(2)
     if learner.use_sde:
         actor["actor.log_std"] = learner.actor.constants["log_std"][row]

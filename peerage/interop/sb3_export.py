@@ -1,4 +1,4 @@
-"""The bridge to Stable-Baselines3: members of ours as its zips. What comes from it is read by `peerage.interop.sb3`."""
+"""Export of members as Stable-Baselines3 models. `peerage.interop.sb3` is the inverse."""
 
 from __future__ import annotations
 
@@ -22,13 +22,16 @@ from peerage.learners.sac_settings import SACSettings
 
 
 def export_member(run: Path, member: int, replica: int = 0, out: Path | None = None) -> Path:
-    """Write a member of a run as a zip that Stable-Baselines3's `DQN.load`, `SAC.load` or `TD3.load` opens,
-    and return its path: `out`, or `<run>/export/member-<i>-replica-<r>.zip`. No existing file is replaced."""
+    """Write a member of a run as a zip for Stable-Baselines3's `DQN.load`, `SAC.load` or `TD3.load`.
+
+    Returns the path: `out`, or `<run>/export/member-<i>-replica-<r>.zip`. Raises UserError if the file exists or the
+    member cannot be exported.
+    """
     run = Path(run)
     out = run / "export" / f"member-{member}-replica-{replica}.zip" if out is None else Path(out)
     if not out.name:
         raise UserError("--out must name a file")
-    if out.suffix != ".zip":  # Stable-Baselines3 would add it too
+    if out.suffix != ".zip":  # Stable-Baselines3 also adds this suffix
         out = out.with_name(f"{out.name}.zip")
     if os.path.lexists(out):
         raise UserError(f"{out} exists already: remove it, or choose another file with --out")
@@ -36,7 +39,7 @@ def export_member(run: Path, member: int, replica: int = 0, out: Path | None = N
     spec = check_env_id(saved.config.env, saved.config.env_args)
     if isinstance(spec.action_space, gym.spaces.Discrete) and spec.action_space.start != 0:
         first = spec.action_space.start
-        raise UserError(f"{spec.id} counts its actions from {first}, Stable-Baselines3 from 0")
+        raise UserError(f"{spec.id} numbers its actions from {first}, but Stable-Baselines3 from 0")
     learner = saved.learner(member, replica, space_of(spec.observation_space, spec.action_space))
     model = _model(saved.members[member], spec.observation_space, spec.action_space)
     model.policy.load_state_dict({name: view.clone() for name, view in sb3_views(learner, 0).items()})
@@ -58,7 +61,7 @@ def export_member(run: Path, member: int, replica: int = 0, out: Path | None = N
 
 
 def _model(settings: Any, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> Any:
-    """An untrained model of Stable-Baselines3 with a member's settings."""
+    """An untrained Stable-Baselines3 model with the settings of a member."""
     try:
         import stable_baselines3
         from stable_baselines3.common.noise import NormalActionNoise
@@ -66,7 +69,7 @@ def _model(settings: Any, observation_space: gym.Space[Any], action_space: gym.S
         raise UserError('the export needs Stable-Baselines3: pip install "peerage[sb3]"') from None
 
     class Spaces(gym.Env):
-        """The least that a model can be built on: it is never stepped."""
+        """A minimal environment to build the model; it is never stepped."""
 
         def __init__(self) -> None:
             self.observation_space, self.action_space = observation_space, action_space
@@ -74,7 +77,7 @@ def _model(settings: Any, observation_space: gym.Space[Any], action_space: gym.S
     s = settings
     if s.algorithm not in ACTORS:
         known = ", ".join(ACTORS)
-        raise UserError(f"Stable-Baselines3 has no counterpart of {s.algorithm}: only {known} can be exported")
+        raise UserError(f"Stable-Baselines3 has no equivalent of {s.algorithm}: only {known} can be exported")
     policy: dict[str, Any] = {"net_arch": list(s.net_arch)}
     own: dict[str, Any] = {}
     if isinstance(s, DQNSettings):
@@ -98,7 +101,7 @@ def _model(settings: Any, observation_space: gym.Space[Any], action_space: gym.S
         "MlpPolicy",
         Spaces(),
         learning_rate=s.learning_rate,
-        buffer_size=1,  # no memory for a model that is only written
+        buffer_size=1,  # saves memory: the model is only written
         batch_size=s.batch_size,
         learning_starts=s.learning_starts,
         train_freq=s.train_freq,

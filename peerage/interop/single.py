@@ -1,4 +1,4 @@
-"""Learners of one row, which act and judge but have nothing to learn from, and the parameters of single members."""
+"""Learners of one row for inference, and the parameters of single members."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from peerage.learners.streams import StreamKey
 
 
 def single(settings: Any, space: Space) -> Any:
-    """A learner of one row that acts and judges; its replay buffer, if it has one, holds one transition."""
+    """A learner of one row for actions and values. It is not meant to learn: a replay buffer has capacity 1."""
     smallest = {name: 1 for name in ("buffer_size", "batch_size") if hasattr(settings, name)}
     settings = replace(settings, **smallest)
     return LEARNERS[settings.algorithm].load()([settings], [StreamKey(0, 0, 0)], space, 1)
 
 
 def space_of(observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> Space:
-    """Gymnasium's spaces as the learners want them."""
+    """Convert Gymnasium spaces to a `Space` for learners. Raises UserError for unsupported spaces."""
     if not isinstance(observation_space, gym.spaces.Box) or len(observation_space.shape) != 1:
         raise UserError(f"trained members need flat observations, not {observation_space}")
     if isinstance(action_space, gym.spaces.Discrete):
@@ -37,17 +37,17 @@ def space_of(observation_space: gym.Space[Any], action_space: gym.Space[Any]) ->
 
 
 def shape_of(space: Space) -> str:
-    """For error messages."""
+    """A description of a space for error messages."""
     actions = f"{space.n_actions} discrete actions" if space.discrete else f"Box({space.act_dim}) actions"
     return f"{space.obs_dim} observations and {actions}"
 
 
 @torch.no_grad()
 def set_member_parameters(learner: Learner, row: int, parameters: Mapping[str, Tensor]) -> None:
-    """Give the member in `row` the parameters `[1, P]` of a member of the same learner and shape. Raises ValueError
-    for another one."""
+    """Copy the parameters `[1, P]` of a member to the member in `row`. Raises ValueError for parameters of another
+    algorithm or shape."""
     own = {name: values[row : row + 1] for name, values in learner.parameters().items()}
     if {name: x.shape for name, x in own.items()} != {name: x.shape for name, x in parameters.items()}:
-        raise ValueError("the parameters are those of another algorithm or shape")
+        raise ValueError("the parameters belong to another algorithm or have another shape")
     for name, values in own.items():
         values.copy_(parameters[name])

@@ -1,5 +1,5 @@
-"""Learning algorithms. A learner is two files: `NAME_settings.py` (light: its settings, their defaults, what it can do)
-and `NAME.py` (the algorithm). Importing this package registers every learner whose settings are here."""
+"""Learning algorithms. A learner consists of two files: `NAME_settings.py` (light: settings, defaults, registration)
+and `NAME.py` (the algorithm). Importing this package imports all `*_settings.py` files, which register the learners."""
 
 from importlib import import_module
 from pkgutil import iter_modules

@@ -1,4 +1,4 @@
-"""What every learner is: the interface that advice, training and evaluation use, and what learners share."""
+"""The interface of learners, which advice, training and evaluation use, and code shared by learners."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from peerage.nets.stacked import Rows
 
 @dataclass(frozen=True)
 class Space:
-    """The shapes of a task. `low` and `high` are `[act]`, and None where the actions are discrete."""
+    """The sizes of an environment's spaces. `low` and `high` are `[act]`, or None for Discrete actions."""
 
     obs_dim: int
     act_dim: int
@@ -31,29 +31,29 @@ class Space:
         return self.n_actions > 0
 
     def state(self) -> dict[str, int]:
-        """The sizes, as a checkpoint keeps them."""
+        """The sizes, for a checkpoint."""
         return {"obs_dim": self.obs_dim, "act_dim": self.act_dim, "n_actions": self.n_actions}
 
 
 class NoiseShape(NamedTuple):
-    """The random numbers that a stochastic policy needs for one action."""
+    """The distribution and number of the random numbers that a stochastic policy needs for one action."""
 
     kind: Literal["normal", "uniform"]
     width: int
 
 
 class Learner:
-    """One algorithm for the `S` members of a stack. Subclasses give it networks; `suggest` is the only method that
-    every learner must have.
+    """Base class of learning algorithms for the `S` members of a stack. Subclasses must implement `suggest`; the other
+    methods have defaults.
 
-    Actions go in and out in the environment's units; a Discrete action is its index as a float, in a last dimension
-    of one. `settings` holds the members' settings, one each; those that `structural` names are equal. Everything that
-    a learner draws comes from streams keyed by `stream_keys`, one key per member, so that a member's bits depend on
-    no other member.
+    Actions are in the environment's units; a Discrete action is its index as a float, with a last dimension of 1.
+    `settings` contains one object per member; the settings named in `structural` are equal. All random numbers of a
+    learner must come from streams keyed by `stream_keys`, one key per member, so that the results of a member do not
+    depend on other members.
     """
 
     noise_shape: NoiseShape | tuple[Literal["normal", "uniform"], int] | None = None
-    """(kind, width): what `suggest` needs to sample an action; None: the policy is deterministic."""
+    """(kind, width) of the noise that `suggest` needs to sample an action; None: the policy is deterministic."""
 
     def __init__(
         self,
@@ -68,17 +68,18 @@ class Learner:
         self.settings, self.stream_keys, self.space, self.total_steps = settings, stream_keys, space, total_steps
         self.rows, self.device, self.dtype = len(settings), torch.device(device), dtype
         self.active = torch.ones(self.rows, dtype=torch.bool, device=device)
-        """`[S]` bool: the member learns. False for a pretrained member and for one whose update was not finite."""
+        """`[S]` bool: whether the member learns. False for pretrained members and after an update that was not
+        finite."""
         self.means = Means()
 
     def suggest(self, obs: Tensor, noise: Tensor | None) -> Tensor:
-        """The members' actions: `obs [S, B, obs]` -> `[S, B, act]`. With `noise [S, B, width]` (see `noise_shape`) a
-        stochastic policy samples; without it the policy gives its mode."""
+        """The members' actions: `obs [S, B, obs]` -> `[S, B, act]`. A stochastic policy samples with
+        `noise [S, B, width]` (see `noise_shape`); without noise, the mode of the policy is returned."""
         raise NotImplementedError
 
     def suggest_rows(self, obs: Tensor, noise: Tensor | None, rows: Rows) -> Tensor:
-        """`suggest` of some members of the stack only: `obs [s, B, obs]` -> `[s, B, act]`. This default asks the whole
-        stack; a learner whose networks can compute some rows does less."""
+        """`suggest` for some members of the stack: `obs [s, B, obs]` -> `[s, B, act]`. The default computes the whole
+        stack; override it if the networks can compute some rows only."""
         everyone = obs.new_zeros(self.rows, *obs.shape[1:])
         everyone[rows] = obs
         drawn = None
@@ -88,16 +89,16 @@ class Learner:
         return self.suggest(everyone, drawn)[rows]
 
     def explore(self, actions: Tensor, step: int) -> Tensor:
-        """Exploration on top of the suggestions of members that follow themselves: `[S, act]` -> `[S, act]`."""
+        """Add exploration to the actions of members that follow themselves: `[S, act]` -> `[S, act]`."""
         return actions
 
     def state_value(self, obs: Tensor, noise: Tensor | None) -> Tensor:
-        """`V_i(s)`: `obs [S, B, obs]` -> `[S, B]`; a learner without values says 0."""
+        """`V_i(s)`: `obs [S, B, obs]` -> `[S, B]`. The default is 0."""
         return obs.new_zeros(obs.shape[:2])
 
     def action_value(self, obs: Tensor, actions: Tensor) -> Tensor:
-        """`min_k Q_i^k(s, a)`: `obs [S, B, obs]`, `actions [S, B, act]` -> `[S, B]`. Called only where the learner's
-        method says that it `has_action_value`."""
+        """`min_k Q_i^k(s, a)`: `obs [S, B, obs]`, `actions [S, B, act]` -> `[S, B]`. Called only if the learner is
+        registered with `has_action_value`."""
         raise NotImplementedError
 
     def action_values(self, obs: Tensor, actions: Tensor) -> Tensor:
@@ -108,17 +109,17 @@ class Learner:
         return q.view(rows, states, count)
 
     def observe(self, transition: Transition) -> None:
-        """One step of every member was made."""
+        """Called after every environment step with the step of all members."""
 
     def learns(self, step: int) -> bool:
-        """Will `learn(step)` change the members' networks? Trust that is deferred catches up before that."""
+        """Whether `learn(step)` will change the members' networks. Deferred updates of trust are performed before."""
         return False
 
     def learn(self, step: int) -> None:
-        """Everything that happens after environment step `step` (1, 2, ...): gradient steps, target networks."""
+        """Learn after environment step `step` (1, 2, ...): gradient steps, updates of target networks."""
 
     def batch_floats(self) -> int:
-        """About how many numbers a gradient step makes and throws away, for the memory budget."""
+        """Approximate number of temporary floats in a gradient step, for the memory budget."""
         return 0
 
     def metrics(self) -> dict[str, Tensor]:
@@ -126,12 +127,12 @@ class Learner:
         return self.means.take()
 
     def parameters(self) -> dict[str, Tensor]:
-        """All that the members have learned, by name: views `[S, P]`. A target network is called `NAME_target`."""
+        """All learned parameters by name, as views `[S, P]`. The target network of `NAME` is called `NAME_target`."""
         return {}
 
     def load_parameters(self, parameters: dict[str, Tensor]) -> None:
-        """Take over parameters that `parameters` gave, of members of the same shapes. Raises KeyError or
-        RuntimeError."""
+        """Load parameters returned by `parameters`. Raises KeyError for a missing name, RuntimeError for another
+        shape."""
         for name, values in self.parameters().items():
             values.copy_(parameters[name].view_as(values))
 
@@ -147,19 +148,19 @@ class Learner:
 
 
 def column(settings: Sequence[LearnerSettings], get: Callable[[Any], float], like: Tensor) -> Tensor:
-    """A per-member setting as `[S, 1]`."""
+    """A per-member setting as a tensor `[S, 1]`, with the device and dtype of `like`."""
     return torch.tensor([[float(get(s))] for s in settings], device=like.device, dtype=like.dtype)
 
 
 def clip_column(settings: Sequence[LearnerSettings], like: Tensor) -> Tensor | None:
-    """Gradient-norm limits `[S, 1]`; None if no member clips (a limit of 0)."""
+    """Maximum gradient norms `[S, 1]`, infinite for a setting of 0; None if it is 0 for all members."""
     if all(s.max_grad_norm == 0 for s in settings):
         return None
     return column(settings, lambda s: s.max_grad_norm or float("inf"), like)
 
 
 class Means:
-    """Running means `[S]` on the device, copied to the host only when they are logged."""
+    """Running means `[S]` that stay on the device until they are logged."""
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
@@ -184,7 +185,7 @@ class Means:
 
 
 class BoxScale:
-    """Between the environment's action units and [-1, 1], where SAC and TD3 live."""
+    """Scales actions between the environment's units and [-1, 1], which SAC and TD3 use."""
 
     def __init__(self, space: Space, device: torch.device | str, dtype: torch.dtype) -> None:
         assert space.low is not None and space.high is not None
@@ -193,8 +194,8 @@ class BoxScale:
         self.unit = bool((self.low == -1).all() and (self.high == 1).all())
 
     def to_env(self, actions: Tensor) -> Tensor:
-        """From [-1, 1] to the environment's units. A NaN of a diverged network becomes the middle of the box, so that
-        it reaches neither the environment nor other members."""
+        """From [-1, 1] to the environment's units. NaN, the output of a diverged network, becomes the middle of the
+        box, so that it does not reach the environment or other members."""
         actions = actions.nan_to_num(0.0)
         return actions if self.unit else self.low + 0.5 * (actions + 1) * (self.high - self.low)
 

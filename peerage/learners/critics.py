@@ -1,4 +1,4 @@
-"""Twin Q-functions of all members of a stack, for SAC and TD3, and the interface for another kind of critic."""
+"""Twin Q-functions of all members of a stack, for SAC and TD3, and the interface of critics."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ N_CRITICS = 2
 
 
 class Critic(Protocol):
-    """Two Q-functions a member."""
+    """Two Q-functions per member."""
 
-    flat: Tensor  # [S, 2 P], all parameters of a member side by side
+    flat: Tensor  # [S, 2 P], all parameters of a member
     grad: Tensor  # [S, 2 P]
 
     def __call__(self, obs_actions: Tensor, *, grad: bool = False, only_first: bool = False) -> Tensor:
-        """`[S, B, obs + act]` (actions in [-1, 1]) -> `[S, 2, B]`, or `[S, 1, B]` of the first critics alone. With
-        `grad` the parameters collect gradients in the backward pass."""
+        """`[S, B, obs + act]` (actions in [-1, 1]) -> `[S, 2, B]`; `[S, 1, B]`, the first critic, with `only_first`.
+        With `grad`, the backward pass accumulates gradients of the parameters."""
         ...
 
     def init_(self, generators: Sequence[np.random.Generator]) -> None:
-        """Draw the parameters of every member from its own generator."""
+        """Initialise the parameters of every member with its own generator."""
         ...
 
     def copy_(self, other: Any) -> None:
-        """Take over the parameters of another critic of this kind."""
+        """Copy the parameters of another critic of this kind."""
         ...
 
     def lerp_(self, online: Any, tau: Tensor) -> None:
@@ -40,7 +40,7 @@ class Critic(Protocol):
 
 
 class CriticFactory(Protocol):
-    """Makes the critics of `rows` members: what SAC and TD3 need to know of a kind of critic."""
+    """Makes the critics of `rows` members."""
 
     def __call__(
         self,
@@ -54,9 +54,10 @@ class CriticFactory(Protocol):
 
 
 class TwinCritic:
-    """Two Q-networks a member as one stack of `2 S` rows; row `2 s + k` is critic `k` of member `s`.
+    """Two Q-networks per member as one stack of `2 S` rows; row `2 s + k` is critic `k` of member `s`.
 
-    `flat` and `grad` are `[S, 2 P]`, so that gradient norms and finiteness are the member's, over both critics.
+    `flat` and `grad` are `[S, 2 P]`, so that gradient norms and checks for finite values are per member, over both
+    critics.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class TwinCritic:
         self.grad = self.net.grad.view(rows, -1)
 
     def __call__(self, obs_actions: Tensor, *, grad: bool = False, only_first: bool = False) -> Tensor:
-        """`[S, B, obs + act]` (actions in [-1, 1]) -> `[S, 2, B]`, or `[S, 1, B]` of the first critics alone."""
+        """`[S, B, obs + act]` (actions in [-1, 1]) -> `[S, 2, B]`; `[S, 1, B]`, the first critic, with `only_first`."""
         if only_first:
             return self.net(obs_actions, grad=grad, rows=slice(None, None, N_CRITICS)).transpose(1, 2)
         rows, size, width = obs_actions.shape

@@ -1,4 +1,4 @@
-"""Fills in what the user left out: the settings of every member and of advice. No torch."""
+"""Fills in the defaults of settings of the members and of advice. No torch."""
 
 from __future__ import annotations
 
@@ -19,28 +19,30 @@ ADVICE_DEFAULTS: dict[str, dict[str, Any]] = {
     "uniform": {"trust": "td", "temperature": 1.0, "lr": 0.05, "epsilon": 0.0, "self_share": 0.0},
 }
 """Defaults by `choice`: kind of trust, temperature of the softmax, learning rate of trust, share of uniform choices,
-and share of choices that a member keeps for itself. Measured on Room-v21: docs/methods/peer-learning.md."""
+and share of choices in which a member follows itself. Chosen on Room-v21 (docs/methods/peer-learning.md)."""
 
 
 def fits(setting: str, algorithm: str) -> bool:
-    """Does the learner `algorithm` read this setting? True for settings that are not a learner's, and for `auto`."""
+    """Whether the learner `algorithm` has this setting. True for settings that do not belong to learners, and for
+    `auto`."""
     if algorithm == "auto" or setting not in hints(learner_part()):
         return True
     return setting in hints(LEARNERS[algorithm].settings)
 
 
 def default_algorithm(discrete: bool) -> str:
-    """What `auto` means: the first registered learner whose method is a default for such actions."""
+    """The algorithm that `auto` selects: the first registered default that supports the action space."""
     return next(m.name for m in LEARNERS.methods.values() if m.fits(discrete) and m.is_default)
 
 
 def default_settings(algorithm: str) -> Any:
-    """The settings of a member that were not given any."""
+    """The default settings of a member with this algorithm."""
     return LEARNERS[algorithm].settings(algorithm=algorithm)
 
 
 def member_settings(config: Config, discrete: bool) -> list[LearnerSettings]:
-    """The settings of members 0 ... n_peers-1. Raises UserError for a learner that cannot act with such actions."""
+    """The settings of members 0 to n_peers - 1. Raises UserError for a learner that does not support the action
+    space."""
     members = []
     for i in range(config.n_peers):
         algorithm = one(config.learner.algorithm, i, "algorithm", config.n_peers)
@@ -63,15 +65,16 @@ def member_settings(config: Config, discrete: bool) -> list[LearnerSettings]:
 def one(values: Sequence[Any], member: int, name: str, n_peers: int) -> Any:
     """The value for `member` of a setting with one value for all members or one value per member."""
     if len(values) not in (1, n_peers):
-        raise UserError(f"{flag(name)} has {len(values)} values for {n_peers} members: give one, or one for each")
+        given = f"{len(values)} values for {n_peers} members"
+        raise UserError(f"{flag(name)} has {given}: give one value, or one per member")
     return values[0] if len(values) == 1 else values[member]
 
 
 def resolve(config: Config, discrete: bool) -> Config:
     """The configuration with every default filled in: the content of `config.yaml`.
 
-    A learner setting that is the same for all members is written once. One that a member's learner does not have is
-    empty, or in a mixed group the value of a member that has it.
+    A learner setting that is equal for all members is written once. A setting that no member's learner has is empty. If
+    only some learners have it, the other members get the value of the first one that does.
     """
     members = member_settings(config, discrete)
     columns: dict[str, Any] = {}
@@ -85,7 +88,7 @@ def resolve(config: Config, discrete: bool) -> Config:
 
 
 def refuse_unused_settings(config: Config, given: Iterable[str]) -> None:
-    """UserError if one of the settings `given` (by key) belongs to a kind of trust or an exchange that is not used."""
+    """Raise UserError if one of the settings `given` (keys) belongs to a kind of trust that is not used."""
     advice = resolve_advice(config.advice)
     trust = f"--trust {advice.trust}" if advice.sharing == "advice" else "--sharing none"
     used = {TRUST[advice.trust].part} if advice.trust and advice.sharing == "advice" else set()
@@ -108,17 +111,17 @@ def resolve_advice(advice: AdviceConfig, has_action_value: bool = True) -> Advic
     placeholder = ADVICE_DEFAULTS["uniform"]["trust"]
     if unread and advice.trust not in (None, placeholder):
         why = "--choice uniform" if advice.choice == "uniform" else "--no-use-trust"
-        raise UserError(f"--trust {advice.trust} with {why}: no choice would read it; leave one of the two out")
+        raise UserError(f"--trust {advice.trust} has no effect with {why}: remove one of the two")
     if unread:
         missing["trust"] = placeholder
     resolved = replace(advice, **missing)
     assert resolved.trust is not None
-    beside = not TRUST[resolved.trust].stands_alone or not resolved.use_trust
+    other_terms = not TRUST[resolved.trust].stands_alone or not resolved.use_trust
     for name in ("use_critic", "use_agent_values"):
         if getattr(resolved, name) is None:
-            missing[name] = beside and (has_action_value or name != "use_critic")
+            missing[name] = other_terms and (has_action_value or name != "use_critic")
     resolved = replace(resolved, **missing)
-    # A share that the user gave leaves less for the default of the other share
+    # The sum of both shares is at most 1: reduce the default of the share that the user did not give
     if advice.self_share is None:
         resolved = replace(resolved, self_share=min(resolved.self_share or 0.0, 1 - (resolved.epsilon or 0.0)))
     elif advice.epsilon is None:

@@ -1,7 +1,8 @@
 """DQN (Mnih et al. 2015, doi:10.1038/nature14236) for all members of a stack at once.
 
-Equals Stable-Baselines3's DQN in one step: Huber loss, gradient norm clipped at 10, target network copied every
-`target_update_interval` environment steps (or softly, `tau`). Equations and settings: docs/methods/dqn.md.
+A gradient step equals one of Stable-Baselines3's DQN: Huber loss, gradient norm clipped at 10, target network copied
+every `target_update_interval` environment steps (soft update with `tau` below 1). Equations and settings:
+docs/methods/dqn.md.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class DQN(OffPolicyLearner):
 
     @torch.no_grad()
     def suggest(self, obs: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Greedy actions `[S, B, 1]`; a DQN member advises greedily, so `noise` is not used."""
+        """Greedy actions `[S, B, 1]`. DQN members give greedy advice, so `noise` is not used."""
         return self.suggest_rows(obs, noise, slice(None))
 
     @torch.no_grad()
@@ -69,7 +70,7 @@ class DQN(OffPolicyLearner):
         return torch.lerp(self.first_epsilon, self.final_epsilon, progress)
 
     def explore(self, actions: Tensor, step: int) -> Tensor:
-        """epsilon-greedy: with probability epsilon a uniform action instead of `actions [S, 1]`."""
+        """Epsilon-greedy: replaces `actions [S, 1]` by uniform actions with probability epsilon."""
         threshold, at_random = self.exploration.next().split(1, dim=1)  # [S, 1] each
         explores = threshold < self.epsilon(step - 1)
         return torch.where(explores, (at_random * self.space.n_actions).floor_().to(actions.dtype), actions)
@@ -90,7 +91,7 @@ class DQN(OffPolicyLearner):
 
     def learn(self, step: int) -> None:
         self.step = step
-        # Stable-Baselines3's order: the target network moves in the environment step, then the learning
+        # As in Stable-Baselines3, the target network is updated before the gradient steps
         if step % self.settings[0].target_update_interval == 0:
             self.q_target.lerp_(self.q, self.tau * self.active.unsqueeze(1))
         if self.learns(step):
@@ -99,15 +100,15 @@ class DQN(OffPolicyLearner):
 
     @torch.no_grad()
     def loss(self, batch: Batch) -> Tensor:
-        """`L = mean_B huber(Q(s, a) - (r + gamma (1 - terminated) max_a' Q_target(s', a')))`, `[S]`; its gradients
-        are added to those of the Q-network."""
+        """`L = mean_B huber(Q(s, a) - (r + gamma (1 - terminated) max_a' Q_target(s', a')))`, `[S]`. Adds its gradients
+        to those of the Q-network."""
         next_q = self.q_target(batch.next_obs).amax(dim=-1)  # [S, B]
         target = batch.rewards + (1 - batch.terminated) * self.gamma * next_q
         taken = batch.actions.long()
         q_all, backward = self.q.tape(batch.obs)  # [S, B, n_actions]
         q = q_all.gather(-1, taken).squeeze(-1)  # [S, B]
         error = q - target
-        # d huber(e) / de = e, cut to [-1, 1]
+        # d huber(e) / de = e, clipped to [-1, 1]
         slope = error.clamp(-1, 1).div_(error.shape[1]).unsqueeze(-1)
         backward(torch.zeros_like(q_all).scatter_(-1, taken, slope))
         self.means.add("q/mean", q.mean(dim=1))

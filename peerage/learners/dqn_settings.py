@@ -1,4 +1,4 @@
-"""The settings of DQN and their defaults, which were chosen by trials on Room-v21 (docs/methods/dqn.md)."""
+"""The settings of DQN. The defaults were chosen in experiments on Room-v21 (docs/methods/dqn.md)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from peerage.learners.off_policy_settings import OffPolicySettings
 
 @dataclass(frozen=True)
 class DQNSettings(OffPolicySettings):
-    """Stable-Baselines3's names. Stable-Baselines3 clips the gradient norm at 10, too."""
+    """Settings of DQN, named as in Stable-Baselines3, which also clips the gradient norm at 10."""
 
     structural = (
         "net_arch",
@@ -32,11 +32,11 @@ class DQNSettings(OffPolicySettings):
     gradient_steps: int = 4
     tau: float = 1.0
     target_update_interval: int = limited(250, "[1, inf)")
-    """DQN: environment steps, SAC: gradient steps between two updates of the target networks."""
+    """Steps between updates of the target networks; DQN: environment steps, SAC: gradient steps."""
     exploration_fraction: float = limited(0.1, "[0, 1]")
-    """Share of the run over which epsilon falls from 1 to its final value."""
+    """Share of the run over which epsilon decreases linearly from 1 to exploration_final_eps."""
     exploration_final_eps: float = limited(0.05, "[0, 1]")
-    """Epsilon after that."""
+    """Final value of epsilon."""
 
 
 LEARNERS.register(LearnerMethod("dqn", "peerage.learners.dqn:DQN", DQNSettings, actions=("discrete",), is_default=True))

@@ -1,7 +1,7 @@
-"""The members of all replicas as one object, whatever stacks their networks live in.
+"""The members of all replicas as one object, independent of the stacks that hold their networks.
 
-Members are numbered `m = replica * N + member`; everything here is `[M, ...]` in that order. Members with the same
-learner and shapes share a stack; a group of one kind is one stack, and then nothing is gathered or scattered.
+Members are numbered `m = replica * N + member`; all tensors here are `[M, ...]` in this order. Members with the same
+learner and structural settings share a stack. A group with a single stack needs no gathering and scattering.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from peerage.learners.transition import Transition
 
 @dataclass
 class Stack:
-    """The members of one learner and shape, of all replicas: row `replica * P + p` is member `positions[p]`."""
+    """The members with equal structural settings in all replicas: row `replica * P + p` is member `positions[p]`."""
 
     learner: Learner
     positions: list[int]
@@ -35,8 +35,8 @@ class Stack:
 class Group:
     """`R` replicas of `N` members.
 
-    `recent` is the number of last transitions that are kept. `critic` makes the critics of learners that have some; by
-    default their own.
+    `recent` is the number of last transitions to keep. `critic` makes the critics of the learners (SAC, TD3); by
+    default, learners use their own.
     """
 
     def __init__(
@@ -62,13 +62,13 @@ class Group:
             keys.setdefault(s.stack_key, []).append(i)
         self.stacks = [self._stack(positions, total_steps) for positions in keys.values()]
         self.has_action_value = all(LEARNERS[s.algorithm].has_action_value for s in members)
-        """Every member has a Q-function: `action_value` can be asked for."""
+        """Whether every member has a Q-function, so that `action_value` can be called."""
         self.policy_noise: Streams | None = None
-        """`[M, width]`, one draw per asker and step, whichever advisers answer it. None: all policies are
-        deterministic."""
+        """`[M, width]`: one draw per asker and step, used by all advisers that answer the asker. None: all policies
+        are deterministic."""
         if (noise := self.noise_shape) is not None:
             self.policy_noise = Streams(self.stream_keys, "policy", (noise.width,), noise.kind, device, dtype)
-        # A pretrained member makes no random actions at the start and does not explore later
+        # A pretrained member takes no random actions at the start and does not explore later
         self.pretrained = np.array([s.load_paths != "none" for s in members] * replicas)  # [M]
         starts = np.array([s.learning_starts for s in members] * replicas)
         self.learning_starts = np.where(self.pretrained, 0, starts)  # [M]
@@ -94,7 +94,7 @@ class Group:
         )
 
     def _each(self, call: Callable[[Stack, Sequence[Tensor]], Tensor], *inputs: Tensor) -> Tensor:
-        """`call(stack, rows of inputs)` for every stack, its results back in the group's order `[M, ...]`."""
+        """Run `call(stack, rows of inputs)` for every stack; returns the results `[M, ...]` in the group's order."""
         if len(self.stacks) == 1:
             return call(self.stacks[0], inputs)
         out: Tensor | None = None
@@ -109,8 +109,8 @@ class Group:
     # --- acting ---------------------------------------------------------------------------------------------
 
     def draw(self) -> Tensor | None:
-        """The noise of this step, `[M, width]`; to be called once in every step, whether or not it is used, so that a
-        member's noise depends on nothing else."""
+        """The noise of this step, `[M, width]`. Call it exactly once per step, even if the noise is not used, so that a
+        member's noise depends only on the step."""
         return None if self.policy_noise is None else self.policy_noise.next()
 
     def own_suggestions(self, obs: Tensor, noise: Tensor | None) -> Tensor:
@@ -122,7 +122,7 @@ class Group:
         )
 
     def explore(self, actions: Tensor, step: int) -> Tensor:
-        """The members' own exploration on top of `actions [M, act]` (epsilon-greedy, Gaussian noise)."""
+        """Add the members' own exploration (epsilon-greedy, Gaussian noise) to `actions [M, act]`."""
         explored = self._each(lambda stack, x: stack.learner.explore(x[0], step), actions)
         if self.pretrained.any():
             explored[self.pretrained] = actions[self.pretrained]
@@ -137,7 +137,7 @@ class Group:
         return (low + u * (high - low)).to(self.dtype)
 
     def clip(self, actions: Tensor) -> Tensor:
-        """Actions `[M, act]` within the box; Discrete actions as they are."""
+        """Clip actions `[M, act]` to the box; Discrete actions are returned unchanged."""
         if self._low is None or self._high is None:
             return actions
         return torch.minimum(torch.maximum(actions, self._low), self._high)
@@ -149,7 +149,7 @@ class Group:
     # --- values ---------------------------------------------------------------------------------------------
 
     def action_value(self, obs: Tensor, actions: Tensor) -> Tensor:
-        """The members' critics: `obs [M, B, obs]`, `actions [M, B, act]` -> `[M, B]`. Only where
+        """The Q-values of the members: `obs [M, B, obs]`, `actions [M, B, act]` -> `[M, B]`. Requires
         `has_action_value`."""
         return self._each(lambda stack, x: stack.learner.action_value(x[0], x[1]), obs, actions)
 
@@ -159,53 +159,54 @@ class Group:
         return self._each(lambda stack, x: stack.learner.action_values(x[0], x[1]), obs, actions)
 
     def state_value(self, obs: Tensor, noise: Tensor | None) -> Tensor:
-        """`V_i(s)`: `obs [M, B, obs]`, `noise [M, B, width]` (None: of the mode of the policy) -> `[M, B]`."""
+        """`V_i(s)`: `obs [M, B, obs]`, `noise [M, B, width]` -> `[M, B]`. Without noise, the value of the policy's
+        mode."""
         if noise is None:
             return self._each(lambda stack, x: stack.learner.state_value(x[0], None), obs)
         return self._each(lambda stack, x: stack.learner.state_value(x[0], x[1]), obs, noise)
 
     def recent_transitions(self, age: Tensor) -> Recent:
-        """The transitions of `age [M, B]` steps ago (0: the last) of every member."""
+        """The transitions from `age [M, B]` steps ago (0: the last) of every member."""
         return self.recent.gather(age)
 
     @property
     def noise_shape(self) -> NoiseShape | None:
-        """The random numbers that `state_value` needs to sample actions of every member; None: all are
+        """The noise that `state_value` needs to sample actions of all members; None: all policies are
         deterministic."""
         found = [stack.learner.noise_shape for stack in self.stacks]
         shapes = [NoiseShape(*shape) for shape in found if shape is not None]
         return max(shapes, key=lambda shape: shape.width) if shapes else None
 
     def gamma(self) -> Tensor:
-        """`[M, 1]`."""
+        """The members' discount factors, `[M, 1]`."""
         return torch.tensor([[s.gamma] for s in self.settings] * self.R, device=self.device, dtype=self.dtype)
 
     # --- learning -------------------------------------------------------------------------------------------
 
     def observe(self, transition: Transition) -> None:
-        """A step of every member was made."""
+        """Store the environment step of all members."""
         self.recent.add(transition)
         for stack in self.stacks:
             stack.learner.observe(transition if len(self.stacks) == 1 else transition.rows(stack.index))
 
     def learns(self, step: int) -> bool:
-        """Will networks change after environment step `step`?"""
+        """Whether networks change after environment step `step`."""
         return any(stack.learner.learns(step) for stack in self.stacks)
 
     def learn(self, step: int) -> None:
-        """Learning of all stacks, after environment step `step`."""
+        """Learn in all stacks after environment step `step`."""
         for stack in self.stacks:
             stack.learner.learn(step)
 
     def active(self) -> np.ndarray:
-        """`[M]` bool on the host: which members learn."""
+        """`[M]` bool on the host: whether each member learns."""
         out = np.empty(self.M, bool)
         for stack in self.stacks:
             out[stack.index.cpu().numpy()] = stack.learner.active.cpu().numpy()
         return out
 
     def metrics(self) -> list[tuple[int, int, str, float]]:
-        """(replica, member, name, value): means since the last call; one copy to the host a stack and name."""
+        """(replica, member, name, value): means since the last call. Each stack and name is one copy to the host."""
         rows = []
         for stack in self.stacks:
             for name, values in stack.learner.metrics().items():
@@ -216,7 +217,7 @@ class Group:
     # --- state ----------------------------------------------------------------------------------------------
 
     def member_parameters(self, m: int) -> dict[str, Tensor]:
-        """A copy of all that member `m` has learned, by name, `[P]` each."""
+        """A copy of the learned parameters of member `m` by name, `[P]` each."""
         stack = next(s for s in self.stacks if m in s.index.tolist())
         row = stack.index.tolist().index(m)
         return {name: values[row].clone() for name, values in stack.learner.parameters().items()}
@@ -247,6 +248,6 @@ class Group:
         self.recent.load_state(state["recent"])
 
     def load_policies(self, state: dict[str, Any]) -> None:
-        """What the members have learned, from the `state` of a group of the same members, and nothing else of it."""
+        """Load only the learned parameters from the `state` of a group with the same members."""
         for k, stack in enumerate(self.stacks):
             stack.learner.load_parameters(state["stacks"][str(k)]["learner"]["parameters"])

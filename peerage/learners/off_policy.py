@@ -1,4 +1,4 @@
-"""What off-policy learners share: a replay buffer, when to learn from it, and their place in a checkpoint."""
+"""The base class of off-policy learners: replay buffer, schedule of learning, state for checkpoints."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from peerage.nets.stacked import StackedMLP
 
 
 class OffPolicyLearner(Learner):
-    """A learner with a replay buffer. It learns `gradient_steps` times every `train_freq` environment steps, from
-    `learning_starts` on, as in Stable-Baselines3."""
+    """A learner with a replay buffer. After `learning_starts` steps, it performs `gradient_steps` gradient steps every
+    `train_freq` environment steps, as in Stable-Baselines3."""
 
     settings: Sequence[OffPolicySettings]
 
@@ -44,22 +44,23 @@ class OffPolicyLearner(Learner):
         capacity = min(first.buffer_size, total_steps)
         self.replay = Replay(self.rows, capacity, space.obs_dim, space.act_dim, device, dtype)
         self.streams = {"replay": Streams(stream_keys, "replay", (first.batch_size,), "uniform", device)}
-        """By name, with those that a subclass adds; `replay` draws batches, `[S, B]` in [0, 1)."""
+        """Random streams by name. `replay` draws batches, `[S, B]` in [0, 1); subclasses add others."""
         self.optimizers: dict[str, StackedAdam] = {}
-        """By the name of the parameters that they move."""
+        """Optimizers by the name of their parameters."""
 
     def adam(self, name: str, flat: Tensor, grad: Tensor, *, clips: bool = True) -> StackedAdam:
-        """The optimizer of the parameters `name`, with the members' learning rates and gradient-norm limits."""
+        """Create the optimizer of the parameters `name`, with the members' learning rates and maximum gradient
+        norms."""
         limit = self.max_grad_norm if clips else None
         self.optimizers[name] = StackedAdam(flat, grad, self.learning_rate, max_grad_norm=limit)
         return self.optimizers[name]
 
     def stored(self, actions: Tensor) -> Tensor:
-        """Actions as the replay buffer keeps them: in [-1, 1] for Box."""
+        """Actions as stored in the replay buffer: scaled to [-1, 1] for Box."""
         return actions if self.space.discrete else self.box.from_env(actions)
 
     def networks(self) -> dict[str, StackedMLP]:
-        """Networks that are multilayer perceptrons, by name; one with `k` rows a member has member s in rows `k s` to
+        """The multilayer perceptrons by name. In a network with `k` rows per member, member s has rows `k s` to
         `k s + k - 1`."""
         return {}
 

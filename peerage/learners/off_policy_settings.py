@@ -1,4 +1,4 @@
-"""The settings that off-policy learners share."""
+"""The settings common to off-policy learners."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class OffPolicySettings(LearnerSettings):
     batch_size: int = limited(256, "[1, inf)")
     """Transitions per gradient step. Typical: 32 to 512."""
     buffer_size: int = limited(1_000_000, "[1, inf)")
-    """Transitions that the replay buffer of a member holds; at most `total_timesteps`."""
+    """Capacity of each member's replay buffer, in transitions; limited to total_timesteps."""
     train_freq: int = limited(1, "[1, inf)")
-    """Environment steps between two rounds of gradient steps."""
+    """Environment steps between rounds of gradient steps."""
     gradient_steps: int = limited(1, "[1, inf)")
-    """Gradient steps in a round."""
+    """Gradient steps per round."""
     tau: float = limited(0.005, "(0, 1]")
     """Soft update of the target networks: target += tau (online - target); 1 copies the online network."""

@@ -1,5 +1,5 @@
-"""The last transitions of all members, whatever their learners keep: trust learns from them, and a diverged member
-leaves them for a look."""
+"""The last transitions of all members, independent of the learners' buffers. Trust learns from them, and they are saved
+for debugging when a member diverges."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from peerage.append_buffer import AppendBuffer
 from peerage.learners.transition import Transition
 
 PORTION = 16
-"""Transitions that are packed at once: one by one they would cost ten times as much."""
+"""Number of transitions that are packed at once. Packing them one by one takes ten times as long."""
 
 
 class Recent(NamedTuple):
-    """Some of the last transitions of every member."""
+    """A batch of recent transitions of every member."""
 
     obs: Tensor  # [M, B, obs]
     actions: Tensor  # [M, B, act], in the environment's units
@@ -27,7 +27,7 @@ class Recent(NamedTuple):
 
 
 class RecentTransitions:
-    """A ring `data [M, capacity, D]` with a row `obs | action | next_obs | reward | terminated | followed` per
+    """A ring buffer `data [M, capacity, D]` with a row `obs | action | next_obs | reward | terminated | followed` per
     transition."""
 
     def __init__(
@@ -37,8 +37,8 @@ class RecentTransitions:
         self.obs_dim, self.act_dim, self.width = obs_dim, act_dim, 2 * obs_dim + act_dim + 3
         self.data = torch.empty(members, capacity, self.width, device=device, dtype=dtype)
         self.offsets = torch.arange(members, device=device).unsqueeze(1) * capacity
-        self.total = 0  # transitions of a member in `data`, ever
-        self.pending: list[Transition] = []  # newer ones
+        self.total = 0  # number of transitions of a member that were ever written to `data`
+        self.pending: list[Transition] = []  # newer transitions, not in `data` yet
 
     def add(self, transition: Transition) -> None:
         """Append a transition of every member."""
@@ -48,11 +48,11 @@ class RecentTransitions:
 
     @property
     def size(self) -> int:
-        """How many transitions of each member there are."""
+        """Number of stored transitions per member."""
         return min(self.total + len(self.pending), self.capacity)
 
     def gather(self, age: Tensor) -> Recent:
-        """The transitions of `age [M, B]` steps ago; 0 is the last one."""
+        """The transitions from `age [M, B]` steps ago; 0 is the last one."""
         self._pack()
         index = (self.total - 1 - age) % self.capacity + self.offsets
         rows = self.data.view(-1, self.width).index_select(0, index.view(-1)).view(*age.shape, self.width)
@@ -87,11 +87,11 @@ class RecentTransitions:
     def load_state(self, state: dict[str, Any]) -> None:
         entries = state["data"]
         if entries.stop - entries.start != min(entries.stop, self.capacity):
-            raise ValueError("recent transitions of another capacity")
+            raise ValueError("the recent transitions have another capacity")
         for start, stop, tensors in entries.pieces():
             data = tensors["data"].to(self.data.device)
             if data.shape != (self.members, stop - start, self.width) or data.dtype != self.data.dtype:
-                raise ValueError("recent transitions of other members")
+                raise ValueError("the recent transitions have another shape or dtype")
             self.data[:, torch.arange(start, stop, device=self.data.device) % self.capacity] = data
         self.total, self.pending = int(entries.stop), []
 

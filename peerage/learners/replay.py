@@ -11,12 +11,12 @@ from peerage.append_buffer import AppendBuffer
 
 
 class Batch(NamedTuple):
-    """Sampled transitions. `terminated` is 1 where the task ended there, so that nothing is bootstrapped; a
-    transition that a time limit cut off has 0 and its true next observation."""
+    """Sampled transitions. `terminated` is 1 if the episode terminated, so that no value is bootstrapped. A transition
+    that was truncated by a time limit has 0 and its true next observation."""
 
     obs: Tensor  # [S, B, obs]
     actions: Tensor  # [S, B, act]; in [-1, 1] for Box, the index as a float for Discrete
-    obs_actions: Tensor  # [S, B, obs + act], the same memory
+    obs_actions: Tensor  # [S, B, obs + act], shares its memory with obs and actions
     rewards: Tensor  # [S, B]
     next_obs: Tensor  # [S, B, obs]
     terminated: Tensor  # [S, B]
@@ -25,8 +25,8 @@ class Batch(NamedTuple):
 class Replay:
     """The last `capacity` transitions of each of `rows` members.
 
-    A transition is one row `obs | action | next_obs | reward | terminated` of a single tensor
-    `data [S, capacity, D]`: one gather makes a batch, and `[obs, action]` needs no concatenation.
+    A transition is a row `obs | action | next_obs | reward | terminated` of the tensor `data [S, capacity, D]`, so a
+    batch needs one gather, and `[obs, action]` no concatenation.
     """
 
     def __init__(
@@ -41,12 +41,12 @@ class Replay:
         self.rows, self.capacity = rows, capacity
         self.obs_dim, self.act_dim = obs_dim, act_dim
         self.width = 2 * obs_dim + act_dim + 2
-        # empty, not zeros: pages that are never written cost no memory
+        # empty instead of zeros: the system allocates a page only when it is written
         self.data = torch.empty(rows, capacity, self.width, device=device, dtype=dtype)
         self.flat = self.data.view(rows * capacity, self.width)
         self.offsets = torch.arange(rows, device=device).unsqueeze(1) * capacity
-        self.total = 0  # transitions of a member, ever
-        self.position = 0  # of the next one
+        self.total = 0  # number of transitions of a member that were ever added
+        self.position = 0  # of the next transition
         self.size = 0
 
     def add(self, obs: Tensor, actions: Tensor, rewards: Tensor, next_obs: Tensor, terminated: Tensor) -> None:
@@ -59,11 +59,11 @@ class Replay:
         self.size = min(self.size + 1, self.capacity)
 
     def sample(self, uniform: Tensor) -> Batch:
-        """Transitions drawn with replacement by `uniform [S, B]` in [0, 1)."""
+        """Sample transitions with replacement. `uniform [S, B]`: random numbers in [0, 1)."""
         return self._gather((uniform * self.size).long())
 
     def recent(self, age: Tensor) -> Batch:
-        """The transitions stored `age [S, B]` steps ago; 0 is the last one."""
+        """The transitions from `age [S, B]` steps ago; 0 is the last one."""
         return self._gather((self.position - 1 - age) % self.capacity)
 
     def _gather(self, index: Tensor) -> Batch:
@@ -86,11 +86,11 @@ class Replay:
     def load_state(self, state: dict[str, Any]) -> None:
         entries = state["data"]
         if state["width"] != self.width or entries.stop - entries.start != min(entries.stop, self.capacity):
-            raise ValueError("a replay buffer of another width or capacity")
+            raise ValueError("the replay buffer has another width or capacity")
         for start, stop, tensors in entries.pieces():
             data = tensors["data"].to(self.data.device)
             if data.shape != (self.rows, stop - start, self.width) or data.dtype != self.data.dtype:
-                raise ValueError("a replay buffer of other members")
+                raise ValueError("the replay buffer has another shape or dtype")
             self.data[:, self._slots(start, stop)] = data
         self.total = int(entries.stop)
         self.position, self.size = self.total % self.capacity, min(self.total, self.capacity)

@@ -1,7 +1,7 @@
 """SAC (Haarnoja et al. 2018, arXiv 1812.05905) for all members of a stack at once.
 
-Equals Stable-Baselines3's SAC in one step, automatic entropy per member and gSDE (Raffin et al. 2020, arXiv
-2005.05719) included. Equations and settings: docs/methods/sac.md.
+A gradient step equals one of Stable-Baselines3's SAC, including automatic entropy (per member) and gSDE (Raffin et al.
+2020, arXiv 2005.05719). Equations and settings: docs/methods/sac.md.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class SAC(OffPolicyLearner):
         first, act = settings[0], space.act_dim
         self.noise_shape = NoiseShape("normal", act)
         self.use_sde = first.use_sde
-        # gSDE learns a matrix of log standard deviations; otherwise the last layer gives mean and log std
+        # gSDE learns a matrix of log standard deviations; otherwise the last layer outputs mean and log std
         latent = first.net_arch[-1] if first.net_arch else space.obs_dim
         self.actor = StackedMLP(
             self.rows,
@@ -70,7 +70,7 @@ class SAC(OffPolicyLearner):
         self.actor_optimizer = self.adam("actor", self.actor.flat, self.actor.grad)
         self.critic_optimizer = self.adam("critic", self.critic.flat, self.critic.grad)
         self.ent_coef_optimizer = self.adam("log_ent_coef", self.log_ent_coef, self.ent_coef_grad, clips=False)
-        # Noise of one gradient step: one row per action drawn, or with gSDE one matrix for the whole batch
+        # Noise of one gradient step: one row per sampled action; with gSDE, one matrix for the whole batch
         shape = (latent, act) if self.use_sde else (2, first.batch_size, act)
         self.streams["update"] = Streams(stream_keys, "update", shape, "normal", device, dtype)
         if self.use_sde:
@@ -83,10 +83,10 @@ class SAC(OffPolicyLearner):
     # --- acting ---------------------------------------------------------------------------------------------
 
     def policy(self, obs: Tensor, noise: Tensor | None, *, grad: bool = False) -> tuple[Tensor, Tensor | None]:
-        """Actions `[S, B, act]` in [-1, 1] and, with noise, their log-densities `[S, B]`.
+        """Actions `[S, B, act]` in [-1, 1] and their log-densities `[S, B]` (None without noise).
 
-        `u = mean + std * noise`, `a = tanh(u)`, `log pi = log N(u) - sum log(1 - a^2 + eps)`. `noise` is
-        `[S, B, act]`, with gSDE the standard normal matrix `[S, latent, act]`.
+        `u = mean + std * noise`, `a = tanh(u)`, `log pi = log N(u) - sum log(1 - a^2 + eps)`. `noise` is `[S, B, act]`;
+        with gSDE, it is the standard normal matrix `[S, latent, act]`.
         """
         if self.use_sde:
             latent = self.actor.trunk(obs, grad=grad)
@@ -112,7 +112,7 @@ class SAC(OffPolicyLearner):
 
     @torch.no_grad()
     def _act(self, obs: Tensor, noise: Tensor | None, rows: Rows = slice(None)) -> Tensor:
-        """Actions in [-1, 1] without their density; with gSDE the noise is the rollout's matrix."""
+        """Actions in [-1, 1] without their densities. With gSDE, the noise is the exploration matrix `sde_draw`."""
         latent = self.actor.trunk(obs, rows=rows)
         out = self.actor.tail(latent, rows=rows)
         if self.use_sde:
@@ -124,6 +124,15 @@ class SAC(OffPolicyLearner):
         if noise is not None:
             mean = mean + log_std.clamp(LOG_STD_MIN, LOG_STD_MAX).exp() * noise
         return mean.tanh()
+
+    @torch.no_grad()
+    def _act_independently(self, obs: Tensor, noise: Tensor) -> Tensor:
+        """gSDE with an own matrix for every action: `tanh(mean + sqrt(latent^2 @ std^2) * noise)`, the distribution of
+        an action over the matrices, independent for each state. `noise [S, B, act]` -> `[S, B, act]`."""
+        latent = self.actor.trunk(obs)
+        mean = self.actor.tail(latent).clamp(-CLIP_MEAN, CLIP_MEAN)
+        variance = torch.bmm(latent.square(), (2 * self.actor.constants["log_std"]).exp())
+        return (mean + variance.sqrt() * noise).tanh()
 
     def suggest(self, obs: Tensor, noise: Tensor | None = None) -> Tensor:
         return self.suggest_rows(obs, noise, slice(None))
@@ -137,7 +146,11 @@ class SAC(OffPolicyLearner):
 
     @torch.no_grad()
     def state_value(self, obs: Tensor, noise: Tensor | None = None) -> Tensor:
-        return self.critic(torch.cat((obs, self._act(obs, noise)), dim=-1)).amin(dim=1)
+        if self.use_sde and noise is not None:
+            actions = self._act_independently(obs, noise)
+        else:
+            actions = self._act(obs, noise)
+        return self.critic(torch.cat((obs, actions), dim=-1)).amin(dim=1)
 
     # --- learning -------------------------------------------------------------------------------------------
 
@@ -172,8 +185,8 @@ class SAC(OffPolicyLearner):
         return (ent_coef * log_prob - q).mean(dim=1)
 
     def update(self, batch: Batch, noise: Tensor, *, update_target: bool = True) -> None:
-        """One gradient step of entropy coefficient, critics and actor of every active member, in
-        Stable-Baselines3's order."""
+        """One gradient step of entropy coefficient, critics and actor of every active member, in the order of
+        Stable-Baselines3."""
         noise_now, noise_next = (noise, noise) if self.use_sde else (noise[:, 0], noise[:, 1])
         actions, log_prob = self.policy(batch.obs, noise_now, grad=True)
         assert log_prob is not None

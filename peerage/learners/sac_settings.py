@@ -1,4 +1,5 @@
-"""The settings of SAC and their defaults: Stable-Baselines3's, with 1,000 random steps at the start, not 100."""
+"""The settings of SAC. The defaults are those of Stable-Baselines3, except for 1,000 random steps at the start instead
+of 100."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from peerage.learners.off_policy_settings import OffPolicySettings
 
 @dataclass(frozen=True)
 class SACSettings(OffPolicySettings):
-    """Stable-Baselines3's names."""
+    """Settings of SAC, named as in Stable-Baselines3."""
 
     structural = (
         "net_arch",
@@ -30,13 +31,13 @@ class SACSettings(OffPolicySettings):
     net_arch: tuple[int, ...] = (256, 256)
     learning_starts: int = 1_000
     target_update_interval: int = limited(1, "[1, inf)")
-    """Gradient steps between two updates of the target networks."""
+    """Gradient steps between updates of the target networks."""
     use_sde: bool = False
-    """State-dependent exploration (gSDE)."""
+    """Use generalised state-dependent exploration (gSDE)."""
     log_std_init: float = -3.0
-    """With gSDE: initial log standard deviation."""
+    """Initial log standard deviation of gSDE."""
     ent_coef: str = "auto"
-    """`auto`, `auto_0.1` (automatic, with that initial value) or a fixed number."""
+    """Entropy coefficient: auto (learned, initially 1), auto_0.1 (learned, initially 0.1) or a fixed number."""
 
     def __post_init__(self) -> None:
         if not _is_ent_coef(self.ent_coef):
@@ -44,12 +45,12 @@ class SACSettings(OffPolicySettings):
 
     @property
     def automatic_entropy(self) -> bool:
-        """Is the entropy coefficient learned?"""
+        """Whether the entropy coefficient is learned."""
         return self.ent_coef.startswith("auto")
 
     @property
     def initial_ent_coef(self) -> float:
-        """`auto` -> 1, `auto_0.1` -> 0.1, `0.2` -> 0.2."""
+        """The initial entropy coefficient: `auto` -> 1, `auto_0.1` -> 0.1, `0.2` -> 0.2."""
         return 1.0 if self.ent_coef == "auto" else float(self.ent_coef.removeprefix("auto_"))
 
     @property

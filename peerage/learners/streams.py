@@ -1,7 +1,7 @@
-"""Random streams: one per member and purpose, so that what a member draws depends on nothing beside it.
+"""Random streams, one per member and purpose, so that a member's random numbers do not depend on other members.
 
-A stream is keyed by (seed, replica, member, purpose). Draws are made in blocks, so that the Python loop over
-members runs once in many steps.
+A stream is keyed by (seed, replica, member, purpose). Numbers are drawn in blocks, so that the Python loop over members
+does not run in every step.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class StreamKey:
-    """A member's place in the run, the key of its random streams."""
+    """The key of a member's random streams."""
 
     seed: int
     replica: int
     member: int
 
     def generator(self, purpose: str) -> np.random.Generator:
-        """A generator of this member's own for `purpose`."""
+        """A new generator for this member and `purpose`."""
         key = [self.seed, self.replica, self.member, zlib.crc32(purpose.encode())]
         return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
 
 
 class Streams:
-    """Blocks of random numbers for the members of a stack: `next()` is `[S, *shape]`.
+    """Random numbers for the members of a stack: `next()` returns `[S, *shape]`.
 
-    `kind` is `normal` (mean 0, variance 1) or `uniform` ([0, 1), in float64). What comes out does not depend on
-    the size of the blocks or on the other members.
+    `kind` is `normal` (mean 0, variance 1) or `uniform` ([0, 1), in float64). A member's numbers do not depend on the
+    size of the blocks or on other members.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Streams:
         self.generators = [key.generator(purpose) for key in stream_keys]
         self.kind, self.device = kind, device
         self.dtype = torch.float64 if kind == "uniform" else dtype
-        # About 16,000 numbers a member and block: enough to hide the loop, small enough for the cache.
+        # About 16,000 numbers per member and block: large enough to amortise the loop, small enough for the cache
         self.block = max(1, min(1024, 16_384 // max(1, int(np.prod(shape)))))
         width = np.float64 if self.dtype == torch.float64 else np.float32
         self.buffer = np.empty((len(stream_keys), self.block, *shape), width)
@@ -66,7 +66,7 @@ class Streams:
                 rng.random(out=row)
         self.tensor = torch.from_numpy(self.buffer).to(self.device)
         if self.tensor.data_ptr() == self.buffer.ctypes.data:
-            self.tensor = self.tensor.clone()  # what was handed out must not change under the caller
+            self.tensor = self.tensor.clone()  # refilling the buffer must not change tensors returned earlier
         self.position = 0
 
     def next(self) -> Tensor:
@@ -79,7 +79,7 @@ class Streams:
         return out
 
     def take(self, n: int) -> Tensor:
-        """What `n` calls of `next` would give, `[S, n, *shape]`."""
+        """The results of `n` calls of `next`, `[S, n, *shape]`."""
         if self.tensor is not None and self.position + n <= self.block:
             out = self.tensor[:, self.position : self.position + n]
             self.position += n
@@ -87,12 +87,12 @@ class Streams:
         return torch.stack([self.next() for _ in range(n)], dim=1)
 
     def state(self) -> dict[str, Any]:
-        """JSON-able: the generators' states before the current block and the place in it."""
+        """JSON-able: the states of the generators before the current block, and the position in the block."""
         return {"starts": self.starts, "position": self.position if self.tensor is not None else -1}
 
     def load_state(self, state: dict[str, Any]) -> None:
         if len(state["starts"]) != len(self.generators):
-            raise ValueError("a stream of another number of members")
+            raise ValueError("the stream has another number of members")
         for rng, start in zip(self.generators, state["starts"], strict=True):
             rng.bit_generator.state = start
         self.tensor, self.position = None, self.block

@@ -1,6 +1,6 @@
 """TD3 (Fujimoto et al. 2018, arXiv 1802.09477) for all members of a stack at once.
 
-Equals Stable-Baselines3's TD3 in one step. Equations and settings: docs/methods/td3.md.
+A gradient step equals one of Stable-Baselines3's TD3. Equations and settings: docs/methods/td3.md.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class TD3(OffPolicyLearner):
         return self.box.to_env(self.actor(obs, rows=rows).tanh())
 
     def explore(self, actions: Tensor, step: int) -> Tensor:
-        """Gaussian noise of `action_noise` on the scaled action, clipped to the box."""
+        """Add Gaussian noise with standard deviation `action_noise` to the scaled actions and clip them to the box."""
         noisy = self.box.from_env(actions) + self.noise_scale * self.streams["exploration"].next()
         return self.box.to_env(noisy.clamp(-1, 1))
 
@@ -105,7 +105,7 @@ class TD3(OffPolicyLearner):
         return -self.critic(torch.cat((batch.obs, actions), dim=-1), only_first=True)[:, 0].mean(dim=1)
 
     def update(self, batch: Batch, noise: Tensor) -> None:
-        """One gradient step of the critics and, every second time, of the actor and the targets."""
+        """One gradient step of the critics. Every second call also updates the actor and the target networks."""
         self.updates += 1
         critic_loss = self.critic_loss(batch, noise)
         self.critic_optimizer.zero_grad()

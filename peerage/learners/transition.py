@@ -1,4 +1,4 @@
-"""One environment step of all members, as learners, trust, exchanges and advisers see it."""
+"""One environment step of all members, for learners, trust, exchanges and advisers."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ class HostTransition(NamedTuple):
     obs: np.ndarray  # float32 [M, obs]
     actions: np.ndarray  # [M, act] as taken, in the environment's units; Discrete: the index
     rewards: np.ndarray  # float32 [M]
-    next_obs: np.ndarray  # float32 [M, obs]; the true last observation where the episode ended
+    next_obs: np.ndarray  # float32 [M, obs]; the true last observation if the episode ended
     terminated: np.ndarray  # bool [M]
     truncated: np.ndarray  # bool [M]
-    done: np.ndarray  # bool [M]: either
+    done: np.ndarray  # bool [M]: terminated or truncated
     first: np.ndarray  # bool [M]: the first step of an episode
-    followed: np.ndarray  # int64 [M]: the adviser that the member followed, by its number among all advisers
+    followed: np.ndarray  # int64 [M]: number of the adviser that the member followed
     chose: np.ndarray  # bool [M]: the member chose that adviser in this step
 
     def rows(self, index: np.ndarray) -> HostTransition:
-        """The step of some members only."""
+        """The step of some members."""
         return HostTransition(*(column[index] for column in self))
 
 
@@ -36,16 +36,16 @@ class Transition:
 
     obs: Tensor  # [M, obs]
     actions: Tensor  # [M, act] as taken, in the environment's units; Discrete: the index as a float
-    chosen: Tensor  # [M, act] as chosen, before they were clipped to the box
+    chosen: Tensor  # [M, act] as chosen, before clipping to the box
     rewards: Tensor  # [M]
-    next_obs: Tensor  # [M, obs]; the true last observation where the episode ended
+    next_obs: Tensor  # [M, obs]; the true last observation if the episode ended
     terminated: Tensor  # [M], 0 or 1
-    followed: Tensor  # long [M]: the adviser that the member followed, by its number among all advisers
+    followed: Tensor  # long [M]: number of the adviser that the member followed
     host: HostTransition
 
     @cached_property
     def truncated(self) -> Tensor:
-        """`[M]`, 0 or 1: the episode was cut off, as by a time limit."""
+        """`[M]`, 0 or 1: the episode was truncated, for example by a time limit."""
         return torch.as_tensor(self.host.truncated, device=self.obs.device, dtype=self.obs.dtype)
 
     @cached_property

@@ -1,1 +1,1 @@
-"""Stacked networks: all members of a group as one tensor program."""
+"""Stacked networks: the networks of all members of a group as one tensor program."""

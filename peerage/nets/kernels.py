@@ -39,9 +39,18 @@ class Layer:
     bias_grad: Tensor | None = None
     factors: Tensor | None = None  # [S, B, out], of dropout; none is negative
 
+    def select(self, rows: Tensor) -> Layer:
+        """A copy of some rows, without gradients; `rows [s]`, long."""
+        return Layer(self.weight[rows].detach(), self.bias[rows].detach(), self.relu)
+
+    @cached_property
+    def detached(self) -> Layer:
+        """The same layer outside of autograd's graph."""
+        return replace(self, weight=self.weight.detach(), bias=self.bias.detach())
+
     @cached_property
     def rows(self) -> list[Layer]:
-        """The same layer for each row alone: weight `[in, out]`, bias `[out]`, factors `[B, out]`."""
+        """The detached layer for each row alone: weight `[in, out]`, bias `[out]`, factors `[B, out]`."""
 
         def split(x: Tensor | None) -> Sequence[Tensor | None]:
             return [None] * len(self.weight) if x is None else x.detach().unbind()
@@ -82,13 +91,11 @@ def run(x: Tensor, layers: Sequence[Layer], *, rowwise: bool | None = None) -> T
 
 def tape(x: Tensor, layers: Sequence[Layer]) -> tuple[Tensor, Callable[[Tensor], None]]:
     """The output of `run`, and a function that takes the output's gradient and adds the gradients of the parameters:
-    differentiation without autograd."""
+    differentiation without autograd. Neither `x` nor that gradient may require gradients."""
     rowwise = _goes_by_row(x, layers)
     kept: list[Any] = []
-    with torch.no_grad():
-        out = _forward(x, layers, rowwise, kept)
+    out = _forward(x, layers, rowwise, kept)
 
-    @torch.no_grad()
     def backward(grad: Tensor) -> None:
         _backward(grad, layers, rowwise, kept, input_grad=False)
 
@@ -127,7 +134,7 @@ def _forward(x: Tensor, layers: Sequence[Layer], rowwise: bool, kept: list[Any] 
     """`kept` receives what the backward pass needs: the input and the output of every layer; row by row, a list of
     these for each row."""
     if not rowwise:
-        return _through(x, layers, BATCHED, kept)
+        return _through(x, [layer.detached for layer in layers], BATCHED, kept)
     inputs = x.unbind()
     outputs: list[Tensor] = list(inputs)
     of_row: list[list[Tensor] | None] = [None if kept is None else [] for _ in inputs]
@@ -146,7 +153,7 @@ def _backward(
 ) -> Tensor | None:
     """Adds the parameters' gradients; returns the input's if it is wanted."""
     if not rowwise:
-        return _back_through(grad, layers, BATCHED, kept, input_grad)
+        return _back_through(grad, [layer.detached for layer in layers], BATCHED, kept, input_grad)
     grads: list[Any] = list(grad.contiguous().unbind())
 
     def backward(row: int) -> None:

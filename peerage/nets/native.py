@@ -7,7 +7,7 @@ result is right. The equivalents are slower: `kernels` uses `baddbmm` instead of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -25,15 +25,21 @@ def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, relu: b
 def relu_backward(grad: Tensor, out: Tensor) -> Tensor:
     """The gradient of a ReLU's input, given the gradient of its output `out`: a new tensor."""
     if available("threshold_backward"):
-        return _threshold_backward(grad, out)
+        return threshold_backward(grad, out)
     return grad.masked_fill(out <= 0, 0.0)
 
 
+def threshold_backward(grad: Tensor, out: Tensor) -> Tensor:
+    """`grad` where `out` is not <= 0, else 0."""
+    result: Tensor = torch.ops.aten.threshold_backward.default(grad, out, 0)
+    return result
+
+
 def fused_adam_(
-    flat: Sequence[Tensor],
-    grad: Sequence[Tensor],
-    exp_avg: Sequence[Tensor],
-    exp_avg_sq: Sequence[Tensor],
+    flat: list[Tensor],
+    grad: list[Tensor],
+    exp_avg: list[Tensor],
+    exp_avg_sq: list[Tensor],
     *,
     step: int,
     lr: float,
@@ -44,10 +50,10 @@ def fused_adam_(
     once; the elementwise formula does so about ten times."""
     count = torch.tensor(float(step))
     torch._fused_adam_(
-        list(flat),
-        list(grad),
-        list(exp_avg),
-        list(exp_avg_sq),
+        flat,
+        grad,
+        exp_avg,
+        exp_avg_sq,
         [],
         [count] * len(flat),
         lr=lr,
@@ -71,18 +77,13 @@ def available(name: str) -> bool:
         return False
 
 
-def _threshold_backward(grad: Tensor, out: Tensor) -> Tensor:
-    result: Tensor = torch.ops.aten.threshold_backward(grad, out, 0)
-    return result
-
-
 def _check_onednn_linear() -> bool:
     x = torch.tensor([[2.0, 3.0]])
     return bool(torch.backends.mkldnn.is_available()) and onednn_linear(x, x, x[0, :1], True).tolist() == [[15.0]]
 
 
 def _check_threshold_backward() -> bool:
-    return _threshold_backward(torch.tensor([2.0, 3.0]), torch.tensor([0.0, 1.0])).tolist() == [0.0, 3.0]
+    return threshold_backward(torch.tensor([2.0, 3.0]), torch.tensor([0.0, 1.0])).tolist() == [0.0, 3.0]
 
 
 def _check_fused_adam() -> bool:

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from peerage.nets import kernels
 from peerage.nets.layers import linear_part
-from peerage.nets.stack import Part, Stack
+from peerage.nets.stack import Part, Stack, Weights
 
+ALL_ROWS = slice(None)
 Rows = slice | Tensor
 """Some rows of a stack: a slice, or an index `[s]` of type long, which copies their parameters."""
 
@@ -42,6 +43,7 @@ class StackedMLP(Stack):
         parts |= {name: Part(shape, constant=0.0) for name, shape in (extra or {}).items()}
         super().__init__(rows, parts, device=device, dtype=dtype)
         self.constants, self.parameters = self.weights(), self.weights(grad=True)
+        self._without_grad, self._with_grad = self._layers_of(self.constants), self._layers_of(self.parameters)
 
     @property
     def layers(self) -> int:
@@ -51,28 +53,28 @@ class StackedMLP(Stack):
     def __call__(self, x: Tensor, *, grad: bool = False, rows: Rows = slice(None)) -> Tensor:
         """`x [s, B, in]` -> `[s, B, out]`, for all rows of the stack, a slice of them or, without `grad`, those of an
         index `[s]`. With `grad`, the backward pass adds the parameters' gradients to `self.grad`."""
-        return kernels.run(x, self._layers(grad, 0, self.layers, rows))
+        return kernels.run(x, self._layers(grad, rows))
 
     def tape(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], None]]:
         """The output, and a function that takes the output's gradient and adds the parameters' gradients to
         `self.grad`: differentiation without autograd."""
-        return kernels.tape(x, self._layers(True, 0, self.layers))
+        return kernels.tape(x, self._with_grad)
 
     def trunk(self, x: Tensor, *, grad: bool = False, rows: Rows = slice(None)) -> Tensor:
         """All layers but the last, with their ReLUs: `x [s, B, in]` -> `[s, B, hidden]`."""
-        return kernels.run(x, self._layers(grad, 0, self.layers - 1, rows)) if self.layers > 1 else x
+        return kernels.run(x, self._layers(grad, rows)[:-1]) if self.layers > 1 else x
 
     def tail(self, x: Tensor, *, grad: bool = False, rows: Rows = slice(None)) -> Tensor:
         """The last layer: `x [s, B, hidden]` -> `[s, B, out]`."""
-        return kernels.run(x, self._layers(grad, self.layers - 1, self.layers, rows))
+        return kernels.run(x, self._layers(grad, rows)[-1:])
 
-    def _layers(self, grad: bool, first: int, last: int, rows: Rows = slice(None)) -> list[kernels.Layer]:
+    def _layers(self, grad: bool, rows: Rows) -> list[kernels.Layer]:
         if isinstance(rows, Tensor):
             assert not grad, "an index of rows copies their parameters, which collect no gradients"
-            w = self.constants
-            return [
-                kernels.Layer(w[f"{n}.weight"][rows], w[f"{n}.bias"][rows], n < self.layers - 1)
-                for n in range(first, last)
-            ]
-        w = self.weights(rows, grad=grad)
-        return [w.layer(str(n), n < self.layers - 1) for n in range(first, last)]
+            return [layer.select(rows) for layer in self._without_grad]
+        if rows == ALL_ROWS:
+            return self._with_grad if grad else self._without_grad
+        return self._layers_of(self.weights(rows, grad=grad))
+
+    def _layers_of(self, w: Weights) -> list[kernels.Layer]:
+        return [w.layer(str(n), relu=n < self.layers - 1) for n in range(self.layers)]

@@ -1,23 +1,23 @@
-"""The trust transformer: from a window of steps with an adviser, what each step brings. Equations and settings:
-docs/methods/transformer-trust.md.
+"""The trust transformer: predicts the reward of each step in a window of a member's steps.
+Equations and settings: docs/methods/transformer-trust.md.
 
 features -> Linear, LayerNorm, ReLU, dropout -> sinusoidal positions -> 2 post-norm encoder layers -> mean and max
 pooling over the valid steps, fused 128 -> 64 -> outcome predictor 64 -> 32 -> 1 per step. The phase-aware model adds
-an embedding of each step's phase, a scale of the attention logits per layer, phase of the query and head, and a
+an embedding of each step's phase, a scale of the attention logits for each layer, head and phase of the query, and a
 classifier of phases.
 
-Two wirings with the same parameters:
+There are two wirings with the same parameters:
 
-`seed`    as published: attention in both directions; the pooled vector, the same for all steps, is all that the
-          predictor reads. It cannot fit rewards step by step, and step t + 1, whose features hold the reward of
-          step t, is seen when the reward of step t is predicted.
-`causal`  a step attends to itself and to what came before; the pools are running ones; the predictor reads the
-          step plus the fused pool. (A sum loses nothing against reading both side by side: the fusion is linear
-          and free, so the predictor's 32 units weigh the pool as they like.) What comes after a step, its own
-          reward in later features included, cannot change its prediction.
+`seed`    As published. Attention goes in both directions, and the predictor reads only the pooled vector, which is the
+          same for all steps. It cannot fit rewards step by step. It also sees the reward of step t when it predicts
+          it, because the features of step t + 1 hold that reward.
+`causal`  A step attends to itself and to earlier steps, the pools are running ones, and the predictor reads the sum of
+          the step and the fused pool. (A sum loses nothing against a concatenation: the fusion is linear and free, so
+          the predictor's 32 units can weigh the pool as they like.) Nothing after a step can change its prediction,
+          in particular not its own reward in later features.
 
-Measured for 4 members on 32 windows of 50 steps: 61 ms of processor time a training step, which two threads share
-(seed 56, phase-aware 66), 7 of them dropout; the 16 counterfactual windows 4 ms.
+Measured for 4 members on 32 windows of 50 steps: a training step takes 61 ms of CPU time, which two threads share
+(seed 56, phase-aware 66), 7 of them for dropout; the 16 counterfactual windows take 4 ms.
 """
 
 from __future__ import annotations
@@ -38,24 +38,26 @@ from peerage.nets.workers import by_rows
 Wiring = Literal["causal", "seed"]
 
 WIDTH, HEADS, HIDDEN, LAYERS = 64, 4, 256, 2
-MAX_STEPS = 200  # positions there are
+MAX_STEPS = 200  # the longest window
 DROPOUT = 0.1
-PHASE_WEIGHT = 0.3  # of the cross-entropy of phases in the loss
+PHASE_WEIGHT = 0.3  # weight of the phases' cross-entropy in the loss
 
 
 class Windows(NamedTuple):
-    """Windows of steps. Steps that are not valid are padding, whatever stands there."""
+    """Windows of steps. Steps that are not valid are padding; their contents are ignored, NaN included."""
 
     features: Tensor  # [S, B, T, F]
     valid: Tensor  # [S, B, T] bool
     phases: Tensor | None = None  # [S, B, T] long, for a phase-aware model
 
     def of(self, rows: slice) -> Windows:
+        """The windows of some rows."""
         return Windows(self.features[rows], self.valid[rows], None if self.phases is None else self.phases[rows])
 
 
 class TrustTransformer:
-    """`S` trust transformers. `n_phases` 0: the base model. The parameters are `stack.flat [S, P]`."""
+    """`S` trust transformers with the parameters `stack.flat [S, P]`. With `n_phases` 0 it is the base model, otherwise
+    the phase-aware one."""
 
     def __init__(
         self,
@@ -72,16 +74,16 @@ class TrustTransformer:
         self.positions = positions(MAX_STEPS, WIDTH, device, dtype)
 
     def init_(self, generators: Sequence[np.random.Generator]) -> None:
-        """Draw every row from its own generator; torch's defaults, phase scales 1 (neutral)."""
+        """Draw every row from its own generator: torch's defaults, and 1 (neutral) for the scales of phases."""
         self.stack.init_(generators)
 
     def predict(
         self, windows: Windows, *, members: Sequence[int] | None = None, attention: list[Tensor] | None = None
     ) -> Tensor:
-        """What each step brings, without dropout and gradients: `[S, B, T]`. What stands at padding means nothing.
+        """The predicted reward of each step, without dropout and gradients: `[S, B, T]`, arbitrary at padding.
 
-        `members`: the windows are those of these rows of the stack, in this order. `attention` receives, per layer,
-        the weights that the pass really used, `[S, B, heads, T, T]`.
+        `members`: the rows of the stack that the windows belong to, in this order (None: all). `attention` receives the
+        attention weights of this pass, one tensor `[S, B, heads, T, T]` per layer.
         """
         members = range(self.rows) if members is None else members
         stack = self.stack
@@ -102,9 +104,10 @@ class TrustTransformer:
         return out
 
     def learn(self, windows: Windows, rewards: Tensor, dropout: Dropout | None) -> Tensor:
-        """Adds the gradients of the loss against `rewards [S, B, T]` to `stack.grad`; the losses `[S]`:
+        """Add the gradients of the loss for `rewards [S, B, T]` to `stack.grad` and return the losses `[S]`.
 
-        mean over the valid steps of `(prediction - reward)^2`, phase-aware plus 0.3 times their cross-entropy.
+        The loss is the mean over the valid steps of `(prediction - reward)^2`; the phase-aware model adds 0.3 times the
+        cross-entropy of their phases.
         """
 
         def work(rows: slice) -> Tensor:
@@ -120,15 +123,14 @@ class TrustTransformer:
     def forward(
         self, w: Weights, windows: Windows, mask: Mask | None = None, keep: list[Tensor] | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """Outcome per step `[s, B, T]` and, phase-aware, the phase's logits `[s, B, T, n_phases]`, of the rows
-        whose parameters are `w`."""
+        """The predictions `[s, B, T]` and, if phase-aware, the logits of the phases `[s, B, T, n_phases]`, of the rows
+        with the parameters `w`. `mask` draws dropout's factors; `keep` receives the attention weights."""
         features, valid, phases = windows
         s, b, t, _ = features.shape
-        x = features.masked_fill(~valid.unsqueeze(-1), 0.0)  # whatever stands in the padding, NaN included
+        x = features.masked_fill(~valid.unsqueeze(-1), 0.0)  # padding may hold NaN
         x = layer_norm(w, "project.norm", linear(w, "project", x)).relu()  # [s, B, T, 64]
-        if mask is not None:
-            x = x * mask(x.shape)
-        x = x + self.positions[:t]
+        place = self.positions[:t]
+        x = x + place if mask is None else torch.addcmul(place, x, mask(x.shape))
         if self.n_phases:
             assert phases is not None, "a phase-aware model needs phases"
             x = x + embedding(w, "phase", phases)
@@ -146,27 +148,27 @@ class TrustTransformer:
         return outcome, logits
 
     def _pooled(self, w: Weights, x: Tensor, valid: Tensor) -> Tensor:
-        """What the predictor reads: `x [s, B, T, 64]` -> `[s, B, 1, 64]` (seed) or `[s, B, T, 64]` (causal)."""
-        on = valid.unsqueeze(-1)
-        kept, low = x * on, x.masked_fill(~on, MASKED)
+        """The input of the predictor: `x [s, B, T, 64]` -> `[s, B, 1, 64]` (seed) or `[s, B, T, 64]` (causal)."""
+        seen, low = valid.unsqueeze(2), x.masked_fill(~valid.unsqueeze(-1), MASKED)
         if self.wiring == "seed":
-            count = on.sum(dim=2, keepdim=True)
-            mean, top = kept.sum(dim=2, keepdim=True), low.amax(dim=2, keepdim=True)
+            top = low.amax(dim=2, keepdim=True)
         else:
-            count = on.cumsum(dim=2)
-            mean, top = kept.cumsum(dim=2), low.cummax(dim=2).values
-        mean = mean / count.clamp(min=1)
+            seen = seen & torch.ones(x.shape[2], x.shape[2], dtype=torch.bool, device=x.device).tril_()
+            top = low.cummax(dim=2).values
+        count = seen.sum(dim=-1, keepdim=True)  # [s, B, 1 or T, 1]
+        # The running mean as a product: the gradient of a cumulative sum goes over the memory several times.
+        mean = (seen / count.clamp(min=1)).to(x.dtype) @ x
         pooled = linear(w, "fuse", torch.cat((mean, top.masked_fill(count == 0, 0.0)), dim=-1))
         return pooled if self.wiring == "seed" else x + pooled
 
 
 def mean_valid(outcome: Tensor, valid: Tensor) -> Tensor:
-    """`v_attn`: `[..., T]` -> the mean over the valid steps `[...]`, 0 where there are none."""
+    """`v_attn`, the mean over the valid steps: `[..., T]` -> `[...]`, 0 where no step is valid."""
     return torch.where(valid, outcome, 0.0).sum(dim=-1) / valid.sum(dim=-1).clamp(min=1)
 
 
 def _loss(windows: Windows, outcome: Tensor, logits: Tensor | None, rewards: Tensor) -> Tensor:
-    """`[s]`."""
+    """The loss that `TrustTransformer.learn` describes, `[s]`."""
     count = windows.valid.flatten(1).sum(dim=1).clamp(min=1)
     error = torch.where(windows.valid, outcome - rewards, 0.0)
     loss = error.square().flatten(1).sum(dim=1)

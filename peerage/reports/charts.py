@@ -122,7 +122,7 @@ def _percent() -> Look:
     return Look(unit="%", ylim=(0.0, 100.0))
 
 
-# --- who listens to whom --------------------------------------------------------------------------
+# --- who follows whom -----------------------------------------------------------------------------
 
 
 def listeners(advice: pd.DataFrame) -> str:

@@ -48,7 +48,7 @@ def trust_matrix(advice: pd.DataFrame) -> Draft | None:
         "Rows are asking members, columns their advisers; mean over replicas. A member chooses by the score; the "
         "share of choices is the result."
     )
-    return Draft("trust_matrix", "Who listens to whom at the end", caption, figure, "Trust")
+    return Draft("trust_matrix", "Scores and choices at the end", caption, figure, "Trust")
 
 
 def components_matrix(advice: pd.DataFrame) -> Draft | None:

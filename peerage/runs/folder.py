@@ -10,10 +10,8 @@ import platform
 import re
 import shlex
 import shutil
-import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,8 +19,8 @@ from peerage.config import Config
 from peerage.config.file import from_dict
 from peerage.config.plain_yaml import parse, to_yaml
 from peerage.errors import UserError
+from peerage.runs.environment import describe_environment
 from peerage.text import one_line
-from peerage.version import __version__
 
 try:
     import fcntl
@@ -35,8 +33,6 @@ HEADER = "# Peerage run: `peerage train --config` of this file repeats it.\n"
 FILES = ["config.yaml", "environment.json", "command.txt", "DONE", "FAILED", ".lock", "report.html"]
 FILES += ["metrics.csv", "evaluations.csv", "advice.csv", "timing.csv", "wandb_run.txt"]
 FOLDERS = ("checkpoints", "checkpoints/chunks", "figures", "dumps", "export", "tensorboard", "wandb")
-
-PACKAGES = ("peerage", "torch", "numpy", "gymnasium", "mujoco", "box2d", "stable-baselines3")
 
 
 def default_name(env: str, algorithms: Sequence[str], n: int, seed: int) -> str:
@@ -208,11 +204,11 @@ class RunFolder:
         for name in FILES:
             path = self.path / name
             if path.is_symlink() or (path.exists() and not path.is_file()):
-                raise UserError(f"{path} is not a regular file, as in a run folder it must be: restore it")
+                raise UserError(f"{path} must be a regular file, not a link or a folder: restore it")
         for name in FOLDERS:
             path = self.path / name
             if path.is_symlink() or (path.exists() and not path.is_dir()):
-                raise UserError(f"{path} is not a real folder, as in a run folder it must be: restore it")
+                raise UserError(f"{path} must be a folder, not a link or a file: restore it")
 
     # --- configuration, environment and command ---------------------------------------------------
 
@@ -351,56 +347,6 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(number)
         finally:
             os.close(number)
-
-
-def describe_environment(env: str, device: str) -> dict[str, Any]:
-    """The content of environment.json."""
-    return {
-        "versions": versions(),
-        "git": _git_commit(),
-        "hardware": {"cpu": cpu_model(), "cores": os.cpu_count(), "device": device},
-        "platform": platform.platform(),
-        "env": env,
-    }
-
-
-def versions() -> dict[str, str | None]:
-    """The versions of Python and of the packages that results depend on; None for one that is not installed."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = None
-    if found["peerage"] is None:  # a checkout that is not installed
-        found["peerage"] = __version__
-    return found
-
-
-def _git_commit() -> dict[str, Any] | None:
-    """The commit of the git checkout around the current directory, and whether tracked files are modified."""
-    answers = []
-    for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]):
-        try:
-            done = subprocess.run(["git", *command], capture_output=True, text=True, timeout=10)
-        except (OSError, subprocess.SubprocessError):
-            return None
-        if done.returncode != 0:
-            return None
-        answers.append(done.stdout.strip())
-    return {"commit": answers[0], "modified": bool(answers[1])}
-
-
-def cpu_model() -> str:
-    """The name of the processor."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            for line in file:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def plain_data(value: Any) -> Any:

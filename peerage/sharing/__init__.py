@@ -1,1 +1,1 @@
-"""How members learn from each other: `advice` (peer learning), `none`; and who can advise: `advisers`."""
+"""How members learn from each other: `advice` (peer learning), `none`, fixed advisers and exchanges."""

@@ -1,7 +1,7 @@
-"""Peer learning (arXiv 2312.09950): members ask each other and fixed advisers what they would do, and follow.
+"""Peer learning (arXiv 2312.09950): members follow suggestions of other members and of fixed advisers.
 
-One group step: members whose turn it is ask all advisers (`suggestions [M, K, act]`), score them and choose one
-(Eq. 2-9); all members act as the adviser that they follow suggests; the signals learn what that was worth. Equations
+In every step, members that are due ask all advisers (`suggestions [M, K, act]`), score them and choose one (Eq. 2-9).
+All members take the action suggested by the adviser that they follow, and the signals learn from the outcome. Equations
 and settings: docs/methods/peer-learning.md.
 """
 
@@ -32,13 +32,13 @@ from peerage.trust.suggestions import SuggestionTrust
 
 
 class Advice:
-    """Sharing by advice among the `M = R * N` members of `group` and `F` fixed advisers, `K = N + F`.
+    """Advice among the `M = R * N` members of `group` and `F` fixed advisers; every member has `K = N + F` advisers.
 
-    `advisers[f][r]` is fixed adviser `f` of replica `r`. `signals` give the components of a choice, besides the critic;
-    by default trust by temporal differences as `config` asks for. With probability `dropped` an adviser does not answer
-    a member that chooses (never the member itself). It can then not be chosen, and its suggestion counts as the asker's
-    own. If no adviser that may be chosen answers, the asker follows itself until its next choice. `byzantine` members
-    give other members wrong answers.
+    `advisers[f][r]` is fixed adviser `f` of replica `r`. `signals` provide the components of a choice in addition to
+    the critic; by default trust by temporal differences with the settings of `config`. When a member chooses, each
+    adviser except the member itself fails to answer with probability `dropped`. It cannot be chosen then, and its
+    suggestion is replaced by the asker's own. If no adviser that may be chosen answers, the asker follows itself until
+    its next choice. `byzantine` members give other members changed suggestions.
     """
 
     def __init__(
@@ -71,13 +71,13 @@ class Advice:
         )
         self.fixed_advisers = self._fixed_advisers(advisers)
 
-        # What a choice is made of. With one adviser, or a uniform choice, values are not read.
+        # The rule that computes scores. With a single adviser or a uniform choice, no scores are needed.
         self.rule = choice.RULES.get(config.choice) if self.K > 1 else None
         if signals is None:
             signals = {"td": SuggestionTrust(config, group, self.K, reads=self.rule is not None)}
         self.signals = signals
         if not (config.use_critic or config.use_trust or config.use_agent_values):
-            self.rule = None  # no component at all: a uniform choice
+            self.rule = None  # without components, the choice is uniform
         self.allowed = torch.ones(M, self.K, dtype=torch.bool, device=self.device)
         if config.only_follow_others and self.K > 1:
             self.allowed[torch.arange(M), self.myself] = False
@@ -85,7 +85,7 @@ class Advice:
         decay = (config.temperature_decay * N if len(config.temperature_decay) == 1 else config.temperature_decay) * R
         self.temperature = torch.tensor(per_member, device=self.device, dtype=self.dtype).unsqueeze(1)
         self.decay = torch.tensor(decay, device=self.device, dtype=self.dtype).unsqueeze(1)
-        # Drawn in every step, needed or not, so that a member's draws depend on no other member
+        # Drawn in every step, even if not needed, so that a member's draws do not depend on other members
         self.choices = Streams(group.stream_keys, "choice", (1,), "uniform", self.device)
         self.disturb(dropped, byzantine)
 
@@ -103,8 +103,8 @@ class Advice:
         byzantine: ByzantineMembers | None = None,
         advisers: Sequence[Sequence[Adviser]] | None = None,
     ) -> None:
-        """From now on advice is dropped with this probability and only these members are Byzantine. `advisers` replace
-        the fixed advisers; there must be as many."""
+        """Change the disturbances of advice: the probability of dropped advice, and the Byzantine members. `advisers`
+        replace the fixed advisers; their number must not change."""
         if advisers is not None:
             self.fixed_advisers = self._fixed_advisers(advisers)
         self.dropped, self.byzantine = dropped, byzantine
@@ -119,10 +119,10 @@ class Advice:
     ) -> Tensor:
         """Actions `[M, act]` for environment step `step` (1, 2, ...).
 
-        `obs [M, obs]` and the same on the host, `episode_start [M]` bool. With `greedy` members act and advise by the
-        mode of their policies from the first step on, as in an evaluation.
+        `obs [M, obs]` and its copy `host_obs` on the host, `episode_start [M]` bool. With `greedy`, members act and
+        advise with the mode of their policies, without random actions at the start, as in an evaluation.
         """
-        warm = (step <= self.group.learning_starts) & (not greedy)  # [M]: before that, uniformly random actions
+        warm = (step <= self.group.learning_starts) & (not greedy)  # [M]: uniformly random actions
         solo = self._solo(step)
         follow_self = warm | solo
         noise = None if greedy else self.group.draw()
@@ -160,7 +160,7 @@ class Advice:
             if self.fixed_advisers.has_roles:
                 self.roles += np.eye(3, dtype=np.int64)[self.fixed_advisers.roles(host_obs, due, self.followed)]
         elsewhere = self.followed != self.self_index
-        # A uniform choice needs no suggestions, so only the one that is followed counts as a query
+        # A uniform choice needs no suggestions, so only the suggestion of the followed adviser counts as a query
         self.queries += (due * (self.K - 1) + (~due & elsewhere)) if self.rule is not None else elsewhere
         self.followed_for += 1
         if chooses:
@@ -187,7 +187,7 @@ class Advice:
         return alternate or self.is_over(step)
 
     def is_over(self, step: int) -> bool:
-        """Whether members ask no advisers from this step on."""
+        """Whether `max_peer_epochs` has ended before this step, so that members do not ask advisers any more."""
         last = self.config.max_peer_epochs
         return last is not None and (step - 1) // self.epoch_length >= last
 
@@ -198,7 +198,7 @@ class Advice:
             self.following = torch.as_tensor(followed, device=self.device)
 
     def components(self, obs: Tensor, suggestions: Tensor, due: np.ndarray, step: int) -> choice.Components:
-        """The values that the choice of the members `due` is made of, `[M, K]` each."""
+        """The components of the scores for the members `due`, `[M, K]` each."""
         values = {"critic": critic_values(self.group, obs, suggestions)} if self.config.use_critic else {}
         for signal in self.signals.values():
             values |= signal.values(obs, suggestions, due, step)
@@ -207,7 +207,7 @@ class Advice:
     def _choose(
         self, obs: Tensor, suggestions: Tensor, draw: Tensor, step: int, due: np.ndarray, heard: Tensor | None = None
     ) -> np.ndarray:
-        """The advisers that the members choose now, `[M]`; rows that are not `due` mean nothing. `heard [M, K]` bool:
+        """The advisers that the members choose, `[M]`; only rows that are `due` are valid. `heard [M, K]` bool: whether
         the adviser answered the asker; by default all did."""
         allowed = self.allowed
         if heard is not None:
@@ -240,23 +240,23 @@ class Advice:
     # --- learning trust --------------------------------------------------------------------------------------
 
     def observe(self, transition: Transition) -> None:
-        """A step of every member was made."""
+        """Pass the environment step of all members to the signals and the fixed advisers."""
         for signal in self.signals.values():
             signal.observe(transition)
         self.fixed_advisers.observe(transition.host)
 
     def reset(self, who: np.ndarray) -> None:
-        """The episodes of the members `who [M]` (bool) begin anew, in the middle of an episode."""
+        """The running episodes of the members `who [M]` (bool) were aborted, and new ones started."""
         for signal in self.signals.values():
             signal.reset(who)
 
     def after_step(self, step: int) -> None:
-        """Update trust; called before the members themselves learn."""
+        """Update trust; called before the members learn."""
         for signal in self.signals.values():
             signal.after_step(step)
 
     def before_exchange(self) -> None:
-        """The members' networks are about to change by an exchange: make up for trust that was deferred."""
+        """Perform deferred updates of trust, because an exchange is about to change the members' networks."""
         for signal in self.signals.values():
             signal.before_exchange()
 
@@ -269,7 +269,7 @@ class Advice:
 
     def advice_rows(self, names: Sequence[str]) -> list[dict[str, Any]]:
         """A row of advice.csv for every asker and adviser; choices are counted since the last `reset_counts`. `names
-        [K]`: members, then the fixed advisers in the order in which they were given."""
+        [K]`: the members, then the fixed advisers in their original order."""
         columns = dict(self.last)
         for signal in self.signals.values():
             columns |= signal.report()
@@ -284,7 +284,7 @@ class Advice:
         ]
 
     def metrics(self) -> list[tuple[int, int, str, float]]:
-        """(replica, member, name, value) since the last `reset_counts`: queries, shares and entropy of choices, and the
+        """(replica, member, name, value): queries, shares and entropy of choices since the last `reset_counts`, and the
         metrics of the signals."""
         rows = []
         from_signals = {n: v.tolist() for signal in self.signals.values() for n, v in signal.metrics().items()}

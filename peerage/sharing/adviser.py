@@ -1,4 +1,4 @@
-"""The base class of fixed advisers, and how an object of the user becomes one."""
+"""The base class of fixed advisers, and the conversion of user objects to it."""
 
 from __future__ import annotations
 
@@ -13,75 +13,75 @@ from peerage.learners.transition import HostTransition
 
 
 class Adviser:
-    """Suggests actions to the members of a group without being one of them.
+    """Base class of fixed advisers, which suggest actions to the members of a group.
 
-    Only `suggest` must be written; the other methods do nothing and need not be overridden. The members that an adviser
+    Subclasses must implement `suggest`; the other methods have defaults that do nothing. The members that an adviser
     serves are its *askers*. Every replica gets its own copy of an adviser, unless it is `stateless` or `shared`.
 
-    All methods of one environment step are called in this order: `at`, `suggest`, `role`, `observe`. Exceptions end the
+    In every environment step, methods are called in the order `at`, `suggest`, `role`, `observe`. An exception ends the
     run with a message that names the adviser, the method and the step.
     """
 
     name: str
     """Optional: the name in config.yaml and advice.csv. Default: the name of the class in lower case."""
     stateless: bool = False
-    """Whether it draws nothing from `rng` and remembers nothing of what it is asked or told. One object then serves the
-    askers of all replicas in one call."""
+    """Whether the adviser neither uses `rng` nor has memory. A single object then serves the askers of all replicas in
+    one call."""
     shared: bool = False
-    """Whether one object may serve the askers of all replicas although it has memory; it must then keep a memory for
-    each asker's row. If it also draws from `rng`, which all replicas share then, the results of a replica depend on the
-    number of replicas."""
+    """Whether a single object can serve the askers of all replicas although it has memory. It must keep separate memory
+    for each asker's row. If it uses `rng`, which all replicas share, the results of a replica depend on the number of
+    replicas."""
 
     def suggest(self, obs: np.ndarray, rows: np.ndarray, first: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Actions for `B` askers.
 
         Args:
-            obs: float32 `[B, obs]`, what the askers observe.
-            rows: int64 `[B]`, the askers' rows among all members: `replica * N + member`, with `N` members a group.
-            first: bool `[B]`, whether the asker's episode has just begun.
-            rng: the adviser's own generator, restored when a run is resumed.
+            obs: float32 `[B, obs]`, the askers' observations.
+            rows: int64 `[B]`, the askers' rows among all members: `replica * N + member`, with `N` members per group.
+            first: bool `[B]`, whether this is the first step of the asker's episode.
+            rng: the adviser's own generator. Its state is restored when a run is resumed.
 
         Returns:
             Discrete: integers from 0 to n - 1, `[B]` or `[B, 1]`. Box: `[B, act]` in the environment's units, or `[B]`
-            if an action is one number; values outside the box are clipped to it.
+            if an action is a single number; values are clipped to the box.
 
-        In one step only those members ask that choose an adviser now or follow this one, so an adviser that needs every
-        step of its askers overrides `observe`.
+        Only members that choose an adviser in this step or follow this adviser ask. Override `observe` to receive every
+        step of all askers.
         """
         raise NotImplementedError
 
     def observe(self, transition: HostTransition, rows: np.ndarray) -> None:
-        """Called after every environment step with the step of all askers, no matter which adviser they followed.
+        """Called after every environment step with the step of all askers, whichever adviser they followed.
 
-        `transition` holds one entry for each of the askers `rows` (int64 `[B]`, as in `suggest`, always the same ones
-        in the same order). An adviser that does not override this method is not called.
+        `transition` contains one entry for each of the askers `rows` (int64 `[B]`, as in `suggest`, but always all
+        askers in the same order).
         """
 
     def begin(self, rng: np.random.Generator, total_steps: int) -> None:
-        """Called once before the first step; in a resumed run too, before `load_state`.
+        """Called once before the first step; in a resumed run, before `load_state`.
 
-        `rng` is keyed by (seed, replica), and all advisers of a replica get a fresh copy of it, so that two of them can
-        draw the same numbers (`replica_generator`); one that serves all replicas gets the one of replica 0.
-        `total_steps` is in environment steps per member.
+        `rng` is keyed by (seed, replica). All advisers of a replica get a fresh copy of it, so that several advisers
+        can draw the same numbers (`replica_generator`). An adviser that serves all replicas gets the generator of
+        replica 0. `total_steps` is the length of the run in environment steps per member.
         """
 
     def at(self, step: int) -> None:
-        """Called before environment step `step` (1, 2, ...), before anyone asks."""
+        """Called at the start of environment step `step` (1, 2, ...), before `suggest`."""
 
     def role(self, obs: np.ndarray) -> np.ndarray:
-        """Whether it acts as an expert at `obs [B, obs]`: int `[B]`, +1 expert, -1 adversary, 0 neither.
+        """The role of the adviser at `obs [B, obs]`: int `[B]`, +1 expert, -1 adversary, 0 neither.
 
-        Used for the metrics `advice/right` and `advice/wrong` alone, which exist if an adviser overrides this method.
+        Used only for the metrics `advice/right` and `advice/wrong`, which exist if an adviser overrides this method.
         """
         return np.zeros(len(obs), np.int64)
 
     def state(self) -> Any:
-        """Its memory for the checkpoint: numbers, text, arrays, tensors, and lists and dictionaries with text keys of
-        them; or None. A resumed run gives it back to `load_state`."""
+        """The memory of the adviser for a checkpoint: numbers, text, arrays, tensors, lists of these, and dictionaries
+        of these with text keys. None: no memory."""
         return None
 
     def load_state(self, state: Any) -> None:
-        """Restore what `state` returned; not called if that was None."""
+        """Restore the result of `state` when a run is resumed. Not called if it was None."""
 
     @property
     def label(self) -> str:
@@ -90,7 +90,7 @@ class Adviser:
 
 
 class Suggests(Protocol):
-    """An object that `as_adviser` accepts: an `Adviser`, or anything else with `suggest`."""
+    """An object that `as_adviser` accepts: an `Adviser`, or any object with a method `suggest`."""
 
     def suggest(
         self, obs: np.ndarray, rows: np.ndarray, first: np.ndarray, rng: np.random.Generator, /
@@ -98,21 +98,22 @@ class Suggests(Protocol):
 
 
 HOOKS = ("observe", "begin", "at", "role", "state", "load_state")
-"""The methods that an adviser may leave out."""
+"""The optional methods of an adviser."""
 
 
 def overrides(adviser: Adviser, method: str) -> bool:
-    """Whether `adviser` has a method of its own in place of the one of `Adviser`."""
+    """Whether `adviser` overrides a method of `Adviser`."""
     return getattr(getattr(adviser, method), "__func__", None) is not getattr(Adviser, method)
 
 
 def serves_all(adviser: Adviser) -> bool:
-    """Whether one object serves the askers of all replicas."""
+    """Whether a single object serves the askers of all replicas."""
     return adviser.stateless or adviser.shared
 
 
 def delegate(adviser: Adviser, target: Any, methods: tuple[str, ...]) -> None:
-    """Make `methods` of `adviser` those of `target`, as far as it has them: an `Adviser` has those it overrides."""
+    """Forward `methods` of `adviser` to `target`, except methods that `target` lacks or, if it is an `Adviser`, does
+    not override."""
     for name in methods:
         own = overrides(target, name) if isinstance(target, Adviser) else callable(getattr(target, name, None))
         if own:
@@ -120,7 +121,7 @@ def delegate(adviser: Adviser, target: Any, methods: tuple[str, ...]) -> None:
 
 
 class PlainAdviser(Adviser):
-    """An adviser made of an object that is not an `Adviser` and has `suggest` and any of the other methods."""
+    """Wraps an object that is not an `Adviser` but has `suggest` and any of the optional methods."""
 
     def __init__(self, target: Any) -> None:
         self.target = target
@@ -137,10 +138,10 @@ class PlainAdviser(Adviser):
 
 
 def as_adviser(given: Any) -> Adviser:
-    """`given` as an `Adviser`: itself if it is one, or an object with a method `suggest(obs, rows, first, rng)`, which
-    is called with positional arguments, and any of the other methods of `Adviser`.
+    """Convert an object to an `Adviser`. It needs a method `suggest(obs, rows, first, rng)`, which is called with
+    positional arguments, and may have any of the other methods of `Adviser`.
 
-    Raises UserError for a class in place of an object, for an object without `suggest`, and for a `suggest` with other
+    Raises UserError for a class instead of an object, for an object without `suggest`, and for a `suggest` with other
     parameters.
     """
     name = getattr(given, "__name__", type(given).__name__)
@@ -157,6 +158,6 @@ def as_adviser(given: Any) -> Adviser:
 
 
 def replica_generator(seed: int, replica: int, n_peers: int) -> np.random.Generator:
-    """The generator that `Adviser.begin` gets: the same numbers for every adviser of a replica, other numbers in every
-    other replica. Its stream key is the first one after those of the replica's `n_peers` members."""
+    """The generator passed to `Adviser.begin`: equal for all advisers of a replica, different between replicas. Its
+    stream key follows those of the replica's `n_peers` members."""
     return StreamKey(seed, replica, n_peers).generator("advisers")

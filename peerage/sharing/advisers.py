@@ -1,6 +1,6 @@
-"""The built-in kinds of fixed advisers, advisers registered by users, and what builds them from their names.
+"""The built-in fixed advisers, the registry of user-defined ones, and their construction from names.
 
-`--advisers expert noise:0.5:expert checkpoint:RUN:0`; `peerage.config.adviser_words` says how each kind is written.
+`--advisers expert noise:0.5:expert checkpoint:RUN:0`; `peerage.config.adviser_words` describes the syntax.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Random(Adviser):
 
 @dataclass
 class Constant(Adviser):
-    """`constant[:ACTION]`: always the same action; by default 0 for Discrete, the middle of the box for Box."""
+    """`constant[:ACTION]`: always the same action; by default 0 for Discrete and the middle of the box for Box."""
 
     space: gym.Space[Any]
     action: float | None = None
@@ -82,7 +82,8 @@ class Constant(Adviser):
 
 
 class Trained(Adviser):
-    """`checkpoint:PATH[:MEMBER]`: a trained member of a run or a Stable-Baselines3 zip; the mode of its policy."""
+    """`checkpoint:PATH[:MEMBER]`: the mode of the policy of a trained member of a run, or of a Stable-Baselines3
+    zip."""
 
     stateless = True
 
@@ -94,13 +95,13 @@ class Trained(Adviser):
         return actions[:, 0].astype(np.int64) if self.discrete else actions
 
     def state(self) -> dict[str, Any]:
-        """Its networks: the file they came from may have changed when the run is resumed."""
+        """The networks, because the file that they were loaded from may have changed when the run is resumed."""
         return {name: net.flat for name, net in self.learner.networks().items()}
 
     def load_state(self, state: dict[str, Any]) -> None:
         for name, net in self.learner.networks().items():
             if net.flat.shape != state[name].shape:
-                raise UserError(f"the adviser's checkpoint has another network {name} than when the run was begun")
+                raise UserError(f"the adviser's checkpoint changed since the run was started: network {name} differs")
             net.flat.copy_(state[name])
 
 
@@ -142,7 +143,7 @@ _KINDS: dict[str, Callable[[AdviserWord, Spec], Adviser]] = {
     "noise": _noisy,
     "colluding": _colluding,
 }
-"""Built-in kind, a key of `FORMS`, -> what builds it."""
+"""Built-in kind, a key of `FORMS` -> function that builds it."""
 
 Factory = Callable[[Spec], Any]
 _registered: dict[str, Factory] = {}
@@ -152,7 +153,8 @@ def register_adviser(name: str, factory: Factory) -> None:
     """Make `factory(spec)` available as `--advisers NAME`.
 
     `factory` returns an `Adviser` or an object with `suggest`; `spec` is the environment's `peerage.envs.make.Spec` (id
-    and spaces). Raises ValueError for the name of a built-in kind, an empty one, one with a colon and `member-...`.
+    and spaces). Raises ValueError for names of built-in kinds, empty names, names with a colon, and names that start
+    with `member-`.
     """
     if name in FORMS or not name or ":" in name or name.startswith("member-"):
         raise ValueError(f"{name!r} cannot be an adviser's name")
@@ -160,7 +162,7 @@ def register_adviser(name: str, factory: Factory) -> None:
 
 
 def make_adviser(name: str, spec: Spec) -> Adviser:
-    """The adviser called `name`. Raises UserError if it does not exist or does not fit the environment."""
+    """Build the adviser called `name`. Raises UserError if it does not exist or does not fit the environment."""
     return _build(parse_adviser(name), spec)
 
 
@@ -174,10 +176,10 @@ def _build(word: AdviserWord, spec: Spec) -> Adviser:
 
 
 def adviser_copies(advisers: Sequence[str | Suggests], spec: Spec, replicas: int) -> list[list[Adviser]]:
-    """The advisers of a training, `[F][R]`: a copy for each replica, or the same object where it serves all replicas.
+    """The advisers of a training, `[F][R]`: a copy for each replica, or the same object if it serves all replicas.
 
-    `advisers` are names and objects (`as_adviser`); objects are copied, so that a training does not change them. Raises
-    UserError for what is not an adviser.
+    `advisers` are names or objects (see `as_adviser`). Objects are copied, so that a training does not change them.
+    Raises UserError for unknown names and objects that are not advisers.
     """
 
     def one(given: str | Suggests) -> Adviser:
@@ -191,12 +193,13 @@ def adviser_copies(advisers: Sequence[str | Suggests], spec: Spec, replicas: int
 
 
 def adviser_names(n_members: int, advisers: Sequence[str | Suggests]) -> list[str]:
-    """Names of all advisers of a group: `member-0` ..., then the fixed ones; the second of a kind is `expert-2`."""
+    """Names of all advisers of a group: `member-0`, ..., then the fixed advisers. Repeated names get a number:
+    `expert`, `expert-2`."""
     names = {f"member-{i}": None for i in range(n_members)}  # used as an ordered set
     counts: dict[str, int] = {}
     for given in advisers:
         base = given if isinstance(given, str) else str(getattr(given, "name", type(given).__name__.lower()))
-        if not isinstance(given, str):  # config.yaml will contain it, so it must be readable as a name
+        if not isinstance(given, str):  # config.yaml contains the name, so it must be a valid one
             base = re.sub(r"[^A-Za-z0-9_.-]+", "-", base).strip("-.") or "adviser"
         name, count = base, counts.get(base, 1)
         while name in names:

@@ -1,8 +1,9 @@
-"""What the members answer to each other's question "what would you do in my situation?".
+"""The actions that members suggest to each other.
 
-Two ways, chosen by the size of the group alone. In a small group one batched forward of all members on all situations
-is the fastest. In a large one only those answers are computed that are needed: a member that chooses asks all, a member
-that does not asks the one that it follows. Both use the asker's noise, so that what is drawn depends on neither.
+There are two implementations, selected by the size of the group. In a small group, one batched forward pass of all
+members on all observations is fastest. In a large group, only the required suggestions are computed: a member that
+chooses needs those of all members, other members need that of the member they follow. Both implementations use the
+asker's noise, so they give the same samples.
 """
 
 from __future__ import annotations
@@ -14,17 +15,18 @@ from torch import Tensor
 from peerage.learners.group import Group, Stack
 
 ASK_ALL = 16
-"""Groups of up to this many members ask all of them in every step: measured (docs/performance.md)."""
+"""Groups with at most this number of members compute all suggestions in every step. Measured (docs/performance.md)."""
 
 
 def member_answers(
     group: Group, obs: Tensor, chooses: np.ndarray, followed: np.ndarray, noise: Tensor | None, *, others_sample: bool
 ) -> Tensor:
-    """Answers `[M, N, act]`: by asker, of the members of its replica; 0 where none is needed.
+    """Suggestions `[M, N, act]` of the N members of each asker's replica; 0 if a suggestion is not needed.
 
-    `obs [M, obs]`; `chooses [M]` (bool): the asker needs all answers, otherwise that of `followed [M]` (a number among
-    all advisers). `noise [M, width]` is the askers' (None: all answer with the mode of their policy). Without
-    `others_sample` members answer others with the mode, themselves with a sample.
+    `obs [M, obs]`: the askers' observations. `chooses [M]` (bool): the asker needs the suggestions of all members;
+    otherwise only that of the adviser `followed [M]` (a number among all advisers). `noise [M, width]`: the askers'
+    noise; None: all members suggest the mode of their policies. Without `others_sample`, members suggest the mode to
+    others and a sample to themselves.
     """
     if group.N <= ASK_ALL:
         return _all_answers(group, obs, noise, others_sample)
@@ -57,8 +59,8 @@ def _all_answers(group: Group, obs: Tensor, noise: Tensor | None, others_sample:
 def _needed_answers(
     group: Group, obs: Tensor, chooses: np.ndarray, followed: np.ndarray, noise: Tensor | None, others_sample: bool
 ) -> Tensor:
-    """Replica by replica, so that the shapes of the products, and with them the last bits, depend on no other
-    replica."""
+    """Computed per replica, so that the shapes of matrix products, and thus rounding, do not depend on other
+    replicas."""
     N = group.N
     out = obs.new_zeros(group.M, N, group.space.act_dim)
     member = np.tile(np.arange(N), group.R)
@@ -79,7 +81,8 @@ def _needed_answers(
 def _answer_choosing(
     out: Tensor, group: Group, stack: Stack, r: int, askers: np.ndarray, obs: Tensor, noise: Tensor | None, sample: bool
 ) -> None:
-    """The answers of the members of a stack in replica `r` to all of the `askers [D]` (rows of the group)."""
+    """Write the suggestions of the members of a stack in replica `r` to all `askers [D]` (rows of the group) to
+    `out`."""
     p, index = len(stack.positions), torch.as_tensor(askers, device=obs.device)
     rows = slice(r * p, (r + 1) * p)
     x = obs[index].unsqueeze(0).expand(p, -1, -1).contiguous()  # [P, D, obs]
@@ -105,9 +108,9 @@ def _answer_following(
     noise: Tensor | None,
     sample: bool,
 ) -> None:
-    """The answers of the `advisers [n]` (members) that belong to a stack, each to its asker (`askers [n]`, rows of the
-    group). Advisers with one asker and those with several are two batches, so that a popular adviser costs the others
-    nothing."""
+    """Write the suggestions of those `advisers [n]` (members) that belong to a stack to `out`, each for its asker
+    (`askers [n]`, rows of the group). Advisers with one asker and advisers with several are separate batches, so that
+    an adviser with many askers does not add padding to the others."""
     place = np.full(group.N, -1)
     place[stack.positions] = np.arange(len(stack.positions))
     mine = place[advisers] >= 0

@@ -1,19 +1,19 @@
-"""Byzantine advisers and members: those that give noise, the opposite of their own opinion, or an agreed lie.
+"""Byzantine advisers and members: they suggest noise, the opposite of a policy's action, or an agreed wrong action.
 
 Fixed advisers, as in `--advisers expert noise:0.5:expert sign-flip:expert colluding:a colluding:a`:
 
 - `noise:[SCALE:]ADVISER`: the suggestions of ADVISER with noise. Box: normal noise with a standard deviation of SCALE
   times half of the range of each number, clipped to the box; Discrete: with probability SCALE a uniformly drawn action.
   SCALE is 0.5 by default. (It comes first because an adviser's name may end in a number: `checkpoint:RUN:0`.)
-- `sign-flip:ADVISER`, or `negated:ADVISER`: the opposite of what ADVISER suggests (`flipped`).
+- `sign-flip:ADVISER` or `negated:ADVISER`: the opposite of the suggestions of ADVISER (`flipped`).
 - `colluding`: the environment's adversary, or the opposite of its expert if it has none. All of them agree.
-- `colluding:NAME`: all advisers with the same NAME agree, so that they look like a majority. Their suggestion is drawn
-  once for every exact observation and then stays the same; it differs between names and between replicas. With Discrete
-  actions and a built-in scripted expert (Room, LunarLander) it is never the expert's action.
-- `random` (peerage.sharing.advisers): uniform actions, drawn anew each time.
+- `colluding:NAME`: all advisers with the same NAME agree and so look like a majority. Their suggestion is a fixed
+  random function of the observation; it differs between names and between replicas. With Discrete actions and a
+  built-in scripted expert (Room, LunarLander), it is never the expert's action.
+- `random` (peerage.sharing.advisers): uniform actions, drawn independently each time.
 
-Members, as in `--byzantine-members 1:sign-flip 2:noise:0.5 3:random`: what the member answers *others* is changed in
-the same way; what it does itself and how it learns stays the same.
+Members, as in `--byzantine-members 1:sign-flip 2:noise:0.5 3:random`: the member's suggestions to *other* members are
+changed in the same way. Its own actions and learning do not change.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from peerage.sharing.adviser import Adviser, delegate
 
 
 def flipped(env_id: str, space: gym.Space[Any], actions: np.ndarray) -> np.ndarray:
-    """The opposite of `actions [B]` or `[B, act]`, of the same shape and type (`scripted.opposite`).
+    """The opposite of `actions [B]` or `[B, act]`, with the same shape and type (`scripted.opposite`).
 
-    A Discrete action that is its own opposite, as the middle one of three, is replaced by the next action, so that the
-    answer always differs from the action.
+    A Discrete action that is its own opposite, such as the middle one of three, is replaced by the next action, so that
+    the result always differs from the action.
     """
     other = scripted.opposite(env_id, space, actions)
     if isinstance(space, gym.spaces.Discrete) and space.n > 1:
@@ -48,13 +48,14 @@ def flipped(env_id: str, space: gym.Space[Any], actions: np.ndarray) -> np.ndarr
 
 
 def check_scale(scale: float, discrete: bool, where: str) -> None:
-    """UserError for a scale of noise above 1 with Discrete actions, where it is a probability."""
+    """Raise UserError for a scale above 1 with Discrete actions, where the scale is a probability."""
     if discrete and scale > 1:
-        raise UserError(f"{where}: with Discrete actions the scale of noise is a probability, 0 to 1, not {scale:g}")
+        raise UserError(f"{where}: with Discrete actions, the scale is a probability, 0 to 1, got {scale:g}")
 
 
 class Changed(Adviser):
-    """Changes the suggestions of another adviser, `inner`, and passes everything else on to it."""
+    """Base class of advisers that change the suggestions of another adviser `inner`. Other calls are forwarded to
+    it."""
 
     def __init__(self, inner: Adviser) -> None:
         self.inner = inner
@@ -62,7 +63,7 @@ class Changed(Adviser):
 
 
 class Negated(Changed):
-    """`negated:ADVISER`, `sign-flip:ADVISER`: the opposite of what `inner` suggests."""
+    """`negated:ADVISER`, `sign-flip:ADVISER`: the opposite of the suggestions of `inner`."""
 
     def __init__(self, inner: Adviser, env_id: str, space: gym.Space[Any]) -> None:
         super().__init__(inner)
@@ -77,7 +78,8 @@ class Negated(Changed):
 
 
 class Noisy(Changed):
-    """`noise:[SCALE:]ADVISER`: what `inner` suggests, with noise. It has no role, and every replica has its own."""
+    """`noise:[SCALE:]ADVISER`: the suggestions of `inner` with noise. It has no role, and every replica has its own
+    copy."""
 
     def __init__(self, inner: Adviser, space: gym.Space[Any], scale: float) -> None:
         super().__init__(inner)
@@ -96,15 +98,15 @@ class Noisy(Changed):
 
 @dataclass
 class Colluding(Adviser):
-    """`colluding:NAME`: a function of the observation, the replica and the name alone.
+    """`colluding:NAME`: a function of the observation, the replica and the name only.
 
-    It needs no state in a checkpoint: `begin` gives every adviser of a replica the same key again.
+    It has no state for checkpoints, because `begin` always derives the same key for all advisers of a replica.
     """
 
     conspiracy: str
     space: gym.Space[Any]
     expert: scripted.Policy | None
-    """Discrete actions: the policy whose actions are avoided, if any."""
+    """The policy whose actions are avoided (Discrete actions only), if any."""
     key: int = 0
 
     def begin(self, rng: np.random.Generator, total_steps: int) -> None:
@@ -128,16 +130,16 @@ class Colluding(Adviser):
 
 
 def make_colluding(name: str, spec: Spec) -> Colluding:
-    """`colluding:NAME`."""
+    """Build the adviser `colluding:NAME`."""
     expert = scripted.expert_for(spec.id, spec) if spec.discrete and scripted.has_expert(spec.id) else None
     if expert is not None and not scripted.is_built_in(expert):
-        expert = None  # a registered expert may draw random numbers, and then the advisers would not agree
+        expert = None  # a registered expert may draw random numbers, so the advisers would disagree
     return Colluding(name, spec.action_space, expert)
 
 
 def _uniform(obs: np.ndarray, key: int, numbers: int) -> np.ndarray:
-    """Numbers in [0, 1), float64 `[B, numbers]`, that depend on every bit of `obs [B, obs]` and of `key`."""
-    words = np.ascontiguousarray(obs, np.float32) + np.float32(0)  # turns -0 into 0
+    """Hash values in [0, 1), float64 `[B, numbers]`, which depend on every bit of `obs [B, obs]` and `key`."""
+    words = np.ascontiguousarray(obs, np.float32) + np.float32(0)  # converts -0 to 0
     mixed = np.full(len(obs), key, np.uint64)
     for column in words.view(np.uint32).astype(np.uint64).T:
         mixed = _mix(mixed ^ column)
@@ -154,10 +156,10 @@ def _mix(x: np.ndarray) -> np.ndarray:
 
 
 class ByzantineMembers:
-    """Some members of every replica of `group` give others a changed suggestion.
+    """Changes the suggestions that some members of every replica of `group` give to other members.
 
-    `byzantine`: member -> kind and scale, as `peerage.config.adviser_words.parse_members` returns it; `env_id` decides
-    what the opposite of an action is. Random numbers are keyed by (seed, replica, member) and drawn in every step.
+    `byzantine`: member -> kind and scale, from `peerage.config.adviser_words.parse_members`. `env_id` determines the
+    opposite of an action. Random numbers are keyed by (seed, replica, member) and drawn in every step.
     """
 
     def __init__(self, byzantine: dict[int, tuple[str, float]], group: Group, env_id: str) -> None:
@@ -179,14 +181,14 @@ class ByzantineMembers:
                 self.streams[i] = Streams(stream_keys, "byzantine", shape, law, device, group.dtype)
 
     def answer(self, suggestions: Tensor) -> Tensor:
-        """What the askers hear. `suggestions [M, N, act]`: of every asker, the true suggestions of the `N` members of
-        its group; the result has the same shape."""
+        """The suggestions that the askers receive. `suggestions [M, N, act]`: for every asker, the true suggestions of
+        the `N` members of its group; the result has the same shape."""
         g = self.group
         heard = suggestions.clone(memory_format=torch.contiguous_format).view(g.R, g.N, g.N, -1)
         for i, (kind, scale) in self.byzantine.items():
             honest = heard[:, :, i]  # [R, askers, act]
             answer = self._flip(honest) if kind == "sign-flip" else self._disturb(i, kind, scale, honest)
-            answer[:, i] = honest[:, i]  # a member gives itself its true suggestion
+            answer[:, i] = honest[:, i]  # a member's suggestion to itself is not changed
             heard[:, :, i] = answer
         return heard.view_as(suggestions)
 
@@ -198,7 +200,7 @@ class ByzantineMembers:
     def _disturb(self, i: int, kind: str, scale: float, actions: Tensor) -> Tensor:
         drawn = self.streams[i].next()  # [R, askers, act]
         if self.opposites is not None:
-            # One number decides whether the action is replaced and by which; `random` always replaces it
+            # One random number decides whether the action is replaced and by which one; `random` always replaces it
             p, n = (1.0 if kind == "random" else scale), len(self.opposites)
             other = (drawn / max(p, 1e-12) * n).floor().clamp(max=n - 1).to(actions.dtype)
             return torch.where(drawn < p, other, actions)

@@ -1,4 +1,4 @@
-"""The fixed advisers of all replicas: ask them, check their answers, tell them what happened, and save their state."""
+"""The fixed advisers of all replicas: collects and checks their suggestions, passes steps on, and saves their state."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ class FixedAdviser:
 
     adviser: Adviser
     rows: np.ndarray
-    """int64 `[B]`: the members it serves."""
+    """int64 `[B]`: the members that it serves."""
     columns: np.ndarray
-    """int64 `[B]`: its number among the `K` advisers of each of these members."""
+    """int64 `[B]`: the adviser's number among the `K` advisers of each of these members."""
     rng: np.random.Generator
 
 
 class FixedAdvisers:
-    """`F` fixed advisers beside the `N` members of each replica; `advisers[f][r]` is adviser `f` of replica `r`.
+    """`F` fixed advisers of the `N` members of each replica; `advisers[f][r]` is adviser `f` of replica `r`.
 
-    With `shuffle` every replica has them in an order of its own, so that the number of an adviser carries no meaning:
-    adviser `order[r, p]` has the number `N + p` in replica `r`.
+    With `shuffle`, the order of the advisers is random in every replica, so that an adviser's number carries no
+    information: adviser `order[r, p]` has the number `N + p` in replica `r`.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class FixedAdvisers:
 
     @property
     def has_roles(self) -> bool:
-        """Whether any of them says where it acts as an expert or an adversary."""
+        """Whether any adviser overrides `role`."""
         return bool(self._with_role)
 
     def _overriding(self, method: str) -> list[FixedAdviser]:
@@ -74,7 +74,7 @@ class FixedAdvisers:
 
     @contextmanager
     def _named(self, adviser: Adviser, method: str) -> Iterator[None]:
-        """Turn what `adviser` raises in `method` into a UserError that names both and the step."""
+        """Convert an exception of `adviser` in `method` to a UserError that names the adviser, method and step."""
         try:
             yield
         except (UserError, Terminated):
@@ -84,17 +84,17 @@ class FixedAdvisers:
             raise UserError(f"adviser {adviser.label} failed in {method}, step {self.step}: {what}") from error
 
     def begin_step(self, step: int) -> None:
-        """Environment step `step` begins; tells the advisers that override `at`."""
+        """Start environment step `step`: calls `at` of the advisers that override it."""
         self.step = step
         for fixed in self._with_clock:
             with self._named(fixed.adviser, "at"):
                 fixed.adviser.at(step)
 
     def ask(self, obs: np.ndarray, first: np.ndarray, due: np.ndarray, followed: np.ndarray) -> np.ndarray:
-        """Suggestions float32 `[M, F, act]`, in the order of the advisers' numbers; 0 where nobody asked.
+        """Suggestions float32 `[M, F, act]`, in the order of the advisers' numbers; 0 if an adviser was not asked.
 
-        Members that choose now (`due [M]` bool) ask all advisers, the others only the one they follow (`followed [M]`).
-        `obs [M, obs]`; `first [M]` bool: the episode has just begun.
+        Members that choose now (`due [M]` bool) ask all advisers; other members ask only the one that they follow
+        (`followed [M]`). `obs [M, obs]`; `first [M]` bool: first step of an episode.
         """
         N = self.group.N
         answers = np.zeros((self.group.M, self.order.shape[1], self.group.space.act_dim), np.float32)
@@ -108,7 +108,8 @@ class FixedAdvisers:
         return answers
 
     def _checked(self, answer: Any, n: int, name: str) -> np.ndarray:
-        """An adviser's answer to `n` askers as float32 `[n, act]`, clipped to the box."""
+        """Check an adviser's answer to `n` askers and return it as float32 `[n, act]`, clipped to the box. Raises
+        UserError for a wrong shape and for invalid actions."""
         space = self.group.space
         shape = (n, space.act_dim)
         allowed = [shape, (n,)] if space.act_dim == 1 else [shape]
@@ -118,7 +119,7 @@ class FixedAdvisers:
             actions = None
         if actions is None or actions.shape not in allowed:
             shapes = " or ".join(str(list(form)) for form in allowed)
-            raise UserError(f"adviser {name} must answer {n} askers with actions of shape {shapes}, not {answer!r:.80}")
+            raise UserError(f"adviser {name} must return {n} actions of shape {shapes}, got {answer!r:.80}")
         actions = actions.reshape(shape)
         if space.discrete:
             invalid = ~np.isin(actions, np.arange(space.n_actions))
@@ -130,7 +131,7 @@ class FixedAdvisers:
         return actions
 
     def observe(self, transition: HostTransition) -> None:
-        """Tell the advisers that override `observe` the step `transition [M]` of all their askers."""
+        """Pass the step `transition [M]` of the askers to the advisers that override `observe`."""
         for fixed in self._with_memory:
             with self._named(fixed.adviser, "observe"):
                 fixed.adviser.observe(transition.rows(fixed.rows), fixed.rows)

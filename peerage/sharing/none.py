@@ -1,4 +1,4 @@
-"""No sharing: every member learns by itself. The baseline for advice."""
+"""No sharing: every member learns alone. The baseline for advice."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from peerage.trust.signals import Signal
 
 
 class NoSharing:
-    """The interface of `peerage.sharing.advice.Advice`, for members that ask no advisers."""
+    """The interface of `peerage.sharing.advice.Advice` for members without advisers."""
 
     def __init__(self, group: Group) -> None:
         self.group = group

@@ -1,9 +1,9 @@
-"""Advisers that test a rule of trust: two that change sides during the run, and two that know half of the task each.
+"""Advisers for tests of trust: two that change their role during the run, and two that are experts in one region each.
 
-`turncoat` is an expert until some step of the run and an adversary from then on; `convert` is the reverse, with the
-same step. `regional:a` and `regional:b` are experts in one region of the task and adversaries in the other
-(`peerage.envs.scripted.REGIONS`). The adversary is the environment's own, or the opposite of its expert if it has
-none.
+`turncoat` is an expert until a random step of the run and an adversary afterwards; `convert` is the reverse, with the
+same step. `regional:a` and `regional:b` are experts in one region of the environment and adversaries in the other
+(`peerage.envs.scripted.REGIONS`). The adversary is the scripted one of the environment, or the opposite of its expert
+if there is none.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from peerage.sharing.adviser import Adviser
 
 
 def turn_step(rng: np.random.Generator, total_steps: int) -> int:
-    """The first environment step (1, 2, ...) after the change of sides.
+    """Draw the first environment step (1, 2, ...) with the new role.
 
-    The number of steps before it is uniform among the integers from 40% to 60% of `total_steps`; if there is none, in
-    runs of a few steps, it is the first integer above 40%. `rng` is the generator that `begin` gets: a fresh
+    The number of steps before it is uniform over the integers from 40% to 60% of `total_steps`. If there are none, in
+    very short runs, it is the first integer above 40%. `rng` is the generator passed to `begin`; a fresh
     `peerage.sharing.adviser.replica_generator(seed, replica, n_peers)` reproduces the step of a run.
     """
     low = -(-2 * total_steps // 5)
@@ -32,13 +32,14 @@ def turn_step(rng: np.random.Generator, total_steps: int) -> int:
 
 @dataclass
 class Turning(Adviser):
-    """Changes sides once: from expert to adversary if `turns_bad` (`turncoat`), else the reverse (`convert`)."""
+    """Changes its role once: from expert to adversary if `turns_bad` (`turncoat`), otherwise the reverse
+    (`convert`)."""
 
     expert: scripted.Policy
     adversary: scripted.Policy
     turns_bad: bool
     turn: int | None = None
-    """The first step after the change of sides; drawn in `begin`."""
+    """The first step with the new role; drawn in `begin`."""
     step: int = 0
     """The current environment step."""
 
@@ -51,7 +52,7 @@ class Turning(Adviser):
     @property
     def is_expert(self) -> bool:
         if self.turn is None:
-            raise RuntimeError("begin(rng, total_steps) must be called first: it draws the step of the change of sides")
+            raise RuntimeError("begin(rng, total_steps) must be called first: it draws the step at which roles change")
         return (self.step < self.turn) == self.turns_bad
 
     def suggest(self, obs: np.ndarray, rows: np.ndarray, first: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -69,7 +70,8 @@ class Turning(Adviser):
 
 @dataclass
 class Regional(Adviser):
-    """An expert where `region` is `inside`, an adversary elsewhere. Stateless if both policies are built in."""
+    """An expert at observations where `region` equals `inside`, an adversary elsewhere. Stateless if both policies are
+    built in."""
 
     expert: scripted.Policy
     adversary: scripted.Policy
@@ -89,13 +91,13 @@ class Regional(Adviser):
 
 
 def make_turning(spec: Spec, *, turns_bad: bool) -> Turning:
-    """`turncoat` (`turns_bad`) or `convert`. Raises UserError for an environment without an expert."""
+    """Build `turncoat` (`turns_bad`) or `convert`. Raises UserError for an environment without an expert."""
     expert = scripted.expert_for(spec.id, spec)
     return Turning(expert, scripted.adversary_or_opposite(spec.id, spec), turns_bad)
 
 
 def make_regional(spec: Spec, name: str) -> Regional:
-    """`regional:a` or `regional:b`. Raises UserError for an environment without an expert or without regions."""
+    """Build `regional:a` or `regional:b`. Raises UserError for an environment without an expert or without regions."""
     expert = scripted.expert_for(spec.id, spec)
     adversary = scripted.adversary_or_opposite(spec.id, spec)
     return Regional(expert, adversary, scripted.region_for(spec.id), name == "a")

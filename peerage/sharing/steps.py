@@ -1,4 +1,4 @@
-"""From what happened in a step to the `Transition` that learners, trust, exchanges and advisers see."""
+"""Builds the `Transition` of an environment step for learners, trust, exchanges and advisers."""
 
 from __future__ import annotations
 
@@ -17,18 +17,25 @@ Sharing = Advice | NoSharing
 
 
 class Before(NamedTuple):
-    """What the members see before a step."""
+    """The members' observations before a step."""
 
     obs: Tensor  # [M, obs]
     host_obs: np.ndarray  # [M, obs], the same on the host
-    first: np.ndarray  # bool [M]: at the start of an episode
+    first: np.ndarray  # bool [M]: first step of an episode
 
 
 def make_transition(
     before: Before, chosen: Tensor, actions: Tensor, host_actions: np.ndarray, step: Step, sharing: Sharing
 ) -> Transition:
-    """The transition of all members: they saw `before`, `sharing` had chosen `chosen [M, act]`, they took `actions [M,
-    act]` (on the host `host_actions`), and `step` followed."""
+    """The transition of all members.
+
+    Args:
+        before: the observations before the step.
+        chosen: `[M, act]`, the actions chosen by `sharing`.
+        actions: `[M, act]`, the actions taken, clipped to the box; `host_actions` is the copy on the host.
+        step: the result of the environments.
+        sharing: provides the advisers that the members followed.
+    """
 
     def tensor(array: np.ndarray) -> Tensor:
         return torch.as_tensor(array, device=actions.device, dtype=actions.dtype)

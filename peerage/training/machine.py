@@ -14,7 +14,7 @@ import torch
 from peerage.config import Config
 from peerage.config.methods import TRUST
 from peerage.errors import UserError
-from peerage.runs.folder import cpu_model, versions
+from peerage.runs.environment import cpu_model, versions
 
 
 def pick_device(name: str) -> torch.device:

@@ -35,7 +35,7 @@ class Restored:
     checkpoint: Path | None = None
     """None: the run was stopped before its first checkpoint, and the trainer is at step 0."""
     runner: dict[str, Any] = field(default_factory=dict)
-    """The runner's part of the checkpoint."""
+    """The runner's part of the checkpoint, for a resume."""
     damaged: list[Path] = field(default_factory=list)
     """Newer checkpoints that were skipped because they are damaged."""
 
@@ -83,6 +83,7 @@ def restore(
     if fresh:
         messages.append("stopped before its first checkpoint: started again at step 0")
         return Restored(trainer, messages)
+    runner: dict[str, Any] = {}
     try:
         if purpose == "policies":
             trainer.load_policies(state["trainer"])
@@ -94,6 +95,8 @@ def restore(
                 trainer.load_company(state["trainer"])
             else:
                 messages += trainer.load_state(state["trainer"])
+                offsets = {str(name): int(offset) for name, offset in state["runner"]["offsets"].items()}
+                runner = {**state["runner"], "offsets": offsets}
     except UserError:
         trainer.close()
         raise
@@ -104,7 +107,7 @@ def restore(
         trainer.close()
         what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise UserError(f"the checkpoint {newest} does not fit {folder.path / 'config.yaml'}: {what}") from error
-    return Restored(trainer, messages, newest, dict(state["runner"]), list(damaged))
+    return Restored(trainer, messages, newest, runner, list(damaged))
 
 
 def check_budget(trainer: Trainer, folder: Path) -> list[str]:

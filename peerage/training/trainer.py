@@ -248,8 +248,8 @@ class Trainer:
             exchange.load_state(state["exchanges"][name])
         self.episodes = [Episode(*episode) for episode in state["episodes"]]
         environments = {n: x.numpy() if isinstance(x, torch.Tensor) else x for n, x in state["environments"].items()}
-        obs, anew = self.envs.restore(environments, self.step)
-        who = np.isin(np.arange(self.group.M), list(anew))
+        obs, restarted = self.envs.restore(environments, self.step)
+        who = np.isin(np.arange(self.group.M), list(restarted))
         self._set_observations(obs, np.array(state["first"], bool) | who)
         self.sharing.reset(who)
         messages = []
@@ -258,7 +258,7 @@ class Trainer:
                 f"the resumed run is not bit-identical: {self.spec.id} has state that outlasts its episodes, and it "
                 "is restarted"
             )
-        for m, why in anew.items():
+        for m, why in restarted.items():
             r, i = divmod(m, self.N)
             of = f"{self.names[i]}{f' in replica {r}' if self.R > 1 else ''}"
             messages.append(f"{self.spec.id}: the episode of {of} could not be replayed and is restarted: {why}")

@@ -1,5 +1,5 @@
-"""How an asking member scores its advisers. A kind of trust is two files: `NAME_settings.py` (light) and the rule.
-Importing this package registers every kind of trust whose settings are here."""
+"""How an asking member scores its advisers. A kind of trust is two files: `NAME_settings.py`, which describes it
+without torch, and the implementation. Importing this package registers all kinds whose settings are here."""
 
 from importlib import import_module
 from pkgutil import iter_modules

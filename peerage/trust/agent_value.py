@@ -1,6 +1,6 @@
 """Agent values (arXiv 2312.09950, Eq. 6 and 7): the trust update on one vector per group.
 
-Every member gives a few of its latest transitions, valued by its own critic; all members read the same result.
+Every member contributes a few of its latest transitions, valued by its own critic. All members read the same values.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ def samples_per_member(batch: int, n_members: int) -> int:
 
 
 class AgentValues(TDTable):
-    """`values [R, K]`, one row per replica."""
+    """`values [R, K]`: one row per replica, which its members share."""
 
     def update(self, target: Tensor, adviser: Tensor, valid: Tensor) -> None:
-        """`[M, U, B]` each, as for trust; the members of a replica are pooled into `[R, U, N B]`."""
+        """As `TDTable.update`, with `[M, U, B]` each. The members of a replica are pooled into `[R, U, N B]`."""
         replicas = self.values.shape[0]
 
         def pooled(x: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
-"""Attention trust: what each member's own transformer expects of the advisers (docs/methods/transformer-trust.md).
+"""Attention trust: the rewards that each member's own transformer predicts for its advisers
+(docs/methods/transformer-trust.md).
 
-Every member keeps its last 10,000 steps (features, phase, reward), trains a trust transformer on windows of them, and
-asks it the counterfactual question: had every step of my latest window been taken with adviser j, everything else
-being equal, how good would they have been?
+Every member stores its last 10,000 steps (features, phase, reward) and trains a trust transformer on windows of them.
+Trust in adviser j is counterfactual: the mean reward that the transformer predicts for the member's latest window if
+all its steps had followed j, with everything else unchanged.
 """
 
 from __future__ import annotations
@@ -21,27 +22,28 @@ from peerage.nets.adam import StackedAdam
 from peerage.nets.dropout import Dropout
 from peerage.nets.trust_transformer import DROPOUT, MAX_STEPS, TrustTransformer, Windows, Wiring, mean_valid
 
-MAX_GRAD_NORM = 1.0  # of a member
+MAX_GRAD_NORM = 1.0  # per member
 STORED = ("features", "rewards", "phases", "begins")  # of a step, in the history
-LOSSES = 50  # kept per member: what the hybrid's confidence looks back on
+LOSSES = 50  # latest losses stored per member, from which the hybrid computes its confidence
 
 
 class History:
-    """The last `capacity` steps of `rows` members, with where each step's episode began.
+    """The last `capacity` steps of `rows` members, with the first step of each step's episode.
 
-    Steps are numbered from 0 on, in lockstep; step n lies at `n % capacity`. `total` were ever stored.
+    Steps are numbered from 0 and the same for all members; step n is at `n % capacity`. `total` counts all steps that
+    were stored.
     """
 
     def __init__(
         self, rows: int, capacity: int, n_features: int, device: torch.device | str, dtype: torch.dtype
     ) -> None:
         self.rows, self.capacity = rows, capacity
-        # empty, not zeros: pages that are never written cost no memory
+        # `empty` instead of `zeros`: pages that are never written take no memory
         self.features = torch.empty(rows, capacity, n_features, device=device, dtype=dtype)
         self.rewards = torch.empty(rows, capacity, device=device, dtype=dtype)
         self.phases = torch.empty(rows, capacity, device=device, dtype=torch.int64)
-        self.begins = torch.empty(rows, capacity, device=device, dtype=torch.int64)  # the episode's first step
-        self.episode = torch.zeros(rows, 1, device=device, dtype=torch.int64)  # the same of the running episode
+        self.begins = torch.empty(rows, capacity, device=device, dtype=torch.int64)  # first step of its episode
+        self.episode = torch.zeros(rows, 1, device=device, dtype=torch.int64)  # first step of the running episode
         self.offsets = torch.arange(rows, device=device).unsqueeze(1) * capacity
         self.total = 0
 
@@ -50,14 +52,14 @@ class History:
         return min(self.total, self.capacity)
 
     def append(self, features: Tensor, phases: Tensor, rewards: Tensor, first: Tensor) -> None:
-        """Steps of every member, in order: `features [M, T, F]`, `phases, rewards, first [M, T]`."""
+        """Append steps of every member: `features [M, T, F]`, `phases, rewards, first [M, T]`."""
         steps = first.shape[1]
         if steps == 0:
             return
         numbers = torch.arange(self.total, self.total + steps, device=first.device)
         begins = torch.cat((self.episode, torch.where(first, numbers, 0)), dim=1).cummax(dim=1).values[:, 1:]
         self.episode = begins[:, -1:].clone()
-        skip = max(0, steps - self.capacity)  # would be overwritten at once
+        skip = max(0, steps - self.capacity)  # steps that this call would overwrite itself
         done = skip
         while done < steps:
             start = (self.total + done) % self.capacity
@@ -69,9 +71,9 @@ class History:
         self.total += steps
 
     def windows(self, ends: Tensor, length: int) -> tuple[Windows, Tensor]:
-        """The windows that end with the steps `ends [M, B]` (ages: 0 is the last stored), and their rewards
-        `[M, B, T]`. They reach back `length` steps at most, and not beyond the start of their episode. Valid steps
-        come first, padding after them repeats the last."""
+        """The windows whose last steps have the ages `ends [M, B]` (0: the last stored step), and their rewards
+        `[M, B, T]`. A window has at most `length` steps of one episode. Valid steps come first; the padding after them
+        repeats the last one."""
         length = min(length, self.size)
         last = self.total - 1 - ends  # [M, B], step numbers
         begin = self.begins.flatten()[last % self.capacity + self.offsets]
@@ -110,8 +112,8 @@ class History:
 class AttentionTrust:
     """The histories and trust transformers of `M` members, a row each; `K` advisers.
 
-    `adviser` is the slice of the features that holds the adviser followed as a one-hot. `n_phases` 0: the base
-    model. `total_steps`: no more will be stored, so that a short run needs no buffer of `capacity`.
+    `adviser` is the slice of the features with the one-hot of the adviser that was followed. `n_phases` is 0 for the
+    base model. No more than `total_steps` are stored, so that short runs allocate less than `capacity`.
     """
 
     def __init__(
@@ -138,7 +140,7 @@ class AttentionTrust:
         if last - first != n_advisers or stride != 1:
             raise UserError(
                 f"the slice 'adviser' of the features is {adviser.start}:{adviser.stop} of {n_features}, and there are"
-                f" {n_advisers} advisers: give it one number per adviser"
+                f" {n_advisers} advisers: it needs one number per adviser"
             )
         rows = len(stream_keys)
         self.adviser, self.n_advisers, self.n_phases = slice(first, last), n_advisers, n_phases
@@ -165,17 +167,17 @@ class AttentionTrust:
         rewards: np.ndarray | Tensor,
         first: np.ndarray | Tensor,
     ) -> None:
-        """Store the next `T` steps of every member: `features [M, T, F]`, `phases [M, T]` (None: the base model),
-        `rewards [M, T]`, and whether the step is the `first [M, T]` of an episode. `T` is at your choice."""
+        """Store the next `T` steps of every member: `features [M, T, F]`, `phases [M, T]` (None for the base model),
+        `rewards [M, T]`, and whether the step is the `first [M, T]` of an episode. `T` may differ between calls."""
         rows, steps = first.shape
         if features.shape != (rows, steps, self.history.features.shape[2]):
             raise UserError(
                 f"the features of {rows} members and {steps} steps are {list(features.shape)}, and"
-                f" {self.history.features.shape[2]} numbers a step were announced: correct the feature family"
+                f" {self.history.features.shape[2]} numbers per step were expected: correct the feature family"
             )
         if phases is None or not self.n_phases:
             phases = np.zeros((rows, steps), np.int64)
-        elif torch.as_tensor(phases).device.type == "cpu" and steps:  # not worth a wait for another device
+        elif torch.as_tensor(phases).device.type == "cpu" and steps:  # a GPU would have to be waited for
             low, high = int(phases.min()), int(phases.max())
             if low < 0 or high >= self.n_phases:
                 raise UserError(f"phase {low if low < 0 else high}: phases are numbered 0 to {self.n_phases - 1}")
@@ -188,12 +190,12 @@ class AttentionTrust:
         )
 
     def due(self, step: int) -> bool:
-        """Is it time to train after environment step `step`?"""
+        """Whether to train after environment step `step`."""
         return step % self.update_freq == 0
 
     def train(self) -> None:
-        """One Adam step of every active member on `batch` windows of its own, each ending at a random stored step.
-        A member whose gradient is not finite is frozen. Nothing happens before two steps are stored."""
+        """One Adam step of every active member on `batch` windows from its history, each ending at a random step.
+        Members whose gradient is not finite are frozen. Does nothing before two steps are stored."""
         size = self.history.size
         if size < 2:
             return
@@ -206,33 +208,32 @@ class AttentionTrust:
         self.updates += 1
 
     def losses(self) -> Tensor:
-        """The losses of the last updates (50 at most), the oldest first: `[M, n]`."""
+        """The losses of the latest updates, at most `LOSSES`, oldest first: `[M, n]`."""
         if self.updates <= LOSSES:
             return self.recent[: self.updates].T.clone()
         return self.recent.roll(-(self.updates % LOSSES), dims=0).T
 
     def values(self, rows: Sequence[int] | Tensor | None = None) -> Tensor:
-        """`v_attn [len(rows), K]` of some members (None: of all): the mean prediction over the member's latest window
-        had all its steps been taken with adviser j; in one call, without dropout.
+        """`v_attn [len(rows), K]` of some members (None: all): the mean prediction over the member's latest window if
+        all its steps had followed adviser j. One call of the model, without dropout.
 
-        The window ends with the last stored step and lies within that step's episode: at the first step of an
-        episode, when the running one has none stored, it is the last window of the episode before. Zeros before two
-        steps are stored, and where a member's own numbers are not finite. A member's bits do not depend on which
-        others are asked.
+        The window ends with the last stored step and lies within that step's episode. At the first step of an episode
+        it is therefore the last window of the episode before. Values are 0 before two steps are stored and where they
+        are not finite. A member's bits do not depend on `rows`.
         """
         asked = range(self.history.rows) if rows is None else torch.as_tensor(rows).tolist()
         if self.history.size < 2 or not asked:
             return torch.zeros(len(asked), self.n_advisers, device=self.device, dtype=self.dtype)
-        # A CPU computes each row by itself; elsewhere one row alone would be another product than one of many.
+        # A CPU computes each row separately. Elsewhere a product of one row could have other bits than one of many.
         members = [asked[0]] * 2 if len(asked) == 1 and self.device.type != "cpu" else list(asked)
         windows = self.counterfactual(members)
         out = mean_valid(self.model.predict(windows, members=members), windows.valid)
-        # Both, because a ReLU may turn NaN into 0.
+        # Features are checked, too, because a ReLU may turn NaN into 0.
         sound = out.isfinite() & windows.features.flatten(2).sum(dim=2).isfinite()  # [n, K]
         return torch.where(sound, out, 0.0)[: len(asked)]
 
     def counterfactual(self, members: Sequence[int]) -> Windows:
-        """The latest windows of `members`, once per adviser, with the slice `adviser` of all steps replaced by that
+        """The latest windows of `members`, once per adviser, with the slice `adviser` of all steps replaced by the
         adviser's one-hot: features `[n, K, T, F]`, valid and phases `[n, K, T]`."""
         ends = torch.zeros(self.history.rows, 1, device=self.device, dtype=torch.int64)
         latest, _ = self.history.windows(ends, self.sequence_length)  # [M, 1, T, ...]
@@ -247,7 +248,7 @@ class AttentionTrust:
         return Windows(features, repeated(latest.valid), phases)
 
     def state(self) -> dict[str, Any]:
-        """Nested dict of tensors and JSON-able values: everything."""
+        """Everything that a resume needs: tensors and JSON-able values, nested in dicts."""
         return {
             "model": self.model.stack.flat,
             "optimizer": self.optimizer.state(),

@@ -16,7 +16,8 @@ def make_signals(config: Config, spec: Spec, group: Group, n_advisers: int, tota
     """The signals of a group with `n_advisers` advisers, without the critic, by name.
 
     `config` has its defaults filled in. Trust by temporal differences and agent values are one signal, `td`, because
-    they share the sampled transitions. Raises UserError if the kind of trust needs Q-functions that members lack.
+    they share the sampled transitions. Raises UserError if the kind of trust needs Q-functions that members lack, or
+    reports a column that it was not registered with.
     """
     advice = config.advice
     if advice.choice == "uniform" or n_advisers < 2:
@@ -36,6 +37,9 @@ def make_signals(config: Config, spec: Spec, group: Group, n_advisers: int, tota
         context = TrustContext(config, group, spec, n_advisers, total_steps, td if "td" in needs else None)
         signal = method.load()(context)
         if signal is not td:
+            if unknown := signal.report().keys() - {*method.columns, *method.asker_columns}:
+                column = min(unknown)
+                raise UserError(f"--trust {method.name} reports {column!r}: register it as a column of advice.csv")
             signals[method.name] = signal
     return signals
 

@@ -1,6 +1,6 @@
-"""A memory of decisions: where a member stood, whom it followed, what everybody had suggested, what came of it.
+"""The decisions of members: the state, all suggestions, the adviser that was followed, and the rewards.
 
-A decision begins when a member chooses an adviser and ends when it chooses again or the episode ends.
+A decision begins when a member chooses an adviser. It ends when the member chooses again or the episode ends.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import torch
 class Decisions:
     """The last `capacity` finished decisions of each of `M = R * N` members, on the host.
 
-    Per member, in a ring: `obs, end [M, C, obs]` (the states at the beginning and the end), `suggestions
-    [M, C, K, act]`, `followed [M, C]`, `reward [M, C]` (`sum gamma^k r`), `discount [M, C]` (gamma^n, 0 at a terminal
-    state), `begun, ended [M, C]` (steps). Per replica the same decisions in the order in which they ended:
-    `order [R, N C]` holds `member * C + slot`, `numbers [R, N C]` which of its member's decisions that was (0, 1, ...).
+    Per member, in a ring: `obs, end [M, C, obs]` (the first and the last state), `suggestions [M, C, K, act]`,
+    `followed [M, C]`, `reward [M, C]` (`sum gamma^k r`), `discount [M, C]` (gamma^n, 0 at a terminal state), `begun,
+    ended [M, C]` (steps). Per replica, the same decisions in the order in which they ended: `order [R, N C]` holds
+    `member * C + slot`, and `numbers [R, N C]` the number of the decision among those of its member (0, 1, ...).
     """
 
     def __init__(
@@ -40,24 +40,25 @@ class Decisions:
         self.order = np.zeros((replicas, self.N * capacity), np.int64)
         self.numbers = np.zeros((replicas, self.N * capacity), np.int64)
         self.ordered = np.zeros(replicas, np.int64)  # decisions that ended in a replica, since the start
-        # The decision that is under way, per member; `discount` is gamma^k after k steps
+        # The unfinished decision of each member; its `discount` is gamma^k after k steps
         self.open = np.zeros(members, bool)
         self.running: dict[str, np.ndarray] = {n: np.zeros_like(x[:, 0]) for n, x in self.kept.items()}
 
     def begin(self, who: np.ndarray, obs: np.ndarray, suggestions: np.ndarray, followed: np.ndarray, step: int) -> None:
-        """The members `who [M]` (bool) follow `followed [M]` from `obs [M, obs]` in step `step` on."""
+        """Decisions of the members `who [M]` (bool) begin in step `step`: from the states `obs [M, obs]` they follow
+        `followed [M]`. `suggestions [M, K, act]`."""
         self.open |= who
         self.running["obs"][who], self.running["suggestions"][who] = obs[who], suggestions[who]
         self.running["followed"][who], self.running["begun"][who] = followed[who], step
         self.running["reward"][who], self.running["discount"][who] = 0.0, 1.0
 
     def advance(self, rewards: np.ndarray) -> None:
-        """A step of everybody was worth `rewards [M]`."""
+        """Add the `rewards [M]` of a step."""
         self.running["reward"] += self.running["discount"] * rewards
         self.running["discount"] *= self.gamma
 
     def finish(self, who: np.ndarray, end: np.ndarray, terminated: np.ndarray, step: int) -> None:
-        """The open decisions of `who [M]` have ended in `end [M, obs]`, after step `step`."""
+        """The unfinished decisions of `who [M]` (bool) end in the states `end [M, obs]`, after step `step`."""
         rows = np.flatnonzero(who & self.open)
         if not len(rows):
             return
@@ -68,9 +69,9 @@ class Decisions:
         slots = self.count[rows] % self.capacity
         for name, kept in self.kept.items():
             kept[rows, slots] = self.running[name][rows]
-        # Their places in the replica's order: one after the other, members in their order
+        # Decisions of a replica that end in the same step are ordered by member
         replicas = rows // self.N
-        nth = np.arange(len(rows)) - np.searchsorted(replicas, replicas)  # of those that end now
+        nth = np.arange(len(rows)) - np.searchsorted(replicas, replicas)
         places = (self.ordered[replicas] + nth) % self.order.shape[1]
         self.order[replicas, places] = rows * self.capacity + slots
         self.numbers[replicas, places] = self.count[rows]
@@ -78,15 +79,15 @@ class Decisions:
         np.add.at(self.ordered, replicas, 1)
 
     def drop(self, who: np.ndarray) -> None:
-        """Forget the open decisions of `who [M]`: they follow somebody else without having chosen."""
+        """Discard the unfinished decisions of `who [M]` (bool)."""
         self.open &= ~who
 
     def finished(self, replica: int, last: int) -> np.ndarray:
-        """The last finished decisions of a replica, oldest first, as `member * C + slot`; at most `last`."""
+        """The latest finished decisions of a replica, at most `last`, oldest first, as `member * C + slot`."""
         n, size = int(self.ordered[replica]), self.order.shape[1]
         places = np.arange(max(0, n - min(last, size)), n) % size
         entries = self.order[replica, places]
-        # A member that decides more often than the others overwrites its own decisions sooner
+        # The ring of a member with many decisions may no longer hold all of those in `order`
         overwritten = self.numbers[replica, places] < self.count[entries // self.capacity] - self.capacity
         return entries[~overwritten]
 

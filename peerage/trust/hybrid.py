@@ -1,6 +1,6 @@
 """Transformer trust and its mixture with trust by temporal differences (docs/methods/transformer-trust.md).
 
-The transformer's word weighs as much as its losses make it credible: per member, nothing is shared.
+The weight of the transformer follows from its losses. Every member has its own.
 """
 
 from __future__ import annotations
@@ -22,40 +22,39 @@ from peerage.trust.signals import Signal
 from peerage.trust.suggestions import SuggestionTrust
 from peerage.trust.transformer_settings import TrustTransformerSettings
 
-STEP_FLOATS = 6000  # numbers that a step of a window takes in a gradient step, measured
-RECENT = 10  # losses that are compared with as many before them
+FLOATS_PER_STEP = 6000  # memory of one step of a window in a gradient step, measured
+COMPARED_LOSSES = 10  # number of latest losses that are compared with as many before them
 
 
 def confidence(losses: Tensor) -> Tensor:
     """`c = 0.7 sigmoid(-dL) + 0.3 / (1 + sigma(L))`, in (0, 1): `losses [M, n]`, the oldest first -> `[M]`.
 
     `dL` is the mean of the last `w = min(10, n // 2)` losses minus that of the `w` before, `sigma` the standard
-    deviation (of the population) of all `n`, of which there are 50 at most. 0.5 with fewer than two losses, and for a
-    member whose losses are not finite.
+    population standard deviation of all `n`. The result is 0.5 with fewer than two losses and for members whose losses
+    are not finite. Callers pass at most 50 losses.
     """
     n = losses.shape[1]
     if n < 2:
         return losses.new_full((losses.shape[0],), 0.5)
-    w = min(RECENT, n // 2)
+    w = min(COMPARED_LOSSES, n // 2)
     change = losses[:, -w:].mean(dim=1) - losses[:, -2 * w : -w].mean(dim=1)
     c = 0.7 * torch.sigmoid(-change) + 0.3 / (1 + losses.std(dim=1, correction=0))
     return torch.where(c.isfinite(), c, 0.5)
 
 
 def omega(step: int, warmup_steps: int, limit: float, c: Tensor) -> Tensor:
-    """The transformer's weight `min(step / warmup, 1) * limit * c`, `[M]`."""
+    """The transformer's weight `min(step / warmup_steps, 1) * limit * c`, `[M]`."""
     return min(step / warmup_steps, 1.0) * limit * c
 
 
 def normalised(values: Tensor) -> Tensor:
-    """`x / max_j |x_j|` per asker, `[M, K]`; zeros stay zeros."""
+    """`x / max_j |x_j|` for each asker, `[M, K]`. A row of zeros stays zero."""
     largest = values.abs().amax(dim=1, keepdim=True)
     return torch.where(largest > 0, values / largest, 0.0)
 
 
 class TransformerTrust(Signal):
-    """`v = omega norm(v_attn) + (1 - omega) norm(v_td)`, or v_attn alone if there is
-    no `td` to mix it with. Takes the place of the trust term in Eq. 9."""
+    """`v = omega norm(v_attn) + (1 - omega) norm(v_td)`, or `v_attn` alone without `td`: the trust term of Eq. 9."""
 
     def __init__(
         self,
@@ -90,7 +89,7 @@ class TransformerTrust(Signal):
             device=group.device,
             dtype=group.dtype,
         )
-        # Steps whose features nobody has asked for yet: obs, action, reward, adviser, first
+        # Steps whose features have not been computed yet: obs, action, reward, adviser, first
         self.pending: tuple[list[np.ndarray], ...] = ([], [], [], [], [])
         nothing = torch.full((group.M, n_advisers), torch.nan, device=group.device, dtype=group.dtype)
         self.last = {"trust_attention": nothing}
@@ -116,7 +115,7 @@ class TransformerTrust(Signal):
                 self.loss_count += 1
 
     def _catch_up(self) -> None:
-        """Make features of the steps since the last look."""
+        """Compute the features of the pending steps."""
         if self.pending[0]:
             columns = [np.stack(column, axis=1) for column in self.pending]
             features, phases = self.features.extend(*columns)
@@ -147,13 +146,13 @@ class TransformerTrust(Signal):
         a = self.attention
         at_once = a.history.rows if self.group.device.type == "cuda" else min(threads, a.history.rows)
         steps = at_once * a.batch * min(a.sequence_length, a.history.capacity)
-        return {"trust batches": steps * STEP_FLOATS}
+        return {"trust batches": steps * FLOATS_PER_STEP}
 
     def report(self) -> dict[str, Tensor]:
         return dict(self.last)
 
     def metrics(self) -> dict[str, Tensor]:
-        """The mean loss since the last call; confidence and omega of the last choice; 1 for a frozen model."""
+        """The mean loss since the last call, confidence and omega at the last choice, and 1 for a frozen model."""
         out = {f"trust/{name}": self.last[name][:, 0] for name in ("confidence", "omega") if name in self.last}
         if self.loss_count:
             out["trust/loss"] = self.loss_sum / self.loss_count
@@ -163,9 +162,9 @@ class TransformerTrust(Signal):
 
     def state(self) -> dict[str, Any]:
         return {
-            # As they are: features made in other portions could have other last bits
+            # Steps stay pending: features computed in other chunks could have other last bits
             "pending": [torch.as_tensor(np.array(column)) for column in self.pending],
-            # Tensors keep their type in a checkpoint, and with it every bit of later features
+            # As tensors, which keep their dtype in a checkpoint
             "features": {name: torch.from_numpy(x) for name, x in self.features.state().items()},
             "attention": self.attention.state(),
             "last": self.last,
@@ -184,6 +183,6 @@ class TransformerTrust(Signal):
 
 
 def make_transformer_trust(context: TrustContext) -> TransformerTrust:
-    """Transformer trust, or the hybrid where the context has trust by temporal differences to mix it with."""
+    """Transformer trust, or hybrid trust if the context has trust by temporal differences."""
     c = context
     return TransformerTrust(c.config.trust_transformer, c.group, c.spec, c.n_advisers, c.total_steps, c.td)

@@ -29,8 +29,8 @@ from peerage.trust.signals import Signal
 from peerage.trust.valuation import Valuation
 
 MIN_DECISIONS = 32  # finished decisions of a replica before its model learns and predicts
-RECENT_CONTEXTS = 4  # every update values the decisions of this many contexts again,
-FULL_VALUATION_FREQ = 25  # and every so many updates all of them
+RECENT_CONTEXTS = 4  # number of contexts whose decisions are valued again in every update
+FULL_VALUATION_FREQ = 25  # updates between valuations of all decisions
 FLOATS_PER_DECISION = 600  # memory of a decision in a gradient step, measured
 TENSORS = ("active", "last", "loss_sum")
 ARRAYS = ("asked", "updates", "loss_count")

@@ -1,4 +1,4 @@
-"""What a member can go by when it scores its advisers: one small object per signal, all with the same interface."""
+"""The interface of signals, from which a member computes the scores of its advisers."""
 
 from __future__ import annotations
 
@@ -11,42 +11,43 @@ from peerage.learners.transition import Transition
 
 
 class Signal:
-    """A way to score advisers. Everything is `[M, K]`: a row per asking member, a column per adviser. `values` is the
-    only method that every signal must have."""
+    """Base class of the signals that members score advisers by. Values are `[M, K]`: one row per asking member, one
+    column per adviser. A subclass must implement `values`; the other methods do nothing by default."""
 
     def observe(self, transition: Transition) -> None:
-        """A step of every member was made; `transition.host` says which adviser each member followed and which
-        members chose it in this step."""
+        """Called after every step of all members. `transition.host` has the adviser that each member followed and
+        whether it was chosen in this step."""
 
     def reset(self, who: np.ndarray) -> None:
-        """The episodes of the members `who [M]` (bool) begin anew, in the middle of an episode."""
+        """Called when the episodes of the members `who [M]` (bool) start again before their end."""
 
     def after_step(self, step: int) -> None:
-        """Learn, before the members' networks change."""
+        """Learn from step `step`. Called before the members' networks change."""
 
     def before_exchange(self) -> None:
-        """The members' networks are about to change by an exchange: make up for what was deferred."""
+        """Make deferred updates: an exchange will change the members' networks."""
 
     def values(self, obs: Tensor, suggestions: Tensor, due: np.ndarray, step: int) -> dict[str, Tensor]:
-        """The components of the choice that the members `due [M]` make in environment step `step`, by name; rows that
-        are not due mean nothing. `obs [M, obs]`, `suggestions [M, K, act]`."""
+        """The components of the choice that the members `due [M]` (bool) make in environment step `step`: name ->
+        values `[M, K]`. The other rows are not used. `obs [M, obs]`, `suggestions [M, K, act]`."""
         raise NotImplementedError
 
     def report(self) -> dict[str, Tensor]:
-        """Columns of advice.csv at this moment, `[M, K]`; NaN was not computed."""
+        """The present values of the columns of advice.csv that the kind of trust was registered with, `[M, K]` each.
+        NaN where nothing was computed."""
         return {}
 
     def batch_floats(self, threads: int) -> dict[str, int]:
-        """About how many numbers a gradient step makes and throws away, by part, for the memory budget."""
+        """The approximate number of temporary floats in a gradient step, by part, for the memory budget."""
         return {}
 
     def metrics(self) -> dict[str, Tensor]:
-        """Numbers per member, `[M]`, since the last call; NaN where there is none."""
+        """Metrics since the last call: name -> a number for each member, `[M]`; NaN where there is none."""
         return {}
 
     def state(self) -> dict[str, Any]:
-        """Everything that a resume needs."""
+        """Everything that a resume needs: tensors and JSON-able values, nested in dicts and lists."""
         return {}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Continue from `state`."""
+        """Restore what `state` returned."""

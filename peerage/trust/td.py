@@ -6,23 +6,21 @@ import torch
 from torch import Tensor
 
 MAX_TARGET = 1e30
-"""The mean of a batch of larger targets may be infinite in float32."""
+"""Larger targets are ignored: the mean of a batch of them may be infinite in float32."""
 
 
 def targets(rewards: Tensor, terminated: Tensor, gamma: Tensor, next_value: Tensor, value: Tensor | None) -> Tensor:
-    """What following an adviser was worth, all `[M, B]` (`gamma [M, 1]`).
-
-    `r + gamma (1 - terminated) V(s')`; with `value` the advantage over the asker's own `V(s)` (Eq. 8). Nothing is
-    bootstrapped past a terminal state.
+    """TD targets `r + gamma (1 - terminated) V(s')` of following an adviser, minus the asker's own `V(s)` if `value` is
+    given (Eq. 8). All are `[M, B]`, `gamma [M, 1]`.
     """
     target = rewards + gamma * (1 - terminated) * next_value
     return target if value is None else target - value
 
 
 class TDTable:
-    """`v_j += alpha (mean target_j - v_j)` for the advisers in the batch; the others keep their value (Eq. 5, 7).
+    """`v_j += alpha (mean target_j - v_j)` for the advisers in a batch; the others keep their value (Eq. 5, 7).
 
-    `values [X, K]`: a row per asker for trust, a row per replica for agent values. `lr` is alpha, in (0, 1].
+    `values [X, K]`: one row per asker for trust, one row per replica for agent values. `lr` is alpha, in (0, 1].
     """
 
     def __init__(self, rows: int, n_advisers: int, initial: float, lr: float, like: Tensor) -> None:
@@ -31,9 +29,11 @@ class TDTable:
         self.advisers = torch.arange(n_advisers, device=like.device)
 
     def update(self, target: Tensor, adviser: Tensor, valid: Tensor) -> None:
-        """One update after the other for each of `U` batches. `target, adviser, valid [X, U, B]`: what was gained,
-        whom it was gained with (index), and whether the sample counts. A target beyond `MAX_TARGET` (its asker has
-        diverged) does not: no table ever holds what is not finite."""
+        """Make one update for each of `U` batches, in order: `target, adviser, valid [X, U, B]`.
+
+        `adviser` is the index of the adviser that was followed. Samples that are not `valid` or whose target is beyond
+        `MAX_TARGET`, because the asker has diverged, do not count, so that values stay finite.
+        """
         valid = valid & (target.abs() <= MAX_TARGET)
         one_hot = ((adviser.unsqueeze(-1) == self.advisers) & valid.unsqueeze(-1)).to(target.dtype)  # [X, U, B, K]
         count = one_hot.sum(dim=2)  # [X, U, K]

@@ -1,8 +1,9 @@
 """Experiments by name: `peerage train --config NAME`.
 
-The papers' experiments are a product, environments times settings, so they are kept as one
-(families.yaml, settings.yaml), and so are the probes of trust (probes.yaml: environments times groups of
-advisers); the paper's open questions are a list (open.yaml); every other YAML file here is a preset by itself.
+The experiments of the peer-learning paper are the product of environments (families.yaml) and settings (settings.yaml),
+the probes of trust the product of environments and groups of advisers (probes.yaml), and the presets of the published
+transformer-trust code the product of kinds of trust and environments (seed.yaml). The paper's open questions are a list
+(open.yaml). Every other YAML file here is a single preset.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ class _Recipe(NamedTuple):
 
 
 def preset_names() -> list[str]:
-    """Every preset, in the order in which `peerage presets` shows them."""
+    """The names of all presets, in the order of `peerage presets`."""
     return list(_recipes())
 
 
 def preset(name: str) -> dict[str, Any]:
-    """The settings of a preset, nested as in a YAML file; what it leaves out keeps its default."""
+    """The settings of a preset, nested as in a YAML file. Other settings keep their defaults."""
     data: dict[str, Any] = {}
     for layer in _recipe(name).layers:
         _lay_over(data, layer)
@@ -80,12 +81,13 @@ def _recipes() -> dict[str, _Recipe]:
 
 
 def seed_flags(algorithm: str) -> dict[str, Any]:
-    """What a command of the published transformer-trust code means beside its flags: `algorithm` is dqn or sac."""
+    """The settings that a command of the published transformer-trust code implies without flags. `algorithm` is dqn or
+    sac."""
     made = _read("seed")
     data: dict[str, Any] = {}
     for layer in (made["common"], made[algorithm], {"advice": made["trusts"]["hybrid"]["config"]["advice"]}):
         _lay_over(data, layer)
-    del data["n_epochs"], data["epoch_length"]  # a command says how long it is, or has the flags' own defaults
+    del data["n_epochs"], data["epoch_length"]  # the length comes from the command or from the flags' defaults
     return data
 
 
@@ -137,7 +139,7 @@ def _product(shared: dict[str, Any], made: dict[str, Any]) -> dict[str, _Recipe]
     recipes = {}
     for setting, of_setting in settings.items():
         for family, of_family in families.items():
-            # "one agent alone" has no group of 4, so only the environment is named
+            # A family's title contains the size of the group, which a setting can change: use only the environment
             title = f"{of_family['title'].split(',')[0]}: {of_setting['title']}"
             recipes[f"{setting}-{family}"] = recipe(family, setting, title)
     for name, other in made["others"].items():

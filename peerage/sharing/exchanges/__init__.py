@@ -1,5 +1,6 @@
-"""What members exchange after learning. An exchange is two files: `NAME_settings.py` (light) and the exchange itself.
-Importing this package registers every exchange whose settings are here."""
+"""Exchanges between members after learning. An exchange consists of two files: `NAME_settings.py` (light: settings,
+registration) and the implementation. Importing this package imports all `*_settings.py` files, which register the
+exchanges."""
 
 from importlib import import_module
 from pkgutil import iter_modules

@@ -1,5 +1,5 @@
-"""The mean of the members' parameters, as in federated averaging (McMahan et al. 2017, arXiv 1602.05629) with equal
-weights. What is averaged and what is not: docs/methods/exchanges.md."""
+"""Averages the members' parameters, as in federated averaging (McMahan et al. 2017, arXiv 1602.05629) with equal
+weights. Details: docs/methods/exchanges.md."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from peerage.sharing.exchanges.base import Exchange
 
 
 class Average(Exchange):
-    """Every member that learns gets the mean of the parameters of all members of its replica that learn:
-    networks, target networks and SAC's entropy coefficient. Adam's moments, replay buffers and random streams stay the
-    member's own."""
+    """Replaces the parameters of every learning member by the mean over the learning members of its replica: networks,
+    target networks and SAC's entropy coefficient. Adam's moments, replay buffers and random streams are not
+    exchanged."""
 
     def __init__(self, settings: Any, group: Group, every: int) -> None:
         super().__init__(settings, group, every)
         if len(group.stacks) > 1:
             raise UserError(
-                "--exchange average needs members of one kind: the same --algorithm, --net-arch and other settings"
+                "--exchange average needs members with the same --algorithm, --net-arch and other structural settings"
             )
 
     @torch.no_grad()
@@ -37,10 +37,10 @@ class Average(Exchange):
 
 
 def mean_of_members(values: Tensor, active: Tensor) -> Tensor:
-    """The mean of the members that are `active [R, N]`: `values [R, N, P]` -> `[R, P]`, 0 where no member is.
+    """The mean over the members that are `active [R, N]`: `values [R, N, P]` -> `[R, P]`; 0 if none is active.
 
-    Summed in float64 in order of size and cast back, so that identical members stay identical to the bit and the
-    order of the members does not matter.
+    Values are sorted and summed in float64, so that the result does not depend on the order of the members and
+    identical members stay bit-identical.
     """
     counted = torch.where(active.unsqueeze(2), values, 0.0).to(torch.float64)
     total = counted.sort(dim=1).values.sum(dim=1)  # [R, P]

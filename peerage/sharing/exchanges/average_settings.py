@@ -10,11 +10,11 @@ from peerage.config.methods import EXCHANGES, ExchangeMethod
 
 @dataclass(frozen=True)
 class AverageSettings:
-    """The mean of the members' parameters (--exchange average; docs/methods/exchanges.md)."""
+    """Averaging of the members' parameters (--exchange average; docs/methods/exchanges.md)."""
 
     average_targets: Literal["average", "copy"] = "average"
-    """Target networks after an exchange: average takes the mean of the members' target networks, copy sets them to the
-    averaged online networks."""
+    """Target networks after an exchange: average (the mean of the members' target networks) or copy (the averaged
+    online networks)."""
 
 
 EXCHANGES.register(

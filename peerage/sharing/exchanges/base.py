@@ -8,22 +8,22 @@ from peerage.learners.group import Group
 
 
 class Exchange:
-    """A way for the members of a group to exchange what they have learned, every `every` environment steps, after
-    learning. `after_learning` is the only method that every exchange must have.
+    """Base class of exchanges of learned parameters between the members of a group, every `every` environment steps,
+    after learning. Subclasses must implement `after_learning`.
 
-    `settings` is the part of the configuration that its method names (None without one). The constructor raises
-    UserError for a group that cannot exchange.
+    `settings` is the part of the configuration with the settings of the exchange; None if it has none. The constructor
+    raises UserError for an unsupported group.
     """
 
     def __init__(self, settings: Any, group: Group, every: int) -> None:
         self.settings, self.group, self.every = settings, group, every
 
     def due(self, step: int) -> bool:
-        """Is it time for an exchange after environment step `step` (1, 2, ...)?"""
+        """Whether an exchange takes place after environment step `step` (1, 2, ...)."""
         return step % self.every == 0
 
     def after_learning(self, group: Group, step: int) -> None:
-        """Exchange: change what the members have learned (`stack.learner.parameters()` are views)."""
+        """Perform the exchange: modify `stack.learner.parameters()`, which are views, in place."""
         raise NotImplementedError
 
     def metrics(self) -> list[tuple[int, int, str, float]]:

@@ -1,7 +1,8 @@
-"""Features and phases of the transformer trust: five families, a generic one, and the user's own.
+"""Features and phases for transformer trust: families for five environments, a generic one, and those of users.
 
-A family says what a step of a member looks like to the transformer, as named blocks side by side. `make_features` picks
-it by name or by environment; `register_features` adds one (`examples/custom_features.py`, docs/features.md).
+A family turns the steps of a member into the transformer's input, which consists of named blocks. `make_features`
+selects a family by name or by environment; `register_features` adds one (`examples/custom_features.py`,
+docs/features.md).
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ _factories: dict[str, Factory] = {
     "room": room.room,
     "generic": generic,
 }
-# What `auto` takes for an environment: the family if the id matches and the spaces are as it knows them (an argument of
-# the constructor can change the layout, and the continuous LunarLander has other actions).
+# The families that `auto` selects: the id must match, and the spaces must fit (arguments of the constructor can change
+# the layout, and the continuous LunarLander has other actions).
 _automatic: list[tuple[str, Callable[[Spec], bool], str]] = [
     (r"LunarLander-v\d+", lunarlander.fits, "lunarlander"),
     (r"Hopper-v[45]", hopper.fits, "hopper"),
@@ -57,10 +58,10 @@ _automatic: list[tuple[str, Callable[[Spec], bool], str]] = [
 
 
 def register_features(name: str, factory: Factory) -> None:
-    """Make `factory(spec) -> Family` the feature family `name`; it beats a built-in one of that name.
+    """Register `factory(spec) -> Family` as the feature family `name`; it replaces a built-in family of that name.
 
-    A family with the name of an environment (`CartPole-v1`) is what `auto` takes for it. `factory` should raise
-    UserError for an environment that it does not fit.
+    `auto` selects a family with the name of the environment (`CartPole-v1`), if there is one. `factory` should raise
+    UserError for an environment that it does not fit. Raises UserError for the name `auto`.
     """
     if name == "auto":
         raise UserError("a feature family cannot be called 'auto'; choose another name")
@@ -68,8 +69,8 @@ def register_features(name: str, factory: Factory) -> None:
 
 
 def family_for(name: str, spec: Spec) -> Family:
-    """The family `name`, or with `auto` the one for the environment: one registered under its id, else the built-in one
-    that knows it, else the generic one. UserError for an unknown name or an environment that does not fit."""
+    """The family `name`. `auto` selects a family registered under the environment's id, else the built-in one for the
+    environment, else the generic one. Raises UserError for an unknown name or an environment that does not fit."""
     name = family_name(name, spec)
     if name not in _factories:
         known = ["auto", *_factories]
@@ -83,9 +84,9 @@ def family_for(name: str, spec: Spec) -> Family:
 def make_features(name: str, spec: Spec, n_members: int, n_advisers: int, lagged: bool = True) -> Features:
     """Features of `n_members` members with `n_advisers` advisers in an environment, by the family `name` (or `auto`).
 
-    A family is tried on made-up steps first. UserError for whatever is wrong with it: an unknown name, an environment
-    that it does not fit, blocks of the wrong width or with NaN (the block is named), phases out of range, no block
-    `adviser` or two, features that depend on how the steps are cut into chunks.
+    The family is tested on made-up steps first. Raises UserError for an unknown name, an environment that does not fit,
+    blocks of the wrong width or with NaN (the message names the block), phases out of range, a missing or second block
+    `adviser`, and features that depend on how the steps are cut into chunks.
     """
     family = family_for(name, spec)
     _try_out(family, spec, n_advisers, lagged)
@@ -93,7 +94,7 @@ def make_features(name: str, spec: Spec, n_members: int, n_advisers: int, lagged
 
 
 def family_name(name: str, spec: Spec) -> str:
-    """The name under which a family is registered: `name` itself, or what `auto` means for an environment."""
+    """The name of a registered family: `name` itself, or the family that `auto` selects for an environment."""
     if name != "auto":
         return name
     env_id = spec.id.split(":")[-1]
@@ -106,13 +107,13 @@ def family_name(name: str, spec: Spec) -> str:
 
 
 def resolve_features(settings: TrustTransformerSettings, spec: Spec) -> dict[str, str]:
-    """The family that `auto` means for an environment: families are registered in one process only."""
+    """Replace `auto` by the family for the environment: another process may have other families registered."""
     return {"features": family_name(settings.features, spec)}
 
 
 def _try_out(family: Family, spec: Spec, n_advisers: int, lagged: bool) -> None:
-    """Run a family over made-up steps, cut in two ways. Two members: with the first nothing ever happens (a division
-    by a spread or a length of 0 shows), with the second anything."""
+    """Run a family on made-up steps, cut into chunks in two ways. The steps of the first of two members are constant,
+    which reveals divisions by a standard deviation or length of 0; those of the second are random."""
     rng, steps = np.random.default_rng(0), 2 * HISTORY + 10
     low, high = _bounds(spec)
     obs = rng.uniform(low, high, (2, steps, spec.obs_dim))
@@ -129,21 +130,21 @@ def _try_out(family: Family, spec: Spec, n_advisers: int, lagged: bool) -> None:
 
     whole, parts = Features(family, 2, n_advisers, lagged), Features(family, 2, n_advisers, lagged)
     where = f"feature family {family.name!r}"
-    with np.errstate(all="ignore"):  # what comes of it is checked
+    with np.errstate(all="ignore"):  # the result is checked
         features, phases = guarded(where, whole.extend, *chunk)
         edges = pairwise((0, 40, 45, 46, 50, steps))
         cut = [guarded(where, parts.extend, *(x[:, start:end] for x in chunk)) for start, end in edges]
     again, phases_again = (np.concatenate(results, axis=1) for results in zip(*cut))
-    looks = f"depends on how the steps are cut into chunks; look at most {HISTORY} steps back, and not ahead"
+    depends = f"depends on how the steps are cut into chunks; look at most {HISTORY} steps back, and not ahead"
     for name, block in whole.slices.items():
         if not np.allclose(features[..., block], again[..., block], rtol=1e-3, atol=1e-3):
-            raise UserError(f"{where}: block {name!r} {looks}")
+            raise UserError(f"{where}: block {name!r} {depends}")
     if not np.array_equal(phases, phases_again):
-        raise UserError(f"{where}: what phases returns {looks}")
+        raise UserError(f"{where}: the result of phases {depends}")
 
 
 def _bounds(spec: Spec) -> tuple[np.ndarray, np.ndarray]:
-    """Of made-up observations: those of the space where there are any, otherwise 10 or 20 wide."""
+    """Bounds for made-up observations: those of the space where they are finite, otherwise 10 or 20 apart."""
     low, high = spec.observation_space.low.astype(np.float64), spec.observation_space.high.astype(np.float64)
     has_low, has_high = np.abs(low) < 1e6, np.abs(high) < 1e6
     made_low = np.where(has_low, low, np.where(has_high, high - 10, -10))

@@ -54,8 +54,8 @@ def fits(spec: Spec) -> bool:
 
 
 def phases(obs: np.ndarray) -> np.ndarray:
-    """`obs [..., 27 or more]` -> index into PHASES `[...]`, from hip velocities: the first that holds of stand (sum of
-    all |joint velocity| < 1), trot (||FL| + |BR| - |FR| - |BL|| < 2), pace (|FL + BL| + |FR + BR| > |FL + BR| +
+    """`obs [..., 27 or more]` -> index into PHASES `[...]`, from hip velocities: the first that applies of stand (sum
+    of all |joint velocity| < 1), trot (||FL| + |BR| - |FR| - |BL|| < 2), pace (|FL + BL| + |FR + BR| > |FL + BR| +
     |FR + BL|), gallop. (The published rule of pace pairs other legs.)"""
     velocities = obs[..., 19:27]
     front_left, front_right, back_left, back_right = np.moveaxis(velocities[..., 0::2], -1, 0)

@@ -1,4 +1,4 @@
-"""A feature family, and the object that turns the steps of all members into features by it."""
+"""A feature family, and the object that computes the features of all members' steps with it."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from peerage.errors import UserError
 from peerage.trust.features.feature_history import HISTORY, FeatureHistory, one_hot
 
 ADVISER = ("adviser", 0)
-"""The block that the library fills, as wide as there are advisers; a family has it once, wherever it likes."""
+"""The block with the adviser's one-hot, which the library fills. A family has it exactly once, in any place."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """Features as named blocks side by side, and the phases of a task.
+    """Features in named blocks, and the phases of a task.
 
-    `blocks`: (name, width) in order, `ADVISER` among them. `extract(past)` returns an array `[M, S, width]` (or
+    `blocks`: (name, width) in order, with `ADVISER` among them. `extract(past)` returns an array `[M, S, width]` (or
     `[M, S]` for a width of 1) for every other block. `phases(past)` returns integers `[M, S]`, indices into
-    `phase_names`; it runs before `extract`, which finds the result in `past.phase`. Both see all members at once and
-    must not write into what they read. `memory(n_members, n_advisers)`: the arrays, each `[n_members, ...]`, that the
-    family carries from chunk to chunk beyond the last `HISTORY` steps (`past.memory`); rarely needed.
+    `phase_names`; it runs before `extract`, which can read its result in `past.phase`. Both get all members at once and
+    must not modify their input. `memory(n_members, n_advisers)` returns arrays `[n_members, ...]` that the family keeps
+    beyond the last `HISTORY` steps (`past.memory`); it is rarely needed.
     """
 
     name: str
@@ -36,12 +36,12 @@ class Family:
 
 
 class Features:
-    """Raw transitions of `n_members` members in, features and phases out, in chunks of any length.
+    """Computes features and phases from the transitions of `n_members` members, in chunks of any length.
 
-    `width` numbers a step, in `slices` (name -> columns, in order); `adviser` is the slice of the one-hot of the
-    followed adviser. `n_phases` and `phase_names`: 0 and () if the family has none. `lagged`: reward features speak of
-    the rewards before the step; False is the published way, in which they contain the step's own.
-    Raises UserError for a family that is put together wrongly.
+    A step has `width` features in `slices` (name -> columns, in order); `adviser` is the slice of the followed
+    adviser's one-hot. `n_phases` and `phase_names` are 0 and () if the family has no phases. With `lagged`, reward
+    features describe rewards before the step; without, as published, they contain the step's own reward.
+    Raises UserError for inconsistent blocks or phases.
     """
 
     def __init__(self, family: Family, n_members: int, n_advisers: int, lagged: bool = True) -> None:
@@ -65,10 +65,10 @@ class Features:
         """The next T >= 1 steps of all members -> features float32 `[M, T, width]`, phases int64 `[M, T]` (0 if none).
 
         `obs [M, T, obs]`: before the action; `action [M, T]` (Discrete, from 0) or `[M, T, act]` (Box, environment
-        units); `reward [M, T]`: of the step itself; `adviser [M, T]` int in 0 ... K - 1: whom the member followed;
-        `first [M, T]` bool: is this the first step of an episode? (The first step ever always is.)
-        Raises UserError, naming the block, if the family makes an array of the wrong shape, a number that is not finite
-        or a phase out of range; then nothing has changed.
+        units); `reward [M, T]`: of the step itself; `adviser [M, T]` int in 0 ... K - 1: the followed adviser;
+        `first [M, T]` bool: whether the step is the first of an episode (the very first step always counts as one).
+        Raises UserError, with the name of the block, if the family returns an array of the wrong shape, a number that
+        is not finite or a phase out of range. The state is unchanged then.
         """
         adviser = np.asarray(adviser, dtype=np.int64)
         new = adviser.shape[1]
@@ -138,7 +138,7 @@ class Features:
 
     def _block(self, blocks: Mapping[str, np.ndarray], name: str, shape: tuple[int, int]) -> np.ndarray:
         if name not in blocks:
-            raise UserError(f"feature family {self.family.name!r}: extract made no block {name!r}")
+            raise UserError(f"feature family {self.family.name!r}: extract returned no block {name!r}")
         block, width = blocks[name], self.slices[name].stop - self.slices[name].start
         if block.ndim == 2:
             block = block[..., None]
@@ -150,13 +150,13 @@ class Features:
         return block
 
     def state(self) -> dict[str, np.ndarray]:
-        """Everything carried from chunk to chunk, as arrays `[M, ...]`; empty before the first step but for a family's
-        own memory."""
+        """Everything that later chunks depend on, as arrays `[M, ...]`. Before the first step it is the family's own
+        memory only."""
         context = {f"context.{name}": x.copy() for name, x in self._context.items()}
         return context | {f"memory.{name}": x.copy() for name, x in self._memory.items()}
 
     def load_state(self, state: dict[str, np.ndarray]) -> None:
-        """Go on exactly where `state()` was taken."""
+        """Restore what `state` returned."""
         missing = [name for name in self._memory if f"memory.{name}" not in state]
         if missing:
             raise ValueError(f"the state is not one of the feature family {self.family.name!r}: no {missing[0]}")
@@ -167,7 +167,7 @@ class Features:
 
 
 def _check(family: Family) -> None:
-    """UserError for blocks or phases that cannot be meant."""
+    """Raise UserError for inconsistent blocks or phases."""
     where = f"feature family {family.name!r}"
     names = [name for name, _ in family.blocks]
     if names.count("adviser") != 1:
@@ -182,7 +182,7 @@ def _check(family: Family) -> None:
 
 
 def guarded(where: str, call: Callable[..., Any], *args: Any) -> Any:
-    """`call(*args)`; whatever it raises becomes a UserError in one line that begins with `where`."""
+    """`call(*args)`; exceptions become a UserError of one line that begins with `where`."""
     try:
         return call(*args)
     except UserError:

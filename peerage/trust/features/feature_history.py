@@ -1,26 +1,25 @@
-"""What a feature family reads: the last steps of all members, with helpers that never look out of an episode."""
+"""The input of a feature family: the latest steps of all members, and helpers that respect the ends of episodes."""
 
 from __future__ import annotations
 
 import numpy as np
 
-HISTORY = 30  # steps before a chunk that a family can still see; the longest window of the five families
+HISTORY = 30  # steps before a chunk that a family can read; the longest window of the built-in families
 
 
 class FeatureHistory:
     """The steps of a chunk and up to `HISTORY` steps before it, for all members.
 
-    A family is written as though every array reached back for ever: it computes something for each of the `S` steps in
-    view and the library keeps the last `new` of them, the steps of the chunk. Whatever it computes may therefore look
-    at most `HISTORY` steps back in all (a mean of the last 20 of the changes reaches 20 steps back); then the result
-    does not depend on how the steps are cut into chunks.
+    A family computes values for all `S` steps, and the library keeps those of the last `new` steps, which are the
+    chunk. A value may depend on at most `HISTORY` earlier steps in total (a mean of the last 20 changes depends on 20).
+    Then results do not depend on how the steps are cut into chunks.
 
     Arrays: `obs [M, S, obs]` float32; `action` int64 `[M, S]`, counted from 0, for Discrete, float32 `[M, S, act]` in
     the environment's units for Box; `reward [M, S]` float32, that of the step *before* (`r_{t-1}`, 0 at the first step
-    of an episode), or with `lagged=False` that of the step itself; `adviser [M, S]` int64, whom the member followed;
+    of an episode), or with `lagged=False` that of the step itself; `adviser [M, S]` int64, the followed adviser;
     `age [M, S]` int64, steps since the episode began (0: its first step); `first [M, S]` bool; `has_previous [M, S]`
-    bool, whether the step before is of the same episode; `phase [M, S]` int64 for `extract`, if the family has phases.
-    `memory` is what the family itself carries from chunk to chunk: it may replace the arrays, never write into them.
+    bool, whether the step before belongs to the same episode; `phase [M, S]` int64 for `extract`, if the family has
+    phases. `memory` holds the family's own arrays between chunks: it may replace them, but not modify them.
     """
 
     phase: np.ndarray
@@ -37,7 +36,7 @@ class FeatureHistory:
         lagged: bool = True,
         memory: dict[str, np.ndarray] | None = None,
     ) -> None:
-        """`rewards [M, S]`: those of the steps themselves, whatever `lagged` makes of them."""
+        """`rewards [M, S]`: those of the steps themselves, also with `lagged`."""
         self.obs, self.action, self.adviser, self.age, self.new = obs, action, adviser, age, new
         self.n_advisers, self.lagged = n_advisers, lagged
         self.memory = {} if memory is None else memory
@@ -47,11 +46,11 @@ class FeatureHistory:
         self.first = age == 0
         self.has_previous = ~self.first & (self._place > 0)
         self.reward = self.previous(rewards)[0] if lagged else rewards
-        # Steps of an episode before its first reward is in view: they have the placeholder 0, which is no reward.
+        # Number of first steps of an episode whose `reward` is the placeholder 0
         self._unrewarded = int(lagged)
 
     def previous(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The value of `x [M, S, ...]` one step before, 0 where there is none, and `[M, S]` whether there is one."""
+        """The value of `x [M, S, ...]` one step before, 0 at the first step of an episode, and `has_previous`."""
         before = np.zeros_like(x)
         before[:, 1:] = x[:, :-1]
         before[~self.has_previous] = 0
@@ -65,55 +64,55 @@ class FeatureHistory:
         return change
 
     def changed(self, x: np.ndarray) -> np.ndarray:
-        """`[M, S]` bool: is `x [M, S]` another than one step before? False at the first step of an episode."""
+        """`[M, S]` bool: whether `x [M, S]` differs from one step before. False at the first step of an episode."""
         changed = np.zeros(x.shape, dtype=bool)
         changed[:, 1:] = x[:, 1:] != x[:, :-1]
         return changed & self.has_previous
 
     def mean_of_last(self, x: np.ndarray, n: int, skip: int = 0) -> np.ndarray:
-        """The mean of `x [M, S]` or `[M, S, d]` over the last `n` steps, this one included, or as many as the episode
-        has; float32, as `x`. `skip`: steps at the beginning of an episode at which `x` has no value (1 for a change);
-        0 where nothing is left."""
+        """The mean of `x [M, S]` or `[M, S, d]` over the last `n` steps of the episode, the present one included, or
+        over fewer at its beginning; float32 in the shape of `x`. The first `skip` steps of an episode do not count (1
+        for a change); the mean of no steps is 0."""
         window, valid, count = self._window(x, n, skip)
         return self._shaped((window * valid).sum(axis=-1) / count, x)
 
     def sum_of_last(self, x: np.ndarray, n: int, skip: int = 0) -> np.ndarray:
-        """The sum over the last `n` steps; as `mean_of_last`."""
+        """The sum over the last `n` steps, as in `mean_of_last`."""
         window, valid, _ = self._window(x, n, skip)
         return self._shaped((window * valid).sum(axis=-1), x)
 
     def var_of_last(self, x: np.ndarray, n: int, skip: int = 0) -> np.ndarray:
-        """The (population) variance over the last `n` steps; as `mean_of_last`. 0 for a single value."""
+        """The population variance over the last `n` steps, as in `mean_of_last`; 0 for a single value."""
         window, valid, count = self._window(x, n, skip)
         mean = (window * valid).sum(axis=-1) / count
         apart = (window - mean[..., None]) * valid
         return self._shaped((apart * apart).sum(axis=-1) / count, x)
 
     def std_of_last(self, x: np.ndarray, n: int, skip: int = 0) -> np.ndarray:
-        """The (population) standard deviation over the last `n` steps; as `mean_of_last`."""
+        """The population standard deviation over the last `n` steps, as in `mean_of_last`."""
         return np.sqrt(self.var_of_last(x, n, skip))
 
     def count_changes(self, x: np.ndarray, n: int) -> np.ndarray:
-        """How often `x [M, S]` changed among the last `n` steps, so between 0 and n - 1; float32 `[M, S]`."""
+        """The number of changes of `x [M, S]` within the last `n` steps, 0 to n - 1; float32 `[M, S]`."""
         return self.sum_of_last(self.changed(x), n - 1)
 
     def value_before(self, x: np.ndarray, n: int) -> np.ndarray:
-        """The value of `x [M, S, ...]` n steps before, or at the first step of the episode if that came later."""
+        """The value of `x [M, S, ...]` n steps before, or at the first step of the episode if that is later."""
         back = np.minimum(np.minimum(self.age, n), self._place)
         return x[np.arange(len(x))[:, None], self._place - back]
 
     def reward_change(self) -> np.ndarray:
-        """`[M, S]`: the last reward less the one before it, 0 while the episode has not had two."""
+        """`[M, S]`: the last reward minus the one before it; 0 before the episode has had two."""
         change = self.change(self.reward)
         change[self.age <= self._unrewarded] = 0
         return change
 
     def mean_reward(self, n: int) -> np.ndarray:
-        """`[M, S]`: the mean of the last `n` rewards, or of as many as the episode has had; 0 before the first."""
+        """`[M, S]`: the mean of the last `n` rewards, or of fewer at the start of an episode; 0 before the first."""
         return self.mean_of_last(self.reward, n, skip=self._unrewarded)
 
     def _window(self, x: np.ndarray, n: int, skip: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """`x` over the last n steps `[M, (d,) S, n]`, the newest first; which of them count; how many, at least 1."""
+        """`x` over the last n steps `[M, (d,) S, n]`, newest first; which of them count; their number, at least 1."""
         if not 1 <= n <= HISTORY:
             raise ValueError(f"a window of {n} steps: it must be 1 to {HISTORY}")
         if (n, skip) not in self._windows:
@@ -125,8 +124,8 @@ class FeatureHistory:
         index, valid, count = self._windows[n, skip]
         if x.ndim == 3:
             x, valid, count = x.swapaxes(1, 2), valid[:, None], count[:, None]
-        # take, not x[..., index]: what it makes is contiguous, so the sum of a window always adds in the same order
-        # and has the same bits, however many steps are in view.
+        # `take` and not `x[..., index]`: its result is contiguous, so that a window is summed in the same order and has
+        # the same bits for any number of steps.
         return np.take(x, index, axis=-1).astype(np.float32, copy=False), valid, count
 
     @staticmethod
@@ -135,7 +134,7 @@ class FeatureHistory:
 
 
 def columns(*parts: np.ndarray) -> np.ndarray:
-    """Arrays `[M, S]` (a column each) and `[M, S, d]` of any type side by side: float32 `[M, S, width]`."""
+    """Concatenate arrays `[M, S]` (one column each) and `[M, S, d]` of any type: float32 `[M, S, width]`."""
     widths = [part.shape[2] if part.ndim == 3 else 1 for part in parts]
     result = np.empty((*parts[0].shape[:2], sum(widths)), dtype=np.float32)
     start = 0
@@ -159,5 +158,5 @@ def one_hot(index: np.ndarray, n: int) -> np.ndarray:
 
 
 def inverse(x: np.ndarray) -> np.ndarray:
-    """`1 / (1 + x)`: 1 at 0, falling towards 0; for x >= 0."""
+    """`1 / (1 + x)` for x >= 0: 1 at 0, decreasing towards 0."""
     return 1 / (1 + x)

@@ -7,8 +7,9 @@
 | adviser K | |
 | reward 3 | last reward; its change; mean of the last 20; each as x / (1 + |x|) |
 
-Nothing is estimated from data, so the same step always has the same features. Bounds count where both are finite and at
-most `WIDEST` apart (some environments give bounds that they never come near); numbers beyond them are cut to [-1, 1].
+Nothing is estimated from data, so the same step always has the same features. Bounds are used where both are finite and
+at most `WIDEST` apart (some environments have bounds that observations never come near); features are clipped to
+[-1, 1].
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ WIDEST = 100.0
 
 
 def generic(spec: Spec) -> Family:
-    """The family for `spec`; it fits every environment that Peerage trains on."""
+    """The family for `spec`. It fits every environment that Peerage supports."""
     low, high = (np.asarray(x, dtype=np.float64) for x in (spec.observation_space.low, spec.observation_space.high))
     finite = np.isfinite(low) & np.isfinite(high)
     span = np.where(finite, high, 1) - np.where(finite, low, 0)
@@ -52,6 +53,6 @@ def generic(spec: Spec) -> Family:
 
 
 def squash(x: np.ndarray) -> np.ndarray:
-    """`x / (1 + |x|)`, in [-1, 1]; what float32 calls infinite (the mean of enormous rewards) is at the edge."""
+    """`x / (1 + |x|)`, in [-1, 1]; infinite numbers, such as the mean of enormous rewards, become -1 or 1."""
     with np.errstate(invalid="ignore"):
         return np.where(np.isinf(x), np.sign(x), x / (1 + np.abs(x)))

@@ -46,7 +46,7 @@ def fits(spec: Spec) -> bool:
 
 
 def phases(obs: np.ndarray) -> np.ndarray:
-    """`obs [..., 11]` -> index into PHASES `[...]`: the first that holds of flight (z > 1.3, vz > 0), landing
+    """`obs [..., 11]` -> index into PHASES `[...]`: the first that applies of flight (z > 1.3, vz > 0), landing
     (vz < -0.2), swing (|leg angle| > 0.3, z > 1.0), stance."""
     z, leg, vz = obs[..., 0], obs[..., 3], obs[..., 6]
     phase = np.where((np.abs(leg) > 0.3) & (z > 1.0), SWING, STANCE)

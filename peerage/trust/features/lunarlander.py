@@ -13,9 +13,9 @@ main engine, 3 right engine.
 | adviser K | |
 | reward 3 | last reward; its change; mean of the last 20, all in the environment's units |
 
-The last 5 actions taken with the followed adviser in this episode come before the present one, however long ago; the
-share is of as many as there were, 0 if there were none. It is the one feature beside the `adviser` block that depends
-on whom the member followed.
+The followed adviser's last 5 actions are those that the member took with it in this episode before the present step.
+The share is of fewer if there were fewer, and 0 without any. Besides the block `adviser` it is the only feature that
+depends on the adviser.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def fits(spec: Spec) -> bool:
 
 
 def phases(obs: np.ndarray) -> np.ndarray:
-    """`obs [..., 8]` -> index into PHASES `[...]`: the first that holds of touchdown (a leg > 0.5), landing (y < 0.3,
+    """`obs [..., 8]` -> index into PHASES `[...]`: the first that applies of touchdown (a leg > 0.5), landing (y < 0.3,
     vy < -0.1), approach (y < 0.7, |x| < 0.4), cruise."""
     x, y, vy = obs[..., 0], obs[..., 1], obs[..., 3]
     phase = np.where((y < 0.7) & (np.abs(x) < 0.4), 1, 0)
@@ -87,15 +87,15 @@ def extract(past: FeatureHistory) -> dict[str, np.ndarray]:
 
 
 def _share_of_same(past: FeatureHistory) -> np.ndarray:
-    """Of the last 5 actions with the followed adviser in this episode, the share that equals this one: `[M, T]`.
+    """The share of the last 5 actions with the followed adviser in this episode that equal the present one: `[M, T]`.
 
-    `memory["actions"] [M, K, 5]`: the last actions with each adviser in the running episode, the oldest first, -1 for
-    none. They and the new steps are sorted by (episode, adviser), the order in time kept: what one looks for then
-    stands right before.
+    `memory["actions"] [M, K, 5]`: the last actions with each adviser in the running episode, oldest first, -1 for
+    none. They and the new steps are sorted by (episode, adviser) with a stable sort, so that the actions to compare
+    with precede each step directly.
     """
     ring, new = past.memory["actions"], past.new
     n_members, n_advisers, n = ring.shape
-    episode = np.cumsum(past.first[:, -new:], axis=1)  # [M, T], 0: the one that runs on
+    episode = np.cumsum(past.first[:, -new:], axis=1)  # [M, T], 0: began before this chunk
     remembered = np.where(ring >= 0, np.arange(n_advisers)[:, None], -1).reshape(n_members, -1)
     key = np.concatenate((remembered, episode * n_advisers + past.adviser[:, -new:]), axis=1)  # [M, K 5 + T]
     action = np.concatenate((ring.reshape(n_members, -1), past.action[:, -new:]), axis=1)
@@ -110,7 +110,7 @@ def _share_of_same(past: FeatureHistory) -> np.ndarray:
     share = np.empty(key.shape, dtype=np.float32)
     np.put_along_axis(share, order, (equal / np.maximum(before, 1)).astype(np.float32), axis=1)
 
-    # Remember the last of each adviser in the episode that runs on now: those with fewer than 5 behind them.
+    # Store the last 5 actions of each adviser in the episode that continues: those with fewer than 5 after them.
     kept = (after < n) & (key >= 0) & (key // n_advisers == episode[:, -1:])
     member, place = np.nonzero(kept)
     ring = np.full_like(ring, -1)

@@ -11,9 +11,9 @@ Observation: own position 2, goal 2, in units of the room. Actions 0 to 3: x + 1
 | adviser K | |
 | reward 3 | clip(r, -1, 1); its change; mean of the last 20 |
 
-Lengths are in units of the room. "The last 30" are 30 positions, the present one included, with 29 steps between them, or as
-many as the episode has had. Before the first step lengths are 0 and the flag "mean step < 0.01" is not set; a path of no
-length has net / path 0.
+Lengths are in units of the room. "The last 30" are 30 positions, the present one included, with 29 steps between them, or
+fewer at the beginning of an episode. Before the first step lengths are 0 and the flag "mean step < 0.01" is 0; net / path
+is 0 for a path of length 0.
 """  # noqa: E501
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from peerage.trust.features.feature_history import FeatureHistory, columns, inve
 PHASES = ("exploration", "navigation", "approaching", "goal_reached")
 EXPLORATION, NAVIGATION, APPROACHING, GOAL_REACHED = range(4)
 MOVES = np.array([[1, 0], [-1, 0], [0, 1], [0, -1]], dtype=np.float32)
-# Distances lie on a grid, in Room-v21 of exactly 0.05: what is as far as the limit but for rounding is within it.
+# Distances are multiples of a grid width, in Room-v21 exactly 0.05. A distance that exceeds a limit only by rounding
+# counts as within it.
 ROUNDING = 1e-6
 
 
@@ -61,7 +62,7 @@ def phases(obs: np.ndarray) -> np.ndarray:
 def extract(past: FeatureHistory) -> dict[str, np.ndarray]:
     position, goal, move = past.obs[..., :2], past.obs[..., 2:4], MOVES[past.action]
     distance = norm(position - goal)
-    step = norm(past.change(position))  # [M, S], 0 at the first step, which has none
+    step = norm(past.change(position))  # [M, S], 0 at the first step of an episode
     mean_step = past.mean_of_last(step, 29, skip=1)
     path = past.sum_of_last(step, 29, skip=1)
     net = norm(position - past.value_before(position, 29))

@@ -12,8 +12,9 @@ velocity 10, velocities of the six joints 11-16. Actions: torques in the order o
 | adviser K | |
 | performance 2 | clip(r / 10, -1, 1); r / max(1, sum of |joint velocity|) |
 
-Foot contact is not observed: `foot_heights` takes the height of the soles from the planar kinematics, and a foot below 0
-touches the floor (MuJoCo's contacts give a little); that is exactly when the simulator reports a contact. "The last n" includes the present step.
+Foot contact is not observed. `foot_heights` computes the height of the soles from the planar kinematics, and a foot below
+0 touches the floor (MuJoCo's contacts are soft); this agrees exactly with the simulator's contacts. "The last n" includes
+the present step.
 """  # noqa: E501
 
 from __future__ import annotations
@@ -52,8 +53,9 @@ def fits(spec: Spec) -> bool:
 def foot_heights(obs: np.ndarray) -> np.ndarray:
     """`obs [..., 17]` -> height of the lowest point of the right and the left foot above the floor `[..., 2]`, metres.
 
-    The torso turns about +y and every joint about -y, so a link's direction is the torso's angle less the joint angles
-    above it; a link hanging down at direction d takes l cos d of the height, the foot, which points forwards, l sin d.
+    The torso rotates about +y and every joint about -y, so a link's direction is the torso's angle minus the joint
+    angles above it. A link of length l at direction d reduces the height by l cos d, the foot, which points forwards,
+    by l sin d.
     """
     angle = obs[..., 1:2]
     thigh = angle - obs[..., [2, 5]]  # [..., 2]: right, left
@@ -65,13 +67,13 @@ def foot_heights(obs: np.ndarray) -> np.ndarray:
 
 
 def contacts(obs: np.ndarray) -> np.ndarray:
-    """`obs [..., 17]` -> bool `[..., 2]`: does the right, the left foot touch the floor?"""
+    """`obs [..., 17]` -> bool `[..., 2]`: whether the right and the left foot touch the floor."""
     return foot_heights(obs) < 0
 
 
 def phases(obs: np.ndarray) -> np.ndarray:
-    """`obs [..., 17]` -> index into PHASES `[...]`: double_support (both feet touch), flight (none), left_stance,
-    right_stance."""
+    """`obs [..., 17]` -> index into PHASES `[...]`: double_support (both feet touch the floor), flight
+    (none), left_stance, right_stance."""
     return _phases(contacts(obs))
 
 
