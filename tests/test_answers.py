@@ -68,20 +68,7 @@ def test_only_the_followed_adviser_computes(monkeypatch):
     assert computed == [(40, 1), (1, 39)]  # every member's own action, because member 7 follows itself
 
 
-@pytest.mark.parametrize("algorithm", ["dqn", "sac", "td3"])
-def test_a_replica_does_not_depend_on_others(monkeypatch, algorithm):
-    monkeypatch.setattr(answers, "ASK_ALL", 0)
-    found = []
-    for replicas in (2, 4):
-        g = group([algorithm] * 5, replicas, torch.float32)
-        rng = np.random.default_rng(1)
-        obs = torch.as_tensor(rng.standard_normal((20, 5)), dtype=torch.float32)[: g.M]
-        chooses, followed = (rng.random(20) < 0.3)[: g.M], rng.integers(5, size=20)[: g.M]
-        found.append(member_answers(g, obs, chooses, followed, g.draw(), others_sample=True)[:10])
-    assert torch.equal(*found)
-
-
-def test_noise_is_the_askers_and_does_not_depend_on_the_others():
+def test_noise_is_the_askers_and_depends_on_nobody_else():
     """Drawn once in a step, whoever answers; the same numbers in a group of another size."""
     small, large = group(["sac"] * 2, 1, torch.float32), group(["sac"] * 5, 1, torch.float32)
     for _ in range(3):

@@ -126,7 +126,7 @@ def test_an_asker_whose_scores_are_not_numbers_chooses_uniformly(bad, temperatur
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_a_diverged_critic_does_not_decide(bad, rule, temperature):
-    """Alone it makes the choice uniform; with trust it favours no adviser."""
+    """Alone it makes the choice uniform; beside trust it favours no adviser."""
     critic = torch.tensor([[1.0, bad, 2.0, 0.5]])
     t = None if temperature is None else torch.full((1, 1), temperature)
 
@@ -154,8 +154,8 @@ def test_paper_by_hand():
 
 
 def test_standardised_by_hand():
-    """critic (1, 2, 3): mean 2, deviation sqrt(2/3), so (-1, 0, 1) * 1.224745; trust (5, 5, 5) says nothing.
-    The mean of two components is half the sum."""
+    """critic (1, 2, 3): mean 2, deviation sqrt(2/3), so (-1, 0, 1) * 1.224745; trust (5, 5, 5) is
+    constant and counts 0. The mean of two components is half the sum."""
     components = {"critic": torch.tensor([[1.0, 2.0, 3.0]]), "trust_td": torch.full((1, 3), 5.0)}
     a = math.sqrt(1.5) / 2
     torch.testing.assert_close(standardised(components), torch.tensor([[-a, 0.0, a]]))
@@ -224,7 +224,7 @@ def test_equal_values_say_nothing(value, dtype, k):
 
 
 def test_rounding_is_no_opinion():
-    """Trust of 200 but for the last bits says nothing; a difference of 1 does."""
+    """Trust that differs only in the last bits has no effect; a difference of 1 has one."""
     almost = 200 + torch.tensor([[0.0, 1.5e-5, -1.5e-5]])
     assert len(almost.unique()) == 3 and (standardised({"trust_td": almost}) == 0).all()
     assert standardised({"trust_td": torch.tensor([[200.0, 201.0, 200.0]])}).abs().min() > 0.5

@@ -21,7 +21,7 @@ def who(d: Decisions, *members: int) -> np.ndarray:
 
 
 def begin(d: Decisions, members, step, obs=0.0, followed=0):
-    """`obs` and `followed` of everybody; adviser j suggests `10 obs + j`."""
+    """`obs` and `followed` of all members; adviser j suggests `10 obs + j`."""
     states = np.broadcast_to(np.array(obs, float).reshape(-1, 1), (d.M, 1))
     suggestions = 10 * states[:, None] + np.arange(d.K)[:, None]
     d.begin(who(d, *members), states, suggestions, np.broadcast_to(followed, (d.M,)), step)
@@ -47,7 +47,7 @@ def test_rewards_are_summed_with_the_members_own_gamma():
     assert not d.open.any() and d.count.tolist() == [1, 1]
 
 
-def test_what_was_summed_before_a_decision_is_not_in_it():
+def test_rewards_before_a_decision_do_not_count():
     d = memory(members=1)
     d.advance(np.array([100.0]))
     begin(d, (0,), step=2)
@@ -69,7 +69,7 @@ def test_nothing_follows_a_terminal_state_and_a_truncation_is_none():
     assert d.kept["discount"][:, 0].tolist() == [0.0, 0.25, 0.0]  # the last has nothing stored at all
     assert d.kept["reward"][:, 0].tolist() == [3.0, 3.0, 0.0]
     assert d.count.tolist() == [1, 1, 0] and d.open.tolist() == [False, False, True]
-    assert d.running["discount"][2] == 0.25  # and goes on
+    assert d.running["discount"][2] == 0.25  # continues
     d.advance(np.full(3, 4.0))
     finish(d, (0, 1, 2), step=3)
     assert d.count.tolist() == [1, 1, 1]  # the others have no open decision that could end twice
@@ -215,7 +215,7 @@ def test_like_plain_lists(members, replicas, capacity):
 
 
 def test_state():
-    """A copy goes on as the original does, and neither writes into the other or into the saved state."""
+    """A copy continues as the original does, and neither changes the other or the saved state."""
     first, rng = memory(4, 2, 3), np.random.default_rng(1)
     simulate(first, Lists(first), rng, range(1, 30))
     assert first.open.any() and first.count.max() > 3

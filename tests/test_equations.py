@@ -1,4 +1,4 @@
-"""Equations 2 to 9 of peer learning (arXiv 2312.09950) and the clockwork around them, worked out by hand."""
+"""Equations 2 to 9 of peer learning (arXiv 2312.09950) and the times of choices, computed by hand."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ LINE = Space(1, 1, low=np.array([-2], np.float32), high=np.array([2], np.float32
 
 
 def linear(algorithm, n_members=2, space=LINE):
-    """Networks without hidden layers: every value can be worked out in the head."""
+    """Networks without hidden layers, whose values are easy to compute by hand."""
     member = replace(default_settings(algorithm), net_arch=(), buffer_size=10, batch_size=2)
     group = Group([member] * n_members, 1, 0, space, 100, dtype=F64)
     return group, group.stacks[0].learner
 
 
 def answers(group, obs, others_sample):
-    """What the members answer when everybody asks everybody: `[M, N]` of actions of one number."""
+    """The answers of all members to all members, `[M, N]`; an action is one number."""
     everybody, myself = np.ones(group.M, bool), np.tile(np.arange(group.N), group.R)
     return member_answers(group, obs, everybody, myself, group.draw(), others_sample=others_sample)[..., 0]
 
@@ -89,7 +89,7 @@ def test_equation_3_of_dqn():
     # V = max_a Q: at s = 4: 8 and 4; at s = 1: 3 and 1
     situations = torch.tensor([[[4.0], [1.0]]] * 2, dtype=F64)
     near(group.state_value(situations, torch.zeros(2, 2, 1)), [[8.0, 3.0], [4.0, 1.0]])
-    # what they would do: the action of that value, whoever asks
+    # the suggestion is the action with that value, for every asker
     near(answers(group, torch.tensor([[4.0], [1.0]], dtype=F64), True), [[1.0, 2.0], [2.0, 2.0]])
 
 
@@ -118,7 +118,7 @@ def test_value_of_a_state_of_td3():
     near(group.state_value(obs, torch.full((2, 2, 1), 9.0)), [[1 - a, -0.5 - 3 * a], [5.0, 10.0]])
 
 
-def test_suggestions_answer_the_askers_situation():
+def test_suggestions_are_for_the_askers_observation():
     """Row = asker, column = adviser: adviser j at asker i's state, the own one sampled in any case."""
     group, learner = linear("sac")
     put(learner.actor, 0, [[1.0, 0.0]], [0.0, -30.0])  # mean s; log std -30 is cut to -20: no noise to speak of
@@ -136,7 +136,7 @@ def test_suggestions_answer_the_askers_situation():
     assert ((said - expected).abs() > 1e-3).all()
 
 
-def test_in_a_mixed_group_everybody_keeps_its_place():
+def test_answers_and_values_in_a_mixed_group_are_in_the_groups_order():
     """TD3, SAC, TD3, SAC say tanh of 1, 0.5 s, 2 s and -s; only SAC's answers to itself have noise."""
     small = {"net_arch": (), "buffer_size": 10, "batch_size": 2}
     kinds = [replace(default_settings(a), **small) for a in ("td3", "sac", "td3", "sac")]
@@ -200,8 +200,8 @@ def test_equation_5():
     near(table.values, [[150.0, 123.75, 151.5], [151.5, 200.0, 200.0]])
 
 
-def test_what_does_not_count_is_left_out():
-    """Invalid samples and targets that are no numbers: of (10, 30, NaN, inf) with adviser 0 only 10 counts."""
+def test_invalid_samples_and_targets_are_left_out():
+    """Invalid samples and targets that are not finite: of (10, 30, NaN, inf) with adviser 0 only 10 counts."""
     table = TDTable(2, 2, 0.0, 0.5, torch.zeros(0, dtype=F64))
     target = torch.tensor([[10.0, 30.0, math.nan, math.inf], [math.nan] * 4], dtype=F64)
     valid = torch.tensor([[True, False, True, True]] * 2)
@@ -227,11 +227,11 @@ def test_equation_6_and_7():
     assert [samples_per_member(10, n) for n in (1, 2, 3, 4, 10, 11, 64)] == [10, 5, 3, 2, 1, 1, 1]
 
 
-# --- a group of which everything is known ---------------------------------------------
+# --- a group whose values are given ---------------------------------------------
 
 
 class Stub:
-    """Member j suggests j, whoever asks; Q(s, a) = `opinion[m][a]`; V(s) = s + noise / 10; exploring adds 1000 and
+    """Member j suggests j to every asker; Q(s, a) = `opinion[m][a]`; V(s) = s + noise / 10; exploring adds 1000 and
     random actions are -1."""
 
     def __init__(self, n=2, replicas=1, learning_starts=0, opinion=None, gammas=(0.5,), capacity=10_000, seed=0):
@@ -290,7 +290,7 @@ class Stub:
 
 
 class Says(Adviser):
-    """A fixed adviser that says `number` and notes who asked."""
+    """A fixed adviser that suggests `number` and records its askers."""
 
     def __init__(self, number):
         self.number, self.asked = number, []
@@ -315,8 +315,9 @@ def chances(monkeypatch):
 
 
 def run(advice, steps, starts=(1,), first=1):
-    """Who follows whom `[M, steps]`, the actions `[M, steps]` and the steps of each member's decisions. In step t
-    member m goes from t + m / 8 to the state one higher, for a reward of t * t; every fourth step ends the task."""
+    """The adviser that each member follows `[M, steps]`, the actions `[M, steps]` and the steps of each member's
+    decisions. In step t member m goes from state t + m / 8 to one higher, for a reward of t * t; every fourth step is
+    terminal."""
     M = advice.M
     followed, actions, decisions = [], [], [[] for _ in range(M)]
     host = np.arange(M, dtype=np.float32).reshape(M, 1)
@@ -359,7 +360,7 @@ def advised(config, **kwargs):
     return advice
 
 
-def test_values_start_where_they_were_told():
+def test_initial_values():
     advice = make(replace(PLAIN, init_trust_values=200.0, init_agent_values=50.0), n=2, replicas=2, fixed=[Says(2)])
     td = advice.signals["td"]
     assert td.trust.values.tolist() == [[200.0] * 3] * 4 and td.agents.values.tolist() == [[50.0] * 3] * 2
@@ -443,14 +444,14 @@ def test_following_others_only(rule, chances):
         assert p[0, 0] == 0 and p[1, 1] == 0
 
 
-def test_a_share_for_oneself_and_a_uniform_one(chances):
+def test_self_share_and_epsilon(chances):
     """Greedy on (1.25, -1, 0.75) and (2, -0.5, 1.5); 0.2 for oneself, 0.3 uniform: 0.5 + 0.1 for the best."""
     run(advised(replace(PLAIN, choice="greedy", epsilon=0.3, self_share=0.2)), 1)
     near(chances[0], [[0.8, 0.1, 0.1], [0.6, 0.3, 0.1]], 1e-6)
 
 
 @pytest.mark.parametrize("rule", ["paper", "greedy", "standardised"])
-def test_a_member_whose_critic_diverged_chooses_uniformly_and_alone(rule, chances):
+def test_only_a_member_whose_critic_diverged_chooses_uniformly(rule, chances):
     config = replace(PLAIN, choice=rule, use_trust=False, use_agent_values=False)
     advice = make(config, n=3, opinion=[[1.0, math.nan, 2.0], [3.0, 1.0, 0.0], [0.0, 0.0, 9.0]])
     run(advice, 1)
@@ -464,7 +465,7 @@ def test_a_member_whose_critic_diverged_chooses_uniformly_and_alone(rule, chance
 @pytest.mark.parametrize("advantage", [False, True])
 @pytest.mark.parametrize("looks", [1, 20])
 @pytest.mark.parametrize("memory, capacity", [(1000, 10_000), (25, 10_000), (1000, 25), (1000, 30)])
-def test_trust_is_learned_from_whom_was_followed(memory, capacity, looks, advantage):
+def test_trust_is_learned_from_the_followed_advisers(memory, capacity, looks, advantage):
     """Against Equations 4 to 8 written as loops over plain numbers, looked at every `looks` steps; the history
     wraps around."""
     N, R, K, B, steps, alpha = 2, 2, 3, 4, 80, 0.3
@@ -513,7 +514,7 @@ def test_trust_is_learned_from_whom_was_followed(memory, capacity, looks, advant
     assert len({len(set(h)) for h in history}) == 1 and set(history[0]) == {0, 1, 2}
 
 
-# --- the clockwork ------------------------------------------------------------------------
+# --- the times of choices ------------------------------------------------------------------------
 
 UNIFORM = replace(PLAIN, choice="uniform")
 
@@ -536,7 +537,7 @@ def test_a_new_episode_forces_a_choice():
     assert decisions == [[1, 6, 8, 18, 28, 30]] * 2
 
 
-def test_the_papers_counter_runs_on():
+def test_the_papers_count_continues_over_episodes():
     _, _, decisions = run(make(replace(UNIFORM, follow_across_episodes=True)), 35, starts=(1, 6, 8, 30))
     assert decisions == [[1, 11, 21, 31]] * 2
 
@@ -549,7 +550,7 @@ def test_warm_up_is_random_and_without_choices():
     assert followed[0, :4].tolist() == [0] * 4
 
 
-def test_solo_epochs_come_after_so_many_peer_epochs_and_end():
+def test_solo_epochs_follow_switch_ratio_peer_epochs_and_end():
     """Epochs of 10 steps, two with peers and one solo: solo in steps 21-30 and 51-60."""
     followed, actions, decisions = run(make(replace(UNIFORM, switch_ratio=2, follow_steps=4), n=4), 65)
     expected = [1, 5, 9, 13, 17, 31, 35, 39, 43, 47, 61, 65]
@@ -560,7 +561,7 @@ def test_solo_epochs_come_after_so_many_peer_epochs_and_end():
     assert (followed[:, 30:50] != np.arange(4)[:, None]).any()
 
 
-def test_the_count_begins_anew_after_a_solo_epoch():
+def test_the_count_restarts_after_a_solo_epoch():
     _, _, decisions = run(make(replace(UNIFORM, switch_ratio=2, follow_steps=7)), 45)
     assert decisions == [[1, 8, 15, 31, 38, 45]] * 2
 
@@ -578,8 +579,8 @@ def test_early_advice_ends():
     assert never == [[], []]
 
 
-def test_actions_are_the_followed_ones_and_exploration_is_for_oneself():
-    """Member j suggests j, the expert 7: whoever follows itself explores (1000 more), nobody else does."""
+def test_only_members_that_follow_themselves_explore():
+    """Member j suggests j, the expert 7: only members that follow themselves explore (1000 more)."""
     followed, actions, _ = run(make(replace(UNIFORM, follow_steps=2), n=2, replicas=2, fixed=[Says(7.0)]), 60)
     said = np.array([0, 1, 7])[followed]
     own = followed == np.array([0, 1, 0, 1])[:, None]
@@ -587,7 +588,7 @@ def test_actions_are_the_followed_ones_and_exploration_is_for_oneself():
     assert {0, 1, 2} == set(followed.ravel()) and own.any() and not own.all()
 
 
-def test_fixed_advisers_are_asked_by_who_chooses_or_follows_them():
+def test_fixed_advisers_are_asked_by_members_that_choose_or_follow_them():
     expert = Says(7.0)
     advice = make(replace(UNIFORM, follow_steps=5), n=3, fixed=[expert])
     followed, _, _ = run(advice, 40)
@@ -596,20 +597,20 @@ def test_fixed_advisers_are_asked_by_who_chooses_or_follows_them():
         who = [0, 1, 2] if step % 5 == 1 else np.flatnonzero(followed[:, step - 1] == 3).tolist()
         assert (next(asked) if who else []) == who
     assert next(asked, None) is None
-    # to choose by lot nobody needs to be heard: one question a step for following another
+    # a uniform choice needs no answers: one query per step for following another adviser
     others = followed != np.arange(3)[:, None]
     assert advice.queries.tolist() == others.sum(axis=1).tolist()
 
 
-def test_who_scores_its_advisers_asks_them_all():
-    """Two questions at a choice, one a step in between for following another."""
+def test_a_member_that_scores_its_advisers_asks_all_of_them():
+    """Two queries at a choice, one per step in between for following another."""
     advice = advised(replace(PLAIN, follow_steps=5))
     followed, _, _ = run(advice, 40)
     others = (followed != np.arange(2)[:, None]) & (np.arange(40) % 5 != 0)
     assert advice.queries.tolist() == (8 * 2 + others.sum(axis=1)).tolist() and others.any()
 
 
-def test_choices_are_drawn_by_the_member_itself():
+def test_a_members_choices_do_not_depend_on_other_replicas():
     """The same draws in a group with other replicas; the counts are of decisions."""
     one, _, _ = run(make(UNIFORM, n=3, replicas=1), 60)
     advice = make(UNIFORM, n=3, replicas=3)

@@ -59,7 +59,7 @@ def steps_of(spec: Spec, steps: int = STEPS, members: int = M, advisers: int = K
         action = rng.uniform(spec.action_low, spec.action_high, (members, steps, spec.act_dim)).astype(np.float32)
     first = rng.random((members, steps)) < 0.02
     first[:, 0] = True
-    first[0, 1:] = False  # one member lives in one long episode
+    first[0, 1:] = False  # one member has one long episode
     return {
         "obs": obs,
         "action": action,
@@ -96,7 +96,7 @@ def test_the_cut_into_chunks_changes_no_bit(name, lagged):
 
 
 @pytest.mark.parametrize("name", ENVS)
-def test_members_do_not_see_each_other(name):
+def test_members_do_not_affect_each_other(name):
     steps = steps_of(spec_of(ENVS[name]))
     together, phases = run(fresh(name), steps, [20])
     for member in range(M):
@@ -107,7 +107,7 @@ def test_members_do_not_see_each_other(name):
 
 
 @pytest.mark.parametrize("name", ENVS)
-def test_an_episode_knows_nothing_of_the_one_before(name):
+def test_an_episode_does_not_depend_on_the_one_before(name):
     """The same steps, once after 37 others and once as the first ever, have the same features."""
     spec = spec_of(ENVS[name])
     before, episode = steps_of(spec, 37, seed=1), steps_of(spec, 60, seed=2)
@@ -173,7 +173,7 @@ def test_the_adviser_slice_and_nothing_else_says_who_was_followed(name, advisers
 
 
 @pytest.mark.parametrize("name", ENVS)
-def test_a_saved_state_goes_on_with_the_same_bits(name):
+def test_a_saved_state_continues_with_the_same_bits(name):
     steps = steps_of(spec_of(ENVS[name]))
     whole, phases = run(fresh(name), steps)
     for cut in (1, 45):
@@ -190,7 +190,7 @@ def test_a_saved_state_goes_on_with_the_same_bits(name):
         np.testing.assert_array_equal(again, phases[:, cut:])
 
 
-def test_the_state_of_a_new_object_takes_one_back_to_the_beginning():
+def test_the_state_of_a_new_object_resets():
     steps, features = steps_of(spec_of("LunarLander-v3")), fresh("lunarlander")
     start = features.state()
     first = run(features, steps)[0]
@@ -356,7 +356,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_a_family_that_cannot_be_is_refused_when_built(registered, wrong):
+def test_an_impossible_family_is_refused_when_built(registered, wrong):
     changes, message = WRONG[wrong]
     with pytest.raises(UserError, match=message) as error:
         registered(**changes)
@@ -364,7 +364,7 @@ def test_a_family_that_cannot_be_is_refused_when_built(registered, wrong):
 
 
 def test_what_goes_wrong_later_changes_nothing(registered):
-    """Finite on the made-up steps, not on a later one: the chunk is refused whole, and the next one goes on."""
+    """Finite on the made-up steps, not on a later one: the whole chunk is refused, and the next one is accepted."""
 
     def extract(past):
         return {"pole": past.obs[..., 2:], "reward": np.where(past.obs[..., 0] > 99, np.nan, past.reward)}
@@ -396,7 +396,7 @@ def test_names():
 
 @pytest.mark.parametrize("env_id", ["Hopper-v5", "Walker2d-v5", "Ant-v5"])
 def test_another_layout_of_the_same_environment_is_not_misread(env_id):
-    """With the position in front every number stands elsewhere."""
+    """With the position in front every number has another place."""
     spec = check_env_id(env_id, {"exclude_current_positions_from_observation": False})
     assert family_for("auto", spec).name == "generic"
     with pytest.raises(UserError, match="does not fit the feature family"):

@@ -203,7 +203,7 @@ def test_lunarlander_phases():
 
 
 def test_hopper_slices():
-    """A step in stance, a swing, a flight, a landing; then the same episode goes on in stance."""
+    """A step in stance, a swing, a flight, a landing; then the same episode continues in stance."""
     stance = [1.2, -0.1, 0.2, -0.3, 0.4, 1.5, -0.1, 0.6, 1.0, -2.0, 4.0]
     swing = [1.1, 0.2, 0, 0.5, 0, 0, -0.2, 0, 0, 0, 0]
     flight = [1.6, 0, 0, 0, 0, 0, 2.0, 0, 0, 0, 0]
@@ -476,7 +476,7 @@ def test_room_mean_reward_is_of_the_last_20():
 
 
 def test_room_windows_are_30_positions_long():
-    """Ten steps of 0.1 to the right, then it stands still."""
+    """Ten steps of 0.1 to the right, then no motion."""
     obs = np.zeros((50, 4), np.float32)
     obs[:, 0] = np.minimum(np.arange(50), 10) / 10
     blocks, _ = features_of("Room-v21", obs, np.zeros(50, int), np.zeros(50))

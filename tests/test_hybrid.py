@@ -17,8 +17,6 @@ from peerage.evaluation.actors import Evaluations
 from peerage.learners.streams import StreamKey
 from peerage.runs import checkpoint
 from peerage.runs.listeners import Listener
-from peerage.training.runner import Runner
-from peerage.training.trainer import Trainer
 from peerage.trust.attention import LOSSES, AttentionTrust
 from peerage.trust.features import ADVISER, Family, make_features
 from peerage.trust.hybrid import TransformerTrust, confidence, normalised, omega
@@ -129,10 +127,10 @@ def test_normalised():
 
 
 def test_the_mixture_by_hand(begin):
-    """Negative values on both sides, and members that know nothing of each other."""
+    """Negative values on both sides, and members that do not affect each other."""
     trainer = begin(small(n_peers=2, advisers=()), 10, dtype=F64)
     signal = hybrid(trainer)
-    # The transformers say -3 of everybody, member 1's 0; TD trust is known as well.
+    # Member 0's transformer predicts -3 for both advisers, member 1's predicts 0; TD trust is set, too.
     weights = signal.attention.model.stack.weights()
     weights["outcome2.weight"].zero_()
     weights["outcome2.bias"][:] = torch.tensor([-3.0, 0.0], dtype=F64).view(2, 1, 1)
@@ -153,7 +151,7 @@ def test_the_mixture_by_hand(begin):
     near(report["trust_attention"], [[-3.0, -3.0], [0.0, 0.0]])
     near(report["confidence"], [[0.65, 0.65], [c, c]])
     near(report["omega"], [[0.1625, 0.1625], [0.25 * c, 0.25 * c]])
-    # who is not due keeps what was said last
+    # a member that does not choose keeps its last values
     signal.attention.recent[:30] = math.nan
     signal.values(trainer.obs, None, np.array([True, False]), step=40)
     near(signal.report()["omega"], [[0.25, 0.25], [0.25 * c, 0.25 * c]])
@@ -212,7 +210,7 @@ def test_every_component_is_in_the_run_folder(tmp_path):
         assert {member for member, other in logged if other == name} == {"member-0", "member-1"}
 
 
-# --- the counterfactual, through the whole system ---------------------------------------------------------------
+# --- the counterfactual, through the whole system -------------------------------------------------------------
 
 
 def record_steps(signal):
@@ -232,7 +230,7 @@ def record_steps(signal):
 
 
 def spy(monkeypatch, signal):
-    """The windows and members that the model is really asked about."""
+    """Records the windows and members of every prediction."""
     asked = []
     real = signal.attention.model.predict
 
@@ -259,7 +257,7 @@ def test_only_the_adviser_differs(begin, monkeypatch, name, phases):
         before = len(steps[0])
         trainer.advance()
         if not trainer.sharing.chose.any():
-            assert not asked  # nobody chooses: nothing is computed
+            assert not asked  # without a choice nothing is computed
             continue
         assert len(asked) == 1
         windows, members = asked[0]
@@ -320,41 +318,7 @@ def test_any_number_of_advisers(begin, monkeypatch, n, fixed):
     assert (values.std(dim=1) > 0).all()  # the model tells advisers apart
 
 
-# --- members, replicas, stacks ----------------------------------------------------------------------------------
-
-
-class Record(Listener):
-    essential = True
-
-    def __init__(self):
-        self.metrics, self.advice = [], []
-
-    def on_metrics(self, step, rows):
-        self.metrics += [(step, *row) for row in rows]
-
-    def on_advice(self, step, rows):
-        self.advice += [(step, *row.items()) for row in rows]
-
-
-def record(config):
-    trainer = Trainer(config)
-    heard = Record()
-    Runner(trainer, heard).run()
-    trainer.close()
-    return heard
-
-
-@pytest.mark.parametrize("env", ["Room-v6", "CartPole-v1"])
-def test_replicas_do_not_know_of_each_other(env):
-    """In no bit do two replicas change beside a third one; in CartPole members choose at different times."""
-    config = small(env, advisers=("random", "constant:1"), replicas=2)
-    two, three = record(config), record(replace(config, replicas=3))
-    assert two.metrics == [row for row in three.metrics if row[1] < 2]
-    assert two.advice == [row for row in three.advice if dict(row[1:])["replica"] < 2]
-    names = {row[3] for row in two.metrics}
-    assert {"trust/loss", "trust/confidence", "trust/omega"} <= names
-    pairs = [{**dict(row[1:]), "replica": 0} for row in two.advice if row[0] == 80]
-    assert pairs[: len(pairs) // 2] != pairs[len(pairs) // 2 :]  # they are not the same replica
+# --- members, replicas, stacks --------------------------------------------------------------------------------
 
 
 def test_members_of_other_algorithms_and_stacks_have_the_same_trust(begin):
@@ -388,11 +352,11 @@ def test_a_mixed_group_trains(begin):
     assert hybrid(trainer).attention.updates == 15 and (trainer.sharing.counts.sum(axis=0) > 0).all()
 
 
-# --- what may be known ------------------------------------------------------------------------------------------
+# --- what predictions depend on -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_reward_is_not_known_when_it_is_predicted(begin, name):
+def test_a_prediction_does_not_depend_on_its_own_reward(begin, name):
     """A history of the real environment with one reward changed, through the real features."""
     env = FAMILIES[name]
     origin = begin(small(env, n_peers=2))
@@ -439,11 +403,11 @@ def test_a_reward_is_not_known_when_it_is_predicted(begin, name):
     assert changed("causal", False) == [True] * n
 
 
-# --- ways of stopping and going on --------------------------------------------------------------------------
+# --- resume --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("env", ["LunarLander-v3", "Ant-v4", "CartPole-v1"])
-def test_a_resumed_run_goes_on_with_the_same_trust(begin, same, tmp_path, env):
+def test_a_resumed_run_continues_with_the_same_trust(begin, same, tmp_path, env):
     """Through a checkpoint on disk, in the middle of windows, warm-up and steps whose features are not made yet."""
     config = small(env, replicas=2)
     first = begin(config, 39)
@@ -464,7 +428,7 @@ def test_a_resumed_run_goes_on_with_the_same_trust(begin, same, tmp_path, env):
     assert [m for m in first.sharing.metrics() if m[2] == "trust/loss"] != []
 
 
-# --- as published -----------------------------------------------------------------------------------------------
+# --- as published ---------------------------------------------------------------------------------------------
 
 
 COMMON = (
@@ -492,7 +456,7 @@ COMMANDS = {
 
 @pytest.mark.parametrize("env", COMMANDS)
 def test_the_published_commands_run(env, tmp_path, monkeypatch):
-    """Their flags as they are, shortened by --total-timesteps; nobody watches the evaluations and the report here."""
+    """Their flags as they are, shortened by --total-timesteps; without evaluations and report."""
     pytest.importorskip("wandb")
     # W&B has tests of its own; "disabled", wandb would stay so for the rest of the process
     monkeypatch.setattr("peerage.session.WandbLog", lambda project, figures: Listener())
@@ -530,7 +494,7 @@ def test_a_short_published_run_chooses_by_the_hybrid(begin):
     near(report["omega"].double(), (51 / 500_000 * 0.5 * report["confidence"].double()).tolist(), 1e-6)
 
 
-# --- bad input ----------------------------------------------------------------------------------------------------
+# --- bad input ------------------------------------------------------------------------------------------------
 
 
 def wrong_width(spec):

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Critics:
-    """Critics that can be worked out in the head: member m values a state by `V = slope[m] s` and an action in it by
+    """Critics that are easy to compute by hand: member m values a state by `V = slope[m] s` and an action in it by
     `Q = s + a / 10`; gamma = 0.5, actions in [-10, 10]."""
 
     has_action_value = True
@@ -77,7 +77,7 @@ def choose(trust, obs, suggestions, step, who=None):
 
 
 def act(trust, obs, followed, rewards, *, chose=True, next_obs=None, terminated=False, done=False):
-    """One step of everybody."""
+    """One step of all members."""
     M = trust.M
     obs = np.asarray(obs, np.float32).reshape(M, -1)
     after = obs if next_obs is None else np.asarray(next_obs, np.float32).reshape(M, -1)
@@ -127,7 +127,7 @@ def say(trust, seed=1):
 # --- the value of decisions, by hand --------------------------------------------------------------------------
 
 
-def test_look_back_by_hand():
+def test_valuation_by_hand():
     """V_0(s) = s, V_1(s) = 2 s, Q = s + a / 10, gamma = 0.5. Two steps from 1 to 4 and from 2 to 6: rewards 1 and 3,
     2 and -2. A_0 = 1 + 3/2 + 4/4 - 1 = 2.5, A_1 = 2 - 1 + 12/4 - 4 = 0. Of suggestions 0, 5, 10 the critics say
     s + a/10 - V(s) = 0, 0.5, 1 and -2, -1.5, -1."""
@@ -144,7 +144,7 @@ def test_look_back_by_hand():
     assert trust.decisions.kept["ended"][:, 0].tolist() == [2, 2]
 
 
-def test_look_back_at_the_end_of_an_episode():
+def test_valuation_at_the_end_of_an_episode():
     """In a terminal state (member 0) nothing follows; a truncation (member 1) goes by its true last state:
     A_0 = 4 - 1 = 3, A_1 = 4 + 0.5 * 2 * 7 - 2 = 9."""
     trust = trust_of(Critics(slope=[1.0, 2.0]), follow_steps=5)
@@ -169,7 +169,7 @@ def test_the_value_of_a_terminal_state_is_not_asked():
     np.testing.assert_allclose(trust.valuation.advantage[:, 0], [3.0, 0.0], atol=1e-12)
 
 
-def test_decisions_are_valued_anew_by_the_critics_of_today():
+def test_decisions_are_valued_again_by_the_present_critics():
     group = Critics(slope=[1.0, 2.0])
     trust = trust_of(group)
     choose(trust, [1.0, 1.0], [[[0.0]] * 3], 1)
@@ -184,7 +184,7 @@ def test_decisions_are_valued_anew_by_the_critics_of_today():
     np.testing.assert_allclose(trust.valuation.critic[:, 0, 0], [0.0, 3.0], atol=1e-12)  # 1 - V: member 1 only
 
 
-def test_look_back_of_real_critics():
+def test_valuation_by_real_critics():
     """DQN without hidden layers: Q_0 = (s, 2 s, 3), Q_1 = (-s, 0, s); from 1 to 4 at gamma 0.5 and a reward of 1.
     V_0: 3, 8; V_1: 1, 4. A = 1 + 4 - 3 = 2 and 1 + 2 - 1 = 2."""
     member = replace(default_settings("dqn"), net_arch=(), buffer_size=10, batch_size=2, gamma=0.5)
@@ -202,8 +202,8 @@ def test_look_back_of_real_critics():
     assert trust.valuation.agreement[:, 0].tolist() == [[0, 1, 0, 1], [1, 0, 0, 0]]
 
 
-def test_a_diverged_critic_does_no_harm():
-    """Member 0's critic says NaN, then infinity: its decisions say nothing, everybody else's stand."""
+def test_a_diverged_critic_does_not_affect_other_members():
+    """Member 0's critic says NaN, then infinity: its decisions count 0, those of the other member are unchanged."""
     group = Critics(slope=[1.0, 2.0])
     trust = trust_of(group, context_update_freq=2)
     World(trust).play(40, only(2))
@@ -219,9 +219,9 @@ def test_a_diverged_critic_does_no_harm():
         assert (trust.updates > before).all() and trust.active.all() and trust.model.stack.flat.isfinite().all()
 
 
-def test_decisions_without_an_adviser():
-    """A member that is made to follow somebody else has no decision any more, nor one that goes on for longer than a
-    decision lasts."""
+def test_decisions_without_a_choice_are_dropped():
+    """A member that follows another adviser without a choice has no open decision any more. Neither has one whose
+    decision has lasted `follow_steps` steps."""
     trust = trust_of(Critics(), follow_steps=2)
     choose(trust, [0.0, 0.0], [[[0.0]] * 3], 1)
     act(trust, [0.0, 0.0], [1, 1], 1.0)
@@ -381,7 +381,7 @@ def test_the_context_ends_before_the_query_begins():
     assert any(ended[e] < ended[q] for q in finished for e in finished if ended[e] >= begun[q] and e != q)
 
 
-def test_a_query_remade_from_memory_is_the_one_that_was_made():
+def test_a_query_made_again_from_memory_is_the_same():
     """Tokens at the choice and later, in training: the same bits while critics and scales are the same."""
     trust = trust_of(Critics(3, slope=[1.0, 2.0, 0.0]), context_length=9, follow_steps=6)
     made = uneven(trust)
@@ -400,7 +400,7 @@ def test_a_query_remade_from_memory_is_the_one_that_was_made():
 
 
 @pytest.mark.parametrize("identity", [False, True])
-def test_advisers_have_no_names(identity):
+def test_values_follow_a_permutation_of_the_advisers(identity):
     """The same history with the fixed advisers in other places: the values change places with them. With names to
     remember they need not."""
     places = [0, 1, 4, 2, 3]
@@ -415,7 +415,7 @@ def test_advisers_have_no_names(identity):
 
 
 @pytest.mark.parametrize("hide", [0.0, 0.5, 1.0])
-def test_names_are_hidden_in_some_windows(hide):
+def test_identities_are_hidden_in_a_share_of_the_windows(hide):
     """The query names whom it asks about, in training the one who was followed, but for a share of the windows."""
     trust = trust_of(Critics(), 3, context_identity=True, context_hide_identity=hide, context_batch_size=200)
     World(trust).play(40, only(2))
@@ -429,7 +429,7 @@ def test_names_are_hidden_in_some_windows(hide):
     assert (ask(trust)[0][:, :, -1, trust.tokens.columns.identity] == np.eye(3)).all()  # never hidden at a choice
 
 
-def test_oneself_and_members_are_told_from_the_rest():
+def test_tokens_mark_the_asker_and_the_members():
     """What is not permuted: a member knows itself among the advisers, and the learners."""
     trust = trust_of(Critics(2, 2), 4)
     World(trust).play(30, only(3))
@@ -447,7 +447,7 @@ def last_values(estimator, steps=40, **settings):
     return trust, World(trust).play(steps, only(2))[1][-1]
 
 
-def test_both_begins_as_the_kernel_and_the_transformer_at_nothing():
+def test_before_learning_both_is_the_kernel_and_the_transformer_is_zero():
     kernel, both, transformer = (last_values(name)[1] for name in ("kernel", "both", "transformer"))
     assert np.array_equal(kernel, both) and np.abs(kernel).min() > 0.01
     assert not transformer.any()
@@ -480,7 +480,7 @@ def test_the_transformer_alone_leaves_the_kernel_out():
 
 
 def test_attention_of_the_query():
-    """A distribution over the decisions that are there and the query itself; what stands elsewhere changes nothing."""
+    """A distribution over the filled places and the query itself; the content of empty places has no effect."""
     trust, _ = last_values("both", steps=20, context_length=60)  # 38 decisions: 21 places are empty
     say(trust)
     tokens, valid = ask(trust)
@@ -497,7 +497,7 @@ def test_attention_of_the_query():
         assert torch.equal(trust.model.predict(trust.model.stack.weights(), dirty, v), out)
         short = trust.model.predict(trust.model.stack.weights(), x[:, :, 21:], v[:, :, 21:])
     torch.testing.assert_close(short, out)
-    with torch.no_grad():  # and what is there counts
+    with torch.no_grad():  # the content of filled places has
         x[:, :, 30] += 1
         assert (trust.model.predict(trust.model.stack.weights(), x, v) != out).all()
 
@@ -510,16 +510,16 @@ def rightly(seen, good):
     return float((seen.argmax(axis=2) == good).mean())
 
 
-def test_the_kernel_sees_at_once_who_is_good():
+def test_the_kernel_finds_the_good_adviser_at_once():
     """Adviser 3 of 5 is better by three standard deviations of the noise: in the first 20 choices after the first 32
     decisions (16 of each) its value is the highest."""
     trust = trust_of(Indifferent(), 5, context_estimator="kernel", context_length=100, context_update_freq=5)
     _, seen = World(trust).play(37, only(3))
-    assert not seen[:16].any()  # says nothing before
+    assert not seen[:16].any()  # zeros before
     assert rightly(seen[17:], 3) >= 0.95
 
 
-def test_the_transformer_alone_learns_who_is_good_and_follows_a_change():
+def test_the_transformer_alone_finds_the_good_adviser_and_follows_a_change():
     """Without the kernel: right after 60 updates; as sure of another adviser in another history; and, with nothing more
     learned, right again 40 decisions (a context) after the good one has become bad and a bad one good."""
     trust = trust_of(
@@ -546,7 +546,7 @@ def test_the_transformer_alone_learns_who_is_good_and_follows_a_change():
     assert torch.equal(trust.model.stack.flat, learned) and torch.equal(other.model.stack.flat, learned)
 
 
-def test_who_is_right_here():
+def test_the_good_adviser_depends_on_the_state():
     """Adviser 2 is right for s < 0, adviser 3 for s > 0: after 100 updates the member knows whom to ask where."""
     trust = trust_of(Indifferent(), 5, context_length=60, context_update_freq=2)
 
@@ -596,32 +596,8 @@ def sound(trainer, updates=1) -> None:
     assert trust.last.isfinite().all() and trust.last.std() > 0
 
 
-@pytest.mark.parametrize("env", ["Room-v6", "LunarLander-v3"])
-def test_a_replica_does_not_depend_on_others(begin, env):
-    """Two replicas and three, bit for bit; LunarLander's episodes end at different times, so that replicas differ in
-    when they have seen enough and in how many decisions have ended."""
-    learner = replace(LEARNER, learning_starts=(60,))
-    two, three = (begin(small(env, replicas=replicas, learner=learner)) for replicas in (2, 3))
-    a, b, answers = model(two), model(three), 0
-    for _ in range(180):
-        for trainer in (two, three):
-            trainer.advance()
-        assert np.array_equal(two.host_obs, three.host_obs[:4])
-        assert np.array_equal(two.sharing.followed, three.sharing.followed[:4])
-        torch.testing.assert_close(a.last, b.last[:4], rtol=0, atol=0, equal_nan=True)
-        answers += int(a.last.isfinite().any())
-    assert answers > 40
-    assert torch.equal(a.model.stack.flat, b.model.stack.flat[:2])
-    assert np.array_equal(a.valuation.scale, b.valuation.scale[:4])
-    assert np.array_equal(a.valuation.advantage, b.valuation.advantage[:4])
-    assert np.array_equal(a.updates, b.updates[:2])
-    sound(two, 10)
-    if env == "LunarLander-v3":  # the third is ahead or behind
-        assert len(set(b.decisions.ordered.tolist())) > 1
-
-
 @pytest.mark.parametrize("late", [0, 1])
-def test_a_replica_begins_to_learn_in_its_own_time(late):
+def test_a_replica_starts_to_learn_independently_of_others(late):
     """One of two replicas decides in every third step only. Replica 0 learns as it does by itself, bit for bit, whether
     it is the late one or the other."""
 

@@ -88,7 +88,7 @@ def normal_draws(monkeypatch):
     queues = SimpleNamespace(rsample=deque(), normal_=deque())
 
     def rsample(self, sample_shape=()):
-        if len(sample_shape):  # gSDE's matrices for several environments are not read
+        if len(sample_shape):  # gSDE's matrices for several environments, which are not used
             return torch.zeros(*sample_shape, *self.loc.shape, dtype=F64)
         return self.loc + self.scale * queues.rsample.popleft()
 

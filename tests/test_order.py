@@ -141,7 +141,7 @@ def test_trust_is_learned_from_the_networks_before_learning_and_exchange(begin, 
     assert trainer.sharing.signals["td"].max_deferred > TRAIN_FREQ  # updates are really deferred until then
     before = advance(trainer, STEPS)
     assert same(trainer, by_hand(trainer, twin, before))
-    # With the networks after learning, or after the exchange, the numbers would be others
+    # The networks after learning, or after the exchange, give other numbers
     after = [*before[1:], networks(trainer)]
     for freq in (TRAIN_FREQ, EXCHANGE_FREQ)[: 1 + len(exchange)]:
         late = [after[t] if (t + 1) % freq == 0 else before[t] for t in range(STEPS)]
@@ -164,7 +164,7 @@ def test_agent_values_ignore_the_critic_of_a_diverged_member(begin, why):
     changed = [t for t in range(STEPS) if not before[t].sound[1]]
     assert changed == (list(range(25, STEPS)) if why == "diverged" else [])
     assert same(trainer, by_hand(trainer, twin, before))
-    for now in before:  # the other way round
+    for now in before:  # the opposite rule
         now.sound = np.array([True, why == "diverged", True, True])
     assert not same(trainer, by_hand(trainer, twin, before))
 
@@ -195,5 +195,5 @@ def test_temperature_falls_at_the_first_step_of_every_epoch(begin, monkeypatch):
         temperature = torch.tensor([[0.5 * math.exp(-0.7 * epoch)], [2.0 * math.exp(-0.1 * epoch)]], dtype=F64)
         expected = torch.softmax(scores / temperature, dim=1)
         torch.testing.assert_close(chances[step - 1], expected, rtol=1e-12, atol=1e-12)
-        assert (scores.std(dim=1) > 1e-3).all()  # of equal scores every temperature makes the same
+        assert (scores.std(dim=1) > 1e-3).all()  # equal scores would hide the temperature
     assert len(chances) == 13

@@ -1,4 +1,4 @@
-"""Zips of Stable-Baselines3 as our members, our members as its zips, and files that mean harm."""
+"""Stable-Baselines3's zips as members, members as its zips, and malicious files."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def refusal(call, *args, **kwargs):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_zip_acts_and_judges_as_in_stable_baselines3(tmp_path, kind):
+def test_a_zip_has_the_actions_and_values_of_stable_baselines3(tmp_path, kind):
     model, path = saved(tmp_path, kind)
     policy = read_zip(path)
     assert (policy.algorithm, policy.net_arch) == (kind.split("-")[0], (16, 12))
@@ -148,7 +148,7 @@ def test_every_parameter_of_a_zip_arrives(tmp_path):
 
 
 @pytest.mark.parametrize("ent_coef", ["auto_0.2", 0.3])
-def test_the_entropy_coefficient_comes_along(tmp_path, ent_coef):
+def test_the_entropy_coefficient_is_loaded(tmp_path, ent_coef):
     _, path = saved(tmp_path, "sac", ent_coef=ent_coef, gamma=0.9)
     policy = read_zip(path)
     learner = to_learner(policy, OBS, BOX)
@@ -190,7 +190,7 @@ def test_other_algorithms_and_networks_are_refused(tmp_path):
     assert "features_extractor_class" in refusal(read_zip, path)
 
 
-def test_an_own_policy_class_is_refused(tmp_path):
+def test_another_policy_class_is_refused(tmp_path):
     _, path = saved(tmp_path, "dqn")
     data = json_of(path)
     data["policy_class"]["__module__"] = "mine"
@@ -214,7 +214,7 @@ def test_other_spaces_are_refused_by_name(tmp_path):
     assert "2 discrete" in refusal(to_learner, read_zip(path), OBS, gym.spaces.Discrete(2))
 
 
-def test_parameters_too_many_or_missing_are_refused(tmp_path):
+def test_extra_and_missing_parameters_are_refused(tmp_path):
     _, path = saved(tmp_path, "dqn")
     whole = read_zip(path).tensors
     for tensors in (
@@ -229,7 +229,7 @@ def test_parameters_too_many_or_missing_are_refused(tmp_path):
         refusal(lambda: to_learner(read_zip(path), OBS, DISCRETE))
 
 
-def test_files_that_are_no_models(tmp_path):
+def test_files_that_are_not_models_are_refused(tmp_path):
     _, path = saved(tmp_path, "sac")
     whole = path.read_bytes()
     bad = tmp_path / "bad.zip"
@@ -252,7 +252,7 @@ def test_files_that_are_no_models(tmp_path):
         assert "policy.pth" in refusal(read_zip, rewritten(path, policy_pth=blob))
 
 
-def test_bombs_do_not_go_off(tmp_path, monkeypatch):
+def test_files_that_claim_huge_sizes_are_refused(tmp_path, monkeypatch):
     _, path = saved(tmp_path, "dqn")
     good = read_zip(path).tensors
     blob = io.BytesIO()  # a few bytes that claim to be a tensor of 4 TB
@@ -285,7 +285,7 @@ def test_a_hostile_zip_can_do_nothing(tmp_path):
     mark = tmp_path / "mark"
     evil = pickle.dumps(Evil(mark))
     pickle.loads(evil)
-    assert mark.exists()  # the weapon works
+    assert mark.exists()  # unpickling it has an effect
     mark.unlink()
 
     model, path = saved(tmp_path, "sac")
@@ -317,7 +317,7 @@ def test_a_hostile_zip_can_do_nothing(tmp_path):
 
 
 def make_run(path: Path, env="Pendulum-v1", n=3, replicas=2, **learner) -> Group:
-    """A run folder as after a training, and the group in it. Targets and coefficients are no copies."""
+    """A run folder as after a training, and the group in it. Targets and coefficients are not initial values."""
     config = Config(env=env, n_peers=n, replicas=replicas, total_timesteps=50)
     spec = check_env_id(env, {})
     config = resolve(replace(config, learner=LearnerConfig(**learner)), spec.discrete)
@@ -387,14 +387,14 @@ def test_export_opens_in_stable_baselines3_and_comes_back(tmp_path, kind):
         assert sent.keys() == came.keys() and all(torch.equal(sent[k][row], came[k][0]) for k in sent)
 
 
-def test_an_export_learns_on_in_stable_baselines3(tmp_path):
+def test_an_export_continues_to_learn_in_stable_baselines3(tmp_path):
     make_run(tmp_path / "run", n=1, replicas=1, net_arch=((8,),), batch_size=(4,), learning_starts=(4,))
     path = export_member(tmp_path / "run", 0, out=tmp_path / "mine")
     assert path == tmp_path / "mine.zip"
     sb3.SAC.load(path, env=gym.make("Pendulum-v1"), device="cpu", buffer_size=100).learn(20)
 
 
-def test_export_refuses_what_is_not_there_and_what_is(tmp_path, monkeypatch):
+def test_export_refuses_missing_members_and_existing_files(tmp_path, monkeypatch):
     run = tmp_path / "run"
     make_run(run, n=2)
     assert "no member 2" in refusal(export_member, run, 2)
@@ -450,7 +450,7 @@ def fresh_group(env, load_paths, replicas=2, **learner):
     return Group(settings, replicas, 1, space, 50), spec
 
 
-def test_loaded_members_sit_in_every_replica_and_do_not_learn(tmp_path):
+def test_loaded_members_are_in_every_replica_and_do_not_learn(tmp_path):
     run, zipped = tmp_path / "run", tmp_path / "export.zip"
     source = make_run(run, **MIXED)
     export_member(run, 1, 1, zipped)

@@ -391,26 +391,6 @@ def test_without_sharing_a_member_does_not_depend_on_the_size_of_the_group(algor
 ADVICE = AdviceConfig(
     temperature=(0.5,), lr=0.05, epsilon=0.05, self_share=0.1, follow_steps=4, use_advantage=True, init_trust_values=9.0
 )
-ADVISED = {
-    "dqn": ([small("dqn")] * 3, ADVICE),
-    "dqn-mode": ([small("dqn")] * 2, replace(ADVICE, choice="paper", sample_with_noise=False)),
-    "sac": ([small("sac")] * 3, ADVICE),
-    "sac-mode": ([small("sac")] * 2, replace(ADVICE, sample_with_noise=False, switch_ratio=2)),
-    "gsde": ([small("sac", use_sde=True)] * 2, ADVICE),
-    "sac+td3": ([small("sac"), small("td3"), small("sac", gamma=0.9)], ADVICE),
-    "td3-odd": ([small("td3", net_arch=(256, 256), batch_size=3)] * 2, ADVICE),
-    "two shapes": ([small("sac"), small("sac", net_arch=(9,)), small("sac", train_freq=3)], ADVICE),
-}
-
-
-@pytest.mark.parametrize("case", ADVISED)
-def test_replicas_do_not_affect_each_other(case):
-    members, config = ADVISED[case]
-    three, sharing = live(members, 3, advice=config)
-    two, _ = live(members, 2, advice=config)
-    assert same_bits(two, three) == 2 * len(members)
-    assert (sharing.counts.sum(axis=0) > 0).all()  # every adviser was followed
-    assert (sharing.signals["td"].trust.values != 9).any()
 
 
 @pytest.mark.parametrize("replicas", [1, 2])

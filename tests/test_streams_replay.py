@@ -1,4 +1,4 @@
-"""Random streams and replay buffers: a member's numbers and transitions are its own."""
+"""Random streams and replay buffers: members do not affect each other's numbers and transitions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from peerage.learners.replay import Replay
 from peerage.learners.streams import StreamKey, Streams
 
-SEATS = [StreamKey(1, 0, 0), StreamKey(1, 0, 1), StreamKey(1, 1, 0)]
+KEYS = [StreamKey(1, 0, 0), StreamKey(1, 0, 1), StreamKey(1, 1, 0)]
 
 
 def take(stream, count):
@@ -30,25 +30,25 @@ KINDS = [("normal", torch.float32), ("normal", torch.float64), ("uniform", torch
 
 
 @pytest.mark.parametrize("kind, dtype", KINDS)
-def test_numbers_do_not_depend_on_blocks_or_company(kind, dtype):
+def test_numbers_do_not_depend_on_blocks_or_other_members(kind, dtype):
     made = {"purpose": "test", "shape": (3, 5), "kind": kind, "dtype": dtype}
-    whole = take(Streams(SEATS, **made), 50)
+    whole = take(Streams(KEYS, **made), 50)
     for block in (1, 3, 7, 49, 50, 64):
-        assert torch.equal(take(with_block(Streams(SEATS, **made), block), 50), whole)
-    for row, key in enumerate(SEATS):
+        assert torch.equal(take(with_block(Streams(KEYS, **made), block), 50), whole)
+    for row, key in enumerate(KEYS):
         assert torch.equal(take(Streams([key], **made), 50)[0], whole[row])
-    assert torch.equal(take(Streams([SEATS[2], SEATS[0]], **made), 50), whole[[2, 0]])
+    assert torch.equal(take(Streams([KEYS[2], KEYS[0]], **made), 50), whole[[2, 0]])
     assert whole.dtype == (torch.float64 if kind == "uniform" else dtype)
 
 
 def test_blocks_are_longer_than_one_step_and_end():
     """The numbers over the end of the real blocks, too."""
     for shape in ((1,), (64,), (2, 256, 8), (40_000,)):
-        stream = Streams(SEATS[:2], "test", shape, "normal")
+        stream = Streams(KEYS[:2], "test", shape, "normal")
         assert 1 <= stream.block <= 1024
         count = 2 * stream.block + 3 if len(shape) == 1 and shape[0] < 100 else 5
         one = take(stream, count)
-        assert torch.equal(take(with_block(Streams(SEATS[:2], "test", shape, "normal"), 2), count), one)
+        assert torch.equal(take(with_block(Streams(KEYS[:2], "test", shape, "normal"), 2), count), one)
         assert len(one[0].flatten().unique()) > 0.99 * one[0].numel() * (1 - one[0].numel() / 2**26)
 
 
@@ -78,9 +78,9 @@ def test_members_of_all_purposes_are_uncorrelated():
 
 
 def test_distributions():
-    normal = take(Streams(SEATS, "test", (7,), "normal"), 5000)
+    normal = take(Streams(KEYS, "test", (7,), "normal"), 5000)
     assert normal.mean(dim=(1, 2)).abs().max() < 0.025 and (normal.var(dim=(1, 2)) - 1).abs().max() < 0.04
-    uniform = take(Streams(SEATS, "test", (7,), "uniform"), 5000)
+    uniform = take(Streams(KEYS, "test", (7,), "uniform"), 5000)
     assert uniform.min() >= 0 and uniform.max() < 1
     counts = torch.stack([torch.histc(row, 10, 0, 1) for row in uniform])
     assert (counts / 3500 - 1).abs().max() < 0.08
@@ -88,29 +88,29 @@ def test_distributions():
 
 @pytest.mark.parametrize("kind", ["normal", "uniform"])
 @pytest.mark.parametrize("before", [0, 1, 5, 6, 7, 12, 20])
-def test_state_goes_on_exactly(kind, before):
+def test_a_stream_continues_from_its_state(kind, before):
     """Before the first block, inside one, at its very end, in the next; over JSON."""
-    stream = with_block(Streams(SEATS, "test", (3,), kind), 6)
+    stream = with_block(Streams(KEYS, "test", (3,), kind), 6)
     for _ in range(before):
         stream.next()
     saved = json.loads(json.dumps(stream.state()))
     rest = take(stream, 15)
-    fresh = with_block(Streams(SEATS, "test", (3,), kind), 6)
-    take(fresh, 2)  # it had been used for something else
+    fresh = with_block(Streams(KEYS, "test", (3,), kind), 6)
+    take(fresh, 2)  # it was used before
     fresh.load_state(saved)
     assert json.loads(json.dumps(fresh.state())) == saved
     assert torch.equal(take(fresh, 15), rest)
 
 
 def test_state_of_another_group_is_refused():
-    stream = Streams(SEATS, "test", (3,), "normal")
+    stream = Streams(KEYS, "test", (3,), "normal")
     with pytest.raises(ValueError, match="another number of members"):
-        Streams(SEATS[:2], "test", (3,), "normal").load_state(stream.state())
+        Streams(KEYS[:2], "test", (3,), "normal").load_state(stream.state())
 
 
 @pytest.mark.parametrize("kind, dtype", KINDS)
-def test_what_was_handed_out_stays(kind, dtype):
-    stream = with_block(Streams(SEATS, "test", (2,), kind, dtype=dtype), 4)
+def test_numbers_that_were_returned_do_not_change(kind, dtype):
+    stream = with_block(Streams(KEYS, "test", (2,), kind, dtype=dtype), 4)
     first = stream.next()
     copy = first.clone()
     take(stream, 20)
@@ -169,7 +169,7 @@ def test_largest_uniform_number_stays_inside_buffers_of_all_sizes():
 
 def test_samples_are_uniform_and_members_draw_for_themselves():
     replay = filled(25, capacity=20)
-    stream = Streams(SEATS[:2], "replay", (50,), "uniform")
+    stream = Streams(KEYS[:2], "replay", (50,), "uniform")
     drawn = torch.cat([replay.sample(stream.next()).obs[..., 0] for _ in range(400)], dim=1)
     drawn[1] -= 100
     assert not torch.equal(drawn[0], drawn[1])
@@ -181,7 +181,7 @@ def test_samples_are_uniform_and_members_draw_for_themselves():
 
 
 @pytest.mark.parametrize("count", [3, 7, 10])
-def test_replay_goes_on_from_its_state(count):
+def test_replay_continues_from_its_state(count):
     replay = filled(count)
     fresh = filled(2)
     fresh.load_state(replay.state())

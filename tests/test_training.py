@@ -154,14 +154,6 @@ def record(config: Config, **kwargs) -> Record:
     return heard
 
 
-def test_replicas_do_not_know_of_each_other():
-    """Advice, environments, learning: the first two replicas are the same bits beside a third one."""
-    config = small(replicas=2, advisers=("expert", "random"))
-    two, three = record(config), record(replace(config, replicas=3))
-    assert two.metrics == [row for row in three.metrics if row[1] < 2]
-    assert two.advice == [row for row in three.advice if dict(row[1:])["replica"] < 2]
-
-
 def test_one_member_with_advice_is_a_single_agent():
     alone = replace(small(), n_peers=1, advisers=())
     with_advice = record(alone)

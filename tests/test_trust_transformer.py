@@ -163,7 +163,7 @@ def test_phase_scaling_in_the_first_layer_changes_queries_of_its_phase_alone(wir
     assert not torch.equal(before[1], after[1])
 
 
-def test_phase_scales_begin_neutral():
+def test_phase_scales_are_one_at_first():
     model, windows = TrustTransformer(2, N_FEATURES, PHASES), make_windows()
     model.init_(generators(2))
     out = model.predict(windows)
@@ -227,7 +227,7 @@ def test_gradients_are_the_slope_of_the_loss(wiring, n_phases):
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_a_stack_is_its_members(threads):
+def test_rows_of_a_stack_do_not_affect_each_other(threads):
     kernels.WORKERS.set_threads(threads)
     whole, windows, rewards = make_model(4), make_windows(4), torch.randn(4, B, T)
     stream_keys = list(range(4))
@@ -272,7 +272,7 @@ def lagged(rewards):
 
 
 @pytest.mark.parametrize(("wiring", "leaks"), [("causal", False), ("seed", True)])
-def test_a_reward_is_not_known_when_it_is_predicted(wiring, leaks):
+def test_a_prediction_does_not_depend_on_its_own_reward(wiring, leaks):
     """After some training, so that the model would use what it can see."""
     model = make_model(1, wiring=wiring)
     torch.manual_seed(42)
@@ -386,7 +386,7 @@ def test_the_counterfactual_replaces_the_adviser_and_nothing_else(n_phases, monk
     assert len({round(v, 6) for v in values.flatten().tolist()}) == 2 * K
 
 
-def test_values_do_not_depend_on_who_else_asks():
+def test_values_do_not_depend_on_other_askers():
     trust = make_trust(rows=4)
     fill(trust, 33, rows=4)
     whole = trust.values()
@@ -431,7 +431,7 @@ def test_values_before_there_is_a_history_and_at_an_episodes_start():
     assert (trust.counterfactual([0, 1]).valid.sum(dim=-1) == 1).all()
 
 
-def test_training_is_adam_on_windows_of_ones_own():
+def test_training_is_adam_on_the_members_own_windows():
     """One step by hand: the member's windows, its clipped gradient, Adam's first step of size lr."""
     trust = make_trust(lr=1e-3)
     fill(trust, 30)
@@ -466,7 +466,7 @@ def test_members_alone_and_together():
         assert torch.equal(alone.values()[0], together.values()[m])
 
 
-def test_a_member_that_diverged_is_frozen_and_the_others_go_on():
+def test_a_diverged_member_is_frozen_and_the_others_continue():
     sound, spoilt = make_trust(lr=1e-3), make_trust(lr=1e-3)
     for trust in (sound, spoilt):
         fill(trust, 20)
