@@ -432,7 +432,7 @@ def test_an_environment_that_fails_in_an_evaluation(tmp_path, reference, monkeyp
         ("suggests 3", "which is not a valid action"),
         ("suggests too many", "must return"),
         ("suggests words", "must return"),
-        ("suggests nothing", "no"),
+        ("suggests nothing", "got None"),
         ("at raises", "failed in at"),
         ("role raises", "failed in role"),
         ("state raises", "failed in state"),
