@@ -13,8 +13,12 @@ import pytest
 import torch
 
 from peerage.append_buffer import AppendBuffer
+from peerage.config.methods import EXCHANGES, LEARNERS, TRUST
+from peerage.envs import scripted
 from peerage.nets.workers import WORKERS
+from peerage.sharing import advisers
 from peerage.training.trainer import Trainer
+from peerage.trust import features
 
 # A shell ignores SIGINT in what it starts in the background, and `nohup` ignores SIGHUP. A training keeps ignoring such
 # a signal, so tests that send one need the usual handlers.
@@ -54,6 +58,20 @@ def assert_same(a, b, place: str = "state") -> None:
             assert_same(x, y, f"{place}/{i}")
     else:
         assert np.array_equal(a, b), place
+
+
+@pytest.fixture(autouse=True)
+def registries(monkeypatch):
+    """What a test registers is forgotten after the test."""
+    for registry in (LEARNERS, TRUST, EXCHANGES):
+        monkeypatch.setattr(registry, "methods", dict(registry.methods))
+    for module, name in (
+        (features, "_factories"),
+        (advisers, "_registered"),
+        (scripted, "_experts"),
+        (scripted, "_adversaries"),
+    ):
+        monkeypatch.setattr(module, name, dict(getattr(module, name)))
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Stacked attention is torch's attention, its gradients are autograd's, and a row depends on no other."""
+"""The building blocks of stacked transformers equal those of torch, and a row depends on no other row."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ from torch import nn
 
 from peerage.nets.attention import attention_bias, encoder_layer, encoder_part
 from peerage.nets.dropout import Dropout
-from peerage.nets.layers import embedding, embedding_part, layer_norm, linear, linear_part, norm_part, positions
+from peerage.nets.layers import (
+    embedding,
+    embedding_part,
+    layer_norm,
+    linear,
+    linear_part,
+    norm_part,
+    positions,
+)
 from peerage.nets.stack import Stack
 from peerage.nets.workers import WORKERS, by_rows
 
@@ -33,17 +41,17 @@ def make_stack(rows, layers=2, dtype=torch.float32):
         parts |= encoder_part(f"{n}", WIDTH, HIDDEN)
     stack = Stack(rows, parts, dtype=dtype)
     stack.init_(generators(rows))
-    # Norms and biases begin as ones and zeros, which would hide that they are used.
+    # Norms and biases start as ones and zeros. With these values, a test could not see whether they are used.
     torch.manual_seed(7)
     nudge = torch.randn(1, stack.count, dtype=F64).to(dtype)
     stack.flat.add_(0.1 * nudge)
     return stack
 
 
-def gradients(stack):
-    """The gradients of all rows by name, as the parameters are named."""
-    columns = stack.grad.split([math.prod(part.shape) for part in stack.parts.values()], dim=1)
-    return {name: x.view(stack.rows, *part.shape) for (name, part), x in zip(stack.parts.items(), columns, strict=True)}
+def named(stack, flat):
+    """The columns of `flat` by the names of the stack's parameters."""
+    columns = flat.split([math.prod(part.shape) for part in stack.parts.values()], dim=1)
+    return {name: x.view(-1, *part.shape) for (name, part), x in zip(stack.parts.items(), columns, strict=True)}
 
 
 def torch_layer(weights, name, row):
@@ -79,13 +87,13 @@ def some_windows(rows, dtype=F64):
 
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("grouping", ["row by row", "all at once"])
-def test_encoder_and_its_gradients_are_torchs(causal, grouping):
+def test_the_encoder_and_its_gradients_equal_those_of_torch(causal, grouping):
     rows = 2
     stack = make_stack(rows, dtype=F64)
     x, valid = some_windows(rows)
     x.requires_grad_()
     torch.manual_seed(5)
-    pull = torch.randn(x.shape, dtype=F64) * valid.unsqueeze(-1)  # padding's outputs are free
+    pull = torch.randn(x.shape, dtype=F64) * valid.unsqueeze(-1)  # outputs at padding are arbitrary
 
     def work(which):
         w, h = stack.weights(which, grad=True), x[which]
@@ -105,33 +113,77 @@ def test_encoder_and_its_gradients_are_torchs(causal, grouping):
         torch.testing.assert_close(out[row][valid[row]], h[valid[row]], rtol=0, atol=1e-12)
         (h * pull[row]).sum().backward()
         torch.testing.assert_close(x.grad[row], theirs.grad, rtol=0, atol=1e-11)
+        gradients = named(stack, stack.grad)
         for name, (layer, own) in zip("01", layers):
             for parameter, value in layer.named_parameters():
-                ours = gradients(stack)[f"{name}.{own[parameter]}"][row].t().squeeze()
+                ours = gradients[f"{name}.{own[parameter]}"][row].t().squeeze()
                 torch.testing.assert_close(ours, value.grad, rtol=0, atol=1e-11, msg=parameter)
 
 
-def test_single_precision_agrees_with_double():
-    """The products of the fast way (row by row) are the same products."""
-    rows, (x, valid) = 2, some_windows(2)
-    outs = []
-    for dtype in (torch.float32, F64):
-        stack = make_stack(rows, dtype=dtype)
+def plain_encoder_layer(w, name, x, bias, scale, mask):
+    """The equations of the layer for one row, `x [B, T, D]`, with the parameters `w` by name."""
 
-        def work(which, stack=stack, dtype=dtype):
-            bias = attention_bias(valid[which], True, dtype)
-            out = encoder_layer(stack.weights(which, grad=True), "0", x[which].to(dtype), heads=HEADS, bias=bias)
-            out[valid[which]].square().sum().backward()
-            return out.detach()
+    def norm(which, x):
+        centred = x - x.mean(-1, keepdim=True)
+        unit = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+        return unit * w[f"{name}.{which}.weight"] + w[f"{name}.{which}.bias"]
 
-        with torch.enable_grad():
-            outs.append((by_rows(work, rows, "cpu")[valid].to(F64), stack.grad.to(F64)))
-    torch.testing.assert_close(outs[0][0], outs[1][0], rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(outs[0][1], outs[1][1], rtol=1e-3, atol=1e-4)
-    assert outs[1][1].abs().max() > 0.1
+    def affine(which, x):
+        return x @ w[f"{name}.{which}.weight"] + w[f"{name}.{which}.bias"]
+
+    def drop(x):
+        return x * mask((1, *x.shape))[0]
+
+    heads = [part.split(WIDTH // HEADS, dim=-1) for part in affine("attention.in", x).chunk(3, dim=-1)]
+    logits = [q @ k.transpose(1, 2) / math.sqrt(WIDTH // HEADS) for q, k in zip(*heads[:2])]  # of each head
+    weights = torch.stack([scale[..., h, None] * logit + bias for h, logit in enumerate(logits)], dim=1).softmax(-1)
+    found = [weight @ v for weight, v in zip(drop(weights).unbind(1), heads[2])]
+    y = norm("norm1", x + drop(affine("attention.out", torch.cat(found, dim=-1))))
+    hidden = drop(affine("ff1", y).relu())
+    return norm("norm2", y + drop(affine("ff2", hidden)))
 
 
-def test_linear_norm_and_embedding_are_torchs():
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (F64, 1e-13)])
+@pytest.mark.parametrize("grouping", ["row by row", "all at once"])
+def test_the_encoder_computes_the_equations_and_their_gradients(dtype, tolerance, grouping):
+    """With masks, scales and dropout: outputs and all gradients, relative to the largest value."""
+    rows = 2
+    x, valid = some_windows(rows)
+    torch.manual_seed(6)
+    scale, pull = torch.rand(rows, B, T, HEADS, dtype=F64), torch.randn(x.shape, dtype=F64)
+    bias = attention_bias(valid, True, F64)
+    stack = make_stack(rows, layers=1, dtype=dtype)
+    dropout = Dropout(0.2, generators(rows, 30), dtype=dtype)
+    mine, own_scale = x.to(dtype).requires_grad_(), scale.to(dtype).requires_grad_()
+
+    def work(which):
+        w = stack.weights(which, grad=True)
+        masks = {"bias": bias[which].to(dtype), "scale": own_scale[which], "mask": dropout.of(which)}
+        return encoder_layer(w, "0", mine[which], heads=HEADS, **masks)
+
+    out = by_rows(work, rows, "cpu") if grouping == "row by row" else work(slice(0, rows))
+    (out * pull.to(dtype)).sum().backward()
+    found = out.detach(), mine.grad, own_scale.grad, stack.grad
+
+    flat = stack.flat.to(F64).requires_grad_()
+    x.requires_grad_(), scale.requires_grad_()
+    again = Dropout(0.2, generators(rows, 30), dtype=F64)
+    outs = [
+        plain_encoder_layer(
+            {name: value[row] for name, value in named(stack, flat).items()},
+            "0", x[row], bias[row, :, 0], scale[row], again.of(slice(row, row + 1)),
+        )
+        for row in range(rows)
+    ]  # fmt: skip
+    expected = torch.stack(outs)
+    (expected * pull).sum().backward()
+    for ours, theirs in zip(found, (expected.detach(), x.grad, scale.grad, flat.grad), strict=True):
+        largest = theirs.abs().max()
+        assert largest > 0.1
+        assert (ours.to(F64) - theirs).abs().max() < tolerance * largest
+
+
+def test_linear_norm_and_embedding_equal_those_of_torch():
     rows = 2
     parts = linear_part("l", 5, 7) | norm_part("n", 7) | embedding_part("e", 4, 7)
     stack = Stack(rows, parts, dtype=F64)
@@ -156,10 +208,11 @@ def test_linear_norm_and_embedding_are_torchs():
             torch.testing.assert_close(out[at], h, rtol=0, atol=1e-12)
             torch.testing.assert_close(x.grad[row], theirs.grad, rtol=0, atol=1e-12)
             for name, value in p.items():
-                torch.testing.assert_close(gradients(stack)[name][row], value.grad, rtol=0, atol=1e-12, msg=name)
+                gradient = named(stack, stack.grad)[name][row]
+                torch.testing.assert_close(gradient, value.grad, rtol=0, atol=1e-12, msg=name)
 
 
-def test_attention_weights_are_distributions_over_what_may_be_seen():
+def test_attention_weights_are_distributions_over_the_allowed_steps():
     stack = make_stack(2)
     x, valid = some_windows(2, torch.float32)
     for causal in (False, True):
@@ -187,7 +240,7 @@ def test_a_fully_padded_window_stays_finite():
 
 
 def test_queries_are_scaled_per_head():
-    """Scale 0 makes a query look everywhere alike; scale 1 changes nothing."""
+    """A query with scale 0 attends uniformly; scale 1 changes nothing."""
     stack = make_stack(2)
     x, _ = some_windows(2, torch.float32)
     plain, neutral, scaled = [], [], []
@@ -280,7 +333,7 @@ def test_positions():
 # --- dropout ------------------------------------------------------------------------------------------------
 
 
-def test_dropout_has_its_rate_and_keeps_the_mean():
+def test_dropout_has_the_rate_and_keeps_the_mean():
     dropout = Dropout(0.1, generators(2))
     assert dropout.p == 26 / 256
     factors = dropout.of(slice(0, 1))((1, 1000, 1000))
@@ -289,13 +342,13 @@ def test_dropout_has_its_rate_and_keeps_the_mean():
     share = (factors == 0).double().mean().item()
     assert abs(share - 26 / 256) < 4 * math.sqrt(0.1 * 0.9 / 1e6)  # four standard deviations
     assert abs(factors.double().mean().item() - 1) < 2e-3
-    # no two neighbours know of each other
+    # Neighbouring factors are uncorrelated.
     off = (factors.view(-1) == 0).double() - 26 / 256
     for lag in (1, 7, 8, 64):
         assert abs((off[lag:] * off[:-lag]).mean().item()) < 4 * 0.1 * 0.9 / 1e3
 
 
-def test_dropout_is_of_the_row_and_its_seed():
+def test_factors_depend_on_row_and_seed():
     shape = (2, 5, 37)
     together = Dropout(0.5, generators(2))
     first = together.of(slice(0, 2))(shape)
@@ -306,7 +359,7 @@ def test_dropout_is_of_the_row_and_its_seed():
     assert torch.equal(alone.of(slice(0, 1))((1, 5, 37))[0], first[0])
 
 
-def test_dropout_goes_on_where_it_stopped():
+def test_dropout_continues_from_a_state():
     dropout = Dropout(0.25, generators(2))
     dropout.of(slice(0, 2))((2, 3))
     state = json.loads(json.dumps(dropout.state()))
@@ -318,7 +371,7 @@ def test_dropout_goes_on_where_it_stopped():
         Dropout(0.25, generators(3)).load_state(state)
 
 
-def test_dropout_of_nothing_and_of_too_little():
+def test_extreme_rates_of_dropout():
     assert Dropout(0.0, generators(1)).of(slice(0, 1)) is None
     for p in (-0.1, 1.0):
         with pytest.raises(ValueError, match="rate must be in"):
@@ -327,13 +380,13 @@ def test_dropout_of_nothing_and_of_too_little():
         Dropout(0.001, generators(1))
 
 
-def test_a_dropped_layer_has_the_slope_of_its_gradient():
+def test_the_gradient_under_dropout_is_the_slope():
     stack = make_stack(1, dtype=F64)
     x, valid = some_windows(1)
     bias = attention_bias(valid, True, F64)
 
     def total():
-        mask = Dropout(0.4, generators(1), dtype=F64).of(slice(0, 1))  # the same masks each time
+        mask = Dropout(0.4, generators(1), dtype=F64).of(slice(0, 1))  # the same factors each time
         w = stack.weights(slice(0, 1), grad=True)
         return encoder_layer(w, "0", x, heads=HEADS, bias=bias, mask=mask)[valid].pow(3).sum()
 

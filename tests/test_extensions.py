@@ -20,7 +20,6 @@ from transitions import transition
 import peerage
 from peerage import cli, session
 from peerage.config.file import dump, from_dict, validate
-from peerage.config.methods import EXCHANGES, LEARNERS
 from peerage.config.plain_yaml import parse
 from peerage.config.tree import Config, settings, with_settings
 from peerage.learners.base import Space
@@ -180,9 +179,7 @@ class Memory(peerage.Adviser):
 
 
 @pytest.fixture(autouse=True)
-def registered(monkeypatch):
-    monkeypatch.setattr(LEARNERS, "methods", dict(LEARNERS.methods))
-    monkeypatch.setattr(EXCHANGES, "methods", dict(EXCHANGES.methods))
+def registered(registries):
     peerage.register_learner("reinforce", Reinforce, ReinforceSettings, actions=("discrete",), on_policy=True)
     peerage.register_learner("gauss", Gauss, peerage.LearnerSettings, actions=("discrete",))
     peerage.register_exchange("imitation", Imitation, ImitationSettings)

@@ -19,7 +19,6 @@ from peerage.trust.features import (
     Family,
     FeatureHistory,
     Features,
-    _factories,
     columns,
     family_for,
     make_features,
@@ -281,8 +280,7 @@ def test_wrong_advisers_are_refused():
 
 
 @pytest.fixture
-def registered(monkeypatch):
-    monkeypatch.setattr("peerage.trust.features._factories", dict(_factories))
+def registered():
 
     def register(**changes):
         family = {
@@ -403,15 +401,13 @@ def test_another_layout_of_the_same_environment_is_not_misread(env_id):
         family_for(env_id.split("-")[0].lower(), spec)
 
 
-def test_a_family_registered_under_an_id_is_taken_by_auto(monkeypatch):
-    monkeypatch.setattr("peerage.trust.features._factories", dict(_factories))
-    register_features("Room-v21", _factories["generic"])
+def test_a_family_registered_under_an_id_is_taken_by_auto():
+    register_features("Room-v21", lambda spec: family_for("generic", spec))
     assert family_for("auto", spec_of("Room-v21")).name == "generic"
     assert family_for("auto", spec_of("Room-v6")).name == "room"
 
 
-def test_a_factory_that_fails_or_makes_something_else(monkeypatch):
-    monkeypatch.setattr("peerage.trust.features._factories", dict(_factories))
+def test_a_factory_that_fails_or_makes_something_else():
     register_features("mine", lambda spec: 1 / 0)
     with pytest.raises(UserError, match=r"^feature family 'mine': ZeroDivisionError"):
         family_for("mine", spec_of("Room-v21"))
@@ -421,9 +417,8 @@ def test_a_factory_that_fails_or_makes_something_else(monkeypatch):
 
 
 @pytest.mark.long
-def test_the_example_and_the_documentation_work(monkeypatch, tmp_path):
+def test_the_example_and_the_documentation_work(tmp_path):
     root = Path(__file__).parents[1]
-    monkeypatch.setattr("peerage.trust.features._factories", dict(_factories))
     page = (root / "docs" / "features.md").read_text()
     (tmp_path / "page.py").write_text(page.split("```python\n")[1].split("```")[0])
     runpy.run_path(str(tmp_path / "page.py"))

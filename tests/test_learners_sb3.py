@@ -36,8 +36,6 @@ BOX = Space(OBS, 2, low=LOW, high=HIGH)
 DISCRETE = Space(OBS, 1, n_actions=4)
 F64 = torch.float64
 
-pytestmark = pytest.mark.filterwarnings("ignore:grad and param do not obey")
-
 
 class Fake(gymnasium.Env):
     def __init__(self, discrete):

@@ -357,7 +357,7 @@ def test_a_run_from_training_to_page(tmp_path: Path, monkeypatch, capsys):
     monkeypatch.setattr(trust_probes, "EXPERIMENTS", [experiment])
     assert "--overwrite" not in experiment.command(3, 1500)
     assert trust_probes.train(experiment, 3, 1500) == (True, "room-turncoat-td: trained")
-    assert trust_probes.train(experiment, 3, 1500) == (True, "room-turncoat-td: done already")
+    assert trust_probes.train(experiment, 3, 1500) == (True, "room-turncoat-td: already done")
     assert "with 3 replicas of 1500 steps; remove" in trust_probes.train(experiment, 5, 16_000)[1]
 
     replicas = counts.read(experiment.folder)

@@ -341,7 +341,7 @@ def test_every_column_has_its_figures(tmp_path, n, replicas):
     assert ("lowest and highest asker" in text) == (n > 8)
     places = [f"<h2>{name}</h2>" for name in ("Learning", "Who follows whom", "Signals behind the scores")]
     assert text.index(places[0]) < text.index(places[1]) < text.index(places[2])
-    assert ("Every signal, for each asking member" in text) == (n <= 8)
+    assert ("Every signal, per asking member" in text) == (n <= 8)
     for words in ("Right and wrong choices", "Trust (attention)", "In-context advantage", "Loss of the trust model"):
         assert words in text
 

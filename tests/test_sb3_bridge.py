@@ -39,8 +39,6 @@ BOX = gym.spaces.Box(np.array([-2, -0.5], np.float32), np.array([2, 1.5], np.flo
 KINDS = ["dqn", "sac", "sac-sde", "td3"]
 RNG = np.random.default_rng(0)
 
-pytestmark = pytest.mark.filterwarnings("ignore:grad and param do not obey")
-
 
 @pytest.fixture(autouse=True)
 def seed():

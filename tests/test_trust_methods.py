@@ -68,8 +68,7 @@ def register() -> None:
 
 
 @pytest.fixture(autouse=True)
-def registered(monkeypatch):
-    monkeypatch.setattr(TRUST, "methods", dict(TRUST.methods))
+def registered(registries):
     register()
 
 
