@@ -80,13 +80,16 @@ def run(x: Tensor, layers: Sequence[Layer], *, rowwise: bool | None = None) -> T
     """`x [S, B, in]` -> `[S, B, out]`. Where the first layer's weight requires gradients, the backward pass adds the
     gradients of all layers to their `weight_grad` and `bias_grad`.
 
+    `x` may have more dimensions, `[S, ..., in]` -> `[S, ..., out]`; all between first and last make up `B`.
+
     `rowwise`: row by row if oneDNN can compute this (float32 on a CPU); by default the shapes decide.
     """
     rowwise = _goes_by_row(x, layers) if rowwise is None else rowwise and _onednn_can(x)
     if torch.is_grad_enabled() and (layers[0].weight.requires_grad or x.requires_grad):
-        out: Tensor = _Pass.apply(x, layers[0].weight, layers, rowwise)
-        return out
-    return _forward(x, layers, rowwise, None)
+        recorded: Tensor = _Pass.apply(x, layers[0].weight, layers, rowwise)
+        return recorded
+    out = _forward(_flat(x), layers, rowwise, None)
+    return out if x.dim() == 3 else out.view(*x.shape[:-1], out.shape[-1])
 
 
 def tape(x: Tensor, layers: Sequence[Layer]) -> tuple[Tensor, Callable[[Tensor], None]]:
@@ -120,21 +123,29 @@ class _Pass(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, layers: Sequence[Layer], rowwise: bool) -> Tensor:
-        ctx.layers, ctx.rowwise, ctx.kept = layers, rowwise, []
-        out = _forward(x, layers, rowwise, ctx.kept)
-        return out.view_as(out)  # if the node kept its own output, neither would ever be freed
+        ctx.layers, ctx.rowwise, ctx.kept, ctx.shape = layers, rowwise, [], x.shape
+        out = _forward(_flat(x), layers, rowwise, ctx.kept)
+        # Another tensor than the one that is kept: if a node kept its own output, neither would ever be freed.
+        return out.view(*x.shape[:-1], out.shape[-1])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None, None]:
-        grad = _backward(grads[0], ctx.layers, ctx.rowwise, ctx.kept, input_grad=ctx.needs_input_grad[0])
-        return grad, None, None, None
+        grad = _backward(_flat(grads[0]), ctx.layers, ctx.rowwise, ctx.kept, input_grad=ctx.needs_input_grad[0])
+        return None if grad is None else grad.view(ctx.shape), None, None, None
+
+
+def _flat(x: Tensor) -> Tensor:
+    """`[S, ..., width]` -> `[S, B, width]`."""
+    return x if x.dim() == 3 else x.reshape(x.shape[0], -1, x.shape[-1])
 
 
 def _forward(x: Tensor, layers: Sequence[Layer], rowwise: bool, kept: list[Any] | None) -> Tensor:
-    """`kept` receives what the backward pass needs: the input and the output of every layer; row by row, a list of
-    these for each row."""
+    """`kept` receives what the backward pass needs: the input and the output of every layer; for several rows row by
+    row, a list of these for each row."""
     if not rowwise:
         return _through(x, [layer.detached for layer in layers], BATCHED, kept)
+    if len(x) == 1:
+        return _through(x[0], [layer.rows[0] for layer in layers], ONE_ROW, kept).unsqueeze(0)
     inputs = x.unbind()
     outputs: list[Tensor] = list(inputs)
     of_row: list[list[Tensor] | None] = [None if kept is None else [] for _ in inputs]
@@ -145,7 +156,7 @@ def _forward(x: Tensor, layers: Sequence[Layer], rowwise: bool, kept: list[Any] 
     WORKERS.run(forward, len(inputs))
     if kept is not None:
         kept.extend(of_row)
-    return outputs[0].unsqueeze(0) if len(outputs) == 1 else torch.stack(outputs)
+    return torch.stack(outputs)
 
 
 def _backward(
@@ -154,16 +165,18 @@ def _backward(
     """Adds the parameters' gradients; returns the input's if it is wanted."""
     if not rowwise:
         return _back_through(grad, [layer.detached for layer in layers], BATCHED, kept, input_grad)
-    grads: list[Any] = list(grad.contiguous().unbind())
+    grad = grad.contiguous()
+    if len(grad) == 1:
+        of_one = _back_through(grad[0], [layer.rows[0] for layer in layers], ONE_ROW, kept, input_grad)
+        return None if of_one is None else of_one.unsqueeze(0)
+    grads: list[Any] = list(grad.unbind())
 
     def backward(row: int) -> None:
         of_row = [layer.rows[row] for layer in layers]
         grads[row] = _back_through(grads[row], of_row, ONE_ROW, kept[row], input_grad)
 
     WORKERS.run(backward, len(grads))
-    if not input_grad:
-        return None
-    return grads[0].unsqueeze(0) if len(grads) == 1 else torch.stack(grads)
+    return torch.stack(grads) if input_grad else None
 
 
 def _through(x: Tensor, layers: Sequence[Layer], products: _Products, kept: list[Tensor] | None) -> Tensor:

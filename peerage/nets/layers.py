@@ -51,19 +51,18 @@ def embedding_part(name: str, count: int, width: int) -> dict[str, Part]:
 
 def linear(w: Weights, name: str, x: Tensor, relu: bool = False, mask: Mask | None = None) -> Tensor:
     """`x [s, ..., in]` -> `[s, ..., out]`, with an optional ReLU and dropout after it."""
-    layer, rows = w.layer(name, relu), x.reshape(x.shape[0], -1, x.shape[-1])  # [s, N, in]
+    layer, rows = w.layer(name, relu), x.shape[0]
     if mask is not None:
-        layer = layer.with_factors(mask((*rows.shape[:2], layer.weight.shape[2])))
-    # One row is `by_rows` at work: oneDNN is faster for it at any size.
-    out = kernels.run(rows, [layer], rowwise=len(rows) == 1)
-    return out.view(*x.shape[:-1], out.shape[-1])
+        layer = layer.with_factors(mask((rows, math.prod(x.shape[1:-1]), layer.weight.shape[2])))
+    # One row means that `by_rows` is at work: oneDNN is faster for it at any size.
+    return kernels.run(x, [layer], rowwise=rows == 1)
 
 
 def layer_norm(w: Weights, name: str, x: Tensor) -> Tensor:
     """`x [s, ..., D]`, normalised over `D`."""
     weight, bias = w[f"{name}.weight"], w[f"{name}.bias"]
     if x.shape[0] == 1:
-        return F.layer_norm(x, x.shape[-1:], weight[0, 0], bias[0, 0], EPS)
+        return F.layer_norm(x, x.shape[-1:], weight.view(-1), bias.view(-1), EPS)
     shape = (x.shape[0], *[1] * (x.dim() - 2), x.shape[-1])
     return F.layer_norm(x, x.shape[-1:], eps=EPS) * weight.view(shape) + bias.view(shape)
 
