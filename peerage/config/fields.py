@@ -49,10 +49,13 @@ def describe_interval(interval: str) -> str:
     return f"in {interval}"
 
 
+_type_hints = cache(get_type_hints)
+
+
 def hints(cls: type) -> dict[str, Any]:
     """Field name -> type of a configuration class, in order. The type of a field made by `one_of` is a `Literal`."""
     found: dict[str, Any] = {}
-    resolved = get_type_hints(cls)
+    resolved = _type_hints(cls)
     for f in fields(cls):
         found[f.name] = resolved[f.name]
         if "names" in f.metadata:

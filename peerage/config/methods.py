@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from functools import wraps
 from importlib import import_module
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
@@ -212,3 +213,22 @@ def _origin(method: Method) -> object:
 LEARNERS: Registry[LearnerMethod] = Registry("algorithm")
 TRUST: Registry[TrustMethod] = Registry("kind of trust")
 EXCHANGES: Registry[ExchangeMethod] = Registry("exchange")
+
+R = TypeVar("R")
+
+
+def until_registered(compute: Callable[[], R]) -> Callable[[], R]:
+    """A function that returns the result of `compute`, and computes it again only if the registered methods changed.
+    Callers must not modify the result."""
+    known: list[Method] = []
+    result: list[R] = []
+
+    @wraps(compute)
+    def cached() -> R:
+        now = [*LEARNERS.methods.values(), *TRUST.methods.values(), *EXCHANGES.methods.values()]
+        if not result or len(now) != len(known) or any(a is not b for a, b in zip(now, known)):
+            result[:] = [compute()]
+            known[:] = now
+        return result[0]
+
+    return cached

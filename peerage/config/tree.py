@@ -16,7 +16,16 @@ from dataclasses import dataclass, field, fields, make_dataclass, replace
 from typing import Any, Literal
 
 from peerage.config.fields import docs, hints, intervals, limited, one_of
-from peerage.config.methods import EXCHANGES, LEARNERS, TRUST, ExchangeMethod, LearnerSettings, Registry, TrustMethod
+from peerage.config.methods import (
+    EXCHANGES,
+    LEARNERS,
+    TRUST,
+    ExchangeMethod,
+    LearnerSettings,
+    Registry,
+    TrustMethod,
+    until_registered,
+)
 from peerage.errors import UserError, nearest
 
 Choice = Literal["standardised", "paper", "greedy", "uniform"]
@@ -187,6 +196,11 @@ class Config:
 def learner_part() -> type:
     """The dataclass of the part `learner`: `algorithm`, and one tuple for every setting of the registered learners. An
     empty tuple selects the learner's default."""
+    return _learner_part()
+
+
+@until_registered
+def _learner_part() -> type:
     names: Any = Literal.__getitem__(("auto", *LEARNERS))
     made: dict[str, Any] = {"algorithm": tuple[names, ...]}
     limits: dict[str, str] = {}
@@ -242,7 +256,8 @@ class Setting:
     """The permitted values of its numbers, such as `(0, 1]`."""
 
 
-def settings() -> dict[str, Setting]:
+@until_registered
+def settings() -> Mapping[str, Setting]:
     """All fields of the tree by key, in order."""
     found: dict[str, Setting] = {}
     owners = _owners()
