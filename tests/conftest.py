@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from peerage import session
 from peerage.append_buffer import AppendBuffer
 from peerage.config.methods import EXCHANGES, LEARNERS, TRUST
 from peerage.envs import scripted
@@ -72,6 +73,19 @@ def registries(monkeypatch):
         (scripted, "_adversaries"),
     ):
         monkeypatch.setattr(module, name, dict(getattr(module, name)))
+
+
+@pytest.fixture
+def no_reports(monkeypatch, request):
+    """Trainings in this process write an empty report.html: a report takes longer than a small training. Tests with the
+    mark `report` are excepted."""
+
+    def write_nothing(folder):
+        (folder / "report.html").touch()
+        return folder / "report.html"
+
+    if request.node.get_closest_marker("report") is None:
+        monkeypatch.setattr(session, "write_report", write_nothing)
 
 
 @pytest.fixture

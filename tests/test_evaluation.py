@@ -13,7 +13,6 @@ import torch
 from rich.console import Console
 
 import peerage
-from peerage import session
 from peerage.config import AdviceConfig, Config, LearnerConfig, RunConfig
 from peerage.config.check import check
 from peerage.envs.make import EnvMaker, make_env
@@ -27,6 +26,8 @@ from peerage.runs.display import Display
 from peerage.runs.listeners import RunInfo
 from peerage.runs.loggers import ScalarLog
 
+pytestmark = pytest.mark.usefixtures("no_reports")
+
 SMALL = Config(
     env="Room-v6",
     n_peers=2,
@@ -37,11 +38,6 @@ SMALL = Config(
     run=RunConfig(eval_freq=100, n_eval_episodes=2, verbose=0, log_freq=50, eval_modes=("alone", "together")),
     threads=1,
 )
-
-
-@pytest.fixture(autouse=True)
-def no_reports(monkeypatch):
-    monkeypatch.setattr(session, "write_report", lambda folder: folder)
 
 
 # --- actors -----------------------------------------------------------------------------------------------------
@@ -277,11 +273,9 @@ def test_a_resumed_run_evaluates_as_an_uninterrupted_one(tmp_path, monkeypatch):
             raise RuntimeError("power cut")
         return rows(self, actor, trained, stop)
 
-    monkeypatch.setattr(evaluate.Evaluator, "run", fail)
-    with pytest.raises(RuntimeError, match="power cut"):
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
+        patch.setattr(evaluate.Evaluator, "run", fail)
         peerage.train(config=config, log_dir=str(tmp_path), exp_name="run")
-    monkeypatch.undo()
-    monkeypatch.setattr(session, "write_report", lambda folder: folder)
     assert read_evaluations(tmp_path / "run", None)["step"].max() == 100  # no half evaluation
     again = peerage.resume(tmp_path / "run").folder
     for name in ("metrics.csv", "advice.csv", "evaluations.csv"):

@@ -18,6 +18,8 @@ from peerage.sharing.exchanges.average import Average, mean_of_members
 from peerage.sharing.exchanges.average_settings import AverageSettings
 from peerage.training.trainer import Trainer
 
+pytestmark = pytest.mark.usefixtures("no_reports")
+
 BOX = Space(3, 2, 0, -np.ones(2, np.float32), np.ones(2, np.float32))
 
 

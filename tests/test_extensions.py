@@ -18,7 +18,7 @@ import torch
 from transitions import transition
 
 import peerage
-from peerage import cli, session
+from peerage import cli
 from peerage.config.file import dump, from_dict, validate
 from peerage.config.plain_yaml import parse
 from peerage.config.tree import Config, settings, with_settings
@@ -28,6 +28,8 @@ from peerage.learners.group import Group
 from peerage.runs.checkpoint import checkpoints, load_latest
 from peerage.training.restore import restore
 from peerage.training.trainer import Trainer
+
+pytestmark = pytest.mark.usefixtures("no_reports")
 
 # --- a learner: linear policy gradient (REINFORCE with a baseline, Williams 1992) ---
 
@@ -227,14 +229,12 @@ def test_they_train_in_a_group_and_survive_kill_and_resume(tmp_path, monkeypatch
     more = {"follow_steps": 3, "trust_buffer_size": 40}
     if trust == "hybrid":
         more |= {"sequence_length": 6, "attention_update_freq": 10, "attention_batch_size": 4}
-    if trust != "td":
-        monkeypatch.setattr(session, "write_report", lambda folder: folder)
     whole = train(tmp_path, "whole", trust=trust, **more)
     trained = whole.metrics[whole.metrics["name"] == "exchanges"]
     assert trained["value"].max() == 4.0  # after steps 25, 50, 75 and 100
     assert set(whole.advice["adviser"]) == {"member-0", "member-1", "member-2", "memory", "expert"}
     if trust == "td":
-        report = (whole.folder / "report.html").read_text()
+        report = whole.report().read_text()
         assert "reinforce" in report and "imitation" in report
 
     with monkeypatch.context() as patched:

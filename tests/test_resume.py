@@ -33,6 +33,8 @@ from peerage.runs.listeners import Listener, Listeners
 from peerage.training.machine import differences
 from peerage.training.signals import Interrupt
 
+pytestmark = pytest.mark.usefixtures("no_reports")
+
 running_fcntl = peerage.runs.folder.fcntl
 
 
@@ -577,6 +579,7 @@ def test_a_run_whose_checkpoints_were_removed_is_left_alone(stopped, capsys):
     assert {p: p.read_bytes() for p in stopped.rglob("*") if p.is_file() and p.name != ".lock"} == before
 
 
+@pytest.mark.report
 def test_killed_while_the_report_was_drawn(stopped):
     run = peerage.resume(stopped)
     pictures = {p.name: p.read_bytes() for p in (stopped / "figures").iterdir()}

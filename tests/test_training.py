@@ -23,6 +23,8 @@ from peerage.runs.listeners import Listener
 from peerage.training.runner import Runner
 from peerage.training.trainer import Trainer
 
+pytestmark = pytest.mark.usefixtures("no_reports")
+
 
 class Match(gym.Env):
     """Say the number you see: reward 1 for the right one. The optimum is 1 a step."""
@@ -387,6 +389,7 @@ def test_an_environment_that_gives_nan_is_named_with_the_step(tmp_path):
     assert (next(tmp_path.iterdir()) / "FAILED").exists()
 
 
+@pytest.mark.report
 @pytest.mark.long
 def test_the_examples_run(tmp_path, monkeypatch):
     """As a user runs them, but shorter."""
