@@ -178,6 +178,8 @@ def warnings_about(sides: Sequence[Side]) -> list[str]:
                 lines.append(f"{side.name} and {other.name} have the same settings and seed: not independent samples")
     episodes = [[config["run"]["n_eval_episodes"] for config in side.configs] for side in sides]
     differ("numbers of evaluation episodes", episodes, "the noise differs")
+    starts = [[config["run"].get("eval_starts", "shared") for config in side.configs] for side in sides]
+    differ("start states of evaluations", starts, "some replicas were evaluated on other episodes")
     rules = [[config["run"]["success"] for config in side.configs] for side in sides]
     differ("rules of success", rules, "the same episode can succeed under one rule and fail under the other")
     lines += _grids(sides)
