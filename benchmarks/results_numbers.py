@@ -64,16 +64,16 @@ class Against:
     improvement: Interval
     """Probability that a replica is better than a replica of the reference."""
     p: float
-    """p value of the paired t test, not corrected; NaN without spread."""
+    """p value of the permutation test of pairs, not corrected."""
 
     def verdict(self, known: bool = False) -> str:
         """A short verdict. `known`: the difference is significant after the correction for all comparisons."""
         d = self.difference
         if d.n < MIN_REPLICAS:
             return "too few replicas"
-        if not d.excludes(0) or not self.p < SIGNIFICANCE:
+        if not self.p < SIGNIFICANCE:
             return "the same" if d.low == d.high == 0 else UNSEEN
-        return (BETTER if known else PERHAPS_BETTER) if d.low > 0 else WORSE if known else PERHAPS_WORSE
+        return (BETTER if known else PERHAPS_BETTER) if d.estimate > 0 else WORSE if known else PERHAPS_WORSE
 
 
 def in_words(difference: Interval) -> str:
@@ -84,7 +84,7 @@ def in_words(difference: Interval) -> str:
 def against(y: np.ndarray, x: np.ndarray) -> Against:
     """Compare `y [R]` with the reference `x [R]`; replicas with the same index have the same seed."""
     difference = tests.difference(y, x, paired=True)
-    return Against(difference, tests.probability_of_improvement(y, x), tests.paired_t(y, x).p)
+    return Against(difference, tests.probability_of_improvement(y, x), tests.permutation_p(y, x, paired=True))
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from peerage.config.file import to_dict, validate
 from peerage.envs.vector import Maker
 from peerage.errors import UserError, nearest
 from peerage.evaluation.actors import Evaluations
-from peerage.evaluation.evaluate import SEED, Evaluator
+from peerage.evaluation.evaluate import SEED, Evaluator, episode_seeds
 from peerage.nets import workers
 from peerage.reports.figures import fresh_figures
 from peerage.reports.report import write_report
@@ -74,7 +74,8 @@ def _runner(
     """The runner of a training in a run folder. Evaluations use the environment without perturbations, so that
     evaluations of different runs are comparable."""
     run = trainer.config.run
-    evaluator = Evaluator(trainer.evaluation_makers, run.n_eval_episodes, success=run.success)
+    seeds = episode_seeds(trainer.config, run.n_eval_episodes)
+    evaluator = Evaluator(trainer.evaluation_makers, seeds, run.success)
     members = trainer.names[: trainer.N]
     return Runner(
         trainer,
@@ -178,8 +179,8 @@ def evaluate_run(
     restored = restore(run, "policies", env=env)
     trainer = restored.trainer
     workers.configure(trainer.threads)
-    seed = SEED if seed is None else seed
-    evaluator = Evaluator(trainer.evaluation_makers, episodes, seed, trainer.config.run.success)
+    seeds = episode_seeds(trainer.config, episodes, SEED if seed is None else seed)
+    evaluator = Evaluator(trainer.evaluation_makers, seeds, trainer.config.run.success)
     evaluations = Evaluations(evaluator, trainer.group, trainer.sharing, trainer.names[: trainer.N], ("alone",))
     try:
         if unknown := [i for i in members or [] if not 0 <= i < trainer.N]:

@@ -66,13 +66,13 @@ def folder(tmp_path_factory, unreported):
 def episodes(trainer, n, seed=7, dropped=None):
     if dropped is not None:
         trainer.sharing.disturb(dropped)
-    return advised_episodes(trainer, trainer.evaluation_makers, n, seed)
+    return advised_episodes(trainer, trainer.evaluation_makers, n, [seed] * trainer.group.M)
 
 
 def test_without_sharing_the_first_episodes_are_those_alone(folder):
     """Both act by the mode of the policies."""
     trainer = restore(folder / "alone").trainer
-    alone = Evaluator(trainer.evaluation_makers, 1, 7).run(GroupActor(trainer.group), trainer.step)
+    alone = Evaluator(trainer.evaluation_makers, [[7]] * trainer.group.M).run(GroupActor(trainer.group), trainer.step)
     assert [e[2][1:] for e in episodes(trainer, 1)] == [e[2][1:] for e in alone]
 
 

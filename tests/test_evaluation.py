@@ -19,8 +19,8 @@ from peerage.envs.make import EnvMaker, make_env
 from peerage.errors import UserError
 from peerage.evaluation import evaluate
 from peerage.evaluation.actors import Evaluations, GroupActor, TogetherActor, sharing_copy
-from peerage.evaluation.evaluate import SEED, Actor, Evaluator
-from peerage.runs import CsvLog, read_evaluations
+from peerage.evaluation.evaluate import SEED, Actor, Evaluator, episode_seeds
+from peerage.runs import CsvLog, RunFolder, read_evaluations
 from peerage.runs.checkpoint import load_latest
 from peerage.runs.display import Display
 from peerage.runs.listeners import RunInfo
@@ -94,7 +94,7 @@ def test_an_actor_with_a_memory_in_a_batch_and_one_by_one():
     every member in an evaluation of its own give the same, which follows from the seeds: the length of the episode
     minus the number of wrong guesses."""
     makers = [EnvMaker(Guess, {"right": right}) for right in (3, 0, 4)]
-    together = Evaluator(makers, episodes=4, seed=5)
+    together = Evaluator(makers, [range(5, 9)] * len(makers))
     rows = together.run(Remembers())
     expected = lengths([5, 6, 7, 8])
     assert [(m, e, episode.length, episode.return_) for m, e, episode in rows] == [
@@ -104,7 +104,7 @@ def test_an_actor_with_a_memory_in_a_batch_and_one_by_one():
     in_turn = together.run(InTurn())
     assert [(m, e, episode[1:]) for m, e, episode in in_turn] == [(m, e, episode[1:]) for m, e, episode in rows]
     for m, maker in enumerate(makers):
-        alone = Evaluator([maker], episodes=4, seed=5).run(Remembers())
+        alone = Evaluator([maker], [range(5, 9)]).run(Remembers())
         assert [(e, episode[1:]) for _, e, episode in alone] == [(e, x[1:]) for k, e, x in rows if k == m]
     assert together.run(Remembers()) == rows  # a second evaluation starts with the same seeds
 
@@ -123,7 +123,7 @@ def test_what_an_actor_observes():
         def observe(self, rewards, done):
             heard.append((rewards.tolist(), done.tolist()))
 
-    Evaluator([EnvMaker(Guess, {"right": right}) for right in (0, 1)], episodes=2, seed=5).run(Recorder())
+    Evaluator([EnvMaker(Guess, {"right": right}) for right in (0, 1)], [[5, 6]] * 2).run(Recorder())
     ends = lengths([5, 6]) * 2
     assert heard[0] == 4 and len(heard) == 1 + max(ends)
     for k, (rewards, done) in enumerate(heard[1:], start=1):
@@ -134,7 +134,7 @@ def test_what_an_actor_observes():
 
 def evaluator_of(trainer) -> Evaluator:
     """Of two episodes, as in `SMALL`."""
-    return Evaluator(trainer.evaluation_makers, 2)
+    return Evaluator(trainer.evaluation_makers, episode_seeds(trainer.config, 2))
 
 
 def test_members_alone_play_as_one_by_one(begin):
@@ -146,7 +146,7 @@ def test_members_alone_play_as_one_by_one(begin):
     env = make_env(config.env, config.env_args)
     for m, e, episode in found:
         total, length, done = 0.0, 0, False
-        obs, _ = env.reset(seed=SEED + e)
+        obs, _ = env.reset(seed=SEED + 1_000_000 * (m // 2) + e)
         while not done:
             actions = trainer.group.mode(torch.as_tensor(obs).expand(4, 1, -1))
             obs, reward, terminated, truncated, _ = env.step(int(actions[m, 0, 0]))
@@ -168,7 +168,7 @@ def test_success_of_an_evaluation_by_last_step_or_by_any():
             self.action[rewards > 0] = 1
 
     makers = [EnvMaker("Hallway-v0")]
-    found = {rule: Evaluator(makers, 1, success=rule).run(Passes())[0][2] for rule in ("last", "any")}
+    found = {rule: Evaluator(makers, [[1]] * len(makers), success=rule).run(Passes())[0][2] for rule in ("last", "any")}
     assert found["last"].success is False and found["any"].success is True
     assert found["last"][:3] == found["any"][:3]
 
@@ -181,15 +181,15 @@ def test_episodes_that_do_not_end(monkeypatch):
     monkeypatch.setattr(evaluate, "MAX_STEPS", 30)
     message = "in an evaluation after 70 steps: an evaluation episode of Endless did not end within 30 steps"
     with pytest.raises(UserError, match=message):
-        Evaluator([EnvMaker(Endless, {"right": 0})], 2).run(Remembers(), 70)
+        Evaluator([EnvMaker(Endless, {"right": 0})], [[1, 2]]).run(Remembers(), 70)
     with pytest.raises(UserError, match="2 evaluation episodes of Endless did not end within 60 steps"):
-        Evaluator([EnvMaker(Endless, {"right": 0})], 2).run(InTurn(), 70)
+        Evaluator([EnvMaker(Endless, {"right": 0})], [[1, 2]]).run(InTurn(), 70)
 
 
 def test_an_evaluation_can_be_stopped():
     for actor in (Remembers(), InTurn()):
         answers = iter([False, False, True])
-        evaluator = Evaluator([EnvMaker(Guess, {"right": 0})], 2)
+        evaluator = Evaluator([EnvMaker(Guess, {"right": 0})], [[1, 2]])
         assert evaluator.run(actor, 0, lambda answers=answers: next(answers)) is None
         assert len(evaluator.run(actor)) == 2
 
@@ -245,12 +245,12 @@ def test_advice_of_an_expert_shows_in_the_episodes_together(tmp_path):
     assert together > by_mode["return"].mean()["alone"] + 10
     # The episodes are those of the evaluation alone: the expert reaches the goals that the seeds give
     env, best = make_env("Room-v6", {}), []
-    for e in range(2):
-        obs, _ = env.reset(seed=SEED + e)
+    for seed in (seed for seeds in episode_seeds(config, 2) for seed in seeds):
+        obs, _ = env.reset(seed=seed)
         distance = 5 * (abs(obs[0] - obs[2]) + abs(obs[1] - obs[3]))
         best.append(50 - (distance - 1) - 0.001 * (distance - 1))
     rows = run.evaluations[run.evaluations["mode"] == "together"]
-    assert rows["return"].tolist() == pytest.approx(best * 6, abs=1e-4)
+    assert rows["return"].tolist() == pytest.approx(best * 2, abs=1e-4)
 
 
 @pytest.mark.parametrize("sharing", ["none", "dropped"])
@@ -422,3 +422,17 @@ def test_success_of_a_training_by_any_step(tmp_path):
         if rule == "any":
             assert ((table["return"] > 0) == (table["success"] == 1)).all()
     assert (found["any"] >= found["last"]).all()
+
+
+def test_each_replica_has_start_states_of_its_own():
+    config = Config(n_peers=2, replicas=2)
+    first, second = [SEED, SEED + 1], [SEED + 1_000_000, SEED + 1_000_001]
+    assert episode_seeds(config, 2) == [first, first, second, second]
+    shared = replace(config, run=replace(config.run, eval_starts="shared"))
+    assert episode_seeds(shared, 2) == [first] * 4
+
+
+def test_runs_of_earlier_versions_keep_their_start_states(tmp_path):
+    (tmp_path / "config.yaml").write_text("env: Room-v6\nrun: {eval_freq: 10}\n")
+    assert RunFolder(tmp_path).resolved().run.eval_starts == "shared"
+    assert Config().run.eval_starts == "by-replica"

@@ -26,7 +26,7 @@ from peerage.envs.make import check_env_id, make_env
 from peerage.envs.vector import EnvGroup, EnvMaker
 from peerage.errors import UserError
 from peerage.evaluation.actors import GroupActor
-from peerage.evaluation.evaluate import Evaluator
+from peerage.evaluation.evaluate import Evaluator, episode_seeds
 from peerage.training.restore import restore
 from peerage.training.trainer import Trainer
 
@@ -211,7 +211,7 @@ SMALL = {"total_timesteps": 40, "replicas": 1, "n_peers": 2, "buffer_size": (50,
 
 def evaluator_of(trainer: Trainer) -> Evaluator:
     """The evaluator of the training, as its runner has one."""
-    return Evaluator(trainer.evaluation_makers, trainer.config.run.n_eval_episodes)
+    return Evaluator(trainer.evaluation_makers, episode_seeds(trainer.config, trainer.config.run.n_eval_episodes))
 
 
 def goals_of(trainer: Trainer, evaluator: Evaluator) -> list[bool]:

@@ -108,6 +108,9 @@ class RunConfig:
     """Steps between evaluations, which use separate environments; 0: no evaluations."""
     n_eval_episodes: int = limited(10, "[1, inf)")
     """Episodes per member in an evaluation."""
+    eval_starts: Literal["by-replica", "shared"] = "by-replica"
+    """Seeds of evaluation episodes. by-replica: each replica has its own start states, equal in all runs, so that
+    intervals over replicas include the choice of start states; shared: all replicas have the same."""
     eval_modes: tuple[EvalMode, ...] = ("alone",)
     """Evaluation modes. alone: each member without advice; together: the group with advice, while neither members nor
     trust learn. Reports and comparisons use the episodes of mode alone."""

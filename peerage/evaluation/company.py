@@ -31,15 +31,17 @@ class LearningTrustActor(TogetherActor):
         self.sharing.after_step(self.step)
 
 
-def advised_episodes(trainer: Trainer, makers: Sequence[EnvMaker], episodes: int, seed: int) -> Played:
+def advised_episodes(
+    trainer: Trainer, makers: Sequence[EnvMaker], episodes: int, seeds: Sequence[int]
+) -> Played:
     """Play `episodes` episodes of every member of a restored `trainer`, which cannot be used for training afterwards.
     Returns (member, episode number, episode).
 
-    `makers`: one for each of the M members. The first reset of every environment uses `seed`; later episodes continue
-    its generator. Environments that change during a run stay in their state at the end of the training. Raises
-    UserError for episodes that do not end.
+    `makers`, `seeds`: one for each of the M members. The seed is used for the first reset of the environment; later
+    episodes continue its generator. Environments that change during a run stay in their state at the end of the
+    training. Raises UserError for episodes that do not end.
     """
-    envs = EnvGroup(makers, [seed] * trainer.group.M, success=trainer.config.run.success)
+    envs = EnvGroup(makers, seeds, success=trainer.config.run.success)
     try:
         envs.set_clock(trainer.step, running=False)
         actor = LearningTrustActor(trainer.group, trainer.sharing, trainer.step)

@@ -1,6 +1,6 @@
 """Evaluation episodes: an actor plays separate environments with fixed seeds, which are equal in all runs.
 
-    evaluator = Evaluator([EnvMaker("Room-v21")] * group.M, episodes=10)
+    evaluator = Evaluator([EnvMaker("Room-v21")] * group.M, episode_seeds(config, episodes=10))
     for member, number, episode in evaluator.run(GroupActor(group)): ...
 
 The `Actor` interface supports policies with memory, with targets or with advisers. The evaluator is independent of
@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from peerage.config.tree import Config
 from peerage.envs.catalogue import is_known
 from peerage.envs.make import EnvMaker
 from peerage.envs.success import SuccessRule
@@ -20,7 +21,9 @@ from peerage.envs.vector import EnvGroup, Episode, Step
 from peerage.errors import UserError
 
 SEED = 1_000_003
-"""Episode e of an evaluation is seeded with SEED + e, for every member, evaluation, mode and run."""
+"""Episode e of an evaluation is seeded with SEED + e, for every member, evaluation, mode and run, in replica 0."""
+REPLICA_STRIDE = 1_000_000
+"""The difference between the seeds of consecutive replicas."""
 
 MAX_STEPS = 100_000
 """Maximum number of steps per evaluation episode."""
@@ -90,16 +93,29 @@ def play(
     return sorted(played, key=lambda entry: entry[:2])
 
 
-class Evaluator:
-    """Plays `episodes` episodes of each member. `makers` build the environments: one maker for each member.
+def episode_seeds(config: Config, episodes: int, seed: int = SEED) -> list[list[int]]:
+    """The seeds of evaluation episodes, `[M][episodes]`: consecutive numbers from `seed` on, and from a number of its
+    own for every further replica unless `eval_starts` is shared."""
+    stride = REPLICA_STRIDE if config.run.eval_starts == "by-replica" else 0
+    return [
+        [seed + replica * stride + e for e in range(episodes)]
+        for replica in range(config.replicas)
+        for _ in range(config.n_peers)
+    ]
 
-    Episode e is seeded with `seed + e`. `success` is the rule that determines the success of an episode.
+
+class Evaluator:
+    """Plays the same number of episodes of each of M members.
+
+    `makers`: for each member, what builds its environments; `seeds [M][episodes]`: the seeds of its episodes. `success`
+    is the rule that determines the success of an episode.
     """
 
     def __init__(
-        self, makers: Sequence[EnvMaker], episodes: int, seed: int = SEED, success: SuccessRule = "last"
+        self, makers: Sequence[EnvMaker], seeds: Sequence[Sequence[int]], success: SuccessRule = "last"
     ) -> None:
-        self.makers, self.episodes, self.seed, self.success = list(makers), episodes, seed, success
+        self.makers, self.seeds, self.success = list(makers), [list(some) for some in seeds], success
+        self.episodes = len(self.seeds[0])
         self.envs: dict[bool, EnvGroup] = {}  # by `Actor.parallel`
 
     def run(self, actor: Actor, trained: int = 0, stop: Callable[[], bool] = lambda: False) -> Played | None:
@@ -125,12 +141,11 @@ class Evaluator:
             envs.close()  # unknown environments may have state that outlasts an evaluation, which a resume would lose
             envs = None
         if envs is None:
-            seeds = [self.seed + e for e in range(self.episodes)]
             if parallel:
-                makers = [maker for maker in self.makers for _ in seeds]
-                envs = EnvGroup(makers, seeds * len(self.makers), success=self.success)
+                makers = [maker for maker in self.makers for _ in range(self.episodes)]
+                envs = EnvGroup(makers, [seed for some in self.seeds for seed in some], success=self.success)
             else:
-                envs = EnvGroup(self.makers, [seeds] * len(self.makers), success=self.success)
+                envs = EnvGroup(self.makers, self.seeds, success=self.success)
             self.envs[parallel] = envs
         return envs
 

@@ -16,7 +16,7 @@ from peerage.envs.make import EnvMaker, Maker
 from peerage.errors import UserError
 from peerage.evaluation.actors import GroupActor
 from peerage.evaluation.company import advised_episodes
-from peerage.evaluation.evaluate import SEED, Evaluator
+from peerage.evaluation.evaluate import SEED, Evaluator, episode_seeds
 from peerage.evaluation.robustness import Case, Mean, Robustness, Row, means
 from peerage.nets import workers
 from peerage.sharing.advice import Advice
@@ -124,7 +124,7 @@ def _restored(run: Path | str, env: Maker | None, case: Case, advised: bool) -> 
 
 
 def _alone(trainer: Trainer, makers: Sequence[EnvMaker], episodes: int, seed: int) -> dict[int, Mean]:
-    evaluator = Evaluator(makers, episodes, seed, trainer.config.run.success)
+    evaluator = Evaluator(makers, episode_seeds(trainer.config, episodes, seed), trainer.config.run.success)
     try:
         return means(evaluator.run(GroupActor(trainer.group), trainer.step) or [])
     finally:
@@ -138,6 +138,7 @@ def _advised(
     affect another."""
     trainer = _restored(run, env, case, advised=True).trainer
     try:
-        return means(advised_episodes(trainer, makers, episodes, seed))
+        starts = [seeds[0] for seeds in episode_seeds(trainer.config, 1, seed)]
+        return means(advised_episodes(trainer, makers, episodes, starts))
     finally:
         trainer.close()

@@ -230,6 +230,8 @@ class RunFolder:
     def resolved(self) -> Config:
         """config.yaml as a `Config`. Raises UserError that names the file if it is invalid in this version."""
         data = self.config()
+        if isinstance(run := data.get("run"), dict):
+            run.setdefault("eval_starts", "shared")  # as in versions without this setting
         try:
             return from_dict(data)
         except UserError as error:

@@ -20,7 +20,7 @@ from peerage.statistics import samples, sources, tests
 from peerage.statistics.comparison import Comparison, Measure, Row, Task, Versus
 from peerage.statistics.samples import MIN_REPLICAS, RANGES, Metric, Side
 from peerage.statistics.tests import Interval
-from peerage.statistics.verdicts import SIGNIFICANCE, overall, warnings_about, with_verdicts
+from peerage.statistics.verdicts import overall, warnings_about, with_verdicts
 from peerage.text import listing
 
 
@@ -177,19 +177,15 @@ def _versus(a: Side, b: Side, x: np.ndarray, y: np.ndarray, metric: Metric, pair
     low, high = RANGES[metric]
     difference = _clip(tests.difference(y, x, "iqm", paired=paired, seed=seed), low - high, high - low)
     improvement = tests.probability_of_improvement(y, x, seed=seed)
-    ranks = tests.mann_whitney(y, x)
-    t = rank_p = detectable = math.nan
+    p = detectable = math.nan
     if min(len(x), len(y)) >= MIN_REPLICAS:
-        t = (tests.paired_t(y, x) if paired else tests.welch(y, x)).p
-        if not math.isnan(t):
-            pooled = (np.var(x, ddof=1) * (len(x) - 1) + np.var(y, ddof=1) * (len(y) - 1)) / (len(x) + len(y) - 2)
-            spread = math.sqrt(np.var(y - x, ddof=1) if paired else pooled)
-            power = tests.smallest_detectable_difference
-            detectable = power(len(x), len(y), spread, paired=paired, statistic="iqm")
+        p = tests.permutation_p(y, x, paired=paired, seed=seed)
+        pooled = (np.var(x, ddof=1) * (len(x) - 1) + np.var(y, ddof=1) * (len(y) - 1)) / (len(x) + len(y) - 2)
+        spread = math.sqrt(np.var(y - x, ddof=1) if paired else pooled)
+        if spread > 0:
+            detectable = tests.smallest_detectable_difference(len(x), len(y), spread, paired=paired, statistic="iqm")
             # The power is that of normal samples. At least: half the width of the interval of these samples.
-            detectable = max(detectable, (difference.high - difference.low) / 2)
-        if ranks.smallest_p <= SIGNIFICANCE and not paired:  # the test does not use pairs
-            rank_p = ranks.p
+            detectable = np.fmax(detectable, (difference.high - difference.low) / 2)
     else:
         difference, improvement = _without_limits(difference), _without_limits(improvement)
     return Versus(
@@ -199,10 +195,8 @@ def _versus(a: Side, b: Side, x: np.ndarray, y: np.ndarray, metric: Metric, pair
         paired=paired,
         difference=difference,
         improvement=improvement,
-        welch=t,
-        mann_whitney=rank_p,
-        smallest=ranks.smallest_p,
-        detectable=detectable,
+        p=p,
+        detectable=float(detectable),
         higher=None,
         winner=None,
         verdict="",

@@ -45,20 +45,13 @@ class Versus:
     """Difference of the interquartile means, b - a."""
     improvement: Interval
     """Probability that a replica of b has a higher value than one of a."""
-    welch: float
-    """p value of Welch's or the paired t test, after Holm's correction over all comparisons; NaN with too few replicas
-    or without spread."""
-    mann_whitney: float
-    """p value of the Mann–Whitney test, corrected too; NaN where these numbers of replicas cannot give p below .05, and
-    for pairs."""
-    smallest: float
-    """The smallest p value that a Mann–Whitney test with these numbers of replicas can give."""
+    p: float
+    """p value of the permutation test of equal interquartile means, after Holm's correction over all comparisons; NaN
+    with too few replicas."""
     detectable: float
     """The smallest difference that these replicas detect with a probability of about 0.8; NaN without a p value."""
     higher: str | None
-    """The side with significantly higher values, or None: the interval of the difference excludes zero, and Welch's p
-    is below .05 after Holm's correction (without spread on either side, the exact Mann–Whitney p; never for pairs that
-    all differ by the same amount)."""
+    """The side with significantly higher values, or None: `p` is below .05."""
     winner: str | None
     """`higher`, if more is better; None for the length of episodes."""
     verdict: str

@@ -101,35 +101,34 @@ def interval(
     return Interval(estimate, low, high, level, _method(statistic, sample), len(sample))
 
 
-def difference(
-    b: Any,
-    a: Any,
-    statistic: Middle = "iqm",
-    *,
-    paired: bool = False,
-    level: float = 0.95,
-    seed: int = 0,
-) -> Interval:
-    """`statistic(b) − statistic(a)` of `b [n_b]` and `a [n_a]`.
-
-    Unpaired: the squared standard errors of `interval` are added, with degrees of freedom by Welch and Satterthwaite;
-    for the mean this is Welch's interval, for the IQM one like Yuen's. Paired (`b[k]` and `a[k]` have the same seed):
-    the variance is that of the differences, for the IQM Winsorised within each sample as in Yuen's test of dependent
-    groups. Pairing helps only if the two values of a seed are correlated.
-    """
-    before, after = sample_of(a), sample_of(b)
-    if paired and len(before) != len(after):
-        raise ValueError(f"paired samples must have equal sizes, got {len(before)} and {len(after)}")
-    found = differences(after, before, statistic, paired=paired, level=level, seed=seed)
-    estimate, low, high = (float(value) for value in found)
-    method = ("paired " if paired else "Welch ") + _method(statistic, before, after)
-    return Interval(estimate, low, high, level, method, min(len(before), len(after)))
-
-
 def differences(
     b: np.ndarray, a: np.ndarray, statistic: Middle, *, paired: bool = False, level: float = 0.95, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """`difference` of many pairs of samples `b [..., n_b]` and `a [..., n_a]`: estimates, lows and highs `[...]`."""
+    """`statistic(b) − statistic(a)` with t intervals, for many pairs of samples `b [..., n_b]` and `a [..., n_a]`:
+    estimates, lows and highs `[...]`.
+
+    Unpaired: the squared standard errors of `interval` are added, with degrees of freedom by Welch and Satterthwaite;
+    for the mean this is Welch's interval. Paired (`b[k]` and `a[k]` have the same seed): the variance is that of the
+    differences, for the IQM Winsorised within each sample as in Yuen's test of dependent groups. Pairing helps only if
+    the two values of a seed are correlated.
+    """
+    estimate, variance, df = _difference(b, a, statistic, paired, level, seed)
+    return estimate, *_limits(estimate, variance, df, level)
+
+
+def calibrated_p(b: np.ndarray, a: np.ndarray, *, paired: bool = False, seed: int = 0) -> np.ndarray:
+    """The two-sided p values `[...]` of the calibrated t of a difference of IQMs, that of the intervals of
+    `differences` at 95%. NaN without spread."""
+    estimate, variance, df = _difference(b, a, "iqm", paired, 0.95, seed)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        t = np.where(variance > 0, np.abs(estimate) / np.sqrt(variance), math.nan)
+    return np.asarray(2 * stats.t.sf(t, df))
+
+
+def _difference(
+    b: np.ndarray, a: np.ndarray, statistic: Middle, paired: bool, level: float, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Estimates, squared standard errors and degrees of freedom `[...]`."""
     _check(statistic, level)
     before, after = _statistic(a, statistic), _statistic(b, statistic)
     # Treat equality up to rounding as equal: means of one number over 3 and 5 replicas differ in the last bit.
@@ -141,7 +140,7 @@ def differences(
     else:
         parts = [_spread(x, statistic, *calibration(statistic, x.shape[-1], level, seed)) for x in (a, b)]
         variance, df = _welch(*(np.stack(part) for part in zip(*parts)))
-    return estimate, *_limits(estimate, variance, df, level)
+    return estimate, variance, df
 
 
 def band(
@@ -225,8 +224,26 @@ def _statistic(x: np.ndarray, statistic: Middle) -> np.ndarray:
             return x.mean(axis=-1)
         if statistic == "median":
             return np.median(x, axis=-1)
-        values, trimmed = np.sort(x, axis=-1), x.shape[-1] // 4
+    return iqms(x)
+
+
+def iqms(x: np.ndarray) -> np.ndarray:
+    """The IQM of `x [..., n]` over its last axis."""
+    values, trimmed = np.sort(x, axis=-1), x.shape[-1] // 4
+    with np.errstate(invalid="ignore"):
         return values[..., trimmed : x.shape[-1] - trimmed].mean(axis=-1)
+
+
+def winsorised_squares(x: np.ndarray, minus: np.ndarray | None = None) -> np.ndarray:
+    """Yuen's squared standard error `[...]` of the IQM of `x [..., n]`: `Σ (w − mean w)² / (h (h − 1))` with the
+    Winsorised values w, of which h are not trimmed. `minus`: another sample of pairs, for the difference."""
+    winsorised = _winsorised(x)
+    if minus is not None:
+        with np.errstate(invalid="ignore"):
+            winsorised = winsorised - _winsorised(minus)
+    left = x.shape[-1] - 2 * (x.shape[-1] // 4)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return _squares(winsorised) / (left * (left - 1))
 
 
 def _winsorised(x: np.ndarray) -> np.ndarray:
@@ -253,15 +270,11 @@ def _spread(
     *many, n = x.shape
     if n < 2:
         return np.full(many, math.nan), np.full(many, math.nan)
-    winsorised = _winsorised(x)
-    if minus is not None:
-        with np.errstate(invalid="ignore"):
-            x, winsorised = x - minus, winsorised - _winsorised(minus)
-    plain = q**2 * k * _squares(x) / (n - 1) / n
+    with np.errstate(invalid="ignore"):
+        plain = q**2 * k * _squares(x if minus is None else x - minus) / (n - 1) / n
     if statistic != "iqm":
         return plain, np.full(many, n - 1.0)
-    left = n - 2 * (n // 4)
-    yuen = _squares(winsorised) / (left * (left - 1))
+    left, yuen = n - 2 * (n // 4), winsorised_squares(x, minus)
     known = np.isfinite(plain)
     both = np.where(known, np.fmax(q**2 * yuen, plain), yuen)
     return both, np.where(known, n - 1.0, left - 1.0)
@@ -289,9 +302,10 @@ def calibration(statistic: Middle, n: int, level: float, seed: int) -> tuple[flo
     """k and q of `interval` from simulated normal samples `[n]`; takes half a second per n.
 
     k: the ratio of the variances of the statistic and the mean. q: the factor of the standard error that gives a
-    coverage of `level`. Means need no calibration, and a single replica has no interval.
+    coverage of `level`. Means need no calibration, nor do IQMs of fewer than four
+    replicas, which are means; a single replica has no interval.
     """
-    if statistic == "mean" or n < 2:
+    if statistic == "mean" or n < 2 or (statistic == "iqm" and n < 4):
         return 1.0, 1.0
 
     def samples() -> Iterator[np.ndarray]:

@@ -16,15 +16,14 @@ from typing import Any, Literal
 import numpy as np
 from scipy import optimize, stats
 
+from peerage.statistics import intervals, permutation
 from peerage.statistics.intervals import (
-    ROUNDING,
     Interval,
     Middle,
     Statistic,
     band,
     check_level,
     chunks,
-    difference,
     differences,
     interval,
     iqm,
@@ -50,19 +49,20 @@ __all__ = [
     "mean",
     "median",
     "optimality_gap",
-    "paired_t",
     "percentile_interval",
     "performance_profile",
+    "permutation_p",
     "probability_of_improvement",
     "smallest_detectable_difference",
     "steps_to_threshold",
-    "welch",
 ]
 
 MAX_EXACT = 50
 """Largest total number of values for which the Mann–Whitney test is exact."""
 PAIRED_R = 0.9
 """Assumed correlation of the two values of a pair in the power of paired comparisons; docs/statistics.md: Power."""
+PLANNED = 500
+"""The number of samples, and of divisions of each, in the simulated power of the permutation test."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +77,46 @@ class Test:
     significant."""
 
 
-NO_RESULT = Test(math.nan, math.nan, math.nan)
-"""The result for samples to which a test is not applicable."""
-
-
 # --- comparison of two samples --------------------------------------------------------------------
+
+
+def difference(
+    b: Any, a: Any, statistic: Middle = "iqm", *, paired: bool = False, level: float = 0.95, seed: int = 0
+) -> Interval:
+    """`statistic(b) − statistic(a)` of `b [n_b]` and `a [n_a]`.
+
+    The IQM's interval contains the differences that `permutation_p` does not reject. The intervals of mean and median,
+    and of IQMs of samples with infinite values, are t intervals (`intervals.differences`). `paired`: `b[k]` and `a[k]`
+    have the same seed.
+    """
+    before, after = _two_samples(b, a, paired)
+    found = differences(after, before, statistic, paired=paired, level=level, seed=seed)
+    estimate, low, high = (float(value) for value in found)
+    n, infinite = min(len(before), len(after)), not np.isfinite([*after, *before]).all()
+    method = "trimmed t" if infinite and statistic == "iqm" else "t"
+    if statistic == "iqm" and not infinite:
+        method = "permutation"
+        low, high = permutation.limits(after, before, paired=paired, level=level, seed=seed)
+    which = "paired " if paired else "" if method == "permutation" else "Welch "
+    return Interval(estimate, low, high, level, which + method, n)
+
+
+def permutation_p(b: Any, a: Any, *, paired: bool = False, seed: int = 0) -> float:
+    """The p value of the permutation test of equal IQMs of `b [n_b]` and `a [n_a]` (`peerage.statistics.permutation`).
+
+    `paired`: `b[k]` and `a[k]` have the same seed. NaN with fewer than two replicas. Infinite values are allowed.
+    """
+    before, after = _two_samples(b, a, paired)
+    if min(len(before), len(after)) < 2:
+        return math.nan
+    return float(permutation.p_values(after, before, paired=paired, seed=seed))
+
+
+def _two_samples(b: Any, a: Any, paired: bool) -> tuple[np.ndarray, np.ndarray]:
+    before, after = sample_of(a), sample_of(b)
+    if paired and len(before) != len(after):
+        raise ValueError(f"paired samples must have equal sizes, got {len(before)} and {len(after)}")
+    return before, after
 
 
 def probability_of_improvement(b: Any, a: Any, *, level: float = 0.95, seed: int = 0) -> Interval:
@@ -117,42 +152,6 @@ def newcombe(share: float, n_b: int, n_a: int, level: float = 0.95) -> tuple[flo
     low = 0.0 if share <= 0 else optimize.brentq(beyond, 0.0, min(share, 1 - 1e-9), xtol=1e-12)
     high = 1.0 if share >= 1 else optimize.brentq(beyond, max(share, 1e-9), 1.0, xtol=1e-12)
     return float(low), float(high)
-
-
-def welch(b: Any, a: Any) -> Test:
-    """Welch's t test (1947) of equal means of `b [n_b]` and `a [n_a]`.
-
-    NaN with fewer than two replicas, with infinite values, and without spread beyond rounding in either sample: t would
-    be infinite and p zero, although three successes against three failures are not that improbable. In that case use
-    `mann_whitney`.
-    """
-    before, after = sample_of(a), sample_of(b)
-    if not _is_testable(np.concatenate([after, before]), after, before):
-        return NO_RESULT
-    parts = [part for x in (after, before) for part in (x.mean(), x.std(ddof=1), len(x))]
-    found = stats.ttest_ind_from_stats(*parts, equal_var=False)
-    return Test(float(found.pvalue), float(found.statistic), 0.0)
-
-
-def paired_t(b: Any, a: Any) -> Test:
-    """Student's t test of zero mean of the differences `b - a` `[n]`, for paired replicas.
-
-    NaN with fewer than two pairs, with infinite values, and if all differences are equal up to rounding (see `welch`).
-    """
-    before, after = sample_of(a), sample_of(b)
-    with np.errstate(invalid="ignore"):
-        gaps = after - before
-    if not _is_testable(np.concatenate([after, before]), gaps):
-        return NO_RESULT
-    found = stats.ttest_1samp(gaps, 0.0)
-    return Test(float(found.pvalue), float(found.statistic), 0.0)
-
-
-def _is_testable(values: np.ndarray, *samples: np.ndarray) -> bool:
-    """Whether a t test is applicable to these samples; `values` are the measured ones and set the scale of rounding."""
-    if min(map(len, samples)) < 2 or not np.isfinite(values).all():
-        return False
-    return bool(max(np.ptp(x) for x in samples) > ROUNDING * np.abs(values).max())
 
 
 def mann_whitney(b: Any, a: Any) -> Test:
@@ -219,11 +218,10 @@ def smallest_detectable_difference(
     """The smallest true difference that is detected with probability `power`, in the unit of `sd`.
 
     `sd`: standard deviation over replicas, assumed equal in both groups, such as the pooled one of two samples. A
-    difference is detected if Welch's interval of the difference of means is above zero; with "iqm" the interval of IQMs
-    must be too, as in `peerage compare`. `paired`: n pairs, and `sd` is that of their differences; the power for IQMs
-    depends on the correlation within pairs, which is taken as PAIRED_R. Computed by simulation of normal samples: a
-    shift δ of B is detected in those whose lower limit without it is above −δ. Infinite with fewer than two replicas.
-    It is meant for planning; the power at an observed difference adds nothing to its p value.
+    difference of means is detected if Welch's interval is above zero, one of IQMs if the permutation test finds it, as
+    in `peerage compare`. `paired`: n pairs, and `sd` is that of their differences; the power for IQMs depends on the
+    correlation within pairs, which is taken as PAIRED_R. Computed by simulation of normal samples. Infinite with fewer
+    than two replicas. It is meant for planning; the power at an observed difference adds nothing to its p value.
     """
     check_level(level)
     if not 0.5 <= power < 1:
@@ -232,26 +230,55 @@ def smallest_detectable_difference(
         raise ValueError(f"a standard deviation must be finite and not negative, got {sd}")
     if paired and n_a != n_b:
         raise ValueError(f"paired samples must have equal sizes, got {n_a} and {n_b}")
-    if statistic not in ("mean", "iqm"):
-        raise ValueError(f"statistic must be mean or iqm, got {statistic!r}")
-    return math.inf if min(n_a, n_b) < 2 else sd * _detectable(n_a, n_b, level, power, paired, statistic, seed)
+    if min(n_a, n_b) < 2:
+        return math.inf
+    if statistic == "mean":
+        return sd * _detectable_mean(n_a, n_b, level, power, paired, seed)
+    if statistic == "iqm":
+        return sd * _detectable_iqm(n_a, n_b, level, power, paired, seed)
+    raise ValueError(f"statistic must be mean or iqm, got {statistic!r}")
 
 
 @functools.lru_cache(maxsize=256)
-def _detectable(
-    n_a: int, n_b: int, level: float, power: float, paired: bool, statistic: Middle, seed: int
-) -> float:
+def _detectable_mean(n_a: int, n_b: int, level: float, power: float, paired: bool, seed: int) -> float:
+    """A shift δ of B is detected in the samples whose lower limit without it is above −δ."""
     rng = np.random.default_rng([seed, n_a, n_b])
-    required: tuple[Middle, ...] = ("mean",) if statistic == "mean" else ("mean", "iqm")
     needed = []
     for size in chunks(normal_samples(n_a + n_b), n_a + n_b):
-        a, b = rng.standard_normal((size, n_a)), rng.standard_normal((size, n_b))
-        if paired:  # with correlation PAIRED_R and differences with standard deviation 1
-            b = PAIRED_R * a + math.sqrt(1 - PAIRED_R**2) * b
-            a, b = (x / math.sqrt(2 - 2 * PAIRED_R) for x in (a, b))
-        lows = [differences(b, a, name, paired=paired, level=level, seed=seed)[1] for name in required]
-        needed.append(-np.min(lows, axis=0))
+        b, a = _normal(rng, size, n_b, n_a, paired)
+        needed.append(-differences(b, a, "mean", paired=paired, level=level, seed=seed)[1])
     return max(float(np.quantile(np.concatenate(needed), power)), 0.0)
+
+
+@functools.lru_cache(maxsize=256)
+def _detectable_iqm(n_a: int, n_b: int, level: float, power: float, paired: bool, seed: int) -> float:
+    """The shift at which the share of detections is `power`, by bisection on the same samples."""
+    b, a = _normal(np.random.default_rng([seed, n_a, n_b]), PLANNED, n_b, n_a, paired)
+    low, high = 0.0, 1.0
+
+    def detected(shift: float) -> float:
+        p = permutation.p_values(b + shift, a, paired=paired, seed=seed, divisions=PLANNED)
+        return float(((p < 1 - level) & (intervals.iqms(b + shift) > intervals.iqms(a))).mean())
+
+    while detected(high) < power:
+        low, high = high, 2 * high
+        if high > 1e6:
+            return math.inf
+    for _ in range(7):
+        middle = (low + high) / 2
+        low, high = (low, middle) if detected(middle) >= power else (middle, high)
+    return (low + high) / 2
+
+
+def _normal(
+    rng: np.random.Generator, count: int, n_b: int, n_a: int, paired: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """`count` normal samples of B and of A. Pairs have the correlation PAIRED_R, and differences with deviation 1."""
+    a, b = rng.standard_normal((count, n_a)), rng.standard_normal((count, n_b))
+    if paired:
+        b = PAIRED_R * a + math.sqrt(1 - PAIRED_R**2) * b
+        a, b = (x / math.sqrt(2 - 2 * PAIRED_R) for x in (a, b))
+    return b, a
 
 
 # --- profiles and curves --------------------------------------------------------------------------

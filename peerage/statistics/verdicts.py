@@ -43,43 +43,31 @@ def improvement_name(metric: Metric) -> str:
 
 def with_verdicts(tasks: Sequence[Task], metric: Metric, measure: Measure) -> list[Task]:
     """The tasks with p values after Holm's correction over all comparisons, with `higher`, `winner` and the verdict.
-
-    The decision uses the p value of Welch's test or of the paired test; without spread and unpaired, that of the
-    Mann–Whitney test. A comparison without either does not count in the correction.
-    """
-    every = [v for task in tasks for v in task.versus]
-    single = [v.mann_whitney if math.isnan(v.welch) else v.welch for v in every]
-    deciding, ranks = iter(tests.holm(single)), iter(tests.holm([v.mann_whitney for v in every]))
+    A comparison without a p value does not count in the correction."""
+    single = [v.p for task in tasks for v in task.versus]
+    corrected = zip(single, tests.holm(single))
     tested = sum(not math.isnan(p) for p in single)
-    before = iter(single)
     out = []
     for task in tasks:
         versus = []
         for v in task.versus:
-            alone, p, rank = next(before), next(deciding), next(ranks)
-            v = replace(v, mann_whitney=p) if math.isnan(v.welch) else replace(v, welch=p, mann_whitney=rank)
-            ahead = _ahead(v)
-            higher = ahead if p < SIGNIFICANCE else None  # false for NaN
-            verdict = _verdict(v, ahead, alone, p, task, tested, metric, measure)
+            alone, p = next(corrected)
+            ahead = (v.b if v.difference.estimate > 0 else v.a) if alone < SIGNIFICANCE else None  # false for NaN
+            higher = ahead if p < SIGNIFICANCE else None
+            verdict = _verdict(replace(v, p=p), ahead, task, tested, metric, measure)
             winner = None if metric == "length" else higher
-            versus.append(replace(v, higher=higher, winner=winner, verdict=verdict))
+            versus.append(replace(v, p=p, higher=higher, winner=winner, verdict=verdict))
         out.append(replace(task, versus=tuple(versus)))
     return out
 
 
-def _ahead(v: Versus) -> str | None:
-    """The side with higher values, if the interval of the difference excludes zero."""
-    d = v.difference
-    return v.b if d.low > 0 else v.a if d.high < 0 else None  # neither for NaN
-
-
 def _verdict(
-    v: Versus, ahead: str | None, alone: float, p: float, task: Task, comparisons: int, metric: Metric, measure: Measure
+    v: Versus, ahead: str | None, task: Task, comparisons: int, metric: Metric, measure: Measure
 ) -> str:
     """The sentence: which side is better, by how much, and how certain that is.
 
-    `ahead`: the result of `_ahead`; `alone`, `p`: the deciding p value before and after the correction for
-    `comparisons` comparisons.
+    `ahead`: the side with significantly higher values before the correction for `comparisons` comparisons; `v.p` is
+    the corrected value.
     """
     of = "" if measure == "final" else f" of the mean {metric} up to step {task.step:,}"
     on = f" on IQM{of}" if of else ""
@@ -93,18 +81,16 @@ def _verdict(
     curves = [side.curves for side in task.sides if side.name in (v.a, v.b)]
     if curves[0].shape == curves[1].shape and np.array_equal(curves[0], curves[1]):
         return f"{v.b} and {v.a} have identical results: no difference"
-    power = f"{each} can detect differences above {number(v.detectable)}" if not math.isnan(v.welch) else each
-    after = f", after Holm over {comparisons} comparisons" if comparisons > 1 else ""
-    tests = _tests(v, each)
-    none = f"no significant difference between {v.b} and {v.a}{on}: {_signed(d.estimate)} {in_brackets(d)}"
+    after = f" after Holm over {comparisons} comparisons" if comparisons > 1 else ""
+    test = f"{_equals(v.p)}{after}"
     if ahead is None:
-        return f"{none}; {power}"
-    if not alone < SIGNIFICANCE:  # NaN too
-        return f"{none} excludes zero, but {', '.join(tests)}{after}; {power}"
+        power = each if math.isnan(v.detectable) else f"{each} can detect differences above {number(v.detectable)}"
+        none = f"no significant difference between {v.b} and {v.a}{on}: {_signed(d.estimate)} {in_brackets(d)}"
+        return f"{none}; {test}; {power}"
     behind, sign = (v.a, 1) if ahead == v.b else (v.b, -1)
     lead, low, high = sign * d.estimate, *sorted((sign * d.low, sign * d.high))
     better = v.improvement if sign > 0 else _reversed(v.improvement)
-    significant = p < SIGNIFICANCE
+    significant = v.p < SIGNIFICANCE
     if metric == "length":
         verb = "has longer episodes than"
     else:
@@ -112,20 +98,8 @@ def _verdict(
     but = "" if significant else ": not significant after this correction"
     return (
         f"{ahead} {verb} {behind} on IQM{of} by {number(lead)} [{number(low)}, {number(high)}], "
-        f"{improvement_name(metric)} {better.estimate:.2f} {in_brackets(better, '.2f')}; "
-        f"{', '.join(tests)}{after}{but}; {each}"
+        f"{improvement_name(metric)} {better.estimate:.2f} {in_brackets(better, '.2f')}; {test}{but}; {each}"
     )
-
-
-def _tests(v: Versus, each: str) -> list[str]:
-    """The tests with their p values."""
-    t = "paired t" if v.paired else "Welch"
-    tests = [f"{t} undefined without spread" if math.isnan(v.welch) else f"{t} {_equals(v.welch)}"]
-    if not math.isnan(v.mann_whitney):
-        tests.append(f"Mann–Whitney {_equals(v.mann_whitney)}")
-    elif not v.paired:
-        tests.append(f"Mann–Whitney p cannot fall below {_p(v.smallest)} with {each}")
-    return tests
 
 
 def _reversed(p: Interval) -> Interval:
@@ -204,6 +178,8 @@ def warnings_about(sides: Sequence[Side]) -> list[str]:
                 lines.append(f"{side.name} and {other.name} have the same settings and seed: not independent samples")
     episodes = [[config["run"]["n_eval_episodes"] for config in side.configs] for side in sides]
     differ("numbers of evaluation episodes", episodes, "the noise differs")
+    starts = [[config["run"].get("eval_starts", "shared") for config in side.configs] for side in sides]
+    differ("start states of evaluations", starts, "some replicas were evaluated on other episodes")
     rules = [[config["run"]["success"] for config in side.configs] for side in sides]
     differ("rules of success", rules, "the same episode can succeed under one rule and fail under the other")
     lines += _grids(sides)

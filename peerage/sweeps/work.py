@@ -11,7 +11,7 @@ import torch
 from peerage.config import Config
 from peerage.config.file import from_dict
 from peerage.evaluation.actors import GroupActor
-from peerage.evaluation.evaluate import Evaluator
+from peerage.evaluation.evaluate import Evaluator, episode_seeds
 from peerage.nets import workers
 from peerage.runs.listeners import Listener
 from peerage.session import resume, run_training
@@ -41,7 +41,8 @@ def measure(config: Config, steps: int) -> dict[str, float]:
     config = replace(config, learner=replace(config.learner, learning_starts=starts))
     trainer = Trainer(config)
     workers.configure(trainer.threads)
-    evaluator = Evaluator(trainer.evaluation_makers, trainer.config.run.n_eval_episodes)
+    seeds = episode_seeds(trainer.config, trainer.config.run.n_eval_episodes)
+    evaluator = Evaluator(trainer.evaluation_makers, seeds)
 
     def clock() -> float:
         if trainer.device.type == "cuda":
