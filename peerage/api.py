@@ -16,6 +16,7 @@ from peerage.config.file import load as load_config
 from peerage.config.file import validate
 from peerage.envs.vector import Maker
 from peerage.errors import UserError
+from peerage.evaluation import video
 from peerage.learners.defaults import refuse_unused_settings
 from peerage.reports.report import write_report
 from peerage.runs.folder import RunFolder
@@ -111,6 +112,13 @@ class Run:
     def evaluate(self, episodes: int = 10) -> list[EvaluationRow]:
         """Evaluate the newest checkpoint: rows of (replica, member, episode, return, length, success)."""
         return session.evaluate_run(self.folder, episodes, env=self.env)
+
+    def video(self, out: Path | str | None = None, *, member: int = 0, **settings: Any) -> Path:
+        """Write a GIF of a member and return its path; by default member-N.gif in the run folder.
+
+        `settings`: `replica`, `episodes`, `seed`, `max_frames`, `overwrite`, as of `peerage.evaluation.video.record`.
+        """
+        return video.record(self.folder, out, member=member, env=self.env, **settings).path
 
     def policy(self, member: int = 0, replica: int = 0) -> Policy:
         """The policy of a trained member: `action = run.policy(0)(obs)`."""

@@ -16,7 +16,7 @@ from typing import Any
 from peerage.commands.base import Command
 from peerage.commands.console import discard_unwritten_output
 from peerage.commands.lists import ENVS, PRESETS
-from peerage.commands.runs import COMPARE, EVALUATE, EXPORT, REPORT
+from peerage.commands.runs import COMPARE, EVALUATE, EXPORT, REPORT, VIDEO, WATCH
 from peerage.commands.sweep import SWEEP
 from peerage.commands.train import RESUME, TRAIN
 from peerage.errors import UserError, nearest
@@ -27,8 +27,8 @@ ANSI_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 """Gymnasium colours its warnings."""
 HOW_TO_CONTINUE = "`peerage resume` with the run's folder continues a training"
 COMMANDS: dict[str, Command] = {
-    "train": TRAIN, "resume": RESUME, "sweep": SWEEP, "evaluate": EVALUATE, "report": REPORT, "compare": COMPARE,
-    "export": EXPORT, "envs": ENVS, "presets": PRESETS,
+    "train": TRAIN, "resume": RESUME, "sweep": SWEEP, "evaluate": EVALUATE, "video": VIDEO, "watch": WATCH,
+    "report": REPORT, "compare": COMPARE, "export": EXPORT, "envs": ENVS, "presets": PRESETS,
 }  # fmt: skip
 
 

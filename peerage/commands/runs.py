@@ -1,4 +1,4 @@
-"""The commands that read run folders: `peerage evaluate`, `report`, `compare` and `export`."""
+"""The commands that read run folders: `peerage evaluate`, `video`, `watch`, `report`, `compare` and `export`."""
 
 from __future__ import annotations
 
@@ -135,10 +135,49 @@ COMPARE = Command(
 )
 
 
-def _export_arguments(parser: Parser) -> None:
+def _member_arguments(parser: Parser) -> None:
     add_run(parser)
     parser.add_argument("--member", type=number(0), default=0, metavar="N", help="member, from 0 (default: 0)")
     parser.add_argument("--replica", type=number(0), default=0, metavar="N", help="replica, from 0 (default: 0)")
+
+
+def _watch_arguments(parser: Parser) -> None:
+    _member_arguments(parser)
+    parser.add_argument("--episodes", type=number(1), default=1, metavar="N", help="episodes (default: 1)")
+    about = "seed of the first episode (default: that of the run's evaluations)"
+    parser.add_argument("--seed", type=number(0), metavar="N", help=about)
+
+
+def _video_arguments(parser: Parser) -> None:
+    _watch_arguments(parser)
+    about = "largest number of pictures (default: 1000)"
+    parser.add_argument("--max-frames", type=number(1), default=1000, metavar="N", help=about)
+    about = "GIF file to write (default: member-N.gif in the run folder)"
+    parser.add_argument("--out", type=Path, metavar="FILE", help=about)
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+
+
+VIDEO = Command(
+    "RUN [--member N] [--replica N] [--episodes N] [--seed N] [--max-frames N] [--out FILE] [--overwrite]",
+    "Write a GIF of a trained member, which acts alone and without exploration.",
+    _video_arguments,
+    "peerage.commands.actions.video:video",
+    "EXAMPLES\n  peerage video experiments/my-run --member 1 --episodes 3 --out lander.gif\n",
+    check_run,
+)
+
+
+WATCH = Command(
+    "RUN [--member N] [--replica N] [--episodes N] [--seed N]",
+    "Show a trained member in a window, where there is a screen.",
+    _watch_arguments,
+    "peerage.commands.actions.video:watch",
+    check=check_run,
+)
+
+
+def _export_arguments(parser: Parser) -> None:
+    _member_arguments(parser)
     about = "format: a zip file of Stable-Baselines3 (default: sb3)"
     parser.add_argument("--to", choices=["sb3"], default="sb3", metavar="sb3", help=about)
     parser.add_argument(

@@ -34,6 +34,19 @@ class GroupActor(Actor):
         return _for_envs(actions.view(len(obs), -1).cpu().numpy(), self.group)
 
 
+class MemberActor(Actor):
+    """One member acts alone, with the mode of its policy. `row`: `replica * n_peers + member`."""
+
+    def __init__(self, group: Group, row: int) -> None:
+        self.group, self.row = group, row
+
+    def act(self, obs: np.ndarray) -> np.ndarray:
+        """`obs [n, obs]` -> actions."""
+        batch = torch.as_tensor(obs, dtype=self.group.dtype, device=self.group.device)
+        actions = self.group.mode(batch.expand(self.group.M, -1, -1))[self.row]
+        return _for_envs(actions.cpu().numpy(), self.group)
+
+
 class TogetherActor(Actor):
     """The group acts with advice as in training, but without exploration: members suggest and follow the modes of their
     policies. There is one row for each of the M members.
