@@ -62,10 +62,31 @@ def train(
     return Run(folder, env=env, advisers=advisers)
 
 
-def resume(run: Run | str | Path, *, listeners: Sequence[Listener] = (), **settings: Any) -> Run:
-    """Continue an interrupted run from its newest checkpoint. `settings` are fields of `RunConfig`."""
+def resume(
+    run: Run | str | Path,
+    *,
+    total_timesteps: int | None = None,
+    stretch_schedules: bool = False,
+    listeners: Sequence[Listener] = (),
+    **settings: Any,
+) -> Run:
+    """Continue a run from its newest checkpoint.
+
+    Args:
+        run: a `Run`, or its folder.
+        total_timesteps: extends the run, finished or not, to this number of steps per member. By default an interrupted
+            run is continued to the length that it was started with.
+        stretch_schedules: extend the run although schedules depend on its length, such as DQN's exploration; from now
+            on they are those of the new length. Without it, such a run is refused.
+        listeners: as in `train`.
+        settings: fields of `RunConfig` that do not affect the training, `device` and `threads`.
+
+    Raises UserError, before anything is written.
+    """
     run = run if isinstance(run, Run) else load(run)
-    session.resume(run.folder, env=run.env, advisers=run.advisers, listeners=listeners, **settings)
+    objects: dict[str, Any] = {"env": run.env, "advisers": run.advisers, "listeners": listeners}
+    longer: dict[str, Any] = {"total_timesteps": total_timesteps, "stretch_schedules": stretch_schedules}
+    session.resume(run.folder, **objects, **longer, **settings)
     return run
 
 

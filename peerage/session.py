@@ -30,6 +30,7 @@ from peerage.runs.loggers import TensorBoardLog, WandbLog
 from peerage.runs.tables import CsvLog, check_offsets
 from peerage.sharing.adviser import Suggests
 from peerage.training.budget import guard
+from peerage.training.extend import command_of, describe_extension, extend, is_complete, steps_to_extend
 from peerage.training.machine import describe, device_name, differences
 from peerage.training.restore import Restored, check_budget, restore
 from peerage.training.runner import Runner
@@ -107,25 +108,38 @@ def resume(
     command: Sequence[str] = (),
     device: str | None = None,
     threads: int | None = None,
+    total_timesteps: int | None = None,
+    stretch_schedules: bool = False,
     **overrides: Any,
 ) -> Path:
-    """Continue an interrupted run from its newest sound checkpoint and return the run folder. The result is
-    bit-identical to an uninterrupted run on the same machine, device and number of threads; docs/crashes.md describes
-    the exceptions. `overrides`: fields of `RunConfig` that do not affect the training (`peerage.config.RESUMABLE`).
-    Raises UserError.
+    """Continue a run from its newest sound checkpoint and return the run folder. The result is bit-identical to an
+    uninterrupted run on the same machine, device and number of threads; docs/crashes.md describes the exceptions.
+
+    `total_timesteps` extends the run, finished or not, to this number of steps per member. A run with schedules that
+    depend on its length is extended only with `stretch_schedules`, which computes them for the new length from now on.
+    `overrides`: fields of `RunConfig` that do not affect the training (`peerage.config.RESUMABLE`). Raises UserError.
     """
     for name in overrides:
         if name not in RESUMABLE:
             can = ", ".join(RESUMABLE)
             raise UserError(f"{name!r} cannot be changed on resuming{nearest(name, RESUMABLE)}: only {can} can")
     with RunFolder.open(run) as folder:
-        if folder.status()[0] == "DONE":
+        longer = steps_to_extend(folder, total_timesteps)
+        if longer is None and is_complete(folder):
             if not folder.report_is_due():
-                raise UserError(f"{run} is finished: nothing to resume (`peerage report {run}` makes its report)")
+                raise UserError(f"{run} is finished: nothing to resume (--total-timesteps extends it)")
             with _trained(folder):
                 write_report(folder.path)  # the run was killed while its report was drawn
             return folder.path
-        restored = restore(run, env=env, advisers=advisers, device=device, threads=threads)
+        restored = restore(
+            run,
+            env=env,
+            advisers=advisers,
+            device=device,
+            threads=threads,
+            total_timesteps=longer,
+            stretch=stretch_schedules,
+        )
         trainer = restored.trainer
         try:
             known = {key: value for key, value in overrides.items() if value is not None}
@@ -135,6 +149,10 @@ def resume(
             if offsets is not None:
                 check_offsets(folder.path, offsets)  # before any file is changed
             log = CsvLog(folder.path, further_columns(trainer.config.advice.trust))
+            if longer is not None:
+                stretched = trainer.schedules() if trainer.step else []
+                restored.messages.append(describe_extension(folder.resolved().steps, longer, stretched))
+                extend(folder, longer, trainer.step, stretched)
             for damaged in restored.damaged:
                 checkpoint.retire(damaged)
             log.truncate(offsets)
@@ -142,7 +160,7 @@ def resume(
             trainer.close()
             raise
         folder.reopen()
-        folder.write_command(command or ["peerage", "resume", str(run)])
+        folder.write_command(command or command_of(run, longer, stretch_schedules))
         _note_differences(restored, folder)
         runner = _runner(trainer, folder, log, [*loggers, *listeners], restored.messages)
         if restored.checkpoint is not None:

@@ -181,7 +181,8 @@ def test_other_commands(
     monkeypatch.setattr(session, "evaluate_run", lambda *a, say: calls.append(a) or rows)
     assert main(["resume", run, "--checkpoint-freq", "9", "--verbose", "0"]) == 0
     command = ["peerage", "resume", run, "--checkpoint-freq", "9", "--verbose", "0"]
-    assert calls.pop() == (tmp_path, {"command": command, "checkpoint_freq": 9, "verbose": 0})
+    length = {"total_timesteps": None, "stretch_schedules": False}
+    assert calls.pop() == (tmp_path, {"command": command, **length, "checkpoint_freq": 9, "verbose": 0})
     assert main(["resume", run, "--checkpoint-freq", "-9"]) == 2
 
     assert main(["evaluate", run, "--episodes", "3", "--members", "0", "1"]) == 0

@@ -215,6 +215,10 @@ class Group:
         for stack in self.stacks:
             stack.learner.learn(step)
 
+    def schedules(self) -> list[str]:
+        """The schedules of the learners that depend on the length of the run, without repetitions."""
+        return list(dict.fromkeys(text for stack in self.stacks for text in stack.learner.schedules()))
+
     def active(self) -> np.ndarray:
         """`[M]` bool on the host: whether each member learns."""
         out = np.empty(self.M, bool)

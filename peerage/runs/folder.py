@@ -251,6 +251,23 @@ class RunFolder:
         environment["resumed"] = [*(resumed if isinstance(resumed, list) else []), entry]
         write_atomically(self.path / "environment.json", json.dumps(environment, indent=2) + "\n")
 
+    def note_extension(self, entry: Mapping[str, Any]) -> None:
+        """Record in environment.json that the run gets longer: `step`, `from`, `to` (steps per member), `stretched`."""
+        environment = self.environment()
+        environment["extended"] = [*self.extensions(), dict(entry)]
+        write_atomically(self.path / "environment.json", json.dumps(environment, indent=2) + "\n")
+
+    def extensions(self) -> list[dict[str, Any]]:
+        """The extensions of the run, oldest first. Those that config.yaml does not have, because the process was killed
+        in between, are left out."""
+        found = self.environment().get("extended")
+        known = [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
+        if not known:
+            return []
+        length = self.resolved().steps
+        whole = [entry for entry in known if all(isinstance(entry.get(key), int) for key in ("step", "from", "to"))]
+        return [entry for entry in whole if entry["to"] <= length]
+
     def environment(self) -> dict[str, Any]:
         """environment.json; empty if it is missing or damaged."""
         return _read_json(self.path / "environment.json")
