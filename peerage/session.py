@@ -23,6 +23,7 @@ from peerage.reports.figures import fresh_figures
 from peerage.reports.report import write_report
 from peerage.runs import checkpoint
 from peerage.runs.advice_columns import further_columns
+from peerage.runs.callbacks import load_callbacks
 from peerage.runs.display import Display
 from peerage.runs.folder import RunFolder, default_name
 from peerage.runs.listeners import EvaluationRow, Listener, Listeners
@@ -90,13 +91,14 @@ def _runner(
 
 
 def loggers_for(config: Config, folder: Path) -> list[Listener]:
-    """The display and the loggers selected by the configuration."""
+    """The display, the loggers and the callbacks selected by the configuration. Raises UserError for a package that is
+    missing and for a callback that cannot be loaded."""
     loggers: list[Listener] = [Display(config.run.verbose)]
     if config.run.use_tensorboard:
         loggers.append(TensorBoardLog(folder, fresh_figures))
     if config.run.use_wandb:
         loggers.append(WandbLog(config.run.wandb_project, fresh_figures))
-    return loggers
+    return [*loggers, *load_callbacks(config.run.callback)]
 
 
 def resume(
@@ -215,14 +217,16 @@ def evaluate_run(
 
 
 def finish(trainer: Trainer, runner: Runner, folder: RunFolder) -> Path:
-    """Run to the end, record the final status in the folder, and write the report with its figures.
+    """Run to the end, or until a listener asks to stop, record the final status in the folder, and write the report
+    with its figures.
 
     Raises a one-line UserError for errors that the user can fix: a full disk, too little memory, an environment or
     adviser that failed.
     """
     try:
         runner.run()
-        folder.finish("DONE", "finished", trainer.step)
+        status, why = ("STOPPED", runner.stopped) if runner.stopped else ("DONE", "finished")
+        folder.finish(status, why, trainer.step)
     except BaseException as error:
         reported = _as_user_error(error, runner, folder)
         if isinstance(error, KeyboardInterrupt | SystemExit):
@@ -240,7 +244,7 @@ def finish(trainer: Trainer, runner: Runner, folder: RunFolder) -> Path:
         trainer.close()
         runner.close()
     with _trained(folder):
-        _end(runner, "DONE", "finished")
+        _end(runner, status, why)
         try:
             write_report(folder.path)
         except Exception as error:  # an error in the report is not a failure of the training

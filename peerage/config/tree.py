@@ -128,6 +128,9 @@ class RunConfig:
     """Also log the metrics to Weights & Biases."""
     wandb_project: str = "peerage"
     """Weights & Biases project."""
+    callback: tuple[str, ...] = ()
+    """Your own listeners, as MODULE:CLASS; the class is a subclass of peerage.Listener and is called without arguments.
+    Repeatable (docs/python.md)."""
     verbose: int = limited(1, "[0, 2]")
     """0: silent; 1: progress; 2: every event."""
 
@@ -339,7 +342,9 @@ def with_part(config: Config, part: str, **values: Any) -> Config:
     return changed(config, {part: values})
 
 
-RESUMABLE = ("checkpoint_freq", "keep_checkpoints", "use_tensorboard", "use_wandb", "wandb_project", "verbose")
+RESUMABLE = (
+    "checkpoint_freq", "keep_checkpoints", "use_tensorboard", "use_wandb", "wandb_project", "callback", "verbose",
+)  # fmt: skip
 """Fields of `RunConfig` that may change on resuming, because neither training nor logged values depend on them."""
 HARDWARE_FIELDS = ("device", "threads")
 """Fields of `Config` that may change on resuming; the continued run is then not bit-identical."""

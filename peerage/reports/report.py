@@ -129,6 +129,9 @@ def _status(run: RunFolder) -> str:
         return page.state("The run was interrupted; this is its state. `peerage resume` continues it.")
     if status == "FAILED":
         return page.state(f"The run failed: {why or 'unknown reason'}", "failed")
+    if status == "STOPPED":
+        at = f" after step {step:,}" if isinstance(step := line.get("step"), int) else ""
+        return page.state(f"The run was stopped early{at}: {why}. `peerage resume` continues it.", "done")
     if status == "DONE":
         return page.state(f"The run is finished{'' if why in ('', 'finished') else f': {why}'}.", "done")
     return page.state("The run has not ended; this is its state so far.")

@@ -156,6 +156,8 @@ def _read(source: Source, metric: Metric) -> Side:
     state = "is still running, or was killed" if status == "RUNNING" else f"failed ({why.get('why', 'unknown')})"
     if why.get("why") == "interrupted":
         state = "was interrupted"
+    if status == "STOPPED":
+        state = f"was stopped early ({why.get('why', 'unknown')})"
     if status != "DONE":
         warnings = [f"{run.path} {state}: its last evaluation is at step {last:,}", *warnings]
     stretched = tuple((int(e["from"]), e["to"]) for e in run.extensions() if e.get("stretched"))

@@ -195,9 +195,11 @@ class _Driver:
 
     def _ended(self, ended: Ended, stopping: bool) -> None:
         run, began = self.running.pop(ended.name)
-        if ended.status == 0 and RunFolder(self.sweep.folder(run)).status()[0] == "DONE":
+        if ended.status == 0 and (there := RunFolder(self.sweep.folder(run))).has_ended():
             self.done.add(run.name)
-            self.progress.say(f"{run.name}: done in {duration(time.monotonic() - began)}")
+            status, line = there.status()
+            early = f", stopped early: {line.get('why')}" if status == "STOPPED" else ""
+            self.progress.say(f"{run.name}: done in {duration(time.monotonic() - began)}{early}")
         elif stopping and (ended.interrupted or not ended.why):
             self.progress.say(f"{run.name}: interrupted")
         else:

@@ -53,7 +53,7 @@ def inspect_run(run: PlannedRun, folder: Path) -> State:
     step = completed_steps(folder)
     if who := training_process(folder):
         return State("elsewhere", who, step)
-    if there.status()[0] == "DONE":
+    if there.has_ended():  # also if a callback has stopped it early
         return State("done", step=run.resolved.steps)
     return State("resume", step=step)
 

@@ -68,7 +68,7 @@ def restore(
         config = replace(config, device="cpu", advisers=(), perturb={}, advice=alone)
     else:
         config = replace(config, device=device or config.device, threads=threads or config.threads)
-    fresh = purpose == "resume" and not checkpoint.checkpoints(folder.path) and folder.status()[0] != "DONE"
+    fresh = purpose == "resume" and not checkpoint.checkpoints(folder.path) and not folder.has_ended()
     damaged: dict[Path, str] = {}
     if not fresh:
         newest, state, damaged = checkpoint.load_latest(folder.path, buffers=purpose != "policies")
@@ -134,10 +134,11 @@ def check_budget(trainer: Trainer, folder: Path) -> list[str]:
 def _refuse_misfit(trainer: Trainer, state: dict[str, Any]) -> None:
     """Raise ValueError if `state` does not have the structure and shapes of the trainer's state."""
     expected = {
-        "runner": {"evaluated_at": 0, "frozen": [False] * trainer.group.M, "offsets": {}},
+        "runner": {"evaluated_at": 0, "frozen": [False] * trainer.group.M, "offsets": {}, "listeners": {}},
         "trainer": _fixed_part(trainer, trainer.state()),
     }
-    found = {**state, "trainer": _fixed_part(trainer, state["trainer"])}
+    runner = {"listeners": {}, **state["runner"]}  # checkpoints of earlier versions have no listeners
+    found = {**state, "runner": runner, "trainer": _fixed_part(trainer, state["trainer"])}
     if why := misfit(expected, found):
         raise ValueError(why)
     if not 0 <= state["trainer"]["step"] <= trainer.steps:

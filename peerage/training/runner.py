@@ -104,6 +104,8 @@ class Runner:
         self.checkpoint: Path | None = None
         """The last checkpoint that was written or resumed from."""
         self.resumed = False
+        self.stopped = ""
+        """Why a listener has stopped the training before its end; empty if none has."""
         self._saved: tuple[int, int] | None = None  # step and last evaluation of that checkpoint
 
     def resume(self, state: Mapping[str, Any], folder: Path) -> None:
@@ -111,6 +113,8 @@ class Runner:
         self.evaluated_at = int(state["evaluated_at"])
         self.frozen = np.array(state["frozen"], bool)
         self.checkpoint, self.resumed = folder, True
+        if saved := state.get("listeners"):
+            self.listener.load_state(saved)
         self._saved = (self.trainable.step, self.evaluated_at)
 
     @property
@@ -126,7 +130,8 @@ class Runner:
         return self.trainable.step >= self.trainable.steps and not self.evaluation_due
 
     def run(self) -> None:
-        """Train to the end.
+        """Train to the end, or until a listener asks to stop (`Listener.stop`): then it finishes the step and writes a
+        checkpoint.
 
         After Ctrl-C, SIGTERM or SIGHUP, it finishes the step, writes a checkpoint and raises the error of
         `peerage.training.signals.Interrupt`. A second signal raises the error immediately.
@@ -148,7 +153,7 @@ class Runner:
         self._evaluate_if_due(interrupt)
         self._leave_if_asked(interrupt)
         paused = time.perf_counter() - began  # evaluation and checkpoints do not count as training time
-        while t.step < t.steps:
+        while t.step < t.steps and not self.listener.stop_reason:
             t.advance()
             now = time.perf_counter()
             if now - shown > PROGRESS_SECONDS:
@@ -166,6 +171,7 @@ class Runner:
             if run.checkpoint_freq and t.step % run.checkpoint_freq == 0 and t.step < t.steps:
                 self.save()
             paused += time.perf_counter() - pause
+        self.stopped = "" if self.finished else self.listener.stop_reason
         self.save()
 
     def _info(self) -> RunInfo:
@@ -230,6 +236,7 @@ class Runner:
                 "evaluated_at": self.evaluated_at,
                 "frozen": self.frozen.tolist(),
                 "offsets": self.offsets(),
+                "listeners": self.listener.state() or {},
             },
             "trainer": self.trainable.state(),
         }
