@@ -12,6 +12,7 @@ import torch
 
 from peerage import session
 from peerage.config import Config, with_settings
+from peerage.config.adviser_words import checkpoint_word
 from peerage.config.file import load as load_config
 from peerage.config.file import validate
 from peerage.envs.vector import Maker
@@ -129,13 +130,14 @@ class Run:
         """Draw the figures and write report.html; returns its path."""
         return write_report(self.folder)
 
-    def evaluate(self, episodes: int = 10) -> list[EvaluationRow]:
-        """Evaluate the newest checkpoint: rows of (replica, member, episode, return, length, success)."""
-        return session.evaluate_run(self.folder, episodes, env=self.env)
+    def evaluate(self, episodes: int = 10, *, checkpoint: str | int = "") -> list[EvaluationRow]:
+        """Evaluate the newest checkpoint: rows of (replica, member, episode, return, length, success, mode).
+        `checkpoint`: `"best"` (see `RunConfig.keep_best`) or a step selects another one."""
+        return session.evaluate_run(self.folder, episodes, env=self.env, which=checkpoint_word(checkpoint))
 
-    def policy(self, member: int = 0, replica: int = 0) -> Policy:
-        """The policy of a trained member: `action = run.policy(0)(obs)`."""
-        trainer = restore(self.folder, "policies", env=self.env).trainer
+    def policy(self, member: int = 0, replica: int = 0, *, checkpoint: str | int = "") -> Policy:
+        """The policy of a trained member: `action = run.policy(0)(obs)`. `checkpoint` as in `evaluate`."""
+        trainer = restore(self.folder, "policies", env=self.env, which=checkpoint_word(checkpoint)).trainer
         trainer.close()
         if not (0 <= member < trainer.N and 0 <= replica < trainer.R):
             raise UserError(f"{self.folder} has members 0 to {trainer.N - 1} and replicas 0 to {trainer.R - 1}")

@@ -188,15 +188,16 @@ def evaluate_run(
     members: Sequence[int] | None = None,
     *,
     env: Maker | None = None,
+    which: str = "",
     say: Callable[[str], None] = lambda line: None,
 ) -> list[EvaluationRow]:
-    """Evaluate the newest sound checkpoint of a run. Returns rows (replica, member, episode, return, length, success,
-    mode); mode is `alone`.
+    """Evaluate the newest sound checkpoint of a run, or another one: `which` is `best` or the number of a step.
+    Returns rows (replica, member, episode, return, length, success, mode); mode is `alone`.
 
     `say` receives messages: the step of the checkpoint, and newer checkpoints that are damaged. `members` selects
     members of each replica by number; by default all. Raises UserError for a member that does not exist.
     """
-    restored = restore(run, "policies", env=env)
+    restored = restore(run, "policies", env=env, which=which)
     trainer = restored.trainer
     workers.configure(trainer.threads)
     seeds = episode_seeds(trainer.config, episodes, SEED if seed is None else seed)

@@ -110,5 +110,7 @@ def _check_run(run: RunConfig) -> None:
     for text in run.callback:
         if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", text):
             raise UserError(f"--callback must be MODULE:CLASS, such as my_module:MyListener, got {text!r}")
+    if run.keep_best and not run.eval_freq:
+        raise UserError("--keep-best needs evaluations: set --eval-freq above 0")
     if run.use_wandb and not run.wandb_project.strip():
         raise UserError("--wandb-project is empty")

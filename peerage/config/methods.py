@@ -72,8 +72,8 @@ class LearnerSettings:
     learning_starts: int = limited(0, "[0, inf)")
     """Steps with uniformly random actions before learning and advice start."""
     load_paths: str = "none"
-    """Pretrained members: a run folder as RUN[:MEMBER], a Stable-Baselines3 zip, or none. A loaded member acts and
-    advises but does not learn."""
+    """Pretrained members: a run folder as RUN[:MEMBER][@best|@STEP], a Stable-Baselines3 zip, or none. A loaded member
+    acts and advises but does not learn."""
 
     @property
     def stack_key(self) -> tuple[Any, ...]:

@@ -51,8 +51,9 @@ def restore(
     threads: int | None = None,
     total_timesteps: int | None = None,
     stretch: bool = False,
+    which: str = "",
 ) -> Restored:
-    """Restore a run from its newest sound checkpoint.
+    """Restore a run from its newest sound checkpoint, or from `which` (`peerage.runs.checkpoint.load_one`).
 
     `total_timesteps` extends the run (`peerage.training.extend`); `stretch` permits this although schedules depend on
     the length of the run. Pass `env` and `advisers` if the run was started with objects. A run that was stopped before
@@ -71,7 +72,7 @@ def restore(
     fresh = purpose == "resume" and not checkpoint.checkpoints(folder.path) and not folder.has_ended()
     damaged: dict[Path, str] = {}
     if not fresh:
-        newest, state, damaged = checkpoint.load_latest(folder.path, buffers=purpose != "policies")
+        newest, state, damaged = checkpoint.load_one(folder.path, which, buffers=purpose != "policies")
     elif has_rows(folder.path):
         raise UserError(f"{run} has rows but no checkpoint: its checkpoints were removed; train again from the start")
     try:
@@ -126,7 +127,8 @@ def restore(
 def check_budget(trainer: Trainer, folder: Path) -> list[str]:
     """Check the memory and disk space that the run needs. Returns a summary and warnings, one line each. `folder` is on
     the disk to check. Raises UserError if the run cannot fit."""
-    budget = estimate(trainer, trainer.config.run.keep_checkpoints)
+    run = trainer.config.run
+    budget = estimate(trainer, run.keep_checkpoints + run.keep_best)
     tight = check(budget, folder)
     return [budget.text(), *tight]
 

@@ -6,6 +6,7 @@ data.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -106,6 +107,8 @@ class Runner:
         self.resumed = False
         self.stopped = ""
         """Why a listener has stopped the training before its end; empty if none has."""
+        self.best: dict[str, Any] | None = None
+        """Step and mean return of the best evaluation, with `keep_best`."""
         self._saved: tuple[int, int] | None = None  # step and last evaluation of that checkpoint
 
     def resume(self, state: Mapping[str, Any], folder: Path) -> None:
@@ -113,6 +116,7 @@ class Runner:
         self.evaluated_at = int(state["evaluated_at"])
         self.frozen = np.array(state["frozen"], bool)
         self.checkpoint, self.resumed = folder, True
+        self.best = checkpoint.read_manifest(folder).about.get("best")
         if saved := state.get("listeners"):
             self.listener.load_state(saved)
         self._saved = (self.trainable.step, self.evaluated_at)
@@ -218,6 +222,17 @@ class Runner:
             if rows is not None:  # otherwise a resumed run makes the evaluation
                 self.evaluated_at = self.trainable.step
                 self.listener.on_evaluations(self.trainable.step, rows)
+                if self.trainable.config.run.keep_best:
+                    self._keep_if_best(rows)
+
+    def _keep_if_best(self, rows: list[EvaluationRow]) -> None:
+        """Write a checkpoint if the mean return of the episodes `alone`, over members and replicas, is the highest so
+        far. Among equal ones the first is the best."""
+        returns = [row[3] for row in rows if row[6] == "alone"]
+        mean = sum(returns) / len(returns)
+        if math.isfinite(mean) and (self.best is None or mean > self.best["return"]):
+            self.best = {"step": self.trainable.step, "return": mean}
+            self.save()
 
     def _leave_if_asked(self, interrupt: Interrupt) -> None:
         if interrupt.asked:
@@ -246,13 +261,15 @@ class Runner:
         now = (self.trainable.step, self.evaluated_at)
         if self.folder is None or self._saved == now:
             return
+        best = {} if self.best is None else {"best": self.best}
         self.checkpoint = checkpoint.save(
             self.folder.path,
             self.trainable.step,
             self.state(),
-            about={**self.about, "config": to_dict(self.trainable.config)},
+            about={**self.about, "config": to_dict(self.trainable.config), **best},
             after=self.checkpoint,
             keep=self.trainable.config.run.keep_checkpoints,
+            best=self.best["step"] if self.best else None,
         )
         self._saved = now
         give_memory_back()
