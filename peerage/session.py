@@ -18,6 +18,7 @@ from peerage.envs.vector import Maker
 from peerage.errors import UserError, nearest
 from peerage.evaluation.actors import Evaluations
 from peerage.evaluation.evaluate import SEED, Evaluator, episode_seeds
+from peerage.learners.defaults import check_learning
 from peerage.nets import workers
 from peerage.reports.figures import fresh_figures
 from peerage.reports.report import write_report
@@ -56,6 +57,7 @@ def run_training(
     default = default_name(trainer.spec.id, algorithms, config.n_peers, config.seed)
     planned = RunFolder.plan(config.run.log_dir, config.run.exp_name, default, config.run.overwrite)
     loggers = loggers_for(config, planned.path)  # a missing package is reported before anything is written
+    messages += check_learning(trainer.group.settings, trainer.steps)
     overwrite = config.run.overwrite  # not stored in config.yaml, so that repeating the run does not overwrite it
     config = replace(config, run=replace(config.run, exp_name=planned.path.name, overwrite=False))
     trainer.set_run_config(config.run)

@@ -68,9 +68,10 @@ def _check_learner(config: Config) -> None:
         for name in hints(method.settings):  # the constructor of the settings checks each value
             for value in getattr(learner, name) if name != "algorithm" else ():
                 method.settings(**{name: value})
-    for text in learner.load_paths:
-        if text != "none":
-            check_trained(text, f"--load-paths {text!r}")
+    for name in ("load_paths", "init_from"):
+        for text in getattr(learner, name):
+            if text != "none":
+                check_trained(text, f"{flag(name)} {text!r}")
 
 
 def _check_exchanges(config: Config) -> None:

@@ -45,6 +45,7 @@ METAVARS = {
     "advisers": "ADVISER",
     "net_arch": "N,N,...",
     "load_paths": "PATH",
+    "init_from": "PATH",
     "exp_name": "NAME",
     "log_dir": "FOLDER",
     "wandb_project": "NAME",
@@ -137,7 +138,7 @@ class Flag:
 
     @property
     def default_text(self) -> str:
-        if self.default == () and self.part == "learner" and self.name != "load_paths":
+        if self.default == () and self.part == "learner" and self.name not in ("load_paths", "init_from"):
             return "the algorithm's"
         if self.default is None or self.default in ((), {}):
             return ""  # the field's docstring describes the default

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+from torch import Tensor
 
 from peerage.config import file as configfile
 from peerage.config.adviser_words import split_checkpoint
@@ -52,23 +53,44 @@ def load_policy(spec: str, observation_space: gym.Space[Any], action_space: gym.
 
 
 def load_members(group: Group, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> None:
-    """Load the members whose `load_paths` is not `none` in all replicas, and freeze them: they act and advise, but do
-    not learn.
+    """Load the members whose `load_paths` or `init_from` is not `none` in all replicas. Members of `load_paths` are
+    frozen: they act and advise, but do not learn. Members of `init_from` start from these networks; a fixed entropy
+    coefficient stays that of the configuration.
 
-    Raises UserError for a policy whose spaces, algorithm or networks differ from those of the member.
+    Raises UserError for a policy whose spaces, algorithm or networks differ from those of the member, and for a member
+    with both settings.
     """
     space, runs = space_of(observation_space, action_space), dict[tuple[Path, str], SavedRun]()
     for stack in group.stacks:
         for column, i in enumerate(stack.positions):
-            spec = group.settings[i].load_paths
-            if spec == "none":
+            frozen, first = group.settings[i].load_paths, group.settings[i].init_from
+            if frozen != "none" and first != "none":
+                both = f"--load-paths {frozen} and --init-from {first}"
+                raise UserError(f"member {i} has {both}: use none for one of them")
+            if (spec := first if frozen == "none" else frozen) == "none":
                 continue
             source = _load(spec, space, runs)
             _check_alike(i, group.settings[i], spec, source.settings[0])
             for replica in range(group.R):
                 row = replica * len(stack.positions) + column
-                set_member_parameters(stack.learner, row, source.parameters())
-                stack.learner.active[row] = False
+                if frozen != "none":
+                    set_member_parameters(stack.learner, row, source.parameters())
+                    stack.learner.active[row] = False
+                else:
+                    set_member_parameters(stack.learner, row, _to_start_from(source, stack.learner, row, spec))
+
+
+def _to_start_from(source: Learner, learner: Learner, row: int, spec: str) -> dict[str, Tensor]:
+    """The parameters `[1, P]` with which the member in `row` starts: those of `source`, except what is a setting of the
+    member (`Learner.exchanged`), and an entropy coefficient of 0, which an automatic one cannot leave."""
+    parameters, exchanged = source.parameters(), learner.exchanged()
+    for name, own in learner.parameters().items():
+        finite = bool(parameters[name].isfinite().all()) if name in parameters else True
+        if name not in exchanged or (name == "log_ent_coef" and not finite):
+            parameters[name] = own[row : row + 1]
+        elif not finite:
+            raise UserError(f"--init-from {spec}: its networks hold numbers that are not finite, so it cannot learn on")
+    return parameters
 
 
 def _load(spec: str, space: Space, runs: dict[tuple[Path, str], SavedRun]) -> Learner:

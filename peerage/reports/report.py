@@ -18,7 +18,7 @@ from peerage.reports.heatmaps import capital
 from peerage.reports.page import Section
 from peerage.runs import tables
 from peerage.runs.disturbances import disturbances
-from peerage.runs.folder import RunFolder, write_atomically
+from peerage.runs.folder import RunFolder, as_mapping, write_atomically
 from peerage.runs.listeners import is_member
 from peerage.statistics import summaries
 from peerage.statistics.analysis import analyse
@@ -75,6 +75,7 @@ def render(run: RunFolder) -> str:
         f"<h1>{escape(name)}</h1>",
         page.paragraph(_what_ran(config, members, metrics, evaluations, advice)),
         _disturbances(config, advice),
+        _all_loaded(config),
         _status(run),
         page.facts(_facts(values, advice)),
         page.paragraph(_listening(advice)) if len(advice) else "",
@@ -119,6 +120,13 @@ def _disturbances(config: dict[str, Any], advice: pd.DataFrame) -> str:
     """A highlighted line about deliberate disturbances, so that the run is not taken for an undisturbed one."""
     lines = disturbances(config, [] if advice.empty else summaries.advisers_of(advice))
     return page.state(f"{'. '.join(map(capital, lines))}.") if lines else ""
+
+
+def _all_loaded(config: dict[str, Any]) -> str:
+    """A highlighted line if no member of the run learned."""
+    paths = as_mapping(config.get("learner")).get("load_paths")
+    loaded = isinstance(paths, list) and bool(paths) and "none" not in paths
+    return page.state("No member of this run learns: all of them are loaded (load_paths) and frozen.") if loaded else ""
 
 
 def _status(run: RunFolder) -> str:
