@@ -25,7 +25,7 @@ def _load(name: str) -> Listener:
         sys.path.insert(0, os.getcwd())
     try:
         found = importlib.import_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"--callback {name}: cannot import {module}: {_in_words(error)}") from error
     made = getattr(found, attribute, None)
     if made is None:
@@ -34,9 +34,9 @@ def _load(name: str) -> Listener:
         raise UserError(f"--callback {name}: {attribute} must be a subclass of peerage.Listener")
     try:
         return made()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"--callback {name}: {attribute}() failed: {_in_words(error)}") from error
 
 
-def _in_words(error: Exception) -> str:
+def _in_words(error: BaseException) -> str:
     return f"{type(error).__name__}: {one_line(error)}"[:200]
