@@ -24,7 +24,9 @@ __all__ = [
     "Exchange",
     "Learner",
     "LearnerSettings",
+    "Listener",
     "Run",
+    "RunInfo",
     "Signal",
     "UserError",
     "__version__",
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from peerage.envs.scripted import register_expert
     from peerage.errors import UserError
     from peerage.learners.base import Learner
+    from peerage.runs.listeners import Listener, RunInfo
     from peerage.sharing.adviser import Adviser
     from peerage.sharing.advisers import register_adviser
     from peerage.sharing.exchanges.base import Exchange
@@ -63,6 +66,8 @@ _MODULE_OF = {
     "Exchange": "peerage.sharing.exchanges.base",
     "Learner": "peerage.learners.base",
     "LearnerSettings": "peerage.config.methods",
+    "Listener": "peerage.runs.listeners",
+    "RunInfo": "peerage.runs.listeners",
     "Signal": "peerage.trust.signals",
     "UserError": "peerage.errors",
     "register_adviser": "peerage.sharing.advisers",

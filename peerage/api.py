@@ -12,6 +12,7 @@ import torch
 
 from peerage import session
 from peerage.config import Config, with_settings
+from peerage.config.adviser_words import checkpoint_word
 from peerage.config.file import load as load_config
 from peerage.config.file import validate
 from peerage.envs.vector import Maker
@@ -63,10 +64,31 @@ def train(
     return Run(folder, env=env, advisers=advisers)
 
 
-def resume(run: Run | str | Path, *, listeners: Sequence[Listener] = (), **settings: Any) -> Run:
-    """Continue an interrupted run from its newest checkpoint. `settings` are fields of `RunConfig`."""
+def resume(
+    run: Run | str | Path,
+    *,
+    total_timesteps: int | None = None,
+    stretch_schedules: bool = False,
+    listeners: Sequence[Listener] = (),
+    **settings: Any,
+) -> Run:
+    """Continue a run from its newest checkpoint.
+
+    Args:
+        run: a `Run`, or its folder.
+        total_timesteps: extends the run, finished or not, to this number of steps per member. By default an interrupted
+            run is continued to the length that it was started with.
+        stretch_schedules: extend the run although schedules depend on its length, such as DQN's exploration; from now
+            on they are those of the new length. Without it, such a run is refused.
+        listeners: as in `train`.
+        settings: fields of `RunConfig` that do not affect the training, `device` and `threads`.
+
+    Raises UserError, before anything is written.
+    """
     run = run if isinstance(run, Run) else load(run)
-    session.resume(run.folder, env=run.env, advisers=run.advisers, listeners=listeners, **settings)
+    objects: dict[str, Any] = {"env": run.env, "advisers": run.advisers, "listeners": listeners}
+    longer: dict[str, Any] = {"total_timesteps": total_timesteps, "stretch_schedules": stretch_schedules}
+    session.resume(run.folder, **objects, **longer, **settings)
     return run
 
 
@@ -109,9 +131,10 @@ class Run:
         """Draw the figures and write report.html; returns its path."""
         return write_report(self.folder)
 
-    def evaluate(self, episodes: int = 10) -> list[EvaluationRow]:
-        """Evaluate the newest checkpoint: rows of (replica, member, episode, return, length, success)."""
-        return session.evaluate_run(self.folder, episodes, env=self.env)
+    def evaluate(self, episodes: int = 10, *, checkpoint: str | int = "") -> list[EvaluationRow]:
+        """Evaluate the newest checkpoint: rows of (replica, member, episode, return, length, success, mode).
+        `checkpoint`: `"best"` (see `RunConfig.keep_best`) or a step selects another one."""
+        return session.evaluate_run(self.folder, episodes, env=self.env, which=checkpoint_word(checkpoint))
 
     def video(self, out: Path | str | None = None, *, member: int = 0, **settings: Any) -> Path:
         """Write a GIF of a member and return its path; by default member-N.gif in the run folder.
@@ -120,9 +143,9 @@ class Run:
         """
         return video.record(self.folder, out, member=member, env=self.env, **settings).path
 
-    def policy(self, member: int = 0, replica: int = 0) -> Policy:
-        """The policy of a trained member: `action = run.policy(0)(obs)`."""
-        trainer = restore(self.folder, "policies", env=self.env).trainer
+    def policy(self, member: int = 0, replica: int = 0, *, checkpoint: str | int = "") -> Policy:
+        """The policy of a trained member: `action = run.policy(0)(obs)`. `checkpoint` as in `evaluate`."""
+        trainer = restore(self.folder, "policies", env=self.env, which=checkpoint_word(checkpoint)).trainer
         trainer.close()
         if not (0 <= member < trainer.N and 0 <= replica < trainer.R):
             raise UserError(f"{self.folder} has members 0 to {trainer.N - 1} and replicas 0 to {trainer.R - 1}")

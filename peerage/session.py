@@ -18,11 +18,13 @@ from peerage.envs.vector import Maker
 from peerage.errors import UserError, nearest
 from peerage.evaluation.actors import Evaluations
 from peerage.evaluation.evaluate import SEED, Evaluator, episode_seeds
+from peerage.learners.defaults import check_learning
 from peerage.nets import workers
 from peerage.reports.figures import fresh_figures
 from peerage.reports.report import write_report
 from peerage.runs import checkpoint
 from peerage.runs.advice_columns import further_columns
+from peerage.runs.callbacks import load_callbacks
 from peerage.runs.display import Display
 from peerage.runs.folder import RunFolder, default_name
 from peerage.runs.listeners import EvaluationRow, Listener, Listeners
@@ -30,6 +32,7 @@ from peerage.runs.loggers import TensorBoardLog, WandbLog
 from peerage.runs.tables import CsvLog, check_offsets
 from peerage.sharing.adviser import Suggests
 from peerage.training.budget import guard
+from peerage.training.extend import command_of, describe_extension, extend, is_complete, steps_to_extend
 from peerage.training.machine import describe, device_name, differences
 from peerage.training.restore import Restored, check_budget, restore
 from peerage.training.runner import Runner
@@ -54,6 +57,7 @@ def run_training(
     default = default_name(trainer.spec.id, algorithms, config.n_peers, config.seed)
     planned = RunFolder.plan(config.run.log_dir, config.run.exp_name, default, config.run.overwrite)
     loggers = loggers_for(config, planned.path)  # a missing package is reported before anything is written
+    messages += check_learning(trainer.group.settings, trainer.steps)
     overwrite = config.run.overwrite  # not stored in config.yaml, so that repeating the run does not overwrite it
     config = replace(config, run=replace(config.run, exp_name=planned.path.name, overwrite=False))
     trainer.set_run_config(config.run)
@@ -89,13 +93,14 @@ def _runner(
 
 
 def loggers_for(config: Config, folder: Path) -> list[Listener]:
-    """The display and the loggers selected by the configuration."""
+    """The display, the loggers and the callbacks selected by the configuration. Raises UserError for a package that is
+    missing and for a callback that cannot be loaded."""
     loggers: list[Listener] = [Display(config.run.verbose)]
     if config.run.use_tensorboard:
         loggers.append(TensorBoardLog(folder, fresh_figures))
     if config.run.use_wandb:
         loggers.append(WandbLog(config.run.wandb_project, fresh_figures))
-    return loggers
+    return [*loggers, *load_callbacks(config.run.callback)]
 
 
 def resume(
@@ -107,25 +112,38 @@ def resume(
     command: Sequence[str] = (),
     device: str | None = None,
     threads: int | None = None,
+    total_timesteps: int | None = None,
+    stretch_schedules: bool = False,
     **overrides: Any,
 ) -> Path:
-    """Continue an interrupted run from its newest sound checkpoint and return the run folder. The result is
-    bit-identical to an uninterrupted run on the same machine, device and number of threads; docs/crashes.md describes
-    the exceptions. `overrides`: fields of `RunConfig` that do not affect the training (`peerage.config.RESUMABLE`).
-    Raises UserError.
+    """Continue a run from its newest sound checkpoint and return the run folder. The result is bit-identical to an
+    uninterrupted run on the same machine, device and number of threads; docs/crashes.md describes the exceptions.
+
+    `total_timesteps` extends the run, finished or not, to this number of steps per member. A run with schedules that
+    depend on its length is extended only with `stretch_schedules`, which computes them for the new length from now on.
+    `overrides`: fields of `RunConfig` that do not affect the training (`peerage.config.RESUMABLE`). Raises UserError.
     """
     for name in overrides:
         if name not in RESUMABLE:
             can = ", ".join(RESUMABLE)
             raise UserError(f"{name!r} cannot be changed on resuming{nearest(name, RESUMABLE)}: only {can} can")
     with RunFolder.open(run) as folder:
-        if folder.status()[0] == "DONE":
+        longer = steps_to_extend(folder, total_timesteps)
+        if longer is None and is_complete(folder):
             if not folder.report_is_due():
-                raise UserError(f"{run} is finished: nothing to resume (`peerage report {run}` makes its report)")
+                raise UserError(f"{run} is finished: nothing to resume (--total-timesteps extends it)")
             with _trained(folder):
                 write_report(folder.path)  # the run was killed while its report was drawn
             return folder.path
-        restored = restore(run, env=env, advisers=advisers, device=device, threads=threads)
+        restored = restore(
+            run,
+            env=env,
+            advisers=advisers,
+            device=device,
+            threads=threads,
+            total_timesteps=longer,
+            stretch=stretch_schedules,
+        )
         trainer = restored.trainer
         try:
             known = {key: value for key, value in overrides.items() if value is not None}
@@ -135,6 +153,10 @@ def resume(
             if offsets is not None:
                 check_offsets(folder.path, offsets)  # before any file is changed
             log = CsvLog(folder.path, further_columns(trainer.config.advice.trust))
+            if longer is not None:
+                stretched = trainer.schedules() if trainer.step else []
+                restored.messages.append(describe_extension(folder.resolved().steps, longer, stretched))
+                extend(folder, longer, trainer.step, stretched)
             for damaged in restored.damaged:
                 checkpoint.retire(damaged)
             log.truncate(offsets)
@@ -142,7 +164,7 @@ def resume(
             trainer.close()
             raise
         folder.reopen()
-        folder.write_command(command or ["peerage", "resume", str(run)])
+        folder.write_command(command or command_of(run, longer, stretch_schedules))
         _note_differences(restored, folder)
         runner = _runner(trainer, folder, log, [*loggers, *listeners], restored.messages)
         if restored.checkpoint is not None:
@@ -168,15 +190,16 @@ def evaluate_run(
     members: Sequence[int] | None = None,
     *,
     env: Maker | None = None,
+    which: str = "",
     say: Callable[[str], None] = lambda line: None,
 ) -> list[EvaluationRow]:
-    """Evaluate the newest sound checkpoint of a run. Returns rows (replica, member, episode, return, length, success,
-    mode); mode is `alone`.
+    """Evaluate the newest sound checkpoint of a run, or another one: `which` is `best` or the number of a step.
+    Returns rows (replica, member, episode, return, length, success, mode); mode is `alone`.
 
     `say` receives messages: the step of the checkpoint, and newer checkpoints that are damaged. `members` selects
     members of each replica by number; by default all. Raises UserError for a member that does not exist.
     """
-    restored = restore(run, "policies", env=env)
+    restored = restore(run, "policies", env=env, which=which)
     trainer = restored.trainer
     workers.configure(trainer.threads)
     seeds = episode_seeds(trainer.config, episodes, SEED if seed is None else seed)
@@ -197,14 +220,16 @@ def evaluate_run(
 
 
 def finish(trainer: Trainer, runner: Runner, folder: RunFolder) -> Path:
-    """Run to the end, record the final status in the folder, and write the report with its figures.
+    """Run to the end, or until a listener asks to stop, record the final status in the folder, and write the report
+    with its figures.
 
     Raises a one-line UserError for errors that the user can fix: a full disk, too little memory, an environment or
     adviser that failed.
     """
     try:
         runner.run()
-        folder.finish("DONE", "finished", trainer.step)
+        status, why = ("STOPPED", runner.stopped) if runner.stopped else ("DONE", "finished")
+        folder.finish(status, why, trainer.step)
     except BaseException as error:
         reported = _as_user_error(error, runner, folder)
         if isinstance(error, KeyboardInterrupt | SystemExit):
@@ -222,7 +247,7 @@ def finish(trainer: Trainer, runner: Runner, folder: RunFolder) -> Path:
         trainer.close()
         runner.close()
     with _trained(folder):
-        _end(runner, "DONE", "finished")
+        _end(runner, status, why)
         try:
             write_report(folder.path)
         except Exception as error:  # an error in the report is not a failure of the training

@@ -178,14 +178,15 @@ def test_other_commands(
     calls: list[Any] = []
     rows = [(0, "member-0", 0, 1.234, 10, None, "alone"), (0, "member-1", 10, 2.0, 9, 1.0, "alone")]
     monkeypatch.setattr(session, "resume", lambda run, **overrides: calls.append((run, overrides)))
-    monkeypatch.setattr(session, "evaluate_run", lambda *a, say: calls.append(a) or rows)
+    monkeypatch.setattr(session, "evaluate_run", lambda *a, which, say: calls.append((*a, which)) or rows)
     assert main(["resume", run, "--checkpoint-freq", "9", "--verbose", "0"]) == 0
     command = ["peerage", "resume", run, "--checkpoint-freq", "9", "--verbose", "0"]
-    assert calls.pop() == (tmp_path, {"command": command, "checkpoint_freq": 9, "verbose": 0})
+    length = {"total_timesteps": None, "stretch_schedules": False}
+    assert calls.pop() == (tmp_path, {"command": command, **length, "checkpoint_freq": 9, "verbose": 0})
     assert main(["resume", run, "--checkpoint-freq", "-9"]) == 2
 
     assert main(["evaluate", run, "--episodes", "3", "--members", "0", "1"]) == 0
-    assert calls.pop() == (tmp_path, 3, None, [0, 1])
+    assert calls.pop() == (tmp_path, 3, None, [0, 1], "")
     assert capsys.readouterr().out.splitlines() == [
         "replica  member    episode  return  length  success  mode",
         "0        member-0  0        1.23    10               alone",
@@ -206,7 +207,7 @@ def test_other_commands(
         "peerage.commands.actions.export.export_member", lambda *a: calls.append(a) or "out.zip"
     )
     assert main(["export", run, "--member", "2", "--to", "sb3", "--out", "x.zip"]) == 0
-    assert calls[-1] == (tmp_path, 2, 0, Path("x.zip"))
+    assert calls[-1] == (tmp_path, 2, 0, Path("x.zip"), "")
 
 
 def test_a_printed_preset_is_a_config_file(

@@ -220,6 +220,7 @@ def test_where_a_run_goes(runs, place_of, name, overwrite):
         below = (place.path / first, target, place.path / "made", place.outside / name)
         new = [path for path in below if first and not os.path.lexists(path)]
         short = ["--env", "Room-v6", "--n-peers", "1", "--total-timesteps", "5", "--eval-freq", "0", "--verbose", "0"]
+        short += ["--learning-starts", "0"]
         where = ["--log-dir", place_of, f"--exp-name={name}", *(["--overwrite"] if overwrite else [])]
         answer = place.ask("train", *short, *where, may=(*may, *new))
         assert answer.refused or name in GOOD_NAMES, answer

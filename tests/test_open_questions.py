@@ -243,7 +243,7 @@ def test_trains_and_evaluates_on_the_right_task():
 
 
 def test_a_resumed_run_goes_on_with_the_task_of_its_step(tmp_path):
-    settings = {"log_dir": str(tmp_path), "verbose": 0, "eval_freq": 0}
+    settings = {"log_dir": str(tmp_path), "verbose": 0, "eval_freq": 0, "learning_starts": (4,)}
     before = peerage.train(config=room(), exp_name="before", total_timesteps=16, **settings).folder
     after = peerage.train(config=room(), exp_name="after", total_timesteps=24, **settings).folder
     trainer = restore(before).trainer

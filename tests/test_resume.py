@@ -628,6 +628,7 @@ def test_a_reader_that_has_gone_does_not_end_the_training(tmp_path):
     before the reader goes."""
     words = ["train", "--env", "Room-v6", "--n-peers", "2", "--total-timesteps", "300", "--eval-freq", "2"]
     words += ["--n-eval-episodes", "1", "--log-dir", str(tmp_path), "--exp-name", "run", "--verbose", "2"]
+    words += ["--learning-starts", "50"]
     ours, theirs = os.pipe()
     if hasattr(fcntl, "F_SETPIPE_SZ"):
         fcntl.fcntl(theirs, fcntl.F_SETPIPE_SZ, 4096)

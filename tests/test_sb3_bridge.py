@@ -406,17 +406,24 @@ def test_export_refuses_missing_members_and_existing_files(tmp_path, monkeypatch
 
 
 def test_names_of_trained_members(tmp_path, monkeypatch):
-    assert parse_spec("a/run") == (Path("a/run"), 0)
-    assert parse_spec("a/run:12") == (Path("a/run"), 12)
-    assert parse_spec("a:b") == (Path("a:b"), 0)
+    assert parse_spec("a/run") == (Path("a/run"), 0, "")
+    assert parse_spec("a/run:12") == (Path("a/run"), 12, "")
+    assert parse_spec("a/run:12@best") == (Path("a/run"), 12, "best")
+    assert parse_spec("me@home/run@500") == (Path("me@home/run"), 0, "500")
+    assert parse_spec("me@home/run@5h") == (Path("me@home/run@5h"), 0, "")
+    assert parse_spec("a:b") == (Path("a:b"), 0, "")
     monkeypatch.chdir(tmp_path)
     Path("run:1").mkdir()
-    assert parse_spec("run:1") == (Path("run:1"), 0)
+    Path("run@5").mkdir()
+    assert parse_spec("run:1") == (Path("run:1"), 0, "")
+    assert parse_spec("run@5") == (Path("run@5"), 0, "")
+    assert parse_spec("run:1@5") == (Path("run:1"), 0, "5")
     refusal(parse_spec, "")
     for spec in ("nowhere", "nowhere:2", "x" * 5000, "a\0b"):
         assert "no trained member" in refusal(load_policy, spec, OBS, BOX)
     _, path = saved(tmp_path, "sac")
     assert "remove :1" in refusal(load_policy, f"{path}:1", OBS, BOX)
+    assert "remove @best" in refusal(load_policy, f"{path}@best", OBS, BOX)
 
 
 def test_a_run_of_another_shape_is_named(tmp_path):

@@ -23,6 +23,9 @@ from peerage.config.presets import preset_names
 from peerage.errors import UserError
 from peerage.runs.environment import cpu_model
 from peerage.runs.folder import RunFolder
+from peerage.runs.tables import read_metrics
+from peerage.statistics.samples import read_sides
+from peerage.statistics.sources import find_runs
 from peerage.sweeps.drive import _Driver, _slots, run
 from peerage.sweeps.file import describe, sweep_names
 from peerage.sweeps.launch import Ended, LocalLauncher, Task, cores
@@ -203,7 +206,7 @@ def test_bases_and_overrides(tmp_path):
     (tmp_path / "mine-large.yaml").write_text("env: Room-v21\nn_peers: 3\nn_epochs: 2\n")
     text = "base: mine-{environment}.yaml\nenvironments: {small: {gamma: 0.5}, large: {env_args: {goals: right}}}\n"
     text += "axes: {size: {any: {}, more: {env_args: {change_at: 9, change: {goals: left}}}}}\n"
-    text += "common: {total_timesteps: 40}\n"
+    text += "common: {total_timesteps: 40, learning_starts: 8}\n"
     runs = {r.name: r for r in planned(tmp_path, text)}
     assert list(runs) == ["small_any_seed7", "small_more_seed7", "large_any_seed0", "large_more_seed0"]
     more = runs["small_more_seed7"].config
@@ -497,6 +500,12 @@ def test_differences(tmp_path):
     assert (state.status, state.step) == ("resume", 20)  # the settings that differ do not change the training
     (folder / "DONE").write_text("{}")
     assert inspect_run(first, folder).status == "done"
+    (folder / "DONE").rename(folder / "STOPPED")  # by a callback
+    assert inspect_run(first, folder).status == "done"
+    (folder / "STOPPED").rename(folder / "DONE")
+    (folder / "DONE").write_text('{"step": 20}')  # killed just after it was extended from 20 steps
+    assert inspect_run(first, folder).status == "resume"
+    (folder / "DONE").write_text("{}")
     RunFolder(folder).write_config(to_dict(replace(there, n_peers=3, seed=9)))
     state = inspect_run(first, folder)
     assert state.status == "differs"
@@ -548,20 +557,66 @@ def test_only_missing_runs_are_trained(tmp_path, capsys, one_thread, unreported)
     assert capsys.readouterr() == ("", "")
 
     longer = wider.replace("total_timesteps: 40", "total_timesteps: 60")
-    none = Here()
-    assert run(write(tmp_path, longer), log_dir=str(where), verbose=0, launcher=none) == 1
-    assert not none.tasks and {name: files(where / name) for name in names} == before
+    refused = Here()
+    tables = {name: results(where / name) for name in names}
+    assert run(write(tmp_path, longer), log_dir=str(where), verbose=0, launcher=refused) == 1
+    assert {name: results(where / name) for name in names} == tables
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 4 and said[-1].startswith("0 of 3 runs are done, 3 are not")
-    assert said[0] == (
-        f"{names[0]}: differs from the sweep, left unchanged: total_timesteps is 40 there and 60 in the sweep"
-    )
+    assert said[0].startswith(f"{names[0]}: failed: ") and "exploration decays over 0.1 of the steps" in said[0]
+    source, grown = write(tmp_path, longer), Here()
+    run(source, log_dir=str(where), dry_run=True)
+    assert "resume               60  from 67%; extended from 40 steps" in capsys.readouterr().out
+    assert run(source, log_dir=str(where), verbose=0, launcher=grown, stretch_schedules=True) == 0
+    assert all(task.resume for task in grown.tasks) and len(grown.tasks) == 3
+    assert completed_steps(where / names[0]) == 60 and RunFolder(where / names[0]).status()[1]["step"] == 60
+    shorter = text.replace("total_timesteps: 40", "total_timesteps: 20")
+    assert run(write(tmp_path, shorter), log_dir=str(where), verbose=0, launcher=Here()) == 1
+    assert "left unchanged: total_timesteps is 60 there and 20 in the sweep" in capsys.readouterr().err
     with pytest.raises(UserError, match="holds the sweep 'kept': use another `where` or --log-dir"):
         run(write(tmp_path, text.replace("kept", "other")), log_dir=str(where))
     with pytest.raises(UserError, match="--measure needs --dry-run"):
         run(write(tmp_path, text), log_dir=str(where), measure=True)
     with pytest.raises(UserError, match="is a run, and a sweep needs a folder of its own"):
         run(write(tmp_path, text), log_dir=str(where / names[0]))
+
+
+def test_missing_replicas_are_runs_of_their_own(tmp_path, capsys, one_thread, unreported):
+    """They are pooled with the others. A second growth adds only what the first one did not."""
+    where, name = tmp_path / "runs", "Room-v6_gamma=0.9_seed0"
+    text = TINY + "axes: {gamma: [0.9]}\nreplicas: N\n"
+
+    def trained(replicas: int) -> list[str]:
+        here = Here()
+        source = write(tmp_path, text.replace("N", str(replicas)))
+        assert run(source, log_dir=str(where), verbose=0, launcher=here) == 0
+        return [task.name for task in here.tasks]
+
+    assert trained(2) == [name]
+    before = files(where / name)
+    run(write(tmp_path, text.replace("N", "3")), log_dir=str(where), dry_run=True)
+    assert f"{name} has 2 of 3 replicas: {name}_replicas2-2 has the others" in capsys.readouterr().out
+    assert trained(3) == [f"{name}_replicas2-2"] and trained(3) == []
+    assert trained(5) == [f"{name}_replicas3-4"] and trained(5) == []
+    assert files(where / name) == before
+    [side], _ = read_sides(find_runs([str(where)]))
+    assert side.seeds == ((0, 0), (0, 1), (2 * 1_000_003, 0), (3 * 1_000_003, 0), (3 * 1_000_003, 1))
+    learned = [read_metrics(where / folder) for folder in (name, f"{name}_replicas2-2", f"{name}_replicas3-4")]
+    q = [m[(m["name"] == "q/mean") & (m["member"] == "member-0") & (m["step"] == 40)]["value"] for m in learned]
+    assert len({value for some in q for value in some}) == 5
+    assert load(where / f"{name}_replicas3-4").n_peers == 2
+
+
+def test_equal_trainings_are_named(tmp_path):
+    text = TINY + "axes: {buffer_size: [30, 40, 1000, 5000], gamma: [0.9, 0.8]}\n"
+    sweep = plan_sweep(write(tmp_path, text), log_dir=str(tmp_path / "runs"))
+    assert sweep.notes == (
+        "Room-v6_buffer_size=40_gamma=0.9_seed0 and Room-v6_buffer_size=1000_gamma=0.9_seed0 are the same training "
+        "(3 more pairs): buffer_size cannot be more than the 40 steps of a run; leave one value out",
+    )
+    text = TINY.replace("learning_starts: 8", "learning_starts: 40")
+    with pytest.raises(UserError, match="nothing would be learned in 40 steps"):
+        planned(tmp_path, text)
 
 
 @pytest.mark.long

@@ -385,7 +385,9 @@ def test_an_environment_that_gives_nan_is_named_with_the_step(tmp_path):
             return (obs * np.nan if self.steps == 7 else obs), *rest
 
     with pytest.raises(UserError, match=r"step 7.*not finite"):
-        peerage.train(Broken, n_peers=1, total_timesteps=50, eval_freq=0, log_dir=str(tmp_path), verbose=0)
+        peerage.train(
+            Broken, n_peers=1, total_timesteps=50, learning_starts=20, eval_freq=0, log_dir=str(tmp_path), verbose=0
+        )
     assert (next(tmp_path.iterdir()) / "FAILED").exists()
 
 

@@ -6,12 +6,26 @@ import argparse
 from pathlib import Path
 
 from peerage.commands.base import Command, add_run, check_run, number
+from peerage.config.adviser_words import is_checkpoint
 from peerage.config.flags import Parser
 from peerage.errors import UserError
 
 
+def _checkpoint(text: str) -> str:
+    """The type of an argument: `best` or the number of a step."""
+    if not is_checkpoint(text):
+        raise argparse.ArgumentTypeError(f"expected best or the number of a step, got {text[:40]!r}")
+    return text
+
+
+def _add_checkpoint(parser: Parser) -> None:
+    about = "best (needs a run with --keep-best) or the step of a checkpoint (default: the newest)"
+    parser.add_argument("--checkpoint", type=_checkpoint, metavar="best|STEP", help=about)
+
+
 def _evaluate_arguments(parser: Parser) -> None:
     add_run(parser)
+    _add_checkpoint(parser)
     parser.add_argument(
         "--episodes", type=number(1), default=10, metavar="N", help="episodes per member (default: 10)"
     )
@@ -50,7 +64,7 @@ def _evaluate_arguments(parser: Parser) -> None:
 
 
 EVALUATE = Command(
-    "RUN [--episodes N] [--seed N] [--members N ...] [--perturb NAME=VALUE ...] [--advised] [flags]",
+    "RUN [--checkpoint best|STEP] [--episodes N] [--members N ...] [--perturb NAME=VALUE ...] [--advised] [flags]",
     "Evaluate the trained members of a run without exploration, alone or advised, and print their returns.",
     _evaluate_arguments,
     "peerage.commands.actions.evaluate:evaluate",
@@ -137,6 +151,7 @@ COMPARE = Command(
 
 def _member_arguments(parser: Parser) -> None:
     add_run(parser)
+    _add_checkpoint(parser)
     parser.add_argument("--member", type=number(0), default=0, metavar="N", help="member, from 0 (default: 0)")
     parser.add_argument("--replica", type=number(0), default=0, metavar="N", help="replica, from 0 (default: 0)")
 
@@ -158,7 +173,7 @@ def _video_arguments(parser: Parser) -> None:
 
 
 VIDEO = Command(
-    "RUN [--member N] [--replica N] [--episodes N] [--seed N] [--max-frames N] [--out FILE] [--overwrite]",
+    "RUN [--member N] [--replica N] [--checkpoint best|STEP] [--episodes N] [--seed N] [--out FILE] [flags]",
     "Write a GIF of a trained member, which acts alone and without exploration.",
     _video_arguments,
     "peerage.commands.actions.video:video",
@@ -168,7 +183,7 @@ VIDEO = Command(
 
 
 WATCH = Command(
-    "RUN [--member N] [--replica N] [--episodes N] [--seed N]",
+    "RUN [--member N] [--replica N] [--checkpoint best|STEP] [--episodes N] [--seed N]",
     "Show a trained member in a window, where there is a screen.",
     _watch_arguments,
     "peerage.commands.actions.video:watch",
@@ -186,7 +201,7 @@ def _export_arguments(parser: Parser) -> None:
 
 
 EXPORT = Command(
-    "RUN [--member N] [--replica N] [--to sb3] [--out FILE]",
+    "RUN [--member N] [--replica N] [--checkpoint best|STEP] [--to sb3] [--out FILE]",
     "Write one member of a run in the format of another library.",
     _export_arguments,
     "peerage.commands.actions.export:export",

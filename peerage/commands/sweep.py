@@ -13,6 +13,8 @@ def _sweep_arguments(parser: Parser) -> None:
     parser.add_argument("--dry-run", action="store_true", help=about)
     about = "with --dry-run: time a few hundred steps of each kind of run whose speed is unknown"
     parser.add_argument("--measure", action="store_true", help=about)
+    about = "extend runs that are shorter than in the sweep even if schedules depend on their length (docs/sweeps.md)"
+    parser.add_argument("--stretch-schedules", action="store_true", help=about)
     about = "number of runs that are trained at the same time (default: as many as the CPU cores allow)"
     parser.add_argument("--jobs", type=number(1), metavar="N", help=about)
     add_flags(parser, [flag for flag in train_flags() if flag.name not in ("seed", "exp_name", "overwrite")])

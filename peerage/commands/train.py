@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 
-from peerage.commands.base import Command, add_run, check_run
+from peerage.commands.base import Command, add_run, check_run, number
 from peerage.config import HARDWARE_FIELDS, RESUMABLE, Config
 from peerage.config.file import load, validate
 from peerage.config.flags import Parser, add_flags, override, train_flags
+from peerage.errors import UserError
 
 EXAMPLES = """EXAMPLES
   Four agents that learn LunarLander from each other:
@@ -52,23 +53,38 @@ TRAIN = Command(
 )
 
 
+OWN_RESUME_FLAGS = ("run", "total_timesteps", "stretch_schedules")
+"""Arguments of `peerage resume` that do not override a setting of `RunConfig`."""
+
+
 def _resume_arguments(parser: Parser) -> None:
     add_run(parser)
+    group = parser.add_argument_group("length")
+    about = "extend the run, finished or not, to this number of environment steps per member"
+    group.add_argument("--total-timesteps", type=number(1), metavar="N", help=about)
+    about = (
+        "with --total-timesteps: extend the run although schedules depend on its length, such as DQN's exploration; "
+        "from now on they are those of the new length"
+    )
+    group.add_argument("--stretch-schedules", action="store_true", help=about)
     flags = [flag for flag in train_flags() if flag.name in RESUMABLE + HARDWARE_FIELDS]
     add_flags(parser, [replace(flag, shows_default=False) for flag in flags])
 
 
 def _check_resume(args: argparse.Namespace) -> None:
     check_run(args)
-    validate(override(Config(), {name: words for name, words in vars(args).items() if name != "run"}))
+    if args.stretch_schedules and args.total_timesteps is None:
+        raise UserError("--stretch-schedules has no effect without --total-timesteps")
+    validate(override(Config(), {name: words for name, words in vars(args).items() if name not in OWN_RESUME_FLAGS}))
 
 
 RESUME = Command(
-    "RUN [flags]",
-    "Continue a run from its last checkpoint. Settings without a flag keep their values.",
+    "RUN [--total-timesteps N] [flags]",
+    "Continue a run from its last checkpoint, or extend it. Settings without a flag keep their values.",
     _resume_arguments,
     "peerage.commands.actions.train:resume",
     "EXAMPLES\n  peerage resume experiments/my-run\n"
-    "  peerage resume experiments/my-run --checkpoint-freq 10000\n",
+    "  peerage resume experiments/my-run --checkpoint-freq 10000\n"
+    "  peerage resume experiments/my-run --total-timesteps 200000\n",
     _check_resume,
 )

@@ -21,7 +21,7 @@ FORMS = {
     "adversary": "adversary",
     "random": "random",
     "constant": "constant or constant:NUMBER",
-    "checkpoint": "checkpoint:PATH or checkpoint:PATH:MEMBER",
+    "checkpoint": "checkpoint:PATH[:MEMBER][@best|@STEP]",
     "turncoat": "turncoat",
     "convert": "convert",
     "regional": "regional:a or regional:b",
@@ -47,7 +47,7 @@ class AdviserWord:
     kind: str
     """The part before the first colon: a key of `FORMS`, or a registered name."""
     argument: str = ""
-    """checkpoint: `PATH[:MEMBER]`; regional: `a` or `b`; colluding: the name; otherwise empty."""
+    """checkpoint: `PATH[:MEMBER][@best|@STEP]`; regional: `a` or `b`; colluding: the name; otherwise empty."""
     number: float | None = None
     """constant: the action, if given; noise: the scale."""
     inner: AdviserWord | None = None
@@ -101,8 +101,32 @@ def _read_argument(word: AdviserWord, colon: bool, rest: str, where: str) -> Adv
     raise malformed
 
 
+def split_checkpoint(text: str) -> tuple[str, str]:
+    """Split the checkpoint from a trained member: `RUN:0@best` -> `("RUN:0", "best")`. Empty: the newest.
+
+    >>> split_checkpoint("RUN@5000"), split_checkpoint("a@b/RUN:1")
+    (('RUN', '5000'), ('a@b/RUN:1', ''))
+    """
+    rest, _, which = text.rpartition("@")
+    return (rest, which) if rest and is_checkpoint(which) else (text, "")
+
+
+def is_checkpoint(text: str) -> bool:
+    """Whether a text selects a checkpoint: `best`, or the number of a step."""
+    return text == "best" or (text.isdecimal() and text.isascii() and len(text) < 19)
+
+
+def checkpoint_word(given: str | int) -> str:
+    """`given` as a text that selects a checkpoint; empty: the newest. Raises UserError for another text."""
+    word = str(given)
+    if word and not is_checkpoint(word):
+        raise UserError(f"a checkpoint is best or the number of a step, got {word[:40]!r}")
+    return word
+
+
 def check_trained(text: str, where: str) -> None:
-    """Check the form `PATH[:MEMBER]` of a trained member. The path itself is checked when it is read."""
+    """Check the form `PATH[:MEMBER][@best|@STEP]` of a trained member. The path itself is checked when it is read."""
+    text, _ = split_checkpoint(text)
     path, colon, member = text.rpartition(":")
     if not colon:
         path = text

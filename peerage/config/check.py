@@ -68,9 +68,10 @@ def _check_learner(config: Config) -> None:
         for name in hints(method.settings):  # the constructor of the settings checks each value
             for value in getattr(learner, name) if name != "algorithm" else ():
                 method.settings(**{name: value})
-    for text in learner.load_paths:
-        if text != "none":
-            check_trained(text, f"--load-paths {text!r}")
+    for name in ("load_paths", "init_from"):
+        for text in getattr(learner, name):
+            if text != "none":
+                check_trained(text, f"{flag(name)} {text!r}")
 
 
 def _check_exchanges(config: Config) -> None:
@@ -107,5 +108,10 @@ def _check_run(run: RunConfig) -> None:
     if "alone" not in run.eval_modes or len(set(run.eval_modes)) < len(run.eval_modes):
         given = " ".join(run.eval_modes) or "nothing"
         raise UserError(f"--eval-modes must be alone, or alone and together, got {given}")
+    for text in run.callback:
+        if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", text):
+            raise UserError(f"--callback must be MODULE:CLASS, such as my_module:MyListener, got {text!r}")
+    if run.keep_best and not run.eval_freq:
+        raise UserError("--keep-best needs evaluations: set --eval-freq above 0")
     if run.use_wandb and not run.wandb_project.strip():
         raise UserError("--wandb-project is empty")

@@ -45,12 +45,19 @@ METAVARS = {
     "advisers": "ADVISER",
     "net_arch": "N,N,...",
     "load_paths": "PATH",
+    "init_from": "PATH",
     "exp_name": "NAME",
     "log_dir": "FOLDER",
     "wandb_project": "NAME",
     "device": "DEVICE",
     "ent_coef": "COEF",
+    "callback": "MODULE:CLASS",
 }
+CAN_BE_EMPTY = ("advisers", "callback")
+"""Flags of lists that clear the list of a preset or run if they are given without values."""
+REPEATABLE = ("callback",)
+"""Flags of lists that may be given several times."""
+
 
 class Parser(argparse.ArgumentParser):
     """An argparse parser with one-line errors that suggest the most similar flag. Abbreviations are not accepted."""
@@ -131,7 +138,7 @@ class Flag:
 
     @property
     def default_text(self) -> str:
-        if self.default == () and self.part == "learner" and self.name != "load_paths":
+        if self.default == () and self.part == "learner" and self.name not in ("load_paths", "init_from"):
             return "the algorithm's"
         if self.default is None or self.default in ((), {}):
             return ""  # the field's docstring describes the default
@@ -153,8 +160,11 @@ class Flag:
             metavar = METAVARS.get(self.name, "N" if self.item is int else "X")
         nargs = None
         if get_origin(self.hint) in (tuple, dict):
-            nargs = "*" if self.name == "advisers" else "+"  # `--advisers` without values clears a preset's list
-        group.add_argument(self.option, nargs=nargs, metavar=metavar, default=argparse.SUPPRESS, help=help)
+            nargs = "*" if self.name in CAN_BE_EMPTY else "+"
+        action = "extend" if self.name in REPEATABLE else "store"
+        group.add_argument(
+            self.option, nargs=nargs, action=action, metavar=metavar, default=argparse.SUPPRESS, help=help
+        )
 
     def value(self, given: Any, before: Any) -> Any:
         """The field's value from `given`, the words of the command line. `before` is the value that it replaces."""

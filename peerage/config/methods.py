@@ -72,13 +72,16 @@ class LearnerSettings:
     learning_starts: int = limited(0, "[0, inf)")
     """Steps with uniformly random actions before learning and advice start."""
     load_paths: str = "none"
-    """Pretrained members: a run folder as RUN[:MEMBER], a Stable-Baselines3 zip, or none. A loaded member acts and
-    advises but does not learn."""
+    """Pretrained members: a run folder as RUN[:MEMBER][@best|@STEP], a Stable-Baselines3 zip, or none. A loaded member
+    acts and advises but does not learn."""
+    init_from: str = "none"
+    """Networks to start from, as for load_paths: the member acts with them from the first step, without random actions,
+    and learns on after learning_starts steps, with a new optimizer and replay buffer."""
 
     @property
     def stack_key(self) -> tuple[Any, ...]:
         """Members with equal keys share a stack."""
-        every = [field.name for field in fields(self) if field.name not in ("algorithm", "load_paths")]
+        every = [field.name for field in fields(self) if field.name not in ("algorithm", "load_paths", "init_from")]
         names = self.structural
         if names is None:
             names = tuple(every)

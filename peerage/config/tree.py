@@ -122,12 +122,18 @@ class RunConfig:
     """Steps between checkpoints; 0: only at the start and the end."""
     keep_checkpoints: int = limited(2, "[1, inf)")
     """Number of checkpoints to keep; older ones are deleted."""
+    keep_best: bool = False
+    """Also keep the checkpoint with the best evaluation: the highest mean return, mode alone, over all members and
+    replicas. A path takes it as RUN@best."""
     use_tensorboard: bool = False
     """Also write the metrics for TensorBoard."""
     use_wandb: bool = False
     """Also log the metrics to Weights & Biases."""
     wandb_project: str = "peerage"
     """Weights & Biases project."""
+    callback: tuple[str, ...] = ()
+    """Your own listeners, as MODULE:CLASS; the class is a subclass of peerage.Listener and is called without arguments.
+    Repeatable (docs/python.md)."""
     verbose: int = limited(1, "[0, 2]")
     """0: silent; 1: progress; 2: every event."""
 
@@ -147,9 +153,9 @@ class Config:
     n_peers: int = limited(4, "[1, 64]")
     """Number of members (learners) of the group, 1 to 64."""
     advisers: tuple[str, ...] = ()
-    """Fixed advisers: expert, adversary, random, constant[:ACTION], negated:ADVISER, checkpoint:PATH[:MEMBER]; for
-    tests of trust: turncoat, convert, regional:a, regional:b, noise:[SCALE:]ADVISER, sign-flip:ADVISER,
-    colluding[:NAME]; or a name registered with `peerage.register_adviser`."""
+    """Fixed advisers: expert, adversary, random, constant[:ACTION], negated:ADVISER,
+    checkpoint:PATH[:MEMBER][@best|@STEP]; for tests of trust: turncoat, convert, regional:a, regional:b,
+    noise:[SCALE:]ADVISER, sign-flip:ADVISER, colluding[:NAME]; or a name registered with `peerage.register_adviser`."""
     replicas: int = limited(1, "[1, 10000]")
     """Independent copies of the whole group with different seeds. Statistics treat each replica as one sample."""
     seed: int = limited(0, "[0, inf)")
@@ -339,7 +345,10 @@ def with_part(config: Config, part: str, **values: Any) -> Config:
     return changed(config, {part: values})
 
 
-RESUMABLE = ("checkpoint_freq", "keep_checkpoints", "use_tensorboard", "use_wandb", "wandb_project", "verbose")
+RESUMABLE = (
+    "checkpoint_freq", "keep_checkpoints", "keep_best", "use_tensorboard", "use_wandb", "wandb_project", "callback",
+    "verbose",
+)  # fmt: skip
 """Fields of `RunConfig` that may change on resuming, because neither training nor logged values depend on them."""
 HARDWARE_FIELDS = ("device", "threads")
 """Fields of `Config` that may change on resuming; the continued run is then not bit-identical."""

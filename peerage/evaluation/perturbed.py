@@ -36,16 +36,17 @@ def evaluate_perturbed(
     advised: bool = False,
     byzantine_members: Sequence[str] = (),
     advisers: Sequence[str] | None = None,
+    which: str = "",
     say: Callable[[str], None] = lambda line: None,
 ) -> Robustness:
     """Evaluate the newest checkpoint of a run without perturbations and in each case of `perturbations`, with the same
     seeds. Rows are sorted by case, replica and member; the rows without perturbations come first.
 
-    `episodes`, `seed`, `members` and `env` are those of `peerage.session.evaluate_run`. By default, members act alone.
-    With `advised`, they use advice (`peerage.evaluation.company`). Perturbations may then include `dropped_advice`. In
-    all cases except the first, `byzantine_members` give changed suggestions, and `advisers` replace the same number of
-    fixed advisers of the run. `say` receives messages: the step of the checkpoint, and newer checkpoints that are
-    damaged.
+    `episodes`, `seed`, `members`, `env` and `which` are those of `peerage.session.evaluate_run`. By default, members
+    act alone. With `advised`, they use advice (`peerage.evaluation.company`). Perturbations may then include
+    `dropped_advice`. In all cases except the first, `byzantine_members` give changed suggestions, and `advisers`
+    replace the same number of fixed advisers of the run. `say` receives messages: the step of the checkpoint, and newer
+    checkpoints that are damaged.
 
     Raises UserError for an unknown member, a knob that the environment does not have, `advised` for a run without
     advice, and if there is nothing to compare.
@@ -59,7 +60,7 @@ def evaluate_perturbed(
     perturbed = [Perturbations(), *perturbations] if wrong_advice else perturbations
     cases = [Case(), *(Case(of_environment, *wrong) for of_environment in perturbed)]
     seed = SEED if seed is None else seed
-    restored = _restored(run, env, cases[-1], advised)
+    restored = _restored(run, env, cases[-1], advised, which)
     trainer = restored.trainer
     workers.configure(trainer.threads)
     try:
@@ -74,7 +75,7 @@ def evaluate_perturbed(
         for line in (*restored.messages, f"after {trainer.step:,} of {trainer.steps:,} steps"):
             say(line)
         if advised:
-            found = [_advised(run, env, case, some, episodes, seed) for case, some in zip(cases, makers)]
+            found = [_advised(run, env, case, some, episodes, seed, which) for case, some in zip(cases, makers)]
         else:
             found = [_alone(trainer, some, episodes, seed) for some in makers]
     finally:
@@ -100,9 +101,10 @@ def _perturbed(makers: Sequence[EnvMaker], perturbations: Perturbations) -> list
     return [unique[id(maker)] for maker in makers]
 
 
-def _restored(run: Path | str, env: Maker | None, case: Case, advised: bool) -> Restored:
-    """Restore the newest checkpoint of the run; with `advised`, including advice with the disturbances of `case`."""
-    restored = restore(run, "company" if advised else "policies", env=env, device="cpu")
+def _restored(run: Path | str, env: Maker | None, case: Case, advised: bool, which: str) -> Restored:
+    """Restore the newest checkpoint of the run, or `which`; with `advised`, including advice with the disturbances of
+    `case`."""
+    restored = restore(run, "company" if advised else "policies", env=env, device="cpu", which=which)
     trainer = restored.trainer
     if not advised:
         return restored
@@ -132,11 +134,11 @@ def _alone(trainer: Trainer, makers: Sequence[EnvMaker], episodes: int, seed: in
 
 
 def _advised(
-    run: Path | str, env: Maker | None, case: Case, makers: Sequence[EnvMaker], episodes: int, seed: int
+    run: Path | str, env: Maker | None, case: Case, makers: Sequence[EnvMaker], episodes: int, seed: int, which: str
 ) -> dict[int, Mean]:
     """Evaluate one case with advice. Each case restores the checkpoint, so that trust learned in one case does not
     affect another."""
-    trainer = _restored(run, env, case, advised=True).trainer
+    trainer = _restored(run, env, case, advised=True, which=which).trainer
     try:
         starts = [seeds[0] for seeds in episode_seeds(trainer.config, 1, seed)]
         return means(advised_episodes(trainer, makers, episodes, starts))

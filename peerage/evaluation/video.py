@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from peerage.config.adviser_words import checkpoint_word
 from peerage.envs.make import Maker, one_line
 from peerage.envs.vector import EnvGroup, Step
 from peerage.errors import UserError
@@ -77,6 +78,7 @@ def record(
     replica: int = 0,
     episodes: int = 1,
     seed: int | None = None,
+    checkpoint: str | int = "",
     max_frames: int = MAX_FRAMES,
     overwrite: bool = False,
     env: Maker | None = None,
@@ -84,7 +86,7 @@ def record(
     """Play `episodes` episodes of a member without exploration and write them as a GIF.
 
     `out`: the file; by default `member-N.gif` in the run folder. Evaluations start from the same states, unless `seed`
-    is given. The film stops after `max_frames` pictures. Faster environments are shown with fewer pictures per second.
+    is given. `checkpoint`: `"best"` or a step; by default the newest. The film stops after `max_frames` pictures. Faster environments are shown with fewer pictures per second.
     Raises UserError if the file exists and `overwrite` is false, for a member that does not exist, and for an
     environment that cannot be rendered.
     """
@@ -104,7 +106,7 @@ def record(
             raise _Enough
         pictures.append(Image.fromarray(np.ascontiguousarray(picture[..., :3], dtype=np.uint8)))
 
-    fps, returns = _play(run, "rgb_array", add, member, replica, episodes, seed, env)
+    fps, returns = _play(run, "rgb_array", add, member, replica, episodes, seed, checkpoint, env)
     every = max(round(fps / GIF_FPS), 1)  # show every second picture of an environment with 100 per second, and so on
     shown = pictures[::every]
     partial = path.with_name(path.name + ".tmp")
@@ -122,13 +124,14 @@ def watch(
     replica: int = 0,
     episodes: int = 1,
     seed: int | None = None,
+    checkpoint: str | int = "",
     env: Maker | None = None,
 ) -> list[float]:
     """Show a member in a window. Returns the return of every episode. Raises UserError without a screen."""
     if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         raise UserError("there is no screen to show a window on: use `peerage video` to write a GIF")
     # Environments with a window wait between pictures by themselves.
-    return _play(run, "human", lambda picture: None, member, replica, episodes, seed, env)[1]
+    return _play(run, "human", lambda picture: None, member, replica, episodes, seed, checkpoint, env)[1]
 
 
 def _play(
@@ -139,10 +142,11 @@ def _play(
     replica: int,
     episodes: int,
     seed: int | None,
+    checkpoint: str | int,
     env: Maker | None,
 ) -> tuple[float, list[float]]:
     """Play the episodes with `frame` called at every step. Returns the pictures per second and the returns."""
-    trainer = restore(run, "policies", env=env).trainer
+    trainer = restore(run, "policies", env=env, which=checkpoint_word(checkpoint)).trainer
     workers.configure(trainer.threads)
     try:
         if not (0 <= member < trainer.N and 0 <= replica < trainer.R):

@@ -1,7 +1,8 @@
 """Loads trained members from runs of Peerage and from Stable-Baselines3, as advisers or as members of a group.
 
-A trained member is named `PATH[:MEMBER]`: a run folder and the number of the member (default 0; always in replica 0),
-or a zip file of Stable-Baselines3. Loading never executes code from these files.
+A trained member is named `PATH[:MEMBER][@best|@STEP]`: a run folder, the number of the member (default 0; always in
+replica 0) and the checkpoint (default: the newest), or a zip file of Stable-Baselines3. Loading never executes code
+from these files.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+from torch import Tensor
 
 from peerage.config import file as configfile
+from peerage.config.adviser_words import split_checkpoint
 from peerage.config.methods import LearnerSettings
 from peerage.envs.make import check_env_id
 from peerage.errors import UserError
@@ -26,15 +29,18 @@ from peerage.runs import checkpoint
 from peerage.runs.folder import RunFolder
 
 
-def parse_spec(spec: str) -> tuple[Path, int]:
-    """Split `PATH[:MEMBER]` into a path and a member's number. If the whole text is an existing path, the number is
-    0."""
-    head, colon, tail = spec.rpartition(":")
-    if colon and head and tail.isdecimal() and len(tail) < 10 and not os.path.exists(spec):
-        return Path(head), int(tail)
+def parse_spec(spec: str) -> tuple[Path, int, str]:
+    """Split `PATH[:MEMBER][@best|@STEP]` into a path, a member's number and a checkpoint (empty: the newest). If the
+    whole text is an existing path, the number is 0."""
     if not spec:
-        raise UserError("a trained member is given as RUN[:MEMBER] or as the path of a Stable-Baselines3 zip")
-    return Path(spec), 0
+        raise UserError("a trained member is given as RUN[:MEMBER][@STEP] or as the path of a Stable-Baselines3 zip")
+    if os.path.exists(spec):
+        return Path(spec), 0, ""
+    rest, which = split_checkpoint(spec)
+    head, colon, tail = rest.rpartition(":")
+    if colon and head and tail.isdecimal() and len(tail) < 10 and not os.path.exists(rest):
+        return Path(head), int(tail), which
+    return Path(rest), 0, which
 
 
 def load_policy(spec: str, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> tuple[Learner, bool]:
@@ -47,36 +53,59 @@ def load_policy(spec: str, observation_space: gym.Space[Any], action_space: gym.
 
 
 def load_members(group: Group, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> None:
-    """Load the members whose `load_paths` is not `none` in all replicas, and freeze them: they act and advise, but do
-    not learn.
+    """Load the members whose `load_paths` or `init_from` is not `none` in all replicas. Members of `load_paths` are
+    frozen: they act and advise, but do not learn. Members of `init_from` start from these networks; a fixed entropy
+    coefficient stays that of the configuration.
 
-    Raises UserError for a policy whose spaces, algorithm or networks differ from those of the member.
+    Raises UserError for a policy whose spaces, algorithm or networks differ from those of the member, and for a member
+    with both settings.
     """
-    space, runs = space_of(observation_space, action_space), dict[Path, SavedRun]()
+    space, runs = space_of(observation_space, action_space), dict[tuple[Path, str], SavedRun]()
     for stack in group.stacks:
         for column, i in enumerate(stack.positions):
-            spec = group.settings[i].load_paths
-            if spec == "none":
+            frozen, first = group.settings[i].load_paths, group.settings[i].init_from
+            if frozen != "none" and first != "none":
+                both = f"--load-paths {frozen} and --init-from {first}"
+                raise UserError(f"member {i} has {both}: use none for one of them")
+            if (spec := first if frozen == "none" else frozen) == "none":
                 continue
             source = _load(spec, space, runs)
             _check_alike(i, group.settings[i], spec, source.settings[0])
             for replica in range(group.R):
                 row = replica * len(stack.positions) + column
-                set_member_parameters(stack.learner, row, source.parameters())
-                stack.learner.active[row] = False
+                if frozen != "none":
+                    set_member_parameters(stack.learner, row, source.parameters())
+                    stack.learner.active[row] = False
+                else:
+                    set_member_parameters(stack.learner, row, _to_start_from(source, stack.learner, row, spec))
 
 
-def _load(spec: str, space: Space, runs: dict[Path, SavedRun]) -> Learner:
+def _to_start_from(source: Learner, learner: Learner, row: int, spec: str) -> dict[str, Tensor]:
+    """The parameters `[1, P]` with which the member in `row` starts: those of `source`, except what is a setting of the
+    member (`Learner.exchanged`), and an entropy coefficient of 0, which an automatic one cannot leave."""
+    parameters, exchanged = source.parameters(), learner.exchanged()
+    for name, own in learner.parameters().items():
+        finite = bool(parameters[name].isfinite().all()) if name in parameters else True
+        if name not in exchanged or (name == "log_ent_coef" and not finite):
+            parameters[name] = own[row : row + 1]
+        elif not finite:
+            raise UserError(f"--init-from {spec}: its networks hold numbers that are not finite, so it cannot learn on")
+    return parameters
+
+
+def _load(spec: str, space: Space, runs: dict[tuple[Path, str], SavedRun]) -> Learner:
     """Load a trained member. `runs` caches the runs that were read."""
-    path, member = parse_spec(spec)
+    path, member, which = parse_spec(spec)
     if os.path.isdir(path):
-        if path not in runs:
-            runs[path] = SavedRun(path)
-        return runs[path].learner(member, 0, space)
+        if (path, which) not in runs:
+            runs[path, which] = SavedRun(path, which)
+        return runs[path, which].learner(member, 0, space)
     if not os.path.exists(path):
         raise UserError(f"no trained member at {spec!r}: there is no such run folder or file")
     if member:
         raise UserError(f"{path} is a file with a single member: remove :{member}")
+    if which:
+        raise UserError(f"{path} is a file without checkpoints: remove @{which}")
     return sb3.learner_of(sb3.read_zip(path), space)
 
 
@@ -98,16 +127,16 @@ def _as_written(value: object) -> str:
 
 
 class SavedRun:
-    """The policies in the newest sound checkpoint of a run folder."""
+    """The policies in the newest sound checkpoint of a run folder, or in another one: `which` is `best` or a step."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, which: str = "") -> None:
         if not (path / "config.yaml").is_file():
             raise UserError(f"{path} is not a run folder: it contains no config.yaml")
         RunFolder.open(path)
         self.path = path
         self.config = configfile.validate(configfile.load(path / "config.yaml"))
         # config.yaml contains all defaults, so every algorithm is known
-        _, state, damaged = checkpoint.load_latest(path, buffers=False)
+        _, state, damaged = checkpoint.load_one(path, which, buffers=False)
         for line in damaged.values():
             warnings.warn(line, stacklevel=2)
         try:

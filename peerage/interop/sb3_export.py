@@ -21,21 +21,23 @@ from peerage.learners.sac import SAC
 from peerage.learners.sac_settings import SACSettings
 
 
-def export_member(run: Path, member: int, replica: int = 0, out: Path | None = None) -> Path:
+def export_member(run: Path, member: int, replica: int = 0, out: Path | None = None, which: str = "") -> Path:
     """Write a member of a run as a zip for Stable-Baselines3's `DQN.load`, `SAC.load` or `TD3.load`.
 
-    Returns the path: `out`, or `<run>/export/member-<i>-replica-<r>.zip`. Raises UserError if the file exists or the
-    member cannot be exported.
+    `which` selects a checkpoint: `best` or the number of a step; empty: the newest. Returns the path: `out`, or
+    `<run>/export/member-<i>-replica-<r>[-<which>].zip`. Raises UserError if the file exists or the member cannot be
+    exported.
     """
     run = Path(run)
-    out = run / "export" / f"member-{member}-replica-{replica}.zip" if out is None else Path(out)
+    name = f"member-{member}-replica-{replica}{f'-{which}' if which else ''}.zip"
+    out = run / "export" / name if out is None else Path(out)
     if not out.name:
         raise UserError("--out must name a file")
     if out.suffix != ".zip":  # Stable-Baselines3 also adds this suffix
         out = out.with_name(f"{out.name}.zip")
     if os.path.lexists(out):
         raise UserError(f"{out} exists already: remove it, or choose another file with --out")
-    saved = SavedRun(run)
+    saved = SavedRun(run, which)
     spec = check_env_id(saved.config.env, saved.config.env_args)
     if isinstance(spec.action_space, gym.spaces.Discrete) and spec.action_space.start != 0:
         first = spec.action_space.start

@@ -123,6 +123,11 @@ class Learner:
     def learn(self, step: int) -> None:
         """Learn after environment step `step` (1, 2, ...): gradient steps, updates of target networks."""
 
+    def schedules(self) -> list[str]:
+        """Descriptions of the schedules that depend on `total_steps`, such as exploration that decays over a share of
+        the run. A run with such a schedule is extended only on request (`peerage resume --stretch-schedules`)."""
+        return []
+
     def batch_floats(self) -> int:
         """Approximate number of temporary floats in a gradient step, for the memory budget."""
         return 0

@@ -88,6 +88,38 @@ def resolve(config: Config, discrete: bool) -> Config:
     return replace(config, total_timesteps=config.steps, learner=learner_part()(**columns), advice=advice)
 
 
+def check_learning(members: Sequence[LearnerSettings], steps: int) -> list[str]:
+    """Messages about members that do not learn in a run of `steps` steps: those of `load_paths`, if they are all, and
+    those whose first gradient step is after the end of the run. Raises UserError if nothing would be learned and not
+    all members are loaded."""
+    if all(member.load_paths != "none" for member in members):
+        return [ALL_LOADED]
+    learners = {i: member for i, member in enumerate(members) if member.load_paths == "none"}
+    idle = {i: _when(member) for i, member in learners.items() if first_update(member) > steps}
+    if len(idle) == len(learners):
+        why = "; ".join(dict.fromkeys(idle.values()))
+        raise UserError(f"nothing would be learned in {steps:,} steps: {why}; decrease this, or increase the steps")
+    return [f"member {i} does not learn in {steps:,} steps: {why}" for i, why in idle.items()]
+
+
+ALL_LOADED = (
+    "no member learns: all are loaded by --load-paths, which freezes them (--init-from starts from such networks and "
+    "learns on)"
+)
+
+
+def first_update(member: LearnerSettings) -> int:
+    """The first step after which a member makes a gradient step."""
+    every = getattr(member, "train_freq", 1)
+    return (member.learning_starts // every + 1) * every
+
+
+def _when(member: LearnerSettings) -> str:
+    starts, every = member.learning_starts, getattr(member, "train_freq", 1)
+    freq = f", every {every:,} steps (--train-freq)" if every > 1 else ""
+    return f"a member learns after step {starts:,} (--learning-starts){freq}"
+
+
 def refuse_unused_settings(config: Config, given: Iterable[str]) -> None:
     """Raise UserError if one of the settings `given` (keys) belongs to a kind of trust or an exchange that is not
     used."""

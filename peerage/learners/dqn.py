@@ -123,6 +123,11 @@ class DQN(OffPolicyLearner):
         self.optimizer.step(self.active)
         self.means.add("loss/critic", loss)
 
+    def schedules(self) -> list[str]:
+        decaying = [s for s in self.settings if s.exploration_fraction > 0 and s.exploration_final_eps < 1]
+        shares = dict.fromkeys(s.exploration_fraction for s in decaying if s.load_paths == "none")
+        return [f"exploration decays over {share:g} of the steps (--exploration-fraction)" for share in shares]
+
     def metrics(self) -> dict[str, Tensor]:
         return {**self.means.take(), "exploration/epsilon": self.epsilon(self.step).squeeze(1)}
 

@@ -74,10 +74,11 @@ class Group:
         are deterministic."""
         if (noise := self.noise_shape) is not None:
             self.policy_noise = Streams(self.stream_keys, "policy", (noise.width,), noise.kind, device, dtype)
-        # A pretrained member takes no random actions at the start and does not explore later
+        # A trained member takes no random actions at the start; a pretrained one does not explore later either
         self.pretrained = np.array([s.load_paths != "none" for s in members] * replicas)  # [M]
+        trained = self.pretrained | np.array([s.init_from != "none" for s in members] * replicas)
         starts = np.array([s.learning_starts for s in members] * replicas)
-        self.learning_starts = np.where(self.pretrained, 0, starts)  # [M]
+        self.learning_starts = np.where(trained, 0, starts)  # [M]
         low, high = (None if b is None else torch.as_tensor(b, device=device) for b in (space.low, space.high))
         self._low, self._high = (None if b is None else b.to(dtype) for b in (low, high))
         self.recent = RecentTransitions(
@@ -214,6 +215,10 @@ class Group:
         """Learn in all stacks after environment step `step`."""
         for stack in self.stacks:
             stack.learner.learn(step)
+
+    def schedules(self) -> list[str]:
+        """The schedules of the learners that depend on the length of the run, without repetitions."""
+        return list(dict.fromkeys(text for stack in self.stacks for text in stack.learner.schedules()))
 
     def active(self) -> np.ndarray:
         """`[M]` bool on the host: whether each member learns."""

@@ -110,6 +110,13 @@ def machine(run: RunFolder) -> str:
     if resumes:
         head = ["after step", "device", "threads", "changed since the part before"]
         parts.append(page.table(head, resumes, text=True, caption="Resumes from a checkpoint"))
+    extended = environment.get("extended")
+    for entry in map(as_mapping, extended if isinstance(extended, list) else []):
+        start, end, step, stretched = (entry.get(key) for key in ("from", "to", "step", "stretched"))
+        line = f"The run was extended from {start} to {end} steps after step {step}"
+        if isinstance(stretched, list) and stretched:
+            line += f"; stretched schedules: {'; '.join(map(str, stretched))}"
+        parts.append(page.paragraph(f"{line}."))
     return "\n".join(parts)
 
 

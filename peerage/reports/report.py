@@ -18,7 +18,7 @@ from peerage.reports.heatmaps import capital
 from peerage.reports.page import Section
 from peerage.runs import tables
 from peerage.runs.disturbances import disturbances
-from peerage.runs.folder import RunFolder, write_atomically
+from peerage.runs.folder import RunFolder, as_mapping, write_atomically
 from peerage.runs.listeners import is_member
 from peerage.statistics import summaries
 from peerage.statistics.analysis import analyse
@@ -75,6 +75,7 @@ def render(run: RunFolder) -> str:
         f"<h1>{escape(name)}</h1>",
         page.paragraph(_what_ran(config, members, metrics, evaluations, advice)),
         _disturbances(config, advice),
+        _all_loaded(config),
         _status(run),
         page.facts(_facts(values, advice)),
         page.paragraph(_listening(advice)) if len(advice) else "",
@@ -121,6 +122,13 @@ def _disturbances(config: dict[str, Any], advice: pd.DataFrame) -> str:
     return page.state(f"{'. '.join(map(capital, lines))}.") if lines else ""
 
 
+def _all_loaded(config: dict[str, Any]) -> str:
+    """A highlighted line if no member of the run learned."""
+    paths = as_mapping(config.get("learner")).get("load_paths")
+    loaded = isinstance(paths, list) and bool(paths) and "none" not in paths
+    return page.state("No member of this run learns: all of them are loaded (load_paths) and frozen.") if loaded else ""
+
+
 def _status(run: RunFolder) -> str:
     """A highlighted line about the status of the run."""
     status, line = run.status()
@@ -129,6 +137,9 @@ def _status(run: RunFolder) -> str:
         return page.state("The run was interrupted; this is its state. `peerage resume` continues it.")
     if status == "FAILED":
         return page.state(f"The run failed: {why or 'unknown reason'}", "failed")
+    if status == "STOPPED":
+        at = f" after step {step:,}" if isinstance(step := line.get("step"), int) else ""
+        return page.state(f"The run was stopped early{at}: {why}. `peerage resume` continues it.", "done")
     if status == "DONE":
         return page.state(f"The run is finished{'' if why in ('', 'finished') else f': {why}'}.", "done")
     return page.state("The run has not ended; this is its state so far.")

@@ -30,7 +30,7 @@ from peerage.errors import UserError
 from peerage.runs import disk
 from peerage.runs.chunks import Chunk, write_chunks
 from peerage.runs.serialisation import flatten, unflatten
-from peerage.text import one_line
+from peerage.text import listing, one_line
 
 FORMAT = 3
 FILES = ("state.safetensors", "state.json")
@@ -65,11 +65,13 @@ def save(
     about: Mapping[str, Any] | None = None,
     after: Path | None = None,
     keep: int = 2,
+    best: int | None = None,
 ) -> Path:
     """Write `state` as the run's checkpoint of `step`: nested dicts and lists of tensors, `AppendBuffer`s, JSON values.
 
-    `after` is the previous checkpoint, whose chunks are reused. Only the newest `keep` checkpoints up to `step` are
-    kept; checkpoints of later steps belong to an abandoned continuation and are removed. Raises OSError.
+    `after` is the previous checkpoint, whose chunks are reused. Only the newest `keep` checkpoints up to `step` and the
+    newest one of step `best` are kept; checkpoints of later steps belong to an abandoned continuation and are removed.
+    Raises OSError.
     """
     root = run / "checkpoints"
     chunks_folder = root / "chunks"
@@ -102,7 +104,7 @@ def save(
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    _clean(run, step, keep)
+    _clean(run, step, keep, best)
     return final
 
 
@@ -136,9 +138,11 @@ def retire(folder: Path) -> None:
     disk.sync(folder.parent)
 
 
-def _clean(run: Path, step: int, keep: int) -> None:
-    """Remove checkpoints that are not among the newest `keep` up to `step`, and chunks that no checkpoint refers to."""
-    kept = [folder for folder in checkpoints(run) if step_of(folder) <= step][-keep:]
+def _clean(run: Path, step: int, keep: int, best: int | None = None) -> None:
+    """Remove checkpoints that are neither among the newest `keep` up to `step` nor the newest one of step `best`, and
+    chunks that no checkpoint refers to."""
+    there = [folder for folder in checkpoints(run) if step_of(folder) <= step]
+    kept = [*[folder for folder in there[:-keep] if step_of(folder) == best][-1:], *there[-keep:]]
     for path in checkpoints(run):
         if path not in kept:
             with contextlib.suppress(OSError):
@@ -247,6 +251,39 @@ def load_latest(run: Path, *, buffers: bool = True) -> tuple[Path, dict[str, Any
     if not damaged:
         raise UserError(f"{run} has no checkpoint")
     raise UserError(f"{run} has no intact checkpoint, train it again: {'; '.join(damaged.values())}")
+
+
+def load_one(run: Path, which: str, *, buffers: bool = True) -> tuple[Path, dict[str, Any], dict[Path, str]]:
+    """A checkpoint of a run and its state, as `load_latest`. `which`: `best`, the number of a step, or empty for the
+    newest one. Raises UserError if the run does not have it."""
+    if not which:
+        return load_latest(run, buffers=buffers)
+    there = checkpoints(run)
+    if which == "best":
+        step = _best_step(there)
+        if step is None:
+            raise UserError(f"{run} has no best checkpoint: train with --keep-best, or name a step ({_steps(there)})")
+    else:
+        step = int(which)
+    found = [folder for folder in there if step_of(folder) == step]
+    if not found:
+        raise UserError(f"{run} has no checkpoint of step {step:,}: it has {_steps(there)}")
+    return found[-1], load(found[-1], buffers=buffers), {}
+
+
+def _best_step(there: list[Path]) -> int | None:
+    """The step of the best checkpoint, according to the newest checkpoint that can be read."""
+    for folder in reversed(there):
+        try:
+            best = read_manifest(folder).about.get("best")
+        except Damaged:
+            continue
+        return int(best["step"]) if isinstance(best, dict) else None
+    return None
+
+
+def _steps(there: list[Path]) -> str:
+    return f"steps {listing([f'{step:,}' for step in dict.fromkeys(map(step_of, there))])}" if there else "none"
 
 
 def _reading(folder: Path, read: Callable[[], Any]) -> Any:

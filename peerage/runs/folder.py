@@ -30,7 +30,9 @@ except ImportError:  # no locks on Windows
 HEADER = "# Peerage run: `peerage train --config` of this file repeats it.\n"
 """First line of every config.yaml. It marks a run folder; only a folder with it is ever replaced."""
 
-FILES = ["config.yaml", "environment.json", "command.txt", "DONE", "FAILED", ".lock", "report.html"]
+STATUSES = ("DONE", "STOPPED", "FAILED")
+"""Files that say how a training ended: finished, stopped early by a listener, or by an error or signal."""
+FILES = ["config.yaml", "environment.json", "command.txt", *STATUSES, ".lock", "report.html"]
 FILES += ["metrics.csv", "evaluations.csv", "advice.csv", "timing.csv", "wandb_run.txt"]
 FOLDERS = ("checkpoints", "checkpoints/chunks", "figures", "dumps", "export", "tensorboard", "wandb")
 
@@ -98,7 +100,7 @@ class RunFolder:
         file.write(f"process {os.getpid()} on {platform.node()}\n".encode())
         file.flush()
         self._lock = file
-        for name in ("config.yaml", "environment.json", "command.txt", "DONE", "FAILED"):
+        for name in ("config.yaml", "environment.json", "command.txt", *STATUSES):
             for left in self.path.glob(f".{name}.*.tmp"):  # left by a process that was killed
                 left.unlink(missing_ok=True)
 
@@ -251,6 +253,23 @@ class RunFolder:
         environment["resumed"] = [*(resumed if isinstance(resumed, list) else []), entry]
         write_atomically(self.path / "environment.json", json.dumps(environment, indent=2) + "\n")
 
+    def note_extension(self, entry: Mapping[str, Any]) -> None:
+        """Record in environment.json that the run gets longer: `step`, `from`, `to` (steps per member), `stretched`."""
+        environment = self.environment()
+        environment["extended"] = [*self.extensions(), dict(entry)]
+        write_atomically(self.path / "environment.json", json.dumps(environment, indent=2) + "\n")
+
+    def extensions(self) -> list[dict[str, Any]]:
+        """The extensions of the run, oldest first. Those that config.yaml does not have, because the process was killed
+        in between, are left out."""
+        found = self.environment().get("extended")
+        known = [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
+        if not known:
+            return []
+        length = self.resolved().steps
+        whole = [entry for entry in known if all(isinstance(entry.get(key), int) for key in ("step", "from", "to"))]
+        return [entry for entry in whole if entry["to"] <= length]
+
     def environment(self) -> dict[str, Any]:
         """environment.json; empty if it is missing or damaged."""
         return _read_json(self.path / "environment.json")
@@ -268,24 +287,28 @@ class RunFolder:
     # --- status -----------------------------------------------------------------------------------
 
     def finish(self, status: str, why: str, step: int) -> None:
-        """Write DONE or FAILED: `{"why": ..., "step": ..., "when": <ISO time, UTC>}`."""
-        if status not in ("DONE", "FAILED"):
-            raise ValueError(f"status is DONE or FAILED, not {status!r}")
+        """Write DONE, STOPPED or FAILED: `{"why": ..., "step": ..., "when": <ISO time, UTC>}`."""
+        if status not in STATUSES:
+            raise ValueError(f"status is one of {', '.join(STATUSES)}, not {status!r}")
         when = datetime.now(UTC).isoformat(timespec="seconds")
         self.reopen()
         write_atomically(self.path / status, json.dumps({"why": why, "step": step, "when": when}) + "\n")
 
     def reopen(self) -> None:
-        """Remove DONE and FAILED, as the run continues."""
-        for name in ("DONE", "FAILED"):
+        """Remove DONE, STOPPED and FAILED, as the run continues."""
+        for name in STATUSES:
             (self.path / name).unlink(missing_ok=True)
 
     def status(self) -> tuple[str, dict[str, Any]]:
-        """DONE, FAILED or RUNNING (or killed), and the content of the file DONE or FAILED."""
-        for name in ("DONE", "FAILED"):
+        """DONE, STOPPED, FAILED or RUNNING (or killed), and the content of the file of this name."""
+        for name in STATUSES:
             if (self.path / name).exists():
                 return name, _read_json(self.path / name)
         return "RUNNING", {}
+
+    def has_ended(self) -> bool:
+        """Whether the training has ended as it should: it is finished, or a listener has stopped it."""
+        return self.status()[0] in ("DONE", "STOPPED")
 
     def report_is_due(self) -> bool:
         """Whether a finished run has no report that was written after its end."""

@@ -7,8 +7,9 @@ receives numbers and names, never the objects of the training, so it cannot chan
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,13 @@ class Listener:
 
     essential = False
     """An error of an essential listener ends the training; any other listener is dropped instead."""
+    stop_reason: str = ""
+    """Why the training should stop, after `stop`. Empty: it should not."""
+
+    def stop(self, reason: str) -> None:
+        """Ask the training to stop after the present step. It writes a checkpoint and the report, and the file STOPPED
+        with the reason; a resume continues it."""
+        self.stop_reason = one_line(reason)[:300] or "no reason was given"
 
     def on_start(self, info: RunInfo) -> None: ...
 
@@ -74,7 +82,15 @@ class Listener:
         """Called several times a second, so it has to be cheap. `seconds` is wall time since the start."""
 
     def on_end(self, status: str, reason: str) -> None:
-        """`status` is DONE or FAILED."""
+        """`status` is DONE, STOPPED (a listener asked for it) or FAILED."""
+
+    def state(self) -> Any:
+        """The memory of the listener for a checkpoint, such as the best return so far: numbers, text, and lists and
+        dictionaries with text keys of them. None: no memory."""
+        return None
+
+    def load_state(self, state: Any) -> None:
+        """Restore the result of `state` when a run is resumed, before `on_start`. Not called if it was None."""
 
 
 class Listeners(Listener):
@@ -89,10 +105,13 @@ class Listeners(Listener):
         self.listeners = list(listeners)
 
     def _call(self, method: str, *args: Any) -> None:
+        self._each(lambda listener: getattr(listener, method)(*args))
+
+    def _each(self, call: Callable[[Listener], object]) -> None:
         failure: BaseException | None = None
         for listener in list(self.listeners):
             try:
-                getattr(listener, method)(*args)
+                call(listener)
             except (KeyboardInterrupt, Terminated):  # a second Ctrl-C or SIGTERM ends the training at once
                 raise
             except BaseException as error:  # some libraries raise errors that do not derive from Exception
@@ -104,7 +123,38 @@ class Listeners(Listener):
         if failure is not None:
             raise failure
 
+    @property
+    def stop_reason(self) -> str:  # type: ignore[override]
+        """The reason of the first listener that asks to stop; empty if none does."""
+        return next(filter(None, (listener.stop_reason for listener in self.listeners)), "")
+
+    def state(self) -> dict[str, Any]:
+        """Class -> the states of its listeners, in order; without listeners that have none."""
+        states: dict[str, list[Any]] = {}
+
+        def add(listener: Listener) -> None:
+            state = json.loads(json.dumps(listener.state()))  # raises for what JSON cannot hold
+            if state is not None:
+                states.setdefault(_class_of(listener), []).append(state)
+
+        self._each(add)
+        return states
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Restore the listeners of the same classes; others start without memory."""
+        used: dict[str, int] = {}
+
+        def restore(listener: Listener) -> None:
+            name = _class_of(listener)
+            number = used[name] = used.get(name, 0) + 1
+            if number <= len(some := state.get(name, [])):
+                listener.load_state(some[number - 1])
+
+        self._each(restore)
+
     def on_start(self, info: RunInfo) -> None:
+        for listener in self.listeners:
+            listener.stop_reason = ""  # the request that ended an earlier training with the same object
         self._call("on_start", info)
 
     def on_metrics(self, step: int, rows: list[MetricRow]) -> None:
@@ -127,6 +177,10 @@ class Listeners(Listener):
 
     def on_end(self, status: str, reason: str) -> None:
         self._call("on_end", status, reason)
+
+
+def _class_of(listener: Listener) -> str:
+    return f"{type(listener).__module__}:{type(listener).__qualname__}"
 
 
 def _warn(listener: Listener, error: BaseException) -> None:

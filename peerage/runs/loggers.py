@@ -210,4 +210,4 @@ class WandbLog(ScalarLog):
             self._run.log(images)
             self._run.summary.update({"status": status, "reason": reason})
         finally:
-            self._run.finish(exit_code=0 if status == "DONE" else 1)
+            self._run.finish(exit_code=1 if status == "FAILED" else 0)

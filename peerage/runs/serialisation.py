@@ -63,7 +63,7 @@ def unflatten(tree: Any, tensors: dict[str, torch.Tensor], chunks: dict[str, lis
 
 
 VARIES = {"means", "pending", "episodes", "advisers", "offsets", "begun", "generators", "starts", "rngs", "actions",
-          "features", "environments", "exchanges"}  # fmt: skip
+          "features", "environments", "exchanges", "listeners"}  # fmt: skip
 """Parts of a state whose shapes or keys change during a training; the code that loads them checks them."""
 
 

@@ -304,6 +304,15 @@ class Advice:
 
     # --- state ----------------------------------------------------------------------------------------------
 
+    def schedules(self) -> list[str]:
+        """What depends on the length of the run."""
+        return self.fixed_advisers.schedules()
+
+    def lengthened(self, state: dict[str, Any], total_steps: int) -> dict[str, Any]:
+        """Convert a `state` of a run with fewer `total_steps` (`Signal.lengthened`)."""
+        signals = {name: self.signals[name].lengthened(part, total_steps) for name, part in state["signals"].items()}
+        return {**state, "signals": signals}
+
     def state(self) -> dict[str, Any]:
         return {
             "signals": {name: signal.state() for name, signal in self.signals.items()},

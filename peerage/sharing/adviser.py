@@ -65,6 +65,12 @@ class Adviser:
         replica 0. `total_steps` is the length of the run in environment steps per member.
         """
 
+    def schedule(self) -> str:
+        """A description of what depends on `total_steps`; empty if nothing does. A run with such an adviser is extended
+        only on request (`peerage resume --stretch-schedules`). By default, an adviser that overrides `begin` may depend
+        on it."""
+        return "begin(rng, total_steps) may depend on the steps" if overrides(self, "begin") else ""
+
     def at(self, step: int) -> None:
         """Called at the start of environment step `step` (1, 2, ...), before `suggest`."""
 
@@ -97,7 +103,7 @@ class Suggests(Protocol):
     ) -> np.ndarray: ...
 
 
-HOOKS = ("observe", "begin", "at", "role", "state", "load_state")
+HOOKS = ("observe", "begin", "schedule", "at", "role", "state", "load_state")
 """The optional methods of an adviser."""
 
 

@@ -59,7 +59,7 @@ class Changed(Adviser):
 
     def __init__(self, inner: Adviser) -> None:
         self.inner = inner
-        delegate(self, inner, ("observe", "begin", "at", "state", "load_state"))
+        delegate(self, inner, ("observe", "begin", "schedule", "at", "state", "load_state"))
 
 
 class Negated(Changed):
@@ -111,6 +111,9 @@ class Colluding(Adviser):
 
     def begin(self, rng: np.random.Generator, total_steps: int) -> None:
         self.key = int(rng.integers(2**63)) ^ zlib.crc32(self.conspiracy.encode())
+
+    def schedule(self) -> str:
+        return ""  # the key does not depend on the length of the run
 
     def suggest(self, obs: np.ndarray, rows: np.ndarray, first: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         if isinstance(self.space, gym.spaces.Discrete):

@@ -83,6 +83,15 @@ class FixedAdvisers:
             what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             raise UserError(f"adviser {adviser.label} failed in {method}, step {self.step}: {what}") from error
 
+    def schedules(self) -> list[str]:
+        """What depends on the length of the run, with the class of the adviser."""
+        found: dict[str, None] = {}
+        for fixed in self.advisers:
+            with self._named(fixed.adviser, "schedule"):
+                if text := fixed.adviser.schedule():
+                    found[f"adviser {fixed.adviser.label}: {text}"] = None
+        return list(found)
+
     def begin_step(self, step: int) -> None:
         """Start environment step `step`: calls `at` of the advisers that override it."""
         self.step = step

@@ -58,6 +58,12 @@ class NoSharing:
     def metrics(self) -> list[tuple[int, int, str, float]]:
         return []
 
+    def schedules(self) -> list[str]:
+        return []
+
+    def lengthened(self, state: dict[str, Any], total_steps: int) -> dict[str, Any]:
+        return state
+
     def state(self) -> dict[str, Any]:
         return {}
 

@@ -46,6 +46,9 @@ class Turning(Adviser):
     def begin(self, rng: np.random.Generator, total_steps: int) -> None:
         self.turn = turn_step(rng, total_steps)
 
+    def schedule(self) -> str:
+        return "the step at which it changes sides is drawn from the steps"
+
     def at(self, step: int) -> None:
         self.step = step
 

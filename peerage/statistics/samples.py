@@ -61,7 +61,11 @@ class Side:
     environments: tuple[dict[str, Any], ...]
     """environment.json of each run."""
     warnings: tuple[str, ...]
-    """A line for each run that is not DONE and for each incomplete evaluation."""
+    """A line for each run that is not DONE, for each incomplete evaluation and for each extension with stretched
+    schedules."""
+    stretched: tuple[tuple[int, int], ...] = ()
+    """The lengths before and after each extension with stretched schedules, in steps per member. Such a run differs
+    from one that was started with its present length."""
 
     @property
     def config(self) -> dict[str, Any]:
@@ -94,7 +98,8 @@ def read_sides(sources: Sequence[Source], metric: Metric = "return") -> tuple[li
     """Group runs into sides, in the order of `sources`; returns the sides and a message per run that is left out.
 
     Runs with the same settings and different seeds are replicas of one side; a run with the same settings and seed is
-    a side of its own. A run whose environment does not report `metric` is left out if other runs have it.
+    a side of its own, and so is a run that was extended with stretched schedules. A run whose environment does not
+    report `metric` is left out if other runs have it.
 
     Raises UserError for a run that cannot be read or has no evaluations, and if no run has `metric`.
     """
@@ -106,7 +111,7 @@ def read_sides(sources: Sequence[Source], metric: Metric = "return") -> tuple[li
         except _MetricMissing as error:
             without_metric.append(error)
             continue
-        key = replica_key(side.config), source.task and (source.task, source.label)
+        key = replica_key(side.config), side.stretched, source.task and (source.task, source.label)
         for other, members in groups:
             taken = {seed for _, member in members for seed in member.seeds}
             if other == key and not taken & set(side.seeds):
@@ -151,8 +156,16 @@ def _read(source: Source, metric: Metric) -> Side:
     state = "is still running, or was killed" if status == "RUNNING" else f"failed ({why.get('why', 'unknown')})"
     if why.get("why") == "interrupted":
         state = "was interrupted"
+    if status == "STOPPED":
+        state = f"was stopped early ({why.get('why', 'unknown')})"
     if status != "DONE":
         warnings = [f"{run.path} {state}: its last evaluation is at step {last:,}", *warnings]
+    stretched = tuple((int(e["from"]), e["to"]) for e in run.extensions() if e.get("stretched"))
+    for before, after in stretched:
+        warnings.append(
+            f"{run.path} was extended from {before:,} to {after:,} steps with stretched schedules: it differs from a "
+            f"run that was started with {after:,} steps"
+        )
     steps = table.index.to_numpy()
     return Side(
         name=source.folder.resolve().name,
@@ -166,6 +179,7 @@ def _read(source: Source, metric: Metric) -> Side:
         grids=(steps,),
         environments=(run.environment(),),
         warnings=tuple(warnings),
+        stretched=stretched,
     )
 
 
@@ -243,6 +257,7 @@ def _pool(name: str, parts: list[Side]) -> Side:
         grids=tuple(grid for part in parts for grid in part.grids),
         environments=tuple(e for part in parts for e in part.environments),
         warnings=tuple(line for part in parts for line in part.warnings),
+        stretched=parts[0].stretched,
     )
 
 

@@ -237,7 +237,7 @@ def _final_returns(folder: Path, notes: list[str]) -> dict[Unit, float] | None:
     """Replica -> final return, or None with a note about the reason."""
     try:
         run = RunFolder.open(folder)
-        if run.status()[0] != "DONE":
+        if not run.has_ended():
             raise UserError("it is not finished")
         frame = tables.read_evaluations(folder)
         if not len(frame):

@@ -94,7 +94,7 @@ def unfinished_sweeps(words: Iterable[str]) -> list[str]:
         manifest = path if path.name == MANIFEST else path / MANIFEST
         if not is_run(path) and manifest.is_file():
             runs = sweep_runs(manifest)
-            if unfinished := [run for run in runs if not (run.folder / "DONE").exists()]:
+            if unfinished := [run for run in runs if not RunFolder(run.folder).has_ended()]:
                 left = f"{len(unfinished)} of {len(runs)} runs are not done"
                 lines.append(f"{manifest.parent}: {left}; `peerage sweep` continues it")
     return lines

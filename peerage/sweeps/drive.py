@@ -13,6 +13,7 @@ from peerage.errors import UserError
 from peerage.runs.folder import RunFolder, is_run, write_atomically
 from peerage.statistics.sources import MANIFEST
 from peerage.sweeps.dry_run import print_plan
+from peerage.sweeps.grow import with_missing_replicas
 from peerage.sweeps.launch import POLL_SECONDS, Ended, Launcher, LocalLauncher, cores
 from peerage.sweeps.plan import PlannedRun, Sweep, plan_sweep
 from peerage.sweeps.progress import Progress, share, summary_of
@@ -32,6 +33,7 @@ def run(
     settings: Mapping[str, Any] | None = None,
     command: Sequence[str] = (),
     launcher: Launcher | None = None,
+    stretch_schedules: bool = False,
 ) -> int:
     """Train the runs of a sweep.
 
@@ -45,6 +47,8 @@ def run(
         settings: fields of `peerage.config` by name, which override the file's.
         command: the command line, for the command.txt of the runs.
         launcher: trains the runs, by default in processes on this machine.
+        stretch_schedules: extend runs that are shorter than in the sweep even if schedules depend on their length
+            (`peerage.resume`).
 
     Returns the exit status: 0 if all runs are done, 1 if some are not, 128 + the number of a signal that ended the
     sweep. Raises UserError for an invalid sweep, before anything is written.
@@ -54,7 +58,7 @@ def run(
     elsewhere = [] if log_dir is None else ["--log-dir", log_dir]
     command = command or ["peerage", "sweep", source, *elsewhere]
     try:
-        sweep = plan_sweep(source, log_dir=log_dir, settings=settings)
+        sweep = with_missing_replicas(plan_sweep(source, log_dir=log_dir, settings=settings))
         _check_place(sweep)
         slots, note = _slots(jobs, sweep.threads)
         progress = Progress(verbose)
@@ -63,14 +67,15 @@ def run(
         if dry_run:
             print_plan(sweep, slots, measure)
             return 0
-        return _train(sweep, LocalLauncher(slots, sweep.threads) if launcher is None else launcher, progress, command)
+        launcher = LocalLauncher(slots, sweep.threads) if launcher is None else launcher
+        return _train(sweep, launcher, progress, command, stretch_schedules)
     except KeyboardInterrupt as error:  # while planning, before `Interrupt` handles signals
         if not dry_run:
             error.then = f"`{shlex.join(command)}` continues"  # type: ignore[attr-defined]  # printed by the command line
         raise
 
 
-def _train(sweep: Sweep, launcher: Launcher, progress: Progress, command: Sequence[str]) -> int:
+def _train(sweep: Sweep, launcher: Launcher, progress: Progress, command: Sequence[str], stretch: bool) -> int:
     """Train the runs that are not done; returns the exit status."""
     try:
         sweep.where.mkdir(parents=True, exist_ok=True)
@@ -79,7 +84,7 @@ def _train(sweep: Sweep, launcher: Launcher, progress: Progress, command: Sequen
     with RunFolder(sweep.where):  # locks the folder: one process at a time trains a sweep
         write_atomically(sweep.where / MANIFEST, sweep.manifest())
         try:
-            return _Driver(sweep, launcher, progress, command).drive()
+            return _Driver(sweep, launcher, progress, command, stretch).drive()
         finally:
             progress.stop()
             launcher.close()
@@ -116,8 +121,11 @@ def _slots(jobs: int | None, threads: int) -> tuple[int, str]:
 class _Driver:
     """Submits runs to a launcher as slots become free, and keeps account of them."""
 
-    def __init__(self, sweep: Sweep, launcher: Launcher, progress: Progress, command: Sequence[str]) -> None:
+    def __init__(
+        self, sweep: Sweep, launcher: Launcher, progress: Progress, command: Sequence[str], stretch: bool = False
+    ) -> None:
         self.sweep, self.launcher, self.progress, self.command = sweep, launcher, progress, command
+        self.stretch = stretch
         self.states = {run.name: inspect_run(run, sweep.folder(run)) for run in sweep.runs}
         self.waiting = [run for run in sweep.runs if self.states[run.name].status in ("train", "resume", "elsewhere")]
         self.running: dict[str, tuple[PlannedRun, float]] = {}  # name -> run, start time
@@ -185,9 +193,11 @@ class _Driver:
                 self._differs(run, state.detail)
             else:
                 what = f"resumed from {share(run, state.step)}" if state.status == "resume" else "started"
-                self.progress.say(f"{run.name}: {what}")
+                self.progress.say(f"{run.name}: {what}{f', {state.detail}' if state.detail else ''}")
                 self.running[run.name] = (run, time.monotonic())
-                self.launcher.submit(self.sweep.task(run, resume=state.status == "resume", command=self.command))
+                resume = state.status == "resume"
+                task = self.sweep.task(run, resume=resume, command=self.command, stretch=self.stretch)
+                self.launcher.submit(task)
 
     def _differs(self, run: PlannedRun, detail: str) -> None:
         self.failed[run.name] = f"differs from the sweep, left unchanged: {detail}"
@@ -195,9 +205,11 @@ class _Driver:
 
     def _ended(self, ended: Ended, stopping: bool) -> None:
         run, began = self.running.pop(ended.name)
-        if ended.status == 0 and RunFolder(self.sweep.folder(run)).status()[0] == "DONE":
+        if ended.status == 0 and (there := RunFolder(self.sweep.folder(run))).has_ended():
             self.done.add(run.name)
-            self.progress.say(f"{run.name}: done in {duration(time.monotonic() - began)}")
+            status, line = there.status()
+            early = f", stopped early: {line.get('why')}" if status == "STOPPED" else ""
+            self.progress.say(f"{run.name}: done in {duration(time.monotonic() - began)}{early}")
         elif stopping and (ended.interrupted or not ended.why):
             self.progress.say(f"{run.name}: interrupted")
         else:

@@ -38,6 +38,8 @@ class Task:
     """The command line, for command.txt."""
     measure: int = 0
     """If not 0: time this many steps instead of training."""
+    stretch: bool = False
+    """With `resume`: extend the run although schedules depend on its length."""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from peerage.config import AdviceConfig, Config, with_settings
+from peerage.config import AdviceConfig, Config, settings, with_settings
 from peerage.config.file import load, to_dict, validate
 from peerage.config.methods import EXCHANGES, TRUST
 from peerage.config.perturbations import Perturbations, with_perturbations
@@ -29,13 +29,13 @@ from peerage.config.plain_yaml import to_yaml
 from peerage.config.presets import preset_names
 from peerage.envs.make import Spec, check_env_id
 from peerage.errors import UserError
-from peerage.learners.defaults import resolve
+from peerage.learners.defaults import check_learning, member_settings, resolve
 from peerage.runs.folder import plain_data
 from peerage.sharing.advisers import make_adviser
 from peerage.sweeps.choices import Choice, settings_of
 from peerage.sweeps.file import FILES, PLACEHOLDER, SweepFile, read
 from peerage.sweeps.launch import Task
-from peerage.text import listing, one_line
+from peerage.text import count, listing, one_line
 from peerage.trust.resolve import resolve_trust
 
 MAX_RUNS = 10_000
@@ -77,11 +77,17 @@ class Sweep:
         return self.where / run.name
 
     def task(
-        self, run: PlannedRun, *, resume: bool = False, command: Sequence[str] = (), measure: int = 0
+        self,
+        run: PlannedRun,
+        *,
+        resume: bool = False,
+        command: Sequence[str] = (),
+        measure: int = 0,
+        stretch: bool = False,
     ) -> Task:
         """The task of a worker for a run; the arguments are fields of `Task`."""
         folder, threads = str(self.folder(run)), run.config.threads or 1
-        return Task(run.name, folder, to_dict(run.config), resume, threads, tuple(command), measure)
+        return Task(run.name, folder, to_dict(run.config), resume, threads, tuple(command), measure, stretch)
 
     @property
     def threads(self) -> int:
@@ -135,7 +141,8 @@ def _plan(file: SweepFile, log_dir: str | None, overrides: dict[str, Any]) -> Sw
     asked = {**file.data, **({"overrides": plain_data(overrides)} if overrides else {})}
     runs = _name_environments(runs, left * len(file.seeds))
     _refuse_duplicates(runs)
-    return Sweep(file.name, file.title, where, asked, tuple(runs), _notes([str(w.message) for w in caught]))
+    notes = (*_notes([str(w.message) for w in caught]), *_equal_trainings(runs))
+    return Sweep(file.name, file.title, where, asked, tuple(runs), notes)
 
 
 def _notes(said: Sequence[str]) -> tuple[str, ...]:
@@ -241,7 +248,9 @@ def _resolve(config: Config) -> Config:
     for adviser in config.advisers:
         if not adviser.startswith("checkpoint:"):  # the checkpoint may not exist yet
             make_adviser(adviser, spec)
-    return resolve_trust(resolve(config, spec.discrete), spec)
+    resolved = resolve_trust(resolve(config, spec.discrete), spec)
+    check_learning(member_settings(resolved, spec.discrete), resolved.steps)
+    return resolved
 
 
 def _refuse_duplicates(runs: Sequence[PlannedRun]) -> None:
@@ -256,6 +265,39 @@ def _refuse_duplicates(runs: Sequence[PlannedRun]) -> None:
         if other := trained.get(what):
             raise UserError(f"{other.name} and {run.name} are the same training; leave one out by `exclude`")
         trained[what] = run
+
+
+CAPACITIES = ("buffer_size", "context_history", "attention_history", "trust_buffer_size")
+"""Settings of which a run uses no more than its number of steps."""
+
+
+def _equal_trainings(runs: Sequence[PlannedRun]) -> list[str]:
+    """A message about runs that are the same training although their settings differ, because a capacity is larger than
+    the number of steps. One message for each set of settings, with the first two runs."""
+    first: dict[str, PlannedRun] = {}
+    pairs: dict[tuple[str, ...], list[tuple[PlannedRun, PlannedRun]]] = {}
+    for run in runs:
+        used, steps = _effective(run.resolved), run.resolved.steps
+        known = [setting for setting in settings().values() if setting.name in CAPACITIES]
+        values = {s.key: getattr(getattr(used, s.part), s.name) for s in known}
+        limited = {key: _at_most(value, steps) for key, value in values.items()}
+        what = json.dumps(to_dict(with_settings(used, limited)))
+        other = first.setdefault(what, run)
+        if other is not run:
+            theirs = _effective(other.resolved)
+            names = tuple(s.key for s in known if values[s.key] != getattr(getattr(theirs, s.part), s.name))
+            pairs.setdefault(names, []).append((other, run))
+    lines = []
+    for names, found in pairs.items():
+        (a, b), more = found[0], len(found) - 1
+        also = f" ({count(more, 'more pair')})" if more else ""
+        why = f"{listing(list(names))} cannot be more than the {a.resolved.steps:,} steps of a run"
+        lines.append(f"{a.name} and {b.name} are the same training{also}: {why}; leave one value out")
+    return lines
+
+
+def _at_most(value: Any, steps: int) -> Any:
+    return tuple(min(one, steps) for one in value) if isinstance(value, tuple) else min(value, steps)
 
 
 def _effective(config: Config) -> Config:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -16,6 +16,7 @@ from peerage.runs.environment import cpu_model
 from peerage.runs.folder import RunFolder
 from peerage.statistics.sources import dotted_settings
 from peerage.sweeps.plan import PlannedRun, Sweep
+from peerage.training.extend import is_complete
 
 try:
     import fcntl
@@ -23,8 +24,8 @@ except ImportError:  # no locks on Windows
     fcntl = None  # type: ignore[assignment]
 
 Status = Literal["train", "resume", "done", "differs", "elsewhere"]
-"""train: not begun; resume: interrupted; elsewhere: trained by another process; differs: the folder holds something
-else, which is left unchanged."""
+"""train: not begun; resume: interrupted, or shorter than in the sweep; elsewhere: trained by another process; differs:
+the folder holds something else, which is left unchanged."""
 
 
 @dataclass(frozen=True)
@@ -44,16 +45,20 @@ def inspect_run(run: PlannedRun, folder: Path) -> State:
         return State("train")
     try:
         there = RunFolder.open(folder)
-        different = differences(there.resolved(), run.resolved)
+        before = there.resolved()
     except UserError as error:
         return State("differs", str(error))
-    if different:
+    longer = run.resolved.steps > before.steps
+    same_length = replace(before, total_timesteps=run.resolved.total_timesteps)
+    if different := differences(same_length if longer else before, run.resolved):
         more = f" and {len(different) - 2} more" if len(different) > 2 else ""
         return State("differs", f"{'; '.join(different[:2])}{more}")
     step = completed_steps(folder)
     if who := training_process(folder):
         return State("elsewhere", who, step)
-    if there.status()[0] == "DONE":
+    if longer:
+        return State("resume", f"extended from {before.steps:,} steps", step)
+    if is_complete(there) or there.status()[0] == "STOPPED":  # a callback has stopped it
         return State("done", step=run.resolved.steps)
     return State("resume", step=step)
 
@@ -61,6 +66,7 @@ def inspect_run(run: PlannedRun, folder: Path) -> State:
 def differences(there: Config, asked: Config) -> list[str]:
     """`learner.learning_rate is 0.001 there and 0.0005 in the sweep`, for each field that must be equal."""
     before, now = dotted_settings(to_dict(there)), dotted_settings(to_dict(asked))
+    now.pop("n_epochs")  # total_timesteps overrides it
     return [
         f"{name} is {short(_shown(before[name]))} there and {short(_shown(now[name]))} in the sweep"
         for name in now

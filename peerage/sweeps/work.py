@@ -13,6 +13,7 @@ from peerage.config.file import from_dict
 from peerage.evaluation.actors import GroupActor
 from peerage.evaluation.evaluate import Evaluator, episode_seeds
 from peerage.nets import workers
+from peerage.runs.folder import RunFolder
 from peerage.runs.listeners import Listener
 from peerage.session import resume, run_training
 from peerage.sweeps.launch import Task
@@ -25,7 +26,16 @@ def work(task: Task, listeners: tuple[Listener, ...] = ()) -> str:
     if task.measure:
         return json.dumps(measure(config, task.measure))
     if task.resume:
-        resume(task.folder, command=task.command, listeners=listeners, verbose=0)
+        longer = config.steps if config.steps > RunFolder.open(task.folder).resolved().steps else None
+        stretch = task.stretch and longer is not None
+        resume(
+            task.folder,
+            command=task.command,
+            listeners=listeners,
+            total_timesteps=longer,
+            stretch_schedules=stretch,
+            verbose=0,
+        )
     else:
         run_training(config, task.command, listeners=listeners)
     return "trained"

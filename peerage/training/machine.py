@@ -57,7 +57,7 @@ def describe(device: torch.device, threads: int) -> dict[str, Any]:
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """The differences between two results of `describe`, as in `torch 2.12.0, now 2.13.0`."""
     old, new = ({**x.get("versions", {}), **{k: v for k, v in x.items() if k != "versions"}} for x in (before, now))
-    keys = [key for key in {**old, **new} if key not in ("python", "config")]
+    keys = [key for key in {**old, **new} if key not in ("python", "config", "best")]
     return [f"{key} {old.get(key)}, now {new.get(key)}" for key in keys if old.get(key) != new.get(key)]
 
 

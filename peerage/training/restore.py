@@ -18,6 +18,7 @@ from peerage.runs.serialisation import misfit
 from peerage.runs.tables import has_rows
 from peerage.sharing.adviser import Suggests
 from peerage.training.budget import check, estimate, guard
+from peerage.training.extend import is_extension, refuse_schedules
 from peerage.training.trainer import Trainer
 
 Purpose = Literal["resume", "policies", "company"]
@@ -48,23 +49,30 @@ def restore(
     advisers: Sequence[str | Suggests] | None = None,
     device: str | None = None,
     threads: int | None = None,
+    total_timesteps: int | None = None,
+    stretch: bool = False,
+    which: str = "",
 ) -> Restored:
-    """Restore a run from its newest sound checkpoint.
+    """Restore a run from its newest sound checkpoint, or from `which` (`peerage.runs.checkpoint.load_one`).
 
-    Pass `env` and `advisers` if the run was started with objects. A run that was stopped before its first checkpoint is
-    resumed from step 0. Raises UserError, in one line.
+    `total_timesteps` extends the run (`peerage.training.extend`); `stretch` permits this although schedules depend on
+    the length of the run. Pass `env` and `advisers` if the run was started with objects. A run that was stopped before
+    its first checkpoint is resumed from step 0. Raises UserError, in one line.
     """
     folder = RunFolder.open(run)
     config = folder.resolved()
+    extends = total_timesteps is not None
+    if extends:
+        config = replace(config, total_timesteps=total_timesteps)
     if purpose == "policies":
         alone = replace(config.advice, sharing="none", byzantine_members=())
         config = replace(config, device="cpu", advisers=(), perturb={}, advice=alone)
     else:
         config = replace(config, device=device or config.device, threads=threads or config.threads)
-    fresh = purpose == "resume" and not checkpoint.checkpoints(folder.path) and folder.status()[0] != "DONE"
+    fresh = purpose == "resume" and not checkpoint.checkpoints(folder.path) and not folder.has_ended()
     damaged: dict[Path, str] = {}
     if not fresh:
-        newest, state, damaged = checkpoint.load_latest(folder.path, buffers=purpose != "policies")
+        newest, state, damaged = checkpoint.load_one(folder.path, which, buffers=purpose != "policies")
     elif has_rows(folder.path):
         raise UserError(f"{run} has rows but no checkpoint: its checkpoints were removed; train again from the start")
     try:
@@ -88,8 +96,14 @@ def restore(
         if purpose == "policies":
             trainer.load_policies(state["trainer"])
         else:
-            _refuse_changes(trainer.config, checkpoint.read_manifest(newest).about["config"], env, advisers)
+            before = checkpoint.read_manifest(newest).about["config"]
+            longer = trainer.steps > before["total_timesteps"] and (extends or is_extension(folder, trainer.steps))
+            _refuse_changes(trainer.config, before, env, advisers, {"total_timesteps"} if longer else set())
             trainer.begin()
+            if extends and not stretch and state["trainer"]["step"]:
+                refuse_schedules(trainer.schedules(), run, trainer.steps)
+            if longer:
+                state["trainer"] = trainer.lengthened(state["trainer"], before["total_timesteps"])
             _refuse_misfit(trainer, state)
             if purpose == "company":
                 trainer.load_company(state["trainer"])
@@ -113,7 +127,8 @@ def restore(
 def check_budget(trainer: Trainer, folder: Path) -> list[str]:
     """Check the memory and disk space that the run needs. Returns a summary and warnings, one line each. `folder` is on
     the disk to check. Raises UserError if the run cannot fit."""
-    budget = estimate(trainer, trainer.config.run.keep_checkpoints)
+    run = trainer.config.run
+    budget = estimate(trainer, run.keep_checkpoints + run.keep_best)
     tight = check(budget, folder)
     return [budget.text(), *tight]
 
@@ -121,10 +136,11 @@ def check_budget(trainer: Trainer, folder: Path) -> list[str]:
 def _refuse_misfit(trainer: Trainer, state: dict[str, Any]) -> None:
     """Raise ValueError if `state` does not have the structure and shapes of the trainer's state."""
     expected = {
-        "runner": {"evaluated_at": 0, "frozen": [False] * trainer.group.M, "offsets": {}},
+        "runner": {"evaluated_at": 0, "frozen": [False] * trainer.group.M, "offsets": {}, "listeners": {}},
         "trainer": _fixed_part(trainer, trainer.state()),
     }
-    found = {**state, "trainer": _fixed_part(trainer, state["trainer"])}
+    runner = {"listeners": {}, **state["runner"]}  # checkpoints of earlier versions have no listeners
+    found = {**state, "runner": runner, "trainer": _fixed_part(trainer, state["trainer"])}
     if why := misfit(expected, found):
         raise ValueError(why)
     if not 0 <= state["trainer"]["step"] <= trainer.steps:
@@ -147,10 +163,13 @@ def _fixed_part(trainer: Trainer, state: dict[str, Any]) -> dict[str, Any]:
     return {**state, "group": {**state["group"], "stacks": stacks}, "sharing": sharing}
 
 
-def _refuse_changes(config: Config, before: dict[str, Any], env: Maker | None, advisers: Sequence[Any] | None) -> None:
-    """Raise UserError if config.yaml differs from the configuration of the checkpoint; names the first difference."""
+def _refuse_changes(
+    config: Config, before: dict[str, Any], env: Maker | None, advisers: Sequence[Any] | None, changed: set[str]
+) -> None:
+    """Raise UserError if config.yaml differs from the configuration of the checkpoint, except in the settings
+    `changed`; names the first difference."""
     now, objects = to_dict(config), {"env": env, "advisers": advisers}
-    free = FREE | {name for name, given in objects.items() if given is not None}  # named after the given objects
+    free = FREE | changed | {name for name, given in objects.items() if given is not None}  # named after the objects
     for part, values in (("", now), *((part, now[part]) for part in now if isinstance(now[part], dict))):
         old = before if not part else before.get(part, {})
         for name, value in values.items():

@@ -6,6 +6,7 @@ data.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -104,6 +105,10 @@ class Runner:
         self.checkpoint: Path | None = None
         """The last checkpoint that was written or resumed from."""
         self.resumed = False
+        self.stopped = ""
+        """Why a listener has stopped the training before its end; empty if none has."""
+        self.best: dict[str, Any] | None = None
+        """Step and mean return of the best evaluation, with `keep_best`."""
         self._saved: tuple[int, int] | None = None  # step and last evaluation of that checkpoint
 
     def resume(self, state: Mapping[str, Any], folder: Path) -> None:
@@ -111,6 +116,9 @@ class Runner:
         self.evaluated_at = int(state["evaluated_at"])
         self.frozen = np.array(state["frozen"], bool)
         self.checkpoint, self.resumed = folder, True
+        self.best = checkpoint.read_manifest(folder).about.get("best")
+        if saved := state.get("listeners"):
+            self.listener.load_state(saved)
         self._saved = (self.trainable.step, self.evaluated_at)
 
     @property
@@ -126,7 +134,8 @@ class Runner:
         return self.trainable.step >= self.trainable.steps and not self.evaluation_due
 
     def run(self) -> None:
-        """Train to the end.
+        """Train to the end, or until a listener asks to stop (`Listener.stop`): then it finishes the step and writes a
+        checkpoint.
 
         After Ctrl-C, SIGTERM or SIGHUP, it finishes the step, writes a checkpoint and raises the error of
         `peerage.training.signals.Interrupt`. A second signal raises the error immediately.
@@ -148,7 +157,7 @@ class Runner:
         self._evaluate_if_due(interrupt)
         self._leave_if_asked(interrupt)
         paused = time.perf_counter() - began  # evaluation and checkpoints do not count as training time
-        while t.step < t.steps:
+        while t.step < t.steps and not self.listener.stop_reason:
             t.advance()
             now = time.perf_counter()
             if now - shown > PROGRESS_SECONDS:
@@ -166,6 +175,7 @@ class Runner:
             if run.checkpoint_freq and t.step % run.checkpoint_freq == 0 and t.step < t.steps:
                 self.save()
             paused += time.perf_counter() - pause
+        self.stopped = "" if self.finished else self.listener.stop_reason
         self.save()
 
     def _info(self) -> RunInfo:
@@ -212,6 +222,17 @@ class Runner:
             if rows is not None:  # otherwise a resumed run makes the evaluation
                 self.evaluated_at = self.trainable.step
                 self.listener.on_evaluations(self.trainable.step, rows)
+                if self.trainable.config.run.keep_best:
+                    self._keep_if_best(rows)
+
+    def _keep_if_best(self, rows: list[EvaluationRow]) -> None:
+        """Write a checkpoint if the mean return of the episodes `alone`, over members and replicas, is the highest so
+        far. Among equal ones the first is the best."""
+        returns = [row[3] for row in rows if row[6] == "alone"]
+        mean = sum(returns) / len(returns)
+        if math.isfinite(mean) and (self.best is None or mean > self.best["return"]):
+            self.best = {"step": self.trainable.step, "return": mean}
+            self.save()
 
     def _leave_if_asked(self, interrupt: Interrupt) -> None:
         if interrupt.asked:
@@ -230,6 +251,7 @@ class Runner:
                 "evaluated_at": self.evaluated_at,
                 "frozen": self.frozen.tolist(),
                 "offsets": self.offsets(),
+                "listeners": self.listener.state() or {},
             },
             "trainer": self.trainable.state(),
         }
@@ -239,13 +261,15 @@ class Runner:
         now = (self.trainable.step, self.evaluated_at)
         if self.folder is None or self._saved == now:
             return
+        best = {} if self.best is None else {"best": self.best}
         self.checkpoint = checkpoint.save(
             self.folder.path,
             self.trainable.step,
             self.state(),
-            about={**self.about, "config": to_dict(self.trainable.config)},
+            about={**self.about, "config": to_dict(self.trainable.config), **best},
             after=self.checkpoint,
             keep=self.trainable.config.run.keep_checkpoints,
+            best=self.best["step"] if self.best else None,
         )
         self._saved = now
         give_memory_back()

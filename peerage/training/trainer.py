@@ -243,6 +243,14 @@ class Trainer:
         self.group.load_state(state["group"])
         self.sharing.load_state(state["sharing"])
 
+    def schedules(self) -> list[str]:
+        """What depends on the length of the run: descriptions of schedules of learners and fixed advisers."""
+        return [*self.group.schedules(), *self.sharing.schedules()]
+
+    def lengthened(self, state: dict[str, Any], total_steps: int) -> dict[str, Any]:
+        """Convert a `state` of the same training with fewer `total_steps` to the length of this one."""
+        return {**state, "sharing": self.sharing.lengthened(state["sharing"], total_steps)}
+
     def load_state(self, state: dict[str, Any]) -> list[str]:
         """Continue from `state`. Returns messages about episodes that cannot be replayed and are restarted."""
         self.load_company(state)

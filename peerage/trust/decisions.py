@@ -102,3 +102,20 @@ class Decisions:
             self.running[name][...] = state["running"][name].cpu().numpy()
         for name, value in state["arrays"].items():
             getattr(self, name)[...] = value.cpu().numpy()
+
+    def enlarged(self, state: dict[str, Any], capacity: int) -> dict[str, Any]:
+        """A `state` with a smaller `capacity`, none of whose decisions has been overwritten, with this capacity."""
+        kept = {name: pad(values, self.capacity) for name, values in state["kept"].items()}
+        arrays = dict(state["arrays"])
+        entries = arrays["order"]  # member * capacity + slot
+        arrays["order"] = entries // capacity * self.capacity + entries % capacity
+        for name in ("order", "numbers"):
+            arrays[name] = pad(arrays[name], self.order.shape[1])
+        return {**state, "kept": kept, "arrays": arrays}
+
+
+def pad(values: torch.Tensor, size: int) -> torch.Tensor:
+    """`values [rows, C, ...]` with zeros appended to `[rows, size, ...]`."""
+    padded = values.new_zeros(values.shape[0], size, *values.shape[2:])
+    padded[:, : values.shape[1]] = values
+    return padded

@@ -51,7 +51,7 @@ class InContextTrust(Signal):
         space, M, R = group.space, group.M, group.R
         like: dict[str, Any] = {"device": group.device, "dtype": group.dtype}
         gamma = group.gamma()[:, 0].cpu().numpy()
-        capacity = max(2, min(config.context_history, total_steps))
+        capacity = self._capacity(total_steps)
         self.decisions = Decisions(M, R, n_advisers, space.obs_dim, space.act_dim, capacity, gamma)
         self.valuation = Valuation(self.decisions, group)
         self.tokens = DecisionTokens(config, self.decisions, self.valuation, space.obs_dim, follow_steps)
@@ -72,6 +72,10 @@ class InContextTrust(Signal):
         self.loss_sum = torch.zeros(R, **like)
         self.loss_count = np.zeros(R, np.int64)
         self.step = 0
+
+    def _capacity(self, total_steps: int) -> int:
+        """Decisions to store per member: a run has no more decisions than steps."""
+        return max(2, min(self.config.context_history, total_steps))
 
     # --- decisions ------------------------------------------------------------------------------------------
 
@@ -245,6 +249,13 @@ class InContextTrust(Signal):
         for rng, saved in zip(self.rngs, state["rngs"], strict=True):
             rng.bit_generator.state = saved
         self.step = int(state["step"])
+
+    def lengthened(self, state: dict[str, Any], total_steps: int) -> dict[str, Any]:
+        before = self._capacity(total_steps)
+        if before == self.decisions.capacity:
+            return state
+        decisions = self.decisions.enlarged(state["decisions"], before)
+        return {**state, "decisions": decisions, "valuation": self.valuation.enlarged(state["valuation"])}
 
 
 def make_in_context_trust(context: TrustContext) -> InContextTrust:

@@ -54,3 +54,8 @@ class Signal:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Restore what `state` returned."""
+
+    def lengthened(self, state: dict[str, Any], total_steps: int) -> dict[str, Any]:
+        """Convert a `state` of a run that was to have `total_steps` steps, and now has more. Needed if the shapes in
+        the state depend on the length of the run."""
+        return state

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from peerage.learners.group import Group
 from peerage.trust.critic import critic_values
-from peerage.trust.decisions import Decisions
+from peerage.trust.decisions import Decisions, pad
 
 VALUED_AT_ONCE = 65_536  # suggestions of a replica in one call of the critics
 ARRAYS = ("advantage", "critic", "agreement", "valued", "scale")
@@ -101,6 +101,11 @@ class Valuation:
     def load_state(self, state: dict[str, Any]) -> None:
         for name in ARRAYS:
             setattr(self, name, state[name].cpu().numpy().copy())
+
+    def enlarged(self, state: dict[str, Any]) -> dict[str, Any]:
+        """A `state` of a smaller capacity with that of `decisions`."""
+        per_decision = ("advantage", "critic", "agreement")
+        return {name: pad(x, self.decisions.capacity) if name in per_decision else x for name, x in state.items()}
 
 
 def zero_if_not_finite(x: np.ndarray) -> np.ndarray:

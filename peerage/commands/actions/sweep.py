@@ -12,11 +12,14 @@ from peerage.config.flags import override
 from peerage.sweeps.drive import run
 from peerage.sweeps.file import describe, sweep_names
 
+OWN = ("file", "dry_run", "measure", "jobs", "stretch_schedules")
+"""Arguments that are not settings of the runs."""
+
 
 def sweep(args: argparse.Namespace, command: Sequence[str]) -> None:
     """Train the sweep; exits with the status of `peerage.sweeps.run` if that is not 0."""
     given = vars(args)
-    own = {name: given.pop(name) for name in ("file", "dry_run", "measure", "jobs") if name in given}
+    own = {name: given.pop(name) for name in OWN if name in given}
     if (file := own.pop("file")) is None:
         print_table({"sweep": name, "about": describe(name)} for name in sweep_names())
         return

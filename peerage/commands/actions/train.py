@@ -80,8 +80,9 @@ def _flag(name: str) -> str:
 def resume(args: argparse.Namespace, command: Sequence[str]) -> None:
     given = vars(args)
     run = Path(given.pop("run"))
+    length = {name: given.pop(name) for name in ("total_timesteps", "stretch_schedules")}
     checked = validate(override(Config(), given))
     settings = {name: getattr(checked if name in HARDWARE_FIELDS else checked.run, name) for name in given}
-    session.resume(run, command=command, **settings)
+    session.resume(run, command=command, **length, **settings)
     if checked.run.verbose:
         print_outputs(run)

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import Any
 
 from peerage.evaluation import video as videos
 from peerage.text import number
 
 
 def video(args: argparse.Namespace, command: Sequence[str]) -> None:
-    which = {name: getattr(args, name) for name in ("member", "replica", "episodes", "seed", "max_frames", "overwrite")}
-    film = videos.record(args.run, args.out, **which)
+    more = {name: getattr(args, name) for name in ("max_frames", "overwrite")}
+    film = videos.record(args.run, args.out, **_which(args), **more)
     print(f"{film.path}: {film.frames:,} pictures{_returns(film.returns)}")
 
 
 def watch(args: argparse.Namespace, command: Sequence[str]) -> None:
-    which = {name: getattr(args, name) for name in ("member", "replica", "episodes", "seed")}
-    print(f"member {args.member}{_returns(videos.watch(args.run, **which))}")
+    print(f"member {args.member}{_returns(videos.watch(args.run, **_which(args)))}")
+
+
+def _which(args: argparse.Namespace) -> dict[str, Any]:
+    chosen = {name: getattr(args, name) for name in ("member", "replica", "episodes", "seed")}
+    return {**chosen, "checkpoint": args.checkpoint or ""}
 
 
 def _returns(returns: Sequence[float]) -> str:
