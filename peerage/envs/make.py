@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium
+import gymnasium.wrappers
 import numpy as np
 from gymnasium.envs.registration import load_env_creator
 from gymnasium.spaces import Box, Discrete
@@ -139,6 +140,27 @@ def make_env(env: Maker, env_args: Mapping[str, Any]) -> gymnasium.Env:
     except UserError:
         built.close()
         raise
+
+
+NORMALISERS: dict[type[gymnasium.Wrapper], str] = {
+    gymnasium.wrappers.NormalizeObservation: "--normalize-obs",
+    gymnasium.wrappers.NormalizeReward: "--normalize-reward",
+}
+"""Wrappers with running statistics, and the flags that replace them."""
+
+
+def running_statistics(env: gymnasium.Env) -> str | None:
+    """What is wrong with a wrapper of `env` that has running statistics, and how to replace it; None without one. A
+    wrapper whose statistics are frozen (`update_running_mean = False`) is fine."""
+    while isinstance(env, gymnasium.Wrapper):
+        flag = next((flag for kind, flag in NORMALISERS.items() if isinstance(env, kind)), None)
+        if flag is not None and getattr(env, "update_running_mean", True):
+            return (
+                f"the environment has the wrapper {type(env).__name__}, whose statistics are lost on a resume and "
+                f"start again in evaluations: remove it and use {flag}"
+            )
+        env = env.env
+    return None
 
 
 def _perturbations(data: Any) -> Perturbations:

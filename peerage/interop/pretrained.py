@@ -25,6 +25,9 @@ from peerage.learners.group import Group, stack_positions
 from peerage.runs import checkpoint
 from peerage.runs.folder import RunFolder
 
+SWITCHES = ("use_sde", "normalize_obs", "normalize_reward")
+"""Settings that a pretrained member must share with the run that it comes from, and that are on or off."""
+
 
 def parse_spec(spec: str) -> tuple[Path, int]:
     """Split `PATH[:MEMBER]` into a path and a member's number. If the whole text is an existing path, the number is
@@ -81,14 +84,13 @@ def _load(spec: str, space: Space, runs: dict[Path, SavedRun]) -> Learner:
 
 
 def _check_alike(member: int, place: LearnerSettings, spec: str, source: LearnerSettings) -> None:
-    for name in ("algorithm", "net_arch", "use_sde"):
+    for name in ("algorithm", "net_arch", *SWITCHES):
         here, there = (_as_written(getattr(s, name, None)) for s in (place, source))
         if here != there:
-            flag = "--" + name.replace("_", "-")
-            if name == "use_sde":
-                fix = "--use-sde" if there == "true" else "--no-use-sde"
-            else:
-                fix = f"{flag} {there}"
+            flag = name.replace("_", "-")
+            fix = f"--{flag} {there}"
+            if name in SWITCHES:
+                fix = f"--{flag}" if there == "true" else f"--no-{flag}"
             raise UserError(f"member {member} has {name} {here} but {spec} has {there}: use {fix} for this member")
 
 

@@ -143,6 +143,7 @@ class Trainer:
     def begin(self) -> None:
         """Begin the first episodes."""
         self._set_observations(self.envs.reset(), np.ones(self.group.M, bool))
+        self.group.see(self.obs)
 
     def _set_observations(self, obs: np.ndarray, first: np.ndarray) -> None:
         """Set the members' current observations `obs [M, obs]`; `first [M]` bool: at the start of an episode."""
@@ -157,13 +158,14 @@ class Trainer:
         result = self.envs.step(host[:, 0].astype(np.int64) if self.spec.discrete else host)
         before = Before(self.obs, self.host_obs, self.first)
         transition = make_transition(before, chosen, actions, host, result, self.sharing)
+        next_obs = self._tensor(result.obs) if result.episodes else transition.next_obs
+        self.group.see(next_obs, transition.rewards, result.done)
         self.group.observe(transition)
         self.sharing.observe(transition)
         self.sharing.after_step(self.step)
         self.group.learn(self.step)
         self._exchange()
-        self.host_obs, self.first = result.obs, result.done
-        self.obs = self._tensor(result.obs) if result.episodes else transition.next_obs
+        self.obs, self.host_obs, self.first = next_obs, result.obs, result.done
         self.episodes += result.episodes
         return result
 
