@@ -46,6 +46,8 @@ def export_member(run: Path, member: int, replica: int = 0, out: Path | None = N
     if isinstance(spec.action_space, gym.spaces.Discrete) and spec.action_space.start != 0:
         first = spec.action_space.start
         raise UserError(f"{spec.id} numbers its actions from {first}, but Stable-Baselines3 from 0")
+    if spec.conversion.action_space is not None:
+        raise UserError(f"{spec.id} has MultiDiscrete actions, which Stable-Baselines3's DQN does not support")
     learner = saved.learner(member, replica, space_of(spec.observation_space, spec.action_space))
     env = _spaces(spec.observation_space, spec.action_space)
     model = _model(saved.members[member], env)
