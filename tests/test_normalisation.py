@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 import peerage
 from peerage import session
 from peerage.config import Config, LearnerConfig
+from peerage.envs.scripted import room_adversary, room_expert
 from peerage.errors import UserError
 from peerage.interop.pretrained import load_policy
 from peerage.interop.sb3_export import export_member
@@ -255,3 +256,50 @@ def test_a_learner_that_does_not_normalise_refuses_the_settings(tmp_path):
     with pytest.raises(UserError, match="plain does not support --normalize-obs"):
         train(tmp_path, env="NormalisationOddDiscrete-v0", algorithm=("plain",))
     assert not list(tmp_path.iterdir())
+
+
+class Scaled(gym.ObservationWrapper):
+    """Room with its observations in another unit and with another origin."""
+
+    def __init__(self, unit, origin):
+        super().__init__(gym.make("Room-v6", disable_env_checker=True))
+        self.unit, self.origin = unit, origin
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (4,), np.float32)
+
+    def observation(self, obs):
+        return ((obs - 0.5) * self.unit + self.origin).astype(np.float32)
+
+
+class Guide(peerage.Adviser):
+    """The scripted expert or adversary of Room for observations of `Scaled`."""
+
+    def __init__(self, name, policy, unit, origin):
+        self.name, self.policy, self.unit, self.origin = name, policy, unit, origin
+
+    def suggest(self, obs, rows, first, rng):
+        plain = (obs.astype(np.float64) - self.origin) / self.unit + 0.5
+        return self.policy(plain.round(2).astype(np.float32), rng)
+
+
+def test_trust_does_not_depend_on_the_unit_of_observations(tmp_path):
+    """With --normalize-obs, the default trust tells good and bad advisers apart alike in two units. Without it, a
+    message names the flag."""
+    shares, heard = [], []
+
+    class Heard(peerage.runs.Listener):
+        def on_message(self, step, text):
+            heard.append(text)
+
+    for number, (unit, origin, normalise) in enumerate([(1, 0.5, True), (1000, 5000, True), (1000, 5000, False)]):
+        advisers = [Guide("good", room_expert, unit, origin), Guide("bad", room_adversary, unit, origin)]
+        run = train(
+            tmp_path, str(number), lambda u=unit, o=origin: Scaled(u, o), advisers=advisers, listeners=[Heard()],
+            replicas=1, total_timesteps=400 if normalise else 20, learning_starts=(10,), net_arch=((16,),),
+            follow_steps=4, log_freq=100 if normalise else 20, normalize_obs=(normalise,),
+            normalize_reward=(False,), gamma=(0.95,),
+        )  # fmt: skip
+        chosen = run.advice.groupby("adviser")["chosen"].sum()
+        shares.append(chosen / chosen.sum())
+        assert sum("--normalize-obs" in text for text in heard) == (not normalise)
+    assert shares[0]["good"] > 2 * shares[0]["bad"]
+    np.testing.assert_allclose(shares[1], shares[0], atol=0.03)
