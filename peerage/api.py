@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from peerage import session
@@ -15,6 +14,7 @@ from peerage.config import Config, with_settings
 from peerage.config.adviser_words import checkpoint_word
 from peerage.config.file import load as load_config
 from peerage.config.file import validate
+from peerage.envs.adapted import UNCHANGED, Conversion
 from peerage.envs.vector import Maker
 from peerage.errors import UserError
 from peerage.evaluation import video
@@ -149,7 +149,7 @@ class Run:
         trainer.close()
         if not (0 <= member < trainer.N and 0 <= replica < trainer.R):
             raise UserError(f"{self.folder} has members 0 to {trainer.N - 1} and replicas 0 to {trainer.R - 1}")
-        return Policy(trainer.group, replica * trainer.N + member)
+        return Policy(trainer.group, replica * trainer.N + member, trainer.spec.conversion)
 
 
 @dataclass(frozen=True)
@@ -158,9 +158,11 @@ class Policy:
 
     group: Any
     row: int
+    conversion: Conversion = UNCHANGED
 
-    def __call__(self, obs: np.ndarray) -> Any:
-        """`obs [obs]` -> an int for Discrete actions, `[act]` in the environment's units for Box."""
-        batch = torch.as_tensor(obs, dtype=self.group.dtype, device=self.group.device).expand(self.group.M, 1, -1)
-        action = self.group.mode(batch)[self.row, 0].cpu().numpy()
-        return int(action[0]) if self.group.space.discrete else action
+    def __call__(self, obs: Any) -> Any:
+        """`obs [obs]`, or a dictionary for Dict observations -> an int for Discrete actions, `[parts]` for
+        MultiDiscrete, `[act]` in the environment's units for Box."""
+        flat = torch.as_tensor(self.conversion.flat(obs), dtype=self.group.dtype, device=self.group.device)
+        action = self.group.mode(flat.expand(self.group.M, 1, -1))[self.row, 0].cpu().numpy()
+        return self.conversion.action(int(action[0])) if self.group.space.discrete else action

@@ -14,6 +14,7 @@ import torch
 
 from peerage.config import RESUMABLE, Config
 from peerage.config.file import to_dict, validate
+from peerage.envs.make import running_statistics
 from peerage.envs.vector import Maker
 from peerage.errors import UserError, nearest
 from peerage.evaluation.actors import Evaluations
@@ -51,6 +52,9 @@ def run_training(
     written."""
     with guard():
         trainer = Trainer(config, env=env, advisers=advisers)
+    if problem := running_statistics(trainer.envs.envs[0]):
+        trainer.close()
+        raise UserError(problem)
     config = trainer.config
     messages = check_budget(trainer, Path(config.run.log_dir))
     algorithms = [s.algorithm for s in trainer.group.settings]
@@ -166,6 +170,8 @@ def resume(
         folder.reopen()
         folder.write_command(command or command_of(run, longer, stretch_schedules))
         _note_differences(restored, folder)
+        if problem := running_statistics(trainer.envs.envs[0]):  # of a run that an older version started
+            restored.messages.append(problem)
         runner = _runner(trainer, folder, log, [*loggers, *listeners], restored.messages)
         if restored.checkpoint is not None:
             runner.resume(restored.runner, restored.checkpoint)

@@ -161,12 +161,12 @@ FLAT = gymnasium.spaces.Box(0, 1, (2,))
 @pytest.mark.parametrize(
     "observation, action",
     [
-        (gymnasium.spaces.Dict({"a": FLAT}), FLAT),
+        (gymnasium.spaces.Dict({"a": gymnasium.spaces.Discrete(3)}), FLAT),
         (gymnasium.spaces.Box(0, 1, (2, 2)), FLAT),
         (FLAT, gymnasium.spaces.Box(-np.inf, np.inf, (2,))),
         (FLAT, gymnasium.spaces.Box(0, 1, (2, 2))),
         (FLAT, gymnasium.spaces.Box(0, 9, (2,), np.int64)),
-        (FLAT, gymnasium.spaces.MultiDiscrete([2, 2])),
+        (FLAT, gymnasium.spaces.MultiDiscrete([9, 9])),
     ],
 )
 def test_spaces_that_cannot_be_trained_on(observation, action):

@@ -55,6 +55,9 @@ class Fit:
     def advice_rows(self):
         return []
 
+    def notes(self):
+        return []
+
     def diverged(self, known):
         return np.flatnonzero(~np.isfinite(self.guess) & ~known)
 

@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium
+import gymnasium.wrappers
 import numpy as np
 from gymnasium.envs.registration import load_env_creator
 from gymnasium.spaces import Box, Discrete
 
 from peerage.config.perturbations import Perturbations
+from peerage.envs.adapted import MAX_COMBINATIONS, UNCHANGED, Conversion, adapted, help_with_observations
 from peerage.envs.changing import OWN, Changing
 from peerage.envs.perturbed import Perturbed
 from peerage.errors import UserError, nearest
@@ -44,6 +46,8 @@ class Spec:
     action_high: np.ndarray
     max_episode_steps: int | None
     """The time limit; None where Gymnasium has none on record."""
+    conversion: Conversion = UNCHANGED
+    """How observations and actions of the environment were converted to these spaces."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +133,7 @@ def make_env(env: Maker, env_args: Mapping[str, Any]) -> gymnasium.Env:
     _show_once(caught)
     if not isinstance(built, gymnasium.Env):
         raise UserError(f"{name} made a {type(built).__name__}, not a gymnasium.Env")
+    built = adapted(built)
     if not (changes or perturb.plain()):
         return built
     try:
@@ -139,6 +144,27 @@ def make_env(env: Maker, env_args: Mapping[str, Any]) -> gymnasium.Env:
     except UserError:
         built.close()
         raise
+
+
+NORMALISERS: dict[type[gymnasium.Wrapper], str] = {
+    gymnasium.wrappers.NormalizeObservation: "--normalize-obs",
+    gymnasium.wrappers.NormalizeReward: "--normalize-reward",
+}
+"""Wrappers with running statistics, and the flags that replace them."""
+
+
+def running_statistics(env: gymnasium.Env) -> str | None:
+    """What is wrong with a wrapper of `env` that has running statistics, and how to replace it; None without one. A
+    wrapper whose statistics are frozen (`update_running_mean = False`) is fine."""
+    while isinstance(env, gymnasium.Wrapper):
+        flag = next((flag for kind, flag in NORMALISERS.items() if isinstance(env, kind)), None)
+        if flag is not None and getattr(env, "update_running_mean", True):
+            return (
+                f"the environment has the wrapper {type(env).__name__}, whose statistics are lost on a resume and "
+                f"start again in evaluations: remove it and use {flag}"
+            )
+        env = env.env
+    return None
 
 
 def _perturbations(data: Any) -> Perturbations:
@@ -156,17 +182,29 @@ def spec_of(built: gymnasium.Env, env: Maker) -> Spec:
     name = made.id if made is not None else name_of(env)
     observation, action = built.observation_space, built.action_space
     if not isinstance(observation, Box) or len(observation.shape) != 1 or observation.shape[0] == 0:
-        raise UserError(f"{name} has observations {observation}; Peerage needs a flat (one-dimensional) Box")
+        raise UserError(
+            f"{name} has observations {observation}; Peerage needs a flat (one-dimensional) Box, or a Dict of them: "
+            f"use {help_with_observations(observation)}"
+        )
     discrete = isinstance(action, Discrete)
     low = high = np.zeros(0, np.float32)
     if isinstance(action, Box):
         if len(action.shape) != 1 or action.shape[0] == 0 or not np.issubdtype(action.dtype, np.floating):
-            raise UserError(f"{name} has actions {action}; a Box of actions must be flat, of real numbers")
+            raise UserError(
+                f"{name} has actions {action}; a Box of actions must be flat, of real numbers: use "
+                "gymnasium.wrappers.TransformAction"
+            )
         low, high = action.low.astype(np.float32), action.high.astype(np.float32)
         if not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
-            raise UserError(f"{name} has actions {action}; a Box of actions needs finite bounds, low < high")
+            raise UserError(
+                f"{name} has actions {action}; a Box of actions needs finite bounds, low < high: use "
+                "gymnasium.wrappers.TransformAction"
+            )
     elif not discrete:
-        raise UserError(f"{name} has actions {action}; Peerage needs Box or Discrete actions")
+        raise UserError(
+            f"{name} has actions {action}; Peerage needs Box or Discrete actions, or MultiDiscrete actions with at "
+            f"most {MAX_COMBINATIONS} combinations: use gymnasium.wrappers.TransformAction"
+        )
     return Spec(
         id=name,
         observation_space=observation,
@@ -178,6 +216,7 @@ def spec_of(built: gymnasium.Env, env: Maker) -> Spec:
         action_low=low,
         action_high=high,
         max_episode_steps=made.max_episode_steps if made is not None else None,
+        conversion=Conversion.of(built),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy as np
 
+from peerage.envs.adapted import Conversion
 from peerage.envs.changing import Changing
 from peerage.envs.make import EnvMaker, Maker, Spec, check_env_id, make_env, one_line, spec_of
 from peerage.envs.running import MAX_STEPS, RunningEpisodes, generator_state, set_generator_state
@@ -286,6 +287,7 @@ class EnvGroup:
             for what, first, own in (
                 ("observations", self.spec.observation_space, env.observation_space),
                 ("actions", self.spec.action_space, env.action_space),
+                ("actions", self.spec.conversion.action_space, Conversion.of(env).action_space),
             ):
                 if own != first:
                     spaces = f"{what} {_short(first)} and {_short(own)}; the members of a group need the same"
@@ -306,6 +308,6 @@ class EnvGroup:
         raise UserError(f"{self._where(index)}: the environment gave {what} that is not finite")
 
 
-def _short(space: gymnasium.Space[Any]) -> str:
+def _short(space: gymnasium.Space[Any] | None) -> str:
     text = " ".join(str(space).split())
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -28,6 +28,9 @@ from peerage.learners.group import Group, stack_positions
 from peerage.runs import checkpoint
 from peerage.runs.folder import RunFolder
 
+SWITCHES = ("use_sde", "normalize_obs", "normalize_reward")
+"""Settings that a pretrained member must share with the run that it comes from, and that are on or off."""
+
 
 def parse_spec(spec: str) -> tuple[Path, int, str]:
     """Split `PATH[:MEMBER][@best|@STEP]` into a path, a member's number and a checkpoint (empty: the newest). If the
@@ -110,14 +113,13 @@ def _load(spec: str, space: Space, runs: dict[tuple[Path, str], SavedRun]) -> Le
 
 
 def _check_alike(member: int, place: LearnerSettings, spec: str, source: LearnerSettings) -> None:
-    for name in ("algorithm", "net_arch", "use_sde"):
+    for name in ("algorithm", "net_arch", *SWITCHES):
         here, there = (_as_written(getattr(s, name, None)) for s in (place, source))
         if here != there:
-            flag = "--" + name.replace("_", "-")
-            if name == "use_sde":
-                fix = "--use-sde" if there == "true" else "--no-use-sde"
-            else:
-                fix = f"{flag} {there}"
+            flag = name.replace("_", "-")
+            fix = f"--{flag} {there}"
+            if name in SWITCHES:
+                fix = f"--{flag}" if there == "true" else f"--no-{flag}"
             raise UserError(f"member {member} has {name} {here} but {spec} has {there}: use {fix} for this member")
 
 

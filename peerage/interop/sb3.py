@@ -33,6 +33,8 @@ from peerage.nets.stacked import StackedMLP
 
 MAX_BYTES = 512 * 1024**2  # of unpacked weights; far more than any MlpPolicy needs
 MAX_JSON_BYTES = 64 * 1024**2
+PICKLE = b"\x80"
+"""The first byte of a pickle (protocol 2 or newer)."""
 
 # The prefix of a policy's hidden layers in its state dict.
 ACTORS = {"dqn": "q_net.q_net", "sac": "actor.latent_pi", "td3": "actor.mu"}
@@ -131,6 +133,12 @@ def _entries(path: Path) -> dict[str, bytes]:
     entries = {}
     if not path.is_file():  # reading from a pipe could block
         raise UserError(f"there is no file {path}")
+    with path.open("rb") as file:
+        if file.read(1) == PICKLE:
+            raise UserError(
+                f"{path} is a pickle, such as the statistics of VecNormalize, and loading one can run any program: "
+                "Peerage does not read it; members that are trained with --normalize-obs have their own statistics"
+            )
     try:
         with zipfile.ZipFile(path) as archive:
             for name, limit in limits.items():

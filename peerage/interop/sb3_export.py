@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,18 @@ from peerage.interop.pretrained import SavedRun
 from peerage.interop.sb3 import ACTORS, sb3_views
 from peerage.interop.single import space_of
 from peerage.learners.dqn_settings import DQNSettings
+from peerage.learners.normalisation import CLIP, EPSILON, Normalisation
+from peerage.learners.off_policy import OffPolicyLearner
 from peerage.learners.sac import SAC
 from peerage.learners.sac_settings import SACSettings
 
 
 def export_member(run: Path, member: int, replica: int = 0, out: Path | None = None, which: str = "") -> Path:
-    """Write a member of a run as a zip for Stable-Baselines3's `DQN.load`, `SAC.load` or `TD3.load`.
+    """Write a member of a run as a zip for Stable-Baselines3's `DQN.load`, `SAC.load` or `TD3.load`. The running
+    statistics of a member that normalises are written beside it, as `NAME.vecnormalize.pkl` for `VecNormalize.load`.
 
-    `which` selects a checkpoint: `best` or the number of a step; empty: the newest. Returns the path: `out`, or
-    `<run>/export/member-<i>-replica-<r>[-<which>].zip`. Raises UserError if the file exists or the member cannot be
+    `which` selects a checkpoint: `best` or the number of a step; empty: the newest. Returns the path of the zip: `out`,
+    or `<run>/export/member-<i>-replica-<r>[-<which>].zip`. Raises UserError if a file exists or the member cannot be
     exported.
     """
     run = Path(run)
@@ -35,15 +39,20 @@ def export_member(run: Path, member: int, replica: int = 0, out: Path | None = N
         raise UserError("--out must name a file")
     if out.suffix != ".zip":  # Stable-Baselines3 also adds this suffix
         out = out.with_name(f"{out.name}.zip")
-    if os.path.lexists(out):
-        raise UserError(f"{out} exists already: remove it, or choose another file with --out")
+    statistics = out.with_suffix(".vecnormalize.pkl")
+    for path in (out, statistics):
+        if os.path.lexists(path):
+            raise UserError(f"{path} exists already: remove it, or choose another file with --out")
     saved = SavedRun(run, which)
     spec = check_env_id(saved.config.env, saved.config.env_args)
     if isinstance(spec.action_space, gym.spaces.Discrete) and spec.action_space.start != 0:
         first = spec.action_space.start
         raise UserError(f"{spec.id} numbers its actions from {first}, but Stable-Baselines3 from 0")
+    if spec.conversion.action_space is not None:
+        raise UserError(f"{spec.id} has MultiDiscrete actions, which Stable-Baselines3's DQN does not support")
     learner = saved.learner(member, replica, space_of(spec.observation_space, spec.action_space))
-    model = _model(saved.members[member], spec.observation_space, spec.action_space)
+    env = _spaces(spec.observation_space, spec.action_space)
+    model = _model(saved.members[member], env)
     model.policy.load_state_dict({name: view.clone() for name, view in sb3_views(learner, 0).items()})
     if isinstance(learner, SAC):
         if model.log_ent_coef is not None:
@@ -53,28 +62,59 @@ def export_member(run: Path, member: int, replica: int = 0, out: Path | None = N
     model.num_timesteps = saved.step
     buffer = io.BytesIO()
     model.save(buffer)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with out.open("xb") as file:
-            file.write(buffer.getvalue())
-    except OSError as error:
-        raise UserError(f"{out} cannot be written: {error.strerror}") from error
+    files = {out: buffer.getvalue()}
+    if isinstance(learner, OffPolicyLearner) and learner.normalisation is not None:
+        files[statistics] = _vec_normalize(learner.normalisation, env, learner.settings[0].gamma)
+    for path, content in files.items():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("xb") as file:
+                file.write(content)
+        except OSError as error:
+            raise UserError(f"{path} cannot be written: {error.strerror}") from error
     return out
 
 
-def _model(settings: Any, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> Any:
+def _vec_normalize(normalisation: Normalisation, env: gym.Env, gamma: float) -> bytes:
+    """The statistics of a learner of one row as the file that `VecNormalize.save` writes."""
+    from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+    made = VecNormalize(
+        DummyVecEnv([lambda: env]),
+        norm_obs=normalisation.obs is not None,
+        norm_reward=normalisation.returns is not None,
+        clip_obs=CLIP,
+        clip_reward=CLIP,
+        gamma=gamma,
+        epsilon=EPSILON,
+    )
+    for moments, theirs in (
+        (normalisation.obs, getattr(made, "obs_rms", None)),
+        (normalisation.returns, made.ret_rms),
+    ):
+        if moments is not None and theirs is not None:
+            theirs.mean = moments.mean[0].numpy().reshape(theirs.mean.shape)
+            theirs.var = moments.var[0].numpy().reshape(theirs.var.shape)
+            theirs.count = float(moments.count[0])
+    with tempfile.TemporaryDirectory() as folder:
+        made.save(path := os.path.join(folder, "vecnormalize.pkl"))
+        return Path(path).read_bytes()
+
+
+def _spaces(observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> gym.Env:
+    """A minimal environment to build a model; it is never stepped."""
+    env: gym.Env = gym.Env()
+    env.observation_space, env.action_space = observation_space, action_space
+    return env
+
+
+def _model(settings: Any, env: gym.Env) -> Any:
     """An untrained Stable-Baselines3 model with the settings of a member."""
     try:
         import stable_baselines3
         from stable_baselines3.common.noise import NormalActionNoise
     except ImportError:
         raise UserError('the export needs Stable-Baselines3: pip install "peerage[sb3]"') from None
-
-    class Spaces(gym.Env):
-        """A minimal environment to build the model; it is never stepped."""
-
-        def __init__(self) -> None:
-            self.observation_space, self.action_space = observation_space, action_space
 
     s = settings
     if s.algorithm not in ACTORS:
@@ -97,11 +137,11 @@ def _model(settings: Any, observation_space: gym.Space[Any], action_space: gym.S
         }
         policy |= {"log_std_init": s.log_std_init} if s.use_sde else {}
     elif s.action_noise:
-        sigma = np.full(action_space.shape or (), s.action_noise, np.float32)
+        sigma = np.full(env.action_space.shape or (), s.action_noise, np.float32)
         own = {"action_noise": NormalActionNoise(np.zeros_like(sigma), sigma)}
     model = getattr(stable_baselines3, s.algorithm.upper())(
         "MlpPolicy",
-        Spaces(),
+        env,
         learning_rate=s.learning_rate,
         buffer_size=1,  # saves memory: the model is only written
         batch_size=s.batch_size,

@@ -59,6 +59,9 @@ class Learner:
     """The keys, shapes and types of `state` are the same from the first step on. Then a resume compares a checkpoint
     with it before anything is loaded; otherwise `load_state` is the first to see entries beside the parameters."""
 
+    normalises = False
+    """Whether the members have running statistics, which `see` updates."""
+
     def __init__(
         self,
         settings: Sequence[Any],
@@ -111,6 +114,11 @@ class Learner:
         rows, states, count, width = actions.shape
         q = self.action_value(obs.repeat_interleave(count, dim=1), actions.reshape(rows, states * count, width))
         return q.view(rows, states, count)
+
+    def see(self, obs: Tensor, rewards: Tensor | None = None, done: Tensor | None = None) -> None:
+        """Called after every environment step, before `observe`, if the learner `normalises`: `obs [S, obs]` are the
+        observations that the members act on next, `rewards [S]` and `done [S]` (bool) the result of the step. At the
+        start of a training, it is called with the first observations only."""
 
     def observe(self, transition: Transition) -> None:
         """Called after every environment step with the step of all members."""

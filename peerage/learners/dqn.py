@@ -27,6 +27,7 @@ class DQN(OffPolicyLearner):
 
     settings: Sequence[DQNSettings]
     fixed_state = True
+    supports_normalisation = True
 
     def __init__(
         self,
@@ -60,7 +61,7 @@ class DQN(OffPolicyLearner):
 
     @torch.no_grad()
     def suggest_rows(self, obs: Tensor, noise: Tensor | None, rows: Rows) -> Tensor:
-        return self.q(obs, rows=rows).argmax(dim=-1, keepdim=True).to(obs.dtype)
+        return self.q(self.normalised(obs, rows), rows=rows).argmax(dim=-1, keepdim=True).to(obs.dtype)
 
     def epsilon(self, step: int) -> Tensor:
         """Exploration rate `[S, 1]` after `step` steps: from 1 to `exploration_final_eps` over
@@ -78,17 +79,17 @@ class DQN(OffPolicyLearner):
 
     @torch.no_grad()
     def action_value(self, obs: Tensor, actions: Tensor) -> Tensor:
-        return self.q(obs).gather(-1, actions.long()).squeeze(-1)
+        return self.in_reward_units(self.q(self.normalised(obs)).gather(-1, actions.long()).squeeze(-1))
 
     @torch.no_grad()
     def action_values(self, obs: Tensor, actions: Tensor) -> Tensor:
         """One forward pass gives the values of all actions in a state."""
-        return self.q(obs).gather(-1, actions[..., 0].long())
+        return self.in_reward_units(self.q(self.normalised(obs)).gather(-1, actions[..., 0].long()))
 
     @torch.no_grad()
     def state_value(self, obs: Tensor, noise: Tensor | None = None) -> Tensor:
         """`V(s) = max_a Q(s, a)`, the value of the greedy policy."""
-        return self.q(obs).amax(dim=-1)
+        return self.in_reward_units(self.q(self.normalised(obs)).amax(dim=-1))
 
     def learn(self, step: int) -> None:
         self.step = step
@@ -97,7 +98,7 @@ class DQN(OffPolicyLearner):
             self.q_target.lerp_(self.q, self.tau * self.active.unsqueeze(1))
         if self.learns(step):
             for _ in range(self.settings[0].gradient_steps):
-                self.update(self.replay.sample(self.streams["replay"].next()))
+                self.update(self.sample())
 
     @torch.no_grad()
     def loss(self, batch: Batch) -> Tensor:
@@ -135,7 +136,7 @@ class DQN(OffPolicyLearner):
         return self.q.activations
 
     def parameters(self) -> dict[str, Tensor]:
-        return {"q": self.q.flat, "q_target": self.q_target.flat}
+        return {**super().parameters(), "q": self.q.flat, "q_target": self.q_target.flat}
 
     def state(self) -> dict[str, Any]:
         return {**super().state(), "step": self.step}

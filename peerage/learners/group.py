@@ -201,6 +201,18 @@ class Group:
 
     # --- learning -------------------------------------------------------------------------------------------
 
+    def see(self, obs: Tensor, rewards: Tensor | None = None, done: np.ndarray | None = None) -> None:
+        """Update running statistics with `obs [M, obs]`, on which the members act next, and the result of the step
+        before, `rewards [M]` and `done [M]` (bool); at the start of a training there is none."""
+        for stack in self.stacks:
+            if not stack.learner.normalises:
+                continue
+            if rewards is None or done is None:
+                stack.learner.see(obs[stack.index])
+            else:
+                ended = torch.as_tensor(done, device=self.device)
+                stack.learner.see(obs[stack.index], rewards[stack.index], ended[stack.index])
+
     def observe(self, transition: Transition) -> None:
         """Store the environment step of all members."""
         self.recent.add(transition)
@@ -208,8 +220,8 @@ class Group:
             stack.learner.observe(transition if len(self.stacks) == 1 else transition.rows(stack.index))
 
     def learns(self, step: int) -> bool:
-        """Whether networks change after environment step `step`."""
-        return any(stack.learner.learns(step) for stack in self.stacks)
+        """Whether networks, or running statistics of their inputs, change after environment step `step`."""
+        return any(stack.learner.normalises or stack.learner.learns(step) for stack in self.stacks)
 
     def learn(self, step: int) -> None:
         """Learn in all stacks after environment step `step`."""

@@ -8,12 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from peerage.errors import UserError
 from peerage.learners.base import BoxScale, Learner, Space, clip_column, column
+from peerage.learners.normalisation import Normalisation
 from peerage.learners.off_policy_settings import OffPolicySettings
-from peerage.learners.replay import Replay
+from peerage.learners.replay import Batch, Replay
 from peerage.learners.streams import StreamKey, Streams
 from peerage.learners.transition import Transition
 from peerage.nets.adam import StackedAdam
+from peerage.nets.stacked import Rows
 
 
 class OffPolicyLearner(Learner):
@@ -21,6 +24,9 @@ class OffPolicyLearner(Learner):
     `train_freq` environment steps, as in Stable-Baselines3."""
 
     settings: Sequence[OffPolicySettings]
+    supports_normalisation = False
+    """The learner uses `sample`, `normalised` and `in_reward_units`, and its parameters include `super().parameters()`.
+    Otherwise --normalize-obs and --normalize-reward are refused."""
 
     def __init__(
         self,
@@ -42,6 +48,14 @@ class OffPolicyLearner(Learner):
         self.max_grad_norm = clip_column(settings, like)
         capacity = min(first.buffer_size, total_steps)
         self.replay = Replay(self.rows, capacity, space.obs_dim, space.act_dim, device, dtype)
+        self.normalisation: Normalisation | None = None
+        if first.normalize_obs or first.normalize_reward:
+            if not self.supports_normalisation:
+                raise UserError(f"{first.algorithm} does not support --normalize-obs and --normalize-reward")
+            self.normalisation = Normalisation(
+                space.obs_dim, self.gamma, obs=first.normalize_obs, reward=first.normalize_reward
+            )
+            self.normalises = True
         self.streams = {"replay": Streams(stream_keys, "replay", (first.batch_size,), "uniform", device)}
         """Random streams by name. `replay` draws batches, `[S, B]` in [0, 1); subclasses add others."""
         self.optimizers: dict[str, StackedAdam] = {}
@@ -54,6 +68,22 @@ class OffPolicyLearner(Learner):
         self.optimizers[name] = StackedAdam(flat, grad, self.learning_rate, max_grad_norm=limit)
         return self.optimizers[name]
 
+    def normalised(self, obs: Tensor, rows: Rows = slice(None)) -> Tensor:
+        """The inputs of the networks of the members `rows` for observations `[s, B, obs]`: normalised, or unchanged
+        without --normalize-obs."""
+        return obs if self.normalisation is None else self.normalisation.normalised(obs, rows)
+
+    def in_reward_units(self, values: Tensor) -> Tensor:
+        """Outputs `[S, ...]` of value networks in the units of the environment's rewards: the same without
+        --normalize-reward."""
+        return values if self.normalisation is None else self.normalisation.in_reward_units(values)
+
+    def sample(self) -> Batch:
+        """The next batch from the replay buffer, which holds observations and rewards as the environment gave them:
+        normalised by the present statistics."""
+        batch = self.replay.sample(self.streams["replay"].next())
+        return batch if self.normalisation is None else self.normalisation.normalise_(batch)
+
     def stored(self, actions: Tensor) -> Tensor:
         """Actions as stored in the replay buffer: scaled to [-1, 1] for Box."""
         return actions if self.space.discrete else self.box.from_env(actions)
@@ -65,6 +95,10 @@ class OffPolicyLearner(Learner):
     def batch_floats(self) -> int:
         return self.settings[0].batch_size * (2 * self.activations() + self.rows * self.replay.width)
 
+    def see(self, obs: Tensor, rewards: Tensor | None = None, done: Tensor | None = None) -> None:
+        if self.normalisation is not None:
+            self.normalisation.see(obs, rewards, done, self.active)
+
     def observe(self, transition: Transition) -> None:
         t = transition
         self.replay.add(t.obs, self.stored(t.actions), t.rewards, t.next_obs, t.terminated)
@@ -73,9 +107,20 @@ class OffPolicyLearner(Learner):
         first = self.settings[0]
         return step > first.learning_starts and step % first.train_freq == 0
 
+    def parameters(self) -> dict[str, Tensor]:
+        """The running statistics, which belong to the policy. Subclasses add their networks."""
+        return {} if self.normalisation is None else self.normalisation.tensors()
+
+    def exchanged(self) -> dict[str, Tensor]:
+        """Running statistics stay the member's own."""
+        own = {} if self.normalisation is None else self.normalisation.tensors()
+        return {name: values for name, values in self.parameters().items() if name not in own}
+
     def state(self) -> dict[str, Any]:
+        running = {} if self.normalisation is None else {"running_return": self.normalisation.running_return}
         return {
             **super().state(),
+            **running,
             "optimizers": {name: optimizer.state() for name, optimizer in self.optimizers.items()},
             "streams": {name: stream.state() for name, stream in self.streams.items()},
             "replay": self.replay.state(),
@@ -83,6 +128,8 @@ class OffPolicyLearner(Learner):
 
     def load_state(self, state: dict[str, Any]) -> None:
         super().load_state(state)
+        if self.normalisation is not None:
+            self.normalisation.running_return = state["running_return"].to(self.device)
         for name, optimizer in self.optimizers.items():
             optimizer.load_state(state["optimizers"][name])
         for name, stream in self.streams.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from peerage.config.fields import limited
 from peerage.config.methods import LearnerSettings
@@ -11,6 +12,12 @@ from peerage.config.methods import LearnerSettings
 @dataclass(frozen=True)
 class OffPolicySettings(LearnerSettings):
     """Settings of a learner with a replay buffer and target networks."""
+
+    normalize_obs: bool = False
+    """Normalise observations by the member's running mean and standard deviation, clipped to [-10, 10]
+    (docs/normalisation.md)."""
+    normalize_reward: bool = False
+    """Divide rewards by the running standard deviation of the member's discounted return, clipped to [-10, 10]."""
 
     batch_size: int = limited(256, "[1, inf)")
     """Transitions per gradient step. Typical: 32 to 512."""
@@ -22,3 +29,8 @@ class OffPolicySettings(LearnerSettings):
     """Gradient steps per round."""
     tau: float = limited(0.005, "(0, 1]")
     """Soft update of the target networks: target += tau (online - target); 1 copies the online network."""
+
+    @property
+    def stack_key(self) -> tuple[Any, ...]:
+        """Members with and without normalisation cannot share a stack."""
+        return (*super().stack_key, self.normalize_obs, self.normalize_reward)

@@ -32,6 +32,7 @@ class SAC(OffPolicyLearner):
 
     settings: Sequence[SACSettings]
     fixed_state = True
+    supports_normalisation = True
 
     def __init__(
         self,
@@ -139,19 +140,21 @@ class SAC(OffPolicyLearner):
         return self.suggest_rows(obs, noise, slice(None))
 
     def suggest_rows(self, obs: Tensor, noise: Tensor | None, rows: Rows) -> Tensor:
-        return self.box.to_env(self._act(obs, noise, rows))
+        return self.box.to_env(self._act(self.normalised(obs, rows), noise, rows))
 
     @torch.no_grad()
     def action_value(self, obs: Tensor, actions: Tensor) -> Tensor:
-        return self.critic(torch.cat((obs, self.box.from_env(actions)), dim=-1)).amin(dim=1)
+        x = torch.cat((self.normalised(obs), self.box.from_env(actions)), dim=-1)
+        return self.in_reward_units(self.critic(x).amin(dim=1))
 
     @torch.no_grad()
     def state_value(self, obs: Tensor, noise: Tensor | None = None) -> Tensor:
+        obs = self.normalised(obs)
         if self.use_sde and noise is not None:
             actions = self._act_independently(obs, noise)
         else:
             actions = self._act(obs, noise)
-        return self.critic(torch.cat((obs, actions), dim=-1)).amin(dim=1)
+        return self.in_reward_units(self.critic(torch.cat((obs, actions), dim=-1)).amin(dim=1))
 
     # --- learning -------------------------------------------------------------------------------------------
 
@@ -160,7 +163,7 @@ class SAC(OffPolicyLearner):
         if self.learns(step):
             for k in range(first.gradient_steps):
                 self.update(
-                    self.replay.sample(self.streams["replay"].next()),
+                    self.sample(),
                     self.streams["update"].next(),
                     update_target=k % first.target_update_interval == 0,
                 )
@@ -225,6 +228,7 @@ class SAC(OffPolicyLearner):
 
     def parameters(self) -> dict[str, Tensor]:
         return {
+            **super().parameters(),
             "actor": self.actor.flat,
             "critic": self.critic.flat,
             "critic_target": self.critic_target.flat,
@@ -233,7 +237,7 @@ class SAC(OffPolicyLearner):
 
     def exchanged(self) -> dict[str, Tensor]:
         """A fixed entropy coefficient is a setting of the member."""
-        parameters = self.parameters()
+        parameters = super().exchanged()
         if not self.automatic:
             del parameters["log_ent_coef"]
         return parameters

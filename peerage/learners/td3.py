@@ -29,6 +29,7 @@ class TD3(OffPolicyLearner):
 
     settings: Sequence[TD3Settings]
     fixed_state = True
+    supports_normalisation = True
 
     def __init__(
         self,
@@ -68,7 +69,7 @@ class TD3(OffPolicyLearner):
 
     @torch.no_grad()
     def suggest_rows(self, obs: Tensor, noise: Tensor | None, rows: Rows) -> Tensor:
-        return self.box.to_env(self.actor(obs, rows=rows).tanh())
+        return self.box.to_env(self.actor(self.normalised(obs, rows), rows=rows).tanh())
 
     def explore(self, actions: Tensor, step: int) -> Tensor:
         """Add Gaussian noise with standard deviation `action_noise` to the scaled actions and clip them to the box."""
@@ -77,16 +78,18 @@ class TD3(OffPolicyLearner):
 
     @torch.no_grad()
     def action_value(self, obs: Tensor, actions: Tensor) -> Tensor:
-        return self.critic(torch.cat((obs, self.box.from_env(actions)), dim=-1)).amin(dim=1)
+        x = torch.cat((self.normalised(obs), self.box.from_env(actions)), dim=-1)
+        return self.in_reward_units(self.critic(x).amin(dim=1))
 
     @torch.no_grad()
     def state_value(self, obs: Tensor, noise: Tensor | None = None) -> Tensor:
-        return self.critic(torch.cat((obs, self.actor(obs).tanh()), dim=-1)).amin(dim=1)
+        obs = self.normalised(obs)
+        return self.in_reward_units(self.critic(torch.cat((obs, self.actor(obs).tanh()), dim=-1)).amin(dim=1))
 
     def learn(self, step: int) -> None:
         if self.learns(step):
             for _ in range(self.settings[0].gradient_steps):
-                self.update(self.replay.sample(self.streams["replay"].next()), self.streams["update"].next())
+                self.update(self.sample(), self.streams["update"].next())
 
     def critic_loss(self, batch: Batch, noise: Tensor) -> Tensor:
         """`L = sum_k mean_B (Q_k(s, a) - y)^2`, `[S]`, with
@@ -130,6 +133,7 @@ class TD3(OffPolicyLearner):
 
     def parameters(self) -> dict[str, Tensor]:
         return {
+            **super().parameters(),
             "actor": self.actor.flat,
             "critic": self.critic.flat,
             "actor_target": self.actor_target.flat,

@@ -53,6 +53,10 @@ class Trainable(Protocol):
 
     def advice_rows(self) -> list[AdviceRow]: ...
 
+    def notes(self) -> list[str]:
+        """Messages for the user, each returned once."""
+        ...
+
     def diverged(self, known: np.ndarray) -> np.ndarray:
         """Rows `[n]` of members that stopped learning because an update was not finite, without those that are already
         `known [R N]` (bool)."""
@@ -199,6 +203,8 @@ class Runner:
         self.listener.on_metrics(step, self.trainable.metrics())
         if advice:
             self.listener.on_advice(step, advice)
+        for text in self.trainable.notes():
+            self.listener.on_message(step, text)
         if self.folder is not None:
             self._report_diverged(self.folder)
 

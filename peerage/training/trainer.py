@@ -35,6 +35,10 @@ from peerage.trust.suggestions import MAX_DEFERRED
 
 NOT_REPLAYABLE = ("BipedalWalker",)
 """Environments whose episodes depend on hidden state from earlier episodes."""
+USUAL = (0.01, 100.0)
+"""Limits of the largest standard deviation of an observation; outside, the user gets a message."""
+NOTED = 200
+"""Number of last transitions from which it is computed."""
 DUMPED = 1000
 """Number of last transitions that are saved of a member that has diverged, for debugging."""
 
@@ -109,6 +113,7 @@ class Trainer:
         evaluations of different runs are comparable."""
         self.step = 0
         self.begun = False  # `begin` was called
+        self._noted = False
         self.episodes: list[Episode] = []  # finished since the last `metrics`
 
     def _make_group(self, dtype: torch.dtype) -> Group:
@@ -143,6 +148,7 @@ class Trainer:
     def begin(self) -> None:
         """Begin the first episodes."""
         self._set_observations(self.envs.reset(), np.ones(self.group.M, bool))
+        self.group.see(self.obs)
 
     def _set_observations(self, obs: np.ndarray, first: np.ndarray) -> None:
         """Set the members' current observations `obs [M, obs]`; `first [M]` bool: at the start of an episode."""
@@ -157,13 +163,14 @@ class Trainer:
         result = self.envs.step(host[:, 0].astype(np.int64) if self.spec.discrete else host)
         before = Before(self.obs, self.host_obs, self.first)
         transition = make_transition(before, chosen, actions, host, result, self.sharing)
+        next_obs = self._tensor(result.obs) if result.episodes else transition.next_obs
+        self.group.see(next_obs, transition.rewards, result.done)
         self.group.observe(transition)
         self.sharing.observe(transition)
         self.sharing.after_step(self.step)
         self.group.learn(self.step)
         self._exchange()
-        self.host_obs, self.first = result.obs, result.done
-        self.obs = self._tensor(result.obs) if result.episodes else transition.next_obs
+        self.obs, self.host_obs, self.first = next_obs, result.obs, result.done
         self.episodes += result.episodes
         return result
 
@@ -204,6 +211,23 @@ class Trainer:
     def advice_rows(self) -> list[dict[str, Any]]:
         """Rows of advice.csv since the last `metrics`."""
         return self.sharing.advice_rows(self.names)
+
+    def notes(self) -> list[str]:
+        """A message if the observations of the last steps are far from 1 in size, once."""
+        plain = [s for s in self.group.settings if getattr(s, "normalize_obs", None) is False]
+        if self._noted or not plain:
+            return []
+        age = torch.arange(min(NOTED, self.group.recent.size), device=self.device)
+        obs = self.group.recent_transitions(age.expand(self.group.M, -1)).obs.flatten(0, 1)
+        largest = float(obs.double().std(dim=0, correction=0).max())
+        self._noted = largest > USUAL[1] or 0 < largest < USUAL[0]
+        if not self._noted:
+            return []
+        size = f"{'up to' if largest > 1 else 'only'} {largest:.2g}"
+        return [
+            f"observations have a standard deviation of {size}: members learn, and tell advisers apart, better from "
+            "numbers near 1; try --normalize-obs"
+        ]
 
     def diverged(self, known: np.ndarray) -> np.ndarray:
         """Members `[n]` whose updates were not finite, without those that are already `known [M]` (bool)."""

@@ -16,6 +16,8 @@ from peerage.trust.in_context_settings import ContextSettings
 from peerage.trust.valuation import Valuation
 
 MAX_ADVANTAGE = 5.0  # advantages are clipped to this many standard deviations
+MAX_STATE = 5.0  # numbers of a state are clipped to this many standard deviations
+ROUNDING = 1e-6  # added to standard deviations, as a share of the largest absolute value
 KERNEL_SHARPNESS = 2.0  # of the kernel over states, per squared standard deviation
 
 
@@ -124,7 +126,7 @@ class DecisionTokens:
         member, slot = np.divmod(entries, d.capacity)
         tokens = np.zeros((*candidates.shape, entries.shape[1] + 1, columns.width), np.float32)
         past, query = tokens[:, :, :-1], tokens[:, :, -1]
-        states, state = symmetric_log(d.kept["obs"][member, slot]), symmetric_log(obs)
+        states, state = standardised(d.kept["obs"][member, slot], obs, valid)
         past[..., columns.state], query[..., columns.state] = states[:, None], state[:, None]
 
         scale = value.scale[member]
@@ -152,7 +154,7 @@ class DecisionTokens:
         query[..., fact.is_self] = candidates == asker[:, None] % d.N
         query[..., fact.is_member] = candidates < d.N
         query[..., fact.is_query] = 1.0
-        weights = (columns.overall, valid.astype(np.float64)), (columns.near, valid * similarity(states, state, valid))
+        weights = (columns.overall, valid.astype(np.float64)), (columns.near, valid * similarity(states, state))
         for estimate, weight in weights:
             weight = weight[:, None]  # [B, 1, L - 1]
             followed, agreed = weight * follows, weight * agrees
@@ -174,9 +176,22 @@ def clipped(advantage: np.ndarray) -> np.ndarray:
     return np.clip(advantage, -MAX_ADVANTAGE, MAX_ADVANTAGE)
 
 
-def symmetric_log(x: np.ndarray) -> np.ndarray:
-    """`sign(x) log(1 + |x|)`: large observations get a moderate size."""
-    return np.sign(x) * np.log1p(np.abs(x))
+def standardised(states: np.ndarray, state: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`states [B, L - 1, obs]` and `state [B, obs]` minus the mean of the `valid` states, in their standard deviations
+    and clipped to +-MAX_STATE. The unit and the origin of an observation do not matter.
+
+    Each number is first divided by its largest absolute value, so that squares do not overflow.
+    """
+    weight = valid[..., None]
+    count = np.maximum(valid.sum(1), 1)[:, None, None]
+    largest = np.abs(states * weight).max(axis=1, keepdims=True)
+    largest[largest == 0] = 1.0
+    with np.errstate(over="ignore"):  # the query's state can be much larger than the others
+        states, now = states / largest, state[:, None] / largest
+    mean = (states * weight).sum(1, keepdims=True) / count
+    spread = np.sqrt((((states - mean) ** 2) * weight).sum(1, keepdims=True) / count) + ROUNDING
+    clipped_states, clipped_state = (np.clip((x - mean) / spread, -MAX_STATE, MAX_STATE) for x in (states, now))
+    return clipped_states, clipped_state[:, 0]
 
 
 def of_candidates(table: np.ndarray, candidates: np.ndarray) -> np.ndarray:
@@ -185,13 +200,9 @@ def of_candidates(table: np.ndarray, candidates: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(chosen.swapaxes(1, 2))
 
 
-def similarity(states: np.ndarray, state: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """`exp(-KERNEL_SHARPNESS d^2)`: `states [B, L - 1, obs]`, `state [B, obs]` -> `[B, L - 1]`.
+def similarity(states: np.ndarray, state: np.ndarray) -> np.ndarray:
+    """`exp(-KERNEL_SHARPNESS d^2)`: standardised `states [B, L - 1, obs]`, `state [B, obs]` -> `[B, L - 1]`.
 
-    `d^2` is the mean over the state's numbers of the squared difference in standard deviations of the `valid` states.
+    `d^2` is the mean over the state's numbers of the squared difference.
     """
-    weight = valid[..., None]
-    count = np.maximum(valid.sum(1), 1)[:, None, None]
-    mean = (states * weight).sum(1, keepdims=True) / count
-    spread = np.sqrt((((states - mean) ** 2) * weight).sum(1, keepdims=True) / count) + 1e-3
-    return np.exp(-KERNEL_SHARPNESS * (((states - state[:, None]) / spread) ** 2).mean(-1))
+    return np.exp(-KERNEL_SHARPNESS * ((states - state[:, None]) ** 2).mean(-1))

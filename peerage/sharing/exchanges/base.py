@@ -23,7 +23,7 @@ class Exchange:
         return step % self.every == 0
 
     def after_learning(self, group: Group, step: int) -> None:
-        """Perform the exchange: modify `stack.learner.parameters()`, which are views, in place."""
+        """Perform the exchange: modify `stack.learner.exchanged()`, which are views, in place."""
         raise NotImplementedError
 
     def metrics(self) -> list[tuple[int, int, str, float]]:

@@ -1,0 +1,104 @@
+"""Spaces that Peerage converts, so that learners see flat observations and Discrete or Box actions.
+
+A `Dict` of flat boxes is flattened by `gymnasium.wrappers.FlattenObservation`. A `MultiDiscrete` action with few
+combinations becomes one Discrete action, the number of the combination. `Conversion` converts what enters and leaves
+the library.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Space, flatten
+from gymnasium.utils import RecordConstructorArgs
+from gymnasium.wrappers import FlattenObservation
+
+MAX_COMBINATIONS = 64
+"""MultiDiscrete actions with more combinations are refused."""
+
+
+class CombinedAction(gymnasium.ActionWrapper, RecordConstructorArgs):
+    """An environment with MultiDiscrete actions as one with Discrete actions 0 to n - 1: action k is combination k in
+    the order of `numpy.unravel_index`, in which the last number changes fastest."""
+
+    def __init__(self, env: gymnasium.Env) -> None:
+        RecordConstructorArgs.__init__(self)
+        gymnasium.ActionWrapper.__init__(self, env)
+        assert isinstance(env.action_space, MultiDiscrete)
+        self.combined = env.action_space
+        self.action_space = Discrete(combinations(self.combined))
+
+    def action(self, action: Any) -> np.ndarray:
+        return combination(self.combined, int(action))
+
+
+def combinations(space: MultiDiscrete) -> int:
+    """The number of actions of `space`."""
+    return int(np.prod(space.nvec, dtype=object))
+
+
+def combination(space: MultiDiscrete, number: int) -> np.ndarray:
+    """The action `[parts]` of `space` with this number."""
+    return (np.array(np.unravel_index(number, space.nvec)) + space.start).astype(space.dtype)
+
+
+def adapted(env: gymnasium.Env) -> gymnasium.Env:
+    """`env` with its spaces converted, where there is a conversion."""
+    if _is_dict_of_flat_boxes(env.observation_space):
+        env = FlattenObservation(env)
+    space = env.action_space
+    if isinstance(space, MultiDiscrete) and space.nvec.ndim == 1 and 1 <= combinations(space) <= MAX_COMBINATIONS:
+        env = CombinedAction(env)
+    return env
+
+
+def _is_dict_of_flat_boxes(space: Space[Any]) -> bool:
+    if not isinstance(space, Dict) or not space.spaces:
+        return False
+    return all(
+        _is_dict_of_flat_boxes(part) or (isinstance(part, Box) and len(part.shape) == 1)
+        for part in space.spaces.values()
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Conversion:
+    """How the spaces of an environment were converted; None: they were not."""
+
+    observation_space: Dict | None = None
+    action_space: MultiDiscrete | None = None
+
+    @staticmethod
+    def of(env: gymnasium.Env) -> Conversion:
+        """The conversions that `adapted` has made, which may be inside other wrappers."""
+        observation_space, action_space = None, None
+        while isinstance(env, gymnasium.Wrapper):
+            if isinstance(env, FlattenObservation) and isinstance(env.env.observation_space, Dict):
+                observation_space = env.env.observation_space
+            if isinstance(env, CombinedAction):
+                action_space = env.combined
+            env = env.env
+        return Conversion(observation_space, action_space)
+
+    def flat(self, obs: Any) -> np.ndarray:
+        """An observation of the environment, `[obs]`; one that is flat already is returned unchanged."""
+        if self.observation_space is not None and isinstance(obs, dict):
+            return np.asarray(flatten(self.observation_space, obs))
+        return np.asarray(obs)
+
+    def action(self, number: int) -> int | np.ndarray:
+        """The environment's action for a Discrete action of the library."""
+        return number if self.action_space is None else combination(self.action_space, number)
+
+
+UNCHANGED = Conversion()
+
+
+def help_with_observations(space: Space[Any]) -> str:
+    """The wrapper that makes observations usable, for an error message."""
+    if isinstance(space, Box) and space.dtype == np.uint8:
+        return "gymnasium.wrappers.ResizeObservation and GrayscaleObservation, then FlattenObservation"
+    return "gymnasium.wrappers.FlattenObservation"
