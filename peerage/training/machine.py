@@ -14,7 +14,9 @@ import torch
 from peerage.config import Config
 from peerage.config.methods import TRUST
 from peerage.errors import UserError
-from peerage.runs.environment import cpu_model, versions
+from peerage.nets.native import row_products
+from peerage.processor import cpu_model
+from peerage.runs.environment import versions
 
 
 def pick_device(name: str) -> torch.device:
@@ -51,11 +53,19 @@ def pick_threads(config: Config) -> int:
 
 def describe(device: torch.device, threads: int) -> dict[str, Any]:
     """Properties of the machine that can change the exact results of a training."""
-    return {"versions": versions(), "cpu": cpu_model(), "device": device_name(device), "threads": threads}
+    return {
+        "versions": versions(),
+        "cpu": cpu_model(),
+        "device": device_name(device),
+        "threads": threads,
+        "matrix_products": row_products(),
+    }
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """The differences between two results of `describe`, as in `torch 2.12.0, now 2.13.0`."""
+    # Earlier versions used oneDNN and did not record it
+    before = {**before, "matrix_products": before.get("matrix_products", "oneDNN")}
     old, new = ({**x.get("versions", {}), **{k: v for k, v in x.items() if k != "versions"}} for x in (before, now))
     keys = [key for key in {**old, **new} if key not in ("python", "config")]
     return [f"{key} {old.get(key)}, now {new.get(key)}" for key in keys if old.get(key) != new.get(key)]
