@@ -7,7 +7,8 @@
     python -m benchmarks.bench --no-run --write-docs only updates the table, from the results of the last full run
 
 Each contender runs in a separate process. Contenders alternate (A B C A B C ...), so that other load on the machine
-affects all of them. Rates are medians over rounds; ratios are medians of the ratios of each round.
+affects all of them. The main figure is CPU time, over all threads, which depends little on other load. Numbers are
+medians over rounds; ratios are medians of the ratios of each round.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.contenders import CASES, TRUST_CASES, TRUSTS, Job, available, in_process, shapes, update_flops
+from peerage.processor import cpu_model, cpu_vendor
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -114,12 +116,6 @@ def busy() -> float:
 
 def machine(device: str) -> dict[str, Any]:
     """Hardware and versions."""
-    model = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(
-            (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model
-        )
     versions = {}
     for name in ("peerage", "torch", "stable_baselines3", "sbx-rl", "jax", "gymnasium", "numpy"):
         try:
@@ -133,7 +129,8 @@ def machine(device: str) -> dict[str, Any]:
 
         gpu = torch.cuda.get_device_name(device)
     return {
-        "cpu": model,
+        "cpu": cpu_model(),
+        "vendor": cpu_vendor(),
         "cores": cores,
         "gpu": gpu,
         "python": platform.python_version(),
@@ -152,15 +149,10 @@ def cpu(rows: dict[str, Any], key: str) -> float:
     return float(median(rows[key]["cpu"]))
 
 
-def ratio(rows: dict[str, Any], ours: str, theirs: str) -> float:
-    """The median of the ratios of each round, in which both were measured at about the same time."""
-    return float(median(a / b for a, b in zip(rows[ours]["rates"], rows[theirs]["rates"])))
-
-
-def best(rows: dict[str, Any], who: str) -> str | None:
-    """The key of contender `who` with its fastest number of threads; None if it was not measured."""
-    keys = [key for key in rows if key.split("/")[0] == who]
-    return max(keys, key=lambda key: rate(rows, key)) if keys else None
+def ratio(rows: dict[str, Any], a: str, b: str, what: str) -> float:
+    """The median over rounds of `what` (`cpu` or `rates`) of contender `a`, divided by that of `b`; in a round, both
+    were measured at about the same time."""
+    return float(median(x / y for x, y in zip(rows[a][what], rows[b][what])))
 
 
 def floor(case: str, results: Results) -> dict[str, float]:
@@ -189,14 +181,15 @@ def table(results: Results) -> str:
     m = results["machine"]
     versions = ", ".join(f"{name} {v}" for name, v in m["versions"].items() if v != "absent")
     gpu = f", {m['gpu']}" if m["gpu"] else ""
+    vendor = f" ({m['vendor']})" if "vendor" in m else ""  # not in results of earlier versions
     lines = [
-        f"{m['cpu']}, {m['cores']} cores{gpu}; load {results['load'][0]} to {results['load'][1]}; "
+        f"{m['cpu']}{vendor}, {m['cores']} cores{gpu}; load {results['load'][0]} to {results['load'][1]}; "
         f"Python {m['python']}, "
         f"{versions}. Medians of {results['rounds']} rounds (trust: at most {TRUST_ROUNDS}) of "
         f"{results['seconds']:g} s.",
     ]
     if results["load"][1] > (m["cores"] or 1) + 1:
-        lines += ["", "The machine had other load: rates are too low, and ratios are uncertain."]
+        lines += ["", "The machine had other load: member-steps per second are too low; compare CPU time."]
     if results["cases"]:
         lines += ["", *against_others(results)]
     if results.get("trust"):
@@ -247,7 +240,11 @@ def against_others(results: Results) -> list[str]:
     lines = [
         "### Against other libraries",
         "",
-        "| case | contender | threads | member-steps/s | CPU ms each | Peerage is faster by | by CPU | target |",
+        "CPU time is that of all threads. Ratios above 1 are in favour of Peerage; the targets are ratios of "
+        "member-steps/s.",
+        "",
+        "| case | contender | threads | CPU ms a member-step | times Peerage's | member-steps/s | Peerage is faster by "
+        "| target |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for case, found in results["cases"].items():
@@ -256,15 +253,14 @@ def against_others(results: Results) -> list[str]:
         group = f"group of {members}" if members > 1 else "single member"
         threads = rows[ours]["threads"]
         lines.append(
-            f"| {case} | Peerage, {group} | {threads} | {rate(rows, ours):,.0f} | {cpu(rows, ours):.3f} | | | |"
+            f"| {case} | Peerage, {group} | {threads} | {cpu(rows, ours):.3f} | | {rate(rows, ours):,.0f} | | |"
         )
-        for who in ("sb3", "sbx"):
-            if key := best(rows, who):
-                target = f"{TARGETS[case, who]:g}"
+        for key in rows:
+            if (who := key.split("/")[0]) in ("sb3", "sbx"):
                 lines.append(
-                    f"| | {NAMES[who]} | {rows[key]['threads'] or 'its own'} | {rate(rows, key):,.0f} "
-                    f"| {cpu(rows, key):.3f} | {ratio(rows, ours, key):.2f} "
-                    f"| {cpu(rows, key) / cpu(rows, ours):.2f} | {target} |"
+                    f"| | {NAMES[who]} | {rows[key]['threads'] or 'its own'} | {cpu(rows, key):.3f} "
+                    f"| {ratio(rows, key, ours, 'cpu'):.2f} | {rate(rows, key):,.0f} "
+                    f"| {ratio(rows, ours, key, 'rates'):.2f} | {TARGETS[case, who]:g} |"
                 )
     for case, found in results["cases"].items():
         if len(MEMBERS[case]) > 1:
@@ -308,16 +304,16 @@ def against_others(results: Results) -> list[str]:
 
 
 def group_sizes(case: str, rows: dict[str, Any]) -> list[str]:
-    """A table of the time of a member-step by group size."""
+    """A table of the CPU time of a member-step by group size."""
     lines = [
         f"### Cost of a member in a group ({case})",
         "",
-        "| members | microseconds a member-step | of a single member's |",
+        "| members | CPU microseconds a member-step | of a single member's |",
         "| ---: | ---: | ---: |",
     ]
     for n in MEMBERS[case]:
         key, single = f"peerage/{n}", f"peerage/{MEMBERS[case][0]}"
-        lines.append(f"| {n} | {1e6 / rate(rows, key):.0f} | {ratio(rows, single, key):.2f} |")
+        lines.append(f"| {n} | {1e3 * cpu(rows, key):.0f} | {ratio(rows, key, single, 'cpu'):.2f} |")
     return lines
 
 

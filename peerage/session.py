@@ -21,6 +21,7 @@ from peerage.evaluation.actors import Evaluations
 from peerage.evaluation.evaluate import SEED, Evaluator, episode_seeds
 from peerage.learners.defaults import check_learning
 from peerage.nets import workers
+from peerage.nets.native import row_products
 from peerage.reports.figures import fresh_figures
 from peerage.reports.report import write_report
 from peerage.runs import checkpoint
@@ -67,7 +68,7 @@ def run_training(
     trainer.set_run_config(config.run)
 
     def write(made: RunFolder) -> None:
-        made.write_environment(trainer.spec.id, device_name(trainer.device))
+        made.write_environment(trainer.spec.id, device_name(trainer.device), row_products())
         made.write_command(command or ["peerage", "train", "(from Python)"])
 
     name, settings = planned.path.name, to_dict(config)

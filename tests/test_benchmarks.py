@@ -104,7 +104,10 @@ def test_the_table(threads, tmp_path):
     )
     assert json.loads(json.dumps(results)) == results
     text = bench.table(results)
-    assert "| | Stable-Baselines3 | 1 | 100 | 10.000 | 3.04 | 3.04 | 3 |" in text
+    assert results["machine"]["vendor"] in ("Intel", "AMD", "other")
+    assert f"({results['machine']['vendor']}), " in text.splitlines()[0]
+    for n in (1, 2):
+        assert f"| | Stable-Baselines3 | {n} | 10.000 | 3.04 | 100 | 3.04 | 3 |" in text
     assert ("### Threads" in text) == threads
     assert "| 64 |" in text and "torch's own 100 GFLOP/s, oneDNN 200" in text
     assert "### Trust" not in text

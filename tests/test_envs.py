@@ -5,18 +5,23 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+import tomllib
 import warnings
+from pathlib import Path
 
 import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import peerage.envs
 from peerage.envs.catalogue import list_envs
 from peerage.envs.make import check_env_id, make_env
 from peerage.errors import UserError
 
+ROOT = Path(__file__).parent.parent
 OURS = [f"Room-v{n}" for n in (3, 6, 21, 27, 33)] + ["Hallway-v0", "Hallway-v1", "CartpoleSwingUp-v0"]
 
 
@@ -146,6 +151,48 @@ def test_bad_environments_in_one_line(env, env_args, message):
         check_env_id(env, env_args)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 250
+
+
+WITHOUT_SIMULATORS = """
+import json, sys
+sys.modules["Box2D"] = sys.modules["mujoco"] = None  # as if they were not installed
+import peerage
+from peerage.cli import main
+run = peerage.train("Room-v6", n_peers=2, total_timesteps=60, log_dir=sys.argv[1], eval_freq=0, verbose=0)
+assert (run.folder / "DONE").exists()
+for env in ("LunarLander-v3", "Hopper-v5"):
+    print("status", main(["train", "--env", env, "--log-dir", sys.argv[1]]), file=sys.stderr)
+"""
+
+
+def test_simulators_are_optional(tmp_path):
+    """Other environments train without Box2D and MuJoCo; those that need them name the extra, and write nothing."""
+    command = [sys.executable, "-c", WITHOUT_SIMULATORS, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[-4:] == [
+        'peerage: LunarLander-v3 needs Box2D, which is not installed: pip install "peerage[box2d]"',
+        "status 2",
+        'peerage: Hopper-v5 needs MuJoCo, which is not installed: pip install "peerage[mujoco]"',
+        "status 2",
+    ]
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_the_tested_versions_are_within_the_declared_ranges():
+    """The default installation has no simulators; `make setup` installs all extras in these versions."""
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").split()
+    pins = {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    default = [Requirement(text) for text in project["dependencies"]]
+    optional = [Requirement(text) for texts in extras.values() for text in texts]
+    for required in [*default, *optional]:
+        if required.name != "peerage":
+            assert pins[canonicalize_name(required.name)] in required.specifier, required
+    assert not any(r.name in ("mujoco", "box2d") or r.extras for r in default)
+    everything = {extra for text in extras["dev"] for extra in Requirement(text).extras}
+    assert everything >= extras.keys() - {"dev", "bench"}
 
 
 class Spaces(gymnasium.Env):

@@ -22,7 +22,7 @@ from peerage.sweeps.worker import WORK
 ROOT = Path(__file__).parent.parent
 
 LAYERS = """
-    version  errors  text  loading  append_buffer
+    version  errors  text  loading  append_buffer  processor
     config
     nets  envs
     runs

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from peerage import processor
 from peerage.nets import kernels, native, workers
 from peerage.nets.adam import StackedAdam
 from peerage.nets.layers import embedding_part, linear_part
@@ -43,6 +44,14 @@ def public_functions_only(monkeypatch):
 
 def needs(name):
     return pytest.mark.skipif(not native.available(name), reason=f"torch has no {name}")
+
+
+WAYS = [pytest.param("oneDNN", marks=needs("onednn_linear")), "torch"]
+"""The results of `native.row_products` that work on this machine, whatever its processor is."""
+
+
+def use(way, monkeypatch):
+    monkeypatch.setattr(native, "row_products", lambda: way)
 
 
 # --- one pass -----------------------------------------------------------------------------------------------
@@ -76,13 +85,14 @@ def results(stack, out, x):
 @pytest.mark.parametrize("rows", [1, 3])
 @pytest.mark.parametrize("dropout", [False, True])
 @pytest.mark.parametrize(
-    ("dtype", "rowwise"),
-    [(F64, False), (F32, False), pytest.param(F32, True, marks=needs("onednn_linear"))],
+    ("dtype", "way"),
+    [(F64, None), (F32, None), pytest.param(F32, "oneDNN", marks=needs("onednn_linear")), (F32, "torch")],
 )
-def test_a_pass_computes_the_equation_and_its_gradients(rows, dropout, dtype, rowwise):
+def test_a_pass_computes_the_equation_and_its_gradients(rows, dropout, dtype, way, monkeypatch):
+    use(way, monkeypatch)
     tolerance = 1e-12 if dtype == F64 else 3e-6  # of the largest value
     stack, layers, x = make_pass(rows, dtype, dropout)
-    found = results(stack, kernels.run(x, layers, rowwise=rowwise), x)
+    found = results(stack, kernels.run(x, layers, rowwise=True), x)
     stack, layers, x = make_pass(rows, F64, dropout)
     expected = results(stack, kernels.plain(x, layers), x)
     for mine, theirs in zip(found, expected, strict=True):
@@ -112,8 +122,10 @@ def test_gradients_are_slopes():
     torch.testing.assert_close((stack.grad * direction).sum(), (ends[0] - ends[1]) / 2e-7, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("sizes", [(6, 9, 2), (6, 128, 128, 2)])
-def test_a_tape_has_the_gradients_of_autograd(sizes):
+def test_a_tape_has_the_gradients_of_autograd(sizes, way, monkeypatch):
+    use(way, monkeypatch)
     net = StackedMLP(2, sizes)
     net.init_(generators(2))
     x, pull = torch.randn(2, 64, 6), torch.randn(2, 64, 2)
@@ -127,9 +139,10 @@ def test_a_tape_has_the_gradients_of_autograd(sizes):
     assert torch.equal(again, out) and torch.equal(net.grad, expected)
 
 
-@needs("onednn_linear")
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("threads", [1, 2])
-def test_rows_have_the_same_bits_alone_and_with_any_number_of_threads(threads):
+def test_rows_have_the_same_bits_alone_and_with_any_number_of_threads(threads, way, monkeypatch):
+    use(way, monkeypatch)
     workers.WORKERS.set_threads(threads)
     stack, layers, x = make_pass(3, F32, dropout=True)
     whole = results(stack, kernels.run(x, layers), x)
@@ -147,19 +160,55 @@ def test_rows_have_the_same_bits_alone_and_with_any_number_of_threads(threads):
             assert torch.equal(one.detach().to(F64), all_rows[row : row + 1])
 
 
+# --- the processor ------------------------------------------------------------------------------------------
+
+
+CPUINFO = """processor\t: 0
+vendor_id\t: {vendor}
+model name\t: A Processor
+"""
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "reported", "vendor", "products"),
+    [
+        (CPUINFO.format(vendor="GenuineIntel"), "", "Intel", "torch"),
+        (CPUINFO.format(vendor="AuthenticAMD"), "", "AMD", "oneDNN"),
+        (CPUINFO.format(vendor="Another"), "GenuineIntel", "other", "oneDNN"),
+        ("processor\t: 0\n", "", "other", "oneDNN"),  # as on ARM
+        (None, "Intel64 Family 6 Model 85 Stepping 7, GenuineIntel", "Intel", "torch"),  # Windows
+        (None, "arm", "other", "oneDNN"),  # macOS
+    ],
+)
+def test_the_vendor_of_the_processor_decides(cpuinfo, reported, vendor, products, tmp_path, monkeypatch):
+    path = tmp_path / "cpuinfo"
+    if cpuinfo is not None:
+        path.write_text(cpuinfo)
+    monkeypatch.setattr(processor, "CPUINFO", path)
+    monkeypatch.setattr("platform.processor", lambda: reported)
+    assert processor.cpu_vendor.__wrapped__() == vendor
+    monkeypatch.setattr(native, "cpu_vendor", lambda: vendor)
+    monkeypatch.setattr(native, "available", lambda name: name == "onednn_linear")
+    assert native.row_products() == products
+    monkeypatch.setattr(native, "available", lambda name: False)
+    assert native.row_products() == (products if products == "torch" else None)
+
+
 # --- private functions of torch --------------------------------------------------------------------------------
 
 
 @needs("onednn_linear")
 @needs("threshold_backward")
-def test_without_private_functions_a_network_is_the_same(request):
+def test_without_private_functions_a_network_is_the_same(request, monkeypatch):
     """oneDNN and the ReLU's gradient."""
+    monkeypatch.setattr(native, "cpu_vendor", lambda: "AMD")  # uses oneDNN if it is available
 
     def compute():
         stack, layers, x = make_pass(2, F32, dropout=True)
         return results(stack, kernels.run(x, layers), x)
 
     with_them = compute()
+    assert native.row_products() == "oneDNN"
     request.getfixturevalue("public_functions_only")
     for one, other in zip(with_them, compute(), strict=True):
         assert (one - other).abs().max() < 3e-6 * other.abs().max()
@@ -307,11 +356,12 @@ def test_only_configure_changes_the_process():
     assert after == before and threads == 1
     caches, torch_threads, _ = configured
     assert caches.keys() >= {"ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"}
-    assert torch_threads == (1 if native.available("onednn_linear") else 3) and then == 3
+    assert torch_threads == (1 if native.row_products() else 3) and then == 3
 
 
 def test_without_onednn_torch_itself_has_the_threads(monkeypatch, public_functions_only):
     for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
         monkeypatch.setenv(name, "64")
+    monkeypatch.setattr(native, "cpu_vendor", lambda: "AMD")
     workers.configure(2)
     assert torch.get_num_threads() == workers.WORKERS.threads == 2

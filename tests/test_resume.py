@@ -27,6 +27,7 @@ from peerage.envs import running
 from peerage.envs.vector import EnvGroup, EnvMaker
 from peerage.errors import UserError
 from peerage.learners.replay import Replay
+from peerage.nets import native
 from peerage.runs import checkpoint, chunks, disk
 from peerage.runs.folder import HEADER, RunFolder
 from peerage.runs.listeners import Listener, Listeners
@@ -652,18 +653,26 @@ def test_another_machine_is_noted_and_said(stopped):
     newest = checkpoint.checkpoints(stopped)[-1]
     manifest = json.loads((newest / "manifest.json").read_text())
     manifest.pop("seal")
+    assert manifest["about"]["matrix_products"] == native.row_products()
     manifest["about"]["versions"]["torch"], manifest["about"]["threads"] = "1.0", 7
+    manifest["about"]["matrix_products"] = "another"
     (newest / "manifest.json").write_text(json.dumps({**manifest, "seal": checkpoint._seal(manifest)}))
     heard = Heard()
     peerage.resume(stopped, listeners=[heard], threads=1)
     expected = [f"torch 1.0, now {torch.__version__.split('+')[0]}", "threads 7, now 1"]
+    expected.append(f"matrix_products another, now {native.row_products()}")
     assert len(heard.texts) == 2 and heard.texts[0].startswith("memory: ")
     assert heard.texts[1].startswith("the resumed run is not bit-identical: torch 1.0, now")
-    noted = json.loads((stopped / "environment.json").read_text())["resumed"]
+    environment = json.loads((stopped / "environment.json").read_text())
+    assert environment["hardware"]["matrix_products"] == native.row_products()
+    noted = environment["resumed"]
     assert [n["step"] for n in noted] == [80] and noted[0]["threads"] == 1
     assert [d.split("+")[0] for d in noted[0]["different"]] == expected
     same = {"versions": {"torch": "2", "python": "3.11"}, "cpu": "x", "config": 1}
-    assert differences(same, {**same, "config": 2, "versions": {"torch": "2", "python": "3.12"}}) == []
+    # A run of an earlier version, which used oneDNN and did not record it
+    now = {**same, "config": 2, "versions": {"torch": "2", "python": "3.12"}, "matrix_products": "oneDNN"}
+    assert differences(same, now) == []
+    assert differences(same, {**now, "matrix_products": "torch"}) == ["matrix_products oneDNN, now torch"]
 
 
 # --- signals --------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from peerage.runs import checkpoint
 from peerage.runs.folder import RunFolder
 from peerage.runs.listeners import Listener, Listeners
 from peerage.runs.tables import CsvLog, read_evaluations, read_metrics
+from peerage.training import machine
 from peerage.training.runner import Runner
 
 ROOT = Path(__file__).parent.parent
@@ -129,6 +131,23 @@ def test_a_training_without_environments(tmp_path):
     first, last = (evaluations[evaluations["step"] == step]["return"] for step in (0, 100))
     assert (last.to_numpy() > first.to_numpy()).all() and np.abs(fit.guess - 3).max() < 1.5
     assert [path.name for path in checkpoint.checkpoints(folder.path)] == ["step_000000080", "step_000000100"]
+
+
+@pytest.mark.parametrize(
+    ("replicas", "log_freq", "interval"),
+    [(2, 7, 7), (2, 1000, 25), (60, 7, 1)],  # of 4, 4 and 120 members, with 100 member-steps between two trims
+)
+def test_freed_memory_is_returned_without_checkpoints(replicas, log_freq, interval, tmp_path, monkeypatch):
+    """In steps that depend on the number of members, and at least whenever the run logs."""
+    at: list[int] = []
+    monkeypatch.setattr(machine, "TRIM_MEMBER_STEPS", 100)
+    monkeypatch.setattr("peerage.training.runner.give_memory_back", lambda: at.append(fit.step))
+    run = replace(CONFIG.run, log_freq=log_freq, eval_freq=0, checkpoint_freq=0)
+    config = replace(CONFIG, replicas=replicas, run=run)
+    fit, folder = Fit(config), RunFolder.create(tmp_path, "run", "run", to_dict(config))
+    runner_of(fit, folder, CsvLog(folder.path), Heard()).run()
+    # The first and the last checkpoint, which every run writes, return their memory, too
+    assert at == [0, *range(interval, 101, interval), 100]
 
 
 def test_it_continues_from_a_checkpoint_to_the_same_bytes(tmp_path, same):

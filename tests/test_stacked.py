@@ -416,30 +416,30 @@ def test_warm_up_is_uniform_over_the_box():
     assert (torch.bincount(seen, minlength=5) / len(seen) - 0.2).abs().max() < 0.03 and seen.max() == 4
 
 
+@pytest.mark.parametrize("way", ["oneDNN", "torch"])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_wide_layers_row_by_row_are_the_same_function(threads, monkeypatch):
-    """oneDNN's way for wide layers gives values and gradients of the batched one; with any number of threads and
-    beside any other rows, the same bits."""
+def test_wide_layers_row_by_row_are_the_same_function(threads, way, monkeypatch):
+    """Wide layers row by row give the values and gradients of the batched way; with any number of threads and beside
+    any other rows, the same bits."""
+    if way == "oneDNN" and not native.available("onednn_linear"):
+        pytest.skip("torch has no onednn_linear")
     torch.manual_seed(0)
     net = StackedMLP(3, (5, 128, 128, 2))
     net.flat.copy_(0.1 * torch.randn_like(net.flat))
     x = torch.randn(3, 64, 5, requires_grad=True)
     seen = []
     WORKERS.set_threads(threads)
-    onednn = native.available("onednn_linear")
-    for wide in (True, False):
-        if not wide:
-            monkeypatch.setattr("peerage.nets.native.available", lambda name: False)
+    for used in (way, None):
+        monkeypatch.setattr(native, "row_products", lambda used=used: used)
         net.grad.zero_()
         x.grad = None
         out = net(x, grad=True)
         out.square().sum().backward()
         seen.append((out.detach().clone(), net.grad.clone(), x.grad.clone()))
-    monkeypatch.undo()
+    monkeypatch.setattr(native, "row_products", lambda: way)
     WORKERS.set_threads(1)
     for one, other in zip(*seen, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
     alone = StackedMLP(1, (5, 128, 128, 2))
     alone.flat.copy_(net.flat[:1])
-    if onednn:
-        assert torch.equal(alone(x[:1].detach()), seen[0][0][:1])
+    assert torch.equal(alone(x[:1].detach()), seen[0][0][:1])

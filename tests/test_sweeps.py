@@ -21,7 +21,7 @@ from peerage.config.file import from_dict, load, to_dict
 from peerage.config.plain_yaml import parse
 from peerage.config.presets import preset_names
 from peerage.errors import UserError
-from peerage.runs.environment import cpu_model
+from peerage.processor import cpu_model
 from peerage.runs.folder import RunFolder
 from peerage.runs.tables import read_metrics
 from peerage.statistics.samples import read_sides

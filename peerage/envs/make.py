@@ -26,6 +26,9 @@ from peerage.errors import UserError, nearest
 Maker = str | Callable[..., gymnasium.Env]
 """A Gymnasium id (`module:Name-v0` imports the module first) or a function that builds the environment."""
 
+EXTRAS = {"Box2D": ("Box2D", "box2d"), "mujoco": ("MuJoCo", "mujoco")}
+"""Modules of optional simulators: their names, and the extras of Peerage that install them."""
+
 
 @dataclass(frozen=True, eq=False)
 class Spec:
@@ -116,10 +119,8 @@ def make_env(env: Maker, env_args: Mapping[str, Any]) -> gymnasium.Env:
                 built = gymnasium.make(env, disable_env_checker=True, **env_args)
         except UserError:
             raise
-        except gymnasium.error.DependencyNotInstalled as error:
-            raise UserError(f"{name} needs a package that is not installed: {one_line(error)}") from error
-        except ImportError as error:
-            raise UserError(f"{name} cannot be imported: {one_line(error)}") from error
+        except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
+            raise UserError(f"{name} {_missing(error)}") from error
         except gymnasium.error.Error as error:
             if isinstance(env, str) and env.split(":")[-1] not in gymnasium.registry:
                 hint = nearest(env, list(gymnasium.registry))
@@ -229,6 +230,17 @@ def one_line(error: BaseException) -> str:
     """The first line of an exception's message, or its type where it has none."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def _missing(error: BaseException) -> str:
+    """What an environment lacks, from the error of its import."""
+    cause = error.__cause__ if isinstance(error, gymnasium.error.DependencyNotInstalled) else error
+    if isinstance(cause, ModuleNotFoundError) and cause.name in EXTRAS:
+        title, extra = EXTRAS[cause.name]
+        return f'needs {title}, which is not installed: pip install "peerage[{extra}]"'
+    if isinstance(error, ImportError):
+        return f"cannot be imported: {one_line(error)}"
+    return f"needs a package that is not installed: {one_line(error)}"
 
 
 def _explain(error: TypeError, env: Maker) -> str:

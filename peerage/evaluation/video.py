@@ -87,7 +87,9 @@ def record(
 
     `out`: the file; by default `member-N.gif` in the run folder. Evaluations start from the same states, unless `seed`
     is given. `checkpoint`: `"best"` or a step; by default the newest. The film stops after `max_frames` pictures.
-    Faster environments are shown with fewer pictures per second. Raises UserError if the file exists and `overwrite` is false, for a member that does not exist, and for an
+    Faster environments are shown with fewer pictures per second.
+
+    Raises UserError if the file exists and `overwrite` is false, for a member that does not exist, and for an
     environment that cannot be rendered.
     """
     path = Path(out) if out is not None else Path(run) / f"member-{member}.gif"

@@ -4,8 +4,8 @@ Each layer computes `h <- relu(h W + b) * factors`, where the ReLU and dropout's
 equation, and `run` computes the same faster in one of two ways:
 
 - batched: one `baddbmm` for all rows, for small layers and on GPUs;
-- row by row with oneDNN, for wide layers on a CPU. oneDNN has a fused bias and ReLU, keeps a row's activations in the
-  cache, and on AMD processors is twice as fast as MKL, which torch's own products use (docs/performance.md).
+- row by row, for wide layers on a CPU: a row's activations stay in the cache. On Intel processors with torch's own
+  `addmm`, on others with oneDNN, which has a fused bias and ReLU (`native.row_products`, docs/performance.md).
 
 By default the sizes of layers and batch decide, so a row's bits depend on no other row.
 """
@@ -24,8 +24,8 @@ from peerage.nets import native
 from peerage.nets.workers import WORKERS
 
 # A pass goes row by row from this batch size on, if one of its layers has this number of weights (measured).
-ONEDNN_MIN_BATCH = 32
-ONEDNN_MIN_WEIGHTS = 128 * 128
+ROWWISE_MIN_BATCH = 32
+ROWWISE_MIN_WEIGHTS = 128 * 128
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,39 +82,38 @@ def run(x: Tensor, layers: Sequence[Layer], *, rowwise: bool | None = None) -> T
 
     `x` may have more dimensions, `[S, ..., in]` -> `[S, ..., out]`; all between first and last make up `B`.
 
-    `rowwise`: row by row if oneDNN can compute this (float32 on a CPU); by default the shapes decide.
+    `rowwise`: row by row if this machine can (float32 on a CPU); by default the shapes decide.
     """
-    rowwise = _goes_by_row(x, layers) if rowwise is None else rowwise and _onednn_can(x)
+    products = _way(x, layers, rowwise)
     if torch.is_grad_enabled() and (layers[0].weight.requires_grad or x.requires_grad):
-        recorded: Tensor = _Pass.apply(x, layers[0].weight, layers, rowwise)
+        recorded: Tensor = _Pass.apply(x, layers[0].weight, layers, products)
         return recorded
-    out = _forward(_flat(x), layers, rowwise, None)
+    out = _forward(_flat(x), layers, products, None)
     return out if x.dim() == 3 else out.view(*x.shape[:-1], out.shape[-1])
 
 
 def tape(x: Tensor, layers: Sequence[Layer]) -> tuple[Tensor, Callable[[Tensor], None]]:
     """The output of `run`, and a function that takes the output's gradient and adds the gradients of the parameters:
     differentiation without autograd. Neither `x` nor that gradient may require gradients."""
-    rowwise = _goes_by_row(x, layers)
+    products = _way(x, layers)
     kept: list[Any] = []
-    out = _forward(x, layers, rowwise, kept)
+    out = _forward(x, layers, products, kept)
 
     def backward(grad: Tensor) -> None:
-        _backward(grad, layers, rowwise, kept, input_grad=False)
+        _backward(grad, layers, products, kept, input_grad=False)
 
     return out, backward
 
 
-def _onednn_can(x: Tensor) -> bool:
-    return x.dtype == torch.float32 and x.device.type == "cpu" and native.available("onednn_linear")
-
-
-def _goes_by_row(x: Tensor, layers: Sequence[Layer]) -> bool:
-    return (
-        x.shape[1] >= ONEDNN_MIN_BATCH
-        and _onednn_can(x)
-        and max(layer.weight.shape[1] * layer.weight.shape[2] for layer in layers) >= ONEDNN_MIN_WEIGHTS
-    )
+def _way(x: Tensor, layers: Sequence[Layer], rowwise: bool | None = None) -> _Products:
+    """How to compute a pass of `x`; `rowwise` as in `run`."""
+    if rowwise is None:
+        rowwise = x.shape[1] >= ROWWISE_MIN_BATCH and (
+            max(layer.weight.shape[1] * layer.weight.shape[2] for layer in layers) >= ROWWISE_MIN_WEIGHTS
+        )
+    if not rowwise or x.dtype != torch.float32 or x.device.type != "cpu":
+        return BATCHED
+    return ROW_PRODUCTS[native.row_products()]
 
 
 class _Pass(torch.autograd.Function):
@@ -122,15 +121,15 @@ class _Pass(torch.autograd.Function):
     requires gradients; gradients of parameters do not go through autograd."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, layers: Sequence[Layer], rowwise: bool) -> Tensor:
-        ctx.layers, ctx.rowwise, ctx.kept, ctx.shape = layers, rowwise, [], x.shape
-        out = _forward(_flat(x), layers, rowwise, ctx.kept)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, layers: Sequence[Layer], products: _Products) -> Tensor:
+        ctx.layers, ctx.products, ctx.kept, ctx.shape = layers, products, [], x.shape
+        out = _forward(_flat(x), layers, products, ctx.kept)
         # Another tensor than the one that is kept: if a node kept its own output, neither would ever be freed.
         return out.view(*x.shape[:-1], out.shape[-1])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None, None]:
-        grad = _backward(_flat(grads[0]), ctx.layers, ctx.rowwise, ctx.kept, input_grad=ctx.needs_input_grad[0])
+        grad = _backward(_flat(grads[0]), ctx.layers, ctx.products, ctx.kept, input_grad=ctx.needs_input_grad[0])
         return None if grad is None else grad.view(ctx.shape), None, None, None
 
 
@@ -139,19 +138,19 @@ def _flat(x: Tensor) -> Tensor:
     return x if x.dim() == 3 else x.reshape(x.shape[0], -1, x.shape[-1])
 
 
-def _forward(x: Tensor, layers: Sequence[Layer], rowwise: bool, kept: list[Any] | None) -> Tensor:
+def _forward(x: Tensor, layers: Sequence[Layer], products: _Products, kept: list[Any] | None) -> Tensor:
     """`kept` receives what the backward pass needs: the input and the output of every layer; for several rows row by
     row, a list of these for each row."""
-    if not rowwise:
+    if products is BATCHED:
         return _through(x, [layer.detached for layer in layers], BATCHED, kept)
     if len(x) == 1:
-        return _through(x[0], [layer.rows[0] for layer in layers], ONE_ROW, kept).unsqueeze(0)
+        return _through(x[0], [layer.rows[0] for layer in layers], products, kept).unsqueeze(0)
     inputs = x.unbind()
     outputs: list[Tensor] = list(inputs)
     of_row: list[list[Tensor] | None] = [None if kept is None else [] for _ in inputs]
 
     def forward(row: int) -> None:
-        outputs[row] = _through(inputs[row], [layer.rows[row] for layer in layers], ONE_ROW, of_row[row])
+        outputs[row] = _through(inputs[row], [layer.rows[row] for layer in layers], products, of_row[row])
 
     WORKERS.run(forward, len(inputs))
     if kept is not None:
@@ -160,20 +159,20 @@ def _forward(x: Tensor, layers: Sequence[Layer], rowwise: bool, kept: list[Any] 
 
 
 def _backward(
-    grad: Tensor, layers: Sequence[Layer], rowwise: bool, kept: list[Any], *, input_grad: bool
+    grad: Tensor, layers: Sequence[Layer], products: _Products, kept: list[Any], *, input_grad: bool
 ) -> Tensor | None:
     """Adds the parameters' gradients; returns the input's if it is wanted."""
-    if not rowwise:
+    if products is BATCHED:
         return _back_through(grad, [layer.detached for layer in layers], BATCHED, kept, input_grad)
     grad = grad.contiguous()
     if len(grad) == 1:
-        of_one = _back_through(grad[0], [layer.rows[0] for layer in layers], ONE_ROW, kept, input_grad)
+        of_one = _back_through(grad[0], [layer.rows[0] for layer in layers], products, kept, input_grad)
         return None if of_one is None else of_one.unsqueeze(0)
     grads: list[Any] = list(grad.unbind())
 
     def backward(row: int) -> None:
         of_row = [layer.rows[row] for layer in layers]
-        grads[row] = _back_through(grads[row], of_row, ONE_ROW, kept[row], input_grad)
+        grads[row] = _back_through(grads[row], of_row, products, kept[row], input_grad)
 
     WORKERS.run(backward, len(grads))
     return torch.stack(grads) if input_grad else None
@@ -235,7 +234,7 @@ class _Batched:
         return torch.bmm(grad, weight.transpose(1, 2))
 
 
-class _OneRow:
+class _OneDNNRow:
     """The products of one row with oneDNN: activations are `[B, width]`."""
 
     def output(self, x: Tensor, layer: Layer) -> Tensor:
@@ -252,4 +251,21 @@ class _OneRow:
         return native.onednn_linear(grad, weight)
 
 
-BATCHED, ONE_ROW = _Batched(), _OneRow()
+class _TorchRow:
+    """The products of one row with torch's own functions: activations are `[B, width]`."""
+
+    def output(self, x: Tensor, layer: Layer) -> Tensor:
+        out = torch.addmm(layer.bias, x, layer.weight)
+        return out.relu_() if layer.relu else out
+
+    def add_gradients(self, x: Tensor, grad: Tensor, weight_grad: Tensor, bias_grad: Tensor) -> None:
+        weight_grad.addmm_(x.t(), grad)
+        bias_grad.add_(grad.sum(dim=0))
+
+    def input_gradient(self, grad: Tensor, weight: Tensor) -> Tensor:
+        return torch.mm(grad, weight.t())
+
+
+BATCHED = _Batched()
+ROW_PRODUCTS: dict[str | None, _Products] = {"oneDNN": _OneDNNRow(), "torch": _TorchRow(), None: BATCHED}
+"""By the result of `native.row_products`."""

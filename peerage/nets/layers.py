@@ -54,7 +54,7 @@ def linear(w: Weights, name: str, x: Tensor, relu: bool = False, mask: Mask | No
     layer, rows = w.layer(name, relu), x.shape[0]
     if mask is not None:
         layer = layer.with_factors(mask((rows, math.prod(x.shape[1:-1]), layer.weight.shape[2])))
-    # One row means that `by_rows` is at work: oneDNN is faster for it at any size.
+    # One row means that `by_rows` is at work: the products of a row are faster than batched ones at any size.
     return kernels.run(x, [layer], rowwise=rows == 1)
 
 

@@ -2,16 +2,31 @@
 
 `available(name)` is the only check. It runs the function once on a tiny input, at the first use, and says whether the
 result is right. The equivalents are slower: `kernels` uses `baddbmm` instead of `onednn_linear`, `relu_backward` uses
-`masked_fill`, and `StackedAdam` uses its own elementwise formula instead of `fused_adam_`.
+`masked_fill`, and `StackedAdam` uses its own elementwise formula instead of `fused_adam_`. `row_products` says whether
+this machine uses oneDNN at all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+from peerage.processor import cpu_vendor
+
+
+def row_products() -> Literal["oneDNN", "torch"] | None:
+    """How this machine computes the products of one row of a wide layer; None: it does not compute row by row.
+
+    torch's own products (MKL) are faster on Intel processors, oneDNN's on AMD's, where MKL does not use AVX-512
+    (docs/performance.md). The vendor decides, not a measurement, so that a resumed run uses the same products.
+    """
+    if cpu_vendor() == "Intel":
+        return "torch"
+    return "oneDNN" if available("onednn_linear") else None
 
 
 def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, relu: bool = False) -> Tensor:

@@ -91,14 +91,14 @@ def by_rows(work: Callable[[slice], Tensor], rows: int, device: torch.device | s
 def configure(threads: int) -> None:
     """Prepare this process for a run on `threads` (at least 1) CPU threads: thread counts, oneDNN's cache, memory.
 
-    Call it before the first product: oneDNN reads the size of its cache once. With oneDNN, threads take whole rows,
-    and every operation has one thread; without it, torch's own operations have all `threads`.
+    Call it before the first product: oneDNN reads the size of its cache once. Where wide layers are computed row by
+    row, threads take whole rows, and every operation has one thread; otherwise every operation has all `threads`.
     """
     # oneDNN and torch's layer above it keep a compiled kernel of half a megabyte for each shape, 1,024 of them each by
     # default. A run has some tens of shapes.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KERNEL_CACHE)
     os.environ.setdefault("LRU_CACHE_CAPACITY", KERNEL_CACHE)
-    torch.set_num_threads(1 if native.available("onednn_linear") else threads)
+    torch.set_num_threads(1 if native.row_products() is not None else threads)
     WORKERS.set_threads(threads)
     _keep_freed_memory()
 

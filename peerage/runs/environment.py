@@ -8,18 +8,19 @@ import subprocess
 from importlib import metadata
 from typing import Any
 
+from peerage.processor import cpu_model
 from peerage.version import __version__
 
 PACKAGES = ("peerage", "torch", "numpy", "gymnasium", "mujoco", "box2d", "stable-baselines3")
 """Packages that results depend on."""
 
 
-def describe_environment(env: str, device: str) -> dict[str, Any]:
-    """The content of environment.json."""
+def describe_environment(env: str, device: str, products: str | None) -> dict[str, Any]:
+    """The content of environment.json. `products`: as of `peerage.nets.native.row_products`."""
     return {
         "versions": versions(),
         "git": _git_commit(),
-        "hardware": {"cpu": cpu_model(), "cores": os.cpu_count(), "device": device},
+        "hardware": {"cpu": cpu_model(), "cores": os.cpu_count(), "device": device, "matrix_products": products},
         "platform": platform.platform(),
         "env": env,
     }
@@ -50,15 +51,3 @@ def _git_commit() -> dict[str, Any] | None:
             return None
         answers.append(done.stdout.strip())
     return {"commit": answers[0], "modified": bool(answers[1])}
-
-
-def cpu_model() -> str:
-    """The name of the processor."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            for line in file:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

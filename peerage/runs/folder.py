@@ -239,11 +239,11 @@ class RunFolder:
         except UserError as error:
             raise UserError(f"{self.path / 'config.yaml'}: {error}") from error
 
-    def write_environment(self, env: str, device: str) -> None:
-        """Write environment.json: versions, git commit of the current directory, hardware, environment id."""
-        write_atomically(
-            self.path / "environment.json", json.dumps(describe_environment(env, device), indent=2) + "\n"
-        )
+    def write_environment(self, env: str, device: str, products: str | None = None) -> None:
+        """Write environment.json: versions, git commit of the current directory, hardware (with how wide layers are
+        computed, see `peerage.nets.native.row_products`), environment id."""
+        described = describe_environment(env, device, products)
+        write_atomically(self.path / "environment.json", json.dumps(described, indent=2) + "\n")
 
     def note_resume(self, step: int, now: Mapping[str, Any], differences: Sequence[str]) -> None:
         """Record a resume after `step` in environment.json: the machine and how it differs from the one before."""

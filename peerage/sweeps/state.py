@@ -12,7 +12,7 @@ from peerage.config import FREE, Config
 from peerage.config.file import from_dict, to_dict
 from peerage.config.plain_yaml import short
 from peerage.errors import UserError
-from peerage.runs.environment import cpu_model
+from peerage.processor import cpu_model
 from peerage.runs.folder import RunFolder
 from peerage.statistics.sources import dotted_settings
 from peerage.sweeps.plan import PlannedRun, Sweep

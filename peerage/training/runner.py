@@ -20,7 +20,7 @@ from peerage.nets import workers
 from peerage.runs import checkpoint
 from peerage.runs.folder import RunFolder
 from peerage.runs.listeners import AdviceRow, EvaluationRow, Listener, MetricRow, RunInfo
-from peerage.training.machine import give_memory_back
+from peerage.training.machine import give_memory_back, trim_interval
 from peerage.training.signals import Interrupt
 
 PROGRESS_SECONDS = 0.2
@@ -156,6 +156,7 @@ class Runner:
         if not t.begun:
             t.begin()
             self.save()  # before the first evaluation, so that it can be resumed from step 0
+        trim_freq = trim_interval(t.N * t.R, run.log_freq)
         began = shown = logged_at = time.perf_counter()
         logged_step = t.step
         self._evaluate_if_due(interrupt)
@@ -173,6 +174,8 @@ class Runner:
                 rate = (t.step - logged_step) * t.N * t.R / max(seconds, 1e-9)
                 self.listener.on_timing(t.step, now - began, rate)
                 logged_at, logged_step, paused = now, t.step, 0.0
+            if t.step % trim_freq == 0:
+                give_memory_back()
             pause = time.perf_counter()
             self._evaluate_if_due(interrupt)
             self._leave_if_asked(interrupt)
