@@ -50,6 +50,18 @@ class Stop(Exception):
     pass
 
 
+def stop_at(step):
+    """`Trainer.advance` that stops a training after `step` steps."""
+    advance = Trainer.advance
+
+    def advance_or_stop(self):
+        if self.step == step:
+            raise Stop
+        return advance(self)
+
+    return advance_or_stop
+
+
 class Odd(gym.Env):
     """Observations and rewards of very different sizes; episodes of 7 steps that terminate or are truncated."""
 
@@ -136,14 +148,7 @@ def test_a_run_killed_at_any_step_ends_with_the_same_bytes(tmp_path, monkeypatch
     more = dict(env="NormalisationOddDiscrete-v0", normalize_obs=(True, False), normalize_reward=(False, True))
     whole = train(tmp_path, "whole", **more)
     with monkeypatch.context() as patched:
-        advance = Trainer.advance
-
-        def advance_or_stop(self):
-            if self.step == 26:
-                raise Stop
-            return advance(self)
-
-        patched.setattr(Trainer, "advance", advance_or_stop)
+        patched.setattr(Trainer, "advance", stop_at(26))
         with pytest.raises(Stop):
             train(tmp_path, "killed", checkpoint_freq=19, **more)
     killed = peerage.load(tmp_path / "killed")
@@ -240,6 +245,25 @@ def test_wrappers_with_running_statistics_are_refused(tmp_path, kind, flag):
     with pytest.raises(UserError, match=f"wrapper {kind.__name__}.*{flag}"):
         train(tmp_path, env=lambda: normalised_env(kind))
     assert not list(tmp_path.iterdir())
+
+
+def test_an_older_run_with_such_a_wrapper_resumes_with_a_message(tmp_path, monkeypatch):
+    heard = []
+
+    class Heard(peerage.runs.Listener):
+        def on_message(self, step, text):
+            heard.append(text)
+
+    def env():
+        return normalised_env(NormalizeObservation)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(session, "running_statistics", lambda env: None)
+        patched.setattr(Trainer, "advance", stop_at(5))
+        with pytest.raises(Stop):
+            train(tmp_path, env=env, total_timesteps=10)
+    peerage.resume(peerage.load(tmp_path / "run", env=env), listeners=[Heard()])
+    assert sum("NormalizeObservation" in text and "--normalize-obs" in text for text in heard) == 1
 
 
 def test_a_wrapper_with_frozen_statistics_is_accepted(tmp_path):
