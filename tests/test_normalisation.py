@@ -222,6 +222,21 @@ def test_an_adviser_and_a_pretrained_member_bring_their_statistics(run, tmp_path
     assert not (tmp_path / "other").exists()
 
 
+def test_a_member_that_starts_from_a_run_continues_its_statistics(run):
+    source = load_latest(run.folder)[1]["trainer"]["group"]["stacks"]["0"]["learner"]["parameters"]
+    learner = LearnerConfig(algorithm=("td3",), init_from=(f"{run.folder}:1",), **LEARNER | {"gamma": (0.9,)})
+    config = Config(n_peers=1, replicas=2, total_timesteps=STEPS, learner=learner, device="cpu", threads=1)
+    trainer = Trainer(config, env=Odd)
+    values = trainer.group.stacks[0].learner.parameters()
+    for name in values:
+        assert torch.equal(values[name], source[name][[1, 1]]), name
+    trainer.begin()
+    trainer.advance()
+    assert torch.equal(values["obs_count"], source["obs_count"][[1, 1]] + 2)
+    assert torch.equal(values["return_count"], source["return_count"][[1, 1]] + 1)
+    trainer.close()
+
+
 def test_an_exchange_leaves_the_statistics_alone(begin):
     config = Config(n_peers=2, replicas=1, total_timesteps=STEPS, device="cpu", threads=1, exchange=("average",))
     config = replace(config, exchange_freq=STEPS, learner=LearnerConfig(algorithm=("sac",), **LEARNER))
@@ -261,13 +276,13 @@ def test_an_older_run_with_such_a_wrapper_resumes_with_a_message(tmp_path, monke
         patched.setattr(session, "running_statistics", lambda env: None)
         patched.setattr(Trainer, "advance", stop_at(5))
         with pytest.raises(Stop):
-            train(tmp_path, env=env, total_timesteps=10)
+            train(tmp_path, env=env, total_timesteps=15)
     peerage.resume(peerage.load(tmp_path / "run", env=env), listeners=[Heard()])
     assert sum("NormalizeObservation" in text and "--normalize-obs" in text for text in heard) == 1
 
 
 def test_a_wrapper_with_frozen_statistics_is_accepted(tmp_path):
-    train(tmp_path, env=lambda: normalised_env(NormalizeObservation, frozen=True), total_timesteps=5)
+    train(tmp_path, env=lambda: normalised_env(NormalizeObservation, frozen=True), total_timesteps=15)
 
 
 def test_a_learner_that_does_not_normalise_refuses_the_settings(tmp_path):

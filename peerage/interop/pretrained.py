@@ -85,11 +85,12 @@ def load_members(group: Group, observation_space: gym.Space[Any], action_space: 
 
 def _to_start_from(source: Learner, learner: Learner, row: int, spec: str) -> dict[str, Tensor]:
     """The parameters `[1, P]` with which the member in `row` starts: those of `source`, except what is a setting of the
-    member (`Learner.exchanged`), and an entropy coefficient of 0, which an automatic one cannot leave."""
-    parameters, exchanged = source.parameters(), learner.exchanged()
+    member (`Learner.exchanged`), and an entropy coefficient of 0, which an automatic one cannot leave. Networks bring
+    the statistics of their inputs, which the training continues."""
+    parameters, learned = source.parameters(), learner.exchanged() | learner.statistics()
     for name, own in learner.parameters().items():
         finite = bool(parameters[name].isfinite().all()) if name in parameters else True
-        if name not in exchanged or (name == "log_ent_coef" and not finite):
+        if name not in learned or (name == "log_ent_coef" and not finite):
             parameters[name] = own[row : row + 1]
         elif not finite:
             raise UserError(f"--init-from {spec}: its networks hold numbers that are not finite, so it cannot learn on")

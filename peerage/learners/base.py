@@ -148,6 +148,10 @@ class Learner:
         """All learned parameters by name, as views `[S, P]`. The target network of `NAME` is called `NAME_target`."""
         return {}
 
+    def statistics(self) -> dict[str, Tensor]:
+        """Those of `parameters` that are running statistics: they belong to the networks, but are not exchanged."""
+        return {}
+
     def exchanged(self) -> dict[str, Tensor]:
         """The parameters that an exchange may change: by default all."""
         return self.parameters()

@@ -108,13 +108,15 @@ class OffPolicyLearner(Learner):
         return step > first.learning_starts and step % first.train_freq == 0
 
     def parameters(self) -> dict[str, Tensor]:
-        """The running statistics, which belong to the policy. Subclasses add their networks."""
+        """The running statistics. Subclasses add their networks."""
+        return self.statistics()
+
+    def statistics(self) -> dict[str, Tensor]:
         return {} if self.normalisation is None else self.normalisation.tensors()
 
     def exchanged(self) -> dict[str, Tensor]:
         """Running statistics stay the member's own."""
-        own = {} if self.normalisation is None else self.normalisation.tensors()
-        return {name: values for name, values in self.parameters().items() if name not in own}
+        return {name: values for name, values in self.parameters().items() if name not in self.statistics()}
 
     def state(self) -> dict[str, Any]:
         running = {} if self.normalisation is None else {"running_return": self.normalisation.running_return}
