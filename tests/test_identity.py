@@ -14,6 +14,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import stable_baselines3 as sb3
+import torch
 
 import peerage
 from peerage import session
@@ -186,6 +187,31 @@ class Own(gym.Env):
 
     class Inner(gym.Env):
         pass
+
+
+@pytest.mark.parametrize(
+    "space", [gym.spaces.Discrete(3, start=-1), gym.spaces.Box(-0.4, 0.4, (2,), np.float64)], ids=["discrete", "box"]
+)
+def test_the_space_contains_the_actions_of_a_policy(space):
+    class Strict(Own):
+        action_space = space
+
+        def step(self, action):
+            assert self.action_space.contains(action if isinstance(action, int) else np.asarray(action)), action
+            return super().step(np.ravel(action)[0])
+
+    config = small()
+    config = replace(config, run=replace(config.run, eval_freq=20), n_peers=2, advisers=("random",))
+    run = peerage.train(Strict, config=config, exp_name="run")
+    policy, rng = run.policy(1), np.random.default_rng(0)
+    actions = [policy(1e4 * rng.normal(size=2)) for _ in range(50)]  # where the policy is at the ends of the box
+    assert all(action in space for action in actions)
+    if isinstance(space, gym.spaces.Discrete):
+        obs = np.ones(2, np.float32)
+        index = int(policy.group.mode(torch.as_tensor(obs).expand(2, 1, 2))[1, 0, 0])
+        assert policy(obs) == index - 1 and {type(action) for action in actions} == {int}
+    else:
+        assert np.abs(actions).max() == pytest.approx(0.4)
 
 
 def test_recorded_names():
