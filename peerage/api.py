@@ -14,7 +14,8 @@ from peerage.config import Config, with_settings
 from peerage.config.adviser_words import checkpoint_word
 from peerage.config.file import load as load_config
 from peerage.config.file import validate
-from peerage.envs.adapted import UNCHANGED, Conversion
+from peerage.envs.actions import ActionConverter
+from peerage.envs.make import Spec
 from peerage.envs.vector import Maker
 from peerage.errors import UserError
 from peerage.evaluation import video
@@ -41,7 +42,9 @@ def train(
     """Train a group and return its run.
 
     Args:
-        env: a Gymnasium id, or a function that makes an environment.
+        env: a Gymnasium id, `module:function`, or a function or class that makes an environment. If it can be imported,
+            it is recorded as `module:function`; otherwise (a lambda, a local function, one of the main program)
+            `resume`, `evaluate` and `policy` need it again: `peerage.load(folder, env=...)`.
         advisers: names as on the command line, or objects with a `suggest` method
             (`peerage.Adviser`).
         config: the configuration to start from: a `Config`, a YAML file, a preset or a run folder.
@@ -149,7 +152,7 @@ class Run:
         trainer.close()
         if not (0 <= member < trainer.N and 0 <= replica < trainer.R):
             raise UserError(f"{self.folder} has members 0 to {trainer.N - 1} and replicas 0 to {trainer.R - 1}")
-        return Policy(trainer.group, replica * trainer.N + member, trainer.spec.conversion)
+        return Policy(trainer.group, replica * trainer.N + member, trainer.spec)
 
 
 @dataclass(frozen=True)
@@ -158,11 +161,14 @@ class Policy:
 
     group: Any
     row: int
-    conversion: Conversion = UNCHANGED
+    spec: Spec
 
     def __call__(self, obs: Any) -> Any:
-        """`obs [obs]`, or a dictionary for Dict observations -> an int for Discrete actions, `[parts]` for
-        MultiDiscrete, `[act]` in the environment's units for Box."""
-        flat = torch.as_tensor(self.conversion.flat(obs), dtype=self.group.dtype, device=self.group.device)
+        """`obs [obs]`, or a dictionary for Dict observations -> an action that the action space of the environment
+        contains: an int for Discrete, counted from the `start` of the space; `[parts]` for MultiDiscrete; `[act]` for
+        Box."""
+        conversion = self.spec.conversion
+        flat = torch.as_tensor(conversion.flat(obs), dtype=self.group.dtype, device=self.group.device)
         action = self.group.mode(flat.expand(self.group.M, 1, -1))[self.row, 0].cpu().numpy()
-        return self.conversion.action(int(action[0])) if self.group.space.discrete else action
+        converted = ActionConverter(self.spec.action_space)
+        return conversion.action(converted(int(action[0]))) if self.spec.discrete else converted(action)

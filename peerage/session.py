@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ import torch
 
 from peerage.config import RESUMABLE, Config
 from peerage.config.file import to_dict, validate
+from peerage.envs.catalogue import is_known
 from peerage.envs.make import running_statistics
+from peerage.envs.names import recorded_name
 from peerage.envs.vector import Maker
-from peerage.errors import UserError, nearest
+from peerage.errors import Terminated, UserError, nearest
 from peerage.evaluation.actors import Evaluations
 from peerage.evaluation.evaluate import SEED, Evaluator, episode_seeds
 from peerage.learners.defaults import check_learning
@@ -51,13 +54,18 @@ def run_training(
 ) -> Path:
     """Train with `config` and return the run folder. Raises UserError; invalid settings are reported before any file is
     written."""
+    if config.run.exp_name is not None:  # an existing run is refused before anything is built
+        RunFolder.plan(config.run.log_dir, config.run.exp_name, "run", config.run.overwrite)
+    if env is not None:
+        config = replace(config, env=recorded_name(env))
     with guard():
         trainer = Trainer(config, env=env, advisers=advisers)
     if problem := running_statistics(trainer.envs.envs[0]):
         trainer.close()
         raise UserError(problem)
     config = trainer.config
-    messages = check_budget(trainer, Path(config.run.log_dir))
+    fingerprint = _confirmed_fingerprint(trainer)
+    messages = [*_remarks(trainer, fingerprint), *check_budget(trainer, Path(config.run.log_dir))]
     algorithms = [s.algorithm for s in trainer.group.settings]
     default = default_name(trainer.spec.id, algorithms, config.n_peers, config.seed)
     planned = RunFolder.plan(config.run.log_dir, config.run.exp_name, default, config.run.overwrite)
@@ -68,13 +76,37 @@ def run_training(
     trainer.set_run_config(config.run)
 
     def write(made: RunFolder) -> None:
-        made.write_environment(trainer.spec.id, device_name(trainer.device), row_products())
+        made.write_environment(trainer.spec.id, device_name(trainer.device), row_products(), fingerprint)
         made.write_command(command or ["peerage", "train", "(from Python)"])
 
     name, settings = planned.path.name, to_dict(config)
     with RunFolder.create(config.run.log_dir, name, default, settings, overwrite=overwrite, write=write) as folder:
         log = CsvLog(folder.path, further_columns(config.advice.trust))
         return finish(trainer, _runner(trainer, folder, log, [*loggers, *listeners], messages), folder)
+
+
+def _confirmed_fingerprint(trainer: Trainer) -> dict[str, Any]:
+    """The fingerprint of the environment, without entries that differ for a second environment from the same maker."""
+    found, maker = dict(trainer.spec.fingerprint), trainer.evaluation_makers[0]
+    if isinstance(maker.env, str) and is_known(maker.env):
+        return found
+    again = maker.spec().fingerprint
+    return {name: value for name, value in found.items() if again.get(name) == value}
+
+
+def _remarks(trainer: Trainer, fingerprint: Mapping[str, Any]) -> list[str]:
+    """Remarks about the environment, one line each, for the start of a training."""
+    spec, remarks = trainer.spec, []
+    if spec.max_episode_steps is None:
+        by_id = isinstance(trainer.evaluation_makers[0].env, str) and ":" not in trainer.config.env
+        how = "--env-args max_episode_steps=N" if by_id else "gymnasium.wrappers.TimeLimit"
+        remarks.append(f"{spec.id} has no time limit: if its episodes may never end, add one with {how}")
+    if not spec.repeats or len(fingerprint) < len(spec.fingerprint):
+        remarks.append(
+            f"two episodes of {spec.id} with the same seed and actions differ: another run with this seed will differ, "
+            "and a resumed run is not bit-identical"
+        )
+    return remarks
 
 
 def _runner(
@@ -245,8 +277,12 @@ def finish(trainer: Trainer, runner: Runner, folder: RunFolder) -> Path:
         if isinstance(error, KeyboardInterrupt | SystemExit):
             why = "interrupted"
         _end(runner, "FAILED", why)
+        details = _traceback_of(error)
+        if details and trainer.config.run.verbose >= 2:
+            with contextlib.suppress(OSError, ValueError):  # stderr may be closed
+                print(details, end="", file=sys.stderr)
         with contextlib.suppress(OSError):  # if the disk is full, the status stays RUNNING
-            folder.finish("FAILED", why, trainer.step)
+            folder.finish("FAILED", why, trainer.step, details)
         if reported is error:
             raise
         raise reported from error
@@ -282,6 +318,16 @@ def _end(runner: Runner, status: str, why: str) -> None:
     """Notify the listeners. Their errors are ignored, because the training has already ended."""
     with contextlib.suppress(Exception):
         runner.listener.on_end(status, why)
+
+
+def _traceback_of(error: BaseException) -> str:
+    """The traceback of the exception behind `error`: of the user's code, or of a bug; empty for other errors."""
+    source: BaseException | None = error
+    while isinstance(source, UserError):
+        source = source.__cause__
+    if source is None or isinstance(source, MemoryError | KeyboardInterrupt | Terminated):
+        return ""
+    return "".join(traceback.format_exception(source))
 
 
 def _as_user_error(error: BaseException, runner: Runner, folder: RunFolder) -> BaseException:

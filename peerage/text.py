@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import sysconfig
+import traceback
+from pathlib import Path
 
 
 def number(value: float | None) -> str:
@@ -49,3 +52,25 @@ def listing(parts: list[str]) -> str:
 def one_line(text: object) -> str:
     """The text of an error or another object with every run of white space, line breaks too, as one space."""
     return " ".join(str(text).split())
+
+
+def place(error: BaseException) -> str:
+    """` (my_env.py, line 12)`: the innermost line of the user's code where `error` was raised. Without such a line, the
+    innermost one outside Peerage; empty if there is none either."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_below(frame.filename, OURS)]
+    own = [frame for frame in frames if not is_installed(frame.filename)] or frames
+    return f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
+
+
+OURS = str(Path(__file__).resolve().parent)
+
+
+def is_installed(file: str) -> bool:
+    """Whether a file of Python code belongs to the standard library or to an installed package."""
+    folders = [sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")]
+    packages = {"site-packages", "dist-packages"} & set(Path(file).parts)
+    return bool(packages) or any(_is_below(file, folder) for folder in folders)
+
+
+def _is_below(file: str, folder: str) -> bool:
+    return Path(file).resolve().is_relative_to(Path(folder).resolve())

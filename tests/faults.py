@@ -108,7 +108,7 @@ FAULTS: dict[str, Callable[..., Any]] = {
     "SIGINT": _signals(signal.SIGINT),
     "four values": lambda obs, reward, terminated, truncated, info: (obs, reward, terminated, info),
 }
-gym.register("Frail-v0", Frail)
+gym.register("Frail-v0", Frail, max_episode_steps=30)
 
 
 class FrailAdviser:

@@ -389,7 +389,7 @@ NOT_FINITE = "that is not finite"
         ("shorter observation", "observation"),
         ("observation in a batch", "observation"),
         ("no observation", "observation"),
-        ("two rewards", RAISED),
+        ("two rewards", "step must return one number as reward, not an array of shape (2,)"),
         ("four values", f"{RAISED}ValueError: not enough values"),
     ],
 )

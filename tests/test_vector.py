@@ -23,6 +23,8 @@ class Counter(gymnasium.Env):
         super().reset(seed=seed)
         self.count, self.episode = 0, self.episode + 1
         bad = self.bad == "reset" and self.episode == 2
+        if self.bad == "bare reset" and self.episode == 2:
+            return np.zeros(2)
         return np.array([np.nan if bad else 0.0, self.episode]), {}
 
     def step(self, action):
@@ -30,13 +32,29 @@ class Counter(gymnasium.Env):
         now = self.count == self.at
         if self.bad == "raise" and now:
             raise RuntimeError("out of\nfuel")
-        if self.bad == "shape" and now:
-            return np.zeros(3), 0.0, False, False, {}
+        if self.bad in WRONG and now:
+            return WRONG[self.bad]
         value = np.inf if self.bad == "obs" and now else float(self.count)
         reward = np.nan if self.bad == "reward" and now else action * 0.5
         over = self.count >= self.end
         info = {"is_success": np.bool_(action == 4)} if over else {}
         return np.array([value, self.episode]), reward, over, self.count >= self.cut, info
+
+
+ZERO = np.zeros(2)
+WRONG = {
+    "shape": (np.zeros(3), 0.0, False, False, {}),
+    "complex": (ZERO + 1j, 0.0, False, False, {}),
+    "ragged": ([[1.0], [1.0, 2.0]], 0.0, False, False, {}),
+    "reward of one": (ZERO, np.ones(1), False, False, {}),
+    "no reward": (ZERO, None, False, False, {}),
+    "huge reward": (ZERO, 10**400, False, False, {}),
+    "terminated of one": (ZERO, 0.0, np.array([True]), False, {}),
+    "no truncated": (ZERO, 0.0, False, None, {}),
+    "no info": (ZERO, 0.0, False, False, None),
+    "four values": (ZERO, 0.0, False, {}),
+}
+"""Results of `step` that Gymnasium does not allow."""
 
 
 def group_of(env, args: dict, seeds: list[int], **settings) -> EnvGroup:
@@ -124,10 +142,76 @@ class InPlace(gymnasium.Env):
 def test_actions_of_the_caller_do_not_change():
     group = group_of(InPlace, {}, [0, 1])
     group.reset()
-    actions = np.full((2, 3), 5.0, np.float32)  # outside the box, and passed on unchanged
+    actions = np.full((2, 3), 5.0, np.float32)
     group.step(actions)
     assert (actions == 5).all()
     assert group.act_dim == 3 and group.n_actions == 0 and group.action_high.tolist() == [2, 2, 2]
+
+
+class Strict(gymnasium.Env):
+    """Takes only actions that its space contains; the reward is the first number of the action."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (1,))
+
+    def __init__(self, low=-0.4, high=0.4, dtype="float64"):
+        self.action_space = gymnasium.spaces.Box(low, high, (2,), np.dtype(dtype))
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        return np.zeros(1, np.float32), float(action[0]), False, False, {}
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
+@pytest.mark.parametrize("low, high", [(-0.4, 0.4), (0.1, 0.3), (-2, 2)])
+def test_the_space_contains_every_action(low, high, dtype):
+    """The float32 numbers nearest to 0.4 and 0.1 lie outside the float64 boxes."""
+    noisy = EnvMaker(Strict, {"low": low, "high": high, "dtype": dtype, "perturb": {"action_noise": 1.0}})
+    group = EnvGroup([EnvMaker(Strict, {"low": low, "high": high, "dtype": dtype}), noisy], [0, 1])
+    group.reset()
+    for value in (-9.0, low, np.nextafter(low, 1), 0.2, np.nextafter(high, -9), high, 9.0):
+        reward = group.step(np.full((2, 2), value)).reward[0]
+        assert reward == pytest.approx(np.clip(value, low, high), rel=1e-3)
+    for _ in range(20):
+        group.step(np.full((2, 2), high, np.float32))
+
+
+def test_a_box_between_two_float32_numbers_is_refused():
+    with pytest.raises(UserError, match="finite bounds, low < high"):
+        EnvMaker(Strict, {"low": 1.0 + 1e-10, "high": 1.0 + 1e-7}).spec()
+
+
+class Eats(gymnasium.Env):
+    """Changes its arguments, and its actions after it has used them."""
+
+    observation_space = gymnasium.spaces.Box(-9, 9, (1,))
+    action_space = gymnasium.spaces.Box(-2, 2, (1,))
+
+    def __init__(self, options, list_of):
+        self.scale = options.pop("scale")
+        list_of.append(self.scale)
+        options["inner"]["seen"] = True
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        reward = float(action[0]) * self.scale
+        action *= 0
+        return np.zeros(1, np.float32), reward, False, False, {}
+
+
+def test_an_environment_gets_copies():
+    given = {"options": {"scale": 2, "inner": {}}, "list_of": []}
+    perturbed = EnvMaker(Eats, {**given, "perturb": {"sticky_actions": 1.0}})
+    delayed = EnvMaker(Eats, {**given, "perturb": {"action_delay": 2}})
+    group = EnvGroup([EnvMaker(Eats, given), perturbed, delayed], [0, 1, 2])
+    assert given == {"options": {"scale": 2, "inner": {}}, "list_of": []}
+    group.reset()
+    rewards = [group.step(np.full((3, 1), value, np.float32)).reward.tolist() for value in (1.0, 0.5, 0.25)]
+    assert rewards == [[2.0, 2.0, 2.0], [1.0, 2.0, 2.0], [0.5, 2.0, 2.0]]
 
 
 @pytest.mark.parametrize("env_id", ["Room-v21", "LunarLander-v3", "Hopper-v4"])
@@ -159,6 +243,16 @@ def test_seeds_determine_everything(env_id):
         ("reward", "a reward that is not finite"),
         ("raise", "raised RuntimeError: out of"),
         ("shape", "an observation of shape (3,), not (2,)"),
+        ("complex", "an observation of type complex128; it must consist of real numbers"),
+        ("ragged", "an observation that is no array: a list of 2"),
+        ("reward of one", "step must return one number as reward, not an array of shape (1,)"),
+        ("no reward", "step must return one number as reward, not None"),
+        ("huge reward", "a reward that is not finite"),
+        ("terminated of one", "step must return True or False as terminated, not an array of shape (1,)"),
+        ("no truncated", "step must return True or False as truncated, not None"),
+        ("no info", "step must return a dict as info, not None"),
+        ("four values", "step must return (observation, reward, terminated, truncated, info), not a tuple of 4"),
+        ("bare reset", "reset must return (observation, info), not an array of shape (2,)"),
         ("reset", "an observation that is not finite"),
     ],
 )
@@ -166,7 +260,7 @@ def test_errors_name_environment_and_step(bad, message):
     made = iter([None, bad, None])
 
     def counter():
-        return Counter(end=2 if bad == "reset" else 9, bad=next(made))
+        return Counter(end=2 if "reset" in bad else 9, bad=next(made))
 
     group = group_of(counter, {}, [0, 1, 2])
     group.reset()
@@ -320,7 +414,6 @@ YES, NO = {"success": True}, {"success": False}
         ([{}, {}, {}, {"success": None, "is_success": np.array([1.0])}], None, None),
         ([{}, {}, {}, {"success": float("nan")}], None, None),
         ([{}, {}, {}, {"success": 2}], None, None),
-        ([{}, {}, {}, None], None, None),
     ],
 )
 def test_success_of_the_last_step_or_of_any(infos, last, any_step):

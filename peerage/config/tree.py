@@ -143,8 +143,8 @@ class Config:
     """The complete configuration of a training."""
 
     env: str = "LunarLander-v3"
-    """A Gymnasium id (`peerage envs`). Observations: a flat Box or a Dict of them; actions: Box, Discrete or a small
-    MultiDiscrete (docs/environments.md)."""
+    """A Gymnasium id (`peerage envs`), or MODULE:FUNCTION of a module that can be imported from here. Observations: a
+    flat Box or a Dict of them; actions: Box, Discrete or a small MultiDiscrete (docs/environments.md)."""
     env_args: dict[str, Any] = field(default_factory=dict)
     """Arguments of the environment's constructor, as in `name=value`."""
     perturb: dict[str, Any] = field(default_factory=dict)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import inspect
-import os
 import re
-import sys
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import gymnasium
@@ -18,13 +16,15 @@ from gymnasium.envs.registration import load_env_creator
 from gymnasium.spaces import Box, Discrete
 
 from peerage.config.perturbations import Perturbations
+from peerage.envs.actions import inner_bounds
 from peerage.envs.adapted import MAX_COMBINATIONS, UNCHANGED, Conversion, adapted, help_with_observations
 from peerage.envs.changing import OWN, Changing
+from peerage.envs.names import Maker, imported, name_of
+from peerage.envs.own_random import OwnRandom
 from peerage.envs.perturbed import Perturbed
+from peerage.envs.trial import fingerprint, run_trial
 from peerage.errors import UserError, nearest
-
-Maker = str | Callable[..., gymnasium.Env]
-"""A Gymnasium id (`module:Name-v0` imports the module first) or a function that builds the environment."""
+from peerage.text import place
 
 EXTRAS = {"Box2D": ("Box2D", "box2d"), "mujoco": ("MuJoCo", "mujoco")}
 """Modules of optional simulators: their names, and the extras of Peerage that install them."""
@@ -48,9 +48,15 @@ class Spec:
     """Box: float32 [act_dim]; Discrete: float32 [0]."""
     action_high: np.ndarray
     max_episode_steps: int | None
-    """The time limit; None where Gymnasium has none on record."""
+    """The time limit; None where neither Gymnasium nor a wrapper `TimeLimit` has one."""
     conversion: Conversion = UNCHANGED
     """How observations and actions of the environment were converted to these spaces."""
+    fingerprint: Mapping[str, Any] = field(default_factory=dict)
+    """What the environment is, for environment.json (`peerage.envs.trial`); empty before a trial."""
+    repeats: bool = True
+    """Whether two episodes with the same seed and actions were equal in a trial."""
+    own_random: bool = False
+    """Whether it needs random generators of its own (`peerage.envs.own_random`), according to a trial."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,8 @@ class EnvMaker:
     env: Maker
     env_args: Mapping[str, Any] = field(default_factory=dict)
     """Arguments, as of `make_env`."""
+    own_random: bool = False
+    """Whether the environment gets random generators of its own, as in `make_env`."""
 
     @property
     def name(self) -> str:
@@ -71,7 +79,7 @@ class EnvMaker:
 
     def make(self) -> gymnasium.Env:
         """A new environment. Raises UserError as `make_env` does."""
-        return make_env(self.env, self.env_args)
+        return make_env(self.env, self.env_args, own_random=self.own_random)
 
     def spec(self) -> Spec:
         """The properties of the environment, which is built once for that. Raises UserError as `check_env_id` does."""
@@ -79,27 +87,47 @@ class EnvMaker:
 
 
 def check_env_id(env: Maker, env_args: Mapping[str, Any]) -> Spec:
-    """Build the environment once, close it and return its properties; called before a run writes anything.
+    """Build the environment, try its first steps, close it and return its properties; called before a run writes
+    anything. An environment whose seed does not determine its episodes is built and tried a second time, with random
+    generators of its own.
 
     Raises UserError for an environment that cannot be built or that Peerage cannot train on.
     """
     built = make_env(env, env_args)
     try:
-        return spec_of(built, env)
+        spec = spec_of(built, env)
+        trial = run_trial(built)
+        found = fingerprint(built, spec.max_episode_steps, trial.steps)
     finally:
         built.close()
+    if trial.repeats and not trial.draws:
+        return replace(spec, fingerprint=found)
+    again = make_env(env, env_args, own_random=True)
+    try:
+        second = run_trial(again)
+    finally:
+        again.close()
+    if not second.repeats and trial.steps != second.steps:
+        found = {**found, "steps": None}
+    elif second.repeats:
+        found = {**found, "steps": second.steps}
+    own_random = trial.draws or second.repeats
+    return replace(spec, fingerprint=found, repeats=second.repeats, own_random=own_random)
 
 
-def make_env(env: Maker, env_args: Mapping[str, Any]) -> gymnasium.Env:
+def make_env(env: Maker, env_args: Mapping[str, Any], *, own_random: bool = False) -> gymnasium.Env:
     """One environment, without Gymnasium's passive checker. Each of its warnings is shown once in a process.
 
-    `env_args` are passed to the constructor; with an id, `max_episode_steps` replaces the time limit (-1: none).
+    A copy of `env_args` is passed to the constructor; with an id, `max_episode_steps` replaces the time limit (-1:
+    none). `own_random` gives the environment random generators of its own (`peerage.envs.own_random`).
     `change_at`, `change` and knobs that the constructor does not accept wrap the environment in a
     `peerage.envs.changing.Changing`; `perturb`, a mapping as of `Perturbations.plain` (peerage.config.perturbations),
     in a `Perturbed`, unless all its strengths are zero.
     Raises UserError, in one line, for an unknown id, a missing package or arguments that do not fit.
     """
     name = name_of(env)
+    env = imported(env)
+    env_args = plain_copy(env_args)
     ours = {"change_at", "change", "perturb", *OWN} & env_args.keys()
     known = frozenset(_parameters(env)) if ours else frozenset()
     changes = {key: env_args[key] for key in env_args if key in ours - known}
@@ -113,9 +141,6 @@ def make_env(env: Maker, env_args: Mapping[str, Any]) -> gymnasium.Env:
             elif {"id", "disable_env_checker"} & env_args.keys():
                 raise UserError(f"{name} takes no arguments id and disable_env_checker")
             else:
-                # MODULE:Name-v0 may name a module of the current folder. A run folder holds data, not code to import
-                if ":" in env and os.getcwd() not in sys.path and not os.path.exists("config.yaml"):
-                    sys.path.insert(0, os.getcwd())
                 built = gymnasium.make(env, disable_env_checker=True, **env_args)
         except UserError:
             raise
@@ -129,11 +154,13 @@ def make_env(env: Maker, env_args: Mapping[str, Any]) -> gymnasium.Env:
         except TypeError as error:
             raise UserError(f"{name} could not be built: {_explain(error, env)}") from error
         except Exception as error:
-            reason = f"{type(error).__name__}: {one_line(error)}"
+            reason = f"{type(error).__name__}: {one_line(error)}{place(error)}"
             raise UserError(f"{name} could not be built: {reason}") from error
     _show_once(caught)
     if not isinstance(built, gymnasium.Env):
         raise UserError(f"{name} made a {type(built).__name__}, not a gymnasium.Env")
+    if own_random:
+        built = OwnRandom(built)
     built = adapted(built)
     if not (changes or perturb.plain()):
         return built
@@ -196,7 +223,8 @@ def spec_of(built: gymnasium.Env, env: Maker) -> Spec:
                 "gymnasium.wrappers.TransformAction"
             )
         low, high = action.low.astype(np.float32), action.high.astype(np.float32)
-        if not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
+        inside_low, inside_high = inner_bounds(action)
+        if not (np.isfinite(low).all() and np.isfinite(high).all() and (inside_low < inside_high).all()):
             raise UserError(
                 f"{name} has actions {action}; a Box of actions needs finite bounds, low < high: use "
                 "gymnasium.wrappers.TransformAction"
@@ -216,14 +244,27 @@ def spec_of(built: gymnasium.Env, env: Maker) -> Spec:
         act_dim=1 if discrete else len(low),
         action_low=low,
         action_high=high,
-        max_episode_steps=made.max_episode_steps if made is not None else None,
+        max_episode_steps=made.max_episode_steps if made is not None else _time_limit(built),
         conversion=Conversion.of(built),
     )
 
 
-def name_of(env: Maker) -> str:
-    """The id, or the name of the function that builds the environment."""
-    return env if isinstance(env, str) else getattr(env, "__name__", type(env).__name__)
+def _time_limit(env: gymnasium.Env) -> int | None:
+    """The limit of a wrapper `TimeLimit` around an environment without a `spec`; None if there is no such wrapper."""
+    while isinstance(env, gymnasium.Wrapper):
+        if isinstance(env, gymnasium.wrappers.TimeLimit):
+            return int(env._max_episode_steps)
+        env = env.env
+    return None
+
+
+def plain_copy(value: Any) -> Any:
+    """A copy of nested mappings and lists, so that the code that gets it cannot change those of its caller."""
+    if isinstance(value, Mapping):
+        return {key: plain_copy(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [plain_copy(item) for item in value]
+    return value.copy() if isinstance(value, np.ndarray) else value
 
 
 def one_line(error: BaseException) -> str:

@@ -28,6 +28,7 @@ from gymnasium.spaces import Box, Discrete
 from gymnasium.utils import RecordConstructorArgs
 
 from peerage.config.perturbations import NAMES, Perturbations, Value
+from peerage.envs.actions import inner_bounds
 from peerage.envs.changing import Changing
 from peerage.errors import UserError, nearest
 
@@ -74,6 +75,7 @@ class Perturbed(Changing):
         if isinstance(space, Discrete) and p.action_noise > 1:
             raise UserError(f"{name}: with Discrete actions action_noise is a probability, not {p.action_noise:g}")
         self.action_scale = p.action_noise * unit(space) if isinstance(space, Box) else np.zeros(0)
+        self.action_bounds = inner_bounds(space) if isinstance(space, Box) else ()
         self.observation_scale = p.observation_noise * unit(seen) if isinstance(seen, Box) else np.zeros(0)
         self.label = name
 
@@ -95,7 +97,10 @@ class Perturbed(Changing):
         return self._seen(obs), info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        obs, reward, terminated, truncated, info = super().step(self._acted(action))
+        acted = self._acted(action)
+        if isinstance(acted, np.ndarray):
+            acted = acted.copy()  # the environment may change it in place, and a later step may repeat it
+        obs, reward, terminated, truncated, info = super().step(acted)
         return self._seen(obs), reward, terminated, truncated, info
 
     def _shift(self, name: str, value: Value, root: int) -> Any:
@@ -141,10 +146,9 @@ class Perturbed(Changing):
         if isinstance(space, Discrete):
             replaced, other = self._acting.random() < p.action_noise, self._acting.integers(space.n)
             return int(space.start + other) if replaced else action
-        assert isinstance(space, Box)
         action = np.asarray(action)
         noisy = action + self.action_scale * self._acting.standard_normal(action.shape)
-        return np.clip(noisy, space.low, space.high).astype(action.dtype)
+        return np.clip(noisy, *self.action_bounds).astype(action.dtype)
 
 
 def unit(space: Box) -> np.ndarray:

@@ -18,6 +18,7 @@ import numpy as np
 from peerage.envs.changing import Changing
 from peerage.envs.make import one_line
 from peerage.errors import UserError
+from peerage.text import place
 
 MAX_STEPS = 20_000
 """Longer episodes are not recorded: their actions would take too much memory, and their replay too much time."""
@@ -107,7 +108,7 @@ class RunningEpisodes:
         except UserError:
             raise
         except Exception as error:
-            raise UserError(f"it raised {type(error).__name__}: {one_line(error)}") from error
+            raise UserError(f"it raised {type(error).__name__}: {one_line(error)}{place(error)}") from error
         return np.asarray(obs, np.float32), total, generator_state(env)
 
 

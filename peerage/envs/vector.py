@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
 
+from peerage.envs.actions import ActionConverter
 from peerage.envs.adapted import Conversion
 from peerage.envs.changing import Changing
 from peerage.envs.make import EnvMaker, Maker, Spec, check_env_id, make_env, one_line, spec_of
+from peerage.envs.returned import WrongReturn, checked_reset, checked_step
 from peerage.envs.running import MAX_STEPS, RunningEpisodes, generator_state, set_generator_state
 from peerage.envs.success import SuccessRule, either, success_of
 from peerage.errors import Terminated, UserError
+from peerage.text import place
 
 __all__ = ["EnvGroup", "EnvMaker", "Episode", "Maker", "Spec", "Step", "SuccessRule", "check_env_id", "make_env"]
 
@@ -63,8 +66,8 @@ class EnvGroup:
     n_actions, act_dim, action_low, action_high.
 
     Raises UserError in one line if an environment cannot be built or has spaces that Peerage cannot train on, if two
-    environments have different spaces, and, naming environment and step, if an environment raises or returns numbers
-    that are not finite while it runs.
+    environments have different spaces, and, naming environment and step, if an environment raises, returns something
+    else than Gymnasium's interface asks for, or numbers that are not finite.
     """
 
     def __init__(
@@ -95,8 +98,7 @@ class EnvGroup:
         self.obs_dim, self.act_dim = self.spec.obs_dim, self.spec.act_dim
         self.discrete, self.n_actions = self.spec.discrete, self.spec.n_actions
         self.action_low, self.action_high = self.spec.action_low, self.spec.action_high
-        space = self.action_space
-        self._first_action = int(space.start) if isinstance(space, gymnasium.spaces.Discrete) else 0
+        self._converted = ActionConverter(self.action_space)
         self._action_shape = (self.n,) if self.discrete else (self.n, self.act_dim)
         self._next_seeds: list[Iterator[int]] | None = None  # None: not reset yet
         self._steps = 0
@@ -130,8 +132,9 @@ class EnvGroup:
         """One step of every environment; call `reset` first.
 
         `actions`: Discrete: integers [n] in 0 ... n_actions - 1 (the start of the space is added here);
-        Box: [n, act] in the environment's units, passed on unchanged as float32. `only [n]` bool: the other
-        environments do not step, and their rows of the result are zero.
+        Box: [n, act] in the environment's units, clipped to the box and passed on as float32 (float16 if that is the
+        type of the box), so that the action space contains them. `only [n]` bool: the other environments do not step,
+        and their rows of the result are zero.
         """
         if np.shape(actions) != self._action_shape:
             raise ValueError(f"actions must have shape {self._action_shape}, not {np.shape(actions)}")
@@ -142,15 +145,17 @@ class EnvGroup:
         next_obs = np.zeros((self.n, self.obs_dim), np.float32)
         reward = np.zeros(self.n)
         terminated, truncated = np.zeros(self.n, bool), np.zeros(self.n, bool)
-        infos: dict[int, dict[str, Any]] = {}
+        infos: dict[int, Mapping[str, Any]] = {}
         self._steps += 1
         i = 0
         try:
             for i in range(self.n) if only is None else np.flatnonzero(only).tolist():
-                seen, reward[i], terminated[i], truncated[i], infos[i] = self.envs[i].step(batch[i])
-                self._see(i, seen, next_obs)
+                result = self.envs[i].step(batch[i])
+                next_obs[i], reward[i], terminated[i], truncated[i], infos[i] = checked_step(result, self.obs_dim)
         except (UserError, Terminated):
             raise
+        except WrongReturn as error:
+            raise UserError(f"{self._where(i)}: {error}") from None
         except (Exception, SystemExit) as error:  # an environment that calls sys.exit() has failed as well
             raise self._failed(i, error) from error
         with np.errstate(over="ignore"):  # an overflow gives infinity, which is refused below
@@ -248,8 +253,9 @@ class EnvGroup:
             env.close()
 
     def _batch(self, actions: np.ndarray) -> Any:
-        """The actions as the `step` of the environments takes them, one entry for each."""
-        return (actions + self._first_action).tolist() if self.discrete else np.array(actions, np.float32)
+        """A copy of the actions as the `step` of the environments takes them, one entry for each."""
+        converted = self._converted(actions)
+        return converted.tolist() if self.discrete else converted
 
     def _reset(self, which: Sequence[int], obs: np.ndarray) -> None:
         """Reset the environments `which` and write their observations to their rows of `obs`."""
@@ -260,24 +266,15 @@ class EnvGroup:
                 seed = next(self._next_seeds[i], None)
                 if self._running is not None:
                     self._running.begin(i, self.envs[i], seed)
-                seen, _ = self.envs[i].reset(seed=seed)
-                self._see(i, seen, obs)
+                obs[i] = checked_reset(self.envs[i].reset(seed=seed), self.obs_dim)
         except (UserError, Terminated):
             raise
+        except WrongReturn as error:
+            raise UserError(f"{self._where(i)}: {error}") from None
         except (Exception, SystemExit) as error:  # an environment that calls sys.exit() has failed as well
             raise self._failed(i, error) from error
         if not np.isfinite(obs).all():
             self._refuse(obs, np.zeros(self.n))
-
-    def _see(self, i: int, seen: Any, obs: np.ndarray) -> None:
-        """Write the observation of environment i to its row of `obs`."""
-        if np.shape(seen) != (self.obs_dim,):
-            raise UserError(f"{self._where(i)}: an observation of shape {np.shape(seen)}, not {(self.obs_dim,)}")
-        if getattr(seen, "dtype", None) == np.float32:
-            obs[i] = seen
-        else:
-            with np.errstate(over="ignore"):
-                obs[i] = seen
 
     def _check_alike(self) -> None:
         """UserError unless the environments are different objects with the same spaces."""
@@ -299,7 +296,8 @@ class EnvGroup:
         return f"{self.names[index]}, environment {index}, step {self._steps}"
 
     def _failed(self, index: int, error: BaseException) -> UserError:
-        return UserError(f"{self._where(index)}: the environment raised {type(error).__name__}: {one_line(error)}")
+        what = f"{type(error).__name__}: {one_line(error)}{place(error)}"
+        return UserError(f"{self._where(index)}: the environment raised {what}")
 
     def _refuse(self, obs: np.ndarray, reward: np.ndarray) -> None:
         bad_obs = ~np.isfinite(obs).all(axis=1)

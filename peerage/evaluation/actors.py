@@ -18,6 +18,7 @@ from peerage.learners.transition import Transition
 from peerage.runs.listeners import EvaluationRow
 from peerage.sharing.advice import Advice
 from peerage.sharing.steps import Before, Sharing, make_transition
+from peerage.text import one_line, place
 
 
 class GroupActor(Actor):
@@ -100,7 +101,7 @@ def sharing_copy(sharing: Sharing, group: Group) -> Sharing:
     try:
         copied = copy.deepcopy(sharing, {id(group): group})
     except Exception as error:  # a user-defined __deepcopy__ can raise anything
-        what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        what = f"{one_line(f'{type(error).__name__}: {error}')[:200]}{place(error)}"
         raise UserError(f"--eval-modes together needs advisers and trust that can be copied: {what}") from error
     if isinstance(copied, Advice):
         for signal in copied.signals.values():

@@ -9,16 +9,21 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 from torch import Tensor
 
 from peerage.config import file as configfile
 from peerage.config.adviser_words import split_checkpoint
 from peerage.config.methods import LearnerSettings
+from peerage.envs.adapted import CombinedAction
 from peerage.envs.make import check_env_id
+from peerage.envs.trial import described_space
 from peerage.errors import UserError
 from peerage.interop import sb3
 from peerage.interop.single import set_member_parameters, shape_of, single, space_of
@@ -26,8 +31,10 @@ from peerage.learners.base import Learner, Space
 from peerage.learners.defaults import member_settings
 from peerage.learners.group import Group, stack_positions
 from peerage.runs import checkpoint
+from peerage.runs.environment import other_environment, versions
 from peerage.runs.folder import RunFolder
 
+BOUNDS = ("low", "high")
 SWITCHES = ("use_sde", "normalize_obs", "normalize_reward")
 """Settings that a pretrained member must share with the run that it comes from, and that are on or off."""
 
@@ -46,22 +53,33 @@ def parse_spec(spec: str) -> tuple[Path, int, str]:
     return Path(rest), 0, which
 
 
-def load_policy(spec: str, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> tuple[Learner, bool]:
+def load_policy(
+    spec: str,
+    observation_space: gym.Space[Any],
+    action_space: gym.Space[Any],
+    fingerprint: Mapping[str, Any] = MappingProxyType({}),
+) -> tuple[Learner, bool]:
     """Load the trained member `spec`. Returns a learner of one row, and whether its actions are discrete.
 
-    Raises UserError if the member does not exist or does not fit the spaces.
+    A run that was trained on an environment with another `fingerprint` gives a warning. Raises UserError if the member
+    does not exist or does not fit the spaces.
     """
     space = space_of(observation_space, action_space)
-    return _load(spec, space, {}), space.discrete
+    return _load(spec, space, {}, fingerprint), space.discrete
 
 
-def load_members(group: Group, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> None:
+def load_members(
+    group: Group,
+    observation_space: gym.Space[Any],
+    action_space: gym.Space[Any],
+    fingerprint: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
     """Load the members whose `load_paths` or `init_from` is not `none` in all replicas. Members of `load_paths` are
     frozen: they act and advise, but do not learn. Members of `init_from` start from these networks; a fixed entropy
     coefficient stays that of the configuration.
 
-    Raises UserError for a policy whose spaces, algorithm or networks differ from those of the member, and for a member
-    with both settings.
+    A run that was trained on an environment with another `fingerprint` gives a warning. Raises UserError for a policy
+    whose spaces, algorithm or networks differ from those of the member, and for a member with both settings.
     """
     space, runs = space_of(observation_space, action_space), dict[tuple[Path, str], SavedRun]()
     for stack in group.stacks:
@@ -72,7 +90,7 @@ def load_members(group: Group, observation_space: gym.Space[Any], action_space: 
                 raise UserError(f"member {i} has {both}: use none for one of them")
             if (spec := first if frozen == "none" else frozen) == "none":
                 continue
-            source = _load(spec, space, runs)
+            source = _load(spec, space, runs, fingerprint)
             _check_alike(i, group.settings[i], spec, source.settings[0])
             for replica in range(group.R):
                 row = replica * len(stack.positions) + column
@@ -97,13 +115,18 @@ def _to_start_from(source: Learner, learner: Learner, row: int, spec: str) -> di
     return parameters
 
 
-def _load(spec: str, space: Space, runs: dict[tuple[Path, str], SavedRun]) -> Learner:
+def _load(
+    spec: str, space: Space, runs: dict[tuple[Path, str], SavedRun], fingerprint: Mapping[str, Any]
+) -> Learner:
     """Load a trained member. `runs` caches the runs that were read."""
     path, member, which = parse_spec(spec)
     if os.path.isdir(path):
-        if (path, which) not in runs:
-            runs[path, which] = SavedRun(path, which)
-        return runs[path, which].learner(member, 0, space)
+        saved = runs[path, which] if (path, which) in runs else SavedRun(path, which)
+        learner = saved.learner(member, 0, space)
+        if (path, which) not in runs and (other := saved.other_environment(fingerprint)):
+            warnings.warn(f"{path} was trained on another environment ({other})", stacklevel=2)
+        runs[path, which] = saved
+        return learner
     if not os.path.exists(path):
         raise UserError(f"no trained member at {spec!r}: there is no such run folder or file")
     if member:
@@ -135,8 +158,7 @@ class SavedRun:
     def __init__(self, path: Path, which: str = "") -> None:
         if not (path / "config.yaml").is_file():
             raise UserError(f"{path} is not a run folder: it contains no config.yaml")
-        RunFolder.open(path)
-        self.path = path
+        self.path, self.environment = path, RunFolder.open(path).environment()
         self.config = configfile.validate(configfile.load(path / "config.yaml"))
         # config.yaml contains all defaults, so every algorithm is known
         _, state, damaged = checkpoint.load_one(path, which, buffers=False)
@@ -161,6 +183,8 @@ class SavedRun:
         settings = self.members[member]
         if self.space != space.state():
             raise self._misfit(space)
+        if not space.discrete:
+            self._check_bounds(space)
         learner = single(settings, space)
         k, positions = next((k, p) for k, p in enumerate(stack_positions(self.members)) if member in p)
         rows, row = self.config.replicas * len(positions), replica * len(positions) + positions.index(member)
@@ -172,6 +196,41 @@ class SavedRun:
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError):
             raise self._damaged() from None
         return learner
+
+    def spaces(self) -> tuple[gym.Space[Any], gym.Space[Any], bool]:
+        """The observation and action space of its environment, and whether the actions are converted MultiDiscrete
+        ones; for a function that cannot be imported by name, from environment.json. Raises UserError if they are
+        unknown."""
+        if not self.config.env.startswith("<"):
+            spec = check_env_id(self.config.env, self.config.env_args)
+            return spec.observation_space, spec.action_space, spec.conversion.action_space is not None
+        try:
+            found = self.environment["fingerprint"]
+            observations, actions = (described_space(found[name]) for name in ("observations", "actions"))
+            return observations, actions, CombinedAction.__name__ in found["wrappers"]
+        except (AssertionError, KeyError, TypeError, ValueError, OverflowError) as error:
+            file = self.path / "environment.json"
+            raise UserError(f"{file} does not describe the spaces of {self.config.env}: restore it") from error
+
+    def other_environment(self, fingerprint: Mapping[str, Any]) -> str:
+        """How the environment of this run differs from the one with `fingerprint`; empty if it does not."""
+        return other_environment(self.environment, {"versions": versions(), "fingerprint": fingerprint})
+
+    def _check_bounds(self, space: Space) -> None:
+        """UserError if the actions of this run have other bounds than those of the box `space`: a policy acts in units
+        of its box, so its actions would be rescaled."""
+        assert space.low is not None
+        try:
+            actions = self.environment["fingerprint"]["actions"]
+            shape = space.low.shape
+            low, high = (np.broadcast_to(np.asarray(actions[name], np.float32), shape) for name in BOUNDS)
+        except (KeyError, TypeError, ValueError):  # a run without a fingerprint, of an earlier version
+            try:
+                spec = check_env_id(self.config.env, self.config.env_args)
+            except UserError:  # its bounds are unknown
+                return
+            low, high = spec.action_low, spec.action_high
+        sb3.check_bounds(self.path, space, low, high)
 
     def _misfit(self, space: Space) -> UserError:
         """The error for a policy of this run that cannot act in `space`."""

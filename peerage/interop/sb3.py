@@ -265,12 +265,7 @@ def learner_of(policy: Sb3Policy, space: Space) -> DQN | SAC | TD3:
     trained = Space(policy.obs_dim, policy.act_dim, policy.act_dim if discrete else 0)
     if shape_of(trained) != shape_of(space):
         raise UserError(f"{policy.path} was trained with {shape_of(trained)}; this environment has {shape_of(space)}")
-    for ours, theirs in ((space.low, policy.action_low), (space.high, policy.action_high)):
-        if ours is not None and theirs is not None and not np.allclose(ours, theirs, rtol=1e-4):
-            there, here = (f"{bound.min():g} to {bound.max():g}" for bound in (theirs, ours))
-            raise UserError(
-                f"{policy.path} was trained with actions bounded by {there}; this environment has bounds {here}"
-            )
+    check_bounds(policy.path, space, policy.action_low, policy.action_high)
     settings = replace(default_settings(policy.algorithm), net_arch=policy.net_arch, gamma=policy.gamma)
     if policy.use_sde:
         settings = replace(settings, use_sde=True)
@@ -285,6 +280,18 @@ def learner_of(policy: Sb3Policy, space: Space) -> DQN | SAC | TD3:
     if isinstance(learner, SAC) and policy.log_ent_coef is not None:
         learner.log_ent_coef.fill_(policy.log_ent_coef)
     return learner
+
+
+def check_bounds(path: Path, space: Space, low: np.ndarray | None, high: np.ndarray | None) -> None:
+    """Raise UserError if the policy in `path` was trained with actions bounded by `low` and `high` (None: unknown), and
+    those of `space` have other bounds."""
+    pairs = [(ours, theirs) for ours, theirs in ((space.low, low), (space.high, high)) if theirs is not None]
+    if any(ours is not None and not np.allclose(ours, theirs, rtol=1e-4) for ours, theirs in pairs):
+        here, there = (
+            " to ".join(np.array2string(bound, precision=4, threshold=8) for bound in side if bound is not None)
+            for side in zip(*pairs)
+        )
+        raise UserError(f"{path} was trained with actions bounded by {there}; this environment has bounds {here}")
 
 
 def sb3_views(learner: Any, row: int) -> dict[str, Tensor]:

@@ -12,7 +12,6 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from peerage.envs.make import check_env_id
 from peerage.errors import UserError
 from peerage.interop.pretrained import SavedRun
 from peerage.interop.sb3 import ACTORS, sb3_views
@@ -44,14 +43,14 @@ def export_member(run: Path, member: int, replica: int = 0, out: Path | None = N
         if os.path.lexists(path):
             raise UserError(f"{path} exists already: remove it, or choose another file with --out")
     saved = SavedRun(run, which)
-    spec = check_env_id(saved.config.env, saved.config.env_args)
-    if isinstance(spec.action_space, gym.spaces.Discrete) and spec.action_space.start != 0:
-        first = spec.action_space.start
-        raise UserError(f"{spec.id} numbers its actions from {first}, but Stable-Baselines3 from 0")
-    if spec.conversion.action_space is not None:
-        raise UserError(f"{spec.id} has MultiDiscrete actions, which Stable-Baselines3's DQN does not support")
-    learner = saved.learner(member, replica, space_of(spec.observation_space, spec.action_space))
-    env = _spaces(spec.observation_space, spec.action_space)
+    observation_space, action_space, converted = saved.spaces()
+    if isinstance(action_space, gym.spaces.Discrete) and action_space.start != 0:
+        first = action_space.start
+        raise UserError(f"{saved.config.env} numbers its actions from {first}, but Stable-Baselines3 from 0")
+    if converted:
+        raise UserError(f"{saved.config.env} has MultiDiscrete actions, which Stable-Baselines3's DQN does not support")
+    learner = saved.learner(member, replica, space_of(observation_space, action_space))
+    env = _spaces(observation_space, action_space)
     model = _model(saved.members[member], env)
     model.policy.load_state_dict({name: view.clone() for name, view in sb3_views(learner, 0).items()})
     if isinstance(learner, SAC):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-import os
-import sys
 from collections.abc import Sequence
 
 from peerage.errors import UserError
+from peerage.loading import import_here
 from peerage.runs.listeners import Listener
 from peerage.text import one_line
 
@@ -21,10 +19,8 @@ def load_callbacks(names: Sequence[str]) -> list[Listener]:
 
 def _load(name: str) -> Listener:
     module, _, attribute = name.partition(":")
-    if os.getcwd() not in sys.path and not os.path.exists("config.yaml"):  # a run folder holds data, no code to import
-        sys.path.insert(0, os.getcwd())
     try:
-        found = importlib.import_module(module)
+        found = import_here(module)
     except (Exception, SystemExit) as error:
         raise UserError(f"--callback {name}: cannot import {module}: {_in_words(error)}") from error
     made = getattr(found, attribute, None)

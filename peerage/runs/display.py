@@ -151,7 +151,10 @@ class Display(Listener):
             self._live = None
         elif self._clock:
             self._say(1, self._progress_line())
-        self._say(1, reason if reason == "interrupted" else f"{status}: {reason}" if reason else status)
+        if status == "FAILED":
+            self._say(1, reason if reason == "interrupted" else status)  # the error says why
+        else:
+            self._say(1, f"{status}: {reason}" if reason else status)
 
     # --- output -----------------------------------------------------------------------------------
 

@@ -1,10 +1,12 @@
-"""The versions, git commit and hardware that a run is trained with."""
+"""The versions, git commit and hardware that a run is trained with, and its environment."""
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
@@ -15,15 +17,70 @@ PACKAGES = ("peerage", "torch", "numpy", "gymnasium", "mujoco", "box2d", "stable
 """Packages that results depend on."""
 
 
-def describe_environment(env: str, device: str, products: str | None) -> dict[str, Any]:
-    """The content of environment.json. `products`: as of `peerage.nets.native.row_products`."""
+SIMULATORS = ("gymnasium", "mujoco", "box2d")
+"""Packages whose versions determine the steps of an environment."""
+DECISIVE = ("id", "arguments", "wrappers", "max_episode_steps", "observations", "actions")
+"""Entries of a fingerprint (`peerage.envs.trial`) that must be equal."""
+
+
+def describe_environment(
+    env: str, device: str, products: str | None, fingerprint: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The content of environment.json. `products`: as of `peerage.nets.native.row_products`; `fingerprint`: of
+    `peerage.envs.make.Spec`."""
     return {
         "versions": versions(),
         "git": _git_commit(),
         "hardware": {"cpu": cpu_model(), "cores": os.cpu_count(), "device": device, "matrix_products": products},
         "platform": platform.platform(),
         "env": env,
+        "fingerprint": dict(fingerprint),
     }
+
+
+def other_environment(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """How the environments of two environment.json differ, in words; empty if they do not, or if one is unknown.
+
+    Other versions of the simulators explain other numbers in the first steps, so these are not compared then.
+    """
+    old, new = before.get("versions"), now.get("versions")
+    alike = False
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        alike = all(old.get(package) == new.get(package) for package in SIMULATORS)
+    return difference(before.get("fingerprint"), now.get("fingerprint"), steps=alike)
+
+
+def difference(before: Any, now: Any, *, steps: bool = True) -> str:
+    """How the fingerprint `now` differs from `before`, in words; empty if it does not, or if one of them is missing.
+
+    `steps=False` does not compare the first steps, which depend on the versions of the simulators. They may differ by
+    the rounding of another machine.
+    """
+    if not (isinstance(before, Mapping) and isinstance(now, Mapping) and before and now):
+        return ""
+    for name in DECISIVE:
+        if name in before and name in now and before[name] != now[name]:
+            one, other = (_as_text(name, found[name]) for found in (before, now))
+            return f"{name.replace('_', ' ')}: {one} before, {other} now"
+    return _steps_difference(before.get("steps"), now.get("steps")) if steps else ""
+
+
+def _steps_difference(before: Any, now: Any) -> str:
+    try:
+        old, new = ([[float(x) for x in row] for row in steps] for steps in (before, now))
+    except (TypeError, ValueError, OverflowError):  # unknown, or the file was edited
+        return ""
+    for k, (a, b) in enumerate(zip(old, new)):
+        for what, x, y in zip(("reward", "observation", "end of the episode"), a, b):
+            if not math.isclose(x, y, rel_tol=1e-3, abs_tol=1e-5):
+                numbers = f" ({x:g} before, {y:g} now)" if what == "reward" else ""
+                return f"another {what} {f'in step {k}' if k else 'after the reset'} with the same seed{numbers}"
+    return "" if len(old) == len(new) else "episodes of another length with the same seed"
+
+
+def _as_text(name: str, value: Any) -> str:
+    text = " > ".join(map(str, value)) if name == "wrappers" and isinstance(value, list) else str(value)
+    return text if len(text) <= 120 else f"{text[:117]}..."
 
 
 def versions() -> dict[str, str | None]:

@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, BinaryIO
 
 from peerage.config import Config
@@ -239,11 +240,13 @@ class RunFolder:
         except UserError as error:
             raise UserError(f"{self.path / 'config.yaml'}: {error}") from error
 
-    def write_environment(self, env: str, device: str, products: str | None = None) -> None:
+    def write_environment(
+        self, env: str, device: str, products: str | None = None, fingerprint: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
         """Write environment.json: versions, git commit of the current directory, hardware (with how wide layers are
-        computed, see `peerage.nets.native.row_products`), environment id."""
-        described = describe_environment(env, device, products)
-        write_atomically(self.path / "environment.json", json.dumps(described, indent=2) + "\n")
+        computed, see `peerage.nets.native.row_products`), environment id and its fingerprint."""
+        content = describe_environment(env, device, products, fingerprint)
+        write_atomically(self.path / "environment.json", json.dumps(content, indent=2) + "\n")
 
     def note_resume(self, step: int, now: Mapping[str, Any], differences: Sequence[str]) -> None:
         """Record a resume after `step` in environment.json: the machine and how it differs from the one before."""
@@ -286,13 +289,15 @@ class RunFolder:
 
     # --- status -----------------------------------------------------------------------------------
 
-    def finish(self, status: str, why: str, step: int) -> None:
-        """Write DONE, STOPPED or FAILED: `{"why": ..., "step": ..., "when": <ISO time, UTC>}`."""
+    def finish(self, status: str, why: str, step: int, traceback: str = "") -> None:
+        """Write DONE, STOPPED or FAILED: `{"why": ..., "step": ..., "when": <ISO time, UTC>}`, and `traceback` unless
+        it is empty."""
         if status not in STATUSES:
             raise ValueError(f"status is one of {', '.join(STATUSES)}, not {status!r}")
         when = datetime.now(UTC).isoformat(timespec="seconds")
         self.reopen()
-        write_atomically(self.path / status, json.dumps({"why": why, "step": step, "when": when}) + "\n")
+        content = {"why": why, "step": step, "when": when} | ({"traceback": traceback} if traceback else {})
+        write_atomically(self.path / status, json.dumps(content) + "\n")
 
     def reopen(self) -> None:
         """Remove DONE, STOPPED and FAILED, as the run continues."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from peerage.errors import Terminated
-from peerage.text import one_line
+from peerage.text import one_line, place
 
 MetricRow = tuple[int, str, str, float]
 """replica, member, name, value."""
@@ -185,7 +185,8 @@ def _class_of(listener: Listener) -> str:
 
 def _warn(listener: Listener, error: BaseException) -> None:
     text = one_line(error)[:200]
-    what = f"{type(listener).__name__} is switched off, the training continues: {type(error).__name__}: {text}"
+    what = f"{type(error).__name__}: {text}{place(error)}"
+    what = f"{type(listener).__name__} is switched off, the training continues: {what}"
     with contextlib.suppress(OSError, ValueError):  # the terminal may be closed
         print(f"peerage: {what}", file=sys.stderr)
 

@@ -135,7 +135,9 @@ _KINDS: dict[str, Callable[[AdviserWord, Spec], Adviser]] = {
     "adversary": lambda word, spec: Scripted(scripted.adversary_for(spec.id, spec), -1),
     "random": lambda word, spec: Random(spec.action_space),
     "constant": lambda word, spec: Constant(spec.action_space, word.number),
-    "checkpoint": lambda word, spec: Trained(*load_policy(word.argument, spec.observation_space, spec.action_space)),
+    "checkpoint": lambda word, spec: Trained(
+        *load_policy(word.argument, spec.observation_space, spec.action_space, spec.fingerprint)
+    ),
     "turncoat": lambda word, spec: make_turning(spec, turns_bad=True),
     "convert": lambda word, spec: make_turning(spec, turns_bad=False),
     "regional": lambda word, spec: make_regional(spec, word.argument),

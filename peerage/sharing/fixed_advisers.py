@@ -14,6 +14,7 @@ from peerage.learners.group import Group
 from peerage.learners.streams import StreamKey
 from peerage.learners.transition import HostTransition
 from peerage.sharing.adviser import Adviser, overrides, replica_generator, serves_all
+from peerage.text import one_line, place
 
 
 @dataclass
@@ -80,7 +81,7 @@ class FixedAdvisers:
         except (UserError, Terminated):
             raise
         except (Exception, SystemExit) as error:
-            what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            what = f"{one_line(f'{type(error).__name__}: {error}')[:200]}{place(error)}"
             raise UserError(f"adviser {adviser.label} failed in {method}, step {self.step}: {what}") from error
 
     def schedules(self) -> list[str]:
@@ -143,7 +144,7 @@ class FixedAdvisers:
         """Pass the step `transition [M]` of the askers to the advisers that override `observe`."""
         for fixed in self._with_memory:
             with self._named(fixed.adviser, "observe"):
-                fixed.adviser.observe(transition.rows(fixed.rows), fixed.rows)
+                fixed.adviser.observe(transition.rows(fixed.rows), fixed.rows.copy())
 
     def roles(self, obs: np.ndarray, due: np.ndarray, followed: np.ndarray) -> np.ndarray:
         """int64 `[M]`: +1 where a member that chooses now (`due`) follows a fixed adviser that acts as an expert at

@@ -85,7 +85,7 @@ class Regional(Adviser):
         self.stateless = scripted.is_built_in(self.expert) and scripted.is_built_in(self.adversary)
 
     def suggest(self, obs: np.ndarray, rows: np.ndarray, first: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        good, bad = self.expert(obs, rng), self.adversary(obs, rng)
+        good, bad = self.expert(obs.copy(), rng), self.adversary(obs.copy(), rng)  # a policy may change its argument
         is_expert = (self.region(obs) == self.inside).reshape(-1, *[1] * (good.ndim - 1))
         return np.where(is_expert, good, bad)
 

@@ -20,6 +20,7 @@ from peerage.config import HARDWARE_FIELDS
 from peerage.config.file import to_dict
 from peerage.errors import UserError
 from peerage.runs import tables
+from peerage.runs.environment import other_environment
 from peerage.runs.folder import RunFolder
 from peerage.statistics import summaries
 from peerage.statistics.sources import Source
@@ -98,20 +99,23 @@ def read_sides(sources: Sequence[Source], metric: Metric = "return") -> tuple[li
     """Group runs into sides, in the order of `sources`; returns the sides and a message per run that is left out.
 
     Runs with the same settings and different seeds are replicas of one side; a run with the same settings and seed is
-    a side of its own, and so is a run that was extended with stretched schedules. A run whose environment does not
-    report `metric` is left out if other runs have it.
+    a side of its own, and so is a run that was extended with stretched schedules. Runs whose environments have the same
+    name but another fingerprint belong to different tasks. A run whose environment does not report `metric` is left out
+    if other runs have it.
 
     Raises UserError for a run that cannot be read or has no evaluations, and if no run has `metric`.
     """
     groups: list[tuple[Any, list[tuple[Source, Side]]]] = []
     without_metric: list[_MetricMissing] = []
+    kinds: dict[str, list[dict[str, Any]]] = {}
     for source in sources:
         try:
             side = _read(source, metric)
         except _MetricMissing as error:
             without_metric.append(error)
             continue
-        key = replica_key(side.config), side.stretched, source.task and (source.task, source.label)
+        side = _told_apart(side, kinds)
+        key = replica_key(side.config), side.stretched, side.task, source.task and source.label
         for other, members in groups:
             taken = {seed for _, member in members for seed in member.seeds}
             if other == key and not taken & set(side.seeds):
@@ -124,6 +128,19 @@ def read_sides(sources: Sequence[Source], metric: Metric = "return") -> tuple[li
     names = _names([(m[0][1].task, [source for source, _ in m]) for _, m in groups])
     sides = [_pool(name, [side for _, side in members]) for name, (_, members) in zip(names, groups)]
     return sides, [f"{error}: left out" for error in without_metric]
+
+
+def _told_apart(side: Side, kinds: dict[str, list[dict[str, Any]]]) -> Side:
+    """The side with a task of its own if its environment has the name of another one. `kinds`: task -> environment.json
+    of one run for each fingerprint so far."""
+    environment, known = side.environments[0], kinds.setdefault(side.task, [])
+    if not environment.get("fingerprint"):
+        return side  # a run of an earlier version
+    same = [k for k, other in enumerate(known) if not other_environment(other, environment)]
+    if not same:
+        same = [len(known)]
+        known.append(environment)
+    return replace(side, task=f"{side.task} (environment {same[0] + 1})") if same[0] else side
 
 
 def replica_key(config: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from peerage.runs.environment import other_environment
 from peerage.runs.folder import as_mapping
 from peerage.statistics import tests
 from peerage.statistics.comparison import Measure, Task, Versus
@@ -168,6 +169,7 @@ def warnings_about(sides: Sequence[Side]) -> list[str]:
 
     differ("environments", setting("env"), "their returns are not comparable")
     differ("environment arguments", setting("env_args"), "the tasks are different")
+    lines += _other_environments(sides)
     budgets = [[budget(config) for config in side.configs] for side in sides]
     differ("budgets", budgets, "schedules depend on the length of a run")
     last = [[int(side.steps[-1])] for side in sides]
@@ -198,6 +200,17 @@ def warnings_about(sides: Sequence[Side]) -> list[str]:
             if isinstance(different := entry.get("different"), list) and different:
                 where = f"{side.name} was resumed under other conditions at step {entry.get('step')}"
                 lines.append(f"{where}: {'; '.join(map(str, different))}")
+    return lines
+
+
+def _other_environments(sides: Sequence[Side]) -> list[str]:
+    """A line for each side whose environment has the name of an earlier side's environment but is another one."""
+    lines, before = [], dict[str, Side]()
+    for side in sides:
+        first = before.setdefault(side.env, side)
+        if how := other_environment(first.environments[0], side.environments[0]):
+            other = f"{first.name} and {side.name} were trained on different environments called {side.env}"
+            lines.append(f"{other} ({how}): their returns are not comparable")
     return lines
 
 

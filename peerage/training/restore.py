@@ -13,6 +13,7 @@ from peerage.config.file import to_dict
 from peerage.envs.vector import Maker
 from peerage.errors import UserError
 from peerage.runs import checkpoint
+from peerage.runs.environment import other_environment, versions
 from peerage.runs.folder import RunFolder
 from peerage.runs.serialisation import misfit
 from peerage.runs.tables import has_rows
@@ -79,15 +80,26 @@ def restore(
         with guard():
             trainer = Trainer(config, env=env, advisers=() if purpose == "policies" else advisers, pretrained=fresh)
     except UserError as error:
-        if env is None and advisers is None and folder.commands() and "(from Python)" in folder.commands()[0]:
+        known = config.env.startswith("<")  # the message says what to do
+        started = folder.commands()[0] if folder.commands() else ""
+        if env is None and advisers is None and "(from Python)" in started and not known:
             hint = "started from Python, with objects? `peerage.load(folder, env=..., advisers=...)` takes them"
             raise UserError(f"{error} ({hint})") from error
         raise
+    notes: list[str] = []
+    now = {"versions": versions(), "fingerprint": trainer.spec.fingerprint}
+    if other := other_environment(folder.environment(), now):
+        changed = f"{trainer.spec.id} is not the environment that {run} was trained on ({other})"
+        if purpose == "resume" or env is None:
+            trainer.close()
+            hint = "restore its code" if env is None else "pass the same one"
+            raise UserError(f"{changed}: {hint}, or train a new run")
+        notes.append(changed)
     if purpose == "resume":
         messages = [f"{line}; resumed from the one before" for line in damaged.values()]
         messages += check_budget(trainer, folder.path)
     else:
-        messages = list(damaged.values())
+        messages = [*notes, *damaged.values()]
     if fresh:
         messages.append("stopped before its first checkpoint: started again at step 0")
         return Restored(trainer, messages)

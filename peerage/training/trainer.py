@@ -47,7 +47,7 @@ class Trainer:
     """Builds all components of a training and steps them. Building checks the configuration and writes no files.
 
     `env` may be a function that makes an environment, and `advisers` may contain adviser objects (see
-    `peerage.Adviser`); they replace the names in the configuration. `pretrained=False` does not load the members of
+    `peerage.Adviser`); they replace what the configuration names. `pretrained=False` does not load the members of
     `load_paths`, because a checkpoint will be loaded. `peerage.training.runner.Runner` adds logs, evaluations and
     checkpoints.
     """
@@ -66,9 +66,9 @@ class Trainer:
         self.spec = check_env_id(maker, config.env_args)
         chosen = config.advisers if advisers is None else tuple(advisers)
         self.names = adviser_names(config.n_peers, chosen)
-        if env is not None or advisers is not None:  # the configuration contains the names of the given objects
+        if advisers is not None:  # the configuration contains the names of the given objects
             named = tuple(a if isinstance(a, str) else n for a, n in zip(chosen, self.names[config.n_peers :]))
-            config = replace(config, env=self.spec.id, advisers=named)
+            config = replace(config, advisers=named)
         self.config = config = resolve_trust(resolve(config, self.spec.discrete), self.spec)
         self.device = pick_device(config.device)
         self.threads = pick_threads(config)
@@ -82,7 +82,8 @@ class Trainer:
             without = next(s.algorithm for s in self.group.settings if not LEARNERS[s.algorithm].has_action_value)
             raise UserError(f"--use-critic needs Q-functions, but {without} has none: remove the flag")
         if pretrained:
-            load_members(self.group, self.spec.observation_space, self.spec.action_space)
+            spaces = self.spec.observation_space, self.spec.action_space
+            load_members(self.group, *spaces, self.spec.fingerprint)
         perturbations = Perturbations.of(config.perturb)
         byzantine = parse_members(config.advice.byzantine_members, self.N)
         self.sharing: Advice | NoSharing = (
@@ -106,9 +107,9 @@ class Trainer:
             settings = getattr(config, method.part) if method.part else None
             self.exchanges[name] = method.load()(settings, self.group, config.exchange_freq)
         seeds = [int(key.generator("environment").integers(2**31)) for key in self.group.stream_keys]
-        training = EnvMaker(maker, with_perturbations(config.env_args, perturbations))
+        training = EnvMaker(maker, with_perturbations(config.env_args, perturbations), self.spec.own_random)
         self.envs = EnvGroup([training] * self.group.M, seeds, keep=True, success=config.run.success)
-        self.evaluation_makers = [EnvMaker(maker, config.env_args)] * self.group.M
+        self.evaluation_makers = [EnvMaker(maker, config.env_args, self.spec.own_random)] * self.group.M
         """Makers of the evaluation environments, one for each of the M members. They are not perturbed, so that
         evaluations of different runs are comparable."""
         self.step = 0

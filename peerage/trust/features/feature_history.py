@@ -7,6 +7,13 @@ import numpy as np
 HISTORY = 30  # steps before a chunk that a family can read; the longest window of the built-in families
 
 
+def _read_only(x: np.ndarray) -> np.ndarray:
+    """A view that a family cannot write to, because later chunks and other families use the same array."""
+    view = x.view()
+    view.flags.writeable = False
+    return view
+
+
 class FeatureHistory:
     """The steps of a chunk and up to `HISTORY` steps before it, for all members.
 
@@ -19,7 +26,8 @@ class FeatureHistory:
     of an episode), or with `lagged=False` that of the step itself; `adviser [M, S]` int64, the followed adviser;
     `age [M, S]` int64, steps since the episode began (0: its first step); `first [M, S]` bool; `has_previous [M, S]`
     bool, whether the step before belongs to the same episode; `phase [M, S]` int64 for `extract`, if the family has
-    phases. `memory` holds the family's own arrays between chunks: it may replace them, but not modify them.
+    phases. The arrays of steps are read-only. `memory` holds the family's own arrays between chunks: it may replace
+    them, but not modify them.
     """
 
     phase: np.ndarray
@@ -37,7 +45,8 @@ class FeatureHistory:
         memory: dict[str, np.ndarray] | None = None,
     ) -> None:
         """`rewards [M, S]`: those of the steps themselves, also with `lagged`."""
-        self.obs, self.action, self.adviser, self.age, self.new = obs, action, adviser, age, new
+        self.obs, self.action, self.adviser, self.age = map(_read_only, (obs, action, adviser, age))
+        self.new = new
         self.n_advisers, self.lagged = n_advisers, lagged
         self.memory = {} if memory is None else memory
         self.steps = age.shape[1]
@@ -45,7 +54,7 @@ class FeatureHistory:
         self._windows: dict[tuple[int, int], tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
         self.first = age == 0
         self.has_previous = ~self.first & (self._place > 0)
-        self.reward = self.previous(rewards)[0] if lagged else rewards
+        self.reward = self.previous(rewards)[0] if lagged else _read_only(rewards)
         # Number of first steps of an episode whose `reward` is the placeholder 0
         self._unrewarded = int(lagged)
 

@@ -1,0 +1,114 @@
+"""Names of environments: Gymnasium ids, and `module:function` for functions and classes that make an environment."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium
+
+from peerage.errors import Terminated, UserError, nearest
+from peerage.loading import import_here
+from peerage.text import is_installed, one_line, place
+
+Maker = str | Callable[..., gymnasium.Env]
+"""A Gymnasium id (`module:Name-v0` imports the module first), `module:function`, or a function that builds the
+environment."""
+
+
+def name_of(env: Maker) -> str:
+    """The id, or the name of the function that builds the environment."""
+    return env if isinstance(env, str) else getattr(env, "__name__", type(env).__name__)
+
+
+def recorded_name(env: Maker) -> str:
+    """The name of an environment in config.yaml: an id; `module:function` if that names the function `env` in another
+    process, too; otherwise `<function>`, which no environment has."""
+    if isinstance(env, str):
+        return env
+    module, name = (str(getattr(env, part, "")) for part in ("__module__", "__qualname__"))
+    found = _attribute(sys.modules.get(module), name)
+    if found is env and module != "__main__" and _makes_environments(env) and not _is_id(name):
+        return f"{module}:{name}"
+    return f"<{name_of(env).strip('<>')}>"
+
+
+def imported(env: Maker) -> Maker:
+    """The function or class that `module:function` names; imports the module. Ids and functions are returned unchanged.
+
+    A name in a configuration must not be able to call any function: allowed are subclasses of `gymnasium.Env`,
+    functions whose return annotation is `gymnasium.Env` or a subclass, and functions of modules outside the standard
+    library and the installed packages. Raises UserError, in one line.
+    """
+    if not isinstance(env, str):
+        return env
+    if env.startswith("<"):
+        name = env.strip("<>")
+        raise UserError(
+            f"the environment of this run is the Python function {name!r}, which cannot be imported by name: pass it "
+            f"again (`peerage.load(RUN, env=...)`), or move it to a module and train with --env MODULE:{name}"
+        )
+    module, colon, name = env.partition(":")
+    if not colon:
+        return env
+    try:
+        found = import_here(module)
+        made = None if _is_id(name) else _attribute(found, name)
+    except Terminated:
+        raise
+    except ImportError as error:
+        own = isinstance(error, ModuleNotFoundError) and error.name and f"{module}.".startswith(f"{error.name}.")
+        hint = f"; run this command in the folder of {module.partition('.')[0]}, or install it" if own else ""
+        raise UserError(f"{env} cannot be imported: {one_line(error)}{hint}") from error
+    except (Exception, SystemExit) as error:
+        what = f"{type(error).__name__}: {one_line(error)}{place(error)}"
+        raise UserError(f"{env} cannot be imported: {what}") from error
+    if _is_id(name):
+        return env
+    if made is None:
+        hint = nearest(name, [*dir(found), *gymnasium.registry])
+        raise UserError(f"unknown environment {env!r}{hint}: {module} has no such function and registers no such id")
+    if not _makes_environments(made):
+        raise UserError(
+            f"{env} is not an environment: use a subclass of gymnasium.Env, or a function of your own that returns one "
+            "(in an installed package, with the return annotation gymnasium.Env)"
+        )
+    return made
+
+
+def _is_id(name: str) -> bool:
+    """Whether it is a registered id; its version may be missing."""
+    known = gymnasium.registry
+    return name in known or any(re.fullmatch(rf"{re.escape(name)}-v\d+", other) for other in known)
+
+
+def _attribute(module: Any, name: str) -> Any:
+    """The attribute with a dotted `name` of a module; None if there is none."""
+    for part in name.split("."):
+        module = getattr(module, part, None)
+    return module
+
+
+def _makes_environments(made: Any) -> bool:
+    if inspect.isclass(made):
+        return issubclass(made, gymnasium.Env)
+    if not inspect.isfunction(made):
+        return False
+    returns = made.__annotations__.get("return")
+    if isinstance(returns, str):
+        annotated = re.fullmatch(r"([\w.]+\.)?Env(\[.*\])?", returns) is not None
+    else:
+        returns = getattr(returns, "__origin__", returns)  # Env[np.ndarray, int]
+        annotated = inspect.isclass(returns) and issubclass(returns, gymnasium.Env)
+    return annotated or _is_own_code(made)
+
+
+def _is_own_code(function: Any) -> bool:
+    """Whether a function is neither of Peerage nor of the standard library nor of an installed package."""
+    file = function.__code__.co_filename
+    ours = function.__module__.partition(".")[0] == __name__.partition(".")[0]
+    return os.path.isfile(file) and not ours and not is_installed(file)
