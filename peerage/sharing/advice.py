@@ -172,7 +172,7 @@ class Advice:
         actions = suggestions[self.rows, self.following]  # [M, act]
         if not greedy:
             explored = self.group.explore(actions, step)
-            if elsewhere.any():
+            if explored is not actions and elsewhere.any():
                 explored = torch.where((self.following == self.myself).unsqueeze(1), explored, actions)
             actions = explored
         if warm.any():
