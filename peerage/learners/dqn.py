@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -46,11 +47,12 @@ class DQN(OffPolicyLearner):
         self.q_target = StackedMLP(self.rows, sizes, device=self.device, dtype=self.dtype)
         self.q_target.copy_(self.q)
         self.optimizer = self.adam("q", self.q.flat, self.q.grad)
-        self.final_epsilon = column(settings, lambda s: s.exploration_final_eps, self.q.flat)
-        self.decay_steps = column(settings, lambda s: max(s.exploration_fraction * total_steps, 1e-9), self.q.flat)
+        host = torch.zeros(0, dtype=self.dtype)  # exploration is decided on the host: it is a few numbers
+        self.final_epsilon = column(settings, lambda s: s.exploration_final_eps, host)
+        self.decay_steps = column(settings, lambda s: max(s.exploration_fraction * total_steps, 1e-9), host)
         self.first_epsilon = torch.ones_like(self.final_epsilon)
         self.decayed = float(self.decay_steps.max())
-        self.exploration = Streams(stream_keys, "exploration", (2,), "uniform", self.device)
+        self.exploration = Streams(stream_keys, "exploration", (2,), "uniform")
         self.streams["exploration"] = self.exploration
         self.step = 0
 
@@ -64,7 +66,7 @@ class DQN(OffPolicyLearner):
         return self.q(self.normalised(obs, rows), rows=rows).argmax(dim=-1, keepdim=True).to(obs.dtype)
 
     def epsilon(self, step: int) -> Tensor:
-        """Exploration rate `[S, 1]` after `step` steps: from 1 to `exploration_final_eps` over
+        """Exploration rate `[S, 1]`, on the host, after `step` steps: from 1 to `exploration_final_eps` over
         `exploration_fraction` of the run."""
         if step >= self.decayed:
             return self.final_epsilon
@@ -73,9 +75,12 @@ class DQN(OffPolicyLearner):
 
     def explore(self, actions: Tensor, step: int) -> Tensor:
         """Epsilon-greedy: replaces `actions [S, 1]` by uniform actions with probability epsilon."""
-        threshold, at_random = self.exploration.next().split(1, dim=1)  # [S, 1] each
-        explores = threshold < self.epsilon(step - 1)
-        return torch.where(explores, (at_random * self.space.n_actions).floor_().to(actions.dtype), actions)
+        drawn = self.exploration.next().numpy()  # [S, 2]
+        explores = drawn[:, :1] < self.epsilon(step - 1).numpy()
+        if not explores.any():
+            return actions
+        at_random = torch.from_numpy(np.floor(drawn[:, 1:] * self.space.n_actions)).to(actions)
+        return torch.where(torch.from_numpy(explores).to(actions.device), at_random, actions)
 
     @torch.no_grad()
     def action_value(self, obs: Tensor, actions: Tensor) -> Tensor:

@@ -88,6 +88,9 @@ def run(x: Tensor, layers: Sequence[Layer], *, rowwise: bool | None = None) -> T
     if torch.is_grad_enabled() and (layers[0].weight.requires_grad or x.requires_grad):
         recorded: Tensor = _Pass.apply(x, layers[0].weight, layers, products)
         return recorded
+    if len(x) == 1 and products is not BATCHED:  # less overhead than `_forward`
+        one = _through(x.reshape(-1, x.shape[-1]), [layer.rows[0] for layer in layers], products, None)
+        return one.unsqueeze(0) if x.dim() == 3 else one.view(*x.shape[:-1], one.shape[-1])
     out = _forward(_flat(x), layers, products, None)
     return out if x.dim() == 3 else out.view(*x.shape[:-1], out.shape[-1])
 

@@ -85,6 +85,7 @@ class Advice:
         decay = (config.temperature_decay * N if len(config.temperature_decay) == 1 else config.temperature_decay) * R
         self.temperature = torch.tensor(per_member, device=self.device, dtype=self.dtype).unsqueeze(1)
         self.decay = torch.tensor(decay, device=self.device, dtype=self.dtype).unsqueeze(1)
+        self._cooled: tuple[int, Tensor] | None = None  # the temperature in an epoch
         # Drawn in every step, even if not needed, so that a member's draws do not depend on other members
         self.choices = Streams(group.stream_keys, "choice", (1,), "uniform", self.device)
         self.disturb(dropped, byzantine)
@@ -171,7 +172,7 @@ class Advice:
         actions = suggestions[self.rows, self.following]  # [M, act]
         if not greedy:
             explored = self.group.explore(actions, step)
-            if elsewhere.any():
+            if explored is not actions and elsewhere.any():
                 explored = torch.where((self.following == self.myself).unsqueeze(1), explored, actions)
             actions = explored
         if warm.any():
@@ -230,12 +231,18 @@ class Advice:
         p = choice.probabilities(
             scores,
             allowed=allowed,
-            temperature=None if greedy else (self.temperature * torch.exp(-self.decay * epoch)).clamp(1e-6, 1e6),
+            temperature=None if greedy else self._temperature_in(epoch),
             epsilon=self.epsilon,
             myself=self.self_one_hot,
             self_share=self.self_share,
         )
-        return choice.pick(p, draw).cpu().numpy()
+        return choice.pick(p, draw).numpy()
+
+    def _temperature_in(self, epoch: int) -> Tensor:
+        """`[M, 1]` on the host; computed once per epoch."""
+        if self._cooled is None or self._cooled[0] != epoch:
+            self._cooled = epoch, (self.temperature * torch.exp(-self.decay * epoch)).clamp(1e-6, 1e6).cpu()
+        return self._cooled[1]
 
     # --- learning trust --------------------------------------------------------------------------------------
 

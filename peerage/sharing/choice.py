@@ -1,13 +1,15 @@
 """Rules that compute scores of advisers, and the choice of an adviser from scores.
 
 A rule is a function from `{component: values [M, K]}` to scores `[M, K]`. `probabilities` computes a distribution over
-advisers from scores, and `pick` draws from it.
+advisers from scores, and `pick` draws from it. These two compute on the host, where the choice is needed: an operation
+on a few numbers takes a third of the time in NumPy.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -51,26 +53,33 @@ def probabilities(
     myself: Tensor | None = None,
     self_share: float = 0.0,
 ) -> Tensor:
-    """The distribution over advisers, `[M, K]`.
+    """The distribution over advisers, `[M, K]` on the host.
 
     `temperature [M, 1]`: softmax(scores / T) (Eq. 2); None: uniform over the advisers with the highest score.
     `allowed [M, K]` bool: the advisers that may be chosen. The share `epsilon` of the probability is distributed
     uniformly over them, and the share `self_share` goes to the asker itself (`myself [M, K]`, one-hot).
     """
+    values, may = scores.cpu().numpy(), allowed.cpu().numpy()
+    kind = values.dtype.type
     # If scores are not finite, because a critic has diverged, the asker chooses uniformly
-    scores = torch.where(scores.isfinite().all(dim=1, keepdim=True), scores, 0.0).masked_fill(~allowed, -torch.inf)
+    values = np.where(np.isfinite(values).all(axis=1, keepdims=True), values, kind(0))
+    values = np.where(may, values, kind(-np.inf))
     if temperature is None:
-        best = (scores == scores.amax(dim=1, keepdim=True)).to(scores.dtype)
-        p = best / best.sum(dim=1, keepdim=True)
+        best = (values == values.max(axis=1, keepdims=True)).astype(kind)
+        p = best / best.sum(axis=1, keepdims=True)
     else:
-        p = torch.softmax(scores / temperature, dim=1)
-    uniform = allowed.to(p.dtype) / allowed.sum(dim=1, keepdim=True)
+        p = torch.softmax(torch.from_numpy(values) / temperature.cpu(), dim=1).numpy()
+    uniform = may.astype(kind) / may.sum(axis=1, keepdims=True).astype(kind)
     mixed = (1 - epsilon - self_share) * p + epsilon * uniform
-    return mixed if myself is None else mixed + self_share * myself
+    if myself is not None:
+        mixed += self_share * myself.cpu().numpy()
+    return torch.from_numpy(mixed)
 
 
 def pick(p: Tensor, uniform: Tensor) -> Tensor:
-    """Sample one index per row of `p [M, K]` by inverting the distribution function at `uniform [M, 1]` in [0, 1)."""
-    edges = p.to(torch.float64).cumsum(dim=1)
-    edges = edges / edges[:, -1:]
-    return (edges <= uniform).sum(dim=1).clamp(max=p.shape[1] - 1)
+    """Sample one index per row of `p [M, K]` by inverting the distribution function at `uniform [M, 1]` in [0, 1).
+    Returns `[M]` on the host."""
+    edges = p.cpu().numpy().astype(np.float64).cumsum(axis=1)
+    edges /= edges[:, -1:]
+    chosen = (edges <= uniform.cpu().numpy()).sum(axis=1)
+    return torch.from_numpy(np.minimum(chosen, edges.shape[1] - 1))

@@ -149,7 +149,7 @@ class DecisionTokens:
             past[np.broadcast_to(~valid[:, None], past.shape[:3])] = 0.0
 
         own = clipped(critic / value.scale[asker][:, None])  # [B, K]
-        query[..., fact.critic] = np.take_along_axis(own, candidates, axis=1)
+        query[..., fact.critic] = own[np.arange(len(own))[:, None], candidates]
         query[..., fact.mean_critic] = own.mean(-1, keepdims=True)
         query[..., fact.is_self] = candidates == asker[:, None] % d.N
         query[..., fact.is_member] = candidates < d.N
@@ -196,8 +196,7 @@ def standardised(states: np.ndarray, state: np.ndarray, valid: np.ndarray) -> tu
 
 def of_candidates(table: np.ndarray, candidates: np.ndarray) -> np.ndarray:
     """The columns of some advisers: `table [B, L - 1, K]`, `candidates [B, c]` -> `[B, c, L - 1]`."""
-    chosen = np.take_along_axis(table, candidates[:, None], axis=2)  # [B, L - 1, c]
-    return np.ascontiguousarray(chosen.swapaxes(1, 2))
+    return np.ascontiguousarray(table[np.arange(len(table))[:, None], :, candidates])
 
 
 def similarity(states: np.ndarray, state: np.ndarray) -> np.ndarray:

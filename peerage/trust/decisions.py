@@ -47,6 +47,8 @@ class Decisions:
     def begin(self, who: np.ndarray, obs: np.ndarray, suggestions: np.ndarray, followed: np.ndarray, step: int) -> None:
         """Decisions of the members `who [M]` (bool) begin in step `step`: from the states `obs [M, obs]` they follow
         `followed [M]`. `suggestions [M, K, act]`."""
+        if not who.any():
+            return
         self.open |= who
         self.running["obs"][who], self.running["suggestions"][who] = obs[who], suggestions[who]
         self.running["followed"][who], self.running["begun"][who] = followed[who], step
