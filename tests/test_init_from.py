@@ -83,6 +83,19 @@ def test_random_actions_and_a_fixed_entropy_coefficient_are_settings_of_the_memb
     assert torch.equal(learner.actor.flat[0], parameters(source.folder)["actor"][0])
 
 
+def test_running_statistics_come_with_the_networks(tmp_path):
+    """Networks that were trained on normalised observations need the statistics of these observations."""
+    config = small(normalize_obs=(True,), normalize_reward=(True,))
+    config = replace(config, run=replace(config.run, eval_freq=0))
+    run = peerage.train(config=config, log_dir=str(tmp_path), exp_name="run").folder
+    trainer = Trainer(replace(config, learner=replace(config.learner, init_from=(f"{run}:1", "none"))))
+    trainer.close()
+    trained, here = parameters(run), trainer.group.member_parameters(0)
+    assert here.keys() == trained.keys() > {"actor", "critic", "critic_target", "log_ent_coef"}
+    for name in here:
+        assert torch.equal(here[name], trained[name][1]), name
+
+
 def test_members_that_cannot_start(source, tmp_path):
     run = str(source.folder)
     for learner, text in (

@@ -84,15 +84,16 @@ def load_members(group: Group, observation_space: gym.Space[Any], action_space: 
 
 
 def _to_start_from(source: Learner, learner: Learner, row: int, spec: str) -> dict[str, Tensor]:
-    """The parameters `[1, P]` with which the member in `row` starts: those of `source`, except what is a setting of the
-    member (`Learner.exchanged`), and an entropy coefficient of 0, which an automatic one cannot leave."""
-    parameters, exchanged = source.parameters(), learner.exchanged()
-    for name, own in learner.parameters().items():
-        finite = bool(parameters[name].isfinite().all()) if name in parameters else True
-        if name not in exchanged or (name == "log_ent_coef" and not finite):
-            parameters[name] = own[row : row + 1]
-        elif not finite:
-            raise UserError(f"--init-from {spec}: its networks hold numbers that are not finite, so it cannot learn on")
+    """The parameters `[1, P]` with which the member in `row` starts: those of `source`, running statistics included.
+    The entropy coefficient stays the member's own if it is fixed, or if that of `source` is 0, which an automatic one
+    cannot leave."""
+    parameters, own = source.parameters(), learner.parameters()
+    if (name := "log_ent_coef") in own:
+        automatic = name in learner.exchanged()
+        if not (automatic and parameters[name].isfinite().all()):
+            parameters[name] = own[name][row : row + 1]
+    if not all(values.isfinite().all() for values in parameters.values()):
+        raise UserError(f"--init-from {spec}: its networks hold numbers that are not finite, so it cannot learn on")
     return parameters
 
 
