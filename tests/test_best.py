@@ -16,6 +16,8 @@ from peerage.errors import UserError
 from peerage.runs import checkpoint
 from peerage.runs.listeners import Listener
 
+pytestmark = pytest.mark.usefixtures("no_reports")
+
 
 class Tide(gym.Env):
     """The reward of a step is the present height, whatever the action. Registered as Tide-v0."""
@@ -64,12 +66,6 @@ def run(tmp_path_factory):
         patch.setattr("peerage.session.write_report", lambda folder: folder)
         yield peerage.train(config=small(), log_dir=str(folder), exp_name="run", listeners=[Moon()])
     del gym.registry["Tide-v0"]
-
-
-@pytest.fixture(autouse=True)
-def unreported(monkeypatch):
-    """Reports take longer than these trainings."""
-    monkeypatch.setattr("peerage.session.write_report", lambda folder: folder)
 
 
 def parameters(run, which=""):

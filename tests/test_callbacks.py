@@ -16,6 +16,8 @@ from peerage.runs.folder import RunFolder
 from peerage.statistics.samples import read_sides
 from peerage.statistics.sources import Source
 
+pytestmark = pytest.mark.usefixtures("no_reports")
+
 CSV = ("metrics.csv", "evaluations.csv", "advice.csv")
 MODULE = '''
 import peerage
@@ -67,12 +69,6 @@ def small(**changes) -> Config:
 
 
 @pytest.fixture
-def unreported(monkeypatch):
-    """Reports take longer than these trainings."""
-    monkeypatch.setattr("peerage.session.write_report", lambda folder: folder)
-
-
-@pytest.fixture
 def words(tmp_path, monkeypatch):
     """A command line in a folder with the module above, under a name of its own."""
     name = f"callbacks_{abs(hash(str(tmp_path)))}"
@@ -85,6 +81,7 @@ def words(tmp_path, monkeypatch):
     return ["train", "--config", str(run.folder), "--log-dir", "runs"], name
 
 
+@pytest.mark.report
 def test_a_callback_stops_a_run_which_a_resume_continues_to_the_same_bytes(words, capsys):
     """Also if the run was killed before, because the memory of the callback is part of the checkpoint."""
     command, module = words
@@ -106,7 +103,6 @@ def test_a_callback_stops_a_run_which_a_resume_continues_to_the_same_bytes(words
         assert (run.path / name).read_bytes() == (RunFolder("runs/whole").path / name).read_bytes()
 
 
-@pytest.mark.usefixtures("unreported")
 def test_a_callback_that_fails_is_switched_off_with_one_warning(words, capsys):
     command, module = words
     capsys.readouterr()
@@ -135,7 +131,6 @@ def test_callbacks_that_cannot_be_made_are_refused_before_anything_is_written(wo
     assert not (tmp_path / "runs" / "run").exists()
 
 
-@pytest.mark.usefixtures("unreported")
 def test_a_listener_object_can_be_used_again_after_it_has_stopped_a_training(tmp_path):
     class AtOnce(peerage.Listener):
         def on_evaluations(self, step, rows):

@@ -20,6 +20,8 @@ from peerage.statistics.samples import read_sides
 from peerage.statistics.sources import Source
 from peerage.trust.transformer_settings import TrustTransformerSettings
 
+pytestmark = pytest.mark.usefixtures("no_reports")
+
 CSV = ("metrics.csv", "evaluations.csv", "advice.csv")
 
 
@@ -29,7 +31,10 @@ def small(**changes) -> Config:
         learning_starts=(20,), batch_size=(16,), net_arch=((16,),), train_freq=(4,), gradient_steps=(1,)
     )
     run = RunConfig(eval_freq=60, n_eval_episodes=1, log_freq=20, checkpoint_freq=60, verbose=0)
-    base = Config(env="Pendulum-v1", n_peers=2, advisers=("random",), total_timesteps=60, learner=learner, run=run)
+    short = {"max_episode_steps": 50}
+    base = Config(
+        env="Pendulum-v1", env_args=short, n_peers=2, advisers=("random",), total_timesteps=60, learner=learner, run=run
+    )
     return replace(base, **changes)
 
 
@@ -49,13 +54,6 @@ class Stop(Listener):
             raise KeyboardInterrupt
 
 
-@pytest.fixture
-def unreported(monkeypatch):
-    """Reports take longer than these trainings."""
-    monkeypatch.setattr("peerage.session.write_report", lambda folder: folder)
-
-
-@pytest.mark.usefixtures("unreported")
 @pytest.mark.parametrize("trust", ["in-context", "hybrid"])
 def test_an_extended_run_equals_a_run_of_its_length(tmp_path, trust, same):
     """Killed during the extension, before and after the run was no longer DONE, and resumed without a flag."""
@@ -80,7 +78,6 @@ def test_an_extended_run_equals_a_run_of_its_length(tmp_path, trust, same):
     assert json.loads((run / "DONE").read_text())["step"] == 120
 
 
-@pytest.mark.usefixtures("unreported")
 def test_schedules_that_depend_on_the_length_are_named_and_refused_or_stretched(tmp_path, capsys):
     learner = replace(small().learner, exploration_fraction=(0.5,), exploration_final_eps=(0.0,))
     run = train(small(env="Room-v6", advisers=("turncoat",), learner=learner), tmp_path / "run")
@@ -110,10 +107,8 @@ def test_schedules_that_depend_on_the_length_are_named_and_refused_or_stretched(
     assert epsilon["value"].round(3).tolist() == [0.067, 0.067]  # 1 - 140 / 150
 
 
-@pytest.mark.usefixtures("unreported")
 def test_lengths_that_cannot_be(tmp_path, capsys):
     run = train(small(run=replace(small().run, eval_freq=0)), tmp_path / "run")
-    (run / "report.html").touch()
     before = files(run)
     for words, text in (
         ([], "is finished: nothing to resume (--total-timesteps extends it)"),
@@ -133,7 +128,6 @@ def test_lengths_that_cannot_be(tmp_path, capsys):
         peerage.resume(run)  # changed by hand
 
 
-@pytest.mark.usefixtures("unreported")
 def test_an_adviser_of_the_user_may_depend_on_the_length(tmp_path):
     class Countdown(peerage.Adviser):
         def begin(self, rng, total_steps):
