@@ -102,6 +102,8 @@ class LearnerMethod(Method):
     """The supported action spaces."""
     is_default: bool = False
     """`auto` selects the first registered default that supports the action space."""
+    images: bool = False
+    """The learner accepts images as observations: `space.image` gives their layout in the flat observations."""
     on_policy: bool = False
     """The learner must be trained on its own actions."""
     takes_critic: bool = False

@@ -16,6 +16,8 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Space, flatten
 from gymnasium.utils import RecordConstructorArgs
 from gymnasium.wrappers import FlattenObservation
 
+SMALLEST_IMAGE = 36
+"""The smallest height and width of images: the convolutions need it."""
 MAX_COMBINATIONS = 64
 """MultiDiscrete actions with more combinations are refused."""
 
@@ -47,12 +49,20 @@ def combination(space: MultiDiscrete, number: int) -> np.ndarray:
 
 def adapted(env: gymnasium.Env) -> gymnasium.Env:
     """`env` with its spaces converted, where there is a conversion."""
-    if _is_dict_of_flat_boxes(env.observation_space):
+    if _is_dict_of_flat_boxes(env.observation_space) or is_image(env.observation_space):
         env = FlattenObservation(env)
     space = env.action_space
     if isinstance(space, MultiDiscrete) and space.nvec.ndim == 1 and 1 <= combinations(space) <= MAX_COMBINATIONS:
         env = CombinedAction(env)
     return env
+
+
+def is_image(space: Space[Any]) -> bool:
+    """Whether observations are images: bytes of the shape `[height, width, channels]` or `[channels, height, width]`,
+    large enough for the convolutions."""
+    if not isinstance(space, Box) or space.dtype != np.uint8 or len(space.shape) != 3:
+        return False
+    return sorted(space.shape)[1] >= SMALLEST_IMAGE
 
 
 def _is_dict_of_flat_boxes(space: Space[Any]) -> bool:
@@ -68,7 +78,7 @@ def _is_dict_of_flat_boxes(space: Space[Any]) -> bool:
 class Conversion:
     """How the spaces of an environment were converted; None: they were not."""
 
-    observation_space: Dict | None = None
+    observation_space: Dict | Box | None = None
     action_space: MultiDiscrete | None = None
 
     @staticmethod
@@ -76,15 +86,26 @@ class Conversion:
         """The conversions that `adapted` has made, which may be inside other wrappers."""
         observation_space, action_space = None, None
         while isinstance(env, gymnasium.Wrapper):
-            if isinstance(env, FlattenObservation) and isinstance(env.env.observation_space, Dict):
-                observation_space = env.env.observation_space
+            if isinstance(env, FlattenObservation):
+                inner = env.env.observation_space
+                if isinstance(inner, Dict) or (isinstance(inner, Box) and is_image(inner)):
+                    observation_space = inner
             if isinstance(env, CombinedAction):
                 action_space = env.combined
             env = env.env
         return Conversion(observation_space, action_space)
 
+    @property
+    def image(self) -> tuple[int, int, int] | None:
+        """The shape of observations that are images."""
+        shape = self.observation_space.shape if isinstance(self.observation_space, Box) else ()
+        return (shape[0], shape[1], shape[2]) if len(shape) == 3 else None
+
     def flat(self, obs: Any) -> np.ndarray:
         """An observation of the environment, `[obs]`; one that is flat already is returned unchanged."""
+        if self.image is not None:
+            shaped = np.asarray(obs)
+            return shaped.reshape(*shaped.shape[:-3], -1) if shaped.shape[-3:] == self.image else shaped
         if self.observation_space is not None and isinstance(obs, dict):
             return np.asarray(flatten(self.observation_space, obs))
         return np.asarray(obs)
@@ -100,5 +121,8 @@ UNCHANGED = Conversion()
 def help_with_observations(space: Space[Any]) -> str:
     """The wrapper that makes observations usable, for an error message."""
     if isinstance(space, Box) and space.dtype == np.uint8:
-        return "gymnasium.wrappers.ResizeObservation and GrayscaleObservation, then FlattenObservation"
+        return (
+            f"three dimensions, as [height, width, channels], of at least {SMALLEST_IMAGE} by {SMALLEST_IMAGE} pixels "
+            "(gymnasium.wrappers.ResizeObservation, GrayscaleObservation with keep_dim, FrameStackObservation)"
+        )
     return "gymnasium.wrappers.FlattenObservation"

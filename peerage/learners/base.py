@@ -13,6 +13,7 @@ from torch import Tensor
 from peerage.config.methods import LearnerSettings
 from peerage.learners.streams import StreamKey
 from peerage.learners.transition import Transition
+from peerage.nets.cnn import Image
 from peerage.nets.stacked import Rows
 
 
@@ -25,6 +26,8 @@ class Space:
     n_actions: int = 0
     low: np.ndarray | None = None
     high: np.ndarray | None = None
+    image: Image | None = None
+    """The layout of observations that are images."""
 
     @property
     def discrete(self) -> bool:

@@ -20,6 +20,7 @@ from peerage.learners.dqn_settings import DQNSettings
 from peerage.learners.off_policy import OffPolicyLearner
 from peerage.learners.replay import Batch
 from peerage.learners.streams import StreamKey, Streams
+from peerage.nets.cnn import StackedCNN
 from peerage.nets.stacked import Rows, StackedMLP
 
 
@@ -41,10 +42,8 @@ class DQN(OffPolicyLearner):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__(settings, stream_keys, space, total_steps, device=device, dtype=dtype)
-        sizes = (space.obs_dim, *settings[0].net_arch, space.n_actions)
-        self.q = StackedMLP(self.rows, sizes, device=self.device, dtype=self.dtype)
+        self.q, self.q_target = self._network(), self._network()
         self.q.init_([key.generator("init") for key in stream_keys])
-        self.q_target = StackedMLP(self.rows, sizes, device=self.device, dtype=self.dtype)
         self.q_target.copy_(self.q)
         self.optimizer = self.adam("q", self.q.flat, self.q.grad)
         host = torch.zeros(0, dtype=self.dtype)  # exploration is decided on the host: it is a few numbers
@@ -55,6 +54,12 @@ class DQN(OffPolicyLearner):
         self.exploration = Streams(stream_keys, "exploration", (2,), "uniform")
         self.streams["exploration"] = self.exploration
         self.step = 0
+
+    def _network(self) -> StackedMLP | StackedCNN:
+        sizes = (*self.settings[0].net_arch, self.space.n_actions)
+        if self.space.image is not None:
+            return StackedCNN(self.rows, self.space.image, sizes, device=self.device, dtype=self.dtype)
+        return StackedMLP(self.rows, (self.space.obs_dim, *sizes), device=self.device, dtype=self.dtype)
 
     @torch.no_grad()
     def suggest(self, obs: Tensor, noise: Tensor | None = None) -> Tensor:

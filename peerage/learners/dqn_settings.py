@@ -39,4 +39,6 @@ class DQNSettings(OffPolicySettings):
     """Final value of epsilon."""
 
 
-LEARNERS.register(LearnerMethod("dqn", "peerage.learners.dqn:DQN", DQNSettings, actions=("discrete",), is_default=True))
+LEARNERS.register(
+    LearnerMethod("dqn", "peerage.learners.dqn:DQN", DQNSettings, actions=("discrete",), images=True, is_default=True)
+)

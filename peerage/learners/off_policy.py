@@ -12,7 +12,7 @@ from peerage.errors import UserError
 from peerage.learners.base import BoxScale, Learner, Space, clip_column, column
 from peerage.learners.normalisation import Normalisation
 from peerage.learners.off_policy_settings import OffPolicySettings
-from peerage.learners.replay import Batch, Replay
+from peerage.learners.replay import Batch, ImageReplay, Replay
 from peerage.learners.streams import StreamKey, Streams
 from peerage.learners.transition import Transition
 from peerage.nets.adam import StackedAdam
@@ -47,7 +47,8 @@ class OffPolicyLearner(Learner):
         self.learning_rate = column(settings, lambda s: s.learning_rate, like)
         self.max_grad_norm = clip_column(settings, like)
         capacity = min(first.buffer_size, total_steps)
-        self.replay = Replay(self.rows, capacity, space.obs_dim, space.act_dim, device, dtype)
+        kind = Replay if space.image is None else ImageReplay
+        self.replay = kind(self.rows, capacity, space.obs_dim, space.act_dim, device, dtype)
         self.normalisation: Normalisation | None = None
         if first.normalize_obs or first.normalize_reward:
             if not self.supports_normalisation:

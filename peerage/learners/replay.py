@@ -80,6 +80,10 @@ class Replay:
             terminated=batch[..., -1],
         )
 
+    def _tensors(self) -> dict[str, Tensor]:
+        """The buffers `[S, capacity, ...]` by name."""
+        return {"data": self.data}
+
     def state(self) -> dict[str, Any]:
         return {"data": AppendBuffer(self.total - self.size, self.total, self._read), "width": self.width}
 
@@ -88,15 +92,46 @@ class Replay:
         if state["width"] != self.width or entries.stop - entries.start != min(entries.stop, self.capacity):
             raise ValueError("the replay buffer has another width or capacity")
         for start, stop, tensors in entries.pieces():
-            data = tensors["data"].to(self.data.device)
-            if data.shape != (self.rows, stop - start, self.width) or data.dtype != self.data.dtype:
-                raise ValueError("the replay buffer has another shape or dtype")
-            self.data[:, self._slots(start, stop)] = data
+            for name, buffer in self._tensors().items():
+                found = tensors[name].to(buffer.device)
+                if found.shape != (self.rows, stop - start, *buffer.shape[2:]) or found.dtype != buffer.dtype:
+                    raise ValueError("the replay buffer has another shape or dtype")
+                buffer[:, self._slots(start, stop)] = found
         self.total = int(entries.stop)
         self.position, self.size = self.total % self.capacity, min(self.total, self.capacity)
 
     def _read(self, start: int, stop: int) -> dict[str, Tensor]:
-        return {"data": self.data[:, self._slots(start, stop)]}
+        return {name: buffer[:, self._slots(start, stop)] for name, buffer in self._tensors().items()}
 
     def _slots(self, start: int, stop: int) -> Tensor:
         return torch.arange(start, stop, device=self.data.device) % self.capacity
+
+
+class ImageReplay(Replay):
+    """A replay buffer of observations with whole numbers from 0 to 255, stored as bytes: `frames [S, capacity, 2, obs]`
+    holds `obs` and `next_obs`. `obs_actions` of a batch contains the actions alone."""
+
+    def __init__(
+        self,
+        rows: int,
+        capacity: int,
+        obs_dim: int,
+        act_dim: int,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__(rows, capacity, 0, act_dim, device, dtype)
+        self.frames = torch.empty(rows, capacity, 2, obs_dim, device=device, dtype=torch.uint8)
+
+    def add(self, obs: Tensor, actions: Tensor, rewards: Tensor, next_obs: Tensor, terminated: Tensor) -> None:
+        self.frames[:, self.position] = torch.stack((obs, next_obs), dim=1).to(torch.uint8)
+        super().add(obs[:, :0], actions, rewards, next_obs[:, :0], terminated)
+
+    def _gather(self, index: Tensor) -> Batch:
+        batch = super()._gather(index)
+        rows = (index + self.offsets).view(-1)
+        frames = self.frames.flatten(0, 1).index_select(0, rows).view(*index.shape, 2, -1).to(self.data.dtype)
+        return batch._replace(obs=frames[:, :, 0], next_obs=frames[:, :, 1])
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {**super()._tensors(), "frames": self.frames}

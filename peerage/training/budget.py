@@ -35,6 +35,7 @@ from peerage.learners.group import Group
 from peerage.learners.recent import RecentTransitions
 from peerage.learners.replay import Replay
 from peerage.learners.streams import Streams
+from peerage.nets.cnn import StackedCNN
 from peerage.nets.stacked import StackedMLP
 from peerage.runs.chunks import LARGE, SMALL
 from peerage.training.machine import available_memory
@@ -61,6 +62,7 @@ KINDS: tuple[tuple[type, str], ...] = (
     (AttentionTrust, "trust networks"),
     (Streams, "random streams"),
     (StackedMLP, "networks"),
+    (StackedCNN, "networks"),
     (Group, "networks"),
     (EnvGroup, "environments"),
 )

@@ -20,6 +20,7 @@ from peerage.interop.pretrained import load_members
 from peerage.learners.base import Space
 from peerage.learners.defaults import member_settings, resolve
 from peerage.learners.group import Group
+from peerage.nets.cnn import Image
 from peerage.runs.listeners import MetricRow
 from peerage.sharing.advice import Advice
 from peerage.sharing.adviser import Adviser, Suggests
@@ -119,20 +120,26 @@ class Trainer:
 
     def _make_group(self, dtype: torch.dtype) -> Group:
         config, spec = self.config, self.spec
-        box = (None, None) if spec.discrete else (spec.action_low, spec.action_high)
+        low, high = (None, None) if spec.discrete else (spec.action_low, spec.action_high)
+        image = Image.of(spec.image) if spec.image else None
         found = [EXCHANGES[name].critic for name in config.exchange]
         critics = [loaded(critic) for critic in found if critic is not None]
         members = member_settings(config, spec.discrete)
         if critics and (other := [s.algorithm for s in members if not LEARNERS[s.algorithm].takes_critic]):
             named = " ".join(config.exchange)
             raise UserError(f"--exchange {named} replaces the critics of SAC and TD3; {other[0]} cannot take them")
+        if spec.image and (without := [s.algorithm for s in members if not LEARNERS[s.algorithm].images]):
+            able = ", ".join(name for name in LEARNERS if LEARNERS[name].images)
+            raise UserError(f"{without[0]} does not accept images, which {spec.id} has as observations: use {able}")
+        if spec.image and config.advice.sharing == "advice" and config.advice.use_trust and config.advice.trust != "td":
+            raise UserError(f"{config.advice.trust} trust needs vectors, and {spec.id} has images: use --trust td")
         if len(critics) > 1:
             raise UserError(f"--exchange {' '.join(config.exchange)}: only one exchange can replace the critics")
         return Group(
             members,
             self.R,
             config.seed,
-            Space(spec.obs_dim, spec.act_dim, spec.n_actions, *box),
+            Space(spec.obs_dim, spec.act_dim, spec.n_actions, low, high, image),
             self.steps,
             recent=max(DUMPED, config.advice.trust_buffer_size + MAX_DEFERRED),
             critic=critics[0] if critics else None,

@@ -1,0 +1,117 @@
+"""Stacked convolutional networks for images: the Nature CNN of all members.
+
+The encoder is that of Mnih et al. (2015) and of `NatureCNN` in Stable-Baselines3: three convolutions with ReLUs, then a
+linear layer of 512 units with a ReLU. The layers of a multilayer perceptron follow.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from peerage.nets import kernels
+from peerage.nets.layers import linear_part
+from peerage.nets.stack import Part, Stack, Weights
+from peerage.nets.stacked import ALL_ROWS, Rows
+from peerage.nets.workers import by_rows
+
+CONVOLUTIONS = (32, 8, 4), (64, 4, 2), (64, 3, 1)
+"""Channels, kernel size and stride of each convolution."""
+FEATURES = 512
+SMALLEST = 36
+"""The smallest height and width of an image from which the convolutions leave something."""
+
+
+class Image(NamedTuple):
+    """The layout of an image in a flat observation."""
+
+    channels: int
+    height: int
+    width: int
+    channels_first: bool
+
+    @staticmethod
+    def of(shape: Sequence[int]) -> Image:
+        """From the shape of an observation. The smallest of first and last size is the number of channels, as in
+        Stable-Baselines3; of two equal sizes the last."""
+        if shape[0] < shape[2]:
+            return Image(shape[0], shape[1], shape[2], True)
+        return Image(shape[2], shape[0], shape[1], False)
+
+    def unflatten(self, x: Tensor) -> Tensor:
+        """`[..., obs]` with values 0 to 255 -> `[..., channels, height, width]` with values 0 to 1."""
+        if self.channels_first:
+            x = x.reshape(*x.shape[:-1], self.channels, self.height, self.width)
+        else:
+            x = x.reshape(*x.shape[:-1], self.height, self.width, self.channels).movedim(-1, -3)
+        return x / 255
+
+
+class StackedCNN(Stack):
+    """`S` Nature CNNs of one shape; `sizes` are the widths of the layers behind the encoder, at least the output's.
+
+    Convolution n has the parameters `conv{n}.weight [S, out, in, k, k]` and `conv{n}.bias [S, out]`, linear layer n
+    those of a `StackedMLP`, all drawn as torch does. Inputs are flat observations `[s, B, obs]` with values 0 to 255.
+    On a CPU every row is computed by itself, so its bits depend on no other row.
+    """
+
+    def __init__(
+        self,
+        rows: int,
+        image: Image,
+        sizes: Sequence[int],
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.image = image
+        parts: dict[str, Part] = {}
+        channels, height, width = image.channels, image.height, image.width
+        self.pixels = channels * height * width  # of the input and of all convolutions' outputs
+        for n, (out, kernel, stride) in enumerate(CONVOLUTIONS):
+            bound = 1 / math.sqrt(channels * kernel * kernel)
+            parts[f"conv{n}.weight"] = Part((out, channels, kernel, kernel), bound)
+            parts[f"conv{n}.bias"] = Part((out,), bound)
+            channels, height, width = out, (height - kernel) // stride + 1, (width - kernel) // stride + 1
+            self.pixels += channels * height * width
+        self.sizes = (channels * height * width, FEATURES, *sizes)
+        for n, (fan_in, fan_out) in enumerate(pairwise(self.sizes)):
+            parts |= linear_part(str(n), fan_in, fan_out)
+        super().__init__(rows, parts, device=device, dtype=dtype)
+
+    @property
+    def activations(self) -> int:
+        """The number of inputs and outputs of all layers of all rows, for one input each."""
+        return self.rows * (self.pixels + sum(self.sizes))
+
+    def __call__(self, x: Tensor, *, rows: Rows = ALL_ROWS) -> Tensor:
+        """`x [s, B, obs]` -> `[s, B, out]` without gradients, for all rows of the stack, a slice or an index `[s]`."""
+        if isinstance(rows, slice) and rows == ALL_ROWS:
+            return by_rows(lambda part: self._forward(self.weights(part), x[part]), self.rows, x.device)
+        which = torch.arange(self.rows)[rows].tolist()
+        outs = [self._forward(self.weights(slice(r, r + 1)), x[k : k + 1]) for k, r in enumerate(which)]
+        return torch.cat(outs)
+
+    def tape(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], None]]:
+        """The output `[S, B, out]`, and a function that takes the output's gradient and adds the parameters' gradients
+        to `self.grad`."""
+        with torch.enable_grad():
+            out = by_rows(lambda rows: self._forward(self.weights(rows, grad=True), x[rows]), self.rows, x.device)
+        return out.detach(), out.backward
+
+    def _forward(self, w: Weights, x: Tensor) -> Tensor:
+        """The networks of the `s` rows of `w`. Convolutions of several rows are groups of one convolution."""
+        rows, batch = x.shape[:2]
+        h = self.image.unflatten(x).transpose(0, 1).flatten(1, 2)  # [B, s C, H, W]
+        for n, (_, _, stride) in enumerate(CONVOLUTIONS):
+            weight, bias = w[f"conv{n}.weight"].flatten(0, 1), w[f"conv{n}.bias"].flatten(0, 1)
+            h = F.conv2d(h, weight, bias, stride=stride, groups=rows).relu()
+        h = h.reshape(batch, rows, -1).transpose(0, 1).contiguous()  # [s, B, features]
+        last = len(self.sizes) - 2
+        return kernels.run(h, [w.layer(str(n), relu=n < last) for n in range(last + 1)])

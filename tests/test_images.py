@@ -1,0 +1,217 @@
+"""Images as observations: the stacked Nature CNN, replay buffers of bytes, and DQN with both."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import gymnasium
+import numpy as np
+import pytest
+import stable_baselines3 as sb3
+import torch
+from gymnasium.spaces import Box, Discrete
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
+
+import peerage
+from peerage.learners.base import Space
+from peerage.learners.defaults import default_settings
+from peerage.learners.dqn import DQN
+from peerage.learners.replay import Batch, ImageReplay, Replay
+from peerage.learners.streams import StreamKey
+from peerage.nets.cnn import CONVOLUTIONS, Image, StackedCNN
+
+pytestmark = pytest.mark.usefixtures("no_reports")
+F64 = torch.float64
+SHAPE = (2, 36, 40)  # channels first
+KEYS = [StreamKey(3, 0, m) for m in range(2)]
+
+
+class Pixels(gymnasium.Env):
+    """Say in which half of the picture the bright square is: reward 1 for the right one. Six steps an episode."""
+
+    action_space = Discrete(2)
+
+    def __init__(self, shape=(36, 36, 1)):
+        self.observation_space = Box(0, 255, shape, np.uint8)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.left = 6
+        return self._picture(), {}
+
+    def step(self, action):
+        reward, self.left = float(action == self.side), self.left - 1
+        return self._picture(), reward, self.left == 0, False, {}
+
+    def _picture(self):
+        self.side = int(self.np_random.integers(2))
+        picture = np.zeros(self.observation_space.shape, np.uint8)
+        first = picture.shape[0] < picture.shape[2]
+        image = picture[0] if first else picture[..., 0]
+        image[4:30, 2 + 18 * self.side : 14 + 18 * self.side] = 250
+        return picture
+
+
+def torch_network(net: StackedCNN, row: int) -> torch.nn.Sequential:
+    """One row as a module of torch."""
+    w, layers, channels = net.weights(), [], net.image.channels
+    for n, (out, kernel, stride) in enumerate(CONVOLUTIONS):
+        conv = torch.nn.Conv2d(channels, out, kernel, stride, dtype=F64)
+        conv.weight.data, conv.bias.data = w[f"conv{n}.weight"][row].clone(), w[f"conv{n}.bias"][row].clone()
+        layers += [conv, torch.nn.ReLU()]
+        channels = out
+    layers.append(torch.nn.Flatten())
+    for n, (fan_in, fan_out) in enumerate(zip(net.sizes, net.sizes[1:])):
+        linear = torch.nn.Linear(fan_in, fan_out, dtype=F64)
+        linear.weight.data, linear.bias.data = w[f"{n}.weight"][row].t().clone(), w[f"{n}.bias"][row, 0].clone()
+        layers += [linear, torch.nn.ReLU()]
+    return torch.nn.Sequential(*layers[:-1])
+
+
+def gradients(module: torch.nn.Module) -> torch.Tensor:
+    """Of one row, in the order of a stack, where weights of linear layers are `[in, out]`."""
+    return torch.cat([(p.grad.t() if p.dim() == 2 else p.grad).flatten() for p in module.parameters()])
+
+
+@pytest.mark.parametrize("shape", [SHAPE, (36, 40, 3)])
+def test_the_stacked_network_and_its_gradients_equal_those_of_torch(shape):
+    net = StackedCNN(2, Image.of(shape), (7, 3), dtype=F64)
+    net.init_([key.generator("init") for key in KEYS])
+    rng = np.random.default_rng(0)
+    x = torch.tensor(rng.integers(256, size=(2, 5, *shape)), dtype=F64)
+    pull = torch.tensor(rng.standard_normal((2, 5, 3)))
+    out, backward = net.tape(x.flatten(2))
+    backward(pull)
+    for row in range(2):
+        reference = torch_network(net, row)
+        image = x[row] if shape is SHAPE else x[row].permute(0, 3, 1, 2)
+        expected = reference(image / 255)
+        (expected * pull[row]).sum().backward()
+        torch.testing.assert_close(out[row], expected, rtol=0, atol=1e-12)
+        torch.testing.assert_close(net.grad[row], gradients(reference), rtol=0, atol=1e-10)
+    # Other ways to call it
+    torch.testing.assert_close(net(x.flatten(2)), out, rtol=0, atol=0)
+    torch.testing.assert_close(net(x[1:].flatten(2), rows=slice(1, 2)), out[1:], rtol=0, atol=0)
+    some = torch.tensor([1, 1])
+    torch.testing.assert_close(net(x[some].flatten(2), rows=some), out[some], rtol=0, atol=0)
+
+
+def test_a_row_does_not_depend_on_the_others():
+    both, one = StackedCNN(2, Image.of(SHAPE), (3,)), StackedCNN(1, Image.of(SHAPE), (3,))
+    both.init_([key.generator("init") for key in KEYS])
+    one.init_([KEYS[1].generator("init")])
+    x = torch.randint(256, (2, 33, 2 * 36 * 40)).float()
+    assert torch.equal(both(x)[1], one(x[1:])[0])
+
+
+def test_an_update_equals_one_of_stable_baselines3(monkeypatch):
+    """In float64. The pictures of Stable-Baselines3 are divided by 255 by hand, because it converts them to float32."""
+    monkeypatch.setattr("stable_baselines3.common.policies.preprocess_obs", lambda obs, *args, **kwargs: obs / 255)
+    settings = [default_settings("dqn") for _ in KEYS]
+    space = Space(int(np.prod(SHAPE)), 1, n_actions=2, image=Image.of(SHAPE))
+    learner = DQN(settings, KEYS, space, 100, dtype=F64)
+    learner.q_target.flat.mul_(0.9)  # a target network of its own
+    rng = np.random.default_rng(1)
+    obs, next_obs = (torch.tensor(rng.integers(256, size=(2, 6, *SHAPE)), dtype=F64) for _ in range(2))
+    actions = torch.tensor(rng.integers(2, size=(2, 6, 1)), dtype=F64)
+    rewards, ends = torch.tensor(rng.standard_normal((2, 6))), torch.tensor([[0.0, 1, 0, 0, 1, 0]] * 2, dtype=F64)
+    models = []
+    for row in range(2):
+        env = Pixels(SHAPE)
+        model = sb3.DQN("CnnPolicy", env, policy_kwargs={"net_arch": [64, 64]}, learning_rate=5e-4, gamma=0.99)
+        model.policy.double()
+        for theirs, ours in ((model.q_net, learner.q), (model.q_net_target, learner.q_target)):
+            reference = torch_network(ours, row)
+            for a, b in zip(theirs.parameters(), reference.parameters(), strict=True):
+                a.data = b.data.clone()
+        model.policy.optimizer = torch.optim.Adam(model.q_net.parameters(), lr=5e-4, eps=1e-8)
+        columns = ends[row, :, None], rewards[row, :, None]
+        batch = ReplayBufferSamples(obs[row], actions[row].long(), next_obs[row], *columns)
+        model.replay_buffer = SimpleNamespace(sample=lambda *args, batch=batch, **kwargs: batch)
+        model._logger = Logger(None, [])
+        model.train(1, 6)
+        models.append(model)
+    learner.update(Batch(obs.flatten(2), actions, actions, rewards, next_obs.flatten(2), ends))
+    for row, model in enumerate(models):
+        expected = torch.cat([(p.t() if p.dim() == 2 else p).detach().flatten() for p in model.q_net.parameters()])
+        torch.testing.assert_close(learner.q.flat[row], expected, rtol=0, atol=1e-9)
+
+
+def test_a_replay_buffer_of_images_holds_what_one_of_numbers_holds(same):
+    images, numbers = ImageReplay(2, 4, 10, 1), Replay(2, 4, 10, 1)
+    rng = np.random.default_rng(2)
+    for k in range(7):  # beyond the capacity
+        obs, next_obs = (torch.tensor(rng.integers(256, size=(2, 10)), dtype=torch.float32) for _ in range(2))
+        step = (obs, torch.full((2, 1), k % 2 * 1.0), torch.tensor([k, -k]) * 0.5, next_obs, torch.zeros(2))
+        images.add(*step)
+        numbers.add(*step)
+    uniform = torch.tensor(rng.random((2, 20)), dtype=torch.float32)
+    for name in ("obs", "actions", "rewards", "next_obs", "terminated"):
+        assert torch.equal(getattr(images.sample(uniform), name), getattr(numbers.sample(uniform), name)), name
+    assert images.frames.dtype == torch.uint8 and images.data.shape[2] == 3
+    again = ImageReplay(2, 4, 10, 1)
+    again.load_state(images.state())
+    same(again.state(), images.state())
+
+
+SETTINGS = dict(
+    n_peers=2, total_timesteps=60, learning_starts=10, batch_size=8, buffer_size=50, train_freq=4, eval_freq=30,
+    n_eval_episodes=2, checkpoint_freq=25, log_freq=20, verbose=0, threads=1, trust="td", trust_buffer_size=20,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", [(36, 36, 1), (1, 36, 36)])
+def test_a_group_learns_from_images_and_resumes_bit_for_bit(tmp_path, shape):
+    class Stop(peerage.Listener):
+        essential = True
+
+        def on_metrics(self, step, rows):
+            if step == 40:
+                raise KeyboardInterrupt
+
+    def make_pixels():
+        return Pixels(shape)
+
+    place = {"log_dir": str(tmp_path), **SETTINGS}
+    whole = peerage.train(make_pixels, exp_name="whole", **place)
+    with pytest.raises(KeyboardInterrupt):
+        peerage.train(make_pixels, exp_name="run", listeners=[Stop()], **place)
+    run = peerage.resume(peerage.load(tmp_path / "run", env=make_pixels))
+    for name in ("metrics.csv", "evaluations.csv", "advice.csv"):
+        assert (run.folder / name).read_bytes() == (whole.folder / name).read_bytes(), name
+    picture, _ = make_pixels().reset(seed=0)
+    policies = whole.policy(1), run.policy(1)
+    assert policies[0](picture) == policies[1](picture) and policies[0](picture) in (0, 1)
+
+
+@pytest.mark.long
+def test_the_toy_task_is_learned_from_pixels(tmp_path):
+    run = peerage.train(
+        Pixels, n_peers=2, sharing="none", total_timesteps=1500, eval_freq=1500, n_eval_episodes=5, train_freq=2,
+        gradient_steps=1, batch_size=32, learning_starts=100, log_dir=str(tmp_path), verbose=0,
+    )  # fmt: skip
+    last = run.evaluations[run.evaluations["step"] == 1500]
+    assert last["return"].mean() > 5.5  # of 6; at random 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"trust": "in-context"}, "in-context trust needs vectors"),
+        ({"train_freq": 4, "algorithm": "sac"}, "sac does not accept images, which Moves has as observations: use dqn"),
+    ],
+)
+def test_what_does_not_fit_images_is_one_line(tmp_path, settings, message):
+    class Moves(Pixels):
+        action_space = Box(-1, 1, (2,), np.float32)
+
+    env = Moves if "algorithm" in settings else Pixels
+    with pytest.raises(peerage.UserError, match=message):
+        peerage.train(env, **{**SETTINGS, **settings}, log_dir=str(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_small_and_shapeless_pictures_are_refused_with_a_wrapper(tmp_path):
+    with pytest.raises(peerage.UserError, match="of at least 36 by 36 pixels"):
+        peerage.train(lambda: Pixels((20, 20, 3)), log_dir=str(tmp_path))
