@@ -109,7 +109,7 @@ SQUARE = Box(0, 1, (4, 4), np.float32)
         (Discrete(2), SQUARE, "use gymnasium.wrappers.FlattenObservation"),
         (Discrete(2), Dict({"a": SQUARE}), "use gymnasium.wrappers.FlattenObservation"),
         (Discrete(2), Tuple((Discrete(2), Discrete(3))), "use gymnasium.wrappers.FlattenObservation"),
-        (Discrete(2), Box(0, 255, (8, 8, 3), np.uint8), "at least 36 by 36 pixels .gymnasium.wrappers.ResizeObservation"),
+        (Discrete(2), Box(0, 255, (8, 8, 3), np.uint8), "36 by 36 pixels .gymnasium.wrappers.ResizeObservation"),
     ],
 )
 def test_what_is_refused_names_the_wrapper_that_helps(actions, observations, message):

@@ -157,7 +157,8 @@ import json, sys
 sys.modules["Box2D"] = sys.modules["mujoco"] = None  # as if they were not installed
 import peerage
 from peerage.cli import main
-run = peerage.train("Room-v6", n_peers=2, total_timesteps=60, learning_starts=20, log_dir=sys.argv[1], eval_freq=0, verbose=0)
+settings = {"n_peers": 2, "total_timesteps": 60, "learning_starts": 20, "eval_freq": 0, "verbose": 0}
+run = peerage.train("Room-v6", log_dir=sys.argv[1], **settings)
 assert (run.folder / "DONE").exists()
 for env in ("LunarLander-v3", "Hopper-v5"):
     print("status", main(["train", "--env", env, "--log-dir", sys.argv[1]]), file=sys.stderr)
