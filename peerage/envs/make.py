@@ -263,8 +263,9 @@ def _time_limit(env: gymnasium.Env) -> int | None:
 
 
 def plain_copy(value: Any) -> Any:
-    """A copy of nested mappings and lists, so that the code that gets it cannot change those of its caller."""
-    if isinstance(value, Mapping):
+    """A copy of nested dictionaries and lists, so that the code that gets it cannot change those of its caller. Other
+    objects, such as the Dict space of Gymnasium, are not copied."""
+    if type(value) is dict:
         return {key: plain_copy(item) for key, item in value.items()}
     if isinstance(value, list):
         return [plain_copy(item) for item in value]
