@@ -80,7 +80,8 @@ def test_what_cannot_be_filmed_is_one_line(run, monkeypatch, capsys, words, mess
 
 def test_an_environment_without_pictures_is_named(tmp_path, capsys):
     run = peerage.train(
-        "Pendulum-v1", n_peers=1, total_timesteps=20, eval_freq=0, env_args={"g": 9.0}, log_dir=str(tmp_path), verbose=0
+        "Pendulum-v1", n_peers=1, total_timesteps=20, learning_starts=5, eval_freq=0, env_args={"g": 9.0},
+        log_dir=str(tmp_path), verbose=0,
     )  # fmt: skip
 
     class Blind(type(make_env("Pendulum-v1", {}).unwrapped)):
