@@ -127,7 +127,7 @@ def make_env(env: Maker, env_args: Mapping[str, Any], *, own_random: bool = Fals
     """
     name = name_of(env)
     env = imported(env)
-    env_args = plain_copy(env_args)
+    env_args = plain_copy(dict(env_args))
     ours = {"change_at", "change", "perturb", *OWN} & env_args.keys()
     known = frozenset(_parameters(env)) if ours else frozenset()
     changes = {key: env_args[key] for key in env_args if key in ours - known}
@@ -259,11 +259,12 @@ def _time_limit(env: gymnasium.Env) -> int | None:
 
 
 def plain_copy(value: Any) -> Any:
-    """A copy of nested mappings and lists, so that the code that gets it cannot change those of its caller."""
-    if isinstance(value, Mapping):
+    """A copy of nested dictionaries, lists and tuples, so that the code that gets it cannot change those of its caller.
+    Other objects, such as spaces, are the same."""
+    if type(value) is dict:
         return {key: plain_copy(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [plain_copy(item) for item in value]
+    if type(value) in (list, tuple):
+        return type(value)(map(plain_copy, value))
     return value.copy() if isinstance(value, np.ndarray) else value
 
 
