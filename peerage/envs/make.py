@@ -49,8 +49,6 @@ class Spec:
     action_high: np.ndarray
     max_episode_steps: int | None
     """The time limit; None where neither Gymnasium nor a wrapper `TimeLimit` has one."""
-    image: tuple[int, int, int] | None = None
-    """The shape of observations that are images, which are flattened for the rest of the library."""
     conversion: Conversion = UNCHANGED
     """How observations and actions of the environment were converted to these spaces."""
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
@@ -129,7 +127,7 @@ def make_env(env: Maker, env_args: Mapping[str, Any], *, own_random: bool = Fals
     """
     name = name_of(env)
     env = imported(env)
-    env_args = plain_copy(env_args)
+    env_args = plain_copy(dict(env_args))
     ours = {"change_at", "change", "perturb", *OWN} & env_args.keys()
     known = frozenset(_parameters(env)) if ours else frozenset()
     changes = {key: env_args[key] for key in env_args if key in ours - known}
@@ -236,7 +234,6 @@ def spec_of(built: gymnasium.Env, env: Maker) -> Spec:
             f"{name} has actions {action}; Peerage needs Box or Discrete actions, or MultiDiscrete actions with at "
             f"most {MAX_COMBINATIONS} combinations: use gymnasium.wrappers.TransformAction"
         )
-    conversion = Conversion.of(built)
     return Spec(
         id=name,
         observation_space=observation,
@@ -248,8 +245,7 @@ def spec_of(built: gymnasium.Env, env: Maker) -> Spec:
         action_low=low,
         action_high=high,
         max_episode_steps=made.max_episode_steps if made is not None else _time_limit(built),
-        image=conversion.image,
-        conversion=conversion,
+        conversion=Conversion.of(built),
     )
 
 
@@ -263,12 +259,12 @@ def _time_limit(env: gymnasium.Env) -> int | None:
 
 
 def plain_copy(value: Any) -> Any:
-    """A copy of nested dictionaries and lists, so that the code that gets it cannot change those of its caller. Other
-    objects, such as the Dict space of Gymnasium, are not copied."""
+    """A copy of nested dictionaries, lists and tuples, so that the code that gets it cannot change those of its caller.
+    Other objects, such as spaces, are the same."""
     if type(value) is dict:
         return {key: plain_copy(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [plain_copy(item) for item in value]
+    if type(value) in (list, tuple):
+        return type(value)(map(plain_copy, value))
     return value.copy() if isinstance(value, np.ndarray) else value
 
 

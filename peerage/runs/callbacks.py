@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from peerage.errors import UserError
 from peerage.loading import import_here
 from peerage.runs.listeners import Listener
-from peerage.text import one_line
+from peerage.text import one_line, place
 
 
 def load_callbacks(names: Sequence[str]) -> list[Listener]:
@@ -35,4 +35,4 @@ def _load(name: str) -> Listener:
 
 
 def _in_words(error: BaseException) -> str:
-    return f"{type(error).__name__}: {one_line(error)}"[:200]
+    return f"{type(error).__name__}: {one_line(error)}"[:200] + place(error)
