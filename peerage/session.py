@@ -116,7 +116,7 @@ def _runner(
     evaluations of different runs are comparable."""
     run = trainer.config.run
     seeds = episode_seeds(trainer.config, run.n_eval_episodes)
-    evaluator = Evaluator(trainer.evaluation_makers, seeds, run.success)
+    evaluator = Evaluator(trainer.evaluation_makers, seeds, run.success, run.max_eval_steps)
     members = trainer.names[: trainer.N]
     return Runner(
         trainer,
@@ -228,6 +228,7 @@ def evaluate_run(
     seed: int | None = None,
     members: Sequence[int] | None = None,
     *,
+    max_steps: int | None = None,
     env: Maker | None = None,
     which: str = "",
     say: Callable[[str], None] = lambda line: None,
@@ -235,14 +236,16 @@ def evaluate_run(
     """Evaluate the newest sound checkpoint of a run, or another one: `which` is `best` or the number of a step.
     Returns rows (replica, member, episode, return, length, success, mode); mode is `alone`.
 
-    `say` receives messages: the step of the checkpoint, and newer checkpoints that are damaged. `members` selects
-    members of each replica by number; by default all. Raises UserError for a member that does not exist.
+    `say` receives messages: the step of the checkpoint, newer checkpoints that are damaged, and episodes that were cut.
+    `members` selects members of each replica by number; by default all. `max_steps`: the longest episode; by default
+    that of the run's evaluations. Raises UserError for a member that does not exist.
     """
     restored = restore(run, "policies", env=env, which=which)
     trainer = restored.trainer
     workers.configure(trainer.threads)
     seeds = episode_seeds(trainer.config, episodes, SEED if seed is None else seed)
-    evaluator = Evaluator(trainer.evaluation_makers, seeds, trainer.config.run.success)
+    longest = max_steps or trainer.config.run.max_eval_steps
+    evaluator = Evaluator(trainer.evaluation_makers, seeds, trainer.config.run.success, longest)
     evaluations = Evaluations(evaluator, trainer.group, trainer.sharing, trainer.names[: trainer.N], ("alone",))
     try:
         if unknown := [i for i in members or [] if not 0 <= i < trainer.N]:
@@ -251,6 +254,8 @@ def evaluate_run(
             say(line)
         say(f"after {trainer.step:,} of {trainer.steps:,} steps")
         rows = evaluations.rows(trainer.step) or []
+        for line in evaluations.messages:
+            say(line)
     finally:
         trainer.close()
         evaluator.close()

@@ -36,6 +36,12 @@ def _evaluate_arguments(parser: Parser) -> None:
         "--members", type=number(0), nargs="+", metavar="N", help="members to evaluate, from 0 (default: all)"
     )
     parser.add_argument(
+        "--max-eval-steps",
+        type=number(1),
+        metavar="N",
+        help="longest episode in steps; longer ones are cut (default: that of the run's evaluations)",
+    )
+    parser.add_argument(
         "--perturb",
         nargs="+",
         metavar="NAME=VALUE",

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from peerage.reports import matrix, plots
+from peerage.reports import matrix, page, plots
 from peerage.reports.drawing import MAX_MEMBERS, OTHER_COLOURS, adviser_colour
 from peerage.reports.heatmaps import capital
 from peerage.reports.plots import Look, Series
@@ -50,12 +50,19 @@ def thin(frame: pd.DataFrame, points: int) -> pd.DataFrame:
 
 def learning(evaluations: pd.DataFrame, metrics: pd.DataFrame) -> str:
     """Return and success of evaluations, and return of training episodes."""
-    success = summaries.member_values(evaluations, "success")
+    success = summaries.success_values(evaluations)
     success["value"] *= 100
     greedy, training = summaries.member_values(evaluations, "return"), summaries.metric(metrics, "train/return")
+    known = int(evaluations["success"].notna().sum())
+    partly = ""
+    if 0 < known < len(evaluations):
+        only = f"{known:,} of {len(evaluations):,} evaluation episodes"
+        what = f"The environment reported success in {only} only: the success rate is unknown."
+        partly = page.paragraph(what, dim=True)
     parts = [
         curve(greedy, "Evaluation return", "return of episodes without exploration and advice"),
         curve(success, "Success in evaluations", "share of these episodes with success", "", _percent(), (0, 100)),
+        partly,
         curve(training, "Training return", "return of training episodes"),
     ]
     return "\n".join(filter(None, parts))

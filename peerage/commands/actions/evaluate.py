@@ -19,13 +19,14 @@ def evaluate(args: argparse.Namespace, command: Sequence[str]) -> None:
     run, which = Path(args.run), args.checkpoint or ""
     if args.perturb or args.advised or args.byzantine_members or args.advisers:
         more = {name: getattr(args, name) for name in ("advised", "byzantine_members", "advisers")}
-        more |= {"which": which, "say": print}
+        more |= {"which": which, "max_steps": args.max_eval_steps, "say": print}
         found = evaluate_perturbed(run, parse_cases(args.perturb or []), args.episodes, args.seed, args.members, **more)
         print_table(found.table())
         meaning = f"low and high: {found.interval}" if found.interval else "one replica: no interval"
         print(f"\n{'change: perturbed minus clean; ' if len(found.table()) > 1 else ''}{meaning}")
         return
-    rows = session.evaluate_run(run, args.episodes, args.seed, args.members, which=which, say=print)
+    more = {"which": which, "max_steps": args.max_eval_steps, "say": print}
+    rows = session.evaluate_run(run, args.episodes, args.seed, args.members, **more)
     print_table(dict(zip(COLUMNS, row)) for row in rows)
     returns: dict[tuple[int, str], list[float]] = {}
     for row in rows:
