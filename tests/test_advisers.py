@@ -332,6 +332,9 @@ def test_the_shape_of_an_answer(begin):
             with pytest.raises(UserError, match=r"must return 3 actions of shape \[3") as error:
                 begin(room(**settings), steps=1, advisers=[Answers(np.zeros(shape))])
             assert ("or [3]" in str(error.value)) == ((3,) in good)
+            assert str(error.value).endswith(f"got shape {list(shape)}")
+    with pytest.raises(UserError, match=r"must return 3 actions of shape \[3, 1\] or \[3\], got array\(\['left'"):
+        begin(room(n_peers=3), steps=1, advisers=[Answers("left")])
 
 
 def test_suggestions_outside_the_box_are_clipped(begin):
