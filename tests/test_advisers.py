@@ -239,7 +239,11 @@ def test_custom_environment_and_adviser(tmp_path):
         learning_starts=10, log_freq=100, eval_freq=0, log_dir=str(tmp_path), verbose=0,
     )  # fmt: skip
     assert set(run.advice["adviser"]) == {"member-0", "member-1", "says", "random", "random-2"}
-    assert run.policy(1)(np.zeros(4, np.float32)) in range(4)
+    policy, obs = run.policy(1), np.random.default_rng(0).random((7, 4), np.float32)
+    assert policy(obs).tolist() == [policy(each) for each in obs] and isinstance(policy(obs[0]), int)
+    for wrong in (obs[:, :3], obs[None], np.float32(0)):
+        with pytest.raises(UserError, match=r"must have shape \[4\], or \[B, 4\] for a batch, got \["):
+            policy(wrong)
     assert (run.folder / "report.html").exists()
 
 

@@ -178,7 +178,7 @@ def test_other_commands(
     calls: list[Any] = []
     rows = [(0, "member-0", 0, 1.234, 10, None, "alone"), (0, "member-1", 10, 2.0, 9, 1.0, "alone")]
     monkeypatch.setattr(session, "resume", lambda run, **overrides: calls.append((run, overrides)))
-    monkeypatch.setattr(session, "evaluate_run", lambda *a, which, **_: calls.append((*a, which)) or rows)
+    monkeypatch.setattr(session, "evaluate_run", lambda *a, which, **_: calls.append((*a, which)) or (500, rows))
     assert main(["resume", run, "--checkpoint-freq", "9", "--verbose", "0"]) == 0
     command = ["peerage", "resume", run, "--checkpoint-freq", "9", "--verbose", "0"]
     length = {"total_timesteps": None, "stretch_schedules": False}

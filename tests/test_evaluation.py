@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import gymnasium
 import numpy as np
+import pandas
 import pytest
 import torch
 from rich.console import Console
@@ -480,10 +481,13 @@ def test_an_adviser_that_cannot_be_copied_is_named(tmp_path):
 
 def test_evaluate_plays_alone_whatever_the_run_did(tmp_path):
     run = peerage.train(config=replace(SMALL, total_timesteps=100), log_dir=str(tmp_path), exp_name="run")
-    rows = run.evaluate(2)
+    table = run.evaluate(2)
     last = run.evaluations[(run.evaluations["step"] == 100) & (run.evaluations["mode"] == "alone")]
-    assert [row[3] for row in rows] == pytest.approx(last["return"].tolist())
-    assert {row[-1] for row in rows} == {"alone"}
+    pandas.testing.assert_frame_equal(table, last.reset_index(drop=True), rtol=1e-6)  # columns, types and order, too
+    some = run.evaluate(1, seed=5, members=[1], max_eval_steps=7)
+    assert some["length"].tolist() == [7, 7]
+    assert some[["replica", "member", "episode"]].values.tolist() == [[0, "member-1", 0], [1, "member-1", 0]]
+    assert run.config.env == "Room-v6" and run.config.learner.gamma == (0.99,)  # resolved, with all defaults
 
 
 # --- tables and settings ----------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ def evaluate(args: argparse.Namespace, command: Sequence[str]) -> None:
         print(f"\n{'change: perturbed minus clean; ' if len(found.table()) > 1 else ''}{meaning}")
         return
     more = {"which": which, "max_steps": args.max_eval_steps, "say": print}
-    rows = session.evaluate_run(run, args.episodes, args.seed, args.members, **more)
+    _, rows = session.evaluate_run(run, args.episodes, args.seed, args.members, **more)
     print_table(dict(zip(COLUMNS, row)) for row in rows)
     returns: dict[tuple[int, str], list[float]] = {}
     for row in rows:
