@@ -78,7 +78,9 @@ def test_help_is_a_manual(capsys: pytest.CaptureFixture[str]) -> None:
         ("train --n-peers 0", ["--n-peers"]),
         ("train --batch-size 1.5", ["--batch-size", "whole number"]),
         ("train --net-arch 64,x", ["--net-arch"]),
-        ("train --net-arch 64 64 64", ["--net-arch", "3 values", "4 members"]),
+        ("train --net-arch 64 64 64", ["--net-arch 64 64 64: write 64,64,64 for 3 layers", "64, 64, 64, for"]),
+        ("train --n-peers 2 --net-arch 64 32", ["write 64,32 for 2 layers, or 64, 32, for one layer in each member"]),
+        ("train --net-arch 64,8 64 64,8", ["--net-arch", "3 values", "4 members"]),
         ("train --env-args a", ["--env-args", "name=value"]),
         ("train --env-args a=[", ["--env-args a"]),
         ("train --env-args a=!!python/name:os.system", ["--env-args a"]),
@@ -220,6 +222,8 @@ def test_a_printed_preset_is_a_config_file(
     assert named.run.exp_name == "early-advice-ant-seed-0"  # runs of presets are named after them
     assert mine == replace(named, run=replace(named.run, exp_name=None))
     assert train("--config", "early-advice-ant", "--exp-name", "x").run.exp_name == "x"
+    assert train("--config", "early-advice-ant", "--exp-name", "none").run.exp_name is None
+    assert train("--n-peers", "2", "--net-arch", "64,", "32,").learner.net_arch == ((64,), (32,))
     capsys.readouterr()
     assert main(["presets"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == len(preset_names())

@@ -99,7 +99,8 @@ class RunConfig:
     """The run folder, evaluations, logs and checkpoints."""
 
     exp_name: str | None = None
-    """Name of the run folder; by default composed of environment, algorithm, group size and seed."""
+    """Name of the run folder; by default composed of the preset, if there is one, and the seed, or of environment,
+    algorithm, group size and seed. none: the latter, with a preset too."""
     log_dir: str = "experiments"
     """Parent folder of the run folders."""
     overwrite: bool = False

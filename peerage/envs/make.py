@@ -319,8 +319,6 @@ def _show_once(caught: list[warnings.WarningMessage]) -> None:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
             continue
         text = text.removeprefix("WARN: ")
-        if re.search(r"environment (Room|Hallway)-v\d+ is out of date", text):
-            continue  # the numbers in these ids are sizes, not versions
         if text not in _shown:
             _shown.add(text)
             warnings.warn(text, UserWarning, stacklevel=4)
