@@ -216,7 +216,7 @@ LIGHT = [
 ]
 
 
-@pytest.mark.parametrize("words", [["sweep"], ["sweep", "quick", "--dry-run"], ["envs"]])
+@pytest.mark.parametrize("words", [["sweep"], ["sweep", "quick", "--dry-run"], ["envs"], ["presets", "--json"]])
 def test_commands_that_only_print_import_no_torch(words: list[str]) -> None:
     code = f"import sys; from peerage.cli import main; assert main({words}) == 0; "
     code += "sys.exit(str([name for name in ('torch', 'pandas', 'scipy', 'matplotlib') if name in sys.modules]))"
