@@ -44,8 +44,8 @@ def evaluate_perturbed(
     seeds. Rows are sorted by case, replica and member; the rows without perturbations come first.
 
     `episodes`, `seed`, `members`, `max_steps`, `env` and `which` are those of `peerage.session.evaluate_run`. By
-    default, members act alone. With `advised`, they use advice (`peerage.evaluation.company`). Perturbations may include
-    `dropped_advice`. In all cases except the first, `byzantine_members` give changed suggestions, and `advisers`
+    default, members act alone. With `advised`, they use advice (`peerage.evaluation.company`), and perturbations may be
+    `dropped_advice`, too. In all cases except the first, `byzantine_members` give changed suggestions, and `advisers`
     replace the same number of fixed advisers of the run. `say` receives messages: the step of the checkpoint, newer
     checkpoints that are damaged, and episodes that were cut.
 
