@@ -15,9 +15,14 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $(STAMP)
 
-# Says at the end where the figures and the report are.
+# Says at the end where the figures and the report are, and what to do next.
 run: setup
 	$(BIN)/peerage train --config quick-lunarlander --overwrite
+	@echo
+	@echo 'Next, after `source .venv/bin/activate`:'
+	@echo '  peerage evaluate experiments/quick-lunarlander --episodes 20'
+	@echo '  peerage train --config quick-lunarlander --sharing none --exp-name quick-alone'
+	@echo '  peerage compare experiments/quick-lunarlander experiments/quick-alone'
 
 # Lint, types and the tests that take a few minutes on two cores; each test process uses one thread.
 test: setup

@@ -1,36 +1,102 @@
-"""The Python interface: what the command line does, and environments and advisers may also be Python objects."""
+"""The Python interface: what the command line does, and environments and advisers may also be Python objects.
+
+Importing this module imports neither torch nor pandas: what needs them is imported when it is called.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, get_args, get_origin
 
-import torch
-
-from peerage import session
 from peerage.config import Config, with_settings
 from peerage.config.adviser_words import checkpoint_word
 from peerage.config.file import load as load_config
 from peerage.config.file import validate
-from peerage.envs.actions import ActionConverter
-from peerage.envs.make import Spec
-from peerage.envs.vector import Maker
+from peerage.config.tree import Setting
+from peerage.config.tree import settings as all_settings
 from peerage.errors import UserError
-from peerage.evaluation import video
 from peerage.learners.defaults import refuse_unused_settings
-from peerage.reports.report import write_report
+from peerage.loading import deferred
 from peerage.runs.folder import RunFolder
-from peerage.runs.listeners import EvaluationRow, Listener
-from peerage.runs.tables import read_advice, read_evaluations, read_metrics
-from peerage.sharing.adviser import Suggests
-from peerage.training.restore import restore
+from peerage.runs.listeners import Listener
+from peerage.runs.tables import evaluation_table, read_advice, read_evaluations, read_metrics
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from peerage.envs.make import Maker
+    from peerage.evaluation.policy import Policy
+    from peerage.sharing.adviser import Suggests
 
+_run_training = deferred("peerage.session:run_training")
+_resume = deferred("peerage.session:resume")
+_evaluate_run = deferred("peerage.session:evaluate_run")
+_policy_of = deferred("peerage.evaluation.policy:policy_of")
+_record = deferred("peerage.evaluation.video:record")
+_write_report = deferred("peerage.reports.report:write_report")
+
+ARGUMENTS = {"--stretch-schedules": "stretch_schedules=True", "--checkpoint": "checkpoint", "--out": "out"}
+"""Flags of the command line that are arguments in Python, but no settings."""
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def python_names(text: str) -> str:
+    """An error message of the command line with the names of Python: `--n-peers 2` becomes `n_peers=2`.
+
+    Only flags of settings and `ARGUMENTS` are replaced. A number or a known word after a flag becomes its value.
+    """
+    known = {f"--{key.replace('_', '-')}": setting for key, setting in all_settings().items()}
+
+    def python_name(found: re.Match[str]) -> str:
+        flag, value = found["flag"], found["value"]
+        if flag in ARGUMENTS:
+            return found[0].replace(flag, ARGUMENTS[flag], 1)
+        negated = flag not in known and flag.startswith("--no-")
+        setting = known.get(f"--{flag.removeprefix('--no-')}" if negated else flag)
+        if setting is None or (negated and not _is_switch(setting)):
+            return found[0]
+        rest = f" {value}" if value else ""
+        if _is_switch(setting):
+            return f"{setting.key}={not negated}{rest}"
+        if value in _words(setting):
+            return f'{setting.key}="{value}"'
+        if not value or not re.match(r"-?\d", value):
+            return f"{setting.key}{rest}"
+        return f"{setting.key}=({value.replace(',', ', ')})" if "," in value else f"{setting.key}={value}"
+
+    return re.sub(r"(?<![\w-])(?P<flag>--[a-z][a-z0-9-]*)(?: (?P<value>(?!--)[\w.+,-]*\w))?", python_name, text)
+
+
+def _is_switch(setting: Setting) -> bool:
+    return bool in (setting.hint, *get_args(setting.hint))
+
+
+def _words(setting: Setting) -> tuple[Any, ...]:
+    """The words that a setting accepts; empty unless they are listed."""
+    found = [setting.hint, *get_args(setting.hint)]
+    return tuple(word for hint in found if get_origin(hint) is Literal for word in get_args(hint))
+
+
+def _with_python_names(call: Callable[P, T]) -> Callable[P, T]:
+    """`call` with errors that name settings as in Python."""
+
+    @functools.wraps(call)
+    def translated(*args: P.args, **named: P.kwargs) -> T:
+        try:
+            return call(*args, **named)
+        except UserError as error:
+            error.args = (python_names(str(error)),)
+            raise
+
+    return translated
+
+
+@_with_python_names
 def train(
     env: str | Maker | None = None,
     *,
@@ -63,10 +129,11 @@ def train(
         settings["advisers"], advisers = tuple(advisers), None
     checked = validate(with_settings(start, settings))
     refuse_unused_settings(checked, settings)
-    folder = session.run_training(checked, env=env, advisers=advisers, listeners=listeners)
+    folder = _run_training(checked, env=env, advisers=advisers, listeners=listeners)
     return Run(folder, env=env, advisers=advisers)
 
 
+@_with_python_names
 def resume(
     run: Run | str | Path,
     *,
@@ -91,7 +158,7 @@ def resume(
     run = run if isinstance(run, Run) else load(run)
     objects: dict[str, Any] = {"env": run.env, "advisers": run.advisers, "listeners": listeners}
     longer: dict[str, Any] = {"total_timesteps": total_timesteps, "stretch_schedules": stretch_schedules}
-    session.resume(run.folder, **objects, **longer, **settings)
+    _resume(run.folder, **objects, **longer, **settings)
     return run
 
 
@@ -115,6 +182,11 @@ class Run:
     advisers: Sequence[str | Suggests] | None = None
 
     @property
+    def config(self) -> Config:
+        """The resolved configuration, with every default filled in: `run.config.learner.gamma`."""
+        return RunFolder.open(self.folder).resolved()
+
+    @property
     def evaluations(self) -> pd.DataFrame:
         """Every evaluation episode: step, replica, member, episode, return, length, success, mode (`alone` or
         `together`, see `RunConfig.eval_modes`)."""
@@ -130,45 +202,52 @@ class Run:
         """The advice log: a row per step, replica, asker and adviser, with the choices and the values behind them."""
         return read_advice(self.folder)
 
+    @_with_python_names
     def report(self) -> Path:
         """Draw the figures and write report.html; returns its path."""
-        return write_report(self.folder)
+        path: Path = _write_report(self.folder)
+        return path
 
-    def evaluate(self, episodes: int = 10, *, checkpoint: str | int = "") -> list[EvaluationRow]:
-        """Evaluate the newest checkpoint: rows of (replica, member, episode, return, length, success, mode).
-        `checkpoint`: `"best"` (see `RunConfig.keep_best`) or a step selects another one."""
-        return session.evaluate_run(self.folder, episodes, env=self.env, which=checkpoint_word(checkpoint))
+    @_with_python_names
+    def evaluate(
+        self,
+        episodes: int = 10,
+        *,
+        checkpoint: str | int = "",
+        seed: int | None = None,
+        members: Sequence[int] | None = None,
+        max_eval_steps: int | None = None,
+    ) -> pd.DataFrame:
+        """Evaluate the newest checkpoint: every member alone, without exploration.
 
+        Args:
+            episodes: episodes per member.
+            checkpoint: `"best"` (see `RunConfig.keep_best`) or a step selects another checkpoint than the newest.
+            seed: seed of the episodes; by default that of the run's evaluations.
+            members: numbers of the members to evaluate; by default all.
+            max_eval_steps: the longest episode in steps; by default that of the run's evaluations.
+
+        Returns:
+            A row per episode with the columns of `evaluations`: step (of the checkpoint), replica, member
+            (`member-0`), episode (from 0), return (sum of rewards), length (steps), success (1.0, 0.0, or NaN if the
+            environment did not report it), mode (`alone`).
+        """
+        more = {"which": checkpoint_word(checkpoint), "max_steps": max_eval_steps, "env": self.env}
+        found = _evaluate_run(self.folder, episodes, seed, members, **more)
+        return evaluation_table(found.step, found.rows)
+
+    @_with_python_names
     def video(self, out: Path | str | None = None, *, member: int = 0, **settings: Any) -> Path:
         """Write a GIF of a member and return its path; by default member-N.gif in the run folder.
 
         `settings`: `replica`, `episodes`, `seed`, `max_frames`, `overwrite`, as of `peerage.evaluation.video.record`.
         """
-        return video.record(self.folder, out, member=member, env=self.env, **settings).path
+        path: Path = _record(self.folder, out, member=member, env=self.env, **settings).path
+        return path
 
+    @_with_python_names
     def policy(self, member: int = 0, replica: int = 0, *, checkpoint: str | int = "") -> Policy:
-        """The policy of a trained member: `action = run.policy(0)(obs)`. `checkpoint` as in `evaluate`."""
-        trainer = restore(self.folder, "policies", env=self.env, which=checkpoint_word(checkpoint)).trainer
-        trainer.close()
-        if not (0 <= member < trainer.N and 0 <= replica < trainer.R):
-            raise UserError(f"{self.folder} has members 0 to {trainer.N - 1} and replicas 0 to {trainer.R - 1}")
-        return Policy(trainer.group, replica * trainer.N + member, trainer.spec)
-
-
-@dataclass(frozen=True)
-class Policy:
-    """One member's policy without exploration."""
-
-    group: Any
-    row: int
-    spec: Spec
-
-    def __call__(self, obs: Any) -> Any:
-        """`obs [obs]`, or a dictionary for Dict observations -> an action that the action space of the environment
-        contains: an int for Discrete, counted from the `start` of the space; `[parts]` for MultiDiscrete; `[act]` for
-        Box."""
-        conversion = self.spec.conversion
-        flat = torch.as_tensor(conversion.flat(obs), dtype=self.group.dtype, device=self.group.device)
-        action = self.group.mode(flat.expand(self.group.M, 1, -1))[self.row, 0].cpu().numpy()
-        converted = ActionConverter(self.spec.action_space)
-        return conversion.action(converted(int(action[0]))) if self.spec.discrete else converted(action)
+        """The policy of a trained member: `action = run.policy(0)(obs)` for one observation `[obs]` or a batch
+        `[B, obs]`. `checkpoint` as in `evaluate`."""
+        policy: Policy = _policy_of(self.folder, member, replica, self.env, checkpoint_word(checkpoint))
+        return policy

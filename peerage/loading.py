@@ -24,3 +24,14 @@ def import_here(module: str) -> ModuleType:
     if os.getcwd() not in sys.path and not os.path.exists("config.yaml"):
         sys.path.insert(0, os.getcwd())
     return importlib.import_module(module)
+
+
+def deferred(name: str) -> Callable[..., Any]:
+    """A function that imports the function `module:function` when it is called, and calls it."""
+
+    def call(*args: Any, **named: Any) -> Any:
+        return load_function(name)(*args, **named)
+
+    call.__module__, _, call.__name__ = name.partition(":")
+    call.is_deferred = True  # type: ignore[attr-defined]
+    return call

@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -23,10 +23,9 @@ from peerage.errors import Terminated, UserError, nearest
 from peerage.evaluation.actors import Evaluations
 from peerage.evaluation.evaluate import SEED, Evaluator, episode_seeds
 from peerage.learners.defaults import check_learning
+from peerage.loading import deferred
 from peerage.nets import workers
 from peerage.nets.native import row_products
-from peerage.reports.figures import fresh_figures
-from peerage.reports.report import write_report
 from peerage.runs import checkpoint
 from peerage.runs.advice_columns import further_columns
 from peerage.runs.callbacks import load_callbacks
@@ -42,6 +41,18 @@ from peerage.training.machine import describe, device_name, differences
 from peerage.training.restore import Restored, check_budget, restore
 from peerage.training.runner import Runner
 from peerage.training.trainer import Trainer
+
+# pandas, SciPy and Matplotlib are imported when a report is made, not before the first step of a training
+write_report = deferred("peerage.reports.report:write_report")
+fresh_figures = deferred("peerage.reports.figures:fresh_figures")
+
+
+class Evaluated(NamedTuple):
+    """An evaluation of a run's newest checkpoint."""
+
+    step: int
+    """Steps of training until the checkpoint."""
+    rows: list[EvaluationRow]
 
 
 def run_training(
@@ -116,7 +127,7 @@ def _runner(
     evaluations of different runs are comparable."""
     run = trainer.config.run
     seeds = episode_seeds(trainer.config, run.n_eval_episodes)
-    evaluator = Evaluator(trainer.evaluation_makers, seeds, run.success)
+    evaluator = Evaluator(trainer.evaluation_makers, seeds, run.success, run.max_eval_steps)
     members = trainer.names[: trainer.N]
     return Runner(
         trainer,
@@ -228,21 +239,24 @@ def evaluate_run(
     seed: int | None = None,
     members: Sequence[int] | None = None,
     *,
+    max_steps: int | None = None,
     env: Maker | None = None,
     which: str = "",
     say: Callable[[str], None] = lambda line: None,
-) -> list[EvaluationRow]:
+) -> Evaluated:
     """Evaluate the newest sound checkpoint of a run, or another one: `which` is `best` or the number of a step.
-    Returns rows (replica, member, episode, return, length, success, mode); mode is `alone`.
+    Returns its step and rows (replica, member, episode, return, length, success, mode); mode is `alone`.
 
-    `say` receives messages: the step of the checkpoint, and newer checkpoints that are damaged. `members` selects
-    members of each replica by number; by default all. Raises UserError for a member that does not exist.
+    `say` receives messages: the step of the checkpoint, newer checkpoints that are damaged, and episodes that were cut.
+    `members` selects members of each replica by number; by default all. `max_steps`: the longest episode; by default
+    that of the run's evaluations. Raises UserError for a member that does not exist.
     """
     restored = restore(run, "policies", env=env, which=which)
     trainer = restored.trainer
     workers.configure(trainer.threads)
     seeds = episode_seeds(trainer.config, episodes, SEED if seed is None else seed)
-    evaluator = Evaluator(trainer.evaluation_makers, seeds, trainer.config.run.success)
+    longest = max_steps or trainer.config.run.max_eval_steps
+    evaluator = Evaluator(trainer.evaluation_makers, seeds, trainer.config.run.success, longest)
     evaluations = Evaluations(evaluator, trainer.group, trainer.sharing, trainer.names[: trainer.N], ("alone",))
     try:
         if unknown := [i for i in members or [] if not 0 <= i < trainer.N]:
@@ -251,11 +265,13 @@ def evaluate_run(
             say(line)
         say(f"after {trainer.step:,} of {trainer.steps:,} steps")
         rows = evaluations.rows(trainer.step) or []
+        for line in evaluations.messages:
+            say(line)
     finally:
         trainer.close()
         evaluator.close()
     kept = None if members is None else {trainer.names[i] for i in members}
-    return [row for row in rows if kept is None or row[1] in kept]
+    return Evaluated(trainer.step, [row for row in rows if kept is None or row[1] in kept])
 
 
 def finish(trainer: Trainer, runner: Runner, folder: RunFolder) -> Path:

@@ -66,7 +66,7 @@ def folder(tmp_path_factory, unreported):
 def episodes(trainer, n, seed=7, dropped=None):
     if dropped is not None:
         trainer.sharing.disturb(dropped)
-    return advised_episodes(trainer, trainer.evaluation_makers, n, [seed] * trainer.group.M)
+    return advised_episodes(trainer, trainer.evaluation_makers, n, [seed] * trainer.group.M)[0]
 
 
 def test_without_sharing_the_first_episodes_are_those_alone(folder):

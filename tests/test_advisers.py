@@ -239,7 +239,11 @@ def test_custom_environment_and_adviser(tmp_path):
         learning_starts=10, log_freq=100, eval_freq=0, log_dir=str(tmp_path), verbose=0,
     )  # fmt: skip
     assert set(run.advice["adviser"]) == {"member-0", "member-1", "says", "random", "random-2"}
-    assert run.policy(1)(np.zeros(4, np.float32)) in range(4)
+    policy, obs = run.policy(1), np.random.default_rng(0).random((7, 4), np.float32)
+    assert policy(obs).tolist() == [policy(each) for each in obs] and isinstance(policy(obs[0]), int)
+    for wrong in (obs[:, :3], obs[None], np.float32(0)):
+        with pytest.raises(UserError, match=r"must have shape \[4\], or \[B, 4\] for a batch, got \["):
+            policy(wrong)
     assert (run.folder / "report.html").exists()
 
 
@@ -332,6 +336,9 @@ def test_the_shape_of_an_answer(begin):
             with pytest.raises(UserError, match=r"must return 3 actions of shape \[3") as error:
                 begin(room(**settings), steps=1, advisers=[Answers(np.zeros(shape))])
             assert ("or [3]" in str(error.value)) == ((3,) in good)
+            assert str(error.value).endswith(f"got shape {list(shape)}")
+    with pytest.raises(UserError, match=r"must return 3 actions of shape \[3, 1\] or \[3\], got array\(\['left'"):
+        begin(room(n_peers=3), steps=1, advisers=[Answers("left")])
 
 
 def test_suggestions_outside_the_box_are_clipped(begin):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import peerage
 from peerage import session
+from peerage.api import python_names
 from peerage.cli import COMMANDS, main
 from peerage.config import Config
 from peerage.config.file import dump, load
@@ -78,7 +81,9 @@ def test_help_is_a_manual(capsys: pytest.CaptureFixture[str]) -> None:
         ("train --n-peers 0", ["--n-peers"]),
         ("train --batch-size 1.5", ["--batch-size", "whole number"]),
         ("train --net-arch 64,x", ["--net-arch"]),
-        ("train --net-arch 64 64 64", ["--net-arch", "3 values", "4 members"]),
+        ("train --net-arch 64 64 64", ["--net-arch 64 64 64: write 64,64,64 for 3 layers", "64, 64, 64, for"]),
+        ("train --n-peers 2 --net-arch 64 32", ["write 64,32 for 2 layers, or 64, 32, for one layer in each member"]),
+        ("train --net-arch 64,8 64 64,8", ["--net-arch", "3 values", "4 members"]),
         ("train --env-args a", ["--env-args", "name=value"]),
         ("train --env-args a=[", ["--env-args a"]),
         ("train --env-args a=!!python/name:os.system", ["--env-args a"]),
@@ -178,7 +183,7 @@ def test_other_commands(
     calls: list[Any] = []
     rows = [(0, "member-0", 0, 1.234, 10, None, "alone"), (0, "member-1", 10, 2.0, 9, 1.0, "alone")]
     monkeypatch.setattr(session, "resume", lambda run, **overrides: calls.append((run, overrides)))
-    monkeypatch.setattr(session, "evaluate_run", lambda *a, which, say: calls.append((*a, which)) or rows)
+    monkeypatch.setattr(session, "evaluate_run", lambda *a, which, **_: calls.append((*a, which)) or (500, rows))
     assert main(["resume", run, "--checkpoint-freq", "9", "--verbose", "0"]) == 0
     command = ["peerage", "resume", run, "--checkpoint-freq", "9", "--verbose", "0"]
     length = {"total_timesteps": None, "stretch_schedules": False}
@@ -220,9 +225,87 @@ def test_a_printed_preset_is_a_config_file(
     assert named.run.exp_name == "early-advice-ant-seed-0"  # runs of presets are named after them
     assert mine == replace(named, run=replace(named.run, exp_name=None))
     assert train("--config", "early-advice-ant", "--exp-name", "x").run.exp_name == "x"
+    assert train("--config", "early-advice-ant", "--exp-name", "none").run.exp_name is None
+    assert train("--n-peers", "2", "--net-arch", "64,", "32,").learner.net_arch == ((64,), (32,))
     capsys.readouterr()
     assert main(["presets"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == len(preset_names())
+
+
+def test_the_help_has_the_defaults_of_every_learner(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split()).replace("- ", "-")  # lines break after a hyphen
+    assert "(default: dqn 0.0005, sac 0.0003, td3 0.0003; in Stable-Baselines3: dqn 0.0001, td3 0.001)" in text
+    assert "(default: dqn 64,64, sac 256,256, td3 256,256; in Stable-Baselines3: td3 400,300)" in text
+    assert "Discount factor. (default: 0.99)" in text and "(default: off)" in text
+    assert main(["resume", "--help"]) == 0 and main(["sweep", "--help"]) == 0
+
+
+def test_tables_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every command that prints a table prints the same numbers with --json, and nothing else."""
+
+    def data(*words: str) -> Any:
+        assert main([*words, "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    assert data("envs")[0].keys() == {"id", "obs", "actions", "horizon", "expert", "adversary", "note"}
+    assert [row["name"] for row in data("presets")] == preset_names()
+    assert data("presets", "peer-room-v21")["env"] == "Room-v21"
+    assert "quick" in [row["sweep"] for row in data("sweep")]
+    settings = ["--env", "Room-v3", "--n-peers", "2", "--n-eval-episodes", "2", "--verbose", "0", "--threads", "1"]
+    settings += ["--total-timesteps", "60", "--log-dir", str(tmp_path), "--net-arch", "8"]
+    assert main(["train", *settings, "--exp-name", "a"]) == main(["train", *settings, "--exp-name", "b"]) == 0
+    capsys.readouterr()
+    a, b = str(tmp_path / "a"), str(tmp_path / "b")
+    found = data("evaluate", a, "--episodes", "3", "--members", "1")
+    assert (found["run"], found["step"], found["notes"]) == (a, 60, ["after 60 of 60 steps"])
+    assert [row["episode"] for row in found["episodes"]] == [0, 1, 2]
+    mean = sum(row["return"] for row in found["episodes"]) / 3
+    assert found["members"] == [{"replica": 0, "member": "member-1", "mean return": mean, "episodes": 3}]
+    found = data("evaluate", a, "--episodes", "1", "--perturb", "action_noise=0,1")
+    assert [row["perturbation"] for row in found["rows"]] == ["clean", "action_noise=1"]
+    assert len(found["members"]) == 4 and found["interval"] is None
+    (found,) = data("report", a)
+    assert found["analysis"]["advisers"] == ["member-0", "member-1"] and Path(found["report"]).is_file()
+    assert data("compare", a, b)["tasks"][0]["rows"][0]["replicas"] == 1
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(
+        "common: {n_peers: 2, n_epochs: 1}\nenvironments: {Room-v3: {env: Room-v3}}\naxes: {sharing: [advice, none]}\n"
+        "replicas: 1\n"
+    )
+    found = data("sweep", str(plan), "--dry-run", "--log-dir", str(tmp_path / "sweep"))
+    assert [(row["state"], row["steps"], row["seconds"]) for row in found["runs"]] == [("train", 1000, None)] * 2
+    assert main(["sweep", str(plan), "--json"]) == 2
+    assert "--json needs --dry-run" in capsys.readouterr().err
+
+
+def test_errors_in_python_name_settings_as_in_python(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        peerage.train("Room-v3", n_peers=1, only_follow_others=True)
+    expected = "only_follow_others=True needs another adviser: use n_peers=2 or more, or add advisers"
+    assert str(caught.value) == expected
+    assert main(["train", "--env", "Room-v3", "--n-peers", "1", "--only-follow-others"]) == 2
+    flags = "--only-follow-others needs another adviser: use --n-peers 2 or more, or add --advisers"
+    assert capsys.readouterr().err == f"peerage: {flags}\n"
+    assert python_names(flags) == expected
+    for text, named in (
+        ("--choice uniform and --no-use-trust: remove one", 'choice="uniform" and use_trust=False: remove one'),
+        ("--epsilon --self-share and --epsilon 0.5.", "epsilon self_share and epsilon=0.5."),
+        ("set --net-arch 16,12 (--trust in-context)", 'set net_arch=(16, 12) (trust="in-context")'),
+        ("add --advised, --json or --no-such; x--lr, `peerage train --help`", None),
+    ):
+        assert python_names(text) == (named or text)
+
+
+def test_the_start_of_a_run_shows_the_members_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--env", "Pendulum-v1", "--n-peers", "3", "--algorithm", "sac", "td3", "sac", "--learning-rate", "1e-3"]
+    words += ["--total-timesteps", "2", "--eval-freq", "0", "--log-dir", str(tmp_path)]
+    assert main(["train", *words, "--exp-name", "shown"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith("member-0 and member-2: sac, learning_rate 0.001, gamma 0.99, net_arch 256,256, ")
+    assert lines[2].startswith("member-1: td3, learning_rate 0.001, ") and lines[2].endswith("action_noise 0.1")
+    assert main(["train", *words, "--exp-name", "silent", "--verbose", "0"]) == 0
+    assert capsys.readouterr().out == ""
 
 
 def test_documentation_is_up_to_date() -> None:

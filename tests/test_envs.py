@@ -250,6 +250,10 @@ def test_warnings_come_once(monkeypatch):
         warnings.simplefilter("always")
         for env_id in ("Hopper-v4", "Hopper-v4", "Room-v21", "Hallway-v0"):
             make_env(env_id, {}).close()
+        gymnasium.make("Room-v3").close()  # as a user of Gymnasium does
+        gymnasium.register("Room-v50", "peerage.envs.room:Room", kwargs={"length": 50})  # another size
+        assert gymnasium.make("Room-v50").spec.id == "Room-v50"
+        del gymnasium.registry["Room-v50"]
     assert len(caught) == 1 and "Hopper-v4 is out of date" in str(caught[0].message)
     assert "\x1b" not in str(caught[0].message)
 

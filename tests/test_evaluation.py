@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import itertools
+import warnings
 from dataclasses import replace
 
 import gymnasium
 import numpy as np
+import pandas
 import pytest
 import torch
 from rich.console import Console
@@ -15,16 +17,20 @@ from rich.console import Console
 import peerage
 from peerage.config import AdviceConfig, Config, LearnerConfig, RunConfig
 from peerage.config.check import check
+from peerage.config.perturbations import parse_cases
+from peerage.envs import success
 from peerage.envs.make import EnvMaker, make_env
 from peerage.errors import UserError
 from peerage.evaluation import evaluate
 from peerage.evaluation.actors import Evaluations, GroupActor, TogetherActor, sharing_copy
 from peerage.evaluation.evaluate import SEED, Actor, Evaluator, episode_seeds
+from peerage.evaluation.perturbed import evaluate_perturbed
 from peerage.runs import CsvLog, RunFolder, read_evaluations
 from peerage.runs.checkpoint import load_latest
 from peerage.runs.display import Display
 from peerage.runs.listeners import RunInfo
 from peerage.runs.loggers import ScalarLog
+from peerage.statistics.compare import compare
 
 pytestmark = pytest.mark.usefixtures("no_reports")
 
@@ -173,17 +179,145 @@ def test_success_of_an_evaluation_by_last_step_or_by_any():
     assert found["last"][:3] == found["any"][:3]
 
 
-def test_episodes_that_do_not_end(monkeypatch):
-    class Endless(Guess):
-        def step(self, action):
-            return np.zeros(1, np.float32), 0.0, False, False, {}
+class Endless(Guess):
+    """Never ends and pays 1 a step. Reports success in its steps only if a step has it."""
 
+    def __init__(self, success=None):
+        self.success, self.right = success, 0
+
+    def step(self, action):
+        info = {} if self.success is None else {"is_success": self.success}
+        return np.zeros(1, np.float32), 1.0, False, False, info
+
+
+def limited_endless():
+    return gymnasium.wrappers.TimeLimit(Endless(), 40)
+
+
+@pytest.mark.parametrize("actor", [Remembers, InTurn])
+def test_episodes_that_do_not_end_are_cut(actor, monkeypatch):
+    """By default only in an environment without a time limit; a given limit applies to every environment."""
     monkeypatch.setattr(evaluate, "MAX_STEPS", 30)
-    message = "in an evaluation after 70 steps: an evaluation episode of Endless did not end within 30 steps"
-    with pytest.raises(UserError, match=message):
-        Evaluator([EnvMaker(Endless, {"right": 0})], [[1, 2]]).run(Remembers(), 70)
-    with pytest.raises(UserError, match="2 evaluation episodes of Endless did not end within 60 steps"):
-        Evaluator([EnvMaker(Endless, {"right": 0})], [[1, 2]]).run(InTurn(), 70)
+    for maker, max_steps, length in (
+        (Endless, None, 30), (Endless, 12, 12), (limited_endless, None, 40), (limited_endless, 12, 12),
+        (limited_endless, 90, 40),
+    ):  # fmt: skip
+        evaluator = Evaluator([EnvMaker(maker)], [[1, 2]], max_steps=max_steps)
+        found = [(e.length, e.return_) for _, _, e in evaluator.run(actor(), 70)]
+        assert found == [(length, length)] * 2
+        assert bool(evaluator.note) == (length != 40)
+    evaluator = Evaluator([EnvMaker(Endless)], [[1, 2]])
+    evaluator.run(actor())
+    what = "an evaluation episode of Endless did not end and was cut after 30 steps"
+    assert evaluator.note == f"{what} (--max-eval-steps sets this limit)"
+
+
+def test_a_run_without_ends_is_trained_resumed_and_evaluated(tmp_path, monkeypatch, capsys):
+    """Both modes; the run says once that episodes were cut; the limit can be changed on resuming."""
+    settings = {"n_peers": 2, "total_timesteps": 90, "eval_freq": 30, "n_eval_episodes": 1, "verbose": 1, "threads": 1,
+                "checkpoint_freq": 30, "eval_modes": ("alone", "together"), "net_arch": (8,), "max_eval_steps": 20,
+                "log_dir": str(tmp_path)}  # fmt: skip
+    whole = peerage.train(Endless, exp_name="whole", **settings)
+    assert set(whole.evaluations["length"]) == {20} and len(whole.evaluations) == 4 * 2 * 2
+    assert capsys.readouterr().out.count("cut after 20 steps") == 1
+    run = evaluate.Evaluator.run
+
+    def stop(self, actor, trained, stop):
+        if trained == 60:
+            raise KeyboardInterrupt
+        return run(self, actor, trained, stop)
+
+    monkeypatch.setattr(evaluate.Evaluator, "run", stop)
+    with pytest.raises(KeyboardInterrupt):
+        peerage.train(Endless, exp_name="cut", **settings)
+    monkeypatch.setattr(evaluate.Evaluator, "run", run)
+    peerage.resume(peerage.load(tmp_path / "cut", env=Endless))
+    for name in ("metrics.csv", "advice.csv", "evaluations.csv"):
+        assert (tmp_path / "cut" / name).read_bytes() == (whole.folder / name).read_bytes(), name
+    monkeypatch.setattr(evaluate.Evaluator, "run", stop)
+    with pytest.raises(KeyboardInterrupt):
+        peerage.train(Endless, exp_name="cut", overwrite=True, **settings)
+    monkeypatch.setattr(evaluate.Evaluator, "run", run)
+    peerage.resume(peerage.load(tmp_path / "cut", env=Endless), max_eval_steps=9)
+    table = peerage.load(tmp_path / "cut").evaluations
+    assert table.groupby("step")["length"].max().tolist() == [20, 20, 9, 9]
+    evaluated = evaluate_perturbed(whole.folder, parse_cases(["observation_noise=0.1"]), 1, env=Endless, max_steps=7)
+    assert {row.clean for row in evaluated.rows} == {7.0}
+
+
+# --- success that is known in some episodes only ------------------------------------------------------------------
+
+
+class SometimesTold(Guess):
+    """Reports success in the last step of its longer episodes only."""
+
+    def __init__(self, value=True):
+        super().__init__(0)
+        self.value = value
+
+    def reset(self, *, seed=None, options=None):
+        found = super().reset(seed=seed)
+        self.tells = self.left > 9
+        return found
+
+    def step(self, action):
+        obs, reward, terminated, truncated, _ = super().step(action)
+        return obs, reward, terminated, truncated, {"is_success": self.value} if truncated and self.tells else {}
+
+
+def test_success_known_in_some_episodes_is_unknown_everywhere(tmp_path, monkeypatch, capsys):
+    monkeypatch.undo()  # with reports
+    settings = {"n_peers": 2, "total_timesteps": 60, "eval_freq": 30, "n_eval_episodes": 4, "threads": 1,
+                "net_arch": (8,), "use_tensorboard": True, "log_dir": str(tmp_path)}  # fmt: skip
+    run = peerage.train(SometimesTold, exp_name="some", **settings)
+    known = run.evaluations["success"].notna()
+    assert 0 < known.sum() < len(known) and (run.evaluations["success"][known] == 1).all()
+    line = "the environment reported success in "
+    assert capsys.readouterr().out.count(line) == 1
+    page = (run.folder / "report.html").read_text()
+    assert "the success rate is unknown" in page and "Success in evaluations" not in page
+    assert not (run.folder / "figures" / "evaluation_success.png").exists()
+    events = b"".join(path.read_bytes() for path in (run.folder / "tensorboard").iterdir())
+    assert b"evaluation/return/replica-0/member-0" in events and b"evaluation/success" not in events
+    with pytest.raises(UserError, match=r"reports success in \d+ of 24 evaluation episodes only, so that its rate is"):
+        compare([str(run.folder)], metric="success")
+    row = evaluate_perturbed(run.folder, parse_cases(["observation_noise=0.1"]), 4, env=SometimesTold).rows[0]
+    assert row.clean_success is None and row.perturbed_success is None
+
+
+def test_scalars_of_success_stop_at_the_first_unknown_one_also_after_a_resume(tmp_path):
+    class Log(ScalarLog):
+        def scalars(self, step, values):
+            found.append([name for name in values if "success" in name])
+
+    def rows(*successes):
+        return [(0, "member-0", e, 1.0, 9, success, "alone") for e, success in enumerate(successes)]
+
+    found, name = [], "evaluation/success/replica-0/member-0"
+    log, table = Log(), CsvLog(tmp_path)
+    for step, successes in enumerate([(1.0, 0.0), (1.0, None), (1.0, 1.0)]):
+        log.on_evaluations(step, rows(*successes))
+        table.on_evaluations(step, rows(*successes))
+    assert found == [[name], [], []]
+    resumed = Log()
+    resumed.on_start(RunInfo(tmp_path, "Room-v6", ("dqn",), ("member-0",), ("member-0",), 1, 9, 2, {}, resumed=True))
+    resumed.on_evaluations(3, rows(1.0, 1.0))
+    assert found[-1] == []
+
+
+@pytest.mark.parametrize("value", [0.7, 2, "yes", np.array([True])])
+def test_another_value_of_success_is_unknown_and_named_once(value, monkeypatch):
+    monkeypatch.setattr(success, "_warned", set())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert [success.success_of({"is_success": value}) for _ in range(3)] == [None] * 3
+        assert success.success_of({"success": None}) is None and success.success_of({}) is None
+        assert success.success_of({"success": value, "is_success": np.True_}) is True
+    texts = [str(warning.message) for warning in caught]
+    assert len(texts) == 2 and texts[0].startswith(f"the environment reports info['is_success'] = {value!r}: success")
+    assert "info['success']" in texts[1]
+    for known in (True, False, 1, 0, 1.0, np.float32(0), np.array(1)):
+        assert success.success_of({"success": known}) is bool(known)
 
 
 def test_an_evaluation_can_be_stopped():
@@ -341,16 +475,19 @@ def test_an_adviser_that_cannot_be_copied_is_named(tmp_path):
         def suggest(self, obs, asker, episode_start, rng):
             return np.zeros(len(obs), np.int64)
 
-    with pytest.raises(UserError, match=r"together needs advisers and trust that can be copied: .*network connection"):
+    with pytest.raises(UserError, match=r"needs advisers and trust that can be copied: .*network connection"):
         peerage.train(config=SMALL, advisers=[Stubborn()], log_dir=str(tmp_path))
 
 
 def test_evaluate_plays_alone_whatever_the_run_did(tmp_path):
     run = peerage.train(config=replace(SMALL, total_timesteps=100), log_dir=str(tmp_path), exp_name="run")
-    rows = run.evaluate(2)
+    table = run.evaluate(2)
     last = run.evaluations[(run.evaluations["step"] == 100) & (run.evaluations["mode"] == "alone")]
-    assert [row[3] for row in rows] == pytest.approx(last["return"].tolist())
-    assert {row[-1] for row in rows} == {"alone"}
+    pandas.testing.assert_frame_equal(table, last.reset_index(drop=True), rtol=1e-6)  # columns, types and order, too
+    some = run.evaluate(1, seed=5, members=[1], max_eval_steps=7)
+    assert some["length"].tolist() == [7, 7]
+    assert some[["replica", "member", "episode"]].values.tolist() == [[0, "member-1", 0], [1, "member-1", 0]]
+    assert run.config.env == "Room-v6" and run.config.learner.gamma == (0.99,)  # resolved, with all defaults
 
 
 # --- tables and settings ----------------------------------------------------------------------------------------

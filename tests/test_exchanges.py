@@ -107,8 +107,8 @@ def test_a_fixed_entropy_coefficient_is_not_averaged():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"exchange_freq": 50}, "--exchange-freq"),
-        ({"average_targets": "copy"}, "--average-targets"),
+        ({"exchange_freq": 50}, "^exchange_freq has no effect without exchange"),
+        ({"average_targets": "copy"}, "^average_targets has no effect without exchange=.average."),
     ],
 )
 def test_settings_of_an_exchange_that_is_not_used_are_refused(tmp_path, changes, message):

@@ -277,11 +277,11 @@ def test_they_appear_in_the_help_and_in_yaml(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"env": "Pendulum-v1"}, "reinforce does not fit Pendulum-v1, whose actions are Box: use --algorithm sac"),
-        ({"use_critic": True}, "--use-critic needs Q-functions, but reinforce has none"),
-        ({"n_peers": 1}, "--exchange needs at least two members"),
+        ({"env": "Pendulum-v1"}, "reinforce does not fit Pendulum-v1, whose actions are Box: use algorithm=.sac."),
+        ({"use_critic": True}, "use_critic=True needs Q-functions, but reinforce has none"),
+        ({"n_peers": 1}, "exchange needs at least two members"),
         ({"algorithm": ("reinforce", "gauss", "gauss")}, "need normal and uniform random numbers cannot share a group"),
-        ({"exchange": ("average", "average")}, "--exchange names the same exchange twice"),
+        ({"exchange": ("average", "average")}, "exchange names the same exchange twice"),
         ({"exchange": ("averag",)}, "average"),
     ],
 )
@@ -370,7 +370,7 @@ def test_an_exchange_can_bring_other_critics(tmp_path, monkeypatch, same, algori
 
 
 def test_only_sac_and_td3_take_other_critics(tmp_path):
-    with pytest.raises(peerage.UserError, match="--exchange listen replaces the critics of SAC and TD3; dqn cannot"):
+    with pytest.raises(peerage.UserError, match=r"exchange=.listen. replaces the critics of SAC and TD3; dqn cannot"):
         train(tmp_path, "none", algorithm=("dqn",), exchange=("listen",), horizon=(), trust="td")
     assert not list(tmp_path.iterdir())
 

@@ -15,8 +15,10 @@ from typing import NamedTuple
 import pytest
 
 import peerage
+from peerage import api, session
 from peerage.cli import COMMANDS
 from peerage.loading import load_function
+from peerage.sweeps import plan
 from peerage.sweeps.worker import WORK
 
 ROOT = Path(__file__).parent.parent
@@ -186,7 +188,15 @@ def test_the_package_names_its_modules() -> None:
     assert all(getattr(peerage, name) is not None for name in peerage.__all__)
 
 
-@pytest.mark.parametrize("name", [WORK, *(command.action for command in COMMANDS.values())])
+DEFERRED = [
+    f"{call.__module__}:{call.__name__}"
+    for module in (api, session, plan)
+    for call in vars(module).values()
+    if getattr(call, "is_deferred", False)
+]
+
+
+@pytest.mark.parametrize("name", [WORK, *DEFERRED, *(command.action for command in COMMANDS.values())])
 def test_functions_that_are_loaded_by_name_exist(name: str) -> None:
     assert callable(load_function(name))
 
@@ -197,12 +207,41 @@ LIGHT = [
     "import peerage.runs",
     "import peerage.sweeps.worker",
     "import peerage.learners.defaults",
+    "import peerage; peerage.load",
     "from peerage.cli import main; main(['--help'])",
     "from peerage.cli import main; main(['--version'])",
     "from peerage.cli import main; main(['train', '--help'])",
     "from peerage.cli import main; assert main(['train', '--gamma', '7']) == 2",
     "from peerage.cli import main; main(['presets'])",
 ]
+
+
+@pytest.mark.parametrize("words", [["sweep"], ["sweep", "quick", "--dry-run"], ["envs"], ["presets", "--json"]])
+def test_commands_that_only_print_import_no_torch(words: list[str]) -> None:
+    code = f"import sys; from peerage.cli import main; assert main({words}) == 0; "
+    code += "sys.exit(str([name for name in ('torch', 'pandas', 'scipy', 'matplotlib') if name in sys.modules]))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1] == "[]"
+
+
+def test_a_training_imports_what_the_report_needs_after_its_last_step(tmp_path: Path) -> None:
+    """Without a report nothing of it is imported at all; `peerage.load` does not import torch."""
+    code = f"""
+import sys, peerage
+from peerage import session
+session.write_report = lambda folder: print([n for n in ("pandas", "scipy", "matplotlib") if n in sys.modules])
+peerage.train("Room-v3", n_peers=2, total_timesteps=20, n_eval_episodes=1, log_dir={str(tmp_path)!r}, exp_name="run",
+              verbose=0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr
+    code = f"""
+import sys, peerage
+assert peerage.load({str(tmp_path / "run")!r}).config.n_peers == 2
+sys.exit(str([name for name in {HEAVY} if name in sys.modules]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1] == "[]"
 
 
 @pytest.mark.parametrize("code", LIGHT)

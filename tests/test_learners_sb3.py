@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field, replace
+from inspect import signature
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -35,6 +36,20 @@ LOW, HIGH = np.array([-3.0, 0.5], np.float32), np.array([1.0, 2.0], np.float32)
 BOX = Space(OBS, 2, low=LOW, high=HIGH)
 DISCRETE = Space(OBS, 1, n_actions=4)
 F64 = torch.float64
+
+
+def test_the_defaults_that_differ_from_stable_baselines3():
+    """`sb3_defaults`, which the help shows, against the installed version."""
+    for name, algorithm in (("dqn", sb3.DQN), ("sac", sb3.SAC), ("td3", sb3.TD3)):
+        theirs = {p.name: p.default for p in signature(algorithm.__init__).parameters.values()}
+        env = "CartPole-v1" if name == "dqn" else "Pendulum-v1"
+        policy = algorithm("MlpPolicy", env, buffer_size=10, device="cpu").policy
+        theirs |= {p.name: p.default for p in signature(type(policy).__init__).parameters.values() if "std" in p.name}
+        theirs["net_arch"] = tuple(policy.net_arch)
+        ours = vars(default_settings(name))
+        known = {key: "none" if theirs[key] is None else theirs[key] for key in ours if key in theirs}
+        assert {key: value for key, value in known.items() if value != ours[key]} == default_settings(name).sb3_defaults
+        assert len(known) > 8
 
 
 class Fake(gymnasium.Env):

@@ -21,13 +21,14 @@ from peerage.config import AdviceConfig, Config, LearnerConfig
 from peerage.config.file import to_dict
 from peerage.errors import UserError
 from peerage.learners.defaults import resolve
-from peerage.reports import charts, matrix, page, plots, provenance
+from peerage.reports import advice_figures, charts, matrix, page, plots, provenance
 from peerage.reports.drawing import adviser_colour
 from peerage.reports.plot_scales import Axes, Look, Series, height, label, shades, ticks
-from peerage.reports.report import render, write_report
+from peerage.reports.report import _followed_most, _listening, render, write_report
 from peerage.runs import CsvLog, RunFolder
 from peerage.runs.display import Display
 from peerage.runs.disturbances import disturbances
+from peerage.statistics import summaries
 
 # --- the frame ------------------------------------------------------------------------------------
 
@@ -182,11 +183,11 @@ def test_panels_share_a_scale_unless_it_is_separate():
 
 def test_thinning_keeps_rows_and_the_last_step():
     frame = pd.DataFrame({"step": np.repeat(np.arange(1, 11) * 10, 2), "value": np.arange(20)})
-    thinned = charts.thin(frame, 4)
+    thinned = summaries.thin(frame, 4)
     # Groups of three from the end: 10 | 20..40 | 50..70 | 80..100
     assert thinned["step"].drop_duplicates().tolist() == [10, 40, 70, 100]
     assert thinned.groupby("step")["value"].count().tolist() == [2, 6, 6, 6]
-    assert charts.thin(frame, 10) is frame
+    assert summaries.thin(frame, 10) is frame
 
 
 def advice_by_hand() -> pd.DataFrame:
@@ -322,6 +323,36 @@ def test_the_best_member_with_one_replica(tmp_path):
     assert len(cards(alone)) == 1 and "1 DQN member trained on Room-v6 for 100 steps.<" in alone
     several = evaluated(tmp_path / "several", {(0, "member-0"): 10.0, (1, "member-0"): 12.0})
     assert "apart" not in cards(render(RunFolder.open(several)))[1][1]
+
+
+def test_the_adviser_that_is_followed_most_is_a_single_one():
+    """Every member follows itself most, although the other members together get more choices."""
+    members = [f"member-{i}" for i in range(4)]
+    own = {m: {other: 40 if other == m else 20 for other in members} for m in members}
+    rows = [(10, 0, m, other, n) for m, each in own.items() for other, n in each.items()]
+    advice = pd.DataFrame(rows, columns=["step", "replica", "asker", "adviser", "chosen"])
+    what = "share of choices in the last fifth of the run; random choice would give 25%"
+    assert _followed_most(advice) == [("themselves: 40%", f"the single adviser that members follow most: {what}")]
+    assert "the members followed one of 3 other members in 60% and themselves in 40% of" in _listening(advice)
+    led = advice.assign(chosen=[80 if other == "member-2" else 10 for other in advice["adviser"]])
+    (card,) = _followed_most(led[led["asker"] != "member-2"])
+    assert card == ("member-2: 73%", f"the single adviser that the other members follow most: {what}")
+
+
+def test_the_figure_of_scores_averages_the_rows_of_the_log():
+    """The score of a single choice oscillates; a point of the figure is the mean of neighbouring rows."""
+    steps = np.arange(1, 241)
+    parts = [
+        pd.DataFrame({"step": steps, "replica": 0, "asker": "member-0", "adviser": name, "chosen": 1,
+                      "score": mean + (-1.0) ** steps})
+        for name, mean in (("member-0", 2.0), ("expert", 3.0))
+    ]  # fmt: skip
+    draft = advice_figures.trust_over_time(pd.concat(parts))
+    (axes,) = draft.figure.axes
+    assert [len(line.get_ydata()) for line in axes.lines] == [24, 24]
+    assert [float(line.get_ydata().mean()) for line in axes.lines] == [2.0, 3.0]
+    assert all(np.ptp(line.get_ydata()) < 1e-9 for line in axes.lines)
+    assert "10 rows of the log for each point" in draft.caption
 
 
 HARD = {

@@ -693,7 +693,7 @@ def run(tmp_path_factory):
 def test_cases_are_evaluated_on_the_seeds_of_the_clean_environment(run):
     cases = parse_cases(["reward_scale=-1,1", "action_noise=0,1"])
     found = evaluate_perturbed(run.folder, cases, episodes=4)
-    clean = evaluate_run(run.folder, 4)
+    _, clean = evaluate_run(run.folder, 4)
     assert len(found.rows) == 5 * 6  # cases, including the clean one, times replicas and members
     for row in found.rows:
         mine = [r for r in clean if (r[0], r[1]) == (row.replica, row.member)]

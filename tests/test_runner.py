@@ -83,7 +83,7 @@ class OnAllData:
     """Evaluates a `Fit`: its negative squared error on all data."""
 
     def __init__(self, fit: Fit) -> None:
-        self.fit, self.open = fit, True
+        self.fit, self.open, self.messages = fit, True, []
 
     def rows(self, step, stop):
         errors = ((self.fit.guess[:, None] - DATA) ** 2).mean(axis=1)

@@ -222,10 +222,10 @@ def test_what_does_not_fit_is_one_line(capsys, words, message):
 def test_what_a_kind_needs_and_reports_is_checked_before_anything_is_written(tmp_path, monkeypatch):
     described = {"columns": {"toy_value": "value"}, "needs": ("action_value",)}
     peerage.register_trust("picky", Toy, ToySettings, part="toy", **described)
-    with pytest.raises(peerage.UserError, match="--trust picky reports 'toy_spread'"):
+    with pytest.raises(peerage.UserError, match=r"trust=.picky. reports 'toy_spread'"):
         train(tmp_path, "picky", trust="picky")
     monkeypatch.setitem(LEARNERS.methods, "dqn", replace(LEARNERS["dqn"], has_action_value=False))
-    with pytest.raises(peerage.UserError, match="--trust picky needs Q-functions, and dqn has none"):
+    with pytest.raises(peerage.UserError, match=r"trust=.picky. needs Q-functions, and dqn has none"):
         train(tmp_path, "picky", trust="picky")
     assert not list(tmp_path.iterdir())
 

@@ -56,6 +56,11 @@ def add_run(parser: Parser, nargs: str | None = None) -> None:
     parser.add_argument("run", metavar="RUN", nargs=nargs, help="a run folder, such as experiments/my-run")
 
 
+def add_json(parser: Parser, about: str = "print JSON instead of a table") -> None:
+    """The flag --json."""
+    parser.add_argument("--json", action="store_true", help=about)
+
+
 def check_run(args: argparse.Namespace) -> None:
     """UserError unless every RUN is a run folder."""
     for name in [args.run] if isinstance(args.run, str) else args.run:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from peerage.statistics.json_data import json_data
 
 
 def print_table(rows: Iterable[Mapping[str, Any]]) -> None:
@@ -18,6 +21,11 @@ def print_table(rows: Iterable[Mapping[str, Any]]) -> None:
     widths = [max(len(line[column]) for line in lines) for column in range(len(names))]
     for line in lines:
         print("  ".join(f"{cell:{width}}" for cell, width in zip(line, widths)).rstrip())
+
+
+def print_json(data: Any) -> None:
+    """Print plain data as JSON; numbers that are not finite become null."""
+    print(json.dumps(json_data(data), indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def _cell(value: object) -> str:

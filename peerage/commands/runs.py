@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from peerage.commands.base import Command, add_run, check_run, number
+from peerage.commands.base import Command, add_json, add_run, check_run, number
 from peerage.config.adviser_words import is_checkpoint
 from peerage.config.flags import Parser
 from peerage.errors import UserError
@@ -36,6 +36,12 @@ def _evaluate_arguments(parser: Parser) -> None:
         "--members", type=number(0), nargs="+", metavar="N", help="members to evaluate, from 0 (default: all)"
     )
     parser.add_argument(
+        "--max-eval-steps",
+        type=number(1),
+        metavar="N",
+        help="longest episode in steps; longer ones are cut (default: that of the run's evaluations)",
+    )
+    parser.add_argument(
         "--perturb",
         nargs="+",
         metavar="NAME=VALUE",
@@ -61,10 +67,12 @@ def _evaluate_arguments(parser: Parser) -> None:
         metavar="ADVISER",
         help="with --advised: fixed advisers, such as sign-flip:expert, that replace those of the run one by one",
     )
+    add_json(parser)
 
 
 EVALUATE = Command(
-    "RUN [--checkpoint best|STEP] [--episodes N] [--members N ...] [--perturb NAME=VALUE ...] [--advised] [flags]",
+    "RUN [--checkpoint best|STEP] [--episodes N] [--members N ...] [--perturb NAME=VALUE ...] [--advised] [--json] "
+    "[flags]",
     "Evaluate the trained members of a run without exploration, alone or advised, and print their returns.",
     _evaluate_arguments,
     "peerage.commands.actions.evaluate:evaluate",
@@ -75,10 +83,15 @@ EVALUATE = Command(
 )
 
 
+def _report_arguments(parser: Parser) -> None:
+    add_run(parser, nargs="+")
+    add_json(parser, "print the paths and the analysis as JSON")
+
+
 REPORT = Command(
-    "RUN [RUN ...]",
+    "RUN [RUN ...] [--json]",
     "Draw the figures and write report.html of runs, finished or not; for runs with advice, print the analysis.",
-    lambda parser: add_run(parser, nargs="+"),
+    _report_arguments,
     "peerage.commands.actions.report:report",
     check=check_run,
 )
@@ -123,7 +136,7 @@ def _compare_arguments(parser: Parser) -> None:
     )
     about = "print how the return depends on each setting in which the runs of a sweep differ; write nothing"
     parser.add_argument("--sensitivity", action="store_true", help=about)
-    parser.add_argument("--json", action="store_true", help="print JSON and write nothing")
+    add_json(parser, "print JSON and write nothing")
     parser.add_argument("--latex", action="store_true", help="print a LaTeX table and write nothing")
 
 
@@ -131,7 +144,7 @@ def _check_compare(args: argparse.Namespace) -> None:
     if args.json and args.latex:
         raise UserError("--json and --latex exclude each other: choose one")
     if args.sensitivity:
-        for flag in ("by", "reference", "json", "latex", "metric", "measure", "threshold", "target", "paired", "out"):
+        for flag in ("by", "reference", "latex", "metric", "measure", "threshold", "target", "paired", "out"):
             if getattr(args, flag, None) not in (None, False, "return", "final"):
                 raise UserError(f"--sensitivity and --{flag} exclude each other: leave one of the two out")
 

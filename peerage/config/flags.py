@@ -13,7 +13,9 @@ from dataclasses import dataclass, replace
 from types import NoneType
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
+from peerage.config.fields import hints
 from peerage.config.file import convert
+from peerage.config.methods import LEARNERS
 from peerage.config.perturbations import overridden
 from peerage.config.plain_yaml import parse, parse_scalar, short
 from peerage.config.tree import Config, Setting, changed, method_parts, parts, settings
@@ -139,13 +141,12 @@ class Flag:
     @property
     def default_text(self) -> str:
         if self.default == () and self.part == "learner" and self.name not in ("load_paths", "init_from"):
-            return "the algorithm's"
+            return _learner_defaults(self.setting.name) if self.shows_default else ""
         if self.default is None or self.default in ((), {}):
             return ""  # the field's docstring describes the default
         if isinstance(self.default, bool):
             return "on" if self.default else "off"
-        value = self.default[0] if isinstance(self.default, tuple) else self.default
-        return f"{value:g}" if isinstance(value, float) else str(value)
+        return written(self.default[0] if isinstance(self.default, tuple) else self.default)
 
     def add_to(self, group: argparse._ArgumentGroup) -> None:
         help = self.help.replace("%", "%%")
@@ -174,15 +175,41 @@ class Flag:
             return {**before, **convert(self.hint, _assignments(given, self.option), self.option)}
         if self.name == "perturb":
             return overridden(before, given)
+        if self.name == "net_arch" and len(given) > 1 and not any("," in word for word in given):
+            layers, each = ",".join(given), " ".join(f"{word}," for word in given)
+            what = f"write {layers} for {len(given)} layers"
+            raise UserError(f"{self.option} {' '.join(given)}: {what}, or {each} for one layer in each member")
         data = [self._word(word) for word in given] if isinstance(given, list) else self._word(given)
         return convert(self.hint, data, self.option)
 
     def _word(self, word: str) -> Any:
         if get_origin(self.item) is tuple:
-            return [parse_scalar(part) for part in word.split(",")]
+            return [parse_scalar(part) for part in word.removesuffix(",").split(",")]
         if self.item is str or get_origin(self.item) is Literal:
             return None if word == "none" and NoneType in get_args(self.hint) else word
         return parse_scalar(word)
+
+
+def written(value: Any) -> str:
+    """A value as on the command line, with `on` and `off` for switches."""
+    if isinstance(value, tuple):
+        return ",".join(map(written, value))
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _learner_defaults(name: str) -> str:
+    """The defaults of the learners that have the setting `name`, and those of Stable-Baselines3 that differ."""
+    methods = [method for method in LEARNERS.methods.values() if name in hints(method.settings)]
+    own = {method.name: written(getattr(method.settings(), name)) for method in methods}
+    others = {m.name: written(m.settings.sb3_defaults[name]) for m in methods if name in m.settings.sb3_defaults}
+    text = next(iter(own.values())) if len(set(own.values())) == 1 else _listed(own)
+    return f"{text}; in Stable-Baselines3: {_listed(others)}" if others else text
+
+
+def _listed(values: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
 def _assignments(words: list[str], option: str) -> dict[str, Any]:

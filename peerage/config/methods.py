@@ -58,6 +58,8 @@ class LearnerSettings:
     """
 
     structural: ClassVar[tuple[str, ...] | None] = None
+    sb3_defaults: ClassVar[Mapping[str, Any]] = {}
+    """The defaults of Stable-Baselines3 that differ, by the name of the setting."""
 
     algorithm: str = ""
     """The learner's name."""

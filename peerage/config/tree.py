@@ -99,7 +99,8 @@ class RunConfig:
     """The run folder, evaluations, logs and checkpoints."""
 
     exp_name: str | None = None
-    """Name of the run folder; by default composed of environment, algorithm, group size and seed."""
+    """Name of the run folder; by default composed of the preset, if there is one, and the seed, or of environment,
+    algorithm, group size and seed. none: the latter, with a preset too."""
     log_dir: str = "experiments"
     """Parent folder of the run folders."""
     overwrite: bool = False
@@ -111,11 +112,15 @@ class RunConfig:
     eval_starts: Literal["by-replica", "shared"] = "by-replica"
     """Seeds of evaluation episodes. by-replica: each replica has its own start states, equal in all runs, so that
     intervals over replicas include the choice of start states; shared: all replicas have the same."""
+    max_eval_steps: int | None = limited(None, "[1, inf)")
+    """Longest evaluation episode in steps; longer ones are cut. By default the time limit of the environment, or
+    100,000 steps if it has none."""
     eval_modes: tuple[EvalMode, ...] = ("alone",)
     """Evaluation modes. alone: each member without advice; together: the group with advice, while neither members nor
     trust learn. Reports and comparisons use the episodes of mode alone."""
     success: Literal["last", "any"] = "last"
-    """An episode is a success if the environment reports success in its last step (last) or in any step (any)."""
+    """An episode is a success if the environment reports success in its last step (last) or in any step (any).
+    Success rates are shown only if every evaluation episode reports it."""
     log_freq: int = limited(500, "[1, inf)")
     """Steps between rows of metrics.csv and advice.csv."""
     checkpoint_freq: int = limited(50_000, "[0, inf)")
@@ -347,10 +352,11 @@ def with_part(config: Config, part: str, **values: Any) -> Config:
 
 
 RESUMABLE = (
-    "checkpoint_freq", "keep_checkpoints", "keep_best", "use_tensorboard", "use_wandb", "wandb_project", "callback",
-    "verbose",
+    "max_eval_steps", "checkpoint_freq", "keep_checkpoints", "keep_best", "use_tensorboard", "use_wandb",
+    "wandb_project", "callback", "verbose",
 )  # fmt: skip
-"""Fields of `RunConfig` that may change on resuming, because neither training nor logged values depend on them."""
+"""Fields of `RunConfig` that may change on resuming, because the training does not depend on them. `max_eval_steps`
+applies to evaluations after the resume; logged values do not depend on the others."""
 HARDWARE_FIELDS = ("device", "threads")
 """Fields of `Config` that may change on resuming; the continued run is then not bit-identical."""
 FREE = {"exp_name", "log_dir", "overwrite", *RESUMABLE, *HARDWARE_FIELDS}

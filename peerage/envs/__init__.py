@@ -14,6 +14,9 @@ ROOM_HORIZONS = {3: 20, 6: 50, 21: 100, 27: 150, 33: 250}
 def _register(env_id: str, entry_point: str, horizon: int, **kwargs: object) -> None:
     if env_id not in gymnasium.registry:  # registering an id twice gives a warning
         gymnasium.register(env_id, f"peerage.envs.{entry_point}", max_episode_steps=horizon, kwargs=kwargs)
+        # The numbers are sizes: without this, Gymnasium would take Room-v21 for an outdated version of Room-v33
+        spec = gymnasium.registry[env_id]
+        spec.name, spec.version = env_id, None
 
 
 for _length, _horizon in ROOM_HORIZONS.items():

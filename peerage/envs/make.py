@@ -244,13 +244,13 @@ def spec_of(built: gymnasium.Env, env: Maker) -> Spec:
         act_dim=1 if discrete else len(low),
         action_low=low,
         action_high=high,
-        max_episode_steps=made.max_episode_steps if made is not None else _time_limit(built),
+        max_episode_steps=made.max_episode_steps if made is not None else time_limit(built),
         conversion=Conversion.of(built),
     )
 
 
-def _time_limit(env: gymnasium.Env) -> int | None:
-    """The limit of a wrapper `TimeLimit` around an environment without a `spec`; None if there is no such wrapper."""
+def time_limit(env: gymnasium.Env) -> int | None:
+    """The limit of a wrapper `TimeLimit` of the environment; None if there is no such wrapper."""
     while isinstance(env, gymnasium.Wrapper):
         if isinstance(env, gymnasium.wrappers.TimeLimit):
             return int(env._max_episode_steps)
@@ -320,8 +320,6 @@ def _show_once(caught: list[warnings.WarningMessage]) -> None:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
             continue
         text = text.removeprefix("WARN: ")
-        if re.search(r"environment (Room|Hallway)-v\d+ is out of date", text):
-            continue  # the numbers in these ids are sizes, not versions
         if text not in _shown:
             _shown.add(text)
             warnings.warn(text, UserWarning, stacklevel=4)

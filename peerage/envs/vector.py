@@ -63,7 +63,7 @@ class EnvGroup:
     process to another. `success` says how the success of an episode follows from its steps.
 
     Attributes, as in `Spec`: n, spec (of the first environment), observation_space, action_space, obs_dim, discrete,
-    n_actions, act_dim, action_low, action_high.
+    n_actions, act_dim, action_low, action_high. Set `max_steps` to truncate long episodes.
 
     Raises UserError in one line if an environment cannot be built or has spaces that Peerage cannot train on, if two
     environments have different spaces, and, naming environment and step, if an environment raises, returns something
@@ -104,6 +104,10 @@ class EnvGroup:
         self._steps = 0
         self._returns = np.zeros(self.n)
         self._lengths = np.zeros(self.n, np.int64)
+        self.max_steps: np.ndarray | None = None
+        """int64 [n]: episodes of environment i are truncated after `max_steps[i]` steps; None: never."""
+        self.cut = 0
+        """The length of the longest episode that `max_steps` has truncated; 0: none."""
         self._any_step = success == "any"
         self._success: list[bool | None] = [None] * self.n  # of the running episodes; used by `any` alone
         self._obs = np.zeros((self.n, self.obs_dim), np.float32)
@@ -168,6 +172,10 @@ class EnvGroup:
         if self._any_step:
             for i, info in infos.items():
                 self._success[i] = either(self._success[i], success_of(info))
+        if self.max_steps is not None:
+            over = (self._lengths >= self.max_steps) & ~(terminated | truncated)
+            self.cut = max(self.cut, *self._lengths[over].tolist(), 0)
+            truncated |= over
         obs, done, episodes = next_obs.copy(), terminated | truncated, []
         if done.any():
             ended = np.flatnonzero(done).tolist()

@@ -116,6 +116,10 @@ class Evaluations:
         self, evaluator: Evaluator, group: Group, sharing: Sharing, members: Sequence[str], modes: Sequence[EvalMode]
     ) -> None:
         self.evaluator, self.members = evaluator, list(members)
+        self.messages: list[str] = []
+        """New messages for the user; whoever shows them removes them. Each is added once."""
+        self._said: set[str] = set()
+        self._episodes = self._known = 0  # episodes so far, and those of them that reported success
         actors: Mapping[EvalMode, Callable[[int], Actor]] = {
             "alone": lambda step: GroupActor(group),
             "together": lambda step: TogetherActor(group, sharing_copy(sharing, group), step),
@@ -134,8 +138,24 @@ class Evaluations:
             played = self.evaluator.run(actor(trained), trained, stop)
             if played is None:
                 return None
+            self._episodes += len(played)
+            self._known += sum(e.success is not None for _, _, e in played)
+            self._notice()
             for m, number, e in played:
                 replica, i = divmod(m, len(self.members))
                 success = None if e.success is None else float(e.success)
                 rows.append((replica, self.members[i], number, e.return_, e.length, success, mode))
         return rows
+
+    def _notice(self) -> None:
+        """Add messages about episodes that were cut, and about success that only some episodes reported."""
+        partly = ""
+        if 0 < self._known < self._episodes:
+            partly = (
+                f"the environment reported success in {self._known:,} of {self._episodes:,} evaluation episodes: the "
+                "success rate is unknown unless every episode reports True or False"
+            )
+        for key, text in (("cut", self.evaluator.note), ("success", partly)):
+            if text and key not in self._said:
+                self._said.add(key)
+                self.messages.append(text)

@@ -14,7 +14,7 @@ import numpy as np
 from peerage.envs.make import EnvMaker
 from peerage.envs.vector import EnvGroup, Step
 from peerage.evaluation.actors import TogetherActor
-from peerage.evaluation.evaluate import Played, play
+from peerage.evaluation.evaluate import Played, limit_episodes, note_on_cut, play
 from peerage.training.trainer import Trainer
 
 
@@ -32,19 +32,24 @@ class LearningTrustActor(TogetherActor):
 
 
 def advised_episodes(
-    trainer: Trainer, makers: Sequence[EnvMaker], episodes: int, seeds: Sequence[int]
-) -> Played:
+    trainer: Trainer,
+    makers: Sequence[EnvMaker],
+    episodes: int,
+    seeds: Sequence[int],
+    max_steps: int | None = None,
+) -> tuple[Played, str]:
     """Play `episodes` episodes of every member of a restored `trainer`, which cannot be used for training afterwards.
-    Returns (member, episode number, episode).
+    Returns (member, episode number, episode), and a message about truncated episodes (see `limit_episodes`) or "".
 
     `makers`, `seeds`: one for each of the M members. The seed is used for the first reset of the environment; later
     episodes continue its generator. Environments that change during a run stay in their state at the end of the
-    training. Raises UserError for episodes that do not end.
+    training.
     """
     envs = EnvGroup(makers, seeds, success=trainer.config.run.success)
     try:
+        limit_episodes(envs, max_steps)
         envs.set_clock(trainer.step, running=False)
         actor = LearningTrustActor(trainer.group, trainer.sharing, trainer.step)
-        return play(envs, actor, episodes, rest=False) or []
+        return play(envs, actor, episodes, rest=False) or [], note_on_cut(envs)
     finally:
         envs.close()

@@ -15,7 +15,7 @@ import numpy as np
 
 from peerage.config.tree import Config
 from peerage.envs.catalogue import is_known
-from peerage.envs.make import EnvMaker
+from peerage.envs.make import EnvMaker, time_limit
 from peerage.envs.success import SuccessRule
 from peerage.envs.vector import EnvGroup, Episode, Step
 from peerage.errors import UserError
@@ -26,7 +26,7 @@ REPLICA_STRIDE = 1_000_000
 """The difference between the seeds of consecutive replicas."""
 
 MAX_STEPS = 100_000
-"""Maximum number of steps per evaluation episode."""
+"""Default of the longest evaluation episode, in steps, in environments without a time limit."""
 
 Played = list[tuple[int, int, Episode]]
 """(row, episode number from 0, episode), sorted by row and number."""
@@ -67,29 +67,22 @@ def play(
     true.
 
     With `rest`, an environment stops after its last episode. Otherwise all environments step until every row has played
-    its episodes, as in training. Raises UserError after `MAX_STEPS * episodes` steps.
+    its episodes, as in training.
     """
     obs = envs.reset(reseed=True)
     actor.begin(envs.n)
-    counts, steps = np.zeros(envs.n, np.int64), 0
+    counts = np.zeros(envs.n, np.int64)
     played: Played = []
     while (pending := counts < episodes).any():
         if stop():
             return None
-        if steps == MAX_STEPS * episodes:
-            name = envs.names[int(np.flatnonzero(pending)[0])]
-            what = "an evaluation episode" if episodes == 1 else f"{episodes} evaluation episodes"
-            raise UserError(
-                f"{what} of {name} did not end within {steps:,} steps: give the environment a time limit, or train "
-                "without evaluations (--eval-freq 0)"
-            )
         step = envs.step(actor.act(obs), only=pending if rest else None)
         for episode in step.episodes:
             if pending[episode.env]:
                 played.append((episode.env, int(counts[episode.env]), episode))
                 counts[episode.env] += 1
         actor.observe_step(step)
-        obs, steps = step.obs, steps + 1
+        obs = step.obs
     return sorted(played, key=lambda entry: entry[:2])
 
 
@@ -104,18 +97,42 @@ def episode_seeds(config: Config, episodes: int, seed: int = SEED) -> list[list[
     ]
 
 
+def limit_episodes(envs: EnvGroup, max_steps: int | None) -> EnvGroup:
+    """Make `envs` truncate its episodes after `max_steps` steps, and return it. None: after `MAX_STEPS` steps in
+    environments without a time limit."""
+    never = np.iinfo(np.int64).max
+    limits = [max_steps or (MAX_STEPS if time_limit(env) is None else never) for env in envs.envs]
+    envs.max_steps = np.array(limits, np.int64)
+    return envs
+
+
+def note_on_cut(envs: EnvGroup) -> str:
+    """A message about the episodes that `max_steps` has truncated; empty without any."""
+    if not envs.cut:
+        return ""
+    what = f"an evaluation episode of {envs.names[0]} did not end and was cut after {envs.cut:,} steps"
+    return f"{what} (--max-eval-steps sets this limit)"
+
+
 class Evaluator:
     """Plays the same number of episodes of each of M members.
 
     `makers`: for each member, what builds its environments; `seeds [M][episodes]`: the seeds of its episodes. `success`
-    is the rule that determines the success of an episode.
+    is the rule that determines the success of an episode. Episodes are truncated after `max_steps` steps; None: after
+    `MAX_STEPS` steps in environments without a time limit.
     """
 
     def __init__(
-        self, makers: Sequence[EnvMaker], seeds: Sequence[Sequence[int]], success: SuccessRule = "last"
+        self,
+        makers: Sequence[EnvMaker],
+        seeds: Sequence[Sequence[int]],
+        success: SuccessRule = "last",
+        max_steps: int | None = None,
     ) -> None:
         self.makers, self.seeds, self.success = list(makers), [list(some) for some in seeds], success
-        self.episodes = len(self.seeds[0])
+        self.episodes, self.max_steps = len(self.seeds[0]), max_steps
+        self.note = ""
+        """A message about truncated episodes; empty without any."""
         self.envs: dict[bool, EnvGroup] = {}  # by `Actor.parallel`
 
     def run(self, actor: Actor, trained: int = 0, stop: Callable[[], bool] = lambda: False) -> Played | None:
@@ -123,7 +140,7 @@ class Evaluator:
         `stop()` became true during the evaluation.
 
         Environments that change during a run stay in their state after `trained` steps of training. Raises UserError if
-        an environment fails or an episode does not end.
+        an environment fails.
         """
         try:
             envs = self._envs(actor.parallel)
@@ -131,6 +148,7 @@ class Evaluator:
             played = play(envs, actor, 1 if actor.parallel else self.episodes, rest=actor.parallel, stop=stop)
         except UserError as error:
             raise UserError(f"in an evaluation after {trained:,} steps: {error}") from error
+        self.note = self.note or note_on_cut(envs)
         if played is None or not actor.parallel:
             return played
         return [(*divmod(row, self.episodes), episode) for row, _, episode in played]
@@ -146,7 +164,7 @@ class Evaluator:
                 envs = EnvGroup(makers, [seed for some in self.seeds for seed in some], success=self.success)
             else:
                 envs = EnvGroup(self.makers, self.seeds, success=self.success)
-            self.envs[parallel] = envs
+            self.envs[parallel] = limit_episodes(envs, self.max_steps)
         return envs
 
     def close(self) -> None:

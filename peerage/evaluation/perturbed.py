@@ -16,8 +16,8 @@ from peerage.envs.make import EnvMaker, Maker
 from peerage.errors import UserError
 from peerage.evaluation.actors import GroupActor
 from peerage.evaluation.company import advised_episodes
-from peerage.evaluation.evaluate import SEED, Evaluator, episode_seeds
-from peerage.evaluation.robustness import Case, Mean, Robustness, Row, means
+from peerage.evaluation.evaluate import SEED, Evaluator, Played, episode_seeds
+from peerage.evaluation.robustness import Case, Robustness, Row, means
 from peerage.nets import workers
 from peerage.sharing.advice import Advice
 from peerage.sharing.byzantine import ByzantineMembers
@@ -37,16 +37,17 @@ def evaluate_perturbed(
     byzantine_members: Sequence[str] = (),
     advisers: Sequence[str] | None = None,
     which: str = "",
+    max_steps: int | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Robustness:
     """Evaluate the newest checkpoint of a run without perturbations and in each case of `perturbations`, with the same
     seeds. Rows are sorted by case, replica and member; the rows without perturbations come first.
 
-    `episodes`, `seed`, `members`, `env` and `which` are those of `peerage.session.evaluate_run`. By default, members
-    act alone. With `advised`, they use advice (`peerage.evaluation.company`). Perturbations may then include
-    `dropped_advice`. In all cases except the first, `byzantine_members` give changed suggestions, and `advisers`
-    replace the same number of fixed advisers of the run. `say` receives messages: the step of the checkpoint, and newer
-    checkpoints that are damaged.
+    `episodes`, `seed`, `members`, `max_steps`, `env` and `which` are those of `peerage.session.evaluate_run`. By
+    default, members act alone. With `advised`, they use advice (`peerage.evaluation.company`), and perturbations may be
+    `dropped_advice`, too. In all cases except the first, `byzantine_members` give changed suggestions, and `advisers`
+    replace the same number of fixed advisers of the run. `say` receives messages: the step of the checkpoint, newer
+    checkpoints that are damaged, and episodes that were cut.
 
     Raises UserError for an unknown member, a knob that the environment does not have, `advised` for a run without
     advice, and if there is nothing to compare.
@@ -74,10 +75,15 @@ def evaluate_perturbed(
         makers = [_perturbed(trainer.evaluation_makers, case.perturbations) for case in cases]
         for line in (*restored.messages, f"after {trainer.step:,} of {trainer.steps:,} steps"):
             say(line)
+        longest = max_steps or trainer.config.run.max_eval_steps
         if advised:
-            found = [_advised(run, env, case, some, episodes, seed, which) for case, some in zip(cases, makers)]
+            more = (episodes, seed, longest, which)
+            played = [_advised(run, env, case, some, *more) for case, some in zip(cases, makers)]
         else:
-            found = [_alone(trainer, some, episodes, seed) for some in makers]
+            played = [_alone(trainer, some, episodes, seed, longest) for some in makers]
+        for note in dict.fromkeys(note for _, note in played if note):
+            say(note)
+        found = [means(episodes_played) for episodes_played, _ in played]
     finally:
         trainer.close()
     rows = []
@@ -125,22 +131,33 @@ def _restored(run: Path | str, env: Maker | None, case: Case, advised: bool, whi
     return restored
 
 
-def _alone(trainer: Trainer, makers: Sequence[EnvMaker], episodes: int, seed: int) -> dict[int, Mean]:
-    evaluator = Evaluator(makers, episode_seeds(trainer.config, episodes, seed), trainer.config.run.success)
+def _alone(
+    trainer: Trainer, makers: Sequence[EnvMaker], episodes: int, seed: int, max_steps: int | None
+) -> tuple[Played, str]:
+    """The episodes, and a message about truncated ones."""
+    seeds = episode_seeds(trainer.config, episodes, seed)
+    evaluator = Evaluator(makers, seeds, trainer.config.run.success, max_steps)
     try:
-        return means(evaluator.run(GroupActor(trainer.group), trainer.step) or [])
+        return evaluator.run(GroupActor(trainer.group), trainer.step) or [], evaluator.note
     finally:
         evaluator.close()
 
 
 def _advised(
-    run: Path | str, env: Maker | None, case: Case, makers: Sequence[EnvMaker], episodes: int, seed: int, which: str
-) -> dict[int, Mean]:
-    """Evaluate one case with advice. Each case restores the checkpoint, so that trust learned in one case does not
-    affect another."""
+    run: Path | str,
+    env: Maker | None,
+    case: Case,
+    makers: Sequence[EnvMaker],
+    episodes: int,
+    seed: int,
+    max_steps: int | None,
+    which: str,
+) -> tuple[Played, str]:
+    """The episodes of one case with advice, and a message about truncated ones. Each case restores the checkpoint, so
+    that trust learned in one case does not affect another."""
     trainer = _restored(run, env, case, advised=True, which=which).trainer
     try:
         starts = [seeds[0] for seeds in episode_seeds(trainer.config, 1, seed)]
-        return means(advised_episodes(trainer, makers, episodes, starts))
+        return advised_episodes(trainer, makers, episodes, starts, max_steps)
     finally:
         trainer.close()

@@ -19,7 +19,7 @@ from peerage.statistics import summaries
 from peerage.text import number
 
 Mean = tuple[float, float | None]
-"""Mean return and share of successes over episodes; None without successes reported by the environment."""
+"""Mean return and share of successes over episodes; None unless every episode reported success."""
 
 
 class Row(NamedTuple):
@@ -36,7 +36,7 @@ class Row(NamedTuple):
     perturbed: float
     """Return in this case."""
     clean_success: float | None
-    """Share of successful episodes; None if the environment does not report success."""
+    """Share of successful episodes; None unless every episode reported success."""
     perturbed_success: float | None
 
     @property
@@ -53,8 +53,9 @@ class Robustness:
 
     def table(self) -> list[dict[str, Any]]:
         """A row for each case: return and its change (perturbed minus clean), both with an interval over replicas (see
-        `interval`), and the share of successful episodes if the environment reports success. The table of a single case
+        `interval`), and the share of successful episodes if every episode reported success. The table of a single case
         has no change."""
+        known = all(row.perturbed_success is not None for row in self.rows)
         lines = []
         cases = list(dict.fromkeys(row.case for row in self.rows))
         columns = (("return", "perturbed"), ("change", "change"))[: len(cases)]
@@ -63,9 +64,8 @@ class Robustness:
             line: dict[str, Any] = {"perturbation": case, "replicas": len({row.replica for row in mine})}
             for name, values in columns:
                 line |= _interval(name, _per_replica(mine, values))
-            successes = [row.perturbed_success for row in mine if row.perturbed_success is not None]
-            if successes:
-                line["success"] = float(np.mean(successes))
+            if known:
+                line["success"] = float(np.mean([row.perturbed_success or 0.0 for row in mine]))
             lines.append(line)
         return lines
 
@@ -101,7 +101,8 @@ def means(episodes: Played) -> dict[int, Mean]:
     for m, of_member in itertools.groupby(episodes, key=lambda entry: entry[0]):
         mine = [episode for _, _, episode in of_member]
         known = [float(episode.success) for episode in mine if episode.success is not None]
-        means[m] = float(np.mean([e.return_ for e in mine])), float(np.mean(known)) if known else None
+        success = float(np.mean(known)) if len(known) == len(mine) else None
+        means[m] = float(np.mean([e.return_ for e in mine])), success
     return means
 
 

@@ -23,7 +23,7 @@ from peerage.envs.make import Maker, one_line
 from peerage.envs.vector import EnvGroup, Step
 from peerage.errors import UserError
 from peerage.evaluation.actors import MemberActor
-from peerage.evaluation.evaluate import SEED, Actor, episode_seeds, play
+from peerage.evaluation.evaluate import SEED, Actor, episode_seeds, limit_episodes, play
 from peerage.nets import workers
 from peerage.training.restore import restore
 
@@ -158,6 +158,7 @@ def _play(
         maker = replace(maker, env_args={**maker.env_args, "render_mode": mode})
         seeds = episode_seeds(trainer.config, episodes, SEED if seed is None else seed)[row]
         envs = EnvGroup([maker], [seeds], success=trainer.config.run.success)
+        limit_episodes(envs, trainer.config.run.max_eval_steps)
     except UserError:
         trainer.close()
         raise

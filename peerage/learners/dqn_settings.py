@@ -23,6 +23,15 @@ class DQNSettings(OffPolicySettings):
         "target_update_interval",
     )
 
+    sb3_defaults = {  # noqa: RUF012  # a ClassVar of the base class
+        "learning_rate": 1e-4,
+        "learning_starts": 100,
+        "batch_size": 32,
+        "buffer_size": 1_000_000,
+        "gradient_steps": 1,
+        "target_update_interval": 10_000,
+    }
+
     learning_rate: float = 5e-4
     max_grad_norm: float = 10.0
     learning_starts: int = 500

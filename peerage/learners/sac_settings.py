@@ -28,6 +28,8 @@ class SACSettings(OffPolicySettings):
         "use_sde",
     )
 
+    sb3_defaults = {"learning_starts": 100}  # noqa: RUF012
+
     net_arch: tuple[int, ...] = (256, 256)
     learning_starts: int = 1_000
     target_update_interval: int = limited(1, "[1, inf)")

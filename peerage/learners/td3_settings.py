@@ -1,5 +1,4 @@
-"""The settings of TD3. The defaults are those of Stable-Baselines3, except for 1,000 random steps at the start instead
-of 100, and exploration noise."""
+"""The settings of TD3. The defaults are those of SAC, and exploration noise."""
 
 from __future__ import annotations
 
@@ -15,6 +14,13 @@ class TD3Settings(OffPolicySettings):
     """Settings of TD3, named as in Stable-Baselines3."""
 
     structural = ("net_arch", "batch_size", "buffer_size", "learning_starts", "train_freq", "gradient_steps")
+
+    sb3_defaults = {  # noqa: RUF012
+        "learning_rate": 1e-3,
+        "net_arch": (400, 300),
+        "learning_starts": 100,
+        "action_noise": "none",
+    }
 
     net_arch: tuple[int, ...] = (256, 256)
     learning_starts: int = 1_000

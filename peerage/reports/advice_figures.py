@@ -24,14 +24,17 @@ from peerage.reports.drawing import (
 from peerage.reports.heatmaps import capital
 from peerage.statistics import summaries
 from peerage.statistics.advice_log import signals_in_use, trust_curves
-from peerage.text import listing, short
+from peerage.text import count, listing, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 BINS = 50
-"""Largest number of points of the stacked areas: each sums several rows of the log, which reduces the noise."""
+"""Largest number of points of the stacked areas and of signals: each summarises several rows of the log, which reduces
+the noise."""
+SCORE_POINTS = 24
+"""Largest number of points of a score, which fluctuates more: a row of the log has the score of a single choice."""
 
 
 def makers(metrics: pd.DataFrame, advice: pd.DataFrame) -> list[Callable[[], Draft | None]]:
@@ -101,11 +104,14 @@ def follow_over_time(advice: pd.DataFrame) -> Draft | None:
 
 def trust_over_time(advice: pd.DataFrame) -> Draft | None:
     """A panel per asker: the score of every adviser over steps."""
+    steps = advice["step"].nunique()
+    each = count(math.ceil(steps / SCORE_POINTS), "row")
     caption = (
-        "Score that each member gave every adviser at its last choice before each step, mean over replicas. It depends "
-        "on the state at that choice and therefore fluctuates; the shares of choices are shown above."
+        "Score that each member gave every adviser, which depends on the state at the choice: mean over replicas"
+        + (f" and {each} of the log for each point" if steps > SCORE_POINTS else "")
+        + ". A row has the score of the last choice before its step. The shares of choices are shown above."
     )
-    figure = _by_asker(advice, "score", "score")
+    figure = _by_asker(advice, "score", "score", SCORE_POINTS)
     return None if figure is None else Draft("trust_over_time", "How advisers are scored", caption, figure, "Trust")
 
 
@@ -113,7 +119,7 @@ def component_by_asker(advice: pd.DataFrame, column: str, words: str) -> Draft |
     """One signal as in `trust_over_time`; only for groups with a panel per asker."""
     if advice["asker"].nunique() > MAX_MEMBERS:
         return None  # `components_over_time` shows the mean
-    figure = _by_asker(advice, column, words, zoom=True)
+    figure = _by_asker(advice, column, words, BINS, zoom=True)
     caption = (
         f"{capital(words)} of every adviser as computed by each member, mean over replicas. Initial values far "
         "from the learned ones are outside the axes."
@@ -122,15 +128,16 @@ def component_by_asker(advice: pd.DataFrame, column: str, words: str) -> Draft |
     return None if figure is None else Draft(f"{column}_by_asker", title, caption, figure, "Signals")
 
 
-def _by_asker(advice: pd.DataFrame, column: str, words: str, zoom: bool = False) -> Figure | None:
-    """A panel per asker with a line per adviser; a large group, or askers with equal values, in one panel."""
+def _by_asker(advice: pd.DataFrame, column: str, words: str, points: int, zoom: bool = False) -> Figure | None:
+    """A panel per asker with a line per adviser; a large group, or askers with equal values, in one panel. Neighbouring
+    rows of the log are averaged to at most `points`."""
     if advice[column].isna().all() or advice["adviser"].nunique() < 2:
         return None
     many = advice["asker"].nunique() > MAX_MEMBERS
     source = summaries.with_roles(advice) if many else advice
     if many:
         source = source.assign(asker="all members")
-    values = summaries.pair_means(source, column)
+    values = summaries.pair_means(summaries.thin(source, points), column)
     agree = not many and advice["asker"].nunique() > 1 and values.groupby(level="step").nunique().to_numpy().max() == 1
     if agree:  # agent values are shared by the group
         values = values.loc[[values.index[0][0]]]
@@ -213,7 +220,7 @@ def components_over_time(advice: pd.DataFrame) -> Draft | None:
     present = signals_in_use(advice)
     if not present or advice["adviser"].nunique() < 2:
         return None
-    source = summaries.with_roles(advice).assign(asker="all")
+    source = summaries.thin(summaries.with_roles(advice).assign(asker="all"), BINS)
     scale = StepScale(float(advice["step"].max()))
     names = summaries.legend_order(source)
     figure, grid = _grid(len(present), lambda down: 1.0 + 2.3 * down if down > 1 else 3.6, sharex=True)

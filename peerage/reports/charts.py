@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from peerage.reports import matrix, plots
+from peerage.reports import matrix, page, plots
 from peerage.reports.drawing import MAX_MEMBERS, OTHER_COLOURS, adviser_colour
 from peerage.reports.heatmaps import capital
 from peerage.reports.plots import Look, Series
@@ -36,26 +36,24 @@ BUNDLE_COLOUR = "#8fa6b8"
 START_NOTE = "Initial values far from the learned ones are outside the axes."
 
 
-def thin(frame: pd.DataFrame, points: int) -> pd.DataFrame:
-    """The rows with their steps merged to at most `points`: each step becomes the last of its neighbours."""
-    steps = np.unique(frame["step"].to_numpy())
-    if len(steps) <= points:
-        return frame
-    ends = steps[:: -math.ceil(len(steps) / points)][::-1]
-    return frame.assign(step=ends[np.searchsorted(ends, frame["step"].to_numpy())])
-
-
 # --- learning -------------------------------------------------------------------------------------
 
 
 def learning(evaluations: pd.DataFrame, metrics: pd.DataFrame) -> str:
     """Return and success of evaluations, and return of training episodes."""
-    success = summaries.member_values(evaluations, "success")
+    success = summaries.success_values(evaluations)
     success["value"] *= 100
     greedy, training = summaries.member_values(evaluations, "return"), summaries.metric(metrics, "train/return")
+    known = int(evaluations["success"].notna().sum())
+    partly = ""
+    if 0 < known < len(evaluations):
+        only = f"{known:,} of {len(evaluations):,} evaluation episodes"
+        what = f"The environment reported success in {only} only: the success rate is unknown."
+        partly = page.paragraph(what, dim=True)
     parts = [
         curve(greedy, "Evaluation return", "return of episodes without exploration and advice"),
         curve(success, "Success in evaluations", "share of these episodes with success", "", _percent(), (0, 100)),
+        partly,
         curve(training, "Training return", "return of training episodes"),
     ]
     return "\n".join(filter(None, parts))
@@ -82,7 +80,7 @@ def curve(
 
 def _curve(values: pd.DataFrame, within: summaries.Within = summaries.ANYTHING) -> tuple[list[Series], str]:
     """The lines of `curve`, and the caption that explains them."""
-    thinned = summaries.member_values(thin(values, POINTS), "value")
+    thinned = summaries.member_values(summaries.thin(values, POINTS), "value")
     replicas, members = summaries.by_replica(thinned), summaries.by_member(thinned)
     result = summaries.spread(replicas.to_numpy(), within)
     # With one trust model for the group the lines of all members coincide.
@@ -140,7 +138,7 @@ def listeners(advice: pd.DataFrame) -> str:
     one_by_one = 1 < len(replicas) <= MATRIX_NUMBERS // (a_moment * MATRIX_STEPS[0]) - 1
     views = 1 + len(replicas) if one_by_one else 1
     most = max(MATRIX_STEPS[0], min(MATRIX_STEPS[1], MATRIX_NUMBERS // (a_moment * views)))
-    source = thin(source, most)
+    source = summaries.thin(source, most)
     steps = np.unique(source["step"].to_numpy())
 
     def array(values: pd.Series) -> np.ndarray:
@@ -182,7 +180,7 @@ def shares(advice: pd.DataFrame) -> str:
         return ""
     source, names = _pooled(advice)
     many = source is not advice
-    source, palette = thin(source, AREA_POINTS), _palette(names)
+    source, palette = summaries.thin(source, AREA_POINTS), _palette(names)
     steps, tables = np.unique(source["step"]), 100 * summaries.choice_shares(source, pool=many)
     panels = {}
     for asker in sorted(map(str, tables.index.unique("asker")), key=summaries.natural):
@@ -206,7 +204,7 @@ def right_wrong(metrics: pd.DataFrame) -> str:
     ):
         values = summaries.metric(metrics, name)
         if len(values):
-            table = 100 * summaries.by_replica(summaries.member_values(thin(values, POINTS), "value"))
+            table = 100 * summaries.by_replica(summaries.member_values(summaries.thin(values, POINTS), "value"))
             result = summaries.spread(table.to_numpy(), (0, 100))
             dash, colour = kind == "adversary", adviser_colour(kind)
             series.append(Series(label, table.index, result.mean, *_band(result), colour, dash))
@@ -238,7 +236,7 @@ def signals(advice: pd.DataFrame) -> str:
     present = _signals(advice)
     if not present or advice["adviser"].nunique() < 2:
         return ""
-    source = thin(summaries.with_roles(advice), POINTS)
+    source = summaries.thin(summaries.with_roles(advice), POINTS)
     names, panels, result = summaries.legend_order(source), {}, None
     palette = _palette(names)
     for column, title in present.items():
@@ -277,7 +275,7 @@ def traces(advice: pd.DataFrame) -> str:
     if not present or len(names) < 2 or len(askers) > MAX_MEMBERS:
         return ""
     points = max(24, min(POINTS, TRACE_NUMBERS // (len(present) * len(askers) * len(names))))
-    source, figures = thin(advice, points), []
+    source, figures = summaries.thin(advice, points), []
     for column, words in present.items():
         values = summaries.pair_means(source, column)
         shown = askers

@@ -73,8 +73,8 @@ def evaluation_return(evaluations: pd.DataFrame) -> Draft | None:
 
 
 def evaluation_success(evaluations: pd.DataFrame) -> Draft | None:
-    """Success rate of evaluation episodes, for tasks that define success."""
-    values = summaries.member_values(evaluations, "success")
+    """Success rate of evaluation episodes, if every episode reported success."""
+    values = summaries.success_values(evaluations)
     what = "share of episodes with success"
     return curve("evaluation_success", "Success in evaluations", what, values, within=(0, 1))
 

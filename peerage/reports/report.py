@@ -154,14 +154,26 @@ def _facts(values: pd.DataFrame, advice: pd.DataFrame) -> list[tuple[str, str]]:
         note = f"mean return without exploration, evaluation at step {int(last['step'].iloc[0]):,}"
         facts.append((_plus_minus(result), note + _spread_note(result)))
         facts += _best_and_worst(last)
-    shares = _late_roles(advice)
-    if len(shares) > 1:
-        top = f"{shares.index[0]}: {shares.iloc[0]:.0%}"
-        advisers = advice["adviser"].nunique()
-        same_role = sum(map(is_member, advice["adviser"].unique())) - 1 if shares.index[0] == "other members" else 1
-        random_choice = f"random choice would give {same_role / advisers:.0%}"
-        facts.append((top, f"followed most: share of all choices in the last fifth of the run; {random_choice}"))
-    return facts
+    return facts + _followed_most(advice)
+
+
+def _followed_most(advice: pd.DataFrame) -> list[tuple[str, str]]:
+    """The card about the single adviser that is followed most in the last fifth of the run. `themselves` is one adviser
+    of every member, so it is compared with each other member and each fixed adviser."""
+    if len(_late_roles(advice)) < 2:
+        return []
+    shares = summaries.late_share_matrix(advice)  # askers x advisers
+    own = {asker: shares.loc[asker].get(asker, 0.0) for asker in shares.index}
+    means = {"themselves": float(np.mean(list(own.values())))}
+    for adviser in shares.columns:
+        others = shares.loc[[asker for asker in shares.index if asker != adviser], adviser]
+        if len(others):
+            means[str(adviser)] = float(others.mean())
+    top = max(means, key=means.__getitem__)
+    who = "the other members" if is_member(top) else "members"
+    what = f"the single adviser that {who} follow most"
+    random_choice = f"random choice would give {1 / advice['adviser'].nunique():.0%}"
+    return [(f"{top}: {means[top]:.0%}", f"{what}: share of choices in the last fifth of the run; {random_choice}")]
 
 
 def _best_and_worst(last: pd.DataFrame) -> list[tuple[str, str]]:
@@ -215,7 +227,9 @@ def _listening(advice: pd.DataFrame) -> str:
     shares = _late_roles(advice)
     if len(shares) < 2:
         return ""
-    words = {"self": "themselves", "other members": "other members"}
+    others = sum(map(is_member, advice["adviser"].unique())) - 1
+    other = "the other member" if others == 1 else f"one of {others} other members"
+    words = {"self": "themselves", "other members": other}
     parts = [f"{words.get(str(name), str(name))} in {share:.0%}" for name, share in shares.items()]
     shown = parts if len(parts) <= 6 else [*parts[:5], f"{len(parts) - 5} others in the rest"]
     return f"In the last fifth of the run the members followed {listing(shown)} of their choices."

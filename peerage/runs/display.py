@@ -7,6 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from peerage.runs.disturbances import disturbances
+from peerage.runs.hyperparameters import hyperparameters
 from peerage.runs.listeners import AdviceRow, EvaluationRow, Listener, MetricRow, RunInfo, is_member, role
 from peerage.text import count, duration, number, thousands
 
@@ -62,11 +63,16 @@ class Display(Listener):
         if self.console.is_terminal:
             from rich.live import Live
 
+            for line in hyperparameters(info):
+                self._print(line)
+
             # Without a refresh thread: `on_progress` draws.
             self._live = Live(self._view(), console=self.console, auto_refresh=False)
             self._live.start(refresh=True)
         else:
             self._print(_headline(info))
+            for line in hyperparameters(info):
+                self._print(line)
             if disturbed := _disturbed(info):
                 self._print(disturbed)
             if info.folder is not None:

@@ -15,6 +15,7 @@ from peerage.errors import UserError
 from peerage.runs.advice_columns import signal_titles
 from peerage.runs.concentration import entropy, gini
 from peerage.runs.listeners import AdviceRow, EvaluationRow, Listener, MetricRow, RunInfo, role
+from peerage.runs.tables import read_evaluations
 
 PAIRS = 16
 """Up to this many advisers in a group, score and choices are logged for every pair; beyond, for self, other members
@@ -32,6 +33,13 @@ class ScalarLog(Listener):
     def __init__(self, figures: Callable[[Path], list[Path]] | None = None) -> None:
         self._draw_figures = figures
         self.info: RunInfo | None = None
+        self._unknown_success: set[str] = set()  # modes with an episode that did not report success
+
+    def on_start(self, info: RunInfo) -> None:
+        self.info = info
+        if info.resumed and info.folder is not None:
+            before = read_evaluations(info.folder, mode=None)
+            self._unknown_success = set(before["mode"][before["success"].isna()])
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Store named values of one step."""
@@ -44,10 +52,11 @@ class ScalarLog(Listener):
 
     def on_evaluations(self, step: int, rows: list[EvaluationRow]) -> None:
         lists: dict[str, list[float]] = {}
+        self._unknown_success |= {row[-1] for row in rows if row[-2] is None}
         for replica, member, _, total, length, success, mode in rows:
             head = "evaluation" if mode == "alone" else f"evaluation_{mode}"
             for name, value in (("return", total), ("length", length), ("success", success)):
-                if value is not None:
+                if value is not None and (name != "success" or mode not in self._unknown_success):
                     lists.setdefault(f"{head}/{name}/replica-{replica}/{member}", []).append(value)
         self.scalars(step, {name: sum(values) / len(values) for name, values in lists.items()})
 
@@ -105,7 +114,7 @@ class TensorBoardLog(ScalarLog):
         self._file: Path | None = None
 
     def on_start(self, info: RunInfo) -> None:
-        self.info = info
+        super().on_start(info)
         self.folder.mkdir(exist_ok=True)
         self._file = self.folder / f"events.out.tfevents.{int(time.time()):010d}.{platform.node()}.{os.getpid()}"
         self._write(self._event(wall_time=time.time(), file_version="brain.Event:2"))
@@ -173,7 +182,7 @@ class WandbLog(ScalarLog):
         self._run: Any = None
 
     def on_start(self, info: RunInfo) -> None:
-        self.info = info
+        super().on_start(info)
         name = None if info.folder is None else info.folder.resolve().name
         run_id = None
         if info.folder is not None:

@@ -38,6 +38,7 @@ COLUMNS: dict[str, dict[str, str]] = {
     "timing.csv": {"step": "int", "seconds": "float", "member_steps_per_second": "float"},
 }
 """File -> its columns in order, with their types."""
+_DTYPES: dict[str, str] = {"int": "int64", "float": "float64", "str": "object"}
 EMPTY = ["", "nan", "NaN", "NAN"]
 """Cells without a number: empty ones, as written here, and what other programs write."""
 
@@ -187,11 +188,10 @@ def _read(folder: Path | str, name: str) -> pd.DataFrame:
         data = _lines([columns])
     if name == "advice.csv":
         columns |= _further_columns(data)
-    dtype: dict[str, str] = {"int": "int64", "float": "float64", "str": "object"}
     try:
         frame = pd.read_csv(
             io.BytesIO(data),
-            dtype={column: dtype[kind] for column, kind in columns.items()},
+            dtype={column: _DTYPES[kind] for column, kind in columns.items()},
             # Only in columns of numbers: an adviser may be called "nan".
             keep_default_na=False,
             na_values={column: EMPTY for column, kind in columns.items() if kind == "float"},
@@ -254,6 +254,15 @@ def read_evaluations(folder: Path | str, mode: str | None = "alone") -> pd.DataF
         what = f"mode at step {row['step']} is {short(row['mode'])!r}, not alone or together"
         raise UserError(f"{Path(folder) / 'evaluations.csv'} is damaged: {what}")
     return frame if mode is None else frame[frame["mode"] == mode].reset_index(drop=True)
+
+
+def evaluation_table(step: int, rows: Iterable[EvaluationRow]) -> pd.DataFrame:
+    """The rows of one evaluation with the columns and types of `read_evaluations`."""
+    import pandas as pd
+
+    columns = COLUMNS["evaluations.csv"]
+    frame = pd.DataFrame([(step, *row) for row in rows], columns=list(columns))
+    return frame.astype({name: _DTYPES[kind] for name, kind in columns.items()})
 
 
 def read_advice(folder: Path | str) -> pd.DataFrame:

@@ -125,11 +125,12 @@ class FixedAdvisers:
         allowed = [shape, (n,)] if space.act_dim == 1 else [shape]
         try:
             actions = np.asarray(answer, np.float32)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, RuntimeError):  # RuntimeError: a tensor that needs gradients
             actions = None
         if actions is None or actions.shape not in allowed:
             shapes = " or ".join(str(list(form)) for form in allowed)
-            raise UserError(f"adviser {name} must return {n} actions of shape {shapes}, got {answer!r:.80}")
+            got = f"{answer!r:.80}" if actions is None else f"shape {list(actions.shape)}"
+            raise UserError(f"adviser {name} must return {n} actions of shape {shapes}, got {got}")
         actions = actions.reshape(shape)
         if space.discrete:
             invalid = ~np.isin(actions, np.arange(space.n_actions))

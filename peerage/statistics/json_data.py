@@ -1,20 +1,24 @@
-"""Plain data for JSON from the results of statistics."""
+"""Plain data for JSON from tables and from the results of statistics."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from numbers import Integral, Real
 from typing import Any
-
-import numpy as np
 
 
 def json_data(value: Any) -> Any:
-    """`value` with mappings as dicts with text keys, sequences as lists, and numbers that are not finite as None."""
+    """`value` with mappings as dicts with text keys, sequences as lists, and numbers that are not finite as None.
+    Numbers may be those of NumPy."""
     if isinstance(value, Mapping):
         return {str(key): json_data(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [json_data(item) for item in value]
-    if isinstance(value, float | np.floating):
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
         return float(value) if math.isfinite(value) else None
-    return int(value) if isinstance(value, np.integer) else value
+    return value

@@ -161,8 +161,15 @@ def _read(source: Source, metric: Metric) -> Side:
     config = to_dict(run.resolved())
     evaluations = tables.read_evaluations(run.path)
     _check(run, config, evaluations, metric)
-    values = summaries.member_values(evaluations, metric)
+    is_success = metric == "success"
+    values = summaries.success_values(evaluations) if is_success else summaries.member_values(evaluations, metric)
     if values.empty:
+        if known := int(evaluations[metric].notna().sum()):
+            share = f"{metric} in {known:,} of {len(evaluations):,} evaluation episodes only"
+            raise _MetricMissing(
+                f"{run.path}: {config['env']} reports {share}, so that its rate is unknown: report it in every "
+                "episode, or compare another metric"
+            )
         if len(evaluations):
             raise _MetricMissing(f"{run.path}: {config['env']} reports no {metric}")
         raise UserError(f"{run.path} has no evaluations: nothing to compare (was it trained with --eval-freq 0?)")
@@ -222,8 +229,8 @@ def complete_evaluations(
 
 
 def _check(run: RunFolder, config: Mapping[str, Any], evaluations: pd.DataFrame, metric: Metric) -> None:
-    """UserError for the first value that is not a number or is out of range, and for a row of a replica or member that
-    the run does not have."""
+    """UserError for the first value that is not a number or is out of range, except an unknown success, and for a row
+    of a replica or member that the run does not have."""
     numbers = {name: _member_number(name) for name in evaluations["member"].unique()}
     unknown = evaluations["member"].map(numbers).to_numpy(float) >= int(config["n_peers"])
     unknown |= evaluations["replica"].to_numpy() >= int(config["replicas"])
@@ -235,8 +242,9 @@ def _check(run: RunFolder, config: Mapping[str, Any], evaluations: pd.DataFrame,
         )
     x = evaluations[metric].to_numpy(float)
     low, high = RANGES[metric]
-    wrong = np.flatnonzero(~(np.isfinite(x) & (low <= x) & (x <= high)))
-    if not len(wrong) or (metric == "success" and np.isnan(x).all()):  # the task does not define success
+    unknown_success = np.isnan(x) & (metric == "success")
+    wrong = np.flatnonzero(~(unknown_success | (np.isfinite(x) & (low <= x) & (x <= high))))
+    if not len(wrong):
         return
     row = evaluations.iloc[wrong[0]]
     value = "not a number" if math.isnan(x[wrong[0]]) else f"{number(x[wrong[0]])}, out of its range"

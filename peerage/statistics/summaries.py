@@ -6,6 +6,7 @@ replicas. The replica is the unit of statistics: its members learn from each oth
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -56,6 +57,24 @@ def member_values(frame: pd.DataFrame, value: str) -> pd.DataFrame:
     """Columns step, replica, member, value: the mean over all other columns (episodes)."""
     means = frame.groupby(["step", "replica", "member"], sort=True)[value].mean()
     return means.rename("value").dropna().reset_index()
+
+
+def success_values(evaluations: pd.DataFrame) -> pd.DataFrame:
+    """The share of successful episodes, in the columns of `member_values`.
+
+    Empty unless every episode reported success: an environment that reports it in some episodes only, such as those
+    that reach the goal, has no known success rate.
+    """
+    return member_values(evaluations[:0] if evaluations["success"].isna().any() else evaluations, "success")
+
+
+def thin(frame: pd.DataFrame, points: int) -> pd.DataFrame:
+    """The rows with their steps merged to at most `points`: each step becomes the last of its neighbours."""
+    steps = np.unique(frame["step"].to_numpy())
+    if len(steps) <= points:
+        return frame
+    ends = steps[:: -math.ceil(len(steps) / points)][::-1]
+    return frame.assign(step=ends[np.searchsorted(ends, frame["step"].to_numpy())])
 
 
 def metric(metrics: pd.DataFrame, name: str) -> pd.DataFrame:

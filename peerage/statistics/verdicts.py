@@ -184,6 +184,8 @@ def warnings_about(sides: Sequence[Side]) -> list[str]:
     differ("start states of evaluations", starts, "some replicas were evaluated on other episodes")
     rules = [[config["run"]["success"] for config in side.configs] for side in sides]
     differ("rules of success", rules, "the same episode can succeed under one rule and fail under the other")
+    longest = [[config["run"]["max_eval_steps"] for config in side.configs] for side in sides]
+    differ("limits of evaluation episodes", longest, "--max-eval-steps may have cut episodes at different steps")
     lines += _grids(sides)
     for side in sides:
         if not all(as_mapping(e.get("versions")) for e in side.environments):

@@ -5,14 +5,14 @@ from __future__ import annotations
 import shlex
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from peerage.config.plain_yaml import parse, short
 from peerage.errors import UserError
 from peerage.runs.folder import RunFolder, is_run, write_atomically
 from peerage.statistics.sources import MANIFEST
-from peerage.sweeps.dry_run import print_plan
+from peerage.sweeps.dry_run import make_plan, print_plan
 from peerage.sweeps.grow import with_missing_replicas
 from peerage.sweeps.launch import POLL_SECONDS, Ended, Launcher, LocalLauncher, cores
 from peerage.sweeps.plan import PlannedRun, Sweep, plan_sweep
@@ -34,6 +34,7 @@ def run(
     command: Sequence[str] = (),
     launcher: Launcher | None = None,
     stretch_schedules: bool = False,
+    show: Callable[[dict[str, Any]], None] | None = None,
 ) -> int:
     """Train the runs of a sweep.
 
@@ -49,6 +50,7 @@ def run(
         launcher: trains the runs, by default in processes on this machine.
         stretch_schedules: extend runs that are shorter than in the sweep even if schedules depend on their length
             (`peerage.resume`).
+        show: with `dry_run`, called with the plan as plain data, instead of printing it.
 
     Returns the exit status: 0 if all runs are done, 1 if some are not, 128 + the number of a signal that ended the
     sweep. Raises UserError for an invalid sweep, before anything is written.
@@ -61,11 +63,13 @@ def run(
         sweep = with_missing_replicas(plan_sweep(source, log_dir=log_dir, settings=settings))
         _check_place(sweep)
         slots, note = _slots(jobs, sweep.threads)
-        progress = Progress(verbose)
-        for line in (*sweep.notes, *filter(None, [note])):
+        progress = Progress(verbose if show is None else 0)
+        notes = [*sweep.notes, *filter(None, [note])]
+        for line in notes:
             progress.say(line)
         if dry_run:
-            print_plan(sweep, slots, measure)
+            plan = make_plan(sweep, slots, measure, progress)
+            print_plan(plan) if show is None else show({"notes": notes, **plan})
             return 0
         launcher = LocalLauncher(slots, sweep.threads) if launcher is None else launcher
         return _train(sweep, launcher, progress, command, stretch_schedules)

@@ -30,14 +30,15 @@ from peerage.config.presets import preset_names
 from peerage.envs.make import Spec, check_env_id
 from peerage.errors import UserError
 from peerage.learners.defaults import check_learning, member_settings, resolve
+from peerage.loading import deferred
 from peerage.runs.folder import plain_data
-from peerage.sharing.advisers import make_adviser
 from peerage.sweeps.choices import Choice, settings_of
 from peerage.sweeps.file import FILES, PLACEHOLDER, SweepFile, read
 from peerage.sweeps.launch import Task
 from peerage.text import count, listing, one_line
 from peerage.trust.resolve import resolve_trust
 
+make_adviser = deferred("peerage.sharing.advisers:make_adviser")  # imports torch, and few sweeps have advisers
 MAX_RUNS = 10_000
 _UNSAFE = re.compile(r"[^A-Za-z0-9._+=,-]+")
 

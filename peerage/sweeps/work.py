@@ -51,8 +51,9 @@ def measure(config: Config, steps: int) -> dict[str, float]:
     config = replace(config, learner=replace(config.learner, learning_starts=starts))
     trainer = Trainer(config)
     workers.configure(trainer.threads)
-    seeds = episode_seeds(trainer.config, trainer.config.run.n_eval_episodes)
-    evaluator = Evaluator(trainer.evaluation_makers, seeds)
+    run = trainer.config.run
+    seeds = episode_seeds(trainer.config, run.n_eval_episodes)
+    evaluator = Evaluator(trainer.evaluation_makers, seeds, max_steps=run.max_eval_steps)
 
     def clock() -> float:
         if trainer.device.type == "cuda":

@@ -80,6 +80,9 @@ class Evaluation(Protocol):
         """The rows of an evaluation after `step` steps; None if `stop()` became true during it."""
         ...
 
+    messages: list[str]
+    """New messages for the user; the runner passes them on and removes them."""
+
     def close(self) -> None: ...
 
 
@@ -233,6 +236,9 @@ class Runner:
                 self.listener.on_evaluations(self.trainable.step, rows)
                 if self.trainable.config.run.keep_best:
                     self._keep_if_best(rows)
+            for text in self.evaluation.messages:
+                self.listener.on_message(self.trainable.step, text)
+            self.evaluation.messages.clear()
 
     def _keep_if_best(self, rows: list[EvaluationRow]) -> None:
         """Write a checkpoint if the mean return of the episodes `alone`, over members and replicas, is the highest so

@@ -35,7 +35,8 @@ def train(args: argparse.Namespace, command: Sequence[str]) -> None:
             "These flags select the published transformer trust: its choice rule (paper) and its learners' settings. "
             "Add --trust hybrid for Peerage's own settings."
         )
-    if source in preset_names() and config.run.exp_name is None:  # presets may share an environment: name runs by them
+    unnamed = config.run.exp_name is None and "exp_name" not in given  # `--exp-name none` is given
+    if source in preset_names() and unnamed:  # presets may share an environment: name runs by them
         config = replace(config, run=replace(config.run, exp_name=f"{source}-seed-{config.seed}"))
     run = session.run_training(config, command)
     if config.run.verbose:

@@ -1,0 +1,47 @@
+"""The settings of the members in words, for the start of a training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from peerage.config.fields import hints
+from peerage.config.flags import written
+from peerage.config.methods import LEARNERS
+from peerage.runs.folder import as_mapping
+from peerage.runs.listeners import RunInfo
+from peerage.text import count, listing
+
+MAX_LINES = 8
+"""Largest number of lines: members with equal settings share one."""
+
+
+def hyperparameters(info: RunInfo) -> list[str]:
+    """Lines such as `all members: dqn, learning_rate 0.0005, gamma 0.99, ...`; none for an unknown configuration."""
+    learner = as_mapping(info.config.get("learner"))
+    same: dict[str, list[str]] = {}
+    for i, member in enumerate(info.members):
+        algorithm = _of(info.algorithms, i, len(info.members))
+        if algorithm not in LEARNERS:
+            continue
+        parts = [str(algorithm)]
+        for name in hints(LEARNERS[algorithm].settings):
+            value = _of(learner.get(name), i, len(info.members))
+            if value is None or name == "algorithm" or (name in ("load_paths", "init_from") and value == "none"):
+                continue
+            parts.append(f"{name} {written(tuple(value) if isinstance(value, list) else value)}")
+        same.setdefault(", ".join(parts), []).append(member)
+    lines = [
+        f"{'all members' if 1 < len(members) == len(info.members) else listing(members)}: {text}"
+        for text, members in same.items()
+    ]
+    if len(lines) > MAX_LINES:
+        others = sum(map(len, list(same.values())[MAX_LINES - 1 :]))
+        lines = [*lines[: MAX_LINES - 1], f"and {count(others, 'member')} with other settings (config.yaml)"]
+    return lines
+
+
+def _of(values: Any, member: int, members: int) -> Any:
+    """The value for a member: one for all members, or one for each; None if there is none."""
+    if not isinstance(values, list | tuple) or not values:
+        return None
+    return values[member] if len(values) == members else values[0]
