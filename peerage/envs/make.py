@@ -49,6 +49,8 @@ class Spec:
     action_high: np.ndarray
     max_episode_steps: int | None
     """The time limit; None where neither Gymnasium nor a wrapper `TimeLimit` has one."""
+    image: tuple[int, int, int] | None = None
+    """The shape of observations that are images, which are flattened for the rest of the library."""
     conversion: Conversion = UNCHANGED
     """How observations and actions of the environment were converted to these spaces."""
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
@@ -234,6 +236,7 @@ def spec_of(built: gymnasium.Env, env: Maker) -> Spec:
             f"{name} has actions {action}; Peerage needs Box or Discrete actions, or MultiDiscrete actions with at "
             f"most {MAX_COMBINATIONS} combinations: use gymnasium.wrappers.TransformAction"
         )
+    conversion = Conversion.of(built)
     return Spec(
         id=name,
         observation_space=observation,
@@ -245,7 +248,8 @@ def spec_of(built: gymnasium.Env, env: Maker) -> Spec:
         action_low=low,
         action_high=high,
         max_episode_steps=made.max_episode_steps if made is not None else time_limit(built),
-        conversion=Conversion.of(built),
+        image=conversion.image,
+        conversion=conversion,
     )
 
 
