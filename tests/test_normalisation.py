@@ -297,6 +297,36 @@ def test_a_learner_that_does_not_normalise_refuses_the_settings(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+class Flashing(gym.Env):
+    """Images that are black or white."""
+
+    observation_space = gym.spaces.Box(0, 255, (36, 36, 1), np.uint8)
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.observation_space.low, {}
+
+    def step(self, action):
+        white = self.np_random.random() < 0.5
+        return self.observation_space.high if white else self.observation_space.low, 0.0, False, white, {}
+
+
+def test_images_are_not_normalised(begin, tmp_path):
+    """Their rewards can be; no message about their size names the flag."""
+    learner = {**LEARNER, "normalize_obs": (True,), "gamma": (0.9,), "batch_size": (2,), "learning_starts": (2,)}
+    more = dict(env=Flashing, sharing="none", replicas=1, n_peers=1, total_timesteps=20)
+    with pytest.raises(UserError, match="not for images"):
+        train(tmp_path, **learner | more)
+    assert not list(tmp_path.iterdir())
+    config = Config(n_peers=1, total_timesteps=20, device="cpu", threads=1)
+    config = replace(config, advice=replace(config.advice, sharing="none"))
+    trainer = begin(
+        replace(config, learner=LearnerConfig(**{**learner, "normalize_obs": (False,)})), 12, env=Flashing
+    )
+    assert trainer.group.stacks[0].learner.normalisation.returns.count > 10 and trainer.notes() == []
+
+
 class Scaled(gym.ObservationWrapper):
     """Room with its observations in another unit and with another origin."""
 

@@ -223,7 +223,7 @@ class Trainer:
     def notes(self) -> list[str]:
         """A message if the observations of the last steps are far from 1 in size, once."""
         plain = [s for s in self.group.settings if getattr(s, "normalize_obs", None) is False]
-        if self._noted or not plain:
+        if self._noted or not plain or self.group.space.image is not None:
             return []
         age = torch.arange(min(NOTED, self.group.recent.size), device=self.device)
         obs = self.group.recent_transitions(age.expand(self.group.M, -1)).obs.flatten(0, 1)
