@@ -116,9 +116,9 @@ def test_checkpoints_that_do_not_exist_are_named(run, tmp_path, capsys):
         assert "expected best or the number of a step, got 'last'" in capsys.readouterr().err
     config = small(total_timesteps=40, run=replace(small().run, keep_best=False))
     plain = peerage.train(config=config, log_dir=str(tmp_path), exp_name="plain")
-    with pytest.raises(UserError, match="has no best checkpoint: train with --keep-best"):
+    with pytest.raises(UserError, match="has no best checkpoint: train with keep_best=True"):
         plain.evaluate(1, checkpoint="best")
-    with pytest.raises(UserError, match="--keep-best needs evaluations"):
+    with pytest.raises(UserError, match="keep_best=True needs evaluations"):
         peerage.train(config=replace(config, run=replace(small().run, eval_freq=0)))
 
 

@@ -254,6 +254,7 @@ def test_tables_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "quick" in [row["sweep"] for row in data("sweep")]
     settings = ["--env", "Room-v3", "--n-peers", "2", "--n-eval-episodes", "2", "--verbose", "0", "--threads", "1"]
     settings += ["--total-timesteps", "60", "--log-dir", str(tmp_path), "--net-arch", "8"]
+    settings += ["--learning-starts", "10"]
     assert main(["train", *settings, "--exp-name", "a"]) == main(["train", *settings, "--exp-name", "b"]) == 0
     capsys.readouterr()
     a, b = str(tmp_path / "a"), str(tmp_path / "b")
@@ -299,7 +300,7 @@ def test_errors_in_python_name_settings_as_in_python(capsys: pytest.CaptureFixtu
 
 def test_the_start_of_a_run_shows_the_members_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--env", "Pendulum-v1", "--n-peers", "3", "--algorithm", "sac", "td3", "sac", "--learning-rate", "1e-3"]
-    words += ["--total-timesteps", "2", "--eval-freq", "0", "--log-dir", str(tmp_path)]
+    words += ["--total-timesteps", "3", "--learning-starts", "1", "--eval-freq", "0", "--log-dir", str(tmp_path)]
     assert main(["train", *words, "--exp-name", "shown"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].startswith("member-0 and member-2: sac, learning_rate 0.001, gamma 0.99, net_arch 256,256, ")

@@ -216,7 +216,7 @@ def test_a_run_without_ends_is_trained_resumed_and_evaluated(tmp_path, monkeypat
     """Both modes; the run says once that episodes were cut; the limit can be changed on resuming."""
     settings = {"n_peers": 2, "total_timesteps": 90, "eval_freq": 30, "n_eval_episodes": 1, "verbose": 1, "threads": 1,
                 "checkpoint_freq": 30, "eval_modes": ("alone", "together"), "net_arch": (8,), "max_eval_steps": 20,
-                "log_dir": str(tmp_path)}  # fmt: skip
+                "learning_starts": 10, "log_dir": str(tmp_path)}  # fmt: skip
     whole = peerage.train(Endless, exp_name="whole", **settings)
     assert set(whole.evaluations["length"]) == {20} and len(whole.evaluations) == 4 * 2 * 2
     assert capsys.readouterr().out.count("cut after 20 steps") == 1
@@ -268,7 +268,7 @@ class SometimesTold(Guess):
 def test_success_known_in_some_episodes_is_unknown_everywhere(tmp_path, monkeypatch, capsys):
     monkeypatch.undo()  # with reports
     settings = {"n_peers": 2, "total_timesteps": 60, "eval_freq": 30, "n_eval_episodes": 4, "threads": 1,
-                "net_arch": (8,), "use_tensorboard": True, "log_dir": str(tmp_path)}  # fmt: skip
+                "net_arch": (8,), "use_tensorboard": True, "log_dir": str(tmp_path), "learning_starts": 10}  # fmt: skip
     run = peerage.train(SometimesTold, exp_name="some", **settings)
     known = run.evaluations["success"].notna()
     assert 0 < known.sum() < len(known) and (run.evaluations["success"][known] == 1).all()

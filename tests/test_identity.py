@@ -109,7 +109,8 @@ def test_a_function_of_a_module_is_used_by_every_command(capsys):
     peerage.train(config=small(env_args={"max_episode_steps": 20}), exp_name="bare")
     assert returns("whole")[0] == pytest.approx(100 * returns("bare")[0])  # before learning
     evaluated = peerage.load("whole").evaluate(1)
-    assert evaluated == peerage.load("stopped").evaluate(1) and evaluated[0][3] == pytest.approx(returns("whole")[-1])
+    assert evaluated.equals(peerage.load("stopped").evaluate(1))
+    assert evaluated["return"][0] == pytest.approx(returns("whole")[-1])
     assert environment_of("whole")["fingerprint"]["wrappers"] == ["TransformReward", "TimeLimit", "PendulumEnv"]
     capsys.readouterr()
 
@@ -165,9 +166,9 @@ def test_a_function_without_a_name_is_not_replaced_by_its_inner_environment(caps
     Path("run/environment.json").write_text(environment)
     # An evaluation on another environment that is given explicitly is allowed, and says so
     said: list[str] = []
-    other = session.evaluate_run("run", 1, env=bare, say=said.append)
+    _, other = session.evaluate_run("run", 1, env=bare, say=said.append)
     assert any("is not the environment that run was trained on" in line for line in said)
-    assert other[0][3] == pytest.approx(whole.evaluate(1)[0][3] / 100)
+    assert other[0][3] == pytest.approx(whole.evaluate(1)["return"][0] / 100)
 
 
 class Own(gym.Env):

@@ -231,7 +231,7 @@ import sys, peerage
 from peerage import session
 session.write_report = lambda folder: print([n for n in ("pandas", "scipy", "matplotlib") if n in sys.modules])
 peerage.train("Room-v3", n_peers=2, total_timesteps=20, n_eval_episodes=1, log_dir={str(tmp_path)!r}, exp_name="run",
-              verbose=0)
+              verbose=0, learning_starts=4)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "[]\n", done.stderr
