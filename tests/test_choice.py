@@ -101,6 +101,26 @@ def test_masked_softmax_by_hand():
     torch.testing.assert_close(p, torch.tensor([[0.35, 0.65, 0.0]], dtype=F64))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_the_host_gives_the_bits_of_the_equations_in_torch(dtype):
+    generator = torch.Generator().manual_seed(5)
+    for n in range(100):
+        members, advisers = 1 + n % 5, 1 + n % 7
+        scores = torch.randn(members, advisers, generator=generator, dtype=dtype) * 10.0 ** (n % 5 - 2)
+        allowed = torch.rand(members, advisers, generator=generator) < 0.7
+        allowed[:, 0] = True
+        myself = torch.eye(members, advisers, dtype=dtype)
+        t = torch.rand(members, 1, generator=generator, dtype=dtype) + 1e-3
+        p = probabilities(scores, allowed=allowed, temperature=t, epsilon=0.05, myself=myself, self_share=0.1)
+        softmax = torch.softmax(scores.masked_fill(~allowed, -torch.inf) / t, dim=1)
+        uniform = allowed.to(dtype) / allowed.sum(dim=1, keepdim=True)
+        expected = (1 - 0.05 - 0.1) * softmax + 0.05 * uniform + 0.1 * myself
+        assert torch.equal(p, expected) and p.dtype == dtype
+        drawn = torch.rand(members, 1, generator=generator, dtype=F64)
+        edges = expected.to(F64).cumsum(dim=1)
+        assert torch.equal(pick(p, drawn), (edges / edges[:, -1:] <= drawn).sum(dim=1).clamp(max=advisers - 1))
+
+
 def test_greedy_by_hand():
     """All but epsilon on the best of those allowed; epsilon uniformly over them, the best included."""
     scores = torch.tensor([[3.0, 1.0, 2.0, 0.0]], dtype=F64)
