@@ -24,6 +24,7 @@ from peerage.config.file import dump
 from peerage.config.plain_yaml import parse
 from peerage.envs.make import check_env_id, make_env
 from peerage.envs.names import imported, recorded_name
+from peerage.envs.trial import describe_space, described_space
 from peerage.errors import UserError
 from peerage.runs.environment import difference
 from peerage.runs.listeners import Listener
@@ -381,6 +382,20 @@ def test_differences_of_fingerprints():
     assert difference(plain, {**plain, "steps": steps}, steps=False) == ""
     for edited in ({}, None, [], {**plain, "steps": "x"}, {**plain, "steps": [["a"]]}, {"steps": None}):
         assert difference(edited, plain) == ""
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        gym.spaces.Box(0, 255, (27,), np.uint8),
+        gym.spaces.Box(np.array([-np.inf, -1.0, 0.0]), np.array([1.0, 2.0, np.inf]), dtype=np.float64),
+        gym.spaces.Box(-0.4, 0.4, (2,), np.float32),
+        gym.spaces.Discrete(3, start=-1),
+    ],
+    ids=["bytes", "unbounded", "float32", "discrete"],
+)
+def test_a_space_comes_back_from_its_description(space):
+    assert described_space(json.loads(json.dumps(describe_space(space)))) == space
 
 
 def test_a_run_without_a_fingerprint_resumes():

@@ -149,7 +149,7 @@ def described_space(description: Any) -> Box | Discrete:
     if "n" in description:
         return Discrete(int(description["n"]), start=int(description["start"]))
     shape, dtype = tuple(map(int, description["shape"])), np.dtype(str(description["dtype"]))
-    if dtype.kind != "f" or math.prod(shape) > MAX_NUMBERS:
+    if dtype.kind not in "fiu" or math.prod(shape) > MAX_NUMBERS:
         raise ValueError("not the description of a space")
     low, high = (np.broadcast_to(np.array(description[name], dtype), shape) for name in ("low", "high"))
     return Box(low, high, shape=shape, dtype=dtype.type)
