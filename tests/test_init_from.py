@@ -100,9 +100,9 @@ def test_members_that_cannot_start(source, tmp_path):
     run = str(source.folder)
     for learner, text in (
         ({"init_from": (run,), "load_paths": (run,)}, "use none for one of them"),
-        ({"init_from": (run,), "net_arch": ((8,),)}, "use --net-arch 16 for this member"),
+        ({"init_from": (run,), "net_arch": ((8,),)}, "use net_arch=16 for this member"),
         ({"init_from": (f"{run}:2",)}, "has no member 2"),
-        ({"init_from": (f"{run}:x",)}, "--init-from"),
+        ({"init_from": (f"{run}:x",)}, "init_from"),
         ({"init_from": (f"{run}@50",)}, "has no checkpoint of step 50: it has steps 0, 20, 40 and 60"),
     ):
         with pytest.raises(UserError, match=text):
