@@ -217,7 +217,7 @@ def test_an_adviser_and_a_pretrained_member_bring_their_statistics(run, tmp_path
     said = adviser.suggest(torch.as_tensor(obs)[None], None)[0].numpy()
     np.testing.assert_allclose(said, np.stack([run.policy(1)(o) for o in obs]), atol=1e-5)
     for setting in ("obs", "reward"):
-        with pytest.raises(UserError, match=f"member 0 .*true: use --normalize-{setting}"):
+        with pytest.raises(UserError, match=f"member 0 .*true: use normalize_{setting}=True"):
             train(tmp_path, "other", algorithm=("td3",), load_paths=(name,), **{f"normalize_{setting}": (False,)})
     assert not (tmp_path / "other").exists()
 
@@ -254,10 +254,10 @@ def normalised_env(kind, frozen=False):
 
 
 @pytest.mark.parametrize(
-    "kind, flag", [(NormalizeObservation, "--normalize-obs"), (NormalizeReward, "--normalize-reward")]
+    "kind, setting", [(NormalizeObservation, "normalize_obs=True"), (NormalizeReward, "normalize_reward=True")]
 )
-def test_wrappers_with_running_statistics_are_refused(tmp_path, kind, flag):
-    with pytest.raises(UserError, match=f"wrapper {kind.__name__}.*{flag}"):
+def test_wrappers_with_running_statistics_are_refused(tmp_path, kind, setting):
+    with pytest.raises(UserError, match=f"wrapper {kind.__name__}.*{setting}"):
         train(tmp_path, env=lambda: normalised_env(kind))
     assert not list(tmp_path.iterdir())
 
@@ -292,7 +292,7 @@ def test_a_learner_that_does_not_normalise_refuses_the_settings(tmp_path):
         supports_normalisation = False
 
     peerage.register_learner("plain", Plain, DQNSettings, actions=("discrete",), has_action_value=True)
-    with pytest.raises(UserError, match="plain does not support --normalize-obs"):
+    with pytest.raises(UserError, match="plain does not support normalize_obs=True"):
         train(tmp_path, env="NormalisationOddDiscrete-v0", algorithm=("plain",))
     assert not list(tmp_path.iterdir())
 
