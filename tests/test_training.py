@@ -343,13 +343,13 @@ def test_envs_with_arguments():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"trust_buffer_size": 5, "trust": "td"}, "trust-batch-size"),
+        ({"trust_buffer_size": 5, "trust": "td"}, "trust_batch_size"),
         ({"advisers": [object()]}, "not an adviser"),
         ({"n_peers": 64, "buffer_size": 10**13, "total_timesteps": 10**13}, "memory"),
         ({"env": "Rom-v21"}, "Room"),
         ({"algorithm": "sac"}, "Discrete"),
-        ({"n_peers": 0}, "n-peers"),
-        ({"total_timesteps": -5}, "total-timesteps"),
+        ({"n_peers": 0}, "n_peers"),
+        ({"total_timesteps": -5}, "total_timesteps"),
         ({"advisers": ["expertt"]}, "did you mean 'expert'"),
         ({"advisers": ["adversary"], "env": "CartPole-v1"}, "adversary"),
         ({"advisers": ["negated:"]}, "negated"),
@@ -358,7 +358,7 @@ def test_envs_with_arguments():
         ({"device": "cuda:99"}, "cuda:99"),
         ({"load_paths": "nowhere.zip"}, "nowhere.zip"),
         ({"advisers": ["constant:9"]}, "constant:9"),
-        ({"exp_name": "../out"}, "exp-name"),
+        ({"exp_name": "../out"}, "exp_name"),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(tmp_path, settings, words):
