@@ -22,6 +22,8 @@ from peerage.sharing.advisers import adviser_copies, make_adviser, register_advi
 from peerage.sharing.byzantine import Negated, Noisy
 from peerage.training.trainer import Trainer
 
+pytestmark = pytest.mark.usefixtures("no_reports")
+
 ROOM = check_env_id("Room-v6", {})
 
 

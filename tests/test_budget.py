@@ -147,6 +147,7 @@ print(json.dumps({"said": said.memory, "written": said.written, "built": built -
 """
 
 
+@pytest.mark.long
 def test_a_real_process_takes_what_was_said():
     found = json.loads(_python(GROWTH))
     said = found["said"]

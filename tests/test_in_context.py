@@ -537,6 +537,7 @@ def test_the_kernel_finds_the_good_adviser_at_once():
     assert rightly(seen[17:], 3) >= 0.95
 
 
+@pytest.mark.long
 def test_the_transformer_alone_finds_the_good_adviser_and_follows_a_change():
     """Without the kernel: right after 60 updates; as sure of another adviser in another history; and, with nothing more
     learned, right again 40 decisions (a context) after the good one has become bad and a bad one good."""
@@ -564,6 +565,7 @@ def test_the_transformer_alone_finds_the_good_adviser_and_follows_a_change():
     assert torch.equal(trust.model.stack.flat, learned) and torch.equal(other.model.stack.flat, learned)
 
 
+@pytest.mark.long
 def test_the_good_adviser_depends_on_the_state():
     """Adviser 2 is right for s < 0, adviser 3 for s > 0: after 100 updates the member knows whom to ask where."""
     trust = trust_of(Indifferent(), 5, context_length=60, context_update_freq=2)

@@ -30,6 +30,8 @@ from peerage.evaluation.evaluate import Evaluator, episode_seeds
 from peerage.training.restore import restore
 from peerage.training.trainer import Trainer
 
+pytestmark = pytest.mark.usefixtures("no_reports")
+
 OPEN = [name for name in preset_names() if name.startswith("open-")]
 GOALS = {"goals": "left", "change_at": 5, "change": {"goals": "right"}}
 

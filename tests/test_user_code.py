@@ -15,6 +15,8 @@ from peerage.cli import main
 from peerage.config import Config, RunConfig
 from peerage.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("no_reports")
+
 SOURCE = """
 import gymnasium
 import numpy as np
