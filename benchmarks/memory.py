@@ -40,7 +40,7 @@ MB = 1_000_000
 
 COMMON: dict[str, Any] = {
     "buffer_size": 10_000, "log_freq": EVERY, "eval_freq": 5000, "checkpoint_freq": 10_000, "n_eval_episodes": 5,
-    "threads": 1, "verbose": 0,
+    "threads": 1, "verbose": 0, "learning_starts": 100,
 }  # fmt: skip
 ALONE: dict[str, Any] = {"sharing": "none", "checkpoint_freq": 0, "eval_freq": 0}
 CASES: dict[str, dict[str, Any]] = {

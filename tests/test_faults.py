@@ -177,21 +177,20 @@ def end_on_a_full_disk(path: Path, whole: dict[str, bytes]) -> None:
 def start_on_a_full_disk(path: Path, whole: dict[str, bytes]) -> None:
     """Too full from the beginning: there is nothing then. Filled by others in the moment in which the run begins: there
     is nothing, or a folder that resumes."""
-    disk, born, plan = Disk(path, 2048), 0, RunFolder.plan
+    disk, born, create = Disk(path, 2048), 0, RunFolder.create
     disk.fill(100_000)
     said = peerage(*words(path.parent), "--log-dir", path)
     assert said.status == 2 and "disk space" in said.line() and list(path.iterdir()) == [disk.ballast]
     disk.clear()
     for pages in (0, 1, 2, 3, 4, 5, 6, 8, 10, 20, 40):
 
-        def then_full(*arguments: Any, pages: int = pages) -> RunFolder:
-            planned = plan(*arguments)
+        def when_full(*arguments: Any, pages: int = pages, **more: Any) -> RunFolder:
             disk.fill(pages * 4096)
-            return planned
+            return create(*arguments, **more)
 
-        RunFolder.plan = staticmethod(then_full)
+        RunFolder.create = staticmethod(when_full)
         said = peerage(*words(path.parent), "--log-dir", path)
-        RunFolder.plan = staticmethod(plan)
+        RunFolder.create = staticmethod(create)
         disk.clear()
         assert said.status == 2 and FULL in said.line(), (pages, said)
         assert {file.name for file in path.iterdir()} <= {"run"}, pages

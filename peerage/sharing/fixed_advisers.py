@@ -129,8 +129,9 @@ class FixedAdvisers:
             actions = None
         if actions is None or actions.shape not in allowed:
             shapes = " or ".join(str(list(form)) for form in allowed)
-            got = f"{answer!r:.80}" if actions is None else f"shape {list(actions.shape)}"
-            raise UserError(f"adviser {name} must return {n} actions of shape {shapes}, got {got}")
+            got = f"{answer!r:.80}" if actions is None or actions.ndim == 0 else f"shape {list(actions.shape)}"
+            what = "1 action" if n == 1 else f"{n} actions"
+            raise UserError(f"adviser {name} must return {what} of shape {shapes}, got {got}")
         actions = actions.reshape(shape)
         if space.discrete:
             invalid = ~np.isin(actions, np.arange(space.n_actions))
