@@ -152,7 +152,7 @@ def test_members_alone_play_as_one_by_one(begin):
     env = make_env(config.env, config.env_args)
     for m, e, episode in found:
         total, length, done = 0.0, 0, False
-        obs, _ = env.reset(seed=SEED + 1_000_000 * (m // 2) + e)
+        obs, _ = env.reset(seed=episode_seeds(config, 2)[m][e])
         while not done:
             actions = trainer.group.mode(torch.as_tensor(obs).expand(4, 1, -1))
             obs, reward, terminated, truncated, _ = env.step(int(actions[m, 0, 0]))
@@ -562,10 +562,14 @@ def test_success_of_a_training_by_any_step(tmp_path):
 
 
 def test_each_replica_has_start_states_of_its_own():
+    """Members of a replica have the same, and so have runs with the same seed; replicas and seeds have others."""
     config = Config(n_peers=2, replicas=2)
-    first, second = [SEED, SEED + 1], [SEED + 1_000_000, SEED + 1_000_001]
-    assert episode_seeds(config, 2) == [first, first, second, second]
-    shared = replace(config, run=replace(config.run, eval_starts="shared"))
+    first, again, second, third = episode_seeds(config, 2)
+    assert first == again == [SEED, SEED + 1] and second == third and second[0] % 1000 == SEED % 1000
+    many = [replace(config, seed=seed, n_peers=1, replicas=9) for seed in range(5)]
+    every = [seeds[0] for one in many for seeds in episode_seeds(one, 2)]
+    assert len(set(every)) == 45 and max(every) < 2**31
+    shared = replace(config, seed=3, run=replace(config.run, eval_starts="shared"))
     assert episode_seeds(shared, 2) == [first] * 4
 
 

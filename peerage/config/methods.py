@@ -77,8 +77,9 @@ class LearnerSettings:
     """Pretrained members: a run folder as RUN[:MEMBER][@best|@STEP], a Stable-Baselines3 zip, or none. A loaded member
     acts and advises but does not learn."""
     init_from: str = "none"
-    """Networks to start from, as for load_paths: the member acts with them from the first step, without random actions,
-    and learns on after learning_starts steps, with a new optimizer and replay buffer."""
+    """Networks to start from, as for load_paths: the member acts with them from the first step, without the uniformly
+    random actions before learning_starts (DQN explores by epsilon-greedy as usual), and learns on after learning_starts
+    steps, with a new optimizer and replay buffer."""
 
     @property
     def stack_key(self) -> tuple[Any, ...]:

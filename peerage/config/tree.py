@@ -110,8 +110,9 @@ class RunConfig:
     n_eval_episodes: int = limited(10, "[1, inf)")
     """Episodes per member in an evaluation."""
     eval_starts: Literal["by-replica", "shared"] = "by-replica"
-    """Seeds of evaluation episodes. by-replica: each replica has its own start states, equal in all runs, so that
-    intervals over replicas include the choice of start states; shared: all replicas have the same."""
+    """Seeds of evaluation episodes. by-replica: each replica has its own start states, which depend on the seed of the
+    run and the number of the replica, so that intervals over replicas include the choice of start states; shared: all
+    have the same."""
     max_eval_steps: int | None = limited(None, "[1, inf)")
     """Longest evaluation episode in steps; longer ones are cut. By default the time limit of the environment, or
     100,000 steps if it has none."""

@@ -10,6 +10,7 @@ groups and learners.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from zlib import crc32
 
 import numpy as np
 
@@ -21,9 +22,11 @@ from peerage.envs.vector import EnvGroup, Episode, Step
 from peerage.errors import UserError
 
 SEED = 1_000_003
-"""Episode e of an evaluation is seeded with SEED + e, for every member, evaluation, mode and run, in replica 0."""
-REPLICA_STRIDE = 1_000_000
-"""The difference between the seeds of consecutive replicas."""
+"""The seed of episode e of an evaluation is SEED + e plus a multiple of SEED_STRIDE, which depends on the seed of the
+run and the replica."""
+SEED_STRIDE = 1_000
+SEED_SLOTS = 2_000_000
+"""Number of sets of start states; their seeds stay below 2^31."""
 
 MAX_STEPS = 100_000
 """Default of the longest evaluation episode, in steps, in environments without a time limit."""
@@ -87,14 +90,17 @@ def play(
 
 
 def episode_seeds(config: Config, episodes: int, seed: int = SEED) -> list[list[int]]:
-    """The seeds of evaluation episodes, `[M][episodes]`: consecutive numbers from `seed` on, and from a number of its
-    own for every further replica unless `eval_starts` is shared."""
-    stride = REPLICA_STRIDE if config.run.eval_starts == "by-replica" else 0
-    return [
-        [seed + replica * stride + e for e in range(episodes)]
-        for replica in range(config.replicas)
-        for _ in range(config.n_peers)
-    ]
+    """The seeds of evaluation episodes, `[M][episodes]`: consecutive numbers. Each replica of each seed of a run has
+    its own, so that runs with several seeds can be pooled; with `eval_starts: shared` all have the same."""
+
+    def first(replica: int) -> int:
+        if config.run.eval_starts == "shared":
+            return seed
+        slot = (crc32(f"{config.seed}/{replica}".encode()) - crc32(b"0/0")) % SEED_SLOTS
+        return seed + slot * SEED_STRIDE
+
+    starts = [first(replica) for replica in range(config.replicas) for _ in range(config.n_peers)]
+    return [[start + e for e in range(episodes)] for start in starts]
 
 
 def limit_episodes(envs: EnvGroup, max_steps: int | None) -> EnvGroup:
