@@ -48,7 +48,7 @@ def test_two_replicas_per_side_have_no_winner(tmp_path):
     assert all(map(math.isnan, (v.difference.low, v.improvement.high, v.p, v.detectable)))
     assert v.difference.estimate == pytest.approx(89.005) and v.improvement.estimate == 1.0
     assert all(math.isnan(interval.low) for row in found.tasks[0].rows for interval in (row.iqm, row.mean, row.area))
-    assert "not significant" in as_text(found) and "mathbf" not in as_latex(found)
+    assert "no test" in as_text(found) and "mathbf" not in as_latex(found)
     html = render(found, [])
     assert "is better" not in html and 'class="bar"' not in html and "NaN" not in as_json(found)
     drawn = json.loads(re.findall(r'<script type="application/json">(.*?)</script>', html)[0])["series"]

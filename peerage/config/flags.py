@@ -175,8 +175,10 @@ class Flag:
             return {**before, **convert(self.hint, _assignments(given, self.option), self.option)}
         if self.name == "perturb":
             return overridden(before, given)
-        if self.name == "net_arch" and len(given) > 1 and not any("," in word for word in given):
-            layers, each = ",".join(given), " ".join(f"{word}," for word in given)
+        widths = [word.rstrip(",") for word in given] if self.name == "net_arch" else []
+        single = not any("," in word for word in widths)  # one width each: layers of one network, or one per member?
+        if len(widths) > 1 and single and not all(word.endswith(",") for word in given):
+            layers, each = ",".join(widths), " ".join(f"{word}," for word in widths)
             what = f"write {layers} for {len(given)} layers"
             raise UserError(f"{self.option} {' '.join(given)}: {what}, or {each} for one layer in each member")
         data = [self._word(word) for word in given] if isinstance(given, list) else self._word(given)

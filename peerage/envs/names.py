@@ -50,7 +50,7 @@ def imported(env: Maker) -> Maker:
         name = env.strip("<>")
         raise UserError(
             f"the environment of this run is the Python function {name!r}, which cannot be imported by name: pass it "
-            f"again (`peerage.load(RUN, env=...)`), or move it to a module and train with --env MODULE:{name}"
+            "again (`peerage.load(RUN, env=...)`), or train with a named function of a module (--env MODULE:FUNCTION)"
         )
     module, colon, name = env.partition(":")
     if not colon:

@@ -165,7 +165,7 @@ def _task(comparison: Comparison, task: Task) -> str:
     names = [_breakable(short(v.b, 40)) for v in task.versus]
     against = f"difference to {task.sides[0].name}"
     caption = f"Difference of interquartile means of the {what}, with its 95% interval"
-    caption += ". An interval that includes zero shows no difference. Verdicts also require a significant p value."
+    caption += ". The verdict corrects the p values for the number of comparisons; intervals are not corrected."
     differences = [(name, *_ends(v.difference)) for name, v in zip(names, task.versus)]
     parts.append(_with_breaks(plots.intervals(differences, against, "Differences", caption=caption)))
     shares = [(name, *_ends(v.improvement)) for name, v in zip(names, task.versus)]

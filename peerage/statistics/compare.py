@@ -112,11 +112,11 @@ def _task(
     common = samples.common_steps(sides)
     if not len(common):
         listed = listing([side.name for side in sides])
-        raise UserError(f"{listed} were never evaluated at the same step: train them with the same --eval-freq")
+        raise UserError(f"{listed} were never evaluated at the same step: train them with the same --eval-freq and --total-timesteps")
     step = int(common[-1])
     if step == 0 and any(side.steps[-1] > 0 for side in sides):
         listed = listing([side.name for side in sides])
-        how = "train them with the same --eval-freq"
+        how = "train them with the same --eval-freq and --total-timesteps"
         if any(run_warnings := [line for side in sides for line in side.warnings]):
             how = f"{len(run_warnings)} of their runs are incomplete; continue them (`peerage resume`, `peerage sweep`)"
         raise UserError(f"{listed} have only step 0 in common: {how}")

@@ -6,7 +6,7 @@ import json
 import math
 from dataclasses import asdict
 
-from peerage.statistics.comparison import Comparison, Task
+from peerage.statistics.comparison import Comparison, Task, Versus
 from peerage.statistics.json_data import json_data
 from peerage.statistics.tests import Interval
 from peerage.statistics.verdicts import comparatives, improvement_name, in_brackets, subject
@@ -28,7 +28,7 @@ def table(comparison: Comparison, task: Task) -> tuple[list[str], list[list[str]
     against = {v.b: v for v in task.versus}
     for row in task.rows:
         v = against.get(row.side)
-        word = "reference" if v is None else more if v.higher == v.b else less if v.higher else "not significant"
+        word = "reference" if v is None else "no test" if math.isnan(v.p) else _word(v, more, less)
         better = "" if v is None else f"{v.improvement.estimate:.2f} {in_brackets(v.improvement, '.2f')}"
         cells = [row.side, word, better, str(row.replicas), _with_range(row.iqm), _with_range(row.mean)]
         cells += [number(row.median), _with_range(row.area if comparison.measure == "final" else row.final)]
@@ -39,6 +39,10 @@ def table(comparison: Comparison, task: Task) -> tuple[list[str], list[list[str]
             cells.append(_with_range(row.gap))
         rows.append(cells)
     return heads, rows
+
+
+def _word(v: Versus, more: str, less: str) -> str:
+    return more if v.higher == v.b else less if v.higher else "not significant"
 
 
 def differing(comparison: Comparison) -> list[tuple[str, str]]:
