@@ -24,6 +24,8 @@ from peerage.statistics.verdicts import overall, warnings_about, with_verdicts
 from peerage.text import listing
 
 
+SAME_STEPS = "train them with the same --eval-freq and --total-timesteps"
+
 def compare(
     words: Sequence[str],
     *,
@@ -112,11 +114,11 @@ def _task(
     common = samples.common_steps(sides)
     if not len(common):
         listed = listing([side.name for side in sides])
-        raise UserError(f"{listed} were never evaluated at the same step: train them with the same --eval-freq and --total-timesteps")
+        raise UserError(f"{listed} were never evaluated at the same step: {SAME_STEPS}")
     step = int(common[-1])
     if step == 0 and any(side.steps[-1] > 0 for side in sides):
         listed = listing([side.name for side in sides])
-        how = "train them with the same --eval-freq and --total-timesteps"
+        how = SAME_STEPS
         if any(run_warnings := [line for side in sides for line in side.warnings]):
             how = f"{len(run_warnings)} of their runs are incomplete; continue them (`peerage resume`, `peerage sweep`)"
         raise UserError(f"{listed} have only step 0 in common: {how}")

@@ -85,7 +85,9 @@ def _verdict(
     after = f" after Holm over {comparisons} comparisons" if comparisons > 1 else ""
     test = f"{_equals(v.p)}{after}"
     if ahead is None:
-        power = each if math.isnan(v.detectable) else f"{each} detect differences above {number(v.detectable)} in 4 of 5 cases"
+        power = each
+        if not math.isnan(v.detectable):
+            power += f" detect differences above {number(v.detectable)} in 4 of 5 cases"
         none = f"no significant difference between {v.b} and {v.a}{on}: {_signed(d.estimate)} {in_brackets(d)}"
         return f"{none}; {test}; {power}"
     behind, sign = (v.a, 1) if ahead == v.b else (v.b, -1)
