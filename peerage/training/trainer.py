@@ -84,7 +84,7 @@ class Trainer:
             raise UserError(f"--use-critic needs Q-functions, but {without} has none: remove the flag")
         if pretrained:
             spaces = self.spec.observation_space, self.spec.action_space
-            load_members(self.group, *spaces, self.spec.fingerprint)
+            load_members(self.group, *spaces, self.spec.fingerprint, self.spec.image)
         perturbations = Perturbations.of(config.perturb)
         byzantine = parse_members(config.advice.byzantine_members, self.N)
         self.sharing: Advice | NoSharing = (
