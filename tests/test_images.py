@@ -14,6 +14,7 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 
 import peerage
+from peerage.config import Config, with_settings
 from peerage.config.perturbations import Perturbations
 from peerage.envs.adapted import adapted, is_image
 from peerage.envs.perturbed import Perturbed
@@ -23,10 +24,12 @@ from peerage.interop.single import space_of
 from peerage.learners.base import Space
 from peerage.learners.defaults import default_settings
 from peerage.learners.dqn import DQN
+from peerage.learners.recent import RecentTransitions
 from peerage.learners.replay import Batch, ImageReplay, Replay
 from peerage.learners.streams import StreamKey
 from peerage.nets.cnn import CONVOLUTIONS, Image, StackedCNN
 from peerage.runs import checkpoint
+from peerage.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("no_reports")
 F64 = torch.float64
@@ -270,3 +273,25 @@ def test_noisy_pictures_stay_between_black_and_white():
     noise = seen.astype(int) - clean  # a standard deviation of 12.75
     assert noise[clean == 0].min() == 0 and 8 < noise[clean == 250].std() < 13
     assert seen[clean == 250].min() > 150 and seen[clean == 0].max() < 100 and seen.max() == 255
+
+
+def test_only_transitions_that_trust_reads_are_kept(same):
+    def kept(**settings):
+        start = {"env": "<Pixels>", **SETTINGS, "total_timesteps": 500, **settings}
+        trainer = Trainer(with_settings(Config(), start), env=Pixels)
+        trainer.close()
+        return trainer.group.recent.capacity
+
+    assert kept() == 20 + 16 and kept(trust_buffer_size=10) == 32
+    assert kept(sharing="none") == kept(choice="uniform") == kept(n_peers=1) == 32
+    assert kept(use_trust=False, use_agent_values=True) == 36 and kept(exchange=("average",)) == 500
+    # A run of an earlier version has kept more
+    where = (1, 1, "cpu", torch.float32)
+    old, new, again = (RecentTransitions(2, size, *where) for size in (50, 32, 32))
+    for k in range(70):
+        x, n = torch.full((2, 1), float(k)), torch.full((2,), float(k))
+        step = SimpleNamespace(obs=x, actions=x, next_obs=x, rewards=n, terminated=n, followed=n)
+        old.add(step)
+        new.add(step)
+    again.load_state(old.state())
+    same(again.gather(torch.arange(32).expand(2, -1))._asdict(), new.gather(torch.arange(32).expand(2, -1))._asdict())
