@@ -238,9 +238,11 @@ class Run:
 
     @_with_python_names
     def video(self, out: Path | str | None = None, *, member: int = 0, **settings: Any) -> Path:
-        """Write a GIF of a member and return its path; by default member-N.gif in the run folder.
+        """Write a GIF of a member and return its path; by default
+        `member-<i>-replica-<r>[-<checkpoint>].gif` in the run folder.
 
-        `settings`: `replica`, `episodes`, `seed`, `max_frames`, `overwrite`, as of `peerage.evaluation.video.record`.
+        `settings`: `replica`, `episodes`, `seed`, `checkpoint`, `max_frames`, `overwrite`, as of
+        `peerage.evaluation.video.record`.
         """
         path: Path = _record(self.folder, out, member=member, env=self.env, **settings).path
         return path

@@ -14,12 +14,22 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 
 import peerage
+from peerage.config import Config, with_settings
+from peerage.config.perturbations import Perturbations
+from peerage.envs.adapted import adapted, is_image
+from peerage.envs.perturbed import Perturbed
+from peerage.interop.pretrained import SavedRun, load_policy
+from peerage.interop.sb3_export import export_member
+from peerage.interop.single import space_of
 from peerage.learners.base import Space
 from peerage.learners.defaults import default_settings
 from peerage.learners.dqn import DQN
+from peerage.learners.recent import RecentTransitions
 from peerage.learners.replay import Batch, ImageReplay, Replay
 from peerage.learners.streams import StreamKey
 from peerage.nets.cnn import CONVOLUTIONS, Image, StackedCNN
+from peerage.runs import checkpoint
+from peerage.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("no_reports")
 F64 = torch.float64
@@ -185,6 +195,36 @@ def test_a_group_learns_from_images_and_resumes_bit_for_bit(tmp_path, shape):
     assert policies[0](picture) == policies[1](picture) and policies[0](picture) in (0, 1)
 
 
+def test_a_member_trained_on_images_advises_loads_and_starts_others(tmp_path):
+    def networks(run, which=""):
+        group = checkpoint.load_one(run.folder, which)[1]["trainer"]["group"]
+        return group["stacks"]["0"]["learner"]["parameters"]["q"]
+
+    place = {"log_dir": str(tmp_path), **SETTINGS, "eval_freq": 0, "total_timesteps": 20, "checkpoint_freq": 10}
+    source = peerage.train(Pixels, exp_name="source", **place)
+    name, before = str(source.folder), networks(source)
+    others = {"load_paths": (name, "none"), "init_from": ("none", f"{name}:1"), "advisers": [f"checkpoint:{name}"]}
+    run = peerage.train(Pixels, exp_name="run", **place, **others)
+    assert torch.equal(networks(run, "10"), before)
+    assert torch.equal(networks(run)[0], before[0]) and not torch.equal(networks(run)[1], before[1])
+    assert f"checkpoint:{name}" in set(run.advice["adviser"])
+    # The adviser acts as the member
+    picture, spaces = Pixels().reset(seed=1)[0], (Box(0, 255, (36 * 36,), np.uint8), Discrete(2))
+    adviser, _ = load_policy(name, *spaces, image=(36, 36, 1))
+    assert int(adviser.suggest(torch.tensor(picture).float().reshape(1, 1, -1), None)) == source.policy(0)(picture)
+    # Another layout of as many numbers, and a checkpoint of an earlier version, without the layout
+    with pytest.raises(peerage.UserError, match=r"with images 36 x 36 x 1 .* has images 1 x 36 x 36"):
+        load_policy(name, *spaces, image=(1, 36, 36))
+    with pytest.raises(peerage.UserError, match=r"with images 36 x 36 x 1 .* has 1296 observations"):
+        load_policy(name, *spaces)
+    saved = SavedRun(source.folder)
+    saved.space = {key: saved.space[key] for key in ("obs_dim", "act_dim", "n_actions")}
+    assert torch.equal(saved.learner(1, 0, space_of(*spaces, (36, 36, 1))).q.flat, before[1:])
+    with pytest.raises(peerage.UserError, match=r"learn from images, as those of .*, cannot be exported"):
+        export_member(source.folder, 0)
+    assert not (source.folder / "export").exists()
+
+
 @pytest.mark.long
 def test_the_toy_task_is_learned_from_pixels(tmp_path):
     run = peerage.train(
@@ -215,3 +255,43 @@ def test_what_does_not_fit_images_is_one_line(tmp_path, settings, message):
 def test_small_and_shapeless_pictures_are_refused_with_a_wrapper(tmp_path):
     with pytest.raises(peerage.UserError, match="of at least 36 by 36 pixels"):
         peerage.train(lambda: Pixels((20, 20, 3)), log_dir=str(tmp_path))
+
+
+@pytest.mark.parametrize("shape", [(84, 3, 84), (3, 84, 20), (84, 20, 3), (84, 84, 84)])
+def test_the_height_and_width_of_the_layout_decide_whether_it_is_an_image(shape):
+    """The convolutions compute what is accepted."""
+    accepted = is_image(Box(0, 255, shape, np.uint8))
+    assert accepted == (shape == (84, 84, 84))
+    if accepted:
+        assert StackedCNN(1, Image.of(shape), (3,))(torch.zeros(1, 1, int(np.prod(shape)))).shape == (1, 1, 3)
+
+
+def test_noisy_pictures_stay_between_black_and_white():
+    env = Perturbed(adapted(Pixels()), Perturbations(observation_noise=0.1))
+    seen, clean = env.reset(seed=0)[0], adapted(Pixels()).reset(seed=0)[0].astype(int)
+    assert seen.dtype == np.uint8 and set(clean) == {0, 250}
+    noise = seen.astype(int) - clean  # a standard deviation of 12.75
+    assert noise[clean == 0].min() == 0 and 8 < noise[clean == 250].std() < 13
+    assert seen[clean == 250].min() > 150 and seen[clean == 0].max() < 100 and seen.max() == 255
+
+
+def test_only_transitions_that_trust_reads_are_kept(same):
+    def kept(**settings):
+        start = {"env": "<Pixels>", **SETTINGS, "total_timesteps": 500, **settings}
+        trainer = Trainer(with_settings(Config(), start), env=Pixels)
+        trainer.close()
+        return trainer.group.recent.capacity
+
+    assert kept() == 20 + 16 and kept(trust_buffer_size=10) == 32
+    assert kept(sharing="none") == kept(choice="uniform") == kept(n_peers=1) == 32
+    assert kept(use_trust=False, use_agent_values=True) == 36 and kept(exchange=("average",)) == 500
+    # A run of an earlier version has kept more
+    where = (1, 1, "cpu", torch.float32)
+    old, new, again = (RecentTransitions(2, size, *where) for size in (50, 32, 32))
+    for k in range(70):
+        x, n = torch.full((2, 1), float(k)), torch.full((2,), float(k))
+        step = SimpleNamespace(obs=x, actions=x, next_obs=x, rewards=n, terminated=n, followed=n)
+        old.add(step)
+        new.add(step)
+    again.load_state(old.state())
+    same(again.gather(torch.arange(32).expand(2, -1))._asdict(), new.gather(torch.arange(32).expand(2, -1))._asdict())

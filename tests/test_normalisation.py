@@ -339,6 +339,16 @@ class Scaled(gym.ObservationWrapper):
         return ((obs - 0.5) * self.unit + self.origin).astype(np.float32)
 
 
+@pytest.mark.parametrize(("unit", "messages"), [(1, 0), (1000, 1)])
+def test_only_few_observations_of_the_first_logs_decide_about_the_message(begin, unit, messages):
+    config = Config(n_peers=3, replicas=2, total_timesteps=60, device="cpu", threads=1)
+    trainer = begin(config, 50, env=lambda: Scaled(unit, 0))
+    sizes, gather = [], trainer.group.recent.gather
+    trainer.group.recent.gather = lambda age: (sizes.append(age.numel()), gather(age))[1]
+    assert sum(len(trainer.notes()) for _ in range(15)) == messages
+    assert len(sizes) == (1 if messages else 10) and set(sizes) == {6 * 34}
+
+
 class Guide(peerage.Adviser):
     """The scripted expert or adversary of Room for observations of `Scaled`."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gymnasium
 import numpy as np
 import pytest
 from PIL import Image
@@ -10,6 +11,7 @@ import peerage
 from peerage.cli import main
 from peerage.envs.make import make_env
 from peerage.evaluation.evaluate import SEED
+from peerage.evaluation.video import record, watch
 
 pytestmark = pytest.mark.usefixtures("no_reports")
 
@@ -34,7 +36,7 @@ def frames(path) -> list[np.ndarray]:
 def test_a_film_shows_the_episodes_of_an_evaluation(run, capsys):
     """The pictures are those of the environment under the policy's actions."""
     path = run.video(member=1, episodes=2)
-    assert path == run.folder / "member-1.gif"
+    assert path == run.folder / "member-1-replica-0.gif"
     env = make_env("Room-v6", {"max_episode_steps": 7, "render_mode": "rgb_array"})
     policy, expected = run.policy(1), []
     for episode in range(2):
@@ -91,3 +93,38 @@ def test_an_environment_without_pictures_is_named(tmp_path, capsys):
     blind = peerage.load(run.folder, env=Blind)
     with pytest.raises(peerage.UserError, match="returned no picture"):
         blind.video()
+
+
+class Bright(gymnasium.Wrapper):
+    """Every picture is brighter than the one before. `shown` counts the pictures."""
+
+    shown = 0
+
+    def __init__(self, **kwargs):
+        super().__init__(make_env("Room-v6", {**kwargs, "max_episode_steps": 40}))
+        self.metadata = {"render_modes": ["rgb_array", "human"], "render_fps": self.fps}
+
+    def render(self):
+        Bright.shown += 1
+        return np.full((8, 8, 3), 3 * (Bright.shown % 80), np.uint8)
+
+
+@pytest.mark.parametrize(("fps", "every"), [(60, 2), (75, 2), (30, 1), (125, 3)])
+def test_a_film_has_the_speed_of_the_environment(run, fps, every):
+    Bright.shown, Bright.fps = 0, fps
+    path = peerage.load(run.folder, env=Bright).video(replica=1, checkpoint=60, seed=3)
+    assert path.name == "member-0-replica-1-60.gif"
+    with Image.open(path) as film:
+        delays = [(film.seek(k), film.info["duration"])[1] for k in range(film.n_frames)]
+    assert len(delays) == Bright.shown  # nothing is rendered that is not shown
+    assert all(delay % 10 == 0 and delay >= 20 for delay in delays)
+    assert abs(sum(delays) - 1000 * every * len(delays) / fps) <= 10
+
+
+def test_a_window_is_drawn_by_the_environment_alone(run, monkeypatch):
+    monkeypatch.setenv("DISPLAY", ":0")
+    Bright.shown, Bright.fps = 0, 30
+    assert len(watch(run.folder, env=Bright)) == 1 and Bright.shown == 0
+    with pytest.raises(peerage.UserError, match="max_frames must be at least 1"):
+        run.video(max_frames=0)
+    assert record(run.folder, max_frames=2, env=Bright).frames == 2

@@ -180,7 +180,7 @@ def _video_arguments(parser: Parser) -> None:
     _watch_arguments(parser)
     about = "largest number of pictures (default: 1000)"
     parser.add_argument("--max-frames", type=number(1), default=1000, metavar="N", help=about)
-    about = "GIF file to write (default: member-N.gif in the run folder)"
+    about = "GIF file to write (default: member-I-replica-R[-CHECKPOINT].gif in the run folder)"
     parser.add_argument("--out", type=Path, metavar="FILE", help=about)
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
 

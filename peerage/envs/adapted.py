@@ -62,7 +62,9 @@ def is_image(space: Space[Any]) -> bool:
     large enough for the convolutions."""
     if not isinstance(space, Box) or space.dtype != np.uint8 or len(space.shape) != 3:
         return False
-    return sorted(space.shape)[1] >= SMALLEST_IMAGE
+    first, middle, last = space.shape
+    height, width = (middle, last) if first < last else (first, middle)  # as in `peerage.nets.cnn.Image.of`
+    return min(height, width) >= SMALLEST_IMAGE
 
 
 def _is_dict_of_flat_boxes(space: Space[Any]) -> bool:

@@ -6,7 +6,8 @@ randomisation).
 
 Noise is measured in *units*. The unit of an observation or action is half of its range if both bounds are finite and
 smaller than a million (some environments write the largest float for "no bound"), otherwise 1 in the units of the
-environment. A noisy observation may lie outside the observation space. Actions are delayed first, then repeated, then
+environment. A noisy observation may lie outside the observation space, except one of integers, which is rounded and
+clipped to it. Actions are delayed first, then repeated, then
 disturbed. Members remember the noisy observations, and their actions as they chose them.
 
 Every reset makes new generators for the perturbations, from its seed or from one number of the environment's generator.
@@ -125,7 +126,11 @@ class Perturbed(Changing):
         if not self.perturbations.observation_noise:
             return obs
         obs = np.asarray(obs)
-        return (obs + self.observation_scale * self._observing.standard_normal(obs.shape)).astype(obs.dtype)
+        noisy = obs + self.observation_scale * self._observing.standard_normal(obs.shape)
+        if np.issubdtype(obs.dtype, np.integer):  # without limits, a number could leave its type and wrap around
+            assert isinstance(self.observation_space, Box)
+            noisy = np.clip(np.rint(noisy), self.observation_space.low, self.observation_space.high)
+        return noisy.astype(obs.dtype)
 
     def _acted(self, action: Any) -> Any:
         """The action that is carried out in place of `action`."""

@@ -7,11 +7,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -45,26 +47,31 @@ class Film:
 
 
 class _Enough(Exception):
-    """The largest number of frames was reached."""
+    """The largest number of pictures was reached."""
 
 
 class _Filmed(Actor):
-    """Calls `frame(picture)` before every action of another actor."""
+    """Calls `frame(picture)` before every `every`th action of another actor; None: nothing is rendered."""
 
     parallel = False
 
-    def __init__(self, actor: Actor, envs: EnvGroup, frame: Callable[[Any], None]) -> None:
-        self.actor, self.envs, self.frame = actor, envs, frame
+    def __init__(self, actor: Actor, envs: EnvGroup, frame: Callable[[Any], None] | None, every: int) -> None:
+        self.actor, self.envs, self.frame, self.every = actor, envs, frame, every
+        self.steps = 0
         self.returns: list[float] = []
 
     def act(self, obs: np.ndarray) -> np.ndarray:
+        if self.frame is not None and self.steps % self.every == 0:
+            self.frame(self._picture())
+        self.steps += 1
+        return self.actor.act(obs)
+
+    def _picture(self) -> Any:
         try:
-            picture = self.envs.envs[0].render()
+            return self.envs.envs[0].render()
         except Exception as error:  # rendering needs drivers and packages that may be missing
             hint = "; MuJoCo needs a screen, or MUJOCO_GL=egl or osmesa" if "mujoco" in sys.modules else ""
             raise UserError(f"{self.envs.names[0]} cannot be rendered: {one_line(error)}{hint}") from error
-        self.frame(picture)
-        return self.actor.act(obs)
 
     def observe_step(self, step: Step) -> None:
         self.returns += [episode.return_ for episode in step.episodes]
@@ -85,14 +92,19 @@ def record(
 ) -> Film:
     """Play `episodes` episodes of a member without exploration and write them as a GIF.
 
-    `out`: the file; by default `member-N.gif` in the run folder. Evaluations start from the same states, unless `seed`
-    is given. `checkpoint`: `"best"` or a step; by default the newest. The film stops after `max_frames` pictures.
-    Faster environments are shown with fewer pictures per second.
+    `out`: the file; by default `member-<i>-replica-<r>[-<checkpoint>].gif` in the run folder. Evaluations start from
+    the same states, unless `seed` is given. `checkpoint`: `"best"` or a step; by default the newest. The film stops
+    after `max_frames` pictures, at least 1. An environment with more than 50 pictures per second is shown at its speed
+    with every second one, or fewer.
 
     Raises UserError if the file exists and `overwrite` is false, for a member that does not exist, and for an
     environment that cannot be rendered.
     """
-    path = Path(out) if out is not None else Path(run) / f"member-{member}.gif"
+    which = checkpoint_word(checkpoint)
+    name = f"member-{member}-replica-{replica}{f'-{which}' if which else ''}.gif"
+    path = Path(out) if out is not None else Path(run) / name
+    if max_frames < 1:
+        raise UserError(f"max_frames must be at least 1, got {max_frames}")
     if path.suffix.lower() != ".gif":
         raise UserError(f"{path} must end in .gif: videos are written as GIF")
     if path.exists() and not overwrite:
@@ -106,17 +118,23 @@ def record(
             raise UserError("the environment returned no picture: it does not support render_mode rgb_array")
         if len(pictures) == max_frames:
             raise _Enough
-        pictures.append(Image.fromarray(np.ascontiguousarray(picture[..., :3], dtype=np.uint8)))
+        colours = Image.fromarray(np.ascontiguousarray(picture[..., :3], dtype=np.uint8))
+        pictures.append(colours.quantize())  # a byte for each pixel, as in the file
 
-    fps, returns = _play(run, "rgb_array", add, member, replica, episodes, seed, checkpoint, env)
-    every = max(round(fps / GIF_FPS), 1)  # show every second picture of an environment with 100 per second, and so on
-    shown = pictures[::every]
+    rate, returns = _play(run, "rgb_array", add, member, replica, episodes, seed, which, env)
     partial = path.with_name(path.name + ".tmp")
-    shown[0].save(
-        partial, format="GIF", save_all=True, append_images=shown[1:], duration=1000 * every / fps, loop=0
+    pictures[0].save(
+        partial, format="GIF", save_all=True, append_images=pictures[1:], duration=_delays(len(pictures), rate), loop=0
     )
     os.replace(partial, path)
-    return Film(path, len(shown), returns)
+    return Film(path, len(pictures), returns)
+
+
+def _delays(pictures: int, rate: float) -> list[int]:
+    """How long each picture is shown, in ms. GIFs count in units of 10 ms, so that some pictures are shown longer than
+    others where `rate`, the pictures per second, needs it."""
+    ends = [10 * math.floor(100 * k / rate + 0.5) for k in range(pictures + 1)]
+    return [stop - start for start, stop in pairwise(ends)]
 
 
 def watch(
@@ -132,23 +150,24 @@ def watch(
     """Show a member in a window. Returns the return of every episode. Raises UserError without a screen."""
     if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         raise UserError("there is no screen to show a window on: use `peerage video` to write a GIF")
-    # Environments with a window wait between pictures by themselves.
-    return _play(run, "human", lambda picture: None, member, replica, episodes, seed, checkpoint, env)[1]
+    # In this mode, `reset` and `step` of an environment render, and wait between pictures.
+    return _play(run, "human", None, member, replica, episodes, seed, checkpoint_word(checkpoint), env)[1]
 
 
 def _play(
     run: Path | str,
     mode: str,
-    frame: Callable[[Any], None],
+    frame: Callable[[Any], None] | None,
     member: int,
     replica: int,
     episodes: int,
     seed: int | None,
-    checkpoint: str | int,
+    which: str,
     env: Maker | None,
 ) -> tuple[float, list[float]]:
-    """Play the episodes with `frame` called at every step. Returns the pictures per second and the returns."""
-    trainer = restore(run, "policies", env=env, which=checkpoint_word(checkpoint)).trainer
+    """Play the episodes with `frame` called for each picture. Returns the pictures per second, at most `GIF_FPS`, and
+    the returns."""
+    trainer = restore(run, "policies", env=env, which=which).trainer
     workers.configure(trainer.threads)
     try:
         if not (0 <= member < trainer.N and 0 <= replica < trainer.R):
@@ -164,10 +183,12 @@ def _play(
         raise
     try:
         envs.set_clock(trainer.step, running=False)
-        actor = _Filmed(MemberActor(trainer.group, row), envs, frame)
+        fps = float(envs.envs[0].metadata.get("render_fps") or FPS)
+        every = math.ceil(fps / GIF_FPS)
+        actor = _Filmed(MemberActor(trainer.group, row), envs, frame, every)
         with suppress(_Enough):
             play(envs, actor, episodes, rest=True)
-        return float(envs.envs[0].metadata.get("render_fps") or FPS), actor.returns
+        return fps / every, actor.returns
     finally:
         envs.close()
         trainer.close()

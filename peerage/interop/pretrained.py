@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -58,13 +59,15 @@ def load_policy(
     observation_space: gym.Space[Any],
     action_space: gym.Space[Any],
     fingerprint: Mapping[str, Any] = MappingProxyType({}),
+    image: Sequence[int] | None = None,
 ) -> tuple[Learner, bool]:
-    """Load the trained member `spec`. Returns a learner of one row, and whether its actions are discrete.
+    """Load the trained member `spec`. Returns a learner of one row, and whether its actions are discrete. `image` is
+    the shape of observations that are flattened images.
 
     A run that was trained on an environment with another `fingerprint` gives a warning. Raises UserError if the member
     does not exist or does not fit the spaces.
     """
-    space = space_of(observation_space, action_space)
+    space = space_of(observation_space, action_space, image)
     return _load(spec, space, {}, fingerprint), space.discrete
 
 
@@ -73,15 +76,16 @@ def load_members(
     observation_space: gym.Space[Any],
     action_space: gym.Space[Any],
     fingerprint: Mapping[str, Any] = MappingProxyType({}),
+    image: Sequence[int] | None = None,
 ) -> None:
     """Load the members whose `load_paths` or `init_from` is not `none` in all replicas. Members of `load_paths` are
     frozen: they act and advise, but do not learn. Members of `init_from` start from these networks; a fixed entropy
-    coefficient stays that of the configuration.
+    coefficient stays that of the configuration. `image` is the shape of observations that are flattened images.
 
     A run that was trained on an environment with another `fingerprint` gives a warning. Raises UserError for a policy
     whose spaces, algorithm or networks differ from those of the member, and for a member with both settings.
     """
-    space, runs = space_of(observation_space, action_space), dict[tuple[Path, str], SavedRun]()
+    space, runs = space_of(observation_space, action_space, image), dict[tuple[Path, str], SavedRun]()
     for stack in group.stacks:
         for column, i in enumerate(stack.positions):
             frozen, first = group.settings[i].load_paths, group.settings[i].init_from
@@ -181,7 +185,8 @@ class SavedRun:
             if not 0 <= number < count:
                 raise UserError(f"{self.path} has no {what} {number}: use 0 to {count - 1}")
         settings = self.members[member]
-        if self.space != space.state():
+        known = space.state(), replace(space, image=None).state()  # the second: without a layout, of an earlier version
+        if self.space not in known:
             raise self._misfit(space)
         if not space.discrete:
             self._check_bounds(space)
@@ -196,6 +201,11 @@ class SavedRun:
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError):
             raise self._damaged() from None
         return learner
+
+    @property
+    def images(self) -> bool:
+        """Whether its members learn from images."""
+        return "channels" in self.space
 
     def spaces(self) -> tuple[gym.Space[Any], gym.Space[Any], bool]:
         """The observation and action space of its environment, and whether the actions are converted MultiDiscrete
@@ -239,7 +249,7 @@ class SavedRun:
             spec = check_env_id(name, self.config.env_args)
         except UserError:  # the environment is not registered, so its spaces are unknown
             return UserError(f"{self.path} was trained on {name}, whose spaces are not {shape_of(space)}")
-        theirs = shape_of(space_of(spec.observation_space, spec.action_space))
+        theirs = shape_of(space_of(spec.observation_space, spec.action_space, spec.image))
         if theirs == shape_of(space):
             return self._damaged()
         return UserError(f"{self.path} was trained on {name} with {theirs}; this environment has {shape_of(space)}")

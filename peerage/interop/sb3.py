@@ -29,7 +29,6 @@ from peerage.learners.defaults import default_settings
 from peerage.learners.dqn import DQN
 from peerage.learners.sac import SAC
 from peerage.learners.td3 import TD3
-from peerage.nets.cnn import StackedCNN
 from peerage.nets.stacked import StackedMLP
 
 MAX_BYTES = 512 * 1024**2  # of unpacked weights; far more than any MlpPolicy needs
@@ -299,8 +298,7 @@ def sb3_views(learner: Any, row: int) -> dict[str, Tensor]:
     """The parameters of a member with Stable-Baselines3's names and layout `[out, in]`, as views into the stacks.
     The export reads from them, the import writes to them."""
     if isinstance(learner, DQN):
-        if isinstance(learner.q, StackedCNN) or isinstance(learner.q_target, StackedCNN):
-            raise UserError("members that learn from images cannot be exported")
+        assert isinstance(learner.q, StackedMLP) and isinstance(learner.q_target, StackedMLP)
         return _mlp(learner.q, row, "q_net.q_net") | _mlp(learner.q_target, row, "q_net_target.q_net")
     views: dict[str, Tensor] = {}
     for name, critic in (("critic", learner.critic), ("critic_target", learner.critic_target)):

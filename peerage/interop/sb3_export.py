@@ -43,6 +43,8 @@ def export_member(run: Path, member: int, replica: int = 0, out: Path | None = N
         if os.path.lexists(path):
             raise UserError(f"{path} exists already: remove it, or choose another file with --out")
     saved = SavedRun(run, which)
+    if saved.images:
+        raise UserError(f"members that learn from images, as those of {run}, cannot be exported")
     observation_space, action_space, converted = saved.spaces()
     if isinstance(action_space, gym.spaces.Discrete) and action_space.start != 0:
         first = action_space.start

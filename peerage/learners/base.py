@@ -34,8 +34,9 @@ class Space:
         return self.n_actions > 0
 
     def state(self) -> dict[str, int]:
-        """The sizes, for a checkpoint."""
-        return {"obs_dim": self.obs_dim, "act_dim": self.act_dim, "n_actions": self.n_actions}
+        """The sizes, and for images their layout, for a checkpoint."""
+        sizes = {"obs_dim": self.obs_dim, "act_dim": self.act_dim, "n_actions": self.n_actions}
+        return sizes if self.image is None else sizes | {k: int(v) for k, v in self.image._asdict().items()}
 
 
 class NoiseShape(NamedTuple):

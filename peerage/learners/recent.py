@@ -86,13 +86,14 @@ class RecentTransitions:
 
     def load_state(self, state: dict[str, Any]) -> None:
         entries = state["data"]
-        if entries.stop - entries.start != min(entries.stop, self.capacity):
+        if entries.stop - entries.start < min(entries.stop, self.capacity):
             raise ValueError("the recent transitions have another capacity")
         for start, stop, tensors in entries.pieces():
             data = tensors["data"].to(self.data.device)
             if data.shape != (self.members, stop - start, self.width) or data.dtype != self.data.dtype:
                 raise ValueError("the recent transitions have another shape or dtype")
-            self.data[:, torch.arange(start, stop, device=self.data.device) % self.capacity] = data
+            first = min(max(start, entries.stop - self.capacity), stop)  # a run of an earlier version may hold more
+            self.data[:, torch.arange(first, stop, device=self.data.device) % self.capacity] = data[:, first - start :]
         self.total, self.pending = int(entries.stop), []
 
     def _read(self, start: int, stop: int) -> dict[str, Tensor]:

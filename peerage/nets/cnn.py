@@ -24,8 +24,6 @@ from peerage.nets.workers import by_rows
 CONVOLUTIONS = (32, 8, 4), (64, 4, 2), (64, 3, 1)
 """Channels, kernel size and stride of each convolution."""
 FEATURES = 512
-SMALLEST = 36
-"""The smallest height and width of an image from which the convolutions leave something."""
 
 
 class Image(NamedTuple):
@@ -35,6 +33,10 @@ class Image(NamedTuple):
     height: int
     width: int
     channels_first: bool
+
+    def __str__(self) -> str:
+        sizes = self.height, self.width, self.channels
+        return " x ".join(map(str, (sizes[2], *sizes[:2]) if self.channels_first else sizes))
 
     @staticmethod
     def of(shape: Sequence[int]) -> Image:

@@ -136,7 +136,7 @@ _KINDS: dict[str, Callable[[AdviserWord, Spec], Adviser]] = {
     "random": lambda word, spec: Random(spec.action_space),
     "constant": lambda word, spec: Constant(spec.action_space, word.number),
     "checkpoint": lambda word, spec: Trained(
-        *load_policy(word.argument, spec.observation_space, spec.action_space, spec.fingerprint)
+        *load_policy(word.argument, spec.observation_space, spec.action_space, spec.fingerprint, spec.image)
     ),
     "turncoat": lambda word, spec: make_turning(spec, turns_bad=True),
     "convert": lambda word, spec: make_turning(spec, turns_bad=False),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -38,10 +39,11 @@ NOT_REPLAYABLE = ("BipedalWalker",)
 """Environments whose episodes depend on hidden state from earlier episodes."""
 USUAL = (0.01, 100.0)
 """Limits of the largest standard deviation of an observation; outside, the user gets a message."""
-NOTED = 200
-"""Number of last transitions from which it is computed."""
-DUMPED = 1000
-"""Number of last transitions that are saved of a member that has diverged, for debugging."""
+NOTED, NOTING = 200, 10
+"""Number of last transitions, of all members together, from which it is computed, and number of logs at which it is."""
+DUMPED, DUMPED_IMAGES = 1000, 32
+"""Number of last transitions that are saved of a member that has diverged, for debugging; of images, which take
+thousands of times as much memory."""
 
 
 class Trainer:
@@ -84,7 +86,7 @@ class Trainer:
             raise UserError(f"--use-critic needs Q-functions, but {without} has none: remove the flag")
         if pretrained:
             spaces = self.spec.observation_space, self.spec.action_space
-            load_members(self.group, *spaces, self.spec.fingerprint)
+            load_members(self.group, *spaces, self.spec.fingerprint, self.spec.image)
         perturbations = Perturbations.of(config.perturb)
         byzantine = parse_members(config.advice.byzantine_members, self.N)
         self.sharing: Advice | NoSharing = (
@@ -115,7 +117,7 @@ class Trainer:
         evaluations of different runs are comparable."""
         self.step = 0
         self.begun = False  # `begin` was called
-        self._noted = False
+        self._notes_left = NOTING
         self.episodes: list[Episode] = []  # finished since the last `metrics`
 
     def _make_group(self, dtype: torch.dtype) -> Group:
@@ -141,11 +143,21 @@ class Trainer:
             config.seed,
             Space(spec.obs_dim, spec.act_dim, spec.n_actions, low, high, image),
             self.steps,
-            recent=max(DUMPED, config.advice.trust_buffer_size + MAX_DEFERRED),
+            recent=self._recent(),
             critic=critics[0] if critics else None,
             device=self.device,
             dtype=dtype,
         )
+
+    def _recent(self) -> int:
+        """The number of last transitions to keep. Those of images are large: none that nothing reads are kept."""
+        advice = self.config.advice
+        for_trust = advice.trust_buffer_size + MAX_DEFERRED
+        if self.spec.image is None or self.config.exchange:  # a registered exchange may read them
+            return max(DUMPED, for_trust)
+        learned = (advice.use_trust or advice.use_agent_values) and advice.choice != "uniform"
+        reads = advice.sharing == "advice" and len(self.names) > 1 and learned
+        return max(DUMPED_IMAGES, for_trust if reads else 0)
 
     def copies_of(self, advisers: Sequence[str | Suggests]) -> list[list[Adviser]]:
         """The fixed advisers, `[F][R]`: one for each replica."""
@@ -221,16 +233,19 @@ class Trainer:
         return self.sharing.advice_rows(self.names)
 
     def notes(self) -> list[str]:
-        """A message if the observations of the last steps are far from 1 in size, once."""
+        """A message if the observations of the last steps are far from 1 in size: at most once, and only at the first
+        logs of a process."""
         plain = [s for s in self.group.settings if getattr(s, "normalize_obs", None) is False]
-        if self._noted or not plain or self.group.space.image is not None:
+        if not self._notes_left or not plain or self.group.space.image is not None:
             return []
-        age = torch.arange(min(NOTED, self.group.recent.size), device=self.device)
+        self._notes_left -= 1
+        each = math.ceil(NOTED / self.group.M)
+        age = torch.arange(min(each, self.group.recent.size), device=self.device)
         obs = self.group.recent_transitions(age.expand(self.group.M, -1)).obs.flatten(0, 1)
         largest = float(obs.double().std(dim=0, correction=0).max())
-        self._noted = largest > USUAL[1] or 0 < largest < USUAL[0]
-        if not self._noted:
+        if USUAL[0] <= largest <= USUAL[1] or not largest > 0:
             return []
+        self._notes_left = 0
         size = f"{'up to' if largest > 1 else 'only'} {largest:.2g}"
         return [
             f"observations have a standard deviation of {size}: members learn, and tell advisers apart, better from "
