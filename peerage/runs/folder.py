@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import Any, BinaryIO
 
 from peerage.config import Config
-from peerage.config.file import from_dict
+from peerage.config.file import from_run
 from peerage.config.plain_yaml import parse, to_yaml
 from peerage.errors import UserError
 from peerage.runs.environment import describe_environment
@@ -231,12 +231,11 @@ class RunFolder:
         return config
 
     def resolved(self) -> Config:
-        """config.yaml as a `Config`. Raises UserError that names the file if it is invalid in this version."""
+        """config.yaml as a `Config`, complete even if an earlier version wrote it (`peerage.config.file.from_run`).
+        Raises UserError that names the file if it is invalid in this version."""
         data = self.config()
-        if isinstance(run := data.get("run"), dict):
-            run.setdefault("eval_starts", "shared")  # as in versions without this setting
         try:
-            return from_dict(data)
+            return from_run(data)
         except UserError as error:
             raise UserError(f"{self.path / 'config.yaml'}: {error}") from error
 
