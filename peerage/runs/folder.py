@@ -20,6 +20,7 @@ from peerage.config import Config
 from peerage.config.file import from_run
 from peerage.config.plain_yaml import parse, to_yaml
 from peerage.errors import UserError
+from peerage.loading import RUN_MARK
 from peerage.runs.environment import describe_environment
 from peerage.text import one_line
 
@@ -28,7 +29,7 @@ try:
 except ImportError:  # no locks on Windows
     fcntl = None  # type: ignore[assignment]
 
-HEADER = "# Peerage run: `peerage train --config` of this file repeats it.\n"
+HEADER = f"{RUN_MARK} `peerage train --config` of this file repeats it.\n"
 """First line of every config.yaml. It marks a run folder; only a folder with it is ever replaced."""
 
 STATUSES = ("DONE", "STOPPED", "FAILED")
