@@ -18,12 +18,47 @@ def load_function(name: str) -> Callable[..., Any]:
     return loaded
 
 
+RUN_MARK = "# Peerage run:"
+"""The beginning of config.yaml in every run folder."""
+
+
+def is_standard(module: str) -> bool:
+    """Whether a module has the name of a module of the standard library."""
+    return module.partition(".")[0] in sys.stdlib_module_names
+
+
 def import_here(module: str) -> ModuleType:
-    """Import a module that the user has named. A module of the current folder is found, too, as with `python -m`,
-    unless that is a run folder: a run folder holds data, no code to import."""
-    if os.getcwd() not in sys.path and not os.path.exists("config.yaml"):
-        sys.path.insert(0, os.getcwd())
-    return importlib.import_module(module)
+    """Import a module that the user, or a configuration, has named. A module of the current folder is found, too, after
+    those of `sys.path`, unless that is a run folder: a run folder holds data, no code to import.
+
+    Raises ImportError for a module of the standard library and for `__main__` of a package, which may do anything when
+    they are imported; and the errors of the import.
+    """
+    name, _, inside = module.partition(".")
+    if is_standard(module):
+        raise ImportError(f"{name} is a module of the standard library: give your own module another name")
+    if "__main__" in inside.split("."):
+        raise ImportError(f"{module} is a program, not a module to import")
+    folder = os.getcwd()
+    in_run = _is_run(folder)
+    if folder not in sys.path and not in_run:
+        sys.path.append(folder)
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name == name and in_run:
+            rule = "modules of the current folder are not imported, because it is a run folder, which holds data alone"
+            raise ImportError(f"{error}; {rule}: run this command in another folder") from error
+        raise
+
+
+def _is_run(folder: str) -> bool:
+    config = os.path.join(folder, "config.yaml")
+    if not os.path.isfile(config):  # reading a pipe would block
+        return False
+    with open(config, "rb") as file:
+        marked = file.read(len(RUN_MARK)) == RUN_MARK.encode()
+    return marked or os.path.exists(os.path.join(folder, "environment.json"))
 
 
 def deferred(name: str) -> Callable[..., Any]:

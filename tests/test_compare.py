@@ -16,7 +16,8 @@ from peerage.config import AdviceConfig, Config, LearnerConfig, RunConfig
 from peerage.config.file import to_dict
 from peerage.config.plain_yaml import to_yaml
 from peerage.errors import UserError
-from peerage.runs.folder import HEADER
+from peerage.learners.defaults import resolve
+from peerage.runs.folder import HEADER, RunFolder
 from peerage.runs.tables import CsvLog
 from peerage.statistics import samples
 from peerage.statistics.compare import compare
@@ -335,6 +336,19 @@ def test_runs_that_are_pooled():
     assert samples.replica_key(config) == samples.replica_key(same)
     for name, value in (("n_peers", 3), ("env", "Room-v6"), ("total_timesteps", 7)):
         assert samples.replica_key(config) != samples.replica_key({**config, name: value})
+
+
+def test_runs_of_earlier_versions_are_pooled_with_new_ones(tmp_path):
+    learner = resolve(Config(n_peers=2), discrete=True).learner
+    make(tmp_path / "new", [10, 11, 12], learner=learner, seed=3)
+    make(tmp_path / "other", [20, 21, 22], learner=replace(learner, gamma=(0.9,)))
+    config = RunFolder(make(tmp_path / "old", [13, 14, 15], learner=learner, seed=6)).config()
+    for part, name in (("learner", "init_from"), ("learner", "normalize_obs"), ("run", "eval_starts")):
+        del config[part][name]
+    RunFolder(tmp_path / "old").write_config(config)
+    found = compare([str(tmp_path / name) for name in ("new", "old", "other")])
+    assert [row.replicas for row in found.tasks[0].rows] == [6, 3] and list(found.differences) == ["learner.gamma"]
+    assert any("start states of evaluations differ" in line for line in found.warnings)
 
 
 def test_real_runs(tmp_path, monkeypatch):

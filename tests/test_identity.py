@@ -20,13 +20,15 @@ import peerage
 from peerage import session
 from peerage.cli import main
 from peerage.config import Config, LearnerConfig, RunConfig
-from peerage.config.file import dump
+from peerage.config.file import dump, to_dict
 from peerage.config.plain_yaml import parse
 from peerage.envs.make import check_env_id, make_env
 from peerage.envs.names import imported, recorded_name
 from peerage.envs.trial import describe_space, described_space
 from peerage.errors import UserError
+from peerage.runs.callbacks import load_callbacks
 from peerage.runs.environment import difference
+from peerage.runs.folder import RunFolder
 from peerage.runs.listeners import Listener
 from peerage.runs.tables import read_evaluations
 from peerage.sharing.advisers import make_adviser
@@ -235,10 +237,6 @@ def test_recorded_names():
 @pytest.mark.parametrize(
     "name, args",
     [
-        ("os:system", {"command": "touch owned"}),
-        ("subprocess:run", {"args": ["touch", "owned"]}),
-        ("subprocess:Popen", {"args": ["touch", "owned"]}),
-        ("builtins:exec", {}),
         ("test_identity:os.system", {"command": "touch owned"}),
         ("test_identity:shutil.copytree", {"src": ".", "dst": "owned"}),
         ("peerage.runs.folder:write_atomically", {"path": "owned", "content": "x"}),
@@ -267,6 +265,40 @@ def test_names_with_mistakes_are_refused_in_one_line():
         with pytest.raises(UserError) as caught:
             make_env(name, {})
         assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_modules_of_the_standard_library_are_not_imported(monkeypatch):
+    """Importing some of them has effects: `this` prints, `antigravity` opens a browser."""
+    Path("this.py").write_text("")  # an own module cannot be meant, because the standard library comes first
+    monkeypatch.delitem(sys.modules, "this", raising=False)
+    for name in ("this:foo", "os:system", "builtins:exec", "multiprocessing.dummy:Pool", "this:Room-v6"):
+        module = name.partition(":")[0].partition(".")[0]
+        with pytest.raises(UserError, match=f"{name} cannot be imported: {module} is a module of the standard library"):
+            make_env(name, {})
+    with pytest.raises(UserError, match=r"--callback this:x: .* this is a module of the standard library"):
+        load_callbacks(["this:x"])
+    assert "this" not in sys.modules
+    with pytest.raises(UserError, match="is a program"):
+        make_env("peerage.__main__:x", {})
+
+
+def test_the_current_folder_has_modules_unless_it_is_a_run(monkeypatch, tmp_path):
+    Path("config.yaml").write_text("env: Pendulum-v1\n")  # a configuration of the user, not that of a run
+    write_module("beside", 1.0)
+    make_env("beside:make_env", {}).close()
+    assert sys.path[-1] == str(tmp_path)  # installed packages come first
+    run = tmp_path / "run"
+    RunFolder.create(tmp_path, "run", "run", to_dict(small())).unlock()
+    monkeypatch.chdir(run)
+    write_module("inside", 1.0)
+    rule = "modules of the current folder are not imported, because it is a run folder, which holds data alone"
+    for _ in ("config.yaml", "environment.json"):  # environment.json marks a run whose config.yaml was rewritten
+        with pytest.raises(UserError, match=f"No module named 'inside'; {rule}: run this command in another folder"):
+            make_env("inside:make_env", {})
+        with pytest.raises(UserError, match=rule):
+            load_callbacks(["inside:Stop"])
+        (run / "config.yaml").write_text(dump(small()))
+        (run / "environment.json").write_text("{}")
 
 
 # --- fingerprints ---------------------------------------------------------------------------------------------

@@ -516,6 +516,27 @@ def test_differences(tmp_path):
     assert inspect_run(first, folder).status == "differs" and "is not a run" in inspect_run(first, folder).detail
 
 
+def test_runs_of_earlier_versions_belong_to_a_sweep(tmp_path):
+    """Their config.yaml lacks the settings that are new. These have the defaults of the members' learners."""
+    learner = "learner: {algorithm: [sac, td3], learning_starts: 8}\nenvironments: [Pendulum-v1]\n"
+    for text in (TINY, f"common:\n  n_peers: 2\n  total_timesteps: 40\n  {learner}"):
+        (first,) = planned(tmp_path, text)
+        folder = tmp_path / "runs" / first.name
+        pretend(folder, first.resolved, "20,1.0,1\n")
+        config = RunFolder(folder).config()
+        new = [("learner", name) for name in ("init_from", "normalize_obs", "normalize_reward", "tau", "action_noise")]
+        for part, name in (*new, ("run", "eval_starts"), ("run", "max_eval_steps"), ("run", "callback")):
+            del config[part][name]
+        RunFolder(folder).write_config(config)
+        found = RunFolder(folder).resolved()
+        assert found.learner == first.resolved.learner and found.run.eval_starts == "shared"
+        assert (inspect_run(first, folder).status, inspect_run(first, folder).detail) == ("resume", "")
+        # Start states that config.yaml names are another setting
+        config["run"]["eval_starts"] = "shared"
+        RunFolder(folder).write_config(config)
+        assert inspect_run(first, folder).detail == "run.eval_starts is 'shared' there and 'by-replica' in the sweep"
+
+
 def test_slots():
     here = len(cores())
     assert _slots(None, 1) == (here, "") and _slots(1, 1) == (1, "") and _slots(None, here) == (1, "")

@@ -19,8 +19,9 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 from peerage.config import presets
 from peerage.config.check import check
 from peerage.config.fields import hints
+from peerage.config.methods import LEARNERS, column
 from peerage.config.plain_yaml import parse, short, to_yaml
-from peerage.config.tree import Config, method_parts, parts, settings
+from peerage.config.tree import Config, method_parts, parts, settings, with_part
 from peerage.errors import UserError, nearest
 
 T = TypeVar("T")
@@ -103,6 +104,20 @@ def _unknown(key: object, prefix: str) -> UserError:
 def from_dict(data: Any, base: Config | None = None) -> Config:
     """`base` with the values of `data`, a nested mapping as in the YAML file, replaced."""
     return _fill(Config() if base is None else base, data, "")
+
+
+def from_run(data: Any) -> Config:
+    """The configuration of a run from its config.yaml. Settings that the run's version of Peerage did not have get the
+    values with which it trained: the defaults of the members' learners, and `eval_starts` shared."""
+    config = from_dict(data)
+    given = data if isinstance(data, Mapping) else {}
+    if "eval_starts" not in (given.get("run") or {}):
+        config = with_part(config, "run", eval_starts="shared")
+    if not set(config.learner.algorithm) <= set(LEARNERS):  # not the file of a run, which has no `auto`
+        return config
+    members = [LEARNERS[name].settings(algorithm=name) for name in config.learner.algorithm]
+    missing = set(hints(type(config.learner))) - set(given.get("learner") or {}) - {"algorithm"}
+    return with_part(config, "learner", **{name: column(members, name) for name in missing})
 
 
 def _fill(base: T, data: Any, prefix: str) -> T:

@@ -7,7 +7,7 @@ A method is described in a light module (no torch): its name, its settings, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import wraps
 from importlib import import_module
@@ -93,6 +93,14 @@ class LearnerSettings:
             known = {field.name for field in fields(declaring)}
             names += tuple(name for name in every if name not in known)
         return (self.algorithm, *(getattr(self, name) for name in names))
+
+
+def column(members: Sequence[LearnerSettings], name: str) -> tuple[Any, ...]:
+    """The setting `name` of all members, as config.yaml has it: one value if all are equal, else one per member. It is
+    empty if no member's learner has the setting; if only some have it, the others get the value of the first one."""
+    known = [getattr(member, name) for member in members if hasattr(member, name)]
+    values = tuple(getattr(member, name, known[0]) for member in members) if known else ()
+    return values[:1] if len(set(values)) == 1 else values
 
 
 @dataclass(frozen=True)

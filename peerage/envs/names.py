@@ -12,7 +12,7 @@ from typing import Any
 import gymnasium
 
 from peerage.errors import Terminated, UserError, nearest
-from peerage.loading import import_here
+from peerage.loading import import_here, is_standard
 from peerage.text import is_installed, one_line, place
 
 Maker = str | Callable[..., gymnasium.Env]
@@ -32,7 +32,8 @@ def recorded_name(env: Maker) -> str:
         return env
     module, name = (str(getattr(env, part, "")) for part in ("__module__", "__qualname__"))
     found = _attribute(sys.modules.get(module), name)
-    if found is env and module != "__main__" and _makes_environments(env) and not _is_id(name):
+    importable = module != "__main__" and not is_standard(module)
+    if found is env and importable and _makes_environments(env) and not _is_id(name):
         return f"{module}:{name}"
     return f"<{name_of(env).strip('<>')}>"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from peerage.config.check import flag
 from peerage.config.fields import hints
-from peerage.config.methods import EXCHANGES, LEARNERS, TRUST, LearnerSettings
+from peerage.config.methods import EXCHANGES, LEARNERS, TRUST, LearnerSettings, column
 from peerage.config.tree import AdviceConfig, Config, learner_part, settings
 from peerage.errors import UserError
 
@@ -74,15 +74,10 @@ def one(values: Sequence[Any], member: int, name: str, n_peers: int) -> Any:
 def resolve(config: Config, discrete: bool) -> Config:
     """The configuration with every default filled in: the content of `config.yaml`.
 
-    A learner setting that is equal for all members is written once. A setting that no member's learner has is empty. If
-    only some learners have it, the other members get the value of the first one that does.
+    `peerage.config.file.from_run` fills in the same values for the settings that an earlier version did not have.
     """
     members = member_settings(config, discrete)
-    columns: dict[str, Any] = {}
-    for f in fields(learner_part()):
-        known = [getattr(m, f.name) for m in members if hasattr(m, f.name)]
-        values = tuple(getattr(m, f.name, known[0]) for m in members) if known else ()
-        columns[f.name] = values[:1] if len(set(values)) == 1 else values
+    columns = {f.name: column(members, f.name) for f in fields(learner_part())}
     has_action_value = all(LEARNERS[m.algorithm].has_action_value for m in members)
     advice = resolve_advice(config.advice, has_action_value)
     return replace(config, total_timesteps=config.steps, learner=learner_part()(**columns), advice=advice)

@@ -17,9 +17,10 @@ from types import MappingProxyType
 from typing import Any, BinaryIO
 
 from peerage.config import Config
-from peerage.config.file import from_dict
+from peerage.config.file import from_run
 from peerage.config.plain_yaml import parse, to_yaml
 from peerage.errors import UserError
+from peerage.loading import RUN_MARK
 from peerage.runs.environment import describe_environment
 from peerage.text import one_line
 
@@ -28,7 +29,7 @@ try:
 except ImportError:  # no locks on Windows
     fcntl = None  # type: ignore[assignment]
 
-HEADER = "# Peerage run: `peerage train --config` of this file repeats it.\n"
+HEADER = f"{RUN_MARK} `peerage train --config` of this file repeats it.\n"
 """First line of every config.yaml. It marks a run folder; only a folder with it is ever replaced."""
 
 STATUSES = ("DONE", "STOPPED", "FAILED")
@@ -231,12 +232,11 @@ class RunFolder:
         return config
 
     def resolved(self) -> Config:
-        """config.yaml as a `Config`. Raises UserError that names the file if it is invalid in this version."""
+        """config.yaml as a `Config`, complete even if an earlier version wrote it (`peerage.config.file.from_run`).
+        Raises UserError that names the file if it is invalid in this version."""
         data = self.config()
-        if isinstance(run := data.get("run"), dict):
-            run.setdefault("eval_starts", "shared")  # as in versions without this setting
         try:
-            return from_dict(data)
+            return from_run(data)
         except UserError as error:
             raise UserError(f"{self.path / 'config.yaml'}: {error}") from error
 

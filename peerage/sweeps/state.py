@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from peerage.config import FREE, Config
-from peerage.config.file import from_dict, to_dict
+from peerage.config import FREE, Config, with_part
+from peerage.config.file import to_dict
 from peerage.config.plain_yaml import short
 from peerage.errors import UserError
 from peerage.processor import cpu_model
@@ -48,6 +48,9 @@ def inspect_run(run: PlannedRun, folder: Path) -> State:
         before = there.resolved()
     except UserError as error:
         return State("differs", str(error))
+    starts = run.resolved.run.eval_starts
+    if before.run.eval_starts != starts and "eval_starts" not in (there.config().get("run") or {}):
+        before = with_part(before, "run", eval_starts=starts)  # the training is the same; compare names the difference
     longer = run.resolved.steps > before.steps
     same_length = replace(before, total_timesteps=run.resolved.total_timesteps)
     if different := differences(same_length if longer else before, run.resolved):
@@ -199,7 +202,7 @@ class Speeds:
                     continue
                 text = path.read_text(encoding="utf-8")
                 if any(line in text for line in first):
-                    config = from_dict(RunFolder(path.parent).config())
+                    config = RunFolder(path.parent).resolved()
                     if speed_key(config) in kinds:
                         self.add_run(config, path.parent)
             except (OSError, UnicodeError, UserError):
