@@ -167,7 +167,7 @@ def test_a_replay_buffer_of_images_holds_what_one_of_numbers_holds(same):
 
 SETTINGS = dict(
     n_peers=2, total_timesteps=60, learning_starts=10, batch_size=8, buffer_size=50, train_freq=4, eval_freq=30,
-    n_eval_episodes=2, checkpoint_freq=25, log_freq=20, verbose=0, threads=1, trust="td", trust_buffer_size=20,
+    n_eval_episodes=2, checkpoint_freq=25, log_freq=20, verbose=0, threads=1, trust_buffer_size=20,
 )  # fmt: skip
 
 
@@ -185,6 +185,7 @@ def test_a_group_learns_from_images_and_resumes_bit_for_bit(tmp_path, shape):
 
     place = {"log_dir": str(tmp_path), **SETTINGS}
     whole = peerage.train(make_pixels, exp_name="whole", **place)
+    assert whole.config.advice.trust == "td"
     with pytest.raises(KeyboardInterrupt):
         peerage.train(make_pixels, exp_name="run", listeners=[Stop()], **place)
     run = peerage.resume(peerage.load(tmp_path / "run", env=make_pixels))

@@ -23,8 +23,8 @@ from peerage.statistics.tests import Interval
 from peerage.statistics.verdicts import overall, warnings_about, with_verdicts
 from peerage.text import listing
 
-
 SAME_STEPS = "train them with the same --eval-freq and --total-timesteps"
+
 
 def compare(
     words: Sequence[str],

@@ -72,6 +72,8 @@ class Trainer:
         if advisers is not None:  # the configuration contains the names of the given objects
             named = tuple(a if isinstance(a, str) else n for a, n in zip(chosen, self.names[config.n_peers :]))
             config = replace(config, advisers=named)
+        if self.spec.image and config.advice.trust is None:  # the default compares vectors
+            config = replace(config, advice=replace(config.advice, trust="td"))
         self.config = config = resolve_trust(resolve(config, self.spec.discrete), self.spec)
         self.device = pick_device(config.device)
         self.threads = pick_threads(config)
