@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from peerage.evaluation.actors import MemberActor
 from peerage.learners.base import Learner, Space
 from peerage.learners.defaults import default_settings
 from peerage.learners.group import Group
@@ -66,6 +67,25 @@ def test_only_the_followed_adviser_computes(monkeypatch):
     obs, _, _ = situation(g)
     member_answers(g, obs, np.zeros(40, bool), np.full(40, 7), None, others_sample=True)
     assert computed == [(40, 1), (1, 39)]  # every member's own action, because member 7 follows itself
+
+
+@pytest.mark.parametrize("algorithms", [["dqn"] * 3, ["sac", "td3", "sac"]])
+def test_one_member_acts_without_computing_the_others(monkeypatch, algorithms):
+    g = group(algorithms)
+    obs = torch.randn(g.M, 4, 5, generator=torch.Generator().manual_seed(0), dtype=g.dtype)
+    expected, computed = g.mode(obs), []
+    for stack in g.stacks:
+
+        def counted(obs, noise, rows, learner=stack.learner):
+            computed.append(tuple(obs.shape[:2]))
+            return type(learner).suggest_rows(learner, obs, noise, rows)
+
+        monkeypatch.setattr(stack.learner, "suggest_rows", counted)
+    for m in range(g.M):
+        actor = MemberActor(g, m)
+        acted = torch.as_tensor(actor.act(obs[m].numpy()), dtype=g.dtype).view(4, -1)
+        torch.testing.assert_close(acted, expected[m], rtol=1e-12, atol=1e-12)
+    assert computed == [(1, 4)] * g.M
 
 
 def test_noise_is_the_askers_and_depends_on_nobody_else():

@@ -44,8 +44,7 @@ class MemberActor(Actor):
     def act(self, obs: np.ndarray) -> np.ndarray:
         """`obs [n, obs]` -> actions."""
         batch = torch.as_tensor(obs, dtype=self.group.dtype, device=self.group.device)
-        actions = self.group.mode(batch.expand(self.group.M, -1, -1))[self.row]
-        return _for_envs(actions.cpu().numpy(), self.group)
+        return _for_envs(self.group.mode_of(self.row, batch).cpu().numpy(), self.group)
 
 
 class TogetherActor(Actor):

@@ -39,8 +39,8 @@ class Policy:
         if flat.ndim not in (1, 2) or flat.shape[-1] != size:
             expected = f"[{size}], or [B, {size}] for a batch"
             raise UserError(f"the observation must have shape {expected}, got {list(flat.shape)}")
-        batch = torch.as_tensor(flat, dtype=self.group.dtype, device=self.group.device).reshape(1, -1, size)
-        actions = self.group.mode(batch.expand(self.group.M, -1, -1))[self.row].cpu().numpy()
+        batch = torch.as_tensor(flat, dtype=self.group.dtype, device=self.group.device).reshape(-1, size)
+        actions = self.group.mode_of(self.row, batch).cpu().numpy()
         converted = ActionConverter(self.spec.action_space)
         if not self.spec.discrete:
             return converted(actions[0] if flat.ndim == 1 else actions)

@@ -162,6 +162,12 @@ class Group:
         """Deterministic actions for evaluation: `obs [M, B, obs]` -> `[M, B, act]`."""
         return self._each(lambda stack, x: stack.learner.suggest(x[0], None), obs)
 
+    def mode_of(self, m: int, obs: Tensor) -> Tensor:
+        """`mode` of member `m` alone: `obs [B, obs]` -> `[B, act]`."""
+        stack = next(s for s in self.stacks if m in s.index.tolist())
+        row = stack.index.tolist().index(m)
+        return stack.learner.suggest_rows(obs.unsqueeze(0), None, slice(row, row + 1))[0]
+
     # --- values ---------------------------------------------------------------------------------------------
 
     def action_value(self, obs: Tensor, actions: Tensor) -> Tensor:
