@@ -273,7 +273,32 @@ def test_recorded_names():
 
     assert recorded_name(Local) == "<Local>"
     assert imported("Room-v6") == "Room-v6" and imported("peerage.envs:Room-v6") == "peerage.envs:Room-v6"
+    assert imported("peerage.envs:Room") == "peerage.envs:Room"  # Gymnasium takes the newest version
+    with pytest.raises(UserError, match=r"unknown environment 'peerage\.envs:Roo'"):
+        imported("peerage.envs:Roo")
     assert check_env_id(f"{here}:Own", {}).id == f"{here}:Own"
+
+
+def test_the_name_of_a_function_is_found_without_paths_and_patterns_again():
+    """It is resolved for every environment that is built, and such steps take longer than building a small one."""
+    write_module("plain", 1.0)
+    called: list[str] = []
+
+    def note(frame, event, arg):
+        called.append(frame.f_globals.get("__name__", ""))
+
+    def modules_of_calls() -> set[str]:
+        called.clear()
+        sys.setprofile(note)
+        try:
+            imported("plain:make_env")
+        finally:
+            sys.setprofile(None)
+        return set(called)
+
+    assert {"pathlib", "peerage.envs.names"} <= {name.partition("._")[0] for name in modules_of_calls()}
+    again = modules_of_calls()
+    assert "peerage.envs.names" in again and not {"pathlib", "re"} & {name.partition(".")[0] for name in again}
 
 
 @pytest.mark.parametrize(
