@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import sysconfig
 import traceback
+from functools import lru_cache
 from pathlib import Path
 
 
@@ -67,6 +69,11 @@ OURS = str(Path(__file__).resolve().parent)
 
 def is_installed(file: str) -> bool:
     """Whether a file of Python code belongs to the standard library or to an installed package."""
+    return _is_installed(os.path.abspath(file))
+
+
+@lru_cache(maxsize=1000)  # resolving paths takes longer than building a small environment
+def _is_installed(file: str) -> bool:
     folders = [sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")]
     packages = {"site-packages", "dist-packages"} & set(Path(file).parts)
     return bool(packages) or any(_is_below(file, folder) for folder in folders)

@@ -22,6 +22,7 @@ from peerage.cli import main
 from peerage.config import Config, LearnerConfig, RunConfig
 from peerage.config.file import dump, to_dict
 from peerage.config.plain_yaml import parse
+from peerage.envs import trial
 from peerage.envs.make import check_env_id, make_env
 from peerage.envs.names import imported, recorded_name
 from peerage.envs.trial import describe_space, described_space
@@ -121,19 +122,61 @@ def test_a_function_of_a_module_is_used_by_every_command(capsys):
     write_module("scaled", 1.0)
     shutil.copytree("stopped", "changed")
     Path("changed", "DONE").unlink()
-    for command in ("resume", "evaluate"):
-        assert main([command, "changed"]) == 2
+    for command, status in (("resume", 2), ("evaluate", 0)):
+        assert main([command, "changed"]) == status
         said = capsys.readouterr().err
-        assert said.count("\n") == 1 and "is not the environment that changed was trained on" in said
-        assert "another reward in step 1 with the same seed" in said and "restore its code" in said
-    with pytest.raises(UserError, match="restore its code"):
-        peerage.load("changed").policy(0)
+        assert said.count("\n") == 1 and said.count("is not the environment that changed was trained on") == 1
+        assert "another reward in step 1 with the same seed" in said
+        assert ("restore its code" in said) == (command == "resume")
+    for use in (lambda run: run.policy(0), lambda run: run.evaluate(1)):
+        with pytest.warns(UserWarning, match="is not the environment that changed was trained on"):
+            use(peerage.load("changed"))
 
     # A module that is not there any more
     Path("scaled.py").unlink()
     sys.modules.pop("scaled")
     assert main(["resume", "changed"]) == 2
     assert "No module named 'scaled'; run this command in the folder of scaled" in capsys.readouterr().err
+
+
+def test_other_versions_of_the_package_of_an_environment_explain_other_steps(monkeypatch):
+    """The installed packages are a real one, with another name than its module, and its update."""
+    monkeypatch.syspath_prepend(Path("site-packages"))
+
+    def install(version: str, factor: float) -> None:
+        shutil.rmtree("site-packages", ignore_errors=True)
+        about = Path("site-packages", f"Scaled_Envs-{version}.dist-info")
+        about.mkdir(parents=True)
+        (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: Scaled-Envs\nVersion: {version}\n")
+        (about / "top_level.txt").write_text("scaled_pendulum\n")
+        with monkeypatch.context() as patch:
+            patch.chdir("site-packages")
+            write_module("scaled_pendulum", factor)
+            text = Path("scaled_pendulum.py").read_text()
+            Path("scaled_pendulum.py").write_text(text.replace("):", ") -> gymnasium.Env:", 1))
+        trial._package.cache_clear()  # as in a new process
+
+    install("1.0", 1.0)
+    with pytest.raises(KeyboardInterrupt):
+        peerage.train("scaled_pendulum:make_env", config=small(), exp_name="run", listeners=[Stop()])
+    packages = environment_of("run")["fingerprint"]["packages"]
+    assert packages == {"Scaled-Envs": "1.0", "gymnasium": gym.__version__}
+    install("1.0", 2.0)
+    with pytest.raises(UserError, match="another reward in step 1"):
+        peerage.resume("run")
+    environment = environment_of("run")
+    environment["versions"]["numpy"] = "1.0"
+    for change in ("package", "numpy"):
+        shutil.copytree("run", change)
+    Path("numpy/environment.json").write_text(json.dumps(environment))
+    peerage.resume("numpy")
+    install("2.0", 2.0)
+    peerage.resume("package")
+    environment = environment_of("run")
+    del environment["fingerprint"]["packages"]  # as earlier versions, which did not record them
+    Path("run/environment.json").write_text(json.dumps(environment))
+    with pytest.raises(UserError, match="another reward in step 1"):
+        peerage.resume("run")
 
 
 def test_a_function_without_a_name_is_not_replaced_by_its_inner_environment(capsys):
@@ -168,9 +211,8 @@ def test_a_function_without_a_name_is_not_replaced_by_its_inner_environment(caps
         assert main(["export", "run"]) == 2 and "does not describe the spaces of <scaled>" in capsys.readouterr().err
     Path("run/environment.json").write_text(environment)
     # An evaluation on another environment that is given explicitly is allowed, and says so
-    said: list[str] = []
-    _, other = session.evaluate_run("run", 1, env=bare, say=said.append)
-    assert any("is not the environment that run was trained on" in line for line in said)
+    with pytest.warns(UserWarning, match="is not the environment that run was trained on"):
+        _, other = session.evaluate_run("run", 1, env=bare)
     assert other[0][3] == pytest.approx(whole.evaluate(1)["return"][0] / 100)
 
 
@@ -231,7 +273,32 @@ def test_recorded_names():
 
     assert recorded_name(Local) == "<Local>"
     assert imported("Room-v6") == "Room-v6" and imported("peerage.envs:Room-v6") == "peerage.envs:Room-v6"
+    assert imported("peerage.envs:Room") == "peerage.envs:Room"  # Gymnasium takes the newest version
+    with pytest.raises(UserError, match=r"unknown environment 'peerage\.envs:Roo'"):
+        imported("peerage.envs:Roo")
     assert check_env_id(f"{here}:Own", {}).id == f"{here}:Own"
+
+
+def test_the_name_of_a_function_is_found_without_paths_and_patterns_again():
+    """It is resolved for every environment that is built, and such steps take longer than building a small one."""
+    write_module("plain", 1.0)
+    called: list[str] = []
+
+    def note(frame, event, arg):
+        called.append(frame.f_globals.get("__name__", ""))
+
+    def modules_of_calls() -> set[str]:
+        called.clear()
+        sys.setprofile(note)
+        try:
+            imported("plain:make_env")
+        finally:
+            sys.setprofile(None)
+        return set(called)
+
+    assert {"pathlib", "peerage.envs.names"} <= {name.partition("._")[0] for name in modules_of_calls()}
+    again = modules_of_calls()
+    assert "peerage.envs.names" in again and not {"pathlib", "re"} & {name.partition(".")[0] for name in again}
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def check_env_id(env: Maker, env_args: Mapping[str, Any]) -> Spec:
     try:
         spec = spec_of(built, env)
         trial = run_trial(built)
-        found = fingerprint(built, spec.max_episode_steps, trial.steps)
+        found = fingerprint(built, env, spec.max_episode_steps, trial.steps)
     finally:
         built.close()
     if trial.repeats and not trial.draws:

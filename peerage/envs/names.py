@@ -58,7 +58,8 @@ def imported(env: Maker) -> Maker:
         return env
     try:
         found = import_here(module)
-        made = None if _is_id(name) else _attribute(found, name)
+        registered = _is_id(name)  # the import may have registered it
+        made = None if registered else _attribute(found, name)
     except Terminated:
         raise
     except ImportError as error:
@@ -68,7 +69,7 @@ def imported(env: Maker) -> Maker:
     except (Exception, SystemExit) as error:
         what = f"{type(error).__name__}: {one_line(error)}{place(error)}"
         raise UserError(f"{env} cannot be imported: {what}") from error
-    if _is_id(name):
+    if registered:
         return env
     if made is None:
         hint = nearest(name, [*dir(found), *gymnasium.registry])
@@ -83,8 +84,9 @@ def imported(env: Maker) -> Maker:
 
 def _is_id(name: str) -> bool:
     """Whether it is a registered id; its version may be missing."""
+    begin = f"{name}-v"  # this is called for every environment that is built: no regular expression
     known = gymnasium.registry
-    return name in known or any(re.fullmatch(rf"{re.escape(name)}-v\d+", other) for other in known)
+    return name in known or any(other.startswith(begin) and other[len(begin) :].isdecimal() for other in known)
 
 
 def _attribute(module: Any, name: str) -> Any:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
 from typing import Any
 
 import gymnasium
@@ -15,6 +19,7 @@ from gymnasium.spaces import Box, Discrete
 
 from peerage.envs.own_random import global_state, seed_global, set_global_state, spaces_of
 from peerage.errors import Terminated
+from peerage.text import is_installed
 
 SEED = 0
 STEPS = 8
@@ -113,26 +118,56 @@ def _text(state: tuple[Any, Any]) -> str:
 # --- fingerprints -----------------------------------------------------------------------------------------------
 
 
-def fingerprint(env: gymnasium.Env, max_episode_steps: int | None, steps: list[list[float]] | None) -> dict[str, Any]:
-    """What the environment is, as plain data for environment.json."""
+def fingerprint(
+    env: gymnasium.Env, maker: Any, max_episode_steps: int | None, steps: list[list[float]] | None
+) -> dict[str, Any]:
+    """What the environment is, as plain data for environment.json. `maker`: its id, or what builds it."""
     spec = env.spec
     plain = (bool, int, float, str, type(None))
     arguments = spec.kwargs if spec is not None else {}
+    *wrappers, core = _layers(env)
     return {
         "id": None if spec is None else spec.id,
         "arguments": {name: value for name, value in sorted(arguments.items()) if isinstance(value, plain)},
-        "wrappers": [*(name for name in _wrappers(env) if name not in NEUTRAL), type(env.unwrapped).__qualname__],
+        "wrappers": [*(n for layer in wrappers if (n := type(layer).__name__) not in NEUTRAL), type(core).__qualname__],
         "max_episode_steps": max_episode_steps,
         "observations": describe_space(env.observation_space),
         "actions": describe_space(env.action_space),
+        "packages": packages_of(env, maker),
         "steps": steps,
     }
 
 
-def _wrappers(env: gymnasium.Env) -> Iterator[str]:
+def packages_of(env: gymnasium.Env, maker: Any) -> dict[str, str]:
+    """Name -> version of the installed packages that define the environment, its wrappers, their base classes and the
+    function that builds it. A module that belongs to no installed package is left out."""
+    makers = [maker, env.spec.entry_point if env.spec is not None else None]
+    names = {str(getattr(cls, "__module__", "")) for layer in _layers(env) for cls in type(layer).__mro__}
+    names |= {one if isinstance(one, str) and ":" in one else str(getattr(one, "__module__", "")) for one in makers}
+    modules = {re.split(r"[.:]", name)[0] for name in names} - sys.stdlib_module_names - {""}
+    return dict(sorted(filter(None, map(_package, modules))))
+
+
+@cache
+def _package(module: str) -> tuple[str, str] | None:
+    """The name and version of the installed package that contains a top-level module."""
+    try:
+        return module, metadata.version(module)
+    except (metadata.PackageNotFoundError, ValueError):
+        pass
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if file is None or not is_installed(file):
+        return None
+    names = metadata.packages_distributions().get(module)  # slow, but few packages have another name than their module
+    return (names[0], metadata.version(names[0])) if names else None
+
+
+def _layers(env: gymnasium.Env) -> Iterator[gymnasium.Env]:
+    """The wrappers, from the outermost one, and the environment itself."""
     while isinstance(env, gymnasium.Wrapper):
-        yield type(env).__name__
+        yield env
         env = env.env
+    yield env
 
 
 def describe_space(space: gymnasium.Space[Any]) -> dict[str, Any]:

@@ -17,8 +17,9 @@ PACKAGES = ("peerage", "torch", "numpy", "gymnasium", "mujoco", "box2d", "stable
 """Packages that results depend on."""
 
 
-SIMULATORS = ("gymnasium", "mujoco", "box2d")
-"""Packages whose versions determine the steps of an environment."""
+SIMULATORS = ("gymnasium", "mujoco", "box2d", "numpy")
+"""Packages whose versions determine the steps of many environments. A fingerprint has those of the packages that define
+the environment itself."""
 DECISIVE = ("id", "arguments", "wrappers", "max_episode_steps", "observations", "actions")
 """Entries of a fingerprint (`peerage.envs.trial`) that must be equal."""
 
@@ -41,13 +42,17 @@ def describe_environment(
 def other_environment(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """How the environments of two environment.json differ, in words; empty if they do not, or if one is unknown.
 
-    Other versions of the simulators explain other numbers in the first steps, so these are not compared then.
+    Other versions of the simulators, or of the packages that define the environment, explain other numbers in the first
+    steps, so these are not compared then.
     """
     old, new = before.get("versions"), now.get("versions")
     alike = False
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         alike = all(old.get(package) == new.get(package) for package in SIMULATORS)
-    return difference(before.get("fingerprint"), now.get("fingerprint"), steps=alike)
+    one, other = before.get("fingerprint"), now.get("fingerprint")
+    if isinstance(one, Mapping) and isinstance(other, Mapping) and "packages" in one and "packages" in other:
+        alike = alike and one["packages"] == other["packages"]  # earlier versions did not record them
+    return difference(one, other, steps=alike)
 
 
 def difference(before: Any, now: Any, *, steps: bool = True) -> str:

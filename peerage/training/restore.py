@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -58,7 +59,8 @@ def restore(
 
     `total_timesteps` extends the run (`peerage.training.extend`); `stretch` permits this although schedules depend on
     the length of the run. Pass `env` and `advisers` if the run was started with objects. A run that was stopped before
-    its first checkpoint is resumed from step 0. Raises UserError, in one line.
+    its first checkpoint is resumed from step 0. Another environment than that of the training is refused for a resume
+    and gives a warning for other purposes. Raises UserError, in one line.
     """
     folder = RunFolder.open(run)
     config = folder.resolved()
@@ -86,20 +88,19 @@ def restore(
             hint = "started from Python, with objects? `peerage.load(folder, env=..., advisers=...)` takes them"
             raise UserError(f"{error} ({hint})") from error
         raise
-    notes: list[str] = []
     now = {"versions": versions(), "fingerprint": trainer.spec.fingerprint}
     if other := other_environment(folder.environment(), now):
         changed = f"{trainer.spec.id} is not the environment that {run} was trained on ({other})"
-        if purpose == "resume" or env is None:
+        if purpose == "resume":
             trainer.close()
             hint = "restore its code" if env is None else "pass the same one"
             raise UserError(f"{changed}: {hint}, or train a new run")
-        notes.append(changed)
+        warnings.warn(changed, stacklevel=2)
     if purpose == "resume":
         messages = [f"{line}; resumed from the one before" for line in damaged.values()]
         messages += check_budget(trainer, folder.path)
     else:
-        messages = [*notes, *damaged.values()]
+        messages = list(damaged.values())
     if fresh:
         messages.append("stopped before its first checkpoint: started again at step 0")
         return Restored(trainer, messages)
