@@ -56,7 +56,7 @@ def test_a_member_starts_from_a_trained_one_and_learns_on(source, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(source.folder, copy)
     config = small(init_from=(f"{copy}:1@60", "none"))
-    config = replace(config, seed=1)
+    config = replace(config, seed=1, run=replace(config.run, eval_starts="shared"))  # those of seed 0, as in the source
     whole = peerage.train(config=config, log_dir=str(tmp_path), exp_name="whole")
     with pytest.raises(KeyboardInterrupt):
         peerage.train(config=config, log_dir=str(tmp_path), exp_name="run", listeners=[Kill()])
