@@ -129,8 +129,9 @@ class FixedAdvisers:
             actions = None
         if actions is None or actions.shape not in allowed:
             shapes = " or ".join(str(list(form)) for form in allowed)
-            shape_given = actions is not None and (actions.ndim > 0 or isinstance(answer, np.ndarray))
-            got = f"shape {list(np.shape(actions))}" if shape_given else f"{answer!r:.80}"
+            got = f"{answer!r:.80}"
+            if actions is not None and (actions.ndim > 0 or isinstance(answer, np.ndarray)):
+                got = f"shape {list(actions.shape)}"
             what = "1 action" if n == 1 else f"{n} actions"
             raise UserError(f"adviser {name} must return {what} of shape {shapes}, got {got}")
         actions = actions.reshape(shape)
