@@ -83,6 +83,7 @@ def test_help_is_a_manual(capsys: pytest.CaptureFixture[str]) -> None:
         ("train --net-arch 64,x", ["--net-arch"]),
         ("train --net-arch 64 64 64", ["--net-arch 64 64 64: write 64,64,64 for 3 layers", "64, 64, 64, for"]),
         ("train --n-peers 2 --net-arch 64 32", ["write 64,32 for 2 layers, or 64, 32, for one layer in each member"]),
+        ("train --trust none", ["--no-use-trust", "--sharing none"]),
         ("train --n-peers 2 --net-arch 64, 64", ["write 64,64 for 2 layers, or 64, 64, for one layer in each member"]),
         ("train --net-arch 64,8 64 64,8", ["--net-arch", "3 values", "4 members"]),
         ("train --env-args a", ["--env-args", "name=value"]),

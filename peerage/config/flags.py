@@ -171,6 +171,8 @@ class Flag:
         """The field's value from `given`, the words of the command line. `before` is the value that it replaces."""
         if self.is_switch:
             return (given,) if get_origin(self.hint) is tuple else given
+        if self.name == "trust" and given == "none":  # elsewhere `none` selects the default
+            raise UserError("--trust none: use --no-use-trust for scores without trust, --sharing none for no advice")
         if self.name == "env_args":
             return {**before, **convert(self.hint, _assignments(given, self.option), self.option)}
         if self.name == "perturb":
