@@ -14,7 +14,7 @@ from torch import Tensor
 
 from peerage.learners.group import Group, Stack
 
-ASK_ALL = 16
+ASK_ALL = 32
 """Groups with at most this number of members compute all suggestions in every step. Measured (docs/performance.md)."""
 
 
