@@ -1,4 +1,5 @@
-"""Evaluation episodes: an actor plays separate environments with fixed seeds, which are equal in all runs.
+"""Evaluation episodes: an actor plays separate environments. The seeds of the episodes depend on the seed of the run
+and on the replica alone.
 
     evaluator = Evaluator([EnvMaker("Room-v21")] * group.M, episode_seeds(config, episodes=10))
     for member, number, episode in evaluator.run(GroupActor(group)): ...

@@ -111,17 +111,10 @@ class ImageReplay(Replay):
     """A replay buffer of observations with whole numbers from 0 to 255, stored as bytes: `frames [S, capacity, 2, obs]`
     holds `obs` and `next_obs`. `obs_actions` of a batch contains the actions alone."""
 
-    def __init__(
-        self,
-        rows: int,
-        capacity: int,
-        obs_dim: int,
-        act_dim: int,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
-        super().__init__(rows, capacity, 0, act_dim, device, dtype)
-        self.frames = torch.empty(rows, capacity, 2, obs_dim, device=device, dtype=torch.uint8)
+    def __init__(self, rows: int, capacity: int, obs_dim: int, act_dim: int, *where: Any) -> None:
+        """`where`: device and dtype, as of `Replay`."""
+        super().__init__(rows, capacity, 0, act_dim, *where)
+        self.frames = torch.empty(rows, capacity, 2, obs_dim, device=self.data.device, dtype=torch.uint8)
 
     def add(self, obs: Tensor, actions: Tensor, rewards: Tensor, next_obs: Tensor, terminated: Tensor) -> None:
         self.frames[:, self.position] = torch.stack((obs, next_obs), dim=1).to(torch.uint8)
