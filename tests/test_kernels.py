@@ -17,11 +17,12 @@ from peerage import processor
 from peerage.nets import kernels, native, workers
 from peerage.nets.adam import StackedAdam
 from peerage.nets.layers import embedding_part, linear_part
-from peerage.nets.stack import Part, Stack
+from peerage.nets.stack import Part, Stack, orthogonal
 from peerage.nets.stacked import StackedMLP
 
 F32, F64 = torch.float32, torch.float64
-WIDTHS = (5, 128, 130, 20, 3)  # wide enough for oneDNN
+WIDTHS = (5, 128, 130, 20, 9, 3)  # wide enough for oneDNN
+ACTIVATIONS = ("relu", None, "tanh", "tanh", None)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -38,7 +39,7 @@ def public_functions_only(monkeypatch):
         raise AssertionError("a private function of torch was called")
 
     monkeypatch.setattr(native, "available", lambda name: False)
-    for name in ("onednn_linear", "fused_adam_", "threshold_backward"):
+    for name in ("onednn_linear", "fused_adam_", "threshold_backward", "fused_tanh_backward"):
         monkeypatch.setattr(native, name, missing)
 
 
@@ -58,17 +59,18 @@ def use(way, monkeypatch):
 
 
 def make_pass(rows, dtype, dropout):
-    """A stack, its layers with and without ReLU and dropout, and an input that wants its gradient."""
+    """A stack, its layers with a ReLU, with tanh and without activation, with and without dropout, and an input that
+    wants its gradient."""
     parts = {}
     for n, (fan_in, fan_out) in enumerate(pairwise(WIDTHS)):
         parts |= linear_part(f"{n}", fan_in, fan_out)
     stack = Stack(rows, parts, dtype=dtype)
     stack.init_(generators(rows))
     w = stack.weights(grad=True)
-    layers = [w.layer(f"{n}", relu=n in (0, 2)) for n in range(len(WIDTHS) - 1)]
+    layers = [w.layer(f"{n}", activation) for n, activation in enumerate(ACTIVATIONS)]
     torch.manual_seed(1)
     x = torch.randn(rows, 40, WIDTHS[0], dtype=F64).to(dtype).requires_grad_()
-    if dropout:  # behind a ReLU and behind none
+    if dropout:  # behind each activation
         for n in (0, 1, 2):
             factors = (torch.rand(rows, 40, WIDTHS[n + 1], dtype=F64) > 0.2) * 1.25
             layers[n] = layers[n].with_factors(factors.to(dtype))
@@ -90,7 +92,7 @@ def results(stack, out, x):
 )
 def test_a_pass_computes_the_equation_and_its_gradients(rows, dropout, dtype, way, monkeypatch):
     use(way, monkeypatch)
-    tolerance = 1e-12 if dtype == F64 else 3e-6  # of the largest value
+    tolerance = 1e-13 if dtype == F64 else 3e-6  # of the largest value
     stack, layers, x = make_pass(rows, dtype, dropout)
     found = results(stack, kernels.run(x, layers, rowwise=True), x)
     stack, layers, x = make_pass(rows, F64, dropout)
@@ -123,10 +125,11 @@ def test_gradients_are_slopes():
 
 
 @pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
 @pytest.mark.parametrize("sizes", [(6, 9, 2), (6, 128, 128, 2)])
-def test_a_tape_has_the_gradients_of_autograd(sizes, way, monkeypatch):
+def test_a_tape_has_the_gradients_of_autograd(sizes, activation, way, monkeypatch):
     use(way, monkeypatch)
-    net = StackedMLP(2, sizes)
+    net = StackedMLP(2, sizes, activation=activation)
     net.init_(generators(2))
     x, pull = torch.randn(2, 64, 6), torch.randn(2, 64, 2)
     out = net(x, grad=True)
@@ -149,7 +152,7 @@ def test_rows_have_the_same_bits_alone_and_with_any_number_of_threads(threads, w
     for row in range(3):
         alone, own, _ = make_pass(3, F32, dropout=True)
         w = alone.weights(slice(row, row + 1), grad=True)
-        own = [w.layer(f"{n}", layer.relu) for n, layer in enumerate(layers)]
+        own = [w.layer(f"{n}", layer.activation) for n, layer in enumerate(layers)]
         for n in (0, 1, 2):
             own[n] = own[n].with_factors(layers[n].factors[row : row + 1])
         mine = x.detach()[row : row + 1].requires_grad_()
@@ -200,7 +203,7 @@ def test_the_vendor_of_the_processor_decides(cpuinfo, reported, vendor, products
 @needs("onednn_linear")
 @needs("threshold_backward")
 def test_without_private_functions_a_network_is_the_same(request, monkeypatch):
-    """oneDNN and the ReLU's gradient."""
+    """oneDNN and the gradients of ReLU and tanh."""
     monkeypatch.setattr(native, "cpu_vendor", lambda: "AMD")  # uses oneDNN if it is available
 
     def compute():
@@ -222,6 +225,15 @@ def test_the_gradient_of_a_relu_has_the_same_bits_either_way(request):
     request.getfixturevalue("public_functions_only")
     assert native.relu_backward(grad, out).numpy().tobytes() == private.numpy().tobytes()
     assert private.tolist()[:4] == [0.0, -2.0, 0.0, 0.0]
+
+
+@needs("fused_tanh_backward")
+def test_the_gradient_of_a_tanh_is_the_same_either_way(request):
+    grad, out = torch.tensor([1.0, -2.0, 0.0]), torch.tensor([0.3, -0.999, 0.5])
+    private = native.tanh_backward(grad, out)
+    request.getfixturevalue("public_functions_only")
+    torch.testing.assert_close(native.tanh_backward(grad, out), private, rtol=1e-4, atol=0)
+    torch.testing.assert_close(private, torch.tensor([0.91, -2 * (1 - 0.999**2), 0.0]))
 
 
 @needs("fused_adam")
@@ -284,6 +296,32 @@ def test_names_are_views_of_one_tensor():
         stack.flat += 1
         assert torch.equal(w["e.weight"].flatten(1), stack.flat[rows, 16:26])
         assert not any(x.requires_grad for x in w.values())
+
+
+@pytest.mark.parametrize("shape", [(3, 7), (7, 3), (5, 5)])
+def test_orthogonal_matrices_equal_those_of_torch(shape):
+    expected = torch.empty(shape, dtype=F64)
+    torch.nn.init.orthogonal_(expected, gain=1.5, generator=torch.Generator().manual_seed(8))
+    drawn = torch.empty(shape, dtype=F64).normal_(generator=torch.Generator().manual_seed(8))  # as torch does
+    torch.testing.assert_close(torch.from_numpy(orthogonal(drawn.numpy(), 1.5)), expected, rtol=0, atol=1e-13)
+
+
+def test_a_network_with_gains_is_orthogonal_at_first():
+    """And tanh is its activation."""
+    net = StackedMLP(2, (6, 8, 8, 3), activation="tanh", gains=(2**0.5, 2**0.5, 0.01), dtype=F64)
+    net.init_(generators(2))
+    w = net.constants
+    products = [w["0.weight"] @ w["0.weight"].mT, w["1.weight"] @ w["1.weight"].mT, w["2.weight"].mT @ w["2.weight"]]
+    for product, squared_gain in zip(products, (2, 2, 1e-4)):
+        torch.testing.assert_close(product, squared_gain * torch.eye(product.shape[1], dtype=F64).expand_as(product))
+    assert all((w[f"{n}.bias"] == 0).all() for n in range(3))
+    assert not torch.allclose(w["1.weight"][0], w["1.weight"][1])  # each row has its own generator
+    x = torch.randn(2, 5, 6, dtype=F64)
+    hidden = ((x @ w["0.weight"]).tanh() @ w["1.weight"]).tanh()
+    torch.testing.assert_close(net.trunk(x), hidden)
+    torch.testing.assert_close(net(x), hidden @ w["2.weight"])
+    with pytest.raises(ValueError, match="gains has 2 values, but there are 3 layers"):
+        StackedMLP(1, (6, 8, 8, 3), gains=(1.0, 1.0))
 
 
 @pytest.mark.parametrize("rows", [slice(None), slice(1, 3), slice(None, None, 2)])

@@ -116,4 +116,4 @@ class StackedCNN(Stack):
             h = F.conv2d(h, weight, bias, stride=stride, groups=rows).relu()
         h = h.reshape(batch, rows, -1).transpose(0, 1).contiguous()  # [s, B, features]
         last = len(self.sizes) - 2
-        return kernels.run(h, [w.layer(str(n), relu=n < last) for n in range(last + 1)])
+        return kernels.run(h, [w.layer(str(n), "relu" if n < last else None) for n in range(last + 1)])

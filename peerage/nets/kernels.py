@@ -1,11 +1,11 @@
 """The linear layers of stacked networks: a pass through consecutive layers as one node of autograd's graph.
 
-Each layer computes `h <- relu(h W + b) * factors`, where the ReLU and dropout's factors are optional; `plain` is that
-equation, and `run` computes the same faster in one of two ways:
+Each layer computes `h <- activation(h W + b) * factors`, where the activation (ReLU or tanh) and dropout's factors are
+optional; `plain` is that equation, and `run` computes the same faster in one of two ways:
 
 - batched: one `baddbmm` for all rows, for small layers and on GPUs;
 - row by row, for wide layers on a CPU: a row's activations stay in the cache. On Intel processors with torch's own
-  `addmm`, on others with oneDNN, which has a fused bias and ReLU (`native.row_products`, docs/performance.md).
+  `addmm`, on others with oneDNN, which has a fused bias and activation (`native.row_products`, docs/performance.md).
 
 By default the sizes of layers and batch decide, so a row's bits depend on no other row.
 """
@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -27,6 +27,8 @@ from peerage.nets.workers import WORKERS
 ROWWISE_MIN_BATCH = 32
 ROWWISE_MIN_WEIGHTS = 128 * 128
 
+Activation = Literal["relu", "tanh"]
+
 
 @dataclass(frozen=True, eq=False)
 class Layer:
@@ -34,14 +36,14 @@ class Layer:
 
     weight: Tensor  # [S, in, out]
     bias: Tensor  # [S, 1, out]
-    relu: bool = False
+    activation: Activation | None = None
     weight_grad: Tensor | None = None  # gradients are added here; None: not wanted
     bias_grad: Tensor | None = None
     factors: Tensor | None = None  # [S, B, out], of dropout; none is negative
 
     def select(self, rows: Tensor) -> Layer:
         """A copy of some rows, without gradients; `rows [s]`, long."""
-        return Layer(self.weight[rows].detach(), self.bias[rows].detach(), self.relu)
+        return Layer(self.weight[rows].detach(), self.bias[rows].detach(), self.activation)
 
     @cached_property
     def detached(self) -> Layer:
@@ -58,7 +60,7 @@ class Layer:
         weights, biases = self.weight.detach().unbind(), self.bias.detach()[:, 0].unbind()
         bias_grad = None if self.bias_grad is None else self.bias_grad[:, 0]
         rest = zip(split(self.weight_grad), split(bias_grad), split(self.factors), strict=True)
-        return [Layer(*pair, self.relu, *more) for pair, more in zip(zip(weights, biases), rest, strict=True)]
+        return [Layer(*pair, self.activation, *more) for pair, more in zip(zip(weights, biases), rest, strict=True)]
 
     def with_factors(self, factors: Tensor) -> Layer:
         """The same layer with other factors `[S, B, out]`."""
@@ -69,8 +71,8 @@ def plain(x: Tensor, layers: Sequence[Layer]) -> Tensor:
     """The reference for `run`, differentiated by autograd: `x [S, B, in]` -> `[S, B, out]`."""
     for layer in layers:
         x = x @ layer.weight + layer.bias
-        if layer.relu:
-            x = x.relu()
+        if layer.activation is not None:
+            x = x.relu() if layer.activation == "relu" else x.tanh()
         if layer.factors is not None:
             x = x * layer.factors
     return x
@@ -198,18 +200,33 @@ def _back_through(
 ) -> Tensor | None:
     for n in reversed(range(len(layers))):
         layer = layers[n]
-        if layer.relu:
-            # Where a factor is 0, so is the kept output: the ReLU's gradient is 0 there, and so is the true one.
-            grad = native.relu_backward(grad, kept[n + 1])
-            if layer.factors is not None:
-                grad.mul_(layer.factors)
-        elif layer.factors is not None:
-            grad = grad * layer.factors
+        grad = _before_activation(grad, layer, kept[n + 1])
         if layer.weight_grad is not None and layer.bias_grad is not None:
             products.add_gradients(kept[n], grad, layer.weight_grad, layer.bias_grad)
         if n or input_grad:
             grad = products.input_gradient(grad, layer.weight)
     return grad if input_grad else None
+
+
+def _before_activation(grad: Tensor, layer: Layer, out: Tensor) -> Tensor:
+    """The gradient of `h W + b`, given the layer's output and its gradient."""
+    if layer.activation == "relu":
+        # Where a factor is 0, so is the output: the ReLU's gradient is 0 there, and so is the true one.
+        grad = native.relu_backward(grad, out)
+        return grad if layer.factors is None else grad.mul_(layer.factors)
+    if layer.activation == "tanh":
+        if layer.factors is None:
+            return native.tanh_backward(grad, out)
+        # factor (1 - tanh^2), where out = factor tanh; a factor of 0 gives 0.
+        tiny = torch.finfo(out.dtype).tiny
+        return grad * (layer.factors - out.square() / layer.factors.clamp(min=tiny))
+    return grad if layer.factors is None else grad * layer.factors
+
+
+def _activate_(x: Tensor, activation: Activation | None) -> Tensor:
+    if activation is None:
+        return x
+    return x.relu_() if activation == "relu" else x.tanh_()
 
 
 class _Products(Protocol):
@@ -226,8 +243,7 @@ class _Batched:
     """The products of all rows at once: activations are `[S, B, width]`."""
 
     def output(self, x: Tensor, layer: Layer) -> Tensor:
-        out = torch.baddbmm(layer.bias, x, layer.weight)
-        return out.relu_() if layer.relu else out
+        return _activate_(torch.baddbmm(layer.bias, x, layer.weight), layer.activation)
 
     def add_gradients(self, x: Tensor, grad: Tensor, weight_grad: Tensor, bias_grad: Tensor) -> None:
         weight_grad.add_(torch.bmm(x.transpose(1, 2), grad))
@@ -241,7 +257,7 @@ class _OneDNNRow:
     """The products of one row with oneDNN: activations are `[B, width]`."""
 
     def output(self, x: Tensor, layer: Layer) -> Tensor:
-        return native.onednn_linear(x, layer.weight.t(), layer.bias, layer.relu)
+        return native.onednn_linear(x, layer.weight.t(), layer.bias, layer.activation)
 
     def add_gradients(self, x: Tensor, grad: Tensor, weight_grad: Tensor, bias_grad: Tensor) -> None:
         if grad.shape[1] < max(x.shape[1], 16):  # oneDNN copies its first argument: the narrower one is faster
@@ -258,8 +274,7 @@ class _TorchRow:
     """The products of one row with torch's own functions: activations are `[B, width]`."""
 
     def output(self, x: Tensor, layer: Layer) -> Tensor:
-        out = torch.addmm(layer.bias, x, layer.weight)
-        return out.relu_() if layer.relu else out
+        return _activate_(torch.addmm(layer.bias, x, layer.weight), layer.activation)
 
     def add_gradients(self, x: Tensor, grad: Tensor, weight_grad: Tensor, bias_grad: Tensor) -> None:
         weight_grad.addmm_(x.t(), grad)

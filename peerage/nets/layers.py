@@ -1,8 +1,8 @@
 """Building blocks of stacked networks: the parameters of a layer, and the layer as a function of them.
 
-`linear_part`, `norm_part` and `embedding_part` describe parameters for a `Stack`; `linear`, `layer_norm` and
-`embedding` are functions of `w = stack.weights(rows, grad=True)` and of activations `x [s, ..., D]`, where `s` is the
-number of these rows:
+`linear_part`, `orthogonal_part`, `norm_part` and `embedding_part` describe parameters for a `Stack`; `linear`,
+`layer_norm` and `embedding` are functions of `w = stack.weights(rows, grad=True)` and of activations `x [s, ..., D]`,
+where `s` is the number of these rows:
 
     stack = Stack(S, {**linear_part("embed", F, 64), **encoder_part("0", 64, 256)}, device=device)
     stack.init_([key.generator("init") for key in stream_keys])
@@ -39,6 +39,11 @@ def linear_part(name: str, fan_in: int, fan_out: int) -> dict[str, Part]:
     return {f"{name}.weight": Part((fan_in, fan_out), bound), f"{name}.bias": Part((1, fan_out), bound)}
 
 
+def orthogonal_part(name: str, fan_in: int, fan_out: int, gain: float) -> dict[str, Part]:
+    """As `torch.nn.init.orthogonal_` with this gain; the bias is 0."""
+    return {f"{name}.weight": Part((fan_in, fan_out), gain=gain), f"{name}.bias": Part((1, fan_out), constant=0.0)}
+
+
 def norm_part(name: str, width: int) -> dict[str, Part]:
     """As `torch.nn.LayerNorm`: ones and zeros."""
     return {f"{name}.weight": Part((1, width), constant=1.0), f"{name}.bias": Part((1, width), constant=0.0)}
@@ -51,7 +56,7 @@ def embedding_part(name: str, count: int, width: int) -> dict[str, Part]:
 
 def linear(w: Weights, name: str, x: Tensor, relu: bool = False, mask: Mask | None = None) -> Tensor:
     """`x [s, ..., in]` -> `[s, ..., out]`, with an optional ReLU and dropout after it."""
-    layer, rows = w.layer(name, relu), x.shape[0]
+    layer, rows = w.layer(name, "relu" if relu else None), x.shape[0]
     if mask is not None:
         layer = layer.with_factors(mask((rows, math.prod(x.shape[1:-1]), layer.weight.shape[2])))
     # One row means that `by_rows` is at work: the products of a row are faster than batched ones at any size.

@@ -2,8 +2,8 @@
 
 `available(name)` is the only check. It runs the function once on a tiny input, at the first use, and says whether the
 result is right. The equivalents are slower: `kernels` uses `baddbmm` instead of `onednn_linear`, `relu_backward` uses
-`masked_fill`, and `StackedAdam` uses its own elementwise formula instead of `fused_adam_`. `row_products` says whether
-this machine uses oneDNN at all.
+`masked_fill`, `tanh_backward` uses `addcmul`, and `StackedAdam` uses its own elementwise formula instead of
+`fused_adam_`. `row_products` says whether this machine uses oneDNN at all.
 """
 
 from __future__ import annotations
@@ -29,11 +29,12 @@ def row_products() -> Literal["oneDNN", "torch"] | None:
     return "oneDNN" if available("onednn_linear") else None
 
 
-def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, relu: bool = False) -> Tensor:
-    """oneDNN's `x weight^T + bias`, with an optional ReLU: `x [N, in]`, `weight [out, in]`, `bias [out]` ->
+def onednn_linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: Literal["relu", "tanh"] | None = None
+) -> Tensor:
+    """oneDNN's `x weight^T + bias`, with an optional activation: `x [N, in]`, `weight [out, in]`, `bias [out]` ->
     `[N, out]`. Float32 on a CPU only; not differentiable."""
-    after = "relu" if relu else "none"
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, after, [], "")
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation or "none", [], "")
     return out
 
 
@@ -47,6 +48,19 @@ def relu_backward(grad: Tensor, out: Tensor) -> Tensor:
 def threshold_backward(grad: Tensor, out: Tensor) -> Tensor:
     """`grad` where `out` is not <= 0, else 0."""
     result: Tensor = torch.ops.aten.threshold_backward.default(grad, out, 0)
+    return result
+
+
+def tanh_backward(grad: Tensor, out: Tensor) -> Tensor:
+    """The gradient of a tanh's input, `grad (1 - out^2)`, given the gradient of its output `out`: a new tensor."""
+    if available("fused_tanh_backward"):
+        return fused_tanh_backward(grad, out)
+    return torch.addcmul(grad, grad * out, out, value=-1)
+
+
+def fused_tanh_backward(grad: Tensor, out: Tensor) -> Tensor:
+    """`grad (1 - out^2)` in one pass over the memory."""
+    result: Tensor = torch.ops.aten.tanh_backward.default(grad, out)
     return result
 
 
@@ -94,11 +108,15 @@ def available(name: str) -> bool:
 
 def _check_onednn_linear() -> bool:
     x = torch.tensor([[2.0, 3.0]])
-    return bool(torch.backends.mkldnn.is_available()) and onednn_linear(x, x, x[0, :1], True).tolist() == [[15.0]]
+    return bool(torch.backends.mkldnn.is_available()) and onednn_linear(x, x, x[0, :1], "relu").tolist() == [[15.0]]
 
 
 def _check_threshold_backward() -> bool:
     return threshold_backward(torch.tensor([2.0, 3.0]), torch.tensor([0.0, 1.0])).tolist() == [0.0, 3.0]
+
+
+def _check_fused_tanh_backward() -> bool:
+    return fused_tanh_backward(torch.tensor([2.0, 3.0]), torch.tensor([0.0, 0.5])).tolist() == [2.0, 2.25]
 
 
 def _check_fused_adam() -> bool:
@@ -110,5 +128,6 @@ def _check_fused_adam() -> bool:
 CHECKS: dict[str, Callable[[], bool]] = {
     "onednn_linear": _check_onednn_linear,
     "threshold_backward": _check_threshold_backward,
+    "fused_tanh_backward": _check_fused_tanh_backward,
     "fused_adam": _check_fused_adam,
 }

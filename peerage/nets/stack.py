@@ -17,16 +17,36 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from peerage.nets.kernels import Layer
+from peerage.nets.kernels import Activation, Layer
 
 
 class Part(NamedTuple):
-    """A parameter of every row: its shape and its initial values. `constant` c: all c; otherwise `bound` b: uniform on
-    (-b, b); with neither: standard normal."""
+    """A parameter of every row: its shape and its initial values. `constant` c: all c; `bound` b: uniform on (-b, b);
+    `gain` g: g times a random orthogonal matrix (`orthogonal`); with none of them: standard normal."""
 
     shape: tuple[int, ...]
     bound: float | None = None
     constant: float | None = None
+    gain: float | None = None
+
+    def draw(self, rng: np.random.Generator) -> np.ndarray:
+        """Initial values of one row."""
+        if self.constant is not None:
+            return np.full(self.shape, self.constant)
+        if self.bound is not None:
+            return rng.uniform(-self.bound, self.bound, size=self.shape)
+        if self.gain is not None:
+            return orthogonal(rng.standard_normal(self.shape[::-1]), self.gain).T
+        return rng.standard_normal(self.shape)
+
+
+def orthogonal(normal: np.ndarray, gain: float) -> np.ndarray:
+    """`torch.nn.init.orthogonal_` of standard normal numbers `[out, in]`: a matrix of the same shape whose rows or
+    columns, whichever are fewer, are orthogonal vectors of length `gain`, distributed uniformly."""
+    wide = normal.shape[0] < normal.shape[1]
+    q, r = np.linalg.qr(normal.T if wide else normal)
+    q = q * np.sign(np.diag(r))
+    return gain * (q.T if wide else q)
 
 
 class Weights(Mapping[str, Tensor]):
@@ -39,7 +59,7 @@ class Weights(Mapping[str, Tensor]):
     def __init__(self, tensors: dict[str, Tensor], grads: dict[str, Tensor]) -> None:
         """`grads`: for each tensor where its gradient is added; empty without gradients."""
         self._tensors, self._grads = tensors, grads
-        self._layers: dict[tuple[str, bool], Layer] = {}
+        self._layers: dict[tuple[str, Activation | None], Layer] = {}
         for name, grad in grads.items():
             tensors[name].requires_grad_().register_post_accumulate_grad_hook(partial(_move_gradient, grad))
 
@@ -52,13 +72,13 @@ class Weights(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self._tensors)
 
-    def layer(self, name: str, relu: bool = False) -> Layer:
+    def layer(self, name: str, activation: Activation | None = None) -> Layer:
         """The linear layer with the parameters `{name}.weight [s, in, out]` and `{name}.bias [s, 1, out]`."""
-        key = name, relu
+        key = name, activation
         if key not in self._layers:
             weight, bias = f"{name}.weight", f"{name}.bias"
             grads = self._grads.get(weight), self._grads.get(bias)
-            self._layers[key] = Layer(self._tensors[weight], self._tensors[bias], relu, *grads)
+            self._layers[key] = Layer(self._tensors[weight], self._tensors[bias], activation, *grads)
         return self._layers[key]
 
 
@@ -116,15 +136,7 @@ class Stack:
         weights = self.weights()
         for row, rng in enumerate(generators):
             for name, part in self.parts.items():
-                if part.constant is not None:
-                    weights[name][row].fill_(part.constant)
-                    continue
-                drawn = (
-                    rng.uniform(-part.bound, part.bound, size=part.shape)
-                    if part.bound is not None
-                    else rng.standard_normal(part.shape)
-                )
-                weights[name][row].copy_(torch.from_numpy(drawn))
+                weights[name][row].copy_(torch.from_numpy(part.draw(rng)))
 
     def copy_(self, other: Stack) -> None:
         """Copy the parameters of `other`, a stack of the same shape."""

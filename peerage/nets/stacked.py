@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from peerage.nets import kernels
-from peerage.nets.layers import linear_part
+from peerage.nets.kernels import Activation
+from peerage.nets.layers import linear_part, orthogonal_part
 from peerage.nets.stack import Part, Stack, Weights
 
 ALL_ROWS = slice(None)
@@ -18,11 +19,13 @@ Rows = slice | Tensor
 
 
 class StackedMLP(Stack):
-    """`S` multilayer perceptrons of one shape, with a ReLU after every layer but the last.
+    """`S` multilayer perceptrons of one shape, with an `activation` after every layer but the last.
 
     `sizes` are the widths from input to output, at least two. Layer n has the parameters `{n}.weight [S, in, out]` and
-    `{n}.bias [S, 1, out]`, drawn as `torch.nn.Linear` does. `extra` names further parameters, zero at first, with
-    their shape per row (gSDE's log standard deviation).
+    `{n}.bias [S, 1, out]`, drawn as `torch.nn.Linear` does. With `gains`, one per layer, the weights of layer n are
+    instead orthogonal with this gain, as `torch.nn.init.orthogonal_` draws them, and the biases are 0: for PPO
+    `sqrt(2)` in hidden layers, 0.01 in the last layer of a policy and 1 in that of a value. `extra` names further
+    parameters, zero at first, with their shape per row (gSDE's log standard deviation).
 
     `constants` and `parameters` are the parameters by name, without and with gradients (see `Stack.weights`).
     """
@@ -32,14 +35,21 @@ class StackedMLP(Stack):
         rows: int,
         sizes: Sequence[int],
         *,
+        activation: Activation = "relu",
+        gains: Sequence[float] | None = None,
         extra: dict[str, tuple[int, ...]] | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.sizes = tuple(sizes)
+        self.sizes, self.activation = tuple(sizes), activation
+        if gains is not None and len(gains) != len(sizes) - 1:
+            raise ValueError(f"gains has {len(gains)} values, but there are {len(sizes) - 1} layers")
         parts: dict[str, Part] = {}
         for n, (fan_in, fan_out) in enumerate(pairwise(sizes)):
-            parts |= linear_part(str(n), fan_in, fan_out)
+            if gains is None:
+                parts |= linear_part(str(n), fan_in, fan_out)
+            else:
+                parts |= orthogonal_part(str(n), fan_in, fan_out, gains[n])
         parts |= {name: Part(shape, constant=0.0) for name, shape in (extra or {}).items()}
         super().__init__(rows, parts, device=device, dtype=dtype)
         self.constants, self.parameters = self.weights(), self.weights(grad=True)
@@ -66,7 +76,7 @@ class StackedMLP(Stack):
         return kernels.tape(x, self._with_grad)
 
     def trunk(self, x: Tensor, *, grad: bool = False, rows: Rows = slice(None)) -> Tensor:
-        """All layers but the last, with their ReLUs: `x [s, B, in]` -> `[s, B, hidden]`."""
+        """All layers but the last, with their activations: `x [s, B, in]` -> `[s, B, hidden]`."""
         return kernels.run(x, self._layers(grad, rows)[:-1]) if self.layers > 1 else x
 
     def tail(self, x: Tensor, *, grad: bool = False, rows: Rows = slice(None)) -> Tensor:
@@ -82,4 +92,4 @@ class StackedMLP(Stack):
         return self._layers_of(self.weights(rows, grad=grad))
 
     def _layers_of(self, w: Weights) -> list[kernels.Layer]:
-        return [w.layer(str(n), relu=n < self.layers - 1) for n in range(self.layers)]
+        return [w.layer(str(n), self.activation if n < self.layers - 1 else None) for n in range(self.layers)]
