@@ -81,6 +81,10 @@ class LearnerSettings:
     random actions before learning_starts (DQN explores by epsilon-greedy as usual), and learns on after learning_starts
     steps, with a new optimizer and replay buffer."""
 
+    def check(self) -> None:
+        """Raise UserError in one line for settings that do not fit together. The constructor checks single values; this
+        is called for the settings of a member."""
+
     @property
     def stack_key(self) -> tuple[Any, ...]:
         """Members with equal keys share a stack."""

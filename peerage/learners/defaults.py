@@ -60,6 +60,7 @@ def member_settings(config: Config, discrete: bool) -> list[LearnerSettings]:
             if name != "algorithm" and getattr(config.learner, name)
         }
         members.append(method.settings(algorithm=algorithm, **given))
+        members[-1].check()
     return members
 
 

@@ -1,7 +1,9 @@
 """The members of all replicas as one object, independent of the stacks that hold their networks.
 
 Members are numbered `m = replica * N + member`; all tensors here are `[M, ...]` in this order. Members with the same
-learner and structural settings share a stack. A group with a single stack needs no gathering and scattering.
+learner and structural settings share a stack. A group with a single stack needs no gathering and scattering. Each
+member has `E` environments (`--n-envs`, for on-policy learners); environment `e` of member `m` is row `m * E + e` of the
+tensors of a step, which are `[M E, ...]`.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ class Stack:
     learner: Learner
     positions: list[int]
     index: Tensor  # [S] rows in the group
+    env_index: Tensor  # [S E] rows in the tensors of a step
     warmup: Streams  # [S, act], uniform
 
 
@@ -39,6 +42,14 @@ def stack_positions(members: Sequence[LearnerSettings]) -> list[list[int]]:
     for i, settings in enumerate(members):
         stacks.setdefault(settings.stack_key, []).append(i)
     return list(stacks.values())
+
+
+def environments_per_member(members: Sequence[LearnerSettings]) -> int:
+    """The number of environments of each member. Raises UserError if it differs between members."""
+    counts = {getattr(settings, "n_envs", 1) for settings in members}
+    if len(counts) > 1:
+        raise UserError("all members must have the same number of environments: --n-envs above 1 is for groups of ppo")
+    return int(counts.pop())
 
 
 class Group:
@@ -63,6 +74,7 @@ class Group:
     ) -> None:
         self.settings = list(members)
         self.N, self.R, self.M = len(members), replicas, len(members) * replicas
+        self.E = environments_per_member(members)
         self.space, self.device, self.dtype = space, torch.device(device), dtype
         self.stream_keys = [StreamKey(seed, r, i) for r in range(replicas) for i in range(self.N)]
         self.critic = critic
@@ -70,10 +82,11 @@ class Group:
         self.has_action_value = all(LEARNERS[s.algorithm].has_action_value for s in members)
         """Whether every member has a Q-function, so that `action_value` can be called."""
         self.policy_noise: Streams | None = None
-        """`[M, width]`: one draw per asker and step, used by all advisers that answer the asker. None: all policies
-        are deterministic."""
+        """`[M, width]`, with several environments per member `[M, E, width]`: one draw per asker and step, used by all
+        advisers that answer the asker. None: all policies are deterministic."""
         if (noise := self.noise_shape) is not None:
-            self.policy_noise = Streams(self.stream_keys, "policy", (noise.width,), noise.kind, device, dtype)
+            shape = (noise.width,) if self.E == 1 else (self.E, noise.width)
+            self.policy_noise = Streams(self.stream_keys, "policy", shape, noise.kind, device, dtype)
         # A trained member takes no random actions at the start; a pretrained one does not explore later either
         self.pretrained = np.array([s.load_paths != "none" for s in members] * replicas)  # [M]
         trained = self.pretrained | np.array([s.init_from != "none" for s in members] * replicas)
@@ -82,7 +95,7 @@ class Group:
         low, high = (None if b is None else torch.as_tensor(b, device=device) for b in (space.low, space.high))
         self._low, self._high = (None if b is None else b.to(dtype) for b in (low, high))
         self.recent = RecentTransitions(
-            self.M, max(1, min(recent, total_steps)), space.obs_dim, space.act_dim, device, dtype
+            self.M * self.E, max(1, min(recent, total_steps)), space.obs_dim, space.act_dim, device, dtype
         )
 
     def _stack(self, positions: list[int], total_steps: int) -> Stack:
@@ -97,6 +110,7 @@ class Group:
             learner=learner,
             positions=positions,
             index=torch.tensor(rows, device=self.device),
+            env_index=torch.tensor([m * self.E + e for m in rows for e in range(self.E)], device=self.device),
             warmup=Streams(keys, "warmup", (self.space.act_dim,), "uniform", self.device),
         )
 
@@ -116,19 +130,22 @@ class Group:
     # --- acting ---------------------------------------------------------------------------------------------
 
     def draw(self) -> Tensor | None:
-        """The noise of this step, `[M, width]`. Call it exactly once per step, even if the noise is not used, so that a
-        member's noise depends only on the step."""
-        return None if self.policy_noise is None else self.policy_noise.next()
+        """The noise of this step, `[M E, width]`. Call it exactly once per step, even if the noise is not used, so that
+        a member's noise depends only on the step."""
+        if self.policy_noise is None:
+            return None
+        noise = self.policy_noise.next()
+        return noise if self.E == 1 else noise.flatten(0, 1)
 
     def own_suggestions(self, obs: Tensor, noise: Tensor | None) -> Tensor:
-        """The members' own actions, sampled with `noise [M, width]` (None: the mode): `obs [M, obs]` -> `[M, act]`."""
-        if noise is None:
-            return self._each(lambda stack, x: stack.learner.suggest(x[0].unsqueeze(1), None).squeeze(1), obs)
+        """The members' own actions, sampled with `noise [M E, width]` (None: the mode): `obs [M E, obs]` ->
+        `[M E, act]`."""
+        inputs = [x.view(self.M, self.E, -1) for x in (obs, noise) if x is not None]
 
-        def sampled(stack: Stack, x: Sequence[Tensor]) -> Tensor:
-            return stack.learner.suggest(x[0].unsqueeze(1), self.noise_for(stack, x[1].unsqueeze(1))).squeeze(1)
+        def suggest(stack: Stack, x: Sequence[Tensor]) -> Tensor:
+            return stack.learner.suggest(x[0], None if noise is None else self.noise_for(stack, x[1]))
 
-        return self._each(sampled, obs, noise)
+        return self._each(suggest, *inputs).flatten(0, 1)
 
     def noise_for(self, stack: Stack, noise: Tensor | None) -> Tensor | None:
         """The part of `noise [..., width]` that the policies of a stack use, as its `noise_shape` says."""
@@ -188,7 +205,7 @@ class Group:
         return self._each(lambda stack, x: stack.learner.state_value(x[0], self.noise_for(stack, x[1])), obs, noise)
 
     def recent_transitions(self, age: Tensor) -> Recent:
-        """The transitions from `age [M, B]` steps ago (0: the last) of every member."""
+        """The transitions from `age [M E, B]` steps ago (0: the last) of every environment."""
         return self.recent.gather(age)
 
     @property
@@ -223,7 +240,7 @@ class Group:
         """Store the environment step of all members."""
         self.recent.add(transition)
         for stack in self.stacks:
-            stack.learner.observe(transition if len(self.stacks) == 1 else transition.rows(stack.index))
+            stack.learner.observe(transition if len(self.stacks) == 1 else transition.rows(stack.env_index))
 
     def learns(self, step: int) -> bool:
         """Whether networks, or running statistics of their inputs, change after environment step `step`."""

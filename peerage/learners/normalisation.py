@@ -56,15 +56,16 @@ class Normalisation:
     """Running statistics of the observations, the discounted returns, or both, of the `S` members of a stack.
 
     `obs`: normalise observations, `(o - mean) / std`. `reward`: divide rewards by the standard deviation of the running
-    return `G = gamma G + r`, which starts again with each episode. `gamma [S, 1]`.
+    return `G = gamma G + r`, which starts again with each episode. `gamma [S, 1]`. Each member has
+    `envs` environments.
     """
 
-    def __init__(self, obs_dim: int, gamma: Tensor, *, obs: bool, reward: bool) -> None:
+    def __init__(self, obs_dim: int, gamma: Tensor, *, obs: bool, reward: bool, envs: int = 1) -> None:
         rows, device = len(gamma), gamma.device
         self.obs = RunningMoments(rows, obs_dim, device) if obs else None
         self.returns = RunningMoments(rows, 1, device) if reward else None
         self.gamma = gamma.to(torch.float64)
-        self.running_return = torch.zeros(rows, 1, dtype=torch.float64, device=device)
+        self.running_return = torch.zeros(rows, envs, dtype=torch.float64, device=device)
 
     def see(self, obs: Tensor, rewards: Tensor | None, done: Tensor | None, who: Tensor) -> None:
         """Update the statistics of the members `who [S]` (bool) with the observations that they act on next, `obs
@@ -76,6 +77,25 @@ class Normalisation:
             self.running_return = self.running_return * self.gamma + rewards.unsqueeze(1)
             self.returns.update(self.running_return.unsqueeze(1), who)
             self.running_return = torch.where(done.unsqueeze(1), 0.0, self.running_return)
+
+    def see_obs(self, obs: Tensor, who: Tensor) -> None:
+        """Update the statistics of observations with `obs [S, B, obs]` of the members `who [S]` (bool)."""
+        if self.obs is not None:
+            self.obs.update(obs, who)
+
+    def see_rewards(self, rewards: Tensor, done: Tensor, who: Tensor) -> Tensor:
+        """Update the statistics of returns with the next steps of all environments, `rewards [S, T, E]` and
+        `done [S, T, E]` (bool), and return the normalised rewards; `who` as in `see_obs`."""
+        if self.returns is None:
+            return rewards
+        running, seen = self.running_return, []
+        for reward, ended in zip(rewards.unbind(1), done.unbind(1), strict=True):
+            running = running * self.gamma + reward
+            seen.append(running)
+            running = torch.where(ended, 0.0, running)
+        self.running_return = running
+        self.returns.update(torch.stack(seen, dim=1).flatten(1).unsqueeze(2), who)
+        return (rewards / self.returns.std().unsqueeze(2)).clamp_(-CLIP, CLIP).to(rewards.dtype)
 
     def normalised(self, obs: Tensor, rows: Rows = slice(None)) -> Tensor:
         """Normalised observations of the members `rows`: `obs [s, B, obs]` -> `[s, B, obs]`."""

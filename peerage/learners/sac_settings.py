@@ -37,9 +37,10 @@ class SACSettings(OffPolicySettings):
     use_sde: bool = False
     """Use generalised state-dependent exploration (gSDE)."""
     log_std_init: float = -3.0
-    """Initial log standard deviation of gSDE."""
+    """Initial log standard deviation of the actions; sac: of gSDE."""
     ent_coef: str = "auto"
-    """Entropy coefficient: auto (learned, initially 1), auto_0.1 (learned, initially 0.1) or a fixed number."""
+    """Entropy coefficient. sac: auto (learned, initially 1), auto_0.1 (learned, initially 0.1) or a fixed number; ppo:
+    a fixed number."""
 
     def __post_init__(self) -> None:
         if not _is_ent_coef(self.ent_coef):

@@ -117,6 +117,10 @@ class Stack:
             self._weights[key] = Weights(self._views(self.flat[rows]), grads)
         return self._weights[key]
 
+    def grads(self) -> dict[str, Tensor]:
+        """The gradients by name, `[S, *shape]`, in the same memory as `self.grad`."""
+        return self._views(self.grad)
+
     def _views(self, flat: Tensor) -> dict[str, Tensor]:
         columns = flat.detach().split([math.prod(part.shape) for part in self.parts.values()], dim=1)
         return {

@@ -56,6 +56,11 @@ class StackedMLP(Stack):
         self._without_grad, self._with_grad = self._layers_of(self.constants), self._layers_of(self.parameters)
 
     @property
+    def head(self) -> str:
+        """The name of the last layer."""
+        return str(self.layers - 1)
+
+    @property
     def activations(self) -> int:
         """The number of inputs and outputs of all layers of all rows, for one input each."""
         return self.rows * sum(self.sizes)

@@ -19,18 +19,22 @@ class NoSharing:
 
     def __init__(self, group: Group) -> None:
         self.group = group
-        self.followed = np.tile(np.arange(group.N), group.R)  # [M]: every member follows itself
+        # [M E]: every member follows itself
+        self.followed = np.tile(np.arange(group.N), group.R).repeat(group.E)
         self.following = torch.tensor(self.followed, device=group.device)
-        self.chose = np.zeros(group.M, bool)
+        self.chose = np.zeros(group.M * group.E, bool)
         self.signals: dict[str, Signal] = {}
 
     def act(
         self, obs: Tensor, host_obs: np.ndarray, episode_start: np.ndarray, step: int, *, greedy: bool = False
     ) -> Tensor:
-        """Actions `[M, act]` for environment step `step` (1, 2, ...)."""
+        """Actions `[M E, act]` for environment step `step` (1, 2, ...)."""
         if greedy:
             return self.group.mode(obs.unsqueeze(1)).squeeze(1)
-        actions = self.group.explore(self.group.own_suggestions(obs, self.group.draw()), step)
+        actions = self.group.own_suggestions(obs, self.group.draw())
+        if self.group.E > 1:  # on-policy learners, which neither explore nor take random actions at the start
+            return actions
+        actions = self.group.explore(actions, step)
         warm = step <= self.group.learning_starts
         if warm.any():
             mask = torch.as_tensor(warm, device=obs.device).unsqueeze(1)

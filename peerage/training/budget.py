@@ -69,6 +69,7 @@ KINDS: tuple[tuple[type, str], ...] = (
 SETTINGS = {
     "replay": "a smaller --buffer-size",
     "networks": "a smaller --net-arch",
+    "rollouts": "a smaller --n-steps",
     "histories": "a smaller --attention-history",
     "decisions": "a smaller --context-history",
     "suggestions": "a smaller --trust-buffer-size",

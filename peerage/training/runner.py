@@ -39,6 +39,8 @@ class Trainable(Protocol):
     """Number of CPU threads."""
     step: int
     """The number of completed steps."""
+    stride: int
+    """The number of steps that `advance` performs; `steps` is a multiple of it."""
     begun: bool
 
     def begin(self) -> None:
@@ -46,7 +48,7 @@ class Trainable(Protocol):
         ...
 
     def advance(self) -> object:
-        """Perform the next step."""
+        """Perform the next `stride` steps."""
         ...
 
     def metrics(self) -> list[MetricRow]: ...
@@ -132,8 +134,12 @@ class Runner:
     def evaluation_due(self) -> bool:
         """Whether an evaluation after this step is scheduled and has not been made yet."""
         freq, step = self.trainable.config.run.eval_freq, self.trainable.step
-        due = bool(freq) and (step == self.trainable.steps or step % freq == 0)
+        due = bool(freq) and (step == self.trainable.steps or self._passed(freq))
         return self.evaluation is not None and due and self.evaluated_at < step
+
+    def _passed(self, freq: int) -> bool:
+        """Whether the last steps reached a multiple of `freq`; at step 0, which is one, they did."""
+        return self.trainable.step % freq < self.trainable.stride
 
     @property
     def finished(self) -> bool:
@@ -171,18 +177,18 @@ class Runner:
             if now - shown > PROGRESS_SECONDS:
                 self.listener.on_progress(t.step, now - began)
                 shown = now
-            if t.step == t.steps or t.step % run.log_freq == 0:
+            if t.step == t.steps or self._passed(run.log_freq):
                 self.log()
                 seconds = now - logged_at - paused
                 rate = (t.step - logged_step) * t.N * t.R / max(seconds, 1e-9)
                 self.listener.on_timing(t.step, now - began, rate)
                 logged_at, logged_step, paused = now, t.step, 0.0
-            if t.step % trim_freq == 0:
+            if self._passed(trim_freq):
                 give_memory_back()
             pause = time.perf_counter()
             self._evaluate_if_due(interrupt)
             self._leave_if_asked(interrupt)
-            if run.checkpoint_freq and t.step % run.checkpoint_freq == 0 and t.step < t.steps:
+            if run.checkpoint_freq and self._passed(run.checkpoint_freq) and t.step < t.steps:
                 self.save()
             paused += time.perf_counter() - pause
         self.stopped = "" if self.finished else self.listener.stop_reason

@@ -15,6 +15,7 @@ from peerage.config.adviser_words import parse_members
 from peerage.config.file import validate
 from peerage.config.methods import EXCHANGES, LEARNERS, loaded
 from peerage.config.perturbations import Perturbations, with_perturbations
+from peerage.envs.changing import Changing
 from peerage.envs.vector import EnvGroup, EnvMaker, Episode, Maker, Step, check_env_id
 from peerage.errors import UserError
 from peerage.interop.pretrained import load_members
@@ -83,6 +84,13 @@ class Trainer:
         if advise and config.advice.only_follow_others and len(self.names) < 2:
             raise UserError("--only-follow-others needs another adviser: use --n-peers 2 or more, or add --advisers")
         self.group = self._make_group(dtype)
+        if advise and len(self.names) > 1 and self.group.E > 1:
+            raise UserError(f"--n-envs {self.group.E} needs --sharing none: advice is for one environment per member")
+        if self.steps % self.group.E:
+            near = max(1, round(self.steps / self.group.E)) * self.group.E
+            raise UserError(
+                f"--total-timesteps {self.steps} is not a multiple of --n-envs {self.group.E}: use {near}"
+            )
         if advise and config.advice.use_critic and not self.group.has_action_value:
             without = next(s.algorithm for s in self.group.settings if not LEARNERS[s.algorithm].has_action_value)
             raise UserError(f"--use-critic needs Q-functions, but {without} has none: remove the flag")
@@ -111,13 +119,18 @@ class Trainer:
             method = EXCHANGES[name]
             settings = getattr(config, method.part) if method.part else None
             self.exchanges[name] = method.load()(settings, self.group, config.exchange_freq)
-        seeds = [int(key.generator("environment").integers(2**31)) for key in self.group.stream_keys]
+        generators = [key.generator("environment") for key in self.group.stream_keys]
+        seeds = [int(rng.integers(2**31)) for rng in generators for _ in range(self.group.E)]
         training = EnvMaker(maker, with_perturbations(config.env_args, perturbations), self.spec.own_random)
-        self.envs = EnvGroup([training] * self.group.M, seeds, keep=True, success=config.run.success)
+        self.envs = EnvGroup([training] * len(seeds), seeds, keep=True, success=config.run.success)
+        if self.group.E > 1 and isinstance(self.envs.envs[0], Changing):
+            raise UserError("an environment that changes during the run needs --n-envs 1")
         self.evaluation_makers = [EnvMaker(maker, config.env_args, self.spec.own_random)] * self.group.M
         """Makers of the evaluation environments, one for each of the M members. They are not perturbed, so that
         evaluations of different runs are comparable."""
         self.step = 0
+        self.stride = self.group.E
+        """Steps of a member per call of `advance`."""
         self.begun = False  # `begin` was called
         self._notes_left = NOTING
         self.episodes: list[Episode] = []  # finished since the last `metrics`
@@ -169,16 +182,17 @@ class Trainer:
 
     def begin(self) -> None:
         """Begin the first episodes."""
-        self._set_observations(self.envs.reset(), np.ones(self.group.M, bool))
+        self._set_observations(self.envs.reset(), np.ones(self.envs.n, bool))
         self.group.see(self.obs)
 
     def _set_observations(self, obs: np.ndarray, first: np.ndarray) -> None:
-        """Set the members' current observations `obs [M, obs]`; `first [M]` bool: at the start of an episode."""
+        """Set the current observations `obs [M E, obs]`; `first [M E]` bool: at the start of an episode."""
         self.host_obs, self.obs, self.first, self.begun = obs, self._tensor(obs), first, True
 
     def advance(self) -> Step:
-        """One environment step of every member, and all the learning that belongs to it."""
-        self.step += 1
+        """One step of every environment, and all the learning that belongs to it. It counts as one step of a member
+        for each of its environments."""
+        self.step += self.stride
         chosen = self.sharing.act(self.obs, self.host_obs, self.first, self.step)
         actions = self.group.clip(chosen)
         host = actions.cpu().numpy()
@@ -220,7 +234,7 @@ class Trainer:
             rows += exchange.metrics()
         named = [(r, self.names[i], name, value) for r, i, name, value in rows]
         for m in range(self.group.M):
-            done = [e for e in self.episodes if e.env == m]
+            done = [e for e in self.episodes if e.env // self.group.E == m]
             if done:
                 r, name = m // self.N, self.names[m % self.N]
                 named.append((r, name, "train/return", float(np.mean([e.return_ for e in done]))))
@@ -241,9 +255,9 @@ class Trainer:
         if not self._notes_left or not plain or self.group.space.image is not None:
             return []
         self._notes_left -= 1
-        each = math.ceil(NOTED / self.group.M)
+        each = math.ceil(NOTED / self.envs.n)
         age = torch.arange(min(each, self.group.recent.size), device=self.device)
-        obs = self.group.recent_transitions(age.expand(self.group.M, -1)).obs.flatten(0, 1)
+        obs = self.group.recent_transitions(age.expand(self.envs.n, -1)).obs.flatten(0, 1)
         largest = float(obs.double().std(dim=0, correction=0).max())
         if USUAL[0] <= largest <= USUAL[1] or not largest > 0:
             return []
@@ -261,8 +275,8 @@ class Trainer:
     def member_state(self, m: int) -> dict[str, Any]:
         """The networks and last transitions of member `m`, for debugging."""
         age = torch.arange(min(DUMPED, self.group.recent.size), device=self.device)
-        batch = self.group.recent_transitions(age.expand(self.group.M, -1))
-        transitions = {name: getattr(batch, name)[m] for name in batch._fields}
+        batch = self.group.recent_transitions(age.expand(self.envs.n, -1))
+        transitions = {name: getattr(batch, name)[m * self.group.E] for name in batch._fields}  # of the first environment
         return {"networks": self.group.member_parameters(m), "transitions": transitions}
 
     # --- state ----------------------------------------------------------------------------------------------
@@ -308,7 +322,7 @@ class Trainer:
         self.episodes = [Episode(*episode) for episode in state["episodes"]]
         environments = {n: x.numpy() if isinstance(x, torch.Tensor) else x for n, x in state["environments"].items()}
         obs, restarted = self.envs.restore(environments, self.step)
-        who = np.isin(np.arange(self.group.M), list(restarted))
+        who = np.isin(np.arange(self.envs.n), list(restarted))
         self._set_observations(obs, np.array(state["first"], bool) | who)
         self.sharing.reset(who)
         messages = []
@@ -317,8 +331,8 @@ class Trainer:
                 f"the resumed run is not bit-identical: {self.spec.id} has state that outlasts its episodes, and it "
                 "is restarted"
             )
-        for m, why in restarted.items():
-            r, i = divmod(m, self.N)
+        for env, why in restarted.items():
+            r, i = divmod(env // self.group.E, self.N)
             of = f"{self.names[i]}{f' in replica {r}' if self.R > 1 else ''}"
             messages.append(f"{self.spec.id}: the episode of {of} could not be replayed and is restarted: {why}")
         return messages
