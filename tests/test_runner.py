@@ -33,6 +33,7 @@ class Fit:
 
     def __init__(self, config: Config) -> None:
         self.config, self.N, self.R, self.steps = config, config.n_peers, config.replicas, config.steps
+        self.stride = 1
         self.names = [f"member-{i}" for i in range(self.N)]
         self.step, self.begun, self.threads = 0, False, 1
         self.rng = np.random.default_rng(config.seed)

@@ -36,7 +36,7 @@ from peerage.sharing.advisers import make_adviser
 OBS = gym.spaces.Box(-np.inf, np.inf, (5,), np.float32)
 DISCRETE = gym.spaces.Discrete(4)
 BOX = gym.spaces.Box(np.array([-2, -0.5], np.float32), np.array([2, 1.5], np.float32))
-KINDS = ["dqn", "sac", "sac-sde", "td3"]
+KINDS = ["dqn", "sac", "sac-sde", "td3", "ppo", "ppo-box"]
 RNG = np.random.default_rng(0)
 
 
@@ -56,9 +56,9 @@ def space_for(kind):
 
 def sb3_model(kind, action_space=None, **kwargs):
     """An untrained model, all of whose parameters (targets too) are random and differ."""
-    name, *sde = kind.split("-")
+    name, _, way = kind.partition("-")
     policy = {"net_arch": [16, 12]} | kwargs.pop("policy_kwargs", {})
-    if sde:
+    if way == "sde":
         kwargs["use_sde"] = True
     env = Stub(action_space=action_space or space_for(kind))
     algorithm = getattr(sb3, name.upper())
@@ -124,6 +124,14 @@ def test_a_zip_has_the_actions_and_values_of_stable_baselines3(tmp_path, kind):
             assert torch.allclose(learner.q(torch.as_tensor(obs)[None])[0], q, atol=1e-6)
             target = model.q_net_target(torch.as_tensor(obs))
             assert torch.allclose(learner.q_target(torch.as_tensor(obs)[None])[0], target, atol=1e-6)
+        elif kind.startswith("ppo"):
+            if kind == "ppo":
+                assert np.array_equal(ours[:, 0].numpy().astype(int), theirs)
+            else:  # Stable-Baselines3 clips
+                assert np.allclose(np.clip(ours.numpy(), BOX.low, BOX.high), theirs, atol=1e-6)
+                assert not np.allclose(ours.numpy(), theirs)
+            values = model.policy.predict_values(torch.as_tensor(obs))
+            assert torch.allclose(learner.state_value(torch.as_tensor(obs)[None])[0], values[:, 0], atol=1e-5)
         else:
             assert np.allclose(ours.numpy(), theirs, atol=1e-6)
             actions = np.stack([BOX.sample() for _ in obs])
@@ -160,6 +168,8 @@ def test_networks_without_hidden_layers(tmp_path):
         learner = to_learner(read_zip(path), OBS, space_for(kind))
         obs = observations()
         ours = learner.suggest(torch.as_tensor(obs)[None], None)[0].numpy()
+        if kind == "ppo-box":
+            ours = np.clip(ours, BOX.low, BOX.high)
         assert np.allclose(ours.squeeze(), model.predict(obs, deterministic=True)[0].squeeze(), atol=1e-6)
 
 
@@ -167,8 +177,16 @@ def test_networks_without_hidden_layers(tmp_path):
 
 
 def test_other_algorithms_and_networks_are_refused(tmp_path):
-    _, path = saved(tmp_path, "ppo")
-    assert "DQN, SAC or TD3" in refusal(read_zip, path)
+    _, path = saved(tmp_path, "dqn")
+    torch.save({"features.weight": torch.ones(2, 2)}, blob := io.BytesIO())
+    rewritten(path, policy_pth=blob.getvalue())
+    assert "DQN, SAC, TD3 or PPO" in refusal(read_zip, path)
+    _, path = saved(tmp_path, "ppo", policy_kwargs={"activation_fn": torch.nn.ReLU})
+    assert "ReLU" in refusal(read_zip, path) and "Tanh'> is supported" in refusal(read_zip, path)
+    _, path = saved(tmp_path, "ppo", policy_kwargs={"net_arch": {"pi": [16], "vf": [12]}})
+    assert "in the critics" in refusal(read_zip, path)
+    _, path = saved(tmp_path, "ppo-box", use_sde=True)
+    assert "default MlpPolicy" in refusal(to_learner, read_zip(path), OBS, BOX)
     _, path = saved(tmp_path, "sac", policy_kwargs={"activation_fn": torch.nn.Tanh})
     assert "Tanh" in refusal(read_zip, path)
     _, path = saved(tmp_path, "sac", policy_kwargs={"activation_fn": torch.nn.ReLU})

@@ -27,6 +27,7 @@ from peerage.learners.base import Space
 from peerage.learners.critics import N_CRITICS
 from peerage.learners.defaults import default_settings
 from peerage.learners.dqn import DQN
+from peerage.learners.ppo import PPO
 from peerage.learners.sac import SAC
 from peerage.learners.td3 import TD3
 from peerage.nets.stacked import StackedMLP
@@ -37,22 +38,32 @@ PICKLE = b"\x80"
 """The first byte of a pickle (protocol 2 or newer)."""
 
 # The prefix of a policy's hidden layers in its state dict.
-ACTORS = {"dqn": "q_net.q_net", "sac": "actor.latent_pi", "td3": "actor.mu"}
+ACTORS = {
+    "dqn": "q_net.q_net", "sac": "actor.latent_pi", "td3": "actor.mu", "ppo": "mlp_extractor.policy_net",
+}  # fmt: skip
+# The last layer of the actor, where it is a separate module.
+LAST = {"sac": "actor.mu", "ppo": "action_net"}
+# The critics' prefixes. Their hidden layers must be those of the actor.
+CRITICS = {"sac": "critic.qf0", "td3": "critic.qf0", "ppo": "mlp_extractor.value_net"}
+MODULES = {"ppo": "stable_baselines3.common.policies"}
+"""The module of the policy class; by default `stable_baselines3.ALGORITHM.policies`."""
 
 # Entries of `policy_kwargs` with any value: they have no effect here, or the shapes of the weights show their effect.
 HARMLESS = {
     "net_arch", "use_sde", "log_std_init", "optimizer_class", "optimizer_kwargs", "share_features_extractor",
-    "normalize_images", ":type:", ":serialized:",
+    "normalize_images", "ortho_init", ":type:", ":serialized:",
 }  # fmt: skip
 # Entries of `policy_kwargs` that must have their default, as written in the JSON.
 DEFAULT_ONLY: dict[str, tuple[Any, ...]] = {
-    "activation_fn": ("<class 'torch.nn.modules.activation.ReLU'>",),
     "features_extractor_class": ("<class 'stable_baselines3.common.torch_layers.FlattenExtractor'>",),
     "features_extractor_kwargs": (None, {}),
     "n_critics": (N_CRITICS,),
     "clip_mean": (2.0,),
     "use_expln": (False,),
+    "squash_output": (False,),
 }
+ACTIVATIONS = {"ppo": "Tanh"}
+"""The activation function in torch; by default ReLU."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +91,8 @@ class Sb3Policy:
 
 
 def read_zip(path: str | Path) -> Sb3Policy:
-    """Read a DQN, SAC or TD3 model saved by Stable-Baselines3, without executing code from the file.
+    """Read a DQN, SAC, TD3 or PPO model saved by Stable-Baselines3, without executing code from the file. (A model of
+    A2C, whose policy is the same, is read as one of PPO.)
 
     Raises a one-line UserError for other files and for networks that differ from the default MlpPolicy.
     """
@@ -97,14 +109,16 @@ def read_zip(path: str | Path) -> Sb3Policy:
     algorithm = _algorithm(path, tensors)
     _check_policy(path, algorithm, data)
     use_sde = algorithm == "sac" and "actor.log_std" in tensors
-    mean = "actor.mu.0" if use_sde else "actor.mu"  # SAC's last layer is a separate module
-    layers = _layers(tensors, ACTORS[algorithm]) + (_layers(tensors, mean, 1) if algorithm == "sac" else [])
+    layers = _layers(tensors, ACTORS[algorithm])
+    if algorithm in LAST:
+        layers += _layers(tensors, "actor.mu.0" if use_sde else LAST[algorithm], 1)
     net_arch = tuple(fan_out for fan_out, _ in layers[:-1])
-    if not LEARNERS[algorithm].fits(discrete=True):
+    if algorithm in CRITICS:
         critics = {name.split(".")[1] for name in tensors if name.startswith("critic.")}
-        if critics != {f"qf{k}" for k in range(N_CRITICS)}:
+        if algorithm != "ppo" and critics != {f"qf{k}" for k in range(N_CRITICS)}:
             raise UserError(f"{path} has n_critics = {len(critics)}: Peerage's {algorithm} has {N_CRITICS}")
-        hidden = tuple(fan_out for fan_out, _ in _layers(tensors, "critic.qf0")[:-1])
+        found = _layers(tensors, CRITICS[algorithm]) + (_layers(tensors, "value_net", 1) if algorithm == "ppo" else [])
+        hidden = tuple(fan_out for fan_out, _ in found[:-1])
         if hidden != net_arch:
             raise UserError(f"{path} has layers {net_arch} in the actor, {hidden} in the critics: they must be equal")
     if not layers:
@@ -202,20 +216,24 @@ def _algorithm(path: Path, tensors: dict[str, Tensor]) -> str:
         return "td3"
     if any(name.startswith("actor.log_std") for name in tensors):
         return "sac"
-    raise UserError(f"{path} contains no MlpPolicy of Stable-Baselines3's DQN, SAC or TD3")
+    if "action_net.weight" in tensors and "value_net.weight" in tensors:
+        return "ppo"
+    raise UserError(f"{path} contains no MlpPolicy of Stable-Baselines3's DQN, SAC, TD3 or PPO")
 
 
 def _check_policy(path: Path, algorithm: str, data: dict[str, Any]) -> None:
     """Raise UserError for unsupported settings that the weights do not show: activation function, policy class, ..."""
-    policy = data.get("policy_class")
-    if not isinstance(policy, dict) or policy.get("__module__") != f"stable_baselines3.{algorithm}.policies":
+    policy, module = data.get("policy_class"), MODULES.get(algorithm, f"stable_baselines3.{algorithm}.policies")
+    if not isinstance(policy, dict) or policy.get("__module__") != module:
         raise UserError(f"{path} has a policy class other than Stable-Baselines3's MlpPolicy")
     kwargs = data.get("policy_kwargs")
     if not isinstance(kwargs, dict):
         raise UserError(f"{path} contains no policy_kwargs, so its activation function is unknown")
+    activation = f"<class 'torch.nn.modules.activation.{ACTIVATIONS.get(algorithm, 'ReLU')}'>"
+    supported = {**DEFAULT_ONLY, "activation_fn": (activation,)}
     for key, value in kwargs.items():
-        if key not in HARMLESS and value not in DEFAULT_ONLY.get(key, ()):
-            known = f"; only {DEFAULT_ONLY[key][0]} is supported" if key in DEFAULT_ONLY else ""
+        if key not in HARMLESS and value not in supported.get(key, ()):
+            known = f"; only {supported[key][0]} is supported" if key in supported else ""
             raise UserError(f"{path} has policy_kwargs {key[:40]!r} = {str(value)[:80]!r}{known}")
 
 
@@ -253,15 +271,15 @@ def _numbers(space: Any, key: str, count: int) -> np.ndarray | None:
 # --- zip to learner -------------------------------------------------------------------------------------
 
 
-def to_learner(policy: Sb3Policy, obs_space: gym.Space[Any], action_space: gym.Space[Any]) -> DQN | SAC | TD3:
+def to_learner(policy: Sb3Policy, obs_space: gym.Space[Any], action_space: gym.Space[Any]) -> DQN | SAC | TD3 | PPO:
     """Convert a policy to a learner of one row. Raises UserError if it does not fit the spaces."""
     return learner_of(policy, space_of(obs_space, action_space))
 
 
 @torch.no_grad()
-def learner_of(policy: Sb3Policy, space: Space) -> DQN | SAC | TD3:
+def learner_of(policy: Sb3Policy, space: Space) -> DQN | SAC | TD3 | PPO:
     """Convert a policy to a learner of one row. Raises UserError if it does not fit `space`."""
-    discrete = LEARNERS[policy.algorithm].fits(discrete=True)
+    discrete = LEARNERS[policy.algorithm].fits(discrete=True) and "log_std" not in policy.tensors
     trained = Space(policy.obs_dim, policy.act_dim, policy.act_dim if discrete else 0)
     if shape_of(trained) != shape_of(space):
         raise UserError(f"{policy.path} was trained with {shape_of(trained)}; this environment has {shape_of(space)}")
@@ -301,6 +319,14 @@ def sb3_views(learner: Any, row: int) -> dict[str, Tensor]:
         assert isinstance(learner.q, StackedMLP) and isinstance(learner.q_target, StackedMLP)
         return _mlp(learner.q, row, "q_net.q_net") | _mlp(learner.q_target, row, "q_net_target.q_net")
     views: dict[str, Tensor] = {}
+    if isinstance(learner, PPO):
+        net = learner.net
+        for offset, (part, last, outputs) in enumerate((("policy", "action_net", None), ("value", "value_net", 1))):
+            views |= _mlp(net, 2 * row + offset, f"mlp_extractor.{part}_net")
+            for kind in ("weight", "bias"):
+                own = views.pop(f"mlp_extractor.{part}_net.{2 * (net.layers - 1)}.{kind}")
+                views[f"{last}.{kind}"] = own[:outputs]
+        return views if learner.space.discrete else views | {"log_std": learner.log_std[row]}
     for name, critic in (("critic", learner.critic), ("critic_target", learner.critic_target)):
         for k in range(N_CRITICS):
             views |= _mlp(critic.net, N_CRITICS * row + k, f"{name}.qf{k}")

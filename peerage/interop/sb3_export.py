@@ -19,12 +19,14 @@ from peerage.interop.single import space_of
 from peerage.learners.dqn_settings import DQNSettings
 from peerage.learners.normalisation import CLIP, EPSILON, Normalisation
 from peerage.learners.off_policy import OffPolicyLearner
+from peerage.learners.ppo import PPO
+from peerage.learners.ppo_settings import PPOSettings
 from peerage.learners.sac import SAC
 from peerage.learners.sac_settings import SACSettings
 
 
 def export_member(run: Path, member: int, replica: int = 0, out: Path | None = None, which: str = "") -> Path:
-    """Write a member of a run as a zip for Stable-Baselines3's `DQN.load`, `SAC.load` or `TD3.load`. The running
+    """Write a member of a run as a zip for the `load` of Stable-Baselines3's DQN, SAC, TD3 or PPO. The running
     statistics of a member that normalises are written beside it, as `NAME.vecnormalize.pkl` for `VecNormalize.load`.
 
     `which` selects a checkpoint: `best` or the number of a step; empty: the newest. Returns the path of the zip: `out`,
@@ -64,7 +66,7 @@ def export_member(run: Path, member: int, replica: int = 0, out: Path | None = N
     buffer = io.BytesIO()
     model.save(buffer)
     files = {out: buffer.getvalue()}
-    if isinstance(learner, OffPolicyLearner) and learner.normalisation is not None:
+    if isinstance(learner, OffPolicyLearner | PPO) and learner.normalisation is not None:
         files[statistics] = _vec_normalize(learner.normalisation, env, learner.settings[0].gamma)
     for path, content in files.items():
         try:
@@ -122,6 +124,26 @@ def _model(settings: Any, env: gym.Env) -> Any:
         known = ", ".join(ACTORS)
         raise UserError(f"Stable-Baselines3 has no equivalent of {s.algorithm}: only {known} can be exported")
     policy: dict[str, Any] = {"net_arch": list(s.net_arch)}
+    if isinstance(s, PPOSettings):
+        return stable_baselines3.PPO(
+            "MlpPolicy",
+            env,
+            learning_rate=s.learning_rate,
+            n_steps=s.n_steps,
+            batch_size=s.batch_size,
+            n_epochs=s.update_epochs,
+            gamma=s.gamma,
+            gae_lambda=s.gae_lambda,
+            clip_range=s.clip_range,
+            clip_range_vf=s.clip_range_vf or None,
+            normalize_advantage=s.normalize_advantage,
+            ent_coef=float(s.ent_coef),
+            vf_coef=s.vf_coef,
+            max_grad_norm=s.max_grad_norm or math.inf,
+            target_kl=s.target_kl or None,
+            policy_kwargs=policy | {"log_std_init": s.log_std_init},
+            device="cpu",
+        )
     own: dict[str, Any] = {}
     if isinstance(s, DQNSettings):
         own = {

@@ -19,8 +19,9 @@ from peerage.nets.cnn import Image
 
 
 def single(settings: Any, space: Space) -> Any:
-    """A learner of one row for actions and values. It is not meant to learn: a replay buffer has capacity 1."""
-    smallest = {name: 1 for name in ("buffer_size", "batch_size") if hasattr(settings, name)}
+    """A learner of one row for actions and values. It is not meant to learn: it can store one transition."""
+    names = "buffer_size", "batch_size", "n_steps", "n_envs"
+    smallest = {name: 1 for name in names if hasattr(settings, name)}
     settings = replace(settings, **smallest)
     return LEARNERS[settings.algorithm].load()([settings], [StreamKey(0, 0, 0)], space, 1)
 

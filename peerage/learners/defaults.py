@@ -116,9 +116,19 @@ def _when(member: LearnerSettings) -> str:
     return f"a member learns after step {starts:,} (--learning-starts){freq}"
 
 
+def refuse_other_learners(algorithms: Iterable[str], given: Iterable[str]) -> None:
+    """Raise UserError if one of the settings `given` (keys) belongs to learners, but to none of `algorithms`."""
+    names = sorted(set(algorithms))
+    for key in given:
+        if not any(fits(key, name) for name in names):
+            have = "do not have" if len(names) > 1 else "does not have"
+            raise UserError(f"{flag(key)} has no effect: {' and '.join(names)} {have} this setting")
+
+
 def refuse_unused_settings(config: Config, given: Iterable[str]) -> None:
-    """Raise UserError if one of the settings `given` (keys) belongs to a kind of trust or an exchange that is not
-    used."""
+    """Raise UserError if one of the settings `given` (keys) belongs to a learner, a kind of trust or an exchange that
+    is not used."""
+    refuse_other_learners(config.learner.algorithm, given)
     advice = resolve_advice(config.advice)
     trust = f"--trust {advice.trust}" if advice.sharing == "advice" else "--sharing none"
     used = {TRUST[advice.trust].part} if advice.trust and advice.sharing == "advice" else set()

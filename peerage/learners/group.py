@@ -1,9 +1,10 @@
 """The members of all replicas as one object, independent of the stacks that hold their networks.
 
 Members are numbered `m = replica * N + member`; all tensors here are `[M, ...]` in this order. Members with the same
-learner and structural settings share a stack. A group with a single stack needs no gathering and scattering. Each
-member has `E` environments (`--n-envs`, for on-policy learners); environment `e` of member `m` is row `m * E + e` of the
-tensors of a step, which are `[M E, ...]`.
+learner and structural settings share a stack. A group with a single stack needs no gathering and scattering.
+
+Each member has `E` environments (`--n-envs`, for on-policy learners). Environment `e` of member `m` is row `m * E + e`
+of the tensors of a step, which are `[M E, ...]`.
 """
 
 from __future__ import annotations

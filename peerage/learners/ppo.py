@@ -1,7 +1,7 @@
 """Proximal policy optimisation (PPO, Schulman et al. 2017, arXiv 1707.06347) for all members of a stack at once.
 
-An update equals `PPO.train` of Stable-Baselines3 with the same weights and rollout. Equations, settings and differences:
-docs/methods/ppo.md.
+An update equals `PPO.train` of Stable-Baselines3 with the same weights and rollout. Equations, settings and
+differences: docs/methods/ppo.md.
 """
 
 from __future__ import annotations

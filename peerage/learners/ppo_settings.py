@@ -66,8 +66,6 @@ class PPOSettings(LearnerSettings):
     the member had chosen the action. The value function learns from all steps."""
 
     def __post_init__(self) -> None:
-        if self.learning_starts:
-            raise UserError("--learning-starts has no effect on ppo, which learns from its own actions: remove it")
         try:
             valid = math.isfinite(float(self.ent_coef)) and float(self.ent_coef) >= 0
         except ValueError:
@@ -76,6 +74,8 @@ class PPOSettings(LearnerSettings):
             raise UserError(f"--ent-coef must be a number >= 0, got {self.ent_coef!r}")
 
     def check(self) -> None:
+        if self.learning_starts:
+            raise UserError("--learning-starts has no effect on ppo, which learns from its own actions: remove it")
         if self.ent_coef.startswith("auto"):
             raise UserError(f"--ent-coef {self.ent_coef} is for sac; ppo needs a number >= 0")
         rollout = self.n_steps * self.n_envs
@@ -93,6 +93,4 @@ def _nearest_divisor(number: int, near: int) -> int:
     return min({*divisors, *(number // d for d in divisors)}, key=lambda d: (abs(d - near), -d))
 
 
-LEARNERS.register(
-    LearnerMethod("ppo", "peerage.learners.ppo:PPO", PPOSettings, on_policy=True, has_action_value=False)
-)
+LEARNERS.register(LearnerMethod("ppo", "peerage.learners.ppo:PPO", PPOSettings, on_policy=True, has_action_value=False))

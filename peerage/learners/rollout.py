@@ -71,13 +71,19 @@ class Rollout:
 
 
 def advantages(
-    rewards: Tensor, values: Tensor, next_values: Tensor, terminated: Tensor, truncated: Tensor, gamma: Tensor, lam: Tensor
+    rewards: Tensor,
+    values: Tensor,
+    next_values: Tensor,
+    terminated: Tensor,
+    truncated: Tensor,
+    gamma: Tensor,
+    lam: Tensor,
 ) -> Tensor:
     """Generalised advantage estimation (Schulman et al. 2016, arXiv 1506.02438, Eq. 16), all `[S, T, E]`.
 
-    `A_t = delta_t + gamma lambda (1 - done_t) A_{t+1}` with `delta_t = r_t + gamma (1 - terminated_t) V(s'_t) - V(s_t)`,
-    where `s'_t` is the observation that followed the action: at a truncation, the sum ends with
-    `r_t + gamma V(s'_t) - V(s_t)`. `gamma, lam [S, 1]`.
+    `A_t = delta_t + gamma lambda (1 - done_t) A_{t+1}` with
+    `delta_t = r_t + gamma (1 - terminated_t) V(s'_t) - V(s_t)`, where `s'_t` is the observation that followed the
+    action: at a truncation, the sum ends with `r_t + gamma V(s'_t) - V(s_t)`. `gamma, lam [S, 1]`.
     """
     gamma, lam = gamma.unsqueeze(2), lam.unsqueeze(2)
     delta = rewards + gamma * (1 - terminated) * next_values - values

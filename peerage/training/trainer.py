@@ -88,9 +88,7 @@ class Trainer:
             raise UserError(f"--n-envs {self.group.E} needs --sharing none: advice is for one environment per member")
         if self.steps % self.group.E:
             near = max(1, round(self.steps / self.group.E)) * self.group.E
-            raise UserError(
-                f"--total-timesteps {self.steps} is not a multiple of --n-envs {self.group.E}: use {near}"
-            )
+            raise UserError(f"--total-timesteps {self.steps} is not a multiple of --n-envs {self.group.E}: use {near}")
         if advise and config.advice.use_critic and not self.group.has_action_value:
             without = next(s.algorithm for s in self.group.settings if not LEARNERS[s.algorithm].has_action_value)
             raise UserError(f"--use-critic needs Q-functions, but {without} has none: remove the flag")
@@ -276,7 +274,8 @@ class Trainer:
         """The networks and last transitions of member `m`, for debugging."""
         age = torch.arange(min(DUMPED, self.group.recent.size), device=self.device)
         batch = self.group.recent_transitions(age.expand(self.envs.n, -1))
-        transitions = {name: getattr(batch, name)[m * self.group.E] for name in batch._fields}  # of the first environment
+        first = m * self.group.E  # its first environment
+        transitions = {name: getattr(batch, name)[first] for name in batch._fields}
         return {"networks": self.group.member_parameters(m), "transitions": transitions}
 
     # --- state ----------------------------------------------------------------------------------------------

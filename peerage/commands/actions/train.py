@@ -16,7 +16,7 @@ from peerage.config.flags import override
 from peerage.config.presets import preset_names, seed_flags
 from peerage.envs.make import check_env_id
 from peerage.errors import UserError
-from peerage.learners.defaults import default_algorithm, fits, refuse_unused_settings
+from peerage.learners.defaults import default_algorithm, fits, refuse_other_learners, refuse_unused_settings
 
 PUBLISHED_FLAGS = ("use_phase_aware", "sequence_length", "warmup_steps")
 """Flags, besides `attention_*`, of the published transformer-trust code: a command with one of them means its
@@ -50,13 +50,11 @@ def _refuse_idle_flags(config: Config, given: Mapping[str, Any]) -> None:
             if name in AdviceConfig.__dataclass_fields__ and name != "sharing":
                 raise UserError(f"{_flag(name)} has no effect with --sharing none: leave one of the two out")
     refuse_unused_settings(config, given)
-    algorithms: set[str] = set(config.learner.algorithm)
+    algorithms = set(config.learner.algorithm)
     automatic = [default_algorithm(discrete) for discrete in (True, False)]
     if "auto" in algorithms and any(not fits(name, algorithm) for name in given for algorithm in automatic):
         algorithms = algorithms - {"auto"} | {_default_algorithm(config)}
-    for name in given:
-        if not any(fits(name, algorithm) for algorithm in algorithms):
-            raise UserError(f"{_flag(name)} has no effect: {' and '.join(sorted(algorithms))} do not have this setting")
+    refuse_other_learners(algorithms, given)
 
 
 def _as_published(config: Config, given: Mapping[str, Any]) -> Config:
