@@ -20,6 +20,7 @@ from transitions import transition
 import peerage
 from peerage.errors import UserError
 from peerage.interop.sb3 import sb3_views
+from peerage.interop.sb3_export import export_member
 from peerage.learners.base import Space
 from peerage.learners.defaults import default_settings
 from peerage.learners.policies import Categorical, DiagonalNormal
@@ -422,6 +423,29 @@ def test_replicas_are_independent_and_the_last_rollout_may_be_short(tmp_path):
     }  # fmt: skip
     metrics = {n: run.metrics.query("replica == 0").reset_index(drop=True) for n, run in runs.items()}
     assert metrics[1].equals(metrics[3]) and "policy/kl" in set(metrics[1].query("step == 200")["name"])
+
+
+@pytest.mark.usefixtures("no_reports")
+@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
+def test_an_export_acts_identically_in_stable_baselines3(tmp_path, env):
+    """With running statistics, which a resume and the export contain."""
+    run = peerage.train(env=env, log_dir=str(tmp_path), total_timesteps=200, normalize_obs=True, **TINY)
+    path = export_member(run.folder, 1)
+    model = sb3.PPO.load(path, device="cpu")
+    made = gymnasium.make(env)
+    vec = sb3.common.vec_env.DummyVecEnv([lambda: made])
+    statistics = sb3.common.vec_env.VecNormalize.load(str(path.with_suffix(".vecnormalize.pkl")), vec)
+    obs = np.random.default_rng(0).normal(size=(50, made.observation_space.shape[0])).astype(np.float32)
+    theirs, _ = model.predict(statistics.normalize_obs(obs), deterministic=True)
+    ours = run.policy(1)(obs)
+    assert all(made.action_space.contains(action) for action in ours)
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    assert model.batch_size == 32 and model.n_steps == 16 and abs(statistics.obs_rms.mean).max() > 0
+    again = peerage.train(
+        env=env, log_dir=str(tmp_path), exp_name="again", total_timesteps=64, init_from=[f"{run.folder}:1", "none"],
+        normalize_obs=True, **TINY,
+    )  # fmt: skip
+    assert again.metrics.query("step == 64 and name == 'policy/kl'").shape[0] == 2
 
 
 @pytest.mark.usefixtures("no_reports")
