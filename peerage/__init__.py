@@ -32,6 +32,7 @@ __all__ = [
     "__version__",
     "load",
     "register_adviser",
+    "register_batched_env",
     "register_exchange",
     "register_expert",
     "register_features",
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from peerage.config import Config
     from peerage.config.methods import LearnerSettings
     from peerage.config.register import register_exchange, register_learner, register_trust
+    from peerage.envs.batched import register_batched_env
     from peerage.envs.scripted import register_expert
     from peerage.errors import UserError
     from peerage.learners.base import Learner
@@ -71,6 +73,7 @@ _MODULE_OF = {
     "Signal": "peerage.trust.signals",
     "UserError": "peerage.errors",
     "register_adviser": "peerage.sharing.advisers",
+    "register_batched_env": "peerage.envs.batched",
     "register_exchange": "peerage.config.register",
     "register_learner": "peerage.config.register",
     "register_trust": "peerage.config.register",

@@ -16,6 +16,7 @@ from peerage import session
 from peerage.append_buffer import AppendBuffer
 from peerage.config.methods import EXCHANGES, LEARNERS, TRUST
 from peerage.envs import scripted
+from peerage.envs.batched import program
 from peerage.nets.workers import WORKERS
 from peerage.sharing import advisers
 from peerage.training.trainer import Trainer
@@ -71,6 +72,7 @@ def registries(monkeypatch):
         (advisers, "_registered"),
         (scripted, "_experts"),
         (scripted, "_adversaries"),
+        (program, "_programs"),
     ):
         monkeypatch.setattr(module, name, dict(getattr(module, name)))
 

@@ -47,9 +47,9 @@ from importlib import import_module
 from pathlib import Path
 from benchmarks.crash import Kill, crash
 
-def forgotten(*_):
+def forgotten(*given):
     if name == "replay":
-        raise import_module("peerage.errors").UserError("no")
+        return dict.fromkeys(given[2], "no")
 
 def attempt(folder):
     (outcome,) = crash(["room-td"], 1, folder, at=[Kill("s110")], say=lambda line: None)

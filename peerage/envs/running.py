@@ -8,20 +8,29 @@ episode, and the actions since. The result of a replay is compared with the reco
 from __future__ import annotations
 
 import copy
-import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
-import gymnasium
 import numpy as np
 
-from peerage.envs.changing import Changing
 from peerage.envs.make import one_line
+from peerage.envs.stepping import Stepper, set_state, state_of
 from peerage.errors import UserError
 from peerage.text import place
 
 MAX_STEPS = 20_000
 """Longer episodes are not recorded: their actions would take too much memory, and their replay too much time."""
+
+
+class Replayed(NamedTuple):
+    """An episode after its replay."""
+
+    obs: np.ndarray
+    """float32 [obs]: the last observation."""
+    total: float
+    """The sum of rewards."""
+    generator: dict[str, Any] | None
+    """The state of the environment's generator (`state_of`)."""
 
 
 class RunningEpisodes:
@@ -38,12 +47,12 @@ class RunningEpisodes:
         self.rows = np.arange(n)
         self.room = 64  # steps that fit without another look at the lengths
 
-    def begin(self, i: int, env: gymnasium.Env, seed: int | None) -> None:
-        """Record that environment i is about to be reset, with `seed` or without."""
+    def begin(self, i: int, seed: int | None, generator: np.random.Generator | None) -> None:
+        """Record that environment i, which has this generator, is about to be reset, with `seed` or without."""
         if seed is not None:
             self.begun[i] = {"seed": seed}
         else:
-            state = generator_state(env)
+            state = state_of(generator)
             self.begun[i] = None if state is None else {"generator": state}
 
     def add(self, actions: np.ndarray, lengths: np.ndarray) -> None:
@@ -81,49 +90,38 @@ class RunningEpisodes:
         self.room = 0  # `add` computes it from the lengths
 
     def replay(
-        self, i: int, env: gymnasium.Env, actions: Sequence[Any], clock: int
-    ) -> tuple[np.ndarray, float, dict[str, Any] | None]:
-        """Reset environment i as its running episode began and take `actions`, the last of which was step `clock` of
-        the training. Returns the observation, the sum of rewards and the generator's state after them.
+        self, stepper: Stepper, rows: Sequence[int], convert: Callable[[np.ndarray], np.ndarray], lengths: list[int],
+        clock: int,
+    ) -> dict[int, Replayed | str]:
+        """Reset the environments `rows` as their running episodes began and take their recorded actions, the last of
+        which was step `clock` of the training. `convert`: from recorded actions to those of the environments.
 
-        Raises UserError with the reason if the episode cannot be replayed.
+        Returns what the replay of each of them has led to, or the reason why its episode cannot be replayed.
         """
-        begun = self.begun[i]
-        if begun is None:
-            raise UserError("it has no generator np_random")
-        if isinstance(env, Changing):
-            env.steps, env.running = clock - len(actions), True
+        failed: dict[int, Replayed | str] = {}
+        obs, totals = {}, dict.fromkeys(rows, 0.0)
         try:
-            if "seed" in begun:
-                obs, _ = env.reset(seed=int(begun["seed"]))
-            else:
-                set_generator_state(env, begun["generator"])
-                obs, _ = env.reset()
-            total = 0.0
-            for k, action in enumerate(actions):
-                obs, reward, terminated, truncated, _ = env.step(action)
-                total += float(reward)
-                if terminated or truncated:
-                    raise UserError(f"it ended after {k + 1} of {len(actions)} steps")
-        except UserError:
-            raise
+            for i in rows:
+                begun = self.begun[i]
+                if begun is None:
+                    raise UserError("it has no generator np_random")
+                stepper.set_clock(i, clock - lengths[i], running=True)
+                if "seed" not in begun:
+                    set_state(stepper.generator(i), begun["generator"])
+                obs[i] = stepper.reset(i, int(begun["seed"]) if "seed" in begun else None)
+            only = np.zeros(len(self.begun), bool)
+            for k in range(max((lengths[i] for i in rows), default=0)):
+                active = [i for i in rows if lengths[i] > k and i not in failed]
+                only[:] = False
+                only[active] = True
+                result = stepper.step(convert(self.actions[:, k]), only)
+                for i in active:
+                    obs[i] = result.obs[i]
+                    totals[i] += float(result.reward[i])
+                    if result.terminated[i] or result.truncated[i]:
+                        failed[i] = f"it ended after {k + 1} of {lengths[i]} steps"
+        except UserError as error:
+            return dict.fromkeys(rows, str(error))
         except Exception as error:
-            raise UserError(f"it raised {type(error).__name__}: {one_line(error)}{place(error)}") from error
-        return np.asarray(obs, np.float32), total, generator_state(env)
-
-
-def generator_state(env: gymnasium.Env) -> dict[str, Any] | None:
-    """The state of the environment's generator `np_random` as JSON-able data; None if it has no such generator."""
-    generator = getattr(getattr(env.unwrapped, "np_random", None), "bit_generator", None)
-    if generator is None:
-        return None
-    state: dict[str, Any] = json.loads(json.dumps(dict(generator.state), default=lambda x: x.tolist()))
-    return state
-
-
-def set_generator_state(env: gymnasium.Env, state: dict[str, Any]) -> None:
-    """Restore a state from `generator_state`. Raises ValueError, TypeError or KeyError if it does not fit."""
-    generator = getattr(getattr(env.unwrapped, "np_random", None), "bit_generator", None)
-    if generator is None:
-        raise ValueError("the environment has no generator np_random")
-    generator.state = copy.deepcopy(state)
+            return dict.fromkeys(rows, f"it raised {type(error).__name__}: {one_line(error)}{place(error)}")
+        return {i: Replayed(obs[i], totals[i], state_of(stepper.generator(i))) for i in rows} | failed

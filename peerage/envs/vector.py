@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,10 +12,10 @@ import numpy as np
 
 from peerage.envs.actions import ActionConverter
 from peerage.envs.adapted import Conversion
-from peerage.envs.changing import Changing
 from peerage.envs.make import EnvMaker, Maker, Spec, check_env_id, make_env, one_line, spec_of
-from peerage.envs.returned import WrongReturn, checked_reset, checked_step
-from peerage.envs.running import MAX_STEPS, RunningEpisodes, generator_state, set_generator_state
+from peerage.envs.returned import WrongReturn
+from peerage.envs.running import MAX_STEPS, RunningEpisodes
+from peerage.envs.stepping import LoopStepper, set_state, state_of, stepper_for
 from peerage.envs.success import SuccessRule, either, success_of
 from peerage.errors import Terminated, UserError
 from peerage.text import place
@@ -60,10 +61,13 @@ class EnvGroup:
     The environments may differ in everything but their observation and action space. `seeds[i]` is one seed, for the
     first episode of environment i, or one for each of its first episodes; later episodes continue the environment's
     own generator. With `keep` the running episodes are recorded, so that `state` and `restore` can move them from one
-    process to another. `success` says how the success of an episode follows from its steps.
+    process to another. `success` says how the success of an episode follows from its steps. `batched`: None
+    steps the environments in one program if there is one for them (`peerage.envs.batched`), which changes no bit; False
+    steps them one by one; True uses a program for very few environments, too.
 
     Attributes, as in `Spec`: n, spec (of the first environment), observation_space, action_space, obs_dim, discrete,
-    n_actions, act_dim, action_low, action_high. Set `max_steps` to truncate long episodes.
+    n_actions, act_dim, action_low, action_high; `envs`, the Gymnasium environments, only the first if they are stepped
+    in one program; `limits [n]`, their time limits, None without one. Set `max_steps` to truncate long episodes.
 
     Raises UserError in one line if an environment cannot be built or has spaces that Peerage cannot train on, if two
     environments have different spaces, and, naming environment and step, if an environment raises, returns something
@@ -77,6 +81,7 @@ class EnvGroup:
         *,
         keep: bool = False,
         success: SuccessRule = "last",
+        batched: bool | None = None,
     ):
         if len(makers) == 0:
             raise UserError("a group of environments needs at least one environment")
@@ -84,16 +89,26 @@ class EnvGroup:
             raise ValueError(f"{len(makers)} environments need as many seeds, not {len(seeds)}")
         self.n = len(makers)
         self.seeds = [[int(s) for s in seed] if isinstance(seed, Iterable) else [int(seed)] for seed in seeds]
-        self.envs: list[gymnasium.Env] = []
-        try:
-            for maker in makers:
-                self.envs.append(maker.make())
-            self.names = [m.name if env.spec is None else env.spec.id for m, env in zip(makers, self.envs)]
+        stepper = stepper_for(makers, batched)
+        if stepper is not None:
+            self.envs = stepper.envs
             self.spec = spec_of(self.envs[0], makers[0].env)
-            self._check_alike()
-        except UserError:
-            self.close()
-            raise
+            self.names = [self.spec.id] * self.n
+        else:
+            self.envs = []
+            try:
+                for maker in makers:
+                    self.envs.append(maker.make())
+                self.names = [m.name if env.spec is None else env.spec.id for m, env in zip(makers, self.envs)]
+                self.spec = spec_of(self.envs[0], makers[0].env)
+                self._check_alike()
+            except UserError:
+                for env in self.envs:
+                    env.close()
+                raise
+            stepper = LoopStepper(self.envs, self.spec.obs_dim)
+        self._stepper = stepper
+        self.limits = stepper.limits
         self.observation_space, self.action_space = self.spec.observation_space, self.spec.action_space
         self.obs_dim, self.act_dim = self.spec.obs_dim, self.spec.act_dim
         self.discrete, self.n_actions = self.spec.discrete, self.spec.n_actions
@@ -142,31 +157,13 @@ class EnvGroup:
         """
         if np.shape(actions) != self._action_shape:
             raise ValueError(f"actions must have shape {self._action_shape}, not {np.shape(actions)}")
-        # For Box a copy: an environment may change its action in place, and the caller's array must not change.
-        batch = self._batch(actions)
         if self._running is not None:
             self._running.add(actions, self._lengths)
-        next_obs = np.zeros((self.n, self.obs_dim), np.float32)
-        reward = np.zeros(self.n)
-        terminated, truncated = np.zeros(self.n, bool), np.zeros(self.n, bool)
-        infos: dict[int, Mapping[str, Any]] = {}
         self._steps += 1
-        i = 0
-        try:
-            for i in range(self.n) if only is None else np.flatnonzero(only).tolist():
-                result = self.envs[i].step(batch[i])
-                next_obs[i], reward[i], terminated[i], truncated[i], infos[i] = checked_step(result, self.obs_dim)
-        except (UserError, Terminated):
-            raise
-        except WrongReturn as error:
-            raise UserError(f"{self._where(i)}: {error}") from None
-        except (Exception, SystemExit) as error:  # an environment that calls sys.exit() has failed as well
-            raise self._failed(i, error) from error
-        with np.errstate(over="ignore"):  # an overflow gives infinity, which is refused below
-            single = reward.astype(np.float32)
-        if not (np.isfinite(next_obs).all() and np.isfinite(single).all()):
-            self._refuse(next_obs, single)
-
+        with self._failures():
+            # A copy of the actions: an environment may change its action in place, and the caller's must not change.
+            next_obs, reward, terminated, truncated, infos = self._stepper.step(self._converted(actions), only)
+        single = self._finite(next_obs, reward)
         self._returns += reward
         self._lengths += 1 if only is None else only
         if self._any_step:
@@ -180,7 +177,7 @@ class EnvGroup:
         if done.any():
             ended = np.flatnonzero(done).tolist()
             for i in ended:
-                success = self._success[i] if self._any_step else success_of(infos[i])
+                success = self._success[i] if self._any_step else success_of(infos.get(i))
                 episodes.append(Episode(i, float(self._returns[i]), int(self._lengths[i]), success))
                 self._success[i] = None
             self._returns[ended] = 0
@@ -195,7 +192,7 @@ class EnvGroup:
         assert self._running is not None
         state = {
             **self._running.state(self._lengths),
-            "generators": [generator_state(env) for env in self.envs],
+            "generators": [state_of(self._stepper.generator(i)) for i in range(self.n)],
             "lengths": self._lengths.copy(),
             "returns": self._returns.copy(),
             "obs": self._obs.copy(),
@@ -220,28 +217,24 @@ class EnvGroup:
         if len(state["generators"]) != self.n or (lengths < 0).any():
             raise ValueError("not a state of environments")
         self._running.load_state(state)
-        self._next_seeds, self._steps = [iter(()) for _ in self.envs], clock
-        restarted: dict[int, str] = {}
-        for i, (env, length) in enumerate(zip(self.envs, lengths.tolist())):
-            taken = self._running.actions[:, :length].swapaxes(0, 1)  # [length, n, ...]
-            try:
-                if len(taken) < length:
-                    raise UserError(f"it is longer than {MAX_STEPS:,} steps")
-                actions = [self._batch(at)[i] for at in taken]
-                now, total, generator = self._running.replay(i, env, actions, clock)
-                if now.tobytes() != obs[i].tobytes():
-                    raise UserError(f"its observation after {length} steps differs")
-                if total != returns[i] or generator != state["generators"][i]:
-                    raise UserError(f"its rewards or random numbers in {length} steps differ")
-            except UserError as error:
-                restarted[i] = str(error)
+        self._next_seeds, self._steps = [iter(()) for _ in range(self.n)], clock
+        too_long = np.flatnonzero(lengths > self._running.actions.shape[1]).tolist()
+        restarted = dict.fromkeys(too_long, f"it is longer than {MAX_STEPS:,} steps")
+        for part in self._stepper.parts:
+            rows = [i for i in part if i not in restarted]
+            for i, found in self._running.replay(self._stepper, rows, self._converted, lengths.tolist(), clock).items():
+                if isinstance(found, str):
+                    restarted[i] = found
+                elif found.obs.tobytes() != obs[i].tobytes():
+                    restarted[i] = f"its observation after {lengths[i]} steps differs"
+                elif found.total != returns[i] or found.generator != state["generators"][i]:
+                    restarted[i] = f"its rewards or random numbers in {lengths[i]} steps differ"
         self._lengths, self._returns, self._obs = lengths.copy(), returns.copy(), obs.copy()
         self._success = [None if known < 0 else bool(known) for known in success.tolist()]
         for i in restarted:
             if state["generators"][i] is not None:
-                set_generator_state(self.envs[i], state["generators"][i])
-            if isinstance(env := self.envs[i], Changing):
-                env.steps, env.running = clock, True
+                set_state(self._stepper.generator(i), state["generators"][i])
+            self._stepper.set_clock(i, clock, running=True)
             self._lengths[i], self._returns[i], self._success[i] = 0, 0.0, None
         self._reset(list(restarted), self._obs)
         return self._obs.copy(), restarted
@@ -251,38 +244,23 @@ class EnvGroup:
 
         With `running` off the clock stands still: the environments do not change, whatever steps follow.
         """
-        for env in self.envs:
-            if isinstance(env, Changing):
-                env.steps, env.running = steps, running
+        for i in range(self.n):
+            self._stepper.set_clock(i, steps, running=running)
 
     def close(self) -> None:
         """Close all environments."""
-        for env in self.envs:
-            env.close()
-
-    def _batch(self, actions: np.ndarray) -> Any:
-        """A copy of the actions as the `step` of the environments takes them, one entry for each."""
-        converted = self._converted(actions)
-        return converted.tolist() if self.discrete else converted
+        self._stepper.close()
 
     def _reset(self, which: Sequence[int], obs: np.ndarray) -> None:
         """Reset the environments `which` and write their observations to their rows of `obs`."""
         assert self._next_seeds is not None
-        i = 0
-        try:
+        with self._failures():
             for i in which:
                 seed = next(self._next_seeds[i], None)
                 if self._running is not None:
-                    self._running.begin(i, self.envs[i], seed)
-                obs[i] = checked_reset(self.envs[i].reset(seed=seed), self.obs_dim)
-        except (UserError, Terminated):
-            raise
-        except WrongReturn as error:
-            raise UserError(f"{self._where(i)}: {error}") from None
-        except (Exception, SystemExit) as error:  # an environment that calls sys.exit() has failed as well
-            raise self._failed(i, error) from error
-        if not np.isfinite(obs).all():
-            self._refuse(obs, np.zeros(self.n))
+                    self._running.begin(i, seed, self._stepper.generator(i))
+                obs[i] = self._stepper.reset(i, seed)
+        self._finite(obs, np.zeros(self.n))
 
     def _check_alike(self) -> None:
         """UserError unless the environments are different objects with the same spaces."""
@@ -300,15 +278,32 @@ class EnvGroup:
                         raise UserError(f"{name} made environments with different spaces: {spaces}")
                     raise UserError(f"{self.names[0]} and {name} have different spaces: {spaces}")
 
-    def _where(self, index: int) -> str:
-        return f"{self.names[index]}, environment {index}, step {self._steps}"
+    def _where(self, index: int | None) -> str:
+        which = "batched environments" if index is None else f"environment {index}"
+        return f"{self.names[index or 0]}, {which}, step {self._steps}"
 
-    def _failed(self, index: int, error: BaseException) -> UserError:
-        what = f"{type(error).__name__}: {one_line(error)}{place(error)}"
-        return UserError(f"{self._where(index)}: the environment raised {what}")
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        """Turn what an environment raises into a UserError that names the environment and the step."""
+        try:
+            yield
+        except (UserError, Terminated):
+            raise
+        except WrongReturn as error:
+            raise UserError(f"{self._where(self._stepper.at)}: {error}") from None
+        except (Exception, SystemExit) as error:  # an environment that calls sys.exit() has failed as well
+            what = f"{type(error).__name__}: {one_line(error)}{place(error)}"
+            raise UserError(f"{self._where(self._stepper.at)}: the environment raised {what}") from error
 
-    def _refuse(self, obs: np.ndarray, reward: np.ndarray) -> None:
+    def _finite(self, obs: np.ndarray, reward: np.ndarray) -> np.ndarray:
+        """The rewards as float32. Raises UserError for numbers that are not finite as float32."""
+        if np.vdot(obs, obs) < np.inf and np.vdot(reward, reward) < 1e76:  # fast; fails for some large numbers, too
+            return reward.astype(np.float32)
+        with np.errstate(over="ignore"):  # an overflow gives infinity
+            reward = reward.astype(np.float32)
         bad_obs = ~np.isfinite(obs).all(axis=1)
+        if not (bad_obs | ~np.isfinite(reward)).any():
+            return reward
         index = int(np.flatnonzero(bad_obs | ~np.isfinite(reward))[0])
         what = "an observation" if bad_obs[index] else "a reward"
         raise UserError(f"{self._where(index)}: the environment gave {what} that is not finite")

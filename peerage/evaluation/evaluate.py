@@ -17,7 +17,7 @@ import numpy as np
 
 from peerage.config.tree import Config
 from peerage.envs.catalogue import is_known
-from peerage.envs.make import EnvMaker, time_limit
+from peerage.envs.make import EnvMaker
 from peerage.envs.success import SuccessRule
 from peerage.envs.vector import EnvGroup, Episode, Step
 from peerage.errors import UserError
@@ -108,7 +108,7 @@ def limit_episodes(envs: EnvGroup, max_steps: int | None) -> EnvGroup:
     """Make `envs` truncate its episodes after `max_steps` steps, and return it. None: after `MAX_STEPS` steps in
     environments without a time limit."""
     never = np.iinfo(np.int64).max
-    limits = [max_steps or (MAX_STEPS if time_limit(env) is None else never) for env in envs.envs]
+    limits = [max_steps or (MAX_STEPS if limit is None else never) for limit in envs.limits]
     envs.max_steps = np.array(limits, np.int64)
     return envs
 

@@ -176,7 +176,7 @@ def _play(
         maker = trainer.evaluation_makers[row]
         maker = replace(maker, env_args={**maker.env_args, "render_mode": mode})
         seeds = episode_seeds(trainer.config, episodes, SEED if seed is None else seed)[row]
-        envs = EnvGroup([maker], [seeds], success=trainer.config.run.success)
+        envs = EnvGroup([maker], [seeds], success=trainer.config.run.success, batched=False)
         limit_episodes(envs, trainer.config.run.max_eval_steps)
     except UserError:
         trainer.close()
