@@ -183,13 +183,12 @@ def table(results: Results) -> str:
     gpu = f", {m['gpu']}" if m["gpu"] else ""
     vendor = f" ({m['vendor']})" if "vendor" in m else ""  # not in results of earlier versions
     lines = [
-        f"{m['cpu']}{vendor}, {m['cores']} cores{gpu}; load {results['load'][0]} to {results['load'][1]}; "
-        f"Python {m['python']}, "
-        f"{versions}. Medians of {results['rounds']} rounds (trust: at most {TRUST_ROUNDS}) of "
+        f"{m['cpu']}{vendor}, {m['cores']} cores{gpu}; load {results['load'][0]} to {results['load'][1]}; Python "
+        f"{m['python']}, {versions}. Medians of {results['rounds']} rounds (trust: at most {TRUST_ROUNDS}) of "
         f"{results['seconds']:g} s.",
     ]
     if results["load"][1] > (m["cores"] or 1) + 1:
-        lines += ["", "The machine was also used by other processes: member-steps per second are too low; compare CPU time."]
+        lines += ["", "Other processes used the machine: member-steps per second are too low; compare CPU time."]
     if results["cases"]:
         lines += ["", *against_others(results)]
     if results.get("trust"):
@@ -243,8 +242,8 @@ def against_others(results: Results) -> list[str]:
         "CPU time is the sum over all threads. Ratios above 1 are in favour of Peerage; the targets are speed-ups in "
         "member-steps/s.",
         "",
-        "| case | contender | threads | CPU ms per member-step | relative to Peerage | member-steps/s | speed-up of Peerage "
-        "| target |",
+        "| case | contender | threads | CPU ms per member-step | relative to Peerage | member-steps/s | speed-up of "
+        "Peerage | target |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for case, found in results["cases"].items():
@@ -281,8 +280,8 @@ def against_others(results: Results) -> list[str]:
         "",
         "### Lower bound",
         "",
-        "Milliseconds per member-step: the environment, the matrix products of learning at the speed of a large product, "
-        "their sum (the lower bound), and the measured time.",
+        "Milliseconds per member-step: the environment, the matrix products of learning at the speed of a large "
+        "product, their sum (the lower bound), and the measured time.",
         "",
         "| case | MFLOP per update | GFLOP/s | environment | learning | bound | measured | measured / bound |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
