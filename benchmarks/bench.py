@@ -183,13 +183,12 @@ def table(results: Results) -> str:
     gpu = f", {m['gpu']}" if m["gpu"] else ""
     vendor = f" ({m['vendor']})" if "vendor" in m else ""  # not in results of earlier versions
     lines = [
-        f"{m['cpu']}{vendor}, {m['cores']} cores{gpu}; load {results['load'][0]} to {results['load'][1]}; "
-        f"Python {m['python']}, "
-        f"{versions}. Medians of {results['rounds']} rounds (trust: at most {TRUST_ROUNDS}) of "
+        f"{m['cpu']}{vendor}, {m['cores']} cores{gpu}; load {results['load'][0]} to {results['load'][1]}; Python "
+        f"{m['python']}, {versions}. Medians of {results['rounds']} rounds (trust: at most {TRUST_ROUNDS}) of "
         f"{results['seconds']:g} s.",
     ]
     if results["load"][1] > (m["cores"] or 1) + 1:
-        lines += ["", "The machine had other load: member-steps per second are too low; compare CPU time."]
+        lines += ["", "Other processes used the machine: member-steps per second are too low; compare CPU time."]
     if results["cases"]:
         lines += ["", *against_others(results)]
     if results.get("trust"):
@@ -203,9 +202,9 @@ def costs_of_trust(found: dict[str, dict[str, Any]]) -> list[str]:
         "### Trust",
         "",
         "The published settings of transformer trust (`seed-hybrid-...`; 32 windows of 50 steps every 20 steps), and "
-        "the same with another trust.",
+        "the same settings with other kinds of trust.",
         "",
-        "| case | members | trust | threads | member-steps/s | CPU ms each | target |",
+        "| case | members | trust | threads | member-steps/s | CPU ms per member-step | target |",
         "| --- | ---: | --- | ---: | ---: | ---: | ---: |",
     ]
     for case, rows in found.items():
@@ -223,9 +222,9 @@ def costs_of_trust(found: dict[str, dict[str, Any]]) -> list[str]:
                 "",
                 f"### Cost of trust with the number of advisers ({case})",
                 "",
-                "CPU milliseconds of a member-step in a group whose members are each other's advisers.",
+                "CPU milliseconds per member-step in a group in which the members advise each other.",
                 "",
-                "| advisers | " + " | ".join(TRUSTS) + " | hybrid less td |",
+                "| advisers | " + " | ".join(TRUSTS) + " | hybrid minus td |",
                 "| ---: |" + " ---: |" * (len(TRUSTS) + 1),
             ]
             for n in sizes:
@@ -240,11 +239,11 @@ def against_others(results: Results) -> list[str]:
     lines = [
         "### Against other libraries",
         "",
-        "CPU time is that of all threads. Ratios above 1 are in favour of Peerage; the targets are ratios of "
+        "CPU time is the sum over all threads. Ratios above 1 are in favour of Peerage; the targets are speed-ups in "
         "member-steps/s.",
         "",
-        "| case | contender | threads | CPU ms a member-step | times Peerage's | member-steps/s | Peerage is faster by "
-        "| target |",
+        "| case | contender | threads | CPU ms per member-step | relative to Peerage | member-steps/s | speed-up of "
+        "Peerage | target |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for case, found in results["cases"].items():
@@ -258,7 +257,7 @@ def against_others(results: Results) -> list[str]:
         for key in rows:
             if (who := key.split("/")[0]) in ("sb3", "sbx"):
                 lines.append(
-                    f"| | {NAMES[who]} | {rows[key]['threads'] or 'its own'} | {cpu(rows, key):.3f} "
+                    f"| | {NAMES[who]} | {rows[key]['threads'] or 'default'} | {cpu(rows, key):.3f} "
                     f"| {ratio(rows, key, ours, 'cpu'):.2f} | {rate(rows, key):,.0f} "
                     f"| {ratio(rows, ours, key, 'rates'):.2f} | {TARGETS[case, who]:g} |"
                 )
@@ -279,12 +278,12 @@ def against_others(results: Results) -> list[str]:
             lines.append(f"| {case} | {rows[ours]['threads']} | {one:,.0f} | {two:,.0f} |")
     lines += [
         "",
-        "### The floor",
+        "### Lower bound",
         "",
-        "Milliseconds of a member-step: the environment alone, the matrix products of learning alone at the speed "
-        "of a large one, their sum, and what was measured.",
+        "Milliseconds per member-step: the environment, the matrix products of learning at the speed of a large "
+        "product, their sum (the lower bound), and the measured time.",
         "",
-        "| case | MFLOP an update | GFLOP/s | environment | learning | floor | measured | times the floor |",
+        "| case | MFLOP per update | GFLOP/s | environment | learning | bound | measured | measured / bound |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for case, found in results["cases"].items():
@@ -308,7 +307,7 @@ def group_sizes(case: str, rows: dict[str, Any]) -> list[str]:
     lines = [
         f"### Cost of a member in a group ({case})",
         "",
-        "| members | CPU microseconds a member-step | of a single member's |",
+        "| members | CPU microseconds per member-step | relative to a single member |",
         "| ---: | ---: | ---: |",
     ]
     for n in MEMBERS[case]:

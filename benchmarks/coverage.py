@@ -306,51 +306,56 @@ def tables(samples: int, resampled: int, permuted: int, say: Callable[[str], Non
     one = ["replicas", "n", "mean: **t**", "percentile", "IQM: **calibrated t**", "trimmed t", "bootstrap-t"]
     better = [f"{'sd x 3: ' if sd else ''}P = {p}" for sd in (0, 1) for p in (0.5, 0.75, 0.95)]
     lines = [
-        f"Percent of {samples:,} samples whose 95% interval holds the truth (bootstraps: {resampled:,} samples, "
-        f"{RESAMPLES:,} resamples each; permutation tests: {permuted:,} samples); bold: what Peerage reports.",
+        f"Percentage of {samples:,} samples for which the 95% interval contains the true value (bootstraps: "
+        f"{resampled:,} samples with {RESAMPLES:,} resamples each; permutation tests: {permuted:,} samples). Bold: "
+        "methods that Peerage uses.",
         "",
         "### One sample",
         "",
-        "The last column: median widths of calibrated t, trimmed t and bootstrap-t, in the unit of the data.",
+        "The last column contains the median widths of calibrated t, trimmed t and bootstrap-t, in the unit of the "
+        "data.",
         "",
         *markdown([*one, "percentile", "width"], one_sample(samples, resampled), say),
         "",
         "### Difference of two samples",
         "",
-        "Of means / **of IQMs**. B x 3: B's deviation is three times A's. Pairs: r is that of the normal data behind.",
+        "Difference of means / **of IQMs**. B x 3: the standard deviation of B is three times that of A. Pairs: r is "
+        "the correlation of the normal samples from which the values are computed.",
         "",
         *markdown(["n of A and B", *DISTRIBUTIONS], two_samples(samples, permuted), say),
         "",
         "### Probability of improvement",
         "",
-        "Normal samples, the true probability P, both with the same standard deviation or B with three times A's.",
+        "Normal samples with the true probability P, with equal standard deviations or (sd x 3) with the standard "
+        "deviation of B three times that of A.",
         "",
         *markdown(["n", *better], improvement(samples), say),
         "",
         "### False alarms",
         "",
-        "A and B are the same: percent of comparisons that find a difference, **by the permutation test** / by Yuen's "
-        "test (`scipy.stats.ttest_ind` with `trim=0.25`).",
+        "A and B have the same distribution. Percentage of comparisons that find a difference, **by the permutation "
+        "test** / by Yuen's test (`scipy.stats.ttest_ind` with `trim=0.25`).",
         "",
         *markdown(["n of A and B", *DISTRIBUTIONS], false_alarms(permuted), say),
         "",
         "### Power",
         "",
-        f"B is better by {SHIFT:.2f} standard deviations (of one in eight fails: of the replicas that do not fail; of "
-        "heavy tails and lognormal: units): percent of comparisons that find it, **by the permutation test** / by "
-        "Yuen's test.",
+        f"B is better by {SHIFT:.2f} standard deviations (one in eight fails: of the replicas that do not fail; heavy "
+        "tails and lognormal: units of the data). Percentage of comparisons that find the difference, **by the "
+        "permutation test** / by Yuen's test.",
         "",
         *markdown(["n of A and B", *DISTRIBUTIONS], power(permuted), say),
         "",
         "### Smallest detectable difference",
         "",
-        "Normal samples that differ by the smallest detectable difference (at 80%), in standard deviations: percent of "
-        "comparisons that find it, by Welch's interval of means, by the permutation test of IQMs, and by the "
-        "probability of improvement at the IQM's.",
+        "Normal samples that differ by the smallest detectable difference (power 80%), in standard deviations, and the "
+        "percentage of comparisons that find it: by Welch's interval of means, by the permutation test of IQMs, and by "
+        "the probability of improvement for the difference of the IQM.",
         "",
         *markdown(["n of A and B", "mean", "found", "IQM", "found", "improvement"], detectable(permuted), say),
         "",
-        "Pairs, in standard deviations of their differences; found for the correlation r of a pair's two values.",
+        "Pairs, in standard deviations of their differences. The columns r give the percentage found for the "
+        "correlation r of the two values of a pair.",
         "",
         *markdown(["pairs", "mean", "IQM", *(f"r = {r:g}" for r in CORRELATIONS)], detectable_pairs(permuted), say),
     ]

@@ -22,7 +22,9 @@ from peerage.commands.train import RESUME, TRAIN
 from peerage.errors import UserError, nearest
 from peerage.version import __version__
 
-OUT_OF_MEMORY = "there is not enough memory: close other programs, or raise the limit (`ulimit -v`, the container's)"
+OUT_OF_MEMORY = (
+    "there is not enough memory: close other programs, or raise the memory limit (`ulimit -v`, or of the container)"
+)
 ANSI_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 """Gymnasium colours its warnings."""
 HOW_TO_CONTINUE = "`peerage resume` with the run's folder continues a training"
@@ -37,7 +39,7 @@ def manual() -> str:
     commands = "\n".join(f"  {name:9} {command.summary}" for name, command in COMMANDS.items())
     return f"""usage: peerage COMMAND ...
 
-Groups of reinforcement-learning agents that learn from each other.
+Train groups of reinforcement-learning agents that learn from each other.
 
 COMMANDS
 {commands}

@@ -246,7 +246,7 @@ def test_tight_is_said_and_goes_on(tmp_path):
     need = 432 * MB + budget.OTHER
     assert check(SAID, tmp_path, memory=int(need / 0.79), disk=TB) == []
     (line,) = check(SAID, tmp_path, memory=int(need / 0.81), disk=TB)
-    assert line.startswith("memory is tight: this run needs 432 MB") and "\n" not in line
+    assert line.startswith("low memory: this run needs 432 MB") and "\n" not in line
     (line,) = check(SAID, tmp_path, memory=TB, disk=int(450 * MB / 0.81))
     assert line.startswith("disk space in")
 

@@ -179,7 +179,7 @@ def test_several_comparisons_are_corrected(tmp_path):
                               epoch_length=k + 1)))  # fmt: skip
     many = {v.b: v for v in compare(words).tasks[0].versus}
     assert many["b"].winner is None and many["b"].p == pytest.approx(min(1, 20 * v.p))
-    assert "is ahead of" in many["b"].verdict and "after Holm over 20 comparisons" in many["b"].verdict
+    assert "is ahead of" in many["b"].verdict and "after Holm's correction for 20 comparisons" in many["b"].verdict
 
 
 def test_warnings_about_differences(tmp_path):

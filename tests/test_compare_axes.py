@@ -56,7 +56,7 @@ def test_by_an_axis_all_else_being_equal(sweep):
         assert (v.a, v.b) == ("trust=hybrid", "trust=td") and v.difference.estimate == pytest.approx(gain)
         assert v.winner == {20.0: "trust=td", 40.0: "trust=td", 0.0: None, -20.0: "trust=hybrid"}[gain]
     assert found.tasks[0].versus[0].p < 0.05
-    assert "after Holm over 4 comparisons" in found.tasks[0].versus[0].verdict
+    assert "after Holm's correction for 4 comparisons" in found.tasks[0].versus[0].verdict
     (line,) = found.overall
     assert line.startswith("trust=td against trust=hybrid: better on 2, worse on 1 of 4 tasks")
     assert found.differences == {"advice.trust": {"trust=hybrid": "hybrid", "trust=td": "td"}}
@@ -96,7 +96,7 @@ def test_axes_that_are_refused(sweep, tmp_path):
     with pytest.raises(UserError, match="no two of these runs differ only in it"):
         compare([str(a), str(b)], by="advice.trust")  # the number of members differs too
     c = make(tmp_path / "c", [1, 2, 3], env="CartPole-v1")
-    with pytest.raises(UserError, match=r"c has no run with another value to compare with: leave it out"):
+    with pytest.raises(UserError, match=r"c has no run with another value to compare with: remove it"):
         compare([str(a), str(b), str(c)], by="advice.trust")
 
 
@@ -217,7 +217,7 @@ def test_numbers_in_latex(tmp_path):
 def test_flags_that_exclude_each_other(sweep, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for flags, words in (
-        (["--json", "--latex"], "--json and --latex exclude each other"),
+        (["--json", "--latex"], "--json and --latex cannot be combined"),
         (["--sensitivity", "--by", "trust"], "--sensitivity and --by exclude"),
         (["--sensitivity", "--reference", "x"], "--sensitivity and --reference exclude"),
     ):

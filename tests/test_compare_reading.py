@@ -88,7 +88,7 @@ def test_comparisons_without_a_test_are_not_counted(tmp_path):
     words += [str(make(tmp_path / f"c{k}", [11.0, 12], n_peers=6 + k)) for k in range(3)]
     some = compare(words).tasks[0].versus
     assert not any(math.isnan(v.p) for v in some[:2]) and all(math.isnan(v.p) for v in some[2:])
-    assert "after Holm over 2 comparisons" in some[0].verdict
+    assert "after Holm's correction for 2 comparisons" in some[0].verdict
 
 
 def test_length_has_no_winner(tmp_path):

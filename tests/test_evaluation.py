@@ -208,7 +208,7 @@ def test_episodes_that_do_not_end_are_cut(actor, monkeypatch):
         assert bool(evaluator.note) == (length != 40)
     evaluator = Evaluator([EnvMaker(Endless)], [[1, 2]])
     evaluator.run(actor())
-    what = "an evaluation episode of Endless did not end and was cut after 30 steps"
+    what = "an evaluation episode of Endless did not end and was truncated after 30 steps"
     assert evaluator.note == f"{what} (--max-eval-steps sets this limit)"
 
 

@@ -332,15 +332,15 @@ WRONG = {
         {"phases": lambda past: past.reward, "phase_names": ("a",)},
         "phases must be integers of shape",
     ),
-    "phases without names": ({"phases": lambda past: past.age}, "give both or neither"),
-    "names without phases": ({"phase_names": ("a",)}, "give both or neither"),
+    "phases without names": ({"phases": lambda past: past.age}, "must be given together"),
+    "names without phases": ({"phase_names": ("a",)}, "must be given together"),
     "an error": (
         {"extract": lambda past: {"pole": past.height}},
         "AttributeError: 'FeatureHistory' object has no attribute 'height'",
     ),
     "too far back": (
         {"extract": lambda past: {"pole": columns(past.obs[..., 2:].cumsum(axis=1)), "reward": past.reward}},
-        "block 'pole' depends on how the steps are cut into chunks; look at most 30 steps back",
+        "block 'pole' depends on how the steps are cut into chunks; use at most the last 30 steps",
     ),
     "looking ahead": (
         {"extract": lambda past: {"pole": past.obs[..., 2:], "reward": past.reward[:, ::-1]}},
@@ -412,7 +412,7 @@ def test_a_factory_that_fails_or_makes_something_else():
     with pytest.raises(UserError, match=r"^feature family 'mine': ZeroDivisionError"):
         family_for("mine", spec_of("Room-v21"))
     register_features("mine", lambda spec: "generic")
-    with pytest.raises(UserError, match="the factory made a str, not a Family"):
+    with pytest.raises(UserError, match="the factory returned a str, not a Family"):
         family_for("mine", spec_of("Room-v21"))
 
 

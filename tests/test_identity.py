@@ -523,7 +523,7 @@ def test_comparisons_tell_environments_of_one_name_apart():
     found = compare(["a", "b", "c", "d"])
     sides = [side for task in found.tasks for side in task.sides]
     assert [[run.name for run in side.runs] for side in sides] == [["a", "b"], ["c", "d"]]
-    lines = [line for line in found.warnings if "different environments called <scaled>" in line]
+    lines = [line for line in found.warnings if "different environments with the name <scaled>" in line]
     assert len(lines) == 1 and "another reward in step 1" in lines[0] and "not comparable" in lines[0]
     assert lines[0] in as_text(found)
     # Other versions of the simulators explain other rewards: all four are one side

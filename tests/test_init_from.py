@@ -121,7 +121,7 @@ def test_a_run_whose_members_are_all_loaded_says_that_nobody_learns(source, tmp_
 def test_settings_with_which_nothing_is_learned_are_refused(source, tmp_path, capsys):
     words = ["train", "--config", str(source.folder), "--log-dir", str(tmp_path), "--exp-name", "run"]
     for flags, text in (
-        (["--learning-starts", "60"], "nothing would be learned in 60 steps: a member learns after step 60"),
+        (["--learning-starts", "60"], "no member would learn in 60 steps: a member learns after step 60"),
         (["--train-freq", "61"], "every 61 steps (--train-freq)"),
         (["--learning-starts", "60", "70", "--load-paths", str(source.folder), "none"], "after step 70"),
     ):

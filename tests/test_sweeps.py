@@ -269,11 +269,11 @@ WRONG = {
     "exclude: [{sharin: none}]\naxes: {sharing: [none]}": "there is no axis 'sharin' (did you mean 'sharing'?)",
     "exclude: [{sharing: non}]\naxes: {sharing: [none]}": "exclude.sharing: 'non' is not one of the values",
     "exclude: [{sharing: none}]\naxes: {sharing: [none]}": "exclude: no combination is left",
-    "axes: {sharing: [advice, none], use_critic: [true, false]}": "are the same training; leave one out by `exclude`",
+    "axes: {sharing: [advice, none], use_critic: [true, false]}": "are the same training; remove one with `exclude`",
     "axes: {trust: [td, in-context], context_length: [50, 60]}": "are the same training",
-    "axes: {a: {x: {}, X: {gamma: 0.5}}}": "two runs would be called Room-v6_X_seed0",
+    "axes: {a: {x: {}, X: {gamma: 0.5}}}": "two runs would have the name Room-v6_X_seed0",
     "name: ../elsewhere": "name: '../elsewhere' is not the name of a folder",
-    "common: {perturb: {gravity: 3}}": "Room-v6_seed0: Room-v6 cannot shift 'gravity'",
+    "common: {perturb: {gravity: 3}}": "Room-v6_seed0: Room-v6 has no parameter 'gravity'",
     "name: [a]": "name: expected text, got ['a']",
     "where: ''": "where: expected text",
     'where: "a\\0b"': "where: expected text",
@@ -308,9 +308,9 @@ def test_wrong_names(tmp_path):
         plan_sweep(write(tmp_path, "#" * 1_000_001))
     with pytest.raises(UserError, match=r"axes\.gamma sets gamma"):
         plan_sweep(write(tmp_path, "axes: {gamma: [0.5]}"), settings={"gamma": 0.9})
-    with pytest.raises(UserError, match=r"axes\.learning_rate sets learning_rate: leave --learning-rate out"):
+    with pytest.raises(UserError, match=r"axes\.learning_rate sets learning_rate: remove --learning-rate"):
         plan_sweep(write(tmp_path, "axes: {learning_rate: [0.5]}"), settings={"learning_rate": 0.9})
-    with pytest.raises(UserError, match="environments lists them: leave --env out"):
+    with pytest.raises(UserError, match="`environments` lists the environments: remove --env"):
         plan_sweep("quick", settings={"env": "Room-v21"})
     without = write(tmp_path, "axes: {gamma: [0.5]}")
     assert [r.name for r in plan_sweep(without, settings={"env": "Room-v6"}).runs] == ["Room-v6_gamma=0.5_seed0"]
@@ -594,7 +594,7 @@ def test_only_missing_runs_are_trained(tmp_path, capsys, one_thread, unreported)
     shorter = text.replace("total_timesteps: 40", "total_timesteps: 20")
     assert run(write(tmp_path, shorter), log_dir=str(where), verbose=0, launcher=Here()) == 1
     assert "left unchanged: total_timesteps is 60 there and 20 in the sweep" in capsys.readouterr().err
-    with pytest.raises(UserError, match="holds the sweep 'kept': use another `where` or --log-dir"):
+    with pytest.raises(UserError, match="contains the sweep 'kept': use another `where` or --log-dir"):
         run(write(tmp_path, text.replace("kept", "other")), log_dir=str(where))
     with pytest.raises(UserError, match="--measure needs --dry-run"):
         run(write(tmp_path, text), log_dir=str(where), measure=True)
@@ -633,10 +633,10 @@ def test_equal_trainings_are_named(tmp_path):
     sweep = plan_sweep(write(tmp_path, text), log_dir=str(tmp_path / "runs"))
     assert sweep.notes == (
         "Room-v6_buffer_size=40_gamma=0.9_seed0 and Room-v6_buffer_size=1000_gamma=0.9_seed0 are the same training "
-        "(3 more pairs): buffer_size cannot be more than the 40 steps of a run; leave one value out",
+        "(3 more pairs): buffer_size cannot be more than the 40 steps of a run; remove one value",
     )
     text = TINY.replace("learning_starts: 8", "learning_starts: 40")
-    with pytest.raises(UserError, match="nothing would be learned in 40 steps"):
+    with pytest.raises(UserError, match="no member would learn in 40 steps"):
         planned(tmp_path, text)
 
 
@@ -832,7 +832,7 @@ def test_ctrl_c_while_the_workers_start(tmp_path, unreported):
         lines = sweep.communicate(timeout=120)[0].splitlines()
         assert sweep.returncode == 128 + signal.SIGINT
         assert [line for line in lines if not line.startswith("import time:")] == [
-            "SIGINT: 1 run to write a checkpoint; a second signal does not wait",
+            "SIGINT: 1 run to write a checkpoint; a second signal ends the sweep immediately",
             "Room-v6_seed0: interrupted",
             f"SIGINT: 0 of 1 runs are done; `peerage sweep {source} --log-dir {where}` continues",
         ]
@@ -867,7 +867,7 @@ def test_a_second_signal_does_not_wait(tmp_path):
     os.kill(sweep.pid, signal.SIGINT)
     said = sweep.communicate(timeout=120)[0]
     assert sweep.returncode == 128 + signal.SIGINT
-    assert "SIGINT: 1 run to write a checkpoint; a second signal does not wait" in said
+    assert "SIGINT: 1 run to write a checkpoint; a second signal ends the sweep immediately" in said
     assert "not waiting for 1 checkpoint" in said
     with pytest.raises(ProcessLookupError):
         os.kill(worker, 0)

@@ -244,7 +244,7 @@ def test_seeds_determine_everything(env_id):
         ("raise", "raised RuntimeError: out of"),
         ("shape", "an observation of shape (3,), not (2,)"),
         ("complex", "an observation of type complex128; it must consist of real numbers"),
-        ("ragged", "an observation that is no array: a list of 2"),
+        ("ragged", "an observation that is not an array: a list of 2"),
         ("reward of one", "step must return one number as reward, not an array of shape (1,)"),
         ("no reward", "step must return one number as reward, not None"),
         ("huge reward", "a reward that is not finite"),
@@ -336,7 +336,7 @@ def test_different_spaces_are_refused_with_both_names(other, message):
 
 
 def test_different_actions_are_refused():
-    with pytest.raises(UserError, match="Counter made environments with different spaces: actions Discrete"):
+    with pytest.raises(UserError, match="Counter created environments with different spaces: actions Discrete"):
         EnvGroup([EnvMaker(Counter), EnvMaker(Counter, {"start": 1})], [0, 1])
 
 

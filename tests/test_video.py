@@ -67,7 +67,7 @@ def test_the_command_writes_a_film_and_overwrites_nothing(run, tmp_path, capsys)
         (["video", "--member", "2"], "has members 0 to 1 and replicas 0 to 1"),
         (["video", "--out", "film.mp4"], "must end in .gif"),
         (["video", "--out", "nowhere/film.gif"], "nowhere is not a folder"),
-        (["watch"], "there is no screen to show a window on: use `peerage video`"),
+        (["watch"], "there is no screen: use `peerage video`"),
     ],
 )
 def test_what_cannot_be_filmed_is_one_line(run, monkeypatch, capsys, words, message):

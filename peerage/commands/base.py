@@ -65,7 +65,7 @@ def check_run(args: argparse.Namespace) -> None:
     """UserError unless every RUN is a run folder."""
     for name in [args.run] if isinstance(args.run, str) else args.run:
         if not (Path(name) / "config.yaml").is_file():
-            raise UserError(f"{name!r} is not a run folder: it holds no config.yaml")
+            raise UserError(f"{name!r} is not a run folder: it has no config.yaml")
 
 
 def number(low: int) -> Callable[[str], int]:

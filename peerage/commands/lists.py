@@ -7,7 +7,7 @@ from peerage.config.flags import Parser
 
 ENVS = Command(
     "[--json]",
-    "List the environments that are known to work.",
+    "List the environments that Peerage is tested with.",
     add_json,
     "peerage.commands.actions.envs:print_envs",
 )

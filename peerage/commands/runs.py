@@ -39,7 +39,7 @@ def _evaluate_arguments(parser: Parser) -> None:
         "--max-eval-steps",
         type=number(1),
         metavar="N",
-        help="longest episode in steps; longer ones are cut (default: that of the run's evaluations)",
+        help="maximum length of an episode in steps (default: that of the run's evaluations)",
     )
     parser.add_argument(
         "--perturb",
@@ -59,7 +59,7 @@ def _evaluate_arguments(parser: Parser) -> None:
         nargs="+",
         default=[],
         metavar="MEMBER:KIND",
-        help="with --advised: members that give others false advice, as in a training",
+        help="with --advised: members that give false advice to others, as in a training",
     )
     parser.add_argument(
         "--advisers",
@@ -108,10 +108,10 @@ def _compare_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--by",
         metavar="AXIS",
-        help="compare the values of this axis of a sweep, all else being equal; for runs outside a sweep, a setting in "
+        help="compare the values of this axis of a sweep, with all other settings fixed; for other runs, a setting in "
         "which they differ, such as advice.trust",
     )
-    about = "the side that all others are compared with, by its name in the table (default: the first)"
+    about = "name of the side with which all others are compared, as in the table (default: the first)"
     parser.add_argument("--reference", metavar="NAME", help=about)
     parser.add_argument(
         "--metric",
@@ -123,10 +123,10 @@ def _compare_arguments(parser: Parser) -> None:
         "--measure",
         choices=["final", "area"],
         default="final",
-        help="what the verdict is about: the last evaluation, or the area under the learning curve (default: final)",
+        help="compared quantity: the last evaluation, or the area under the learning curve (default: final)",
     )
-    parser.add_argument("--threshold", type=float, metavar="X", help="also the steps until a group's mean reaches X")
-    parser.add_argument("--target", type=float, metavar="X", help="also the optimality gap below X")
+    parser.add_argument("--threshold", type=float, metavar="X", help="report the steps until a group's mean reaches X")
+    parser.add_argument("--target", type=float, metavar="X", help="report the optimality gap below X")
     parser.add_argument("--paired", action="store_true", help="compare replicas with the same seed as pairs")
     parser.add_argument(
         "--out",
@@ -142,16 +142,16 @@ def _compare_arguments(parser: Parser) -> None:
 
 def _check_compare(args: argparse.Namespace) -> None:
     if args.json and args.latex:
-        raise UserError("--json and --latex exclude each other: choose one")
+        raise UserError("--json and --latex cannot be combined: choose one")
     if args.sensitivity:
         for flag in ("by", "reference", "latex", "metric", "measure", "threshold", "target", "paired", "out"):
             if getattr(args, flag, None) not in (None, False, "return", "final"):
-                raise UserError(f"--sensitivity and --{flag} exclude each other: leave one of the two out")
+                raise UserError(f"--sensitivity and --{flag} cannot be combined: remove one of them")
 
 
 COMPARE = Command(
     "RUN|SWEEP [RUN ...] [--by AXIS] [--reference NAME] [--metric NAME] [--measure NAME] [--paired] [flags]",
-    "Compare ways of training: a table with intervals over replicas, a verdict and a page.",
+    "Compare methods: a table with intervals over replicas, verdicts and an HTML page.",
     _compare_arguments,
     "peerage.commands.actions.compare:compare",
     "EXAMPLES\n  peerage compare experiments/td experiments/in-context\n"
@@ -178,7 +178,7 @@ def _watch_arguments(parser: Parser) -> None:
 
 def _video_arguments(parser: Parser) -> None:
     _watch_arguments(parser)
-    about = "largest number of pictures (default: 1000)"
+    about = "maximum number of frames (default: 1000)"
     parser.add_argument("--max-frames", type=number(1), default=1000, metavar="N", help=about)
     about = "GIF file to write (default: member-I-replica-R[-CHECKPOINT].gif in the run folder)"
     parser.add_argument("--out", type=Path, metavar="FILE", help=about)
@@ -197,7 +197,7 @@ VIDEO = Command(
 
 WATCH = Command(
     "RUN [--member N] [--replica N] [--checkpoint best|STEP] [--episodes N] [--seed N]",
-    "Show a trained member in a window, where there is a screen.",
+    "Show a trained member in a window.",
     _watch_arguments,
     "peerage.commands.actions.video:watch",
     check=check_run,
@@ -215,7 +215,7 @@ def _export_arguments(parser: Parser) -> None:
 
 EXPORT = Command(
     "RUN [--member N] [--replica N] [--checkpoint best|STEP] [--to sb3] [--out FILE]",
-    "Write one member of a run in the format of another library.",
+    "Export one member of a run to the format of another library.",
     _export_arguments,
     "peerage.commands.actions.export:export",
     "EXAMPLES\n  peerage export experiments/my-run --member 0 --to sb3\n",

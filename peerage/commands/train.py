@@ -64,7 +64,7 @@ def _resume_arguments(parser: Parser) -> None:
     group.add_argument("--total-timesteps", type=number(1), metavar="N", help=about)
     about = (
         "with --total-timesteps: extend the run although schedules depend on its length, such as DQN's exploration; "
-        "from now on they are those of the new length"
+        "from then on they follow the new length"
     )
     group.add_argument("--stretch-schedules", action="store_true", help=about)
     flags = [flag for flag in train_flags() if flag.name in RESUMABLE + HARDWARE_FIELDS]

@@ -90,7 +90,7 @@ def _read_argument(word: AdviserWord, colon: bool, rest: str, where: str) -> Adv
             return replace(word, argument=rest)
         case "colluding" if rest:
             if not re.fullmatch(r"[A-Za-z0-9_-]+", rest):
-                raise UserError(f"{where}: the name after colluding: consists of letters and digits, got {rest!r}")
+                raise UserError(f"{where}: the name after colluding: must consist of letters and digits, got {rest!r}")
             return replace(word, argument=rest)
         case "constant" if rest:
             number = _finite(rest)

@@ -68,7 +68,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, formatter_class=_Formatter, add_help=False, **settings)
         # Before Python 3.14, argparse parses a negative number with an exponent, such as -1e-3, as a flag.
         self._negative_number_matcher = re.compile(r"^-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
-        self.add_argument("--help", "-h", action="help", help="show this and exit")
+        self.add_argument("--help", "-h", action="help", help="show this help and exit")
 
     def error(self, message: str) -> NoReturn:
         raise UserError(message)

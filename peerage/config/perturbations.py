@@ -19,7 +19,7 @@ from peerage.config.plain_yaml import parse_scalar, short
 from peerage.errors import UserError
 
 Value = float | bool | str | tuple[float, float]
-"""The value of a knob, or the two ends of a range."""
+"""The value of a parameter, or the two ends of a range."""
 
 MAX_DELAY = 100
 MAX_CASES = 100
@@ -47,25 +47,26 @@ class Perturbations:
     dropped_advice: float = 0.0
     """Probability, 0 to 1, that an adviser does not answer (`peerage.sharing.advice`)."""
     physics: tuple[tuple[str, Value], ...] = ()
-    """Knobs of `peerage.envs.changing`: a value, or (low, high) to draw uniformly from [low, high) in every episode."""
+    """Parameters of `peerage.envs.changing`: a value, or (low, high) to draw uniformly from [low, high) in every
+    episode."""
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> Perturbations:
         """Create perturbations from plain data, name -> value; the inverse of `plain`. Ranges are `[low, high]` or
         `low..high`.
 
-        Raises UserError for invalid values. Building the environment checks that it has the knobs.
+        Raises UserError for invalid values. Building the environment checks that it has the parameters.
         """
         own: dict[str, Any] = {}
         physics: dict[str, Value] = {}
         for name, value in data.items():
             if not isinstance(name, str) or not name.isidentifier():
                 known = ", ".join(NAMES)
-                raise UserError(f"--perturb: {short(name)} is not a name: use {known}, or a knob of the environment")
+                raise UserError(f"--perturb: {short(name)} is not a name: use {known}, or an environment parameter")
             if name in NAMES:
                 own[name] = _strength(name, value)
             else:
-                physics[name] = _knob_value(name, value)
+                physics[name] = _parameter_value(name, value)
         return cls(**own, physics=tuple(sorted(physics.items())))
 
     def plain(self) -> dict[str, Any]:
@@ -153,7 +154,7 @@ def _strength(name: str, value: Any) -> float | int:
     return int(value) if name == "action_delay" else float(value)
 
 
-def _knob_value(name: str, value: Any) -> Value:
+def _parameter_value(name: str, value: Any) -> Value:
     if isinstance(value, str) and ".." in value:
         ends = _RANGE.fullmatch(value)
         if ends is None:

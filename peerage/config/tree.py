@@ -42,7 +42,7 @@ class AdviceConfig:
     """How the trust term is computed; the default depends on choice."""
     choice: Choice = "standardised"
     """How an adviser is chosen from the scores. standardised: softmax of standardised values; paper: Eq. 9 and 2;
-    greedy: epsilon-greedy on the scores; uniform: at random."""
+    greedy: epsilon-greedy on the scores; uniform: uniformly at random."""
     use_trust: bool = True
     """Use the trust term v^T (Eq. 4, 5), one value per asker and adviser. Without it, the critic and agent values
     are on by default."""
@@ -99,8 +99,8 @@ class RunConfig:
     """The run folder, evaluations, logs and checkpoints."""
 
     exp_name: str | None = None
-    """Name of the run folder; by default composed of the preset, if there is one, and the seed, or of environment,
-    algorithm, group size and seed. none: the latter, with a preset too."""
+    """Name of the run folder. With a preset it is by default composed of the preset and the seed, otherwise (and with
+    none) of environment, algorithm, group size and seed."""
     log_dir: str = "experiments"
     """Parent folder of the run folders."""
     overwrite: bool = False
@@ -112,10 +112,10 @@ class RunConfig:
     eval_starts: Literal["by-replica", "shared"] = "by-replica"
     """Seeds of evaluation episodes. by-replica: each replica has its own start states, which depend on the seed of the
     run and the number of the replica, so that intervals over replicas include the choice of start states; shared: all
-    have the same."""
+    replicas have the same start states."""
     max_eval_steps: int | None = limited(None, "[1, inf)")
-    """Longest evaluation episode in steps; longer ones are cut. By default the time limit of the environment, or
-    100,000 steps if it has none."""
+    """Maximum length of an evaluation episode in steps; longer episodes are truncated. By default the time limit of the
+    environment, or 100,000 steps if it has none."""
     eval_modes: tuple[EvalMode, ...] = ("alone",)
     """Evaluation modes. alone: each member without advice; together: the group with advice, while neither members nor
     trust learn. Reports and comparisons use the episodes of mode alone."""
@@ -130,7 +130,7 @@ class RunConfig:
     """Number of checkpoints to keep; older ones are deleted."""
     keep_best: bool = False
     """Also keep the checkpoint with the best evaluation: the highest mean return, mode alone, over all members and
-    replicas. A path takes it as RUN@best."""
+    replicas. Use it in paths as RUN@best."""
     use_tensorboard: bool = False
     """Also write the metrics for TensorBoard."""
     use_wandb: bool = False
@@ -149,13 +149,13 @@ class Config:
     """The complete configuration of a training."""
 
     env: str = "LunarLander-v3"
-    """A Gymnasium id (`peerage envs`), or MODULE:FUNCTION of a module that can be imported from here. Observations: a
+    """A Gymnasium id (`peerage envs`), or MODULE:FUNCTION of an importable module. Observations: a
     flat Box or a Dict of them; actions: Box, Discrete or a small MultiDiscrete (docs/environments.md)."""
     env_args: dict[str, Any] = field(default_factory=dict)
     """Arguments of the environment's constructor, as in `name=value`."""
     perturb: dict[str, Any] = field(default_factory=dict)
     """Perturbations of the training, but not of its evaluations: observation_noise, action_noise, sticky_actions,
-    action_delay, dropped_advice, and knobs of the environment (gravity, mass_scale, ...) as a value or as a range
+    action_delay, dropped_advice, and parameters of the environment (gravity, mass_scale, ...) as a value or as a range
     LOW..HIGH that is sampled in every episode (docs/robustness.md)."""
     n_peers: int = limited(4, "[1, 64]")
     """Number of members (learners) of the group, 1 to 64."""
@@ -178,8 +178,8 @@ class Config:
     threads: int | None = limited(None, "[1, 1024]")
     """CPU threads used by torch; the default depends on the size of the networks (docs/performance.md)."""
     exchange: tuple[str, ...] = one_of((), EXCHANGES)
-    """What members exchange after learning, in addition to advice: average (the mean of the members' parameters); by
-    default nothing."""
+    """Exchanges between members after learning, in addition to advice: average (the mean of the members' parameters);
+    by default none."""
     exchange_freq: int = limited(1000, "[1, inf)")
     """Steps between exchanges."""
     learner: Any = field(default_factory=lambda: learner_part()())

@@ -14,7 +14,7 @@ _OURS = "peer-learning paper"
 _TABLE: list[tuple[str, int, str, str]] = [
     *[(f"Room-v{n}", 4, "Discrete(4)", f"{n} x {n} cells; {_OURS}") for n in (3, 6, 21, 27, 33)],
     ("Hallway-v0", 1, "Discrete(2)", f"17 cells; {_OURS}"),
-    ("Hallway-v1", 2, "Discrete(6)", f"17 x 7 cells, two useless actions; {_OURS}"),
+    ("Hallway-v1", 2, "Discrete(6)", f"17 x 7 cells, two actions without effect; {_OURS}"),
     ("CartpoleSwingUp-v0", 4, "Box(1)", f"after PILCO; {_OURS}"),
     ("CartPole-v1", 4, "Discrete(2)", "classic control"),
     ("Acrobot-v1", 6, "Discrete(3)", "classic control"),

@@ -1,20 +1,21 @@
 """Environments that change during a run: other rewards, goals or physics from a given step on.
 
 `make_env` takes two arguments besides those of the constructor: `change_at`, the number of steps after which the change
-happens, and `change`, the values from then on, a mapping of *knobs*:
+happens, and `change`, the values from then on, a mapping of *parameters*:
 
     peerage train --env Room-v21 --env-args goals=left change_at=50000 'change={goals: right}'
     peerage train --env LunarLander-v3 --env-args change_at=50000 'change={enable_wind: true, gravity: -6}'
 
-Every environment has the knob `reward_scale` (default 1; -1 inverts the task). Room has `goals` (any, left, right: the
-side of the middle column on which goals are drawn; left means x / (length - 1) < 0.5) and `reward_at` (shown, opposite:
-the rewarded cell is the mirror image, through the centre, of the goal that is observed). The classic tasks have their
-physical constants (`CLASSIC`), MuJoCo environments `gravity`, `damping_scale`, `friction_scale` and `mass_scale`.
-Further knobs are all arguments of the constructor that are numbers or switches and that the environment keeps as an
-attribute of the same name (LunarLander's `enable_wind`) or with a leading underscore (HalfCheetah's
-`forward_reward_weight`), except those that set sizes or pictures. Knobs that the constructor does not accept (`goals`,
-CartPole's `length`) can also be given without a change; they hold from the start. A value that is given, changed or
-perturbed must lie in a plausible range (`Knob.span`), for example 0 to 980 for CartPole's `gravity`.
+Every environment has the parameter `reward_scale` (default 1; -1 inverts the task). Room has `goals` (any, left, right:
+the side of the middle column on which goals are drawn; left means x / (length - 1) < 0.5) and `reward_at` (shown,
+opposite: the rewarded cell is the mirror image, through the centre, of the goal that is observed). The classic tasks
+have their physical constants (`CLASSIC`), MuJoCo environments `gravity`, `damping_scale`, `friction_scale` and
+`mass_scale`. Further parameters are all arguments of the constructor that are numbers or booleans and that the
+environment stores in an attribute of the same name (LunarLander's `enable_wind`) or with a leading underscore
+(HalfCheetah's `forward_reward_weight`), except those that set sizes or images. Parameters that the constructor does not
+accept (`goals`, CartPole's `length`) can also be given without a change; they then apply from the start. A value that
+is given, changed or perturbed must lie in a plausible range (`Parameter.span`), for example 0 to 980 for CartPole's
+`gravity`.
 
 The change happens between two episodes: step `change_at` truncates its episode, so that no episode belongs to both
 tasks and no value is bootstrapped from one task into the other.
@@ -51,7 +52,7 @@ MUJOCO: dict[str, tuple[str, ...]] = {  # factor -> fields of mujoco.MjModel
     "mass_scale": ("body_mass", "body_inertia"),
 }
 CHOICES = {"goals": ("any", "left", "right"), "reward_at": ("shown", "opposite")}
-NO_TASK = {  # arguments on which spaces, pictures or Gymnasium's wrappers depend
+NO_TASK = {  # arguments on which spaces, images or Gymnasium's wrappers depend
     "length", "n_actions", "continuous", "max_episode_steps", "width", "height", "camera_id", "use_contact_forces",
     "exclude_current_positions_from_observation", "include_cinert_in_observation", "include_cvel_in_observation",
     "include_qfrc_actuator_in_observation", "include_cfrc_ext_in_observation", "main_body",
@@ -62,12 +63,12 @@ MAX_CHANGE_FACTOR = 100.0
 POSITIVE = ("length", "masscart", "masspole", "m", "l", "max_torque", "LINK_LENGTH_1", "LINK_MASS_1", "LINK_MASS_2")
 
 OWN = frozenset({"reward_scale", "gravity", *CHOICES, *MUJOCO, *(name for names in CLASSIC.values() for name in names)})
-"""Knobs that need not be arguments of the constructor."""
+"""Parameters that may exist without being arguments of the constructor."""
 PHYSICS = OWN - {"reward_scale", *CHOICES} | {*WHOLE}
 
 
 @dataclass(frozen=True)
-class Knob:
+class Parameter:
     """A property of an environment that can be set to a value of the type of `default`."""
 
     default: Any
@@ -87,7 +88,7 @@ class Knob:
         return not (self.choices or self.whole or isinstance(self.default, bool))
 
     def check(self, name: str, value: Any) -> None:
-        """UserError unless `value` is valid for this knob."""
+        """UserError unless `value` is valid for this parameter."""
         if self.choices:
             if value not in self.choices:
                 raise UserError(f"{name} must be {', '.join(self.choices)}, not {value!r}")
@@ -106,13 +107,13 @@ class Knob:
 
 
 class Changing(gymnasium.Wrapper, RecordConstructorArgs):
-    """An environment whose knobs are set to `given` and, from the first episode after `change_at` steps, to `change`.
+    """An environment with parameters set to `given` and, from the first episode after `change_at` steps, to `change`.
 
-    `steps` is the clock: the number of steps so far, over all episodes. A resume needs to set nothing else.
+    `steps` is the clock: the number of steps so far, over all episodes. A resume only needs to set the clock.
     `running = False` stops the clock, for evaluations. Both may be set at any time; the next `reset` uses them.
 
     Observations, actions and random draws are those of the wrapped environment. `parameters` are the names of its
-    constructor's arguments. Raises UserError, in one line, for a knob or value that the environment does not have.
+    constructor's arguments. Raises UserError, in one line, for a parameter or value that the environment does not have.
     """
 
     def __init__(
@@ -128,22 +129,23 @@ class Changing(gymnasium.Wrapper, RecordConstructorArgs):
         )
         gymnasium.Wrapper.__init__(self, env)
         self.reward_scale, self.goals, self.reward_at = 1.0, "any", "shown"
-        self.knobs = self._find_knobs(parameters)
+        self.adjustable = self._find_adjustable(parameters)
         name = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
         if (change_at is None) != (change is None):
             missing = "change_at=STEPS" if change_at is None else "change={NAME: VALUE}"
-            raise UserError(f"{name}: change and change_at go together; add {missing}")
+            raise UserError(f"{name}: change and change_at must be given together; add {missing}")
         if change_at is not None and (isinstance(change_at, bool) or not isinstance(change_at, int) or change_at < 1):
             raise UserError(f"{name}: change_at must be a whole number of steps, at least 1, not {change_at!r}")
         if change is not None and (not isinstance(change, Mapping) or not change):
             raise UserError(f"{name}: change must be a mapping, as in {{reward_scale: -1}}, not {change!r}")
-        for knob, value in [*given.items(), *(change or {}).items()]:
-            if knob not in self.knobs:
-                hint = nearest(str(knob), list(self.knobs))
-                raise UserError(f"{name} cannot change {str(knob)!r}{hint}; it can: {', '.join(self.knobs)}")
-            self.knobs[knob].check(f"{name}: {knob}", value)
+        for parameter, value in [*given.items(), *(change or {}).items()]:
+            if parameter not in self.adjustable:
+                hint = nearest(str(parameter), list(self.adjustable))
+                known = ", ".join(self.adjustable)
+                raise UserError(f"{name} has no adjustable parameter {str(parameter)!r}{hint}: use one of {known}")
+            self.adjustable[parameter].check(f"{name}: {parameter}", value)
         self.change_at = change_at
-        before = {knob: self.knobs[knob].default for knob in {**given, **(change or {})}} | dict(given)
+        before = {key: self.adjustable[key].default for key in {**given, **(change or {})}} | dict(given)
         self.phases = (before, before | dict(change or {}))
         self.steps = 0
         self.running = True
@@ -175,21 +177,21 @@ class Changing(gymnasium.Wrapper, RecordConstructorArgs):
         return obs, reward * self.reward_scale, terminated, truncated, info  # type: ignore[operator]
 
     def _put(self) -> None:
-        """Set the knobs to their values at this time of the clock, if they have others."""
+        """Set the parameters to their values at the current step of the clock, if they differ."""
         wanted = self.phases[self.changed]
         if wanted != self.now:
             for name, value in wanted.items():
-                self.knobs[name].put(value)
+                self.adjustable[name].put(value)
             self.now = dict(wanted)
 
-    def _find_knobs(self, parameters: frozenset[str]) -> dict[str, Knob]:
-        """All knobs of the environment, by name."""
+    def _find_adjustable(self, parameters: frozenset[str]) -> dict[str, Parameter]:
+        """All parameters of the environment, by name."""
         inner: Any = self.unwrapped
-        knobs = {"reward_scale": Knob(1.0, partial(setattr, self, "reward_scale"))}
+        found = {"reward_scale": Parameter(1.0, partial(setattr, self, "reward_scale"))}
         if isinstance(inner, Room):
             for name, choices in CHOICES.items():
-                knobs[name] = Knob(choices[0], partial(setattr, self, name), choices)
-            return knobs  # its other argument is the size, which must not change during a run
+                found[name] = Parameter(choices[0], partial(setattr, self, name), choices)
+            return found  # its other argument is the size, which must not change during a run
         family = self.env.spec.id.split(":")[-1].rsplit("-v", 1)[0] if self.env.spec is not None else ""
         constants = CLASSIC.get(family, ())
         for name in (*constants, *sorted(parameters.difference(NO_TASK, constants))):
@@ -200,14 +202,14 @@ class Changing(gymnasium.Wrapper, RecordConstructorArgs):
             if name == "gravity" and family.startswith("LunarLander"):
                 low, high = -12.0, 0.0  # Gymnasium's own bounds
             default, whole, put = getattr(inner, kept), name in WHOLE, partial(_put_attribute, inner, kept)
-            knobs[name] = Knob(default, put, (), low, high, _span(name, default), whole)
+            found[name] = Parameter(default, put, (), low, high, _span(name, default), whole)
         model: Any = getattr(inner, "model", None)
         if hasattr(model, "dof_damping") and hasattr(model, "opt"):
             down = float(model.opt.gravity[2])
-            knobs["gravity"] = Knob(down, partial(model.opt.gravity.__setitem__, 2), span=_span("gravity", down))
+            found["gravity"] = Parameter(down, partial(model.opt.gravity.__setitem__, 2), span=_span("gravity", down))
             for name, arrays in MUJOCO.items():
-                knobs[name] = Knob(1.0, _scaler(model, arrays), (), 0.0, span=_span(name, 1.0))
-        return knobs
+                found[name] = Parameter(1.0, _scaler(model, arrays), (), 0.0, span=_span(name, 1.0))
+        return found
 
 
 def _span(name: str, default: float) -> tuple[float, float]:
@@ -227,7 +229,7 @@ def _put_attribute(env: Any, name: str, value: Any) -> None:
 
 
 def _scaler(model: Any, arrays: tuple[str, ...]) -> Callable[[float], None]:
-    """A function that sets `arrays` of a MuJoCo model to a multiple of their present values."""
+    """A function that sets `arrays` of a MuJoCo model to a multiple of their current values."""
     original = {name: np.array(getattr(model, name)) for name in arrays}
 
     def scale(factor: float) -> None:

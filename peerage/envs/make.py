@@ -160,7 +160,7 @@ def make_env(env: Maker, env_args: Mapping[str, Any], *, own_random: bool = Fals
             raise UserError(f"{name} could not be built: {reason}") from error
     _show_once(caught)
     if not isinstance(built, gymnasium.Env):
-        raise UserError(f"{name} made a {type(built).__name__}, not a gymnasium.Env")
+        raise UserError(f"{name} returned a {type(built).__name__}, not a gymnasium.Env")
     if own_random:
         built = OwnRandom(built)
     built = adapted(built)
@@ -191,7 +191,7 @@ def running_statistics(env: gymnasium.Env) -> str | None:
         if flag is not None and getattr(env, "update_running_mean", True):
             return (
                 f"the environment has the wrapper {type(env).__name__}, whose statistics are lost on a resume and "
-                f"start again in evaluations: remove it and use {flag}"
+                f"reset in evaluations: remove it and use {flag}"
             )
         env = env.env
     return None

@@ -6,14 +6,15 @@ randomisation).
 
 Noise is measured in *units*. The unit of an observation or action is half of its range if both bounds are finite and
 smaller than a million (some environments write the largest float for "no bound"), otherwise 1 in the units of the
-environment. A noisy observation may lie outside the observation space, except one of integers, which is rounded and
-clipped to it. Actions are delayed first, then repeated, then
-disturbed. Members remember the noisy observations, and their actions as they chose them.
+environment. A noisy observation may lie outside the observation space; only integer observations are rounded and
+clipped to it. Actions are delayed first, then repeated, then disturbed. Members store the noisy observations, and the
+actions that they chose.
 
-Every reset makes new generators for the perturbations, from its seed or from one number of the environment's generator.
-Therefore an episode is determined by the state of that generator before its reset, which is what a resume restores. The
-draws of one perturbation do not depend on the others, and another strength scales the same draws. In a seeded episode
-the environment's own draws are those of the unperturbed environment. A perturbation of strength zero draws nothing.
+Every reset creates new generators for the perturbations, from its seed or from one number of the environment's
+generator. Therefore an episode is determined by the state of that generator before its reset, which is what a resume
+restores. The draws of one perturbation do not depend on the others, and a different strength scales the same draws. In
+a seeded episode the environment's own draws are those of the unperturbed environment. A perturbation of strength zero
+draws nothing.
 """
 
 from __future__ import annotations
@@ -37,11 +38,12 @@ UNBOUNDED = 1e6
 
 
 class Perturbed(Changing):
-    """An environment with `perturbations` of observations, actions and knobs; the other arguments are `Changing`'s.
+    """An environment with `perturbations` of observations, actions and parameters; the other arguments are
+    `Changing`'s.
 
-    A perturbation overrides a `given` value of the same knob; a knob in `change` cannot be perturbed. `shifts` holds
-    the values of the perturbed knobs in this episode. Raises UserError for a knob that the environment does not have,
-    with a list of its knobs, and for values outside the range of a knob.
+    A perturbation overrides a `given` value of the same parameter; a parameter in `change` cannot be perturbed.
+    `shifts` holds the values of the perturbed parameters in this episode. Raises UserError for a parameter that the
+    environment does not have, with a list of its parameters, and for values outside the range of a parameter.
     """
 
     def __init__(
@@ -62,16 +64,17 @@ class Perturbed(Changing):
         self.shifts: dict[str, Any] = {}
         super().__init__(env, given, change_at, change, parameters)
         name = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
-        for knob, value in p.physics:
-            if knob not in self.knobs:
-                hint = nearest(knob, [*NAMES, *self.knobs])
-                raise UserError(f"{name} cannot shift {knob!r}{hint}; it can: {', '.join(self.knobs)}")
-            if knob in (change or {}):
-                raise UserError(f"{name}: {knob} changes during the run, so it cannot be perturbed as well")
-            if isinstance(value, tuple) and not self.knobs[knob].ranges:
-                raise UserError(f"{name}: {knob} has no range; give it one value")
+        for parameter, value in p.physics:
+            if parameter not in self.adjustable:
+                hint = nearest(parameter, [*NAMES, *self.adjustable])
+                known = ", ".join(self.adjustable)
+                raise UserError(f"{name} has no adjustable parameter {parameter!r}{hint}: use one of {known}")
+            if parameter in (change or {}):
+                raise UserError(f"{name}: {parameter} changes during the run, so it cannot be perturbed as well")
+            if isinstance(value, tuple) and not self.adjustable[parameter].ranges:
+                raise UserError(f"{name}: {parameter} has no range; give it one value")
             for end in value if isinstance(value, tuple) else (value,):
-                self.knobs[knob].check(f"{name}: {knob}", end)
+                self.adjustable[parameter].check(f"{name}: {parameter}", end)
         space, seen = env.action_space, env.observation_space
         if isinstance(space, Discrete) and p.action_noise > 1:
             raise UserError(f"{name}: with Discrete actions action_noise is a probability, not {p.action_noise:g}")
@@ -105,7 +108,7 @@ class Perturbed(Changing):
         return self._seen(obs), reward, terminated, truncated, info
 
     def _shift(self, name: str, value: Value, root: int) -> Any:
-        """The value of a knob in the episode with the number `root`."""
+        """The value of a parameter in the episode with the number `root`."""
         if isinstance(value, tuple):
             return value[0] + (value[1] - value[0]) * _generator(root, name).random()
         return value
@@ -113,7 +116,7 @@ class Perturbed(Changing):
     def _put(self) -> None:
         super()._put()
         for name, value in self.shifts.items():
-            self.knobs[name].put(value)
+            self.adjustable[name].put(value)
 
     def _own_generator(self) -> np.random.Generator:
         generator = getattr(self.unwrapped, "np_random", None)
@@ -122,7 +125,7 @@ class Perturbed(Changing):
         return generator
 
     def _seen(self, obs: Any) -> Any:
-        """The observation of the member in place of `obs [obs]`."""
+        """The observation that the member receives in place of `obs [obs]`."""
         if not self.perturbations.observation_noise:
             return obs
         obs = np.asarray(obs)

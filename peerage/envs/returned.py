@@ -48,7 +48,7 @@ def _observation(seen: Any, obs_dim: int) -> np.ndarray:
     try:
         array = np.asarray(seen)
     except ValueError:  # a list of lists of different lengths
-        raise WrongReturn(f"an observation that is no array: {_described(seen)}") from None
+        raise WrongReturn(f"an observation that is not an array: {_described(seen)}") from None
     if array.shape != (obs_dim,):
         raise WrongReturn(f"an observation of shape {array.shape}, not {(obs_dim,)}")
     if array.dtype.kind not in "biuf":

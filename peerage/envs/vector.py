@@ -265,7 +265,7 @@ class EnvGroup:
     def _check_alike(self) -> None:
         """UserError unless the environments are different objects with the same spaces."""
         if len({id(env.unwrapped) for env in self.envs}) < self.n:
-            raise UserError(f"{self.names[0]} gave the same environment twice; every member needs its own")
+            raise UserError(f"{self.names[0]} returned the same environment twice; every member needs its own")
         for name, env in zip(self.names, self.envs):
             for what, first, own in (
                 ("observations", self.spec.observation_space, env.observation_space),
@@ -275,7 +275,7 @@ class EnvGroup:
                 if own != first:
                     spaces = f"{what} {_short(first)} and {_short(own)}; the members of a group need the same"
                     if name == self.names[0]:
-                        raise UserError(f"{name} made environments with different spaces: {spaces}")
+                        raise UserError(f"{name} created environments with different spaces: {spaces}")
                     raise UserError(f"{self.names[0]} and {name} have different spaces: {spaces}")
 
     def _where(self, index: int | None) -> str:
@@ -306,7 +306,7 @@ class EnvGroup:
             return reward
         index = int(np.flatnonzero(bad_obs | ~np.isfinite(reward))[0])
         what = "an observation" if bad_obs[index] else "a reward"
-        raise UserError(f"{self._where(index)}: the environment gave {what} that is not finite")
+        raise UserError(f"{self._where(index)}: the environment returned {what} that is not finite")
 
 
 def _short(space: gymnasium.Space[Any] | None) -> str:

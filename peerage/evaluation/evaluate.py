@@ -117,7 +117,7 @@ def note_on_cut(envs: EnvGroup) -> str:
     """A message about the episodes that `max_steps` has truncated; empty without any."""
     if not envs.cut:
         return ""
-    what = f"an evaluation episode of {envs.names[0]} did not end and was cut after {envs.cut:,} steps"
+    what = f"an evaluation episode of {envs.names[0]} did not end and was truncated after {envs.cut:,} steps"
     return f"{what} (--max-eval-steps sets this limit)"
 
 

@@ -49,7 +49,7 @@ def evaluate_perturbed(
     replace the same number of fixed advisers of the run. `say` receives messages: the step of the checkpoint, newer
     checkpoints that are damaged, and episodes that were cut.
 
-    Raises UserError for an unknown member, a knob that the environment does not have, `advised` for a run without
+    Raises UserError for an unknown member, a parameter that the environment does not have, `advised` for a run without
     advice, and if there is nothing to compare.
     """
     wrong = tuple(byzantine_members), None if advisers is None else tuple(advisers)

@@ -115,7 +115,7 @@ def record(
 
     def add(picture: Any) -> None:
         if not isinstance(picture, np.ndarray) or picture.ndim != 3:
-            raise UserError("the environment returned no picture: it does not support render_mode rgb_array")
+            raise UserError("the environment returned no image: it does not support render_mode rgb_array")
         if len(pictures) == max_frames:
             raise _Enough
         colours = Image.fromarray(np.ascontiguousarray(picture[..., :3], dtype=np.uint8))
@@ -149,7 +149,7 @@ def watch(
 ) -> list[float]:
     """Show a member in a window. Returns the return of every episode. Raises UserError without a screen."""
     if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-        raise UserError("there is no screen to show a window on: use `peerage video` to write a GIF")
+        raise UserError("there is no screen: use `peerage video` to write a GIF")
     # In this mode, `reset` and `step` of an environment render, and wait between pictures.
     return _play(run, "human", None, member, replica, episodes, seed, checkpoint_word(checkpoint), env)[1]
 

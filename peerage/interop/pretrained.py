@@ -115,7 +115,7 @@ def _to_start_from(source: Learner, learner: Learner, row: int, spec: str) -> di
         if name not in learned or (name == "log_ent_coef" and not finite):
             parameters[name] = own[row : row + 1]
         elif not finite:
-            raise UserError(f"--init-from {spec}: its networks hold numbers that are not finite, so it cannot learn on")
+            raise UserError(f"--init-from {spec}: its networks contain numbers that are not finite, so it cannot learn")
     return parameters
 
 

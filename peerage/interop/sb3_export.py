@@ -50,7 +50,7 @@ def export_member(run: Path, member: int, replica: int = 0, out: Path | None = N
     observation_space, action_space, converted = saved.spaces()
     if isinstance(action_space, gym.spaces.Discrete) and action_space.start != 0:
         first = action_space.start
-        raise UserError(f"{saved.config.env} numbers its actions from {first}, but Stable-Baselines3 from 0")
+        raise UserError(f"{saved.config.env} has actions that start at {first}, and Stable-Baselines3 supports only 0")
     if converted:
         raise UserError(f"{saved.config.env} has MultiDiscrete actions, which Stable-Baselines3's DQN does not support")
     learner = saved.learner(member, replica, space_of(observation_space, action_space))

@@ -94,13 +94,12 @@ def check_learning(members: Sequence[LearnerSettings], steps: int) -> list[str]:
     idle = {i: _when(member) for i, member in learners.items() if first_update(member) > steps}
     if len(idle) == len(learners):
         why = "; ".join(dict.fromkeys(idle.values()))
-        raise UserError(f"nothing would be learned in {steps:,} steps: {why}; decrease this, or increase the steps")
+        raise UserError(f"no member would learn in {steps:,} steps: {why}; decrease this, or increase the steps")
     return [f"member {i} does not learn in {steps:,} steps: {why}" for i, why in idle.items()]
 
 
 ALL_LOADED = (
-    "no member learns: all are loaded by --load-paths, which freezes them (--init-from starts from such networks and "
-    "learns on)"
+    "no member learns: all are loaded by --load-paths, which freezes them (with --init-from they continue to learn)"
 )
 
 

@@ -54,7 +54,9 @@ class OffPolicyLearner(Learner):
             if not self.supports_normalisation:
                 raise UserError(f"{first.algorithm} does not support --normalize-obs and --normalize-reward")
             if first.normalize_obs and space.image is not None:
-                raise UserError("--normalize-obs is not for images, which the networks scale to [0, 1]: remove it")
+                raise UserError(
+                    "--normalize-obs does not support images, which the networks scale to [0, 1]: remove the flag"
+                )
             self.normalisation = Normalisation(
                 space.obs_dim, self.gamma, obs=first.normalize_obs, reward=first.normalize_reward
             )

@@ -202,7 +202,7 @@ def read_manifest(folder: Path) -> Manifest:
                 raise Damaged(f"checkpoint {folder} names a chunk {chunk.name!r:.60}, which is not a valid name")
         about = dict(manifest["about"])
         if not isinstance(about.get("versions", {}), dict):
-            raise Damaged(f"checkpoint {folder} is damaged: its manifest does not say what wrote it")
+            raise Damaged(f"checkpoint {folder} is damaged: its manifest does not contain the version that wrote it")
         return Manifest(manifest["step"], about, dict(manifest["files"]), chunks)
 
     return _reading(folder, read)

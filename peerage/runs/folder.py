@@ -53,8 +53,8 @@ def check_name(name: str) -> None:
     """UserError unless `name` names one folder directly inside the log folder."""
     if name in ("", ".", "..") or any(c in '/\\:*?"<>|' or not c.isprintable() for c in name):
         raise UserError(
-            f"--exp-name {name!r} is not the name of a folder: no '..' and none of / \\ : * ? \" < > | "
-            "(--log-dir takes the path)"
+            f"--exp-name {name!r} is not a valid folder name: it must not contain '..' or / \\ : * ? \" < > | "
+            "(--log-dir sets the path)"
         )
     if name.startswith(("-", " ")) or name.endswith((" ", ".")) or len(name.encode()) > 200:
         raise UserError(
@@ -130,7 +130,9 @@ class RunFolder:
         check_name(default if name is None else name)
         log_dir = Path(log_dir)
         if any("\ud800" <= c <= "\udfff" for c in str(log_dir)):  # undecodable bytes
-            raise UserError(f"--log-dir {ascii(str(log_dir))[:200]} is not UTF-8, config.yaml cannot hold it")
+            raise UserError(
+                f"--log-dir {ascii(str(log_dir))[:200]} is not UTF-8, so it cannot be stored in config.yaml"
+            )
         for parent in (log_dir, *log_dir.parents):
             if parent.exists() and not parent.is_dir():
                 raise UserError(f"--log-dir {log_dir}: {parent} is not a folder")
@@ -228,7 +230,7 @@ class RunFolder:
         except (OSError, UnicodeError) as error:
             raise UserError(f"cannot read {path}: {one_line(error)}") from error
         if not isinstance(config, dict):
-            raise UserError(f"{path} does not hold a configuration")
+            raise UserError(f"{path} does not contain a configuration")
         return config
 
     def resolved(self) -> Config:

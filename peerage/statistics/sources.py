@@ -126,7 +126,7 @@ def by_axis(sources: Sequence[Source], axis: str) -> list[Source]:
         there = f"{'axes of the sweep:' if of_sweep else outside} {listing(names) or 'none'}"
         raise UserError(f"--by {short(axis)}: there is no such axis{nearest(axis, names)}; {there}")
     if without := [run.folder for run in runs if axis not in run.axes]:
-        raise UserError(f"--by {axis}: {without[0]} has no run with another value to compare with: leave it out")
+        raise UserError(f"--by {axis}: {without[0]} has no run with another value to compare with: remove it")
     found = []
     for source, run in zip(sources, runs):
         fixed = _label({name: value for name, value in run.axes.items() if name != axis})

@@ -82,12 +82,12 @@ def _verdict(
     curves = [side.curves for side in task.sides if side.name in (v.a, v.b)]
     if curves[0].shape == curves[1].shape and np.array_equal(curves[0], curves[1]):
         return f"{v.b} and {v.a} have identical results: no difference"
-    after = f" after Holm over {comparisons} comparisons" if comparisons > 1 else ""
+    after = f" after Holm's correction for {comparisons} comparisons" if comparisons > 1 else ""
     test = f"{_equals(v.p)}{after}"
     if ahead is None:
         power = each
         if not math.isnan(v.detectable):
-            power += f" detect differences above {number(v.detectable)} in 4 of 5 cases"
+            power += f" detect differences above {number(v.detectable)} with a power of 80%"
         none = f"no significant difference between {v.b} and {v.a}{on}: {_signed(d.estimate)} {in_brackets(d)}"
         return f"{none}; {test}; {power}"
     behind, sign = (v.a, 1) if ahead == v.b else (v.b, -1)
@@ -213,7 +213,7 @@ def _other_environments(sides: Sequence[Side]) -> list[str]:
     for side in sides:
         first = before.setdefault(side.env, side)
         if how := other_environment(first.environments[0], side.environments[0]):
-            other = f"{first.name} and {side.name} were trained on different environments called {side.env}"
+            other = f"{first.name} and {side.name} were trained on different environments with the name {side.env}"
             lines.append(f"{other} ({how}): their returns are not comparable")
     return lines
 

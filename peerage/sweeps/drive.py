@@ -107,7 +107,7 @@ def _check_place(sweep: Sweep) -> None:
         there = parse(path.read_text(encoding="utf-8", errors="replace"), str(path))
         name = there.get("name") if isinstance(there, dict) else None
         if name != sweep.name:
-            raise UserError(f"{where} holds the sweep {short(name)}: use another `where` or --log-dir")
+            raise UserError(f"{where} contains the sweep {short(name)}: use another `where` or --log-dir")
 
 
 def _slots(jobs: int | None, threads: int) -> tuple[int, str]:
@@ -169,7 +169,9 @@ class _Driver:
                 self.launcher.stop()
                 if self.running:
                     runs = count(len(self.running), "run")
-                    self.progress.say(f"{interrupt.name}: {runs} to write a checkpoint; a second signal does not wait")
+                    self.progress.say(
+                        f"{interrupt.name}: {runs} to write a checkpoint; a second signal ends the sweep immediately"
+                    )
             for ended in self.launcher.poll():
                 self._ended(ended, stopping or interrupt.asked)  # a worker that has just started may receive Ctrl-C too
             if not (stopping or interrupt.asked):

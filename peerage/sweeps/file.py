@@ -76,7 +76,7 @@ class SweepFile:
         self.common = settings_of(data.get("common"), "common")
         if "replicas" in data:
             if "replicas" in self.common:
-                raise UserError("replicas are given here and in `common`: leave one of the two out")
+                raise UserError("replicas are given here and in `common`: remove one of the two")
             self.common["replicas"] = convert(int, data["replicas"], "replicas")
         self.words = set(PLACEHOLDER.findall(self.template))
         self.environments = self._environments(data.get("environments"))
@@ -84,7 +84,7 @@ class SweepFile:
         known = [*self.axes, *(["environment"] if self.environments else [])]
         if unknown := sorted(self.words - set(known)):
             guess = nearest(unknown[0], known)
-            raise UserError(f"base: {{{unknown[0]}}} is not an axis{guess}; braces take an axis or {{environment}}")
+            raise UserError(f"base: {{{unknown[0]}}} is not an axis{guess}; braces contain an axis or {{environment}}")
         self.title, self.where = self._text("title", ""), Path(self._text("where", f"experiments/{self.name}"))
         self.seeds, self.excluded = self._seeds(), self._excluded()
 

@@ -125,9 +125,9 @@ def _plan(file: SweepFile, log_dir: str | None, overrides: dict[str, Any]) -> Sw
     overrides = settings_of(overrides, "overrides")
     for axis, choices in file.axes.items():
         if both := sorted({name for c in choices for name in c.settings} & set(overrides)):
-            raise UserError(f"axes.{axis} sets {both[0]}: leave --{both[0].replace('_', '-')} out")
+            raise UserError(f"axes.{axis} sets {both[0]}: remove --{both[0].replace('_', '-')}")
     if "env" in overrides and file.environments:
-        raise UserError("environments lists them: leave --env out")
+        raise UserError("`environments` lists the environments: remove --env")
     columns = [file.environments or [Choice(None, "", None, {})], *file.axes.values()]
     if (size := math.prod(map(len, columns)) * len(file.seeds)) > MAX_RUNS:
         raise UserError(f"{size:,} runs are too many: at most {MAX_RUNS:,}")
@@ -175,7 +175,7 @@ def _run(
     words = {name: choice.word for name, choice in chosen.items()}
     for name in file.words:
         if words[name] is None:
-            raise UserError(f"axes.{name}: `base` takes words and whole numbers only")
+            raise UserError(f"axes.{name}: `base` accepts words and whole numbers only")
     config = Config()
     if file.template:
         config = bases(PLACEHOLDER.sub(lambda place: str(words[place[1]]), file.template))
@@ -244,7 +244,7 @@ def _spec(env: str, args: str) -> Spec:
 def _resolve(config: Config) -> Config:
     """Fill in defaults and check advisers and features as `peerage.training.trainer.Trainer` does."""
     spec = _spec(config.env, json.dumps(config.env_args))
-    if config.perturb:  # check that the training environments have these knobs
+    if config.perturb:  # check that the training environments have these parameters
         _spec(config.env, json.dumps(with_perturbations(config.env_args, Perturbations.of(config.perturb))))
     for adviser in config.advisers:
         if not adviser.startswith("checkpoint:"):  # the checkpoint may not exist yet
@@ -260,11 +260,11 @@ def _refuse_duplicates(runs: Sequence[PlannedRun]) -> None:
     trained: dict[str, PlannedRun] = {}
     for run in runs:
         if other := named.get(run.name.casefold()):
-            raise UserError(f"two runs would be called {run.name}: {other.axes} and {run.axes}; rename one")
+            raise UserError(f"two runs would have the name {run.name}: {other.axes} and {run.axes}; rename one")
         named[run.name.casefold()] = run
         what = json.dumps(to_dict(_effective(run.resolved)))
         if other := trained.get(what):
-            raise UserError(f"{other.name} and {run.name} are the same training; leave one out by `exclude`")
+            raise UserError(f"{other.name} and {run.name} are the same training; remove one with `exclude`")
         trained[what] = run
 
 
@@ -293,7 +293,7 @@ def _equal_trainings(runs: Sequence[PlannedRun]) -> list[str]:
         (a, b), more = found[0], len(found) - 1
         also = f" ({count(more, 'more pair')})" if more else ""
         why = f"{listing(list(names))} cannot be more than the {a.resolved.steps:,} steps of a run"
-        lines.append(f"{a.name} and {b.name} are the same training{also}: {why}; leave one value out")
+        lines.append(f"{a.name} and {b.name} are the same training{also}: {why}; remove one value")
     return lines
 
 

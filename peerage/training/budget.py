@@ -178,7 +178,7 @@ def check(
             change = f"use {_advice(parts, need - room, budget.fewer)}"
             raise UserError(f"this run needs {much}: {'free some space to resume it' if resumes else change}")
         if room is not None and parts and need + other > TIGHT * room:
-            lines.append(f"{what} is tight: this run needs {_size(need)}, and {_size(room)} are free")
+            lines.append(f"low {what}: this run needs {_size(need)}, and {_size(room)} are free")
     return lines
 
 

@@ -262,8 +262,9 @@ class Trainer:
         self._notes_left = 0
         size = f"{'up to' if largest > 1 else 'only'} {largest:.2g}"
         return [
-            f"observations have a standard deviation of {size}: members learn, and tell advisers apart, better from "
-            "numbers near 1; try --normalize-obs"
+            f"observations have a standard deviation of {size}: learning, and trust in advisers, work better with "
+            "values "
+            "near 1; try --normalize-obs"
         ]
 
     def diverged(self, known: np.ndarray) -> np.ndarray:
@@ -327,8 +328,8 @@ class Trainer:
         messages = []
         if self.spec.id.split(":")[-1].startswith(NOT_REPLAYABLE):
             messages.append(
-                f"the resumed run is not bit-identical: {self.spec.id} has state that outlasts its episodes, and it "
-                "is restarted"
+                f"the resumed run is not bit-identical: {self.spec.id} keeps state between episodes, and it is "
+                "restarted"
             )
         for env, why in restarted.items():
             r, i = divmod(env // self.group.E, self.N)

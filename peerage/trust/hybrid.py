@@ -72,7 +72,8 @@ class TransformerTrust(Signal):
         self.features = make_features(config.features, spec, group.M, n_advisers, config.lagged_rewards)
         if config.use_phase_aware and not self.features.n_phases:
             raise UserError(
-                f"--use-phase-aware: the features {self.features.family.name!r} have no phases; leave it out, or give "
+                f"--use-phase-aware: the features {self.features.family.name!r} have no phases; remove the flag, or "
+                "give "
                 "--features a family with phases"
             )
         self.attention = AttentionTrust(

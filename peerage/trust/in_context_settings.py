@@ -40,7 +40,7 @@ TRUST.register(
         "in-context",
         "peerage.trust.in_context:make_in_context_trust",
         ContextSettings,
-        about="what a transformer over past decisions expects of following the adviser now",
+        about="the advantage of following the adviser now, predicted by a transformer over past decisions",
         part="context",
         columns={"in_context": "in-context advantage"},
         curves={"trust/loss": "loss of the trust model"},

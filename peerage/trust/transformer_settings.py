@@ -46,7 +46,7 @@ TRUST.register(
         "transformer",
         "peerage.trust.hybrid:make_transformer_trust",
         TrustTransformerSettings,
-        about="the reward that a transformer predicts if the adviser had been followed",
+        about="the reward that a transformer predicts for following the adviser",
         part="trust_transformer",
         resolve="peerage.trust.features:resolve_features",
         columns={"trust_attention": "trust (attention)"},

@@ -48,7 +48,7 @@ def _refuse_idle_flags(config: Config, given: Mapping[str, Any]) -> None:
     if config.advice.sharing == "none":
         for name in given:
             if name in AdviceConfig.__dataclass_fields__ and name != "sharing":
-                raise UserError(f"{_flag(name)} has no effect with --sharing none: leave one of the two out")
+                raise UserError(f"{_flag(name)} has no effect with --sharing none: remove one of the two")
     refuse_unused_settings(config, given)
     algorithms = set(config.learner.algorithm)
     automatic = [default_algorithm(discrete) for discrete in (True, False)]

@@ -13,7 +13,7 @@ from peerage.text import number
 def video(args: argparse.Namespace, command: Sequence[str]) -> None:
     more = {name: getattr(args, name) for name in ("max_frames", "overwrite")}
     film = videos.record(args.run, args.out, **_which(args), **more)
-    print(f"{film.path}: {film.frames:,} pictures{_returns(film.returns)}")
+    print(f"{film.path}: {film.frames:,} frames{_returns(film.returns)}")
 
 
 def watch(args: argparse.Namespace, command: Sequence[str]) -> None:

@@ -74,10 +74,10 @@ def family_for(name: str, spec: Spec) -> Family:
     name = family_name(name, spec)
     if name not in _factories:
         known = ["auto", *_factories]
-        raise UserError(f"unknown feature family {name!r}{nearest(name, known)}; there are: {', '.join(known)}")
+        raise UserError(f"unknown feature family {name!r}{nearest(name, known)}: use one of {', '.join(known)}")
     family = guarded(f"feature family {name!r}", _factories[name], spec)
     if not isinstance(family, Family):
-        raise UserError(f"feature family {name!r}: the factory made a {type(family).__name__}, not a Family")
+        raise UserError(f"feature family {name!r}: the factory returned a {type(family).__name__}, not a Family")
     return family
 
 
@@ -135,7 +135,7 @@ def _try_out(family: Family, spec: Spec, n_advisers: int, lagged: bool) -> None:
         edges = pairwise((0, 40, 45, 46, 50, steps))
         cut = [guarded(where, parts.extend, *(x[:, start:end] for x in chunk)) for start, end in edges]
     again, phases_again = (np.concatenate(results, axis=1) for results in zip(*cut))
-    depends = f"depends on how the steps are cut into chunks; look at most {HISTORY} steps back, and not ahead"
+    depends = f"depends on how the steps are cut into chunks; use at most the last {HISTORY} steps and no later ones"
     for name, block in whole.slices.items():
         if not np.allclose(features[..., block], again[..., block], rtol=1e-3, atol=1e-3):
             raise UserError(f"{where}: block {name!r} {depends}")

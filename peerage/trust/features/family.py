@@ -172,14 +172,14 @@ def _check(family: Family) -> None:
     where = f"feature family {family.name!r}"
     names = [name for name, _ in family.blocks]
     if names.count("adviser") != 1:
-        raise UserError(f"{where} has {names.count('adviser')} blocks named 'adviser'; put ADVISER among them once")
+        raise UserError(f"{where} has {names.count('adviser')} blocks named 'adviser'; include ADVISER exactly once")
     for name, width in family.blocks:
         if names.count(name) > 1:
-            raise UserError(f"{where} has {names.count(name)} blocks named {name!r}; each name may come once")
+            raise UserError(f"{where} has {names.count(name)} blocks named {name!r}; names must be unique")
         if name != "adviser" and (not isinstance(width, int) or width < 1):
             raise UserError(f"{where}: the width of block {name!r} must be a whole number of at least 1, not {width!r}")
     if (family.phases is None) != (len(family.phase_names) == 0):
-        raise UserError(f"{where}: phases and phase_names go together, give both or neither")
+        raise UserError(f"{where}: phases and phase_names must be given together")
 
 
 def guarded(where: str, call: Callable[..., Any], *args: Any) -> Any:
