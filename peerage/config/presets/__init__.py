@@ -2,7 +2,8 @@
 
 The experiments of the peer-learning paper are the product of environments (families.yaml) and settings (settings.yaml),
 the probes of trust the product of environments and groups of advisers (probes.yaml), and the presets of the published
-transformer-trust code the product of kinds of trust and environments (seed.yaml). The paper's open questions are a list
+transformer-trust code the product of kinds of trust and environments (seed.yaml), those of PPO a list of tasks
+(ppo.yaml). The paper's open questions are a list
 (open.yaml). Every other YAML file here is a single preset.
 """
 
@@ -20,7 +21,7 @@ from peerage.config.tree import parts
 from peerage.errors import UserError, nearest
 
 FOLDER = Path(__file__).parent
-PRODUCT = ("families", "settings", "seed", "probes", "open")
+PRODUCT = ("families", "settings", "seed", "probes", "open", "ppo")
 
 
 class _Recipe(NamedTuple):
@@ -77,7 +78,7 @@ def _recipes() -> dict[str, _Recipe]:
             own = _read(path.stem)
             recipes[path.stem] = _Recipe(own["title"], (own["config"],))
     papers = _product(_read("families"), _read("settings")) | _seed(_read("seed"))
-    return recipes | papers | _probes(_read("probes")) | _open(_read("open"))
+    return recipes | papers | _probes(_read("probes")) | _open(_read("open")) | _ppo(_read("ppo"))
 
 
 def seed_flags(algorithm: str) -> dict[str, Any]:
@@ -112,6 +113,16 @@ def _probes(made: dict[str, Any]) -> dict[str, _Recipe]:
             title = f"{of_env['title']}: {of_probe['title']}"
             recipes[f"probe-{env}-{probe}"] = _Recipe(title, (made["common"], of_env["config"], advisers))
     return recipes
+
+
+def _ppo(made: dict[str, Any]) -> dict[str, _Recipe]:
+    """`ppo-TASK`."""
+    return {
+        f"ppo-{task}": _Recipe(
+            f"{config['env']}, 4 PPO members without advice: RL Zoo's settings", (made["common"], config)
+        )
+        for task, config in made["tasks"].items()
+    }
 
 
 def _open(made: dict[str, Any]) -> dict[str, _Recipe]:
@@ -154,7 +165,5 @@ def _product(shared: dict[str, Any], made: dict[str, Any]) -> dict[str, _Recipe]
                     env = families[family]["config"]["env"]
                     of = "advantages" if values == "advantage" else "returns"
                     title = f"{env}: peer learning by {' + '.join(subset)}, of {of}"
-                    recipes[f"ablation-{family}-{values}-{'-'.join(subset)}"] = recipe(
-                        family, "peer", title, advice
-                    )
+                    recipes[f"ablation-{family}-{values}-{'-'.join(subset)}"] = recipe(family, "peer", title, advice)
     return recipes
