@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, get_args, ge
 
 from peerage.config import Config, with_settings
 from peerage.config.adviser_words import checkpoint_word
+from peerage.config.check import flag as flag_of
 from peerage.config.file import load as load_config
 from peerage.config.file import validate
-from peerage.config.tree import Setting
+from peerage.config.tree import Setting, key_of, public_name
 from peerage.config.tree import settings as all_settings
 from peerage.errors import UserError
 from peerage.learners.defaults import refuse_unused_settings
@@ -50,7 +51,7 @@ def python_names(text: str) -> str:
 
     Only flags of settings and `ARGUMENTS` are replaced. A number or a known word after a flag becomes its value.
     """
-    known = {f"--{key.replace('_', '-')}": setting for key, setting in all_settings().items()}
+    known = {flag_of(key): setting for key, setting in all_settings().items()}
 
     def python_name(found: re.Match[str]) -> str:
         flag, value = found["flag"], found["value"]
@@ -61,13 +62,14 @@ def python_names(text: str) -> str:
         if setting is None or (negated and not _is_switch(setting)):
             return found[0]
         rest = f" {value}" if value else ""
+        name = public_name(setting.key)
         if _is_switch(setting):
-            return f"{setting.key}={not negated}{rest}"
+            return f"{name}={not negated}{rest}"
         if value in _words(setting):
-            return f'{setting.key}="{value}"'
+            return f'{name}="{value}"'
         if not value or not re.match(r"-?\d", value):
-            return f"{setting.key}{rest}"
-        return f"{setting.key}=({value.replace(',', ', ')})" if "," in value else f"{setting.key}={value}"
+            return f"{name}{rest}"
+        return f"{name}=({value.replace(',', ', ')})" if "," in value else f"{name}={value}"
 
     return re.sub(r"(?<![\w-])(?P<flag>--[a-z][a-z0-9-]*)(?: (?P<value>(?!--)[\w.+,-]*\w))?", python_name, text)
 
@@ -128,8 +130,9 @@ def train(
     if advisers is not None and all(isinstance(a, str) for a in advisers):
         settings["advisers"], advisers = tuple(advisers), None
     checked = validate(with_settings(start, settings))
-    refuse_unused_settings(checked, settings)
-    folder = _run_training(checked, env=env, advisers=advisers, listeners=listeners)
+    given = [key_of(name) for name in settings]
+    refuse_unused_settings(checked, given)
+    folder = _run_training(checked, given=given, env=env, advisers=advisers, listeners=listeners)
     return Run(folder, env=env, advisers=advisers)
 
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from peerage.config import RESUMABLE, Config
+from peerage.config.check import refuse_unused_trust_settings
 from peerage.config.file import to_dict, validate
 from peerage.envs.catalogue import is_known
 from peerage.envs.make import running_statistics
@@ -59,22 +60,27 @@ def run_training(
     config: Config,
     command: Sequence[str] = (),
     *,
+    given: Sequence[str] = (),
     env: Maker | None = None,
     advisers: Sequence[str | Suggests] | None = None,
     listeners: Sequence[Listener] = (),
 ) -> Path:
-    """Train with `config` and return the run folder. Raises UserError; invalid settings are reported before any file is
-    written."""
+    """Train with `config` and return the run folder. `given`: keys of the settings that the user gave; those without
+    effect are refused. Raises UserError; invalid settings are reported before any file is written."""
     if config.run.exp_name is not None:  # an existing run is refused before anything is built
         RunFolder.plan(config.run.log_dir, config.run.exp_name, "run", config.run.overwrite)
     if env is not None:
         config = replace(config, env=recorded_name(env))
     with guard():
         trainer = Trainer(config, env=env, advisers=advisers)
-    if problem := running_statistics(trainer.envs.envs[0]):
-        trainer.close()
-        raise UserError(problem)
     config = trainer.config
+    try:
+        refuse_unused_trust_settings(config.advice, given, len(trainer.names))
+        if problem := running_statistics(trainer.envs.envs[0]):
+            raise UserError(problem)
+    except UserError:
+        trainer.close()
+        raise
     fingerprint = _confirmed_fingerprint(trainer)
     messages = [*_remarks(trainer, fingerprint), *check_budget(trainer, Path(config.run.log_dir))]
     algorithms = [s.algorithm for s in trainer.group.settings]

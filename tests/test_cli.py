@@ -14,7 +14,7 @@ from peerage import session
 from peerage.api import python_names
 from peerage.cli import COMMANDS, main
 from peerage.config import Config
-from peerage.config.file import dump, load
+from peerage.config.file import dump, from_dict, load
 from peerage.config.flags import _assignments, train_flags
 from peerage.config.presets import preset_names
 from peerage.errors import UserError
@@ -28,7 +28,7 @@ def train(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Runs `peerage train ...` up to the training, and returns its configuration."""
     seen: list[tuple[Config, list[str]]] = []
 
-    def run_training(config: Config, command: list[str]) -> Path:
+    def run_training(config: Config, command: list[str], given: list[str]) -> Path:
         seen.append((config, command))
         return Path("experiments/it")
 
@@ -165,7 +165,7 @@ def test_train_prints_the_output_files(train: Any, capsys: pytest.CaptureFixture
 
 def test_exit_status(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def failing(error: BaseException) -> Any:
-        def run_training(config: Config, command: list[str]) -> Path:
+        def run_training(config: Config, command: list[str], given: list[str]) -> Path:
             raise error
 
         return run_training
@@ -312,6 +312,27 @@ def test_the_start_of_a_run_shows_the_members_settings(tmp_path: Path, capsys: p
     assert capsys.readouterr().out == ""
 
 
+def test_the_step_size_of_trust_is_not_taken_for_the_learning_rate(
+    train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--trust-lr` is the documented spelling, `--lr` that of published commands; the start of a run shows it."""
+    for option in ("--trust-lr", "--lr"):
+        assert train("--trust", "td", option, "0.5").advice.lr == 0.5
+    assert main(["train", "--help"]) == 0
+    assert "--trust-lr X, --lr X" in " ".join(capsys.readouterr().out.split())
+    assert from_dict({"advice": {"trust_lr": 0.5}}).advice.lr == 0.5
+    monkeypatch.undo()
+    more: dict[str, Any] = {"n_peers": 2, "total_timesteps": 12, "learning_starts": 1, "eval_freq": 0}
+    more |= {"log_dir": str(tmp_path), "net_arch": (4,)}
+    peerage.train("Room-v3", trust="td", trust_lr=0.25, exp_name="td", **more)
+    assert "\nadvice: choice standardised, trust td, trust_lr 0.25\n" in capsys.readouterr().out
+    peerage.train("Room-v3", exp_name="default", **more)
+    assert "\nadvice: choice standardised, trust in-context\n" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"^trust_lr has no effect.* the learners is learning_rate$"):
+        peerage.train("Room-v3", lr=0.25, exp_name="refused", **more)
+    assert not (tmp_path / "refused").exists()
+
+
 def test_documentation_is_up_to_date() -> None:
     """`make docs` generates the page."""
     assert (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8") == page()
@@ -384,6 +405,11 @@ def test_flags_that_select_trust(train: Any) -> None:
         ("--context-lr 1e-4 --trust td", ["--context-lr", "in-context"]),
         ("--context-lr 1e-4 --sharing none", ["--context-lr", "--sharing none"]),
         ("--env LunarLander-v3 --ent-coef 0.1", ["--ent-coef", "dqn"]),
+        ("--env Room-v3 --lr 1e-3", ["--trust-lr has no effect with --trust in-context", "--learning-rate"]),
+        ("--env Room-v3 --lr 1e-3 --sharing none", ["--trust-lr", "--sharing none", "--learning-rate"]),
+        ("--env Room-v3 --trust-lr 1e-3 --n-peers 1", ["--trust-lr", "single member", "--learning-rate"]),
+        ("--env Room-v3 --lr 1e-3 --choice uniform", ["--trust-lr", "--choice uniform", "--learning-rate"]),
+        ("--env Room-v3 --init-agent-values 0 --no-use-trust --no-use-agent-values", ["--init-agent-values"]),
         ("--env Pendulum-v1 --exploration-fraction 0.1", ["--exploration-fraction", "sac"]),
         ("--env Pendulum-v1 --algorithm td3 --use-sde", ["--use-sde", "td3"]),
     ],

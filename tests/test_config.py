@@ -144,7 +144,7 @@ def test_yaml_12_words() -> None:
         ("advice: {temperature: 0}", ["--temperature", "1e-6"]),
         ("advice: {epsilon: 2}", ["--epsilon"]),
         ("advice: {follow_steps: 0}", ["--follow-steps"]),
-        ("advice: {lr: 0}", ["--lr"]),
+        ("advice: {lr: 0}", ["--trust-lr"]),
         ("run: {verbose: 3}", ["--verbose"]),
         ("run: {exp_name: ../x}", ["--exp-name"]),
         ("run: {exp_name: '..'}", ["--exp-name"]),

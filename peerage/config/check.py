@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from peerage.config.adviser_words import check_trained, parse_adviser, parse_members
 from peerage.config.fields import describe_interval, hints, is_inside
-from peerage.config.methods import LEARNERS
+from peerage.config.methods import LEARNERS, TRUST
 from peerage.config.perturbations import Perturbations
-from peerage.config.tree import AdviceConfig, Config, RunConfig, settings
+from peerage.config.tree import AdviceConfig, Config, RunConfig, public_name, settings
 from peerage.errors import UserError
 
 
 def flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
+    """The flag of a setting, by its key."""
+    return "--" + public_name(name).replace("_", "-")
 
 
 def check(config: Config) -> None:
@@ -115,3 +117,35 @@ def _check_run(run: RunConfig) -> None:
         raise UserError("--keep-best needs evaluations: set --eval-freq above 0")
     if run.use_wandb and not run.wandb_project.strip():
         raise UserError("--wandb-project is empty")
+
+
+def refuse_unused_trust_settings(advice: AdviceConfig, given: Iterable[str], n_advisers: int) -> None:
+    """Raise UserError if one of the settings `given` (keys) has no effect, because the group learns neither trust by
+    temporal differences nor agent values. `advice` has its defaults filled in."""
+    why = without_td(advice, n_advisers)
+    for key in given:
+        if why and key in TD_SETTINGS:
+            more = f"; {LEARNERS_RATE}" if key == "lr" else ""
+            raise UserError(f"{flag(key)} has no effect with {why}: leave it out{more}")
+
+
+def without_td(advice: AdviceConfig, n_advisers: int) -> str:
+    """Why a group with `n_advisers` advisers learns neither trust by temporal differences nor agent values; empty if
+    it does. `advice` has its defaults filled in. Registered kinds of trust may use all settings."""
+    if advice.sharing == "none":
+        return "--sharing none"
+    if n_advisers < 2:
+        return "a single member without advisers"
+    if advice.choice == "uniform":
+        return "--choice uniform"
+    if not advice.use_trust:
+        return "" if advice.use_agent_values else "--no-use-trust and --no-use-agent-values"
+    assert advice.trust is not None
+    method = TRUST[advice.trust]
+    learns = advice.use_agent_values or "td" in method.needs or not method.is_builtin
+    return "" if learns else f"--trust {advice.trust} without --use-agent-values"
+
+
+LEARNERS_RATE = "the learning rate of the learners is --learning-rate"
+TD_SETTINGS = ("lr", "init_trust_values", "init_agent_values", "trust_batch_size")
+"""Settings of trust by temporal differences and of agent values."""

@@ -21,7 +21,7 @@ from peerage.config.check import check
 from peerage.config.fields import hints
 from peerage.config.methods import LEARNERS, column
 from peerage.config.plain_yaml import parse, short, to_yaml
-from peerage.config.tree import Config, method_parts, parts, settings, with_part
+from peerage.config.tree import Config, key_of, method_parts, parts, settings, with_part
 from peerage.errors import UserError, nearest
 
 T = TypeVar("T")
@@ -132,6 +132,7 @@ def _fill(base: T, data: Any, prefix: str) -> T:
         data = _renamed(data)
         values["methods"] = {part: getattr(base, part) for part in method_parts()}
     for key, value in data.items():
+        key = key_of(key) if key_of(key) in known else key
         if top and key in sections and key:
             inside = values["methods"] if key in values["methods"] else values
             inside[key] = _fill(parts()[key](**_plain_fields(inside[key])), value, f"{prefix}{key}.")

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from types import NoneType
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
+from peerage.config.check import flag
 from peerage.config.fields import hints
 from peerage.config.file import convert
 from peerage.config.methods import LEARNERS
@@ -120,7 +121,12 @@ class Flag:
 
     @property
     def option(self) -> str:
-        return "--" + self.name.replace("_", "-")
+        return flag(self.name)
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The flag, and its other spelling if there is one."""
+        return tuple(dict.fromkeys([self.option, "--" + self.name.replace("_", "-")]))
 
     @property
     def item(self) -> Any:
@@ -152,7 +158,11 @@ class Flag:
         help = self.help.replace("%", "%%")
         if self.is_switch:
             group.add_argument(
-                self.option, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=help
+                *self.options,
+                dest=self.name,
+                action=argparse.BooleanOptionalAction,
+                default=argparse.SUPPRESS,
+                help=help,
             )
             return
         if get_origin(self.item) is Literal:
@@ -164,7 +174,13 @@ class Flag:
             nargs = "*" if self.name in CAN_BE_EMPTY else "+"
         action = "extend" if self.name in REPEATABLE else "store"
         group.add_argument(
-            self.option, nargs=nargs, action=action, metavar=metavar, default=argparse.SUPPRESS, help=help
+            *self.options,
+            dest=self.name,
+            nargs=nargs,
+            action=action,
+            metavar=metavar,
+            default=argparse.SUPPRESS,
+            help=help,
         )
 
     def value(self, given: Any, before: Any) -> Any:
@@ -237,11 +253,11 @@ def add_flags(parser: argparse.ArgumentParser, flags: list[Flag]) -> None:
     """Add the flags, grouped under headings."""
     sections = dict.fromkeys([*(name for name in SECTIONS if name != "run"), *method_parts(), "run"])
     for section in sections:
-        if chosen := [flag for flag in flags if flag.section == section]:
+        if chosen := [one for one in flags if one.section == section]:
             title, about = SECTIONS.get(section) or _described(section)
             group = parser.add_argument_group(title, about)
-            for flag in chosen:
-                flag.add_to(group)
+            for one in chosen:
+                one.add_to(group)
 
 
 def _described(part: str) -> tuple[str, str]:
@@ -251,13 +267,13 @@ def _described(part: str) -> tuple[str, str]:
 
 def override(config: Config, given: Mapping[str, Any]) -> Config:
     """`config` with fields replaced by flags of the command line. `given`: the words of each flag, by field name."""
-    flags = {flag.name: flag for flag in train_flags()}
+    flags = {known.name: known for known in train_flags()}
     # A number of epochs on the command line overrides a number of steps from a file.
     if "n_epochs" in given and "total_timesteps" not in given:
         config = replace(config, total_timesteps=None)
     changes: dict[str, dict[str, Any]] = {part: {} for part in parts()}
     for name, words in given.items():
-        flag = flags[name]
-        part = getattr(config, flag.part) if flag.part else config
-        changes[flag.part][flag.setting.name] = flag.value(words, getattr(part, flag.setting.name))
+        chosen = flags[name]
+        part = getattr(config, chosen.part) if chosen.part else config
+        changes[chosen.part][chosen.setting.name] = chosen.value(words, getattr(part, chosen.setting.name))
     return changed(config, changes)

@@ -64,7 +64,8 @@ class LearnerSettings:
     algorithm: str = ""
     """The learner's name."""
     learning_rate: float = limited(3e-4, "(0, inf)")
-    """Adam's step size for all networks and the entropy coefficient. Typical: 1e-4 to 1e-3."""
+    """Adam's step size for all networks of the learners and the entropy coefficient. Typical: 1e-4 to 1e-3. The step
+    size of trust is trust_lr."""
     gamma: float = limited(0.99, "[0, 1]")
     """Discount factor."""
     net_arch: tuple[int, ...] = limited((64, 64), "[1, inf)")

@@ -77,7 +77,8 @@ class AdviceConfig:
     temperature_decay: tuple[float, ...] = limited((0.0,), "[0, inf)")
     """Decay rate of the temperature: T = T0 exp(-decay * epoch); one value, or one per member."""
     lr: float | None = limited(None, "(0, 1]")
-    """Learning rate alpha of trust and agent values (Eq. 5, 7), in (0, 1]; the default depends on choice."""
+    """Step size alpha of trust by temporal differences and of agent values (Eq. 5, 7), in (0, 1]; the default depends
+    on choice. It is not the learning rate of the learners, which is learning_rate."""
     init_trust_values: float = 200.0
     """Initial trust of every asker in every adviser."""
     init_agent_values: float = 200.0
@@ -255,6 +256,21 @@ def parts() -> dict[str, type]:
     return {"": Config, "learner": learner_part(), "advice": AdviceConfig, **method_parts(), "run": RunConfig}
 
 
+PUBLIC_NAMES = {"lr": "trust_lr"}
+"""Key -> the name for users where it differs from the key, which is accepted, too: `lr` is the name in published
+commands and in config.yaml."""
+
+
+def public_name(key: str) -> str:
+    """The name of a setting for users."""
+    return PUBLIC_NAMES.get(key, key)
+
+
+def key_of(name: Any) -> Any:
+    """The key of the setting with this public name; other names are returned as they are."""
+    return next((key for key, public in PUBLIC_NAMES.items() if public == name), name)
+
+
 @dataclass(frozen=True)
 class Setting:
     """One field of the tree."""
@@ -340,6 +356,7 @@ def with_settings(config: Config, values: Mapping[str, Any]) -> Config:
     known = settings()
     changes: dict[str, dict[str, Any]] = {part: {} for part in parts()}
     for key, value in values.items():
+        key = key_of(key)
         if key not in known:
             raise UserError(f"unknown setting {key!r}{nearest(key, list(known))}")
         setting = known[key]

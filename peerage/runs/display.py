@@ -7,7 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from peerage.runs.disturbances import disturbances
-from peerage.runs.hyperparameters import hyperparameters
+from peerage.runs.hyperparameters import advice_settings, hyperparameters
 from peerage.runs.listeners import AdviceRow, EvaluationRow, Listener, MetricRow, RunInfo, is_member, role
 from peerage.text import count, duration, number, thousands
 
@@ -63,7 +63,7 @@ class Display(Listener):
         if self.console.is_terminal:
             from rich.live import Live
 
-            for line in hyperparameters(info):
+            for line in (*hyperparameters(info), *advice_settings(info)):
                 self._print(line)
 
             # Without a refresh thread: `on_progress` draws.
@@ -71,7 +71,7 @@ class Display(Listener):
             self._live.start(refresh=True)
         else:
             self._print(_headline(info))
-            for line in hyperparameters(info):
+            for line in (*hyperparameters(info), *advice_settings(info)):
                 self._print(line)
             if disturbed := _disturbed(info):
                 self._print(disturbed)

@@ -1,12 +1,15 @@
-"""The settings of the members in words, for the start of a training."""
+"""The settings of the members and of advice in words, for the start of a training."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from peerage.config.check import without_td
 from peerage.config.fields import hints
+from peerage.config.file import from_dict
 from peerage.config.flags import written
 from peerage.config.methods import LEARNERS
+from peerage.errors import UserError
 from peerage.runs.folder import as_mapping
 from peerage.runs.listeners import RunInfo
 from peerage.text import count, listing
@@ -38,6 +41,23 @@ def hyperparameters(info: RunInfo) -> list[str]:
         others = sum(map(len, list(same.values())[MAX_LINES - 1 :]))
         lines = [*lines[: MAX_LINES - 1], f"and {count(others, 'member')} with other settings (config.yaml)"]
     return lines
+
+
+def advice_settings(info: RunInfo) -> list[str]:
+    """A line such as `advice: choice paper, trust td, trust_lr 0.001`; none without advice and for an unknown
+    configuration."""
+    try:
+        advice = from_dict({"advice": info.config.get("advice")}).advice
+    except UserError:
+        return []
+    if advice.sharing == "none" or len(info.advisers) < 2 or advice.trust is None:
+        return []
+    parts = [f"choice {advice.choice}"]
+    if advice.choice != "uniform":
+        parts.append(f"trust {advice.trust if advice.use_trust else 'off'}")
+    if not without_td(advice, len(info.advisers)) and advice.lr is not None:
+        parts.append(f"trust_lr {written(advice.lr)}")
+    return [f"advice: {', '.join(parts)}"]
 
 
 def _of(values: Any, member: int, members: int) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 from peerage.config import parts, settings
 from peerage.config.file import convert
 from peerage.config.plain_yaml import short
+from peerage.config.tree import key_of
 from peerage.errors import UserError, nearest
 
 NOT_FOR_SWEEPS = {
@@ -43,10 +44,10 @@ def settings_of(data: Any, where: str) -> dict[str, Any]:
     for key, value in data.items():
         inside = _inside(key, value, where) if isinstance(key, str) and key in parts() and key else [(key, value)]
         for name, given in inside:
-            hint = hint_of(name, where)
-            if name in found:
+            hint, field = hint_of(name, where), key_of(name)
+            if field in found:
                 raise UserError(f"{where}: {name} is given twice")
-            found[name] = convert(hint, given, f"{where}.{name}")
+            found[field] = convert(hint, given, f"{where}.{name}")
     return found
 
 
@@ -55,20 +56,21 @@ def _inside(part: str, values: Any, where: str) -> Iterator[tuple[str, Any]]:
         raise UserError(f"{where}.{part}: expected settings, got {short(values)}")
     here = {setting.name: setting.key for setting in settings().values() if setting.part == part}
     for name, value in (values or {}).items():
-        if name not in here:
+        field = key_of(name)
+        if field not in here:
             raise UserError(f"{where}: unknown setting {short(f'{part}.{name}')}{nearest(str(name), list(here))}")
-        yield here[name], value
+        yield here[field], value
 
 
 def hint_of(name: Any, where: str, instead: str = "") -> Any:
     """The type of a field; UserError if there is no such field or a sweep cannot set it."""
-    known = settings()
-    if not isinstance(name, str) or name not in known:
+    known, field = settings(), key_of(name)
+    if not isinstance(name, str) or field not in known:
         guess = nearest(str(name), list(known))
         raise UserError(f"{where}: {short(name)} is not a setting{instead}{guess}")
     if name in NOT_FOR_SWEEPS:
         raise UserError(f"{where}: {name} cannot be set here: {NOT_FOR_SWEEPS[name]}")
-    return known[name].hint
+    return known[field].hint
 
 
 def named_choice(name: Any, values: Any, where: str) -> Choice:

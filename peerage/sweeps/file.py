@@ -10,6 +10,7 @@ from typing import Any
 from peerage.config import parts, settings
 from peerage.config.file import MAX_BYTES, convert
 from peerage.config.plain_yaml import parse, short
+from peerage.config.tree import key_of
 from peerage.errors import UserError, nearest
 from peerage.runs.folder import check_name
 from peerage.sweeps.choices import (
@@ -133,7 +134,7 @@ class SweepFile:
                 chosen = []
                 for value in values:
                     converted = convert(hint, value, where)
-                    chosen.append(Choice(value, f"{name}={label_of(converted)}", None, {name: converted}))
+                    chosen.append(Choice(value, f"{name}={label_of(converted)}", None, {key_of(name): converted}))
             axes[name] = check_choices(chosen, where)
         return axes
 

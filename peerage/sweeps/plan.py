@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from peerage.config import AdviceConfig, Config, settings, with_settings
+from peerage.config.check import flag
 from peerage.config.file import load, to_dict, validate
 from peerage.config.methods import EXCHANGES, TRUST
 from peerage.config.perturbations import Perturbations, with_perturbations
@@ -125,7 +126,7 @@ def _plan(file: SweepFile, log_dir: str | None, overrides: dict[str, Any]) -> Sw
     overrides = settings_of(overrides, "overrides")
     for axis, choices in file.axes.items():
         if both := sorted({name for c in choices for name in c.settings} & set(overrides)):
-            raise UserError(f"axes.{axis} sets {both[0]}: remove --{both[0].replace('_', '-')}")
+            raise UserError(f"axes.{axis} sets {both[0]}: remove {flag(both[0])}")
     if "env" in overrides and file.environments:
         raise UserError("`environments` lists the environments: remove --env")
     columns = [file.environments or [Choice(None, "", None, {})], *file.axes.values()]

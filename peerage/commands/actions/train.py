@@ -11,6 +11,7 @@ from typing import Any
 from peerage import session
 from peerage.commands.console import print_outputs
 from peerage.config import HARDWARE_FIELDS, AdviceConfig, Config
+from peerage.config.check import LEARNERS_RATE, flag
 from peerage.config.file import from_dict, load, validate
 from peerage.config.flags import override
 from peerage.config.presets import preset_names, seed_flags
@@ -38,7 +39,7 @@ def train(args: argparse.Namespace, command: Sequence[str]) -> None:
     unnamed = config.run.exp_name is None and "exp_name" not in given  # `--exp-name none` is given
     if source in preset_names() and unnamed:  # presets may share an environment: name runs by them
         config = replace(config, run=replace(config.run, exp_name=f"{source}-seed-{config.seed}"))
-    run = session.run_training(config, command)
+    run = session.run_training(config, command, given=list(given))
     if config.run.verbose:
         print_outputs(run)
 
@@ -48,7 +49,8 @@ def _refuse_idle_flags(config: Config, given: Mapping[str, Any]) -> None:
     if config.advice.sharing == "none":
         for name in given:
             if name in AdviceConfig.__dataclass_fields__ and name != "sharing":
-                raise UserError(f"{_flag(name)} has no effect with --sharing none: remove one of the two")
+                more = f"; {LEARNERS_RATE}" if name == "lr" else ""
+                raise UserError(f"{flag(name)} has no effect with --sharing none: remove one of the two{more}")
     refuse_unused_settings(config, given)
     algorithms = set(config.learner.algorithm)
     automatic = [default_algorithm(discrete) for discrete in (True, False)]
@@ -70,10 +72,6 @@ def _as_published(config: Config, given: Mapping[str, Any]) -> Config:
 def _default_algorithm(config: Config) -> str:
     """The algorithm that `auto` means in this environment."""
     return default_algorithm(check_env_id(config.env, config.env_args).discrete)
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 def resume(args: argparse.Namespace, command: Sequence[str]) -> None:
