@@ -119,7 +119,7 @@ def test_runs_without_a_common_task_or_step_are_refused(tmp_path):
     """Different tasks, and evaluations with only step 0 in common."""
     a = make(tmp_path / "a", [1, 2, 3], env="Room-v6")
     b = make(tmp_path / "b", [1, 2, 3], env="CartPole-v1")
-    with pytest.raises(UserError, match="no two of these runs have the same environment"):
+    with pytest.raises(UserError, match="no two of these runs have the same task: environments differ"):
         compare([str(a), str(b)])
     c = make(tmp_path / "c", [1, 2, 3], env="Room-v6", trust="in-context", steps=(0, 150, 250))
     with pytest.raises(UserError, match="a and c have only step 0 in common"):
@@ -199,7 +199,7 @@ def test_warnings_about_differences(tmp_path):
         steps=(0, 100, 200),
     )
     (b / "FAILED").write_text('{"why": "disk full", "step": 200, "when": ""}')
-    warnings = "\n".join(compare([str(a), str(b)]).warnings)
+    warnings = "\n".join(compare([str(a), str(b)], across_tasks=True).warnings)
     for words in (
         f"{b} failed (disk full): its last evaluation is at step 200",
         "environments differ (a: Hopper-v4, b: Hopper-v5)",

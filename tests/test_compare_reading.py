@@ -188,7 +188,7 @@ def test_different_evaluation_steps(tmp_path):
 def test_sides_with_the_same_name(tmp_path):
     old = make(tmp_path / "x" / "run", [1, 2, 3, 4, 5], env="Room-v6")
     new = make(tmp_path / "y" / "run", [21, 22, 23, 24, 25], env="Room-v21")
-    found = compare([str(old), str(new)])
+    found = compare([str(old), str(new)], across_tasks=True)
     (task,) = found.tasks
     assert [row.side for row in task.rows] == ["run (Room-v6)", "run (Room-v21)"]
     assert task.versus[0].winner == "run (Room-v21)"
@@ -197,14 +197,49 @@ def test_sides_with_the_same_name(tmp_path):
     assert found.warnings == (
         "environments differ (run (Room-v6): Room-v6, run (Room-v21): Room-v21): their returns are not comparable",
     )
-    turned = compare([str(old), str(new)], reference="run (Room-v21)")
+    turned = compare([str(old), str(new)], reference="run (Room-v21)", across_tasks=True)
     assert [row.side for row in turned.tasks[0].rows] == ["run (Room-v21)", "run (Room-v6)"]
     other = make(tmp_path / "z" / "run", [1, 2, 3], env="Room-v6", env_args={"size": 9})
-    (line,) = compare([str(old), str(other)]).warnings
+    (line,) = compare([str(old), str(other)], across_tasks=True).warnings
     assert line == (
         'environment arguments differ (run (Room-v6): {}, run (Room-v6 {"size": 9}): {"size": 9}): the tasks '
         "are different"
     )
+
+
+def test_different_tasks_are_not_compared(tmp_path, capsys):
+    """No verdict about runs with another version, other arguments or another fingerprint of an environment, unless
+    the user asks for it."""
+    five = [1.0, 2.0, 3.0, 4.0, 5.0]
+
+    def run(name, fingerprint, **more):
+        return str(make(tmp_path / name, five, environment={"fingerprint": fingerprint}, **more))
+
+    first = run("first", {"arguments": {}, "max_episode_steps": 20}, seed=1)
+    others = {
+        "environments differ (first: Room-v6, version: Room-v21)": run("version", {}, env="Room-v21"),
+        'environment arguments differ (first: {}, size: {"size": 9})': run(
+            "size", {"arguments": {"size": 9}, "max_episode_steps": 20}, env_args={"size": 9}, seed=1
+        ),
+        "(max episode steps: 20 before, 30 now)": run(
+            "limit", {"arguments": {}, "max_episode_steps": 30}, trust="hybrid"
+        ),
+    }
+    for difference, other in others.items():
+        assert main(["compare", first, other]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("peerage: no two of these runs have the same task: ") and said.count("\n") == 1
+        assert difference in said and said.endswith("--across-tasks compares them all the same\n")
+        assert main(["compare", first, other, "--across-tasks", "--out", str(tmp_path / "out")]) == 0
+        out = capsys.readouterr().out
+        assert difference in out and "no difference" in out
+    (task,) = compare([first, str(tmp_path / "size")], by="env_args").tasks  # the user names the difference
+    assert [row.side for row in task.rows] == ["env_args={}", 'env_args={"size": 9}']
+    seed = run("first-2", {"arguments": {}, "max_episode_steps": 30}, seed=2)
+    with pytest.raises(UserError, match=r"different environments with the name Room-v6 \(max.* are not replicas"):
+        compare([first, seed, others["(max episode steps: 20 before, 30 now)"]])
+    with pytest.raises(UserError, match="--by and --across-tasks cannot be combined"):
+        compare([first, seed], by="env_args", across_tasks=True)
 
 
 def test_warnings_about_differences_within_a_side(tmp_path):

@@ -520,7 +520,9 @@ def test_comparisons_tell_environments_of_one_name_apart():
 
     for name, factor, seed in (("a", 1, 0), ("b", 1, 1), ("c", 100, 2), ("d", 100, 3)):
         peerage.train(maker(factor), config=small(seed=seed), exp_name=name)
-    found = compare(["a", "b", "c", "d"])
+    with pytest.raises(UserError, match=r"a and c have the same settings but different environments .* not replicas"):
+        compare(["a", "b", "c", "d"])
+    found = compare(["a", "b", "c", "d"], across_tasks=True)
     sides = [side for task in found.tasks for side in task.sides]
     assert [[run.name for run in side.runs] for side in sides] == [["a", "b"], ["c", "d"]]
     lines = [line for line in found.warnings if "different environments with the name <scaled>" in line]

@@ -128,6 +128,8 @@ def _compare_arguments(parser: Parser) -> None:
     parser.add_argument("--threshold", type=float, metavar="X", help="report the steps until a group's mean reaches X")
     parser.add_argument("--target", type=float, metavar="X", help="report the optimality gap below X")
     parser.add_argument("--paired", action="store_true", help="compare replicas with the same seed as pairs")
+    about = "compare runs of different environments, or with different arguments of an environment, all the same"
+    parser.add_argument("--across-tasks", action="store_true", help=about)
     parser.add_argument(
         "--out",
         type=Path,
@@ -140,12 +142,19 @@ def _compare_arguments(parser: Parser) -> None:
     parser.add_argument("--latex", action="store_true", help="print a LaTeX table and write nothing")
 
 
+NOT_FOR_SENSITIVITY = (
+    "by", "reference", "latex", "metric", "measure", "threshold", "target", "paired", "across_tasks", "out",
+)  # fmt: skip
+"""Arguments of `peerage compare` that --sensitivity excludes."""
+
+
 def _check_compare(args: argparse.Namespace) -> None:
     if args.json and args.latex:
         raise UserError("--json and --latex cannot be combined: choose one")
     if args.sensitivity:
-        for flag in ("by", "reference", "latex", "metric", "measure", "threshold", "target", "paired", "out"):
-            if getattr(args, flag, None) not in (None, False, "return", "final"):
+        for name in NOT_FOR_SENSITIVITY:
+            if getattr(args, name, None) not in (None, False, "return", "final"):
+                flag = name.replace("_", "-")
                 raise UserError(f"--sensitivity and --{flag} cannot be combined: remove one of them")
 
 

@@ -20,7 +20,7 @@ from peerage.statistics import samples, sources, tests
 from peerage.statistics.comparison import Comparison, Measure, Row, Task, Versus
 from peerage.statistics.samples import MIN_REPLICAS, RANGES, Metric, Side
 from peerage.statistics.tests import Interval
-from peerage.statistics.verdicts import overall, warnings_about, with_verdicts
+from peerage.statistics.verdicts import overall, task_differences, warnings_about, with_verdicts
 from peerage.text import listing
 
 SAME_STEPS = "train them with the same --eval-freq and --total-timesteps"
@@ -36,6 +36,7 @@ def compare(
     threshold: float | None = None,
     target: float | None = None,
     paired: bool = False,
+    across_tasks: bool = False,
     seed: int = 0,
 ) -> Comparison:
     """Compare the runs that `words` name (see `peerage.statistics.sources.find_runs`).
@@ -48,16 +49,22 @@ def compare(
         threshold: also report the steps until the mean of a replica's members first reaches it.
         target: also report the optimality gap below it.
         paired: treat replicas with the same seed as pairs; all sides must have the same seeds.
+        across_tasks: compare all sides with each other although their environments, or the arguments or fingerprints of
+            these, differ; otherwise only sides with the same task are compared.
         seed: seed of the simulations behind intervals and power.
 
-    Raises UserError that names the run if one cannot be read, and if there is nothing to compare.
+    Raises UserError that names the run if one cannot be read, and if there is nothing to compare: no two sides have the
+    same task, for example.
     """
     for flag, value in (("threshold", threshold), ("target", target)):
         if value is not None and not math.isfinite(value):
             raise UserError(f"--{flag} must be finite, got {value}")
+    if across_tasks and by is not None:
+        raise UserError("--by and --across-tasks cannot be combined: remove one of them")
     found = sources.find_runs(words)
-    sides, left_out = samples.read_sides(found if by is None else sources.by_axis(found, by), metric)
-    by_task = samples.tasks(sides, strict=by is not None)
+    chosen = found if by is None else sources.by_axis(found, by)
+    sides, left_out = samples.read_sides(chosen, metric, across_tasks)
+    by_task = samples.tasks(sides, across_tasks)
     names = list(dict.fromkeys(side.name for some in by_task.values() for side in some))
     if by is not None and reference is not None and (full_name := f"{by}={reference}") in names:
         reference = full_name  # the value of the axis is enough
@@ -83,19 +90,20 @@ def compare(
         tasks.append(_task(name, some, metric, measure, threshold, target, paired, seed))
         warnings += warnings_about(some)
     if not tasks:
-        raise UserError(_why_no_task(by, reference))
+        raise UserError(_why_no_task(sides, by, reference))
     tasks = with_verdicts(tasks, metric, measure)
     together, once = overall(tasks, metric), tuple(dict.fromkeys(warnings))
     return Comparison(metric, measure, threshold, target, tuple(tasks), together, _differences(tasks), once)
 
 
-def _why_no_task(by: str | None, reference: str | None) -> str:
+def _why_no_task(sides: Sequence[Side], by: str | None, reference: str | None) -> str:
     """Why there is no task with sides to compare."""
     if reference is not None:
         return f"--reference {reference}: no other side has runs on its tasks; name another side or more runs"
     if by is not None:
         return f"--by {by}: no two of these runs differ only in it"
-    return "no two of these runs have the same environment: name runs that share one"
+    difference = task_differences(sides)[0]
+    return f"no two of these runs have the same task: {difference}; --across-tasks compares them all the same"
 
 
 # --- numbers --------------------------------------------------------------------------------------------------

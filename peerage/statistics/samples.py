@@ -95,7 +95,9 @@ class _MetricMissing(UserError):
     """A run with evaluations of which none has the metric."""
 
 
-def read_sides(sources: Sequence[Source], metric: Metric = "return") -> tuple[list[Side], list[str]]:
+def read_sides(
+    sources: Sequence[Source], metric: Metric = "return", across_tasks: bool = False
+) -> tuple[list[Side], list[str]]:
     """Group runs into sides, in the order of `sources`; returns the sides and a message per run that is left out.
 
     Runs with the same settings and different seeds are replicas of one side; a run with the same settings and seed is
@@ -103,24 +105,26 @@ def read_sides(sources: Sequence[Source], metric: Metric = "return") -> tuple[li
     name but another fingerprint belong to different tasks. A run whose environment does not report `metric` is left out
     if other runs have it.
 
-    Raises UserError for a run that cannot be read or has no evaluations, and if no run has `metric`.
+    Raises UserError for a run that cannot be read or has no evaluations, if no run has `metric`, and, unless
+    `across_tasks`, for two runs that would be replicas of one side but have environments with different fingerprints.
     """
     groups: list[tuple[Any, list[tuple[Source, Side]]]] = []
     without_metric: list[_MetricMissing] = []
-    kinds: dict[str, list[dict[str, Any]]] = {}
+    kinds: dict[tuple[str, str], list[list[dict[str, Any]]]] = {}
     for source in sources:
         try:
             side = _read(source, metric)
         except _MetricMissing as error:
             without_metric.append(error)
             continue
-        side = _told_apart(side, kinds)
         key = replica_key(side.config), side.stretched, side.task, source.task and source.label
-        for other, members in groups:
-            taken = {seed for _, member in members for seed in member.seeds}
-            if other == key and not taken & set(side.seeds):
-                members.append((source, side))
-                break
+        side = _told_apart(side, kinds)
+        possible = [members for other, members in groups if other == key and not _seeds(members) & set(side.seeds)]
+        same = [members for members in possible if members[0][1].task == side.task]
+        if same:
+            same[0].append((source, side))
+        elif possible and not across_tasks:
+            raise UserError(_not_replicas([one for _, one in possible[0]], side))
         else:
             groups.append((key, [(source, side)]))
     if without_metric and not groups:
@@ -130,17 +134,33 @@ def read_sides(sources: Sequence[Source], metric: Metric = "return") -> tuple[li
     return sides, [f"{error}: left out" for error in without_metric]
 
 
-def _told_apart(side: Side, kinds: dict[str, list[dict[str, Any]]]) -> Side:
-    """The side with a task of its own if its environment has the name of another one. `kinds`: task -> environment.json
-    of one run for each fingerprint so far."""
-    environment, known = side.environments[0], kinds.setdefault(side.task, [])
+def _seeds(members: Sequence[tuple[Source, Side]]) -> set[tuple[int, int]]:
+    return {seed for _, member in members for seed in member.seeds}
+
+
+def _not_replicas(members: Sequence[Side], side: Side) -> str:
+    """The error for a side that has the settings of `members` but another environment."""
+    for member in members:
+        if how := other_environment(member.environments[0], side.environments[0]):
+            runs = f"{member.runs[0]} and {side.runs[0]} have the same settings but different environments"
+            return f"{runs} with the name {side.env} ({how}): they are not replicas of each other; leave one out"
+    return f"{side.runs[0]} has another environment with the name {side.env} than runs with its settings: leave it out"
+
+
+def _told_apart(side: Side, kinds: dict[tuple[str, str], list[list[dict[str, Any]]]]) -> Side:
+    """The side with a task of its own if its environment has the name and arguments of another one. `kinds`: (task,
+    arguments) -> the environment.json of all runs so far, in a list for each kind of environment."""
+    environment = side.environments[0]
     if not environment.get("fingerprint"):
         return side  # a run of an earlier version
-    same = [k for k, other in enumerate(known) if not other_environment(other, environment)]
-    if not same:
-        same = [len(known)]
-        known.append(environment)
-    return replace(side, task=f"{side.task} (environment {same[0] + 1})") if same[0] else side
+    # A comparison by an axis that sets arguments has different ones in a task
+    known = kinds.setdefault((side.task, json.dumps(side.config["env_args"], sort_keys=True)), [])
+    alike = [k for k, kind in enumerate(known) if not any(other_environment(other, environment) for other in kind)]
+    if not alike:
+        alike = [len(known)]
+        known.append([])
+    known[alike[0]].append(environment)
+    return replace(side, task=f"{side.task} (environment {alike[0] + 1})") if alike[0] else side
 
 
 def replica_key(config: Mapping[str, Any]) -> str:
@@ -309,20 +329,16 @@ def _names(groups: list[tuple[str, list[Source]]]) -> list[str]:
 # --- tasks ----------------------------------------------------------------------------------------------------
 
 
-def tasks(sides: Sequence[Side], strict: bool = False) -> dict[str, list[Side]]:
-    """The sides by task.
-
-    If no two sides share a task but all environments are versions of one, they are compared all the same, unless
-    `strict`; the warnings then name the differences, and sides with equal names get their task appended.
-    """
-    found: dict[str, list[Side]] = {}
-    for side in sides:
-        found.setdefault(side.task, []).append(side)
-    families = {re.sub(r"-v\d+$", "", side.env) for side in sides}
-    if not strict and len(sides) > 1 and len(families) == 1 and all(len(some) == 1 for some in found.values()):
+def tasks(sides: Sequence[Side], across: bool = False) -> dict[str, list[Side]]:
+    """The sides by task. `across`: all sides as one task, whatever their tasks are; sides with equal names get their
+    task appended."""
+    if across:
         names = [side.name for side in sides]
         apart = [replace(s, name=f"{s.name} ({s.task})") if names.count(s.name) > 1 else s for s in sides]
         return {" and ".join(dict.fromkeys(side.env for side in sides)): apart}
+    found: dict[str, list[Side]] = {}
+    for side in sides:
+        found.setdefault(side.task, []).append(side)
     return found
 
 

@@ -154,24 +154,14 @@ def _p(p: float) -> str:
 
 def warnings_about(sides: Sequence[Side]) -> list[str]:
     """A line for each difference that makes a comparison of these sides doubtful; runs of one side are checked too."""
-    lines = [line for side in sides for line in side.warnings]
+    lines = [*(line for side in sides for line in side.warnings), *task_differences(sides)]
 
     def differ(what: str, values: Sequence[Sequence[Any]], why: str) -> None:
-        """Add a line if the `values` of the runs of all sides are not equal; unknown values are ignored."""
-        texts = [list(dict.fromkeys(map(_value_text, some))) for some in values]
-        if len({text for some in texts for text in some} - {_value_text(None)}) > 1:
-            listed = ", ".join(f"{side.name}: {listing(some)}" for side, some in zip(sides, texts))
-            lines.append(f"{what} differ ({listed}): {why}")
-
-    def setting(name: str) -> list[list[Any]]:
-        return [[config[name] for config in side.configs] for side in sides]
+        lines.extend(_differ(sides, what, values, why))
 
     def environment(part: str, name: str) -> list[list[Any]]:
         return [[as_mapping(e.get(part)).get(name) for e in side.environments] for side in sides]
 
-    differ("environments", setting("env"), "their returns are not comparable")
-    differ("environment arguments", setting("env_args"), "the tasks are different")
-    lines += _other_environments(sides)
     budgets = [[budget(config) for config in side.configs] for side in sides]
     differ("budgets", budgets, "schedules depend on the length of a run")
     last = [[int(side.steps[-1])] for side in sides]
@@ -205,6 +195,25 @@ def warnings_about(sides: Sequence[Side]) -> list[str]:
                 where = f"{side.name} was resumed under other conditions at step {entry.get('step')}"
                 lines.append(f"{where}: {'; '.join(map(str, different))}")
     return lines
+
+
+def task_differences(sides: Sequence[Side]) -> list[str]:
+    """A line for each difference between the tasks of these sides."""
+    envs, arguments = ([[config[name] for config in side.configs] for side in sides] for name in ("env", "env_args"))
+    return [
+        *_differ(sides, "environments", envs, "their returns are not comparable"),
+        *_differ(sides, "environment arguments", arguments, "the tasks are different"),
+        *_other_environments(sides),
+    ]
+
+
+def _differ(sides: Sequence[Side], what: str, values: Sequence[Sequence[Any]], why: str) -> list[str]:
+    """A line if the `values` of the runs of all sides are not equal; unknown values are ignored."""
+    texts = [list(dict.fromkeys(map(_value_text, some))) for some in values]
+    if len({text for some in texts for text in some} - {_value_text(None)}) <= 1:
+        return []
+    listed = ", ".join(f"{side.name}: {listing(some)}" for side, some in zip(sides, texts))
+    return [f"{what} differ ({listed}): {why}"]
 
 
 def _other_environments(sides: Sequence[Side]) -> list[str]:

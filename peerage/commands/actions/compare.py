@@ -27,6 +27,7 @@ def compare(args: argparse.Namespace, command: Sequence[str]) -> None:
         threshold=args.threshold,
         target=args.target,
         paired=args.paired,
+        across_tasks=args.across_tasks,
     )
     if args.json or args.latex:
         print(as_json(found) if args.json else as_latex(found), end="")
