@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from peerage import cli
+from peerage.cli import main
 from peerage.config.file import from_dict, load, to_dict
 from peerage.config.plain_yaml import parse
 from peerage.config.presets import preset_names
@@ -459,7 +460,8 @@ def test_progress_lines(tmp_path):
     source, where = write(tmp_path, TINY + "axes: {sharing: [advice, none]}\nseeds: [0, 1]\n"), tmp_path / "runs"
     sweep = plan_sweep(source, log_dir=str(where))
     first, second = sweep.runs[:2]
-    driver = _Driver(sweep, Here(), Progress(1), [])
+    states = {run.name: inspect_run(run, sweep.folder(run)) for run in sweep.runs}
+    driver = _Driver(sweep, states, Here(), Progress(1), [])
     driver.running = {first.name: (first, 0.0), second.name: (second, 0.0)}
     driver.waiting = list(sweep.runs[2:])
     pretend(where / first.name, first.resolved, "20,30.0,1\n")
@@ -578,15 +580,16 @@ def test_only_missing_runs_are_trained(tmp_path, capsys, one_thread, unreported)
     assert capsys.readouterr() == ("", "")
 
     longer = wider.replace("total_timesteps: 40", "total_timesteps: 60")
-    refused = Here()
-    tables = {name: results(where / name) for name in names}
-    assert run(write(tmp_path, longer), log_dir=str(where), verbose=0, launcher=refused) == 1
-    assert {name: results(where / name) for name in names} == tables
-    said = capsys.readouterr().err.splitlines()
-    assert len(said) == 4 and said[-1].startswith("0 of 3 runs are done, 3 are not")
-    assert said[0].startswith(f"{names[0]}: failed: ") and "exploration decays over 0.1 of the steps" in said[0]
-    source, grown = write(tmp_path, longer), Here()
-    run(source, log_dir=str(where), dry_run=True)
+    trained = files(where)
+    source, grown, words = write(tmp_path, longer), Here(), ["--log-dir", str(where)]
+    for more in ([], ["--dry-run"], ["--dry-run", "--json"]):  # once, before anything runs
+        assert main(["sweep", source, *words, *more]) == 2
+        said = capsys.readouterr()
+        assert said.out == "" and said.err.startswith(f"peerage: 3 runs would be extended, such as {names[0]} from 40 ")
+        assert "to 60 steps" in said.err and "exploration decays over 0.1 of the steps" in said.err
+        assert "--stretch-schedules" in said.err and said.err.count("\n") == 1
+    assert files(where) == trained
+    run(source, log_dir=str(where), dry_run=True, stretch_schedules=True)
     assert "resume               60  from 67%; extended from 40 steps" in capsys.readouterr().out
     assert run(source, log_dir=str(where), verbose=0, launcher=grown, stretch_schedules=True) == 0
     assert all(task.resume for task in grown.tasks) and len(grown.tasks) == 3

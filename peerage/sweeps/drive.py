@@ -13,11 +13,11 @@ from peerage.errors import UserError
 from peerage.runs.folder import RunFolder, is_run, write_atomically
 from peerage.statistics.sources import MANIFEST
 from peerage.sweeps.dry_run import make_plan, print_plan
-from peerage.sweeps.grow import with_missing_replicas
+from peerage.sweeps.grow import refuse_schedules, with_missing_replicas
 from peerage.sweeps.launch import POLL_SECONDS, Ended, Launcher, LocalLauncher, cores
 from peerage.sweeps.plan import PlannedRun, Sweep, plan_sweep
 from peerage.sweeps.progress import Progress, share, summary_of
-from peerage.sweeps.state import Speeds, completed_steps, inspect_run, total_duration, training_process
+from peerage.sweeps.state import Speeds, State, completed_steps, inspect_run, total_duration, training_process
 from peerage.text import count, duration
 from peerage.training.signals import Interrupt
 
@@ -67,19 +67,29 @@ def run(
         notes = [*sweep.notes, *filter(None, [note])]
         for line in notes:
             progress.say(line)
+        states = {run.name: inspect_run(run, sweep.folder(run)) for run in sweep.runs}
+        if not stretch_schedules:
+            refuse_schedules(sweep, states)
         if dry_run:
-            plan = make_plan(sweep, slots, measure, progress)
+            plan = make_plan(sweep, states, slots, measure, progress)
             print_plan(plan) if show is None else show({"notes": notes, **plan})
             return 0
         launcher = LocalLauncher(slots, sweep.threads) if launcher is None else launcher
-        return _train(sweep, launcher, progress, command, stretch_schedules)
+        return _train(sweep, states, launcher, progress, command, stretch_schedules)
     except KeyboardInterrupt as error:  # while planning, before `Interrupt` handles signals
         if not dry_run:
             error.then = f"`{shlex.join(command)}` continues"  # type: ignore[attr-defined]  # printed by the command line
         raise
 
 
-def _train(sweep: Sweep, launcher: Launcher, progress: Progress, command: Sequence[str], stretch: bool) -> int:
+def _train(
+    sweep: Sweep,
+    states: dict[str, State],
+    launcher: Launcher,
+    progress: Progress,
+    command: Sequence[str],
+    stretch: bool,
+) -> int:
     """Train the runs that are not done; returns the exit status."""
     try:
         sweep.where.mkdir(parents=True, exist_ok=True)
@@ -88,7 +98,7 @@ def _train(sweep: Sweep, launcher: Launcher, progress: Progress, command: Sequen
     with RunFolder(sweep.where):  # locks the folder: one process at a time trains a sweep
         write_atomically(sweep.where / MANIFEST, sweep.manifest())
         try:
-            return _Driver(sweep, launcher, progress, command, stretch).drive()
+            return _Driver(sweep, states, launcher, progress, command, stretch).drive()
         finally:
             progress.stop()
             launcher.close()
@@ -126,11 +136,16 @@ class _Driver:
     """Submits runs to a launcher as slots become free, and keeps account of them."""
 
     def __init__(
-        self, sweep: Sweep, launcher: Launcher, progress: Progress, command: Sequence[str], stretch: bool = False
+        self,
+        sweep: Sweep,
+        states: dict[str, State],
+        launcher: Launcher,
+        progress: Progress,
+        command: Sequence[str],
+        stretch: bool = False,
     ) -> None:
-        self.sweep, self.launcher, self.progress, self.command = sweep, launcher, progress, command
-        self.stretch = stretch
-        self.states = {run.name: inspect_run(run, sweep.folder(run)) for run in sweep.runs}
+        self.sweep, self.states, self.launcher, self.progress = sweep, states, launcher, progress
+        self.command, self.stretch = command, stretch
         self.waiting = [run for run in sweep.runs if self.states[run.name].status in ("train", "resume", "elsewhere")]
         self.running: dict[str, tuple[PlannedRun, float]] = {}  # name -> run, start time
         self.done = {run.name for run in sweep.runs if self.states[run.name].status == "done"}

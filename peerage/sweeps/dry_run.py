@@ -10,20 +10,21 @@ from typing import Any
 from peerage.sweeps.launch import POLL_SECONDS, LocalLauncher
 from peerage.sweeps.plan import Sweep
 from peerage.sweeps.progress import Progress, share, summary_of
-from peerage.sweeps.state import Speeds, State, inspect_run, total_duration
+from peerage.sweeps.state import Speeds, State, total_duration
 from peerage.text import count, duration
 
 MEASURED_STEPS = 300
 LABELS = {"train": "train", "resume": "resume", "done": "done", "differs": "DIFFERS", "elsewhere": "under way"}
 
 
-def make_plan(sweep: Sweep, slots: int, measure: bool, progress: Progress) -> dict[str, Any]:
+def make_plan(
+    sweep: Sweep, states: Mapping[str, State], slots: int, measure: bool, progress: Progress
+) -> dict[str, Any]:
     """The plan as plain data: `runs`, with the state, the steps and the estimated time of each, and the sum of them.
 
     With `measure`, first time one run of each kind whose speed is unknown, with a line of `progress` for each.
     Writes nothing.
     """
-    states = {run.name: inspect_run(run, sweep.folder(run)) for run in sweep.runs}
     speeds = Speeds()
     speeds.add_sweep(sweep, states)
     if measure:

@@ -1,4 +1,4 @@
-"""More replicas for a sweep that has been trained: only the missing ones are planned.
+"""A sweep that has been trained and grows: more replicas, of which only the missing ones are planned, and longer runs.
 
 The replicas of a run share a process and a folder, and no replica is added to a folder. Missing replicas are therefore
 a run of their own, `NAME_replicas5-7`, with another seed. It has the same settings and axes, so that statistics pool it
@@ -7,13 +7,21 @@ with the first one: replicas are as independent as runs with different seeds.
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from peerage.config.file import to_dict
+from peerage.errors import UserError
+from peerage.loading import deferred
 from peerage.runs.folder import is_run
 from peerage.sweeps.plan import PlannedRun, Sweep
-from peerage.sweeps.state import inspect_run
+from peerage.sweeps.state import State, inspect_run
+from peerage.text import count
+
+schedules_of = deferred("peerage.training.schedules:schedules_of")  # imports torch
 
 SEED_STEP = 1_000_003
 """The seed of a run of additional replicas is that of the first run plus this number times the first new replica."""
@@ -72,3 +80,28 @@ def _replicas_in(run: PlannedRun, folder: Path) -> int | None:
 def _escaped(name: str) -> str:
     """`name` as a pattern that matches itself."""
     return re.sub(r"([\[\]*?])", r"[\1]", name)
+
+
+def refuse_schedules(sweep: Sweep, states: Mapping[str, State]) -> None:
+    """Raise UserError if a run would be extended after its start and has schedules that depend on its length."""
+    extended = [run for run in sweep.runs if states[run.name].extended_from and _has_begun(sweep.folder(run))]
+    known: set[str] = set()
+    for run in extended:
+        settings = to_dict(replace(run.config, seed=0, replicas=1))
+        del settings["run"]
+        if (kind := json.dumps(settings)) in known:
+            continue
+        known.add(kind)
+        if schedules := schedules_of(run.config):
+            lengths = f"{states[run.name].extended_from:,} to {run.resolved.steps:,} steps"
+            raise UserError(
+                f"{count(len(extended), 'run')} would be extended, such as {run.name} from {lengths}, but schedules "
+                f"depend on --total-timesteps: {'; '.join(schedules)}. --stretch-schedules computes them for the new "
+                "length from now on; the results then differ from runs that are started with it"
+            )
+
+
+def _has_begun(folder: Path) -> bool:
+    """Whether a checkpoint after step 0 exists: a run without one starts with its new length."""
+    steps = (path.name.removeprefix("step_") for path in (folder / "checkpoints").glob("step_*"))
+    return any(re.match(r"0*[1-9]", step) for step in steps)

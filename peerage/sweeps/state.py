@@ -37,6 +37,8 @@ class State:
     """How it differs, or which process trains it."""
     step: int = 0
     """The steps that it has completed, according to its files."""
+    extended_from: int = 0
+    """The present length of a run that is shorter than in the sweep; 0 for others."""
 
 
 def inspect_run(run: PlannedRun, folder: Path) -> State:
@@ -60,7 +62,7 @@ def inspect_run(run: PlannedRun, folder: Path) -> State:
     if who := training_process(folder):
         return State("elsewhere", who, step)
     if longer:
-        return State("resume", f"extended from {before.steps:,} steps", step)
+        return State("resume", f"extended from {before.steps:,} steps", step, before.steps)
     if is_complete(there) or there.status()[0] == "STOPPED":  # a callback has stopped it
         return State("done", step=run.resolved.steps)
     return State("resume", step=step)
