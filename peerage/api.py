@@ -6,7 +6,9 @@ Importing this module imports neither torch nor pandas: what needs them is impor
 from __future__ import annotations
 
 import functools
+import json
 import re
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +49,8 @@ T = TypeVar("T")
 
 
 def python_names(text: str) -> str:
-    """An error message of the command line with the names of Python: `--n-peers 2` becomes `n_peers=2`.
+    """An error message of the command line with the names of Python: `--n-peers 2` becomes `n_peers=2`, and
+    `peerage resume RUN` becomes `peerage.resume("RUN")`.
 
     Only flags of settings and `ARGUMENTS` are replaced. A number or a known word after a flag becomes its value.
     """
@@ -71,7 +74,14 @@ def python_names(text: str) -> str:
             return f"{name}{rest}"
         return f"{name}=({value.replace(',', ', ')})" if "," in value else f"{name}={value}"
 
+    text = re.sub(r"`peerage resume (?P<path>[^`]+)`", _resume_call, text)
     return re.sub(r"(?<![\w-])(?P<flag>--[a-z][a-z0-9-]*)(?: (?P<value>(?!--)[\w.+,-]*\w))?", python_name, text)
+
+
+def _resume_call(found: re.Match[str]) -> str:
+    """The call that does what a command `peerage resume RUN` does; other commands are returned unchanged."""
+    words = shlex.split(found["path"])
+    return f"`peerage.resume({json.dumps(words[0])})`" if len(words) == 1 else found[0]
 
 
 def _is_switch(setting: Setting) -> bool:
@@ -85,7 +95,8 @@ def _words(setting: Setting) -> tuple[Any, ...]:
 
 
 def _with_python_names(call: Callable[P, T]) -> Callable[P, T]:
-    """`call` with errors that name settings as in Python."""
+    """`call` with errors that name settings as in Python. A Ctrl-C in a training leaves it as a KeyboardInterrupt
+    whose message says how to continue, without the traceback of Peerage's own code."""
 
     @functools.wraps(call)
     def translated(*args: P.args, **named: P.kwargs) -> T:
@@ -93,6 +104,10 @@ def _with_python_names(call: Callable[P, T]) -> Callable[P, T]:
             return call(*args, **named)
         except UserError as error:
             error.args = (python_names(str(error)),)
+            raise
+        except KeyboardInterrupt as error:
+            if then := getattr(error, "then", ""):
+                raise KeyboardInterrupt(f"interrupted; {python_names(then)}") from None
             raise
 
     return translated

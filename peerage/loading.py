@@ -18,6 +18,12 @@ def load_function(name: str) -> Callable[..., Any]:
     return loaded
 
 
+def if_missing(error: BaseException, module: str) -> str:
+    """What to do if `error` of an import says that `module` does not exist; empty for other errors."""
+    missing = isinstance(error, ModuleNotFoundError) and error.name and f"{module}.".startswith(f"{error.name}.")
+    return f"; run this command in the folder of {module.partition('.')[0]}, or install it" if missing else ""
+
+
 RUN_MARK = "# Peerage run:"
 """The beginning of config.yaml in every run folder."""
 

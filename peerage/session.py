@@ -117,11 +117,11 @@ def _remarks(trainer: Trainer, fingerprint: Mapping[str, Any]) -> list[str]:
     if spec.max_episode_steps is None:
         by_id = isinstance(trainer.evaluation_makers[0].env, str) and ":" not in trainer.config.env
         how = "--env-args max_episode_steps=N" if by_id else "gymnasium.wrappers.TimeLimit"
-        remarks.append(f"{spec.id} has no time limit: if its episodes may never end, add one with {how}")
+        remarks.append(f"{trainer.env_name} has no time limit: if its episodes may never end, add one with {how}")
     if not spec.repeats or len(fingerprint) < len(spec.fingerprint):
         remarks.append(
-            f"two episodes of {spec.id} with the same seed and actions differ: another run with this seed will differ, "
-            "and a resumed run is not bit-identical"
+            f"two episodes of {trainer.env_name} with the same seed and actions differ: another run with this seed "
+            "will differ, and a resumed run is not bit-identical"
         )
     return remarks
 

@@ -108,7 +108,7 @@ def test_trust_in_an_adviser_that_became_wrong_falls(folder):
 def test_followers_of_the_expert_succeed_and_followers_of_its_opposite_fail(folder):
     found = evaluate_perturbed(folder / "one", episodes=4, advised=True, advisers=["sign-flip:expert"])
     clean, wrong = found.table()
-    assert clean["perturbation"] == "clean" and wrong["perturbation"] == "advisers sign-flip:expert"
+    assert clean["case"] == "clean" and wrong["case"] == "advisers sign-flip:expert"
     assert (clean["success"], wrong["success"]) == (1.0, 0.0)
     assert wrong["change"] == wrong["return"] - clean["return"] < 0
 
@@ -176,7 +176,7 @@ def test_a_perturbation_that_the_environment_already_has_is_not_a_case(tmp_path)
     weak, strong = Perturbations(action_noise=0.25), Perturbations(action_noise=0.5)
     for cases in ([weak, strong], [strong, weak]):
         found = evaluate_perturbed(run, cases, 1)
-        assert [line["perturbation"] for line in found.table()] == ["action_noise=0.25", "action_noise=0.5"]
+        assert [line["case"] for line in found.table()] == ["action_noise=0.25", "action_noise=0.5"]
         assert found.table()[0]["change"] == 0
 
 
@@ -227,7 +227,7 @@ def test_a_perturbation_that_is_part_of_the_environment_is_named(tmp_path):
     run = peerage.train(config=config, log_dir=str(tmp_path), exp_name="run").folder
     found = evaluate_perturbed(run, [Perturbations(observation_noise=0.5)], 1)
     names = ["action_noise=0.25", "observation_noise=0.5 action_noise=0.25"]
-    assert [line["perturbation"] for line in found.table()] == names
+    assert [line["case"] for line in found.table()] == names
 
 
 @pytest.mark.parametrize(

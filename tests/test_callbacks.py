@@ -119,7 +119,7 @@ def test_callbacks_that_cannot_be_made_are_refused_before_anything_is_written(wo
     command, module = words
     capsys.readouterr()
     for name, text in (
-        ("no_such_module:Stop", "cannot import no_such_module: ModuleNotFoundError"),
+        ("no_such_module:Stop", "cannot be imported: No module named 'no_such_module'; run this command in"),
         (f"{module}:Nothing", f"{module} has no class Nothing"),
         (f"{module}:function", "function must be a subclass of peerage.Listener"),
         (f"{module}:Careless", "Careless() failed: OSError: no network"),

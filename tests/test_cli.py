@@ -64,7 +64,14 @@ def test_help_is_a_manual(capsys: pytest.CaptureFixture[str]) -> None:
         ("trian", ["'trian'", "'train'"]),
         ("--verson", ["'--version'"]),
         ("compare a b", ["no run folder a"]),
-        ("compare", ["the following arguments are required"]),
+        ("compare", ["the following arguments are required: RUN; see `peerage compare --help`"]),
+        ("train --normalize-obs yes", ["--normalize-obs takes no value, got 'yes': write --normalize-obs or --"]),
+        ("train --normalize-obs=yes", ["--normalize-obs takes no value, got 'yes'"]),
+        ("train --n-peers 2 3", ["--n-peers takes one value, got '3', too"]),
+        ("train --gamma", ["--gamma needs at least one value"]),
+        ("train --seed", ["--seed needs a value"]),
+        ("export . --to onnx", ["--to: expected one of", "sb3", "got 'onnx'"]),
+        ("compare . --jsn", ["unknown flag '--jsn'"]),
         ("sweep x.yaml", ["x.yaml"]),
         ("train --trust tdd", ["--trust", "td"]),
         ("train --sequence-length 201", ["--sequence-length", "[2, 200]", "201"]),
@@ -267,7 +274,7 @@ def test_tables_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     mean = sum(row["return"] for row in found["episodes"]) / 3
     assert found["members"] == [{"replica": 0, "member": "member-1", "mean return": mean, "episodes": 3}]
     found = data("evaluate", a, "--episodes", "1", "--perturb", "action_noise=0,1")
-    assert [row["perturbation"] for row in found["rows"]] == ["clean", "action_noise=1"]
+    assert [row["case"] for row in found["rows"]] == ["clean", "action_noise=1"]
     assert len(found["members"]) == 4 and found["interval"] is None
     (found,) = data("report", a)
     assert found["analysis"]["advisers"] == ["member-0", "member-1"] and Path(found["report"]).is_file()
@@ -405,6 +412,7 @@ def test_flags_that_select_trust(train: Any) -> None:
         ("--context-lr 1e-4 --trust td", ["--context-lr", "in-context"]),
         ("--context-lr 1e-4 --sharing none", ["--context-lr", "--sharing none"]),
         ("--env LunarLander-v3 --ent-coef 0.1", ["--ent-coef", "dqn"]),
+        ("--env Room-v3 --batch-size 65 --buffer-size 64", ["--batch-size 65", "--buffer-size"]),
         ("--env Room-v3 --lr 1e-3", ["--trust-lr has no effect with --trust in-context", "--learning-rate"]),
         ("--env Room-v3 --lr 1e-3 --sharing none", ["--trust-lr", "--sharing none", "--learning-rate"]),
         ("--env Room-v3 --trust-lr 1e-3 --n-peers 1", ["--trust-lr", "single member", "--learning-rate"]),

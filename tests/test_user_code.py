@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
+import signal
 import sys
+import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -14,6 +18,7 @@ from peerage import session
 from peerage.cli import main
 from peerage.config import Config, RunConfig
 from peerage.errors import UserError
+from peerage.runs.listeners import MetricRow
 
 pytestmark = pytest.mark.usefixtures("no_reports")
 
@@ -42,6 +47,9 @@ class Falls(gymnasium.Env):
 class Advises:
     def suggest(self, obs, rows, first, rng):
         return {}["up"]
+
+def made():
+    return gymnasium.make("CartPole-v1")
 """
 SETTINGS = {
     "n-peers": 1, "total-timesteps": 60, "learning-starts": 9, "eval-freq": 0, "log-dir": ".", "exp-name": "run",
@@ -84,3 +92,37 @@ def test_a_run_that_exists_is_refused_before_anything_is_built(capsys, monkeypat
     with pytest.raises(UserError, match="run exists: --overwrite replaces it"):
         session.run_training(Config(run=RunConfig(log_dir=".", exp_name="run")))
     assert not built
+
+
+class CtrlC(peerage.Listener):
+    """Sends the signal of Ctrl-C to this process at some steps."""
+
+    def __init__(self, *steps: int) -> None:
+        self.steps = steps
+
+    def on_metrics(self, step: int, rows: Sequence[MetricRow]) -> None:
+        if step in self.steps:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_ctrl_c_in_python_says_how_to_continue():
+    more = {"learning_starts": 9, "total_timesteps": 60, "eval_freq": 0, "verbose": 0, "log_dir": ".", "n_peers": 1}
+    more["log_freq"] = 20
+    with pytest.raises(KeyboardInterrupt) as caught:
+        peerage.train("Room-v6", exp_name="my run", listeners=[CtrlC(20)], **more)
+    assert str(caught.value) == 'interrupted; `peerage.resume("my run")` continues from step 20'
+    shown = "".join(traceback.format_exception(caught.value))
+    assert shown.count('File "') == 2 and "api.py" in shown  # this function and the interface, no frame inside Peerage
+    with pytest.raises(KeyboardInterrupt, match="continues from step 40"):
+        peerage.resume("my run", listeners=[CtrlC(40)])
+    assert peerage.resume("my run").metrics["step"].max() == 60
+
+
+def test_the_start_shows_the_function_and_the_environment_that_it_makes(capsys):
+    more = {"learning_starts": 9, "total_timesteps": 20, "eval_freq": 0, "log_dir": ".", "n_peers": 1}
+    for env, shown in (("falls:made", "falls:made (makes CartPole-v1)"), ("falls:Falls", "falls:Falls")):
+        peerage.train(env, exp_name="by-name", overwrite=True, **more)
+        assert f"{shown} · dqn" in capsys.readouterr().out
+    made = importlib.import_module("falls").made
+    peerage.train(lambda: made(), exp_name="lambda", **more)
+    assert "lambda (makes CartPole-v1) · dqn" in capsys.readouterr().out

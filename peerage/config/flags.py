@@ -62,6 +62,16 @@ REPEATABLE = ("callback",)
 """Flags of lists that may be given several times."""
 
 
+MESSAGES = {
+    r"argument ([^\s/]+)\S*: ignored explicit argument (.*)": r"\1 takes no value, got \2",
+    r"argument ([^\s/]+)\S*: expected one argument": r"\1 needs a value",
+    r"argument ([^\s/]+)\S*: expected at least one argument": r"\1 needs at least one value",
+    r"argument ([^\s/]+)\S*: invalid choice: (.*) \(choose from (.*)\)": r"\1: expected one of \3, got \2",
+    r"argument ([^\s/]+)\S*: ": r"\1: ",
+}
+"""Messages of argparse, as regular expressions -> in the words of other errors."""
+
+
 class Parser(argparse.ArgumentParser):
     """An argparse parser with one-line errors that suggest the most similar flag. Abbreviations are not accepted."""
 
@@ -72,7 +82,9 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--help", "-h", action="help", help="show this help and exit")
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(message)
+        for pattern, replacement in MESSAGES.items():
+            message = re.sub(pattern, replacement, message)
+        raise UserError(f"{message}; see `{self.prog} --help`" if message.startswith("the following") else message)
 
     def parse(self, words: list[str]) -> argparse.Namespace:
         known = [option for option in self._option_string_actions if option.startswith("--")]
@@ -81,7 +93,20 @@ class Parser(argparse.ArgumentParser):
             if word.startswith("--") and len(word) > 2 and option not in known:
                 guess = nearest(option, known)
                 raise UserError(f"unknown flag {short(option)}{guess}; see `{self.prog} --help`")
-        return self.parse_args(words)
+        args, rest = self.parse_known_args(words)
+        if rest:
+            raise UserError(self._too_many(words, rest[0]))
+        return args
+
+    def _too_many(self, words: list[str], word: str) -> str:
+        """The error for a word that no argument takes."""
+        before = [given.split("=")[0] for given in words[: words.index(word)] if given.startswith("--")]
+        action = self._option_string_actions.get(before[-1]) if before else None
+        if action is None:
+            return f"unexpected argument {short(word)}; see `{self.prog} --help`"
+        if action.nargs == 0:
+            return f"{before[-1]} takes no value, got {short(word)}: write {' or '.join(action.option_strings)}"
+        return f"{before[-1]} takes one value, got {short(word)}, too"
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):

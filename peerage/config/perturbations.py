@@ -128,7 +128,8 @@ def _assigned(words: Sequence[str]) -> dict[str, str]:
     for word in words:
         name, equals, value = word.partition("=")
         if not equals or not name.isidentifier() or not value:
-            raise UserError(f"--perturb: expected NAME=VALUE, as in observation_noise=0.1, got {short(word)}")
+            known = f"use {', '.join(NAMES)}, or a parameter of the environment"
+            raise UserError(f"--perturb: expected NAME=VALUE, as in observation_noise=0.1, got {short(word)}; {known}")
         if name in found:
             raise UserError(f"--perturb: {name!r} is given twice")
         found[name] = value

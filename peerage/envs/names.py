@@ -12,7 +12,7 @@ from typing import Any
 import gymnasium
 
 from peerage.errors import Terminated, UserError, nearest
-from peerage.loading import import_here, is_standard
+from peerage.loading import if_missing, import_here, is_standard
 from peerage.text import is_installed, one_line, place
 
 Maker = str | Callable[..., gymnasium.Env]
@@ -36,6 +36,15 @@ def recorded_name(env: Maker) -> str:
     if found is env and importable and _makes_environments(env) and not _is_id(name):
         return f"{module}:{name}"
     return f"<{name_of(env).strip('<>')}>"
+
+
+def display_name(env: Maker, inner: str) -> str:
+    """The name of an environment for people: its id; for a function the name of the function, with the id `inner` of
+    the environment that it makes, as in `my_env (makes Pendulum-v1)`."""
+    if not callable(imported(env)):
+        return inner
+    name = recorded_name(env).strip("<>")
+    return name if inner in (name, name.rpartition(":")[2]) else f"{name} (makes {inner})"
 
 
 def imported(env: Maker) -> Maker:
@@ -63,9 +72,7 @@ def imported(env: Maker) -> Maker:
     except Terminated:
         raise
     except ImportError as error:
-        own = isinstance(error, ModuleNotFoundError) and error.name and f"{module}.".startswith(f"{error.name}.")
-        hint = f"; run this command in the folder of {module.partition('.')[0]}, or install it" if own else ""
-        raise UserError(f"{env} cannot be imported: {one_line(error)}{hint}") from error
+        raise UserError(f"{env} cannot be imported: {one_line(error)}{if_missing(error, module)}") from error
     except (Exception, SystemExit) as error:
         what = f"{type(error).__name__}: {one_line(error)}{place(error)}"
         raise UserError(f"{env} cannot be imported: {what}") from error

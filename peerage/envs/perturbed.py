@@ -67,8 +67,8 @@ class Perturbed(Changing):
         for parameter, value in p.physics:
             if parameter not in self.adjustable:
                 hint = nearest(parameter, [*NAMES, *self.adjustable])
-                known = ", ".join(self.adjustable)
-                raise UserError(f"{name} has no adjustable parameter {parameter!r}{hint}: use one of {known}")
+                known = f"use {', '.join(NAMES)}, or a parameter of {name}: {', '.join(self.adjustable)}"
+                raise UserError(f"there is no perturbation {parameter!r}{hint}: {known}")
             if parameter in (change or {}):
                 raise UserError(f"{name}: {parameter} changes during the run, so it cannot be perturbed as well")
             if isinstance(value, tuple) and not self.adjustable[parameter].ranges:

@@ -61,7 +61,7 @@ class Robustness:
         columns = (("return", "perturbed"), ("change", "change"))[: len(cases)]
         for case in cases:
             mine = [row for row in self.rows if row.case == case]
-            line: dict[str, Any] = {"perturbation": case, "replicas": len({row.replica for row in mine})}
+            line: dict[str, Any] = {"case": case, "replicas": len({row.replica for row in mine})}
             for name, values in columns:
                 line |= _interval(name, _per_replica(mine, values))
             if known:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from peerage.errors import UserError
-from peerage.loading import import_here
+from peerage.loading import if_missing, import_here
 from peerage.runs.listeners import Listener
 from peerage.text import one_line, place
 
@@ -22,7 +22,8 @@ def _load(name: str) -> Listener:
     try:
         found = import_here(module)
     except (Exception, SystemExit) as error:
-        raise UserError(f"--callback {name}: cannot import {module}: {_in_words(error)}") from error
+        why = f"{one_line(error)}{hint}" if (hint := if_missing(error, module)) else _in_words(error)
+        raise UserError(f"--callback {name} cannot be imported: {why}") from error
     made = getattr(found, attribute, None)
     if made is None:
         raise UserError(f"--callback {name}: {module} has no class {attribute}")

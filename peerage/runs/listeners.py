@@ -33,6 +33,7 @@ class RunInfo:
     folder: Path | None
     """The run folder; None when nothing is written."""
     env: str
+    """The id; for a function that makes an environment its name, and the id of that environment."""
     algorithms: tuple[str, ...]
     """One for each member, or one for all."""
     members: tuple[str, ...]

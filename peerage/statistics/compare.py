@@ -6,6 +6,7 @@ All sides are compared with the reference, by default the first side. Intervals 
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Sequence
@@ -85,8 +86,8 @@ def compare(
             warnings.append(f"the reference {reference} has no runs on {name}: not compared")
             continue
         some = sorted(some, key=lambda side: reference not in (None, side.name))  # stable: the others keep their order
-        if paired and any(side.seeds != some[0].seeds for side in some):
-            raise UserError(f"--paired on {name}: the sides have different seeds or replicas")
+        if paired:
+            _refuse_unpaired(name, some)
         tasks.append(_task(name, some, metric, measure, threshold, target, paired, seed))
         warnings += warnings_about(some)
     if not tasks:
@@ -94,6 +95,18 @@ def compare(
     tasks = with_verdicts(tasks, metric, measure)
     together, once = overall(tasks, metric), tuple(dict.fromkeys(warnings))
     return Comparison(metric, measure, threshold, target, tuple(tasks), together, _differences(tasks), once)
+
+
+def _refuse_unpaired(task: str, sides: Sequence[Side]) -> None:
+    """Raise UserError if a replica of one side has no partner with its seed and number in another side."""
+    for a, b in itertools.permutations(sides, 2):
+        if lacking := sorted(set(a.seeds) - set(b.seeds)):
+            seed, replica = lacking[0]
+            more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+            raise UserError(
+                f"--paired on {task}: {b.name} ({b.n} replicas) has no partner for seed {seed}, replica {replica}"
+                f"{more} of {a.name} ({a.n} replicas): train it, or compare without --paired"
+            )
 
 
 def _why_no_task(sides: Sequence[Side], by: str | None, reference: str | None) -> str:

@@ -16,6 +16,7 @@ from peerage.config.file import validate
 from peerage.config.methods import EXCHANGES, LEARNERS, loaded
 from peerage.config.perturbations import Perturbations, with_perturbations
 from peerage.envs.changing import Changing
+from peerage.envs.names import display_name
 from peerage.envs.vector import EnvGroup, EnvMaker, Episode, Maker, Step, check_env_id
 from peerage.errors import UserError
 from peerage.interop.pretrained import load_members
@@ -68,6 +69,7 @@ class Trainer:
         config = validate(config)
         maker: Maker = config.env if env is None else env
         self.spec = check_env_id(maker, config.env_args)
+        self.env_name = display_name(maker, self.spec.id)
         chosen = config.advisers if advisers is None else tuple(advisers)
         self.names = adviser_names(config.n_peers, chosen)
         if advisers is not None:  # the configuration contains the names of the given objects
@@ -221,8 +223,8 @@ class Trainer:
     # --- reports --------------------------------------------------------------------------------------------
 
     def run_info(self) -> dict[str, Any]:
-        """The environment's id and the members' algorithms, for listeners."""
-        return {"env": self.spec.id, "algorithms": tuple(s.algorithm for s in self.group.settings)}
+        """The environment's name and the members' algorithms, for listeners."""
+        return {"env": self.env_name, "algorithms": tuple(s.algorithm for s in self.group.settings)}
 
     def metrics(self) -> list[MetricRow]:
         """(replica, member's name, name, value) since the last call. Call `advice_rows` first if both are needed,
