@@ -160,7 +160,7 @@ def resume(
     listeners: Sequence[Listener] = (),
     **settings: Any,
 ) -> Run:
-    """Continue a run from its newest checkpoint.
+    """Continue a run from its newest checkpoint. A finished run stays as it is.
 
     Args:
         run: a `Run`, or its folder.
@@ -176,8 +176,12 @@ def resume(
     run = run if isinstance(run, Run) else load(run)
     objects: dict[str, Any] = {"env": run.env, "advisers": run.advisers, "listeners": listeners}
     longer: dict[str, Any] = {"total_timesteps": total_timesteps, "stretch_schedules": stretch_schedules}
-    _resume(run.folder, **objects, **longer, **settings)
+    _resume(run.folder, **objects, **longer, say=_say, **settings)
     return run
+
+
+def _say(line: str) -> None:
+    print(python_names(line))
 
 
 def load(

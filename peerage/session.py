@@ -168,10 +168,13 @@ def resume(
     threads: int | None = None,
     total_timesteps: int | None = None,
     stretch_schedules: bool = False,
+    say: Callable[[str], None] = print,
     **overrides: Any,
 ) -> Path:
     """Continue a run from its newest sound checkpoint and return the run folder. The result is bit-identical to an
     uninterrupted run on the same machine, device and number of threads; docs/crashes.md describes the exceptions.
+
+    A finished run stays as it is, and `say` receives a line about it unless `verbose` is 0.
 
     `total_timesteps` extends the run, finished or not, to this number of steps per member. A run with schedules that
     depend on its length is extended only with `stretch_schedules`, which computes them for the new length from now on.
@@ -184,10 +187,11 @@ def resume(
     with RunFolder.open(run) as folder:
         longer = steps_to_extend(folder, total_timesteps)
         if longer is None and is_complete(folder):
-            if not folder.report_is_due():
-                raise UserError(f"{run} is finished: nothing to resume (--total-timesteps extends it)")
-            with _trained(folder):
-                write_report(folder.path)  # the run was killed while its report was drawn
+            if folder.report_is_due():  # the run was killed while its report was drawn
+                with _trained(folder):
+                    write_report(folder.path)
+            elif overrides.get("verbose", folder.resolved().run.verbose) != 0:
+                say(f"{run} is finished: there is nothing to resume (a larger --total-timesteps extends it)")
             return folder.path
         restored = restore(
             run,

@@ -111,14 +111,20 @@ def test_lengths_that_cannot_be(tmp_path, capsys):
     run = train(small(run=replace(small().run, eval_freq=0)), tmp_path / "run")
     before = files(run)
     for words, text in (
-        ([], "is finished: nothing to resume (--total-timesteps extends it)"),
-        (["--total-timesteps", "60"], "is finished after 60 steps: --total-timesteps must be larger"),
         (["--total-timesteps", "59"], "can be extended, but not shortened"),
         (["--stretch-schedules"], "has no effect without --total-timesteps"),
     ):
         assert main(["resume", str(run), *words]) == 2
         error = capsys.readouterr().err
         assert error.count("\n") == 1 and text in error
+    for words in ([], ["--total-timesteps", "60"]):  # a script can always resume
+        assert main(["resume", str(run), "--verbose", "0", *words]) == 0
+        assert capsys.readouterr() == ("", "")
+    nothing = f"{run} is finished: there is nothing to resume (a larger --total-timesteps extends it)"
+    assert main(["resume", str(run), "--verbose", "1"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == nothing
+    peerage.resume(run, verbose=1)
+    assert capsys.readouterr().out == nothing.replace("--total-timesteps", "total_timesteps") + "\n"
     with pytest.raises(UserError, match="expected a whole number"):
         peerage.resume(run, total_timesteps=60.5)
     assert files(run) == before

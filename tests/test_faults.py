@@ -842,7 +842,7 @@ def test_a_signal_while_the_report_is_drawn(tmp_path, reference, number, status)
     assert RunFolder(run).status()[0] == "DONE" and differs(run, reference()) == []
     assert all(figure.read_bytes().endswith(PNG_END) for figure in (run / "figures").glob("*.png"))
     assert not (run / "report.html").exists() and in_a_child(peerage, "resume", run, report=True).err == ""
-    assert (run / "report.html").exists() and "is finished" in peerage("resume", run).line()
+    assert (run / "report.html").exists() and "is finished" in peerage("resume", run).out
 
 
 def signal_after_a_figure(number: int, command: list[object]) -> None:

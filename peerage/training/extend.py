@@ -18,7 +18,7 @@ from peerage.runs.folder import RunFolder
 
 def steps_to_extend(folder: RunFolder, total_timesteps: int | None) -> int | None:
     """The new length of the run in steps per member, or None if it stays the same. Raises UserError if
-    `total_timesteps` is less than the present length, or equal to it in a finished run."""
+    `total_timesteps` is less than the present length."""
     if total_timesteps is None:
         return None
     present, total_timesteps = folder.resolved().steps, convert(int, total_timesteps, "--total-timesteps")
@@ -27,11 +27,7 @@ def steps_to_extend(folder: RunFolder, total_timesteps: int | None) -> int | Non
             f"--total-timesteps {total_timesteps:,} is less than the {present:,} steps of {folder.path}: a run can be "
             "extended, but not shortened"
         )
-    if total_timesteps == present:
-        if is_complete(folder):
-            raise UserError(f"{folder.path} is finished after {present:,} steps: --total-timesteps must be larger")
-        return None
-    return total_timesteps
+    return None if total_timesteps == present else total_timesteps
 
 
 def is_complete(folder: RunFolder) -> bool:
