@@ -20,6 +20,7 @@ from peerage.commands.runs import COMPARE, EVALUATE, EXPORT, REPORT, VIDEO, WATC
 from peerage.commands.sweep import SWEEP
 from peerage.commands.train import RESUME, TRAIN
 from peerage.errors import UserError, nearest
+from peerage.text import one_line
 from peerage.version import __version__
 
 OUT_OF_MEMORY = (
@@ -80,14 +81,10 @@ def _print_error(line: str) -> None:
         print(f"peerage: {line}", file=sys.stderr)
 
 
-def _one_line(text: object) -> str:
-    return " ".join(str(text).split())
-
-
 def _print_warning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
     """Replaces `warnings.showwarning`: one line without the place in the code, and none for deprecations."""
     if not issubclass(category, DeprecationWarning | PendingDeprecationWarning | ResourceWarning):
-        _print_error(_one_line(ANSI_COLOUR.sub("", str(message))))
+        _print_error(one_line(ANSI_COLOUR.sub("", str(message))))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -102,7 +99,7 @@ def main(argv: list[str] | None = None) -> int:
         if sys.stdout is not None:  # None if the process was started with stdout closed (>&-)
             sys.stdout.flush()
     except UserError as error:
-        _print_error(_one_line(error))
+        _print_error(one_line(error))
         return 2
     except KeyboardInterrupt as error:
         again = f"`{shlex.join(['peerage', *words])}` continues" if sweeps else HOW_TO_CONTINUE if trains else ""
@@ -114,14 +111,14 @@ def main(argv: list[str] | None = None) -> int:
         _print_error(OUT_OF_MEMORY)
         return 2
     except OSError as error:  # such as a full disk, a folder without read permission, or a name that is too long
-        _print_error(_one_line(error))
+        _print_error(one_line(error))
         return 2
     except SystemExit as stop:  # from argparse after --help, or from a training that a signal ended
         if isinstance(stop.code, int) and stop.code > 128 and not sweeps:  # a sweep has printed its own message
             ended = f"ended by a signal ({stop.code - 128})"
             _print_error("; ".join(filter(None, [ended, getattr(stop, "then", "")])))
         if stop.code is not None and not isinstance(stop.code, int):
-            _print_error(_one_line(stop.code))
+            _print_error(one_line(stop.code))
             return 1
         return int(stop.code or 0)
     except Exception as error:
@@ -130,7 +127,7 @@ def main(argv: list[str] | None = None) -> int:
         if isinstance(error, ImportError) and "failed to map segment" in str(error):
             _print_error(OUT_OF_MEMORY)
             return 2
-        what = _one_line(f"{type(error).__name__}: {error}")[:300]
+        what = one_line(f"{type(error).__name__}: {error}")[:300]
         _print_error(f"a bug in Peerage: {what} (PEERAGE_TRACEBACK=1 shows the traceback)")
         return 1
     finally:

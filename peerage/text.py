@@ -56,6 +56,12 @@ def one_line(text: object) -> str:
     return " ".join(str(text).split())
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message, or its type where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 def place(error: BaseException) -> str:
     """` (my_env.py, line 12)`: the innermost line of the user's code where `error` was raised. Without such a line, the
     innermost one outside Peerage; empty if there is none either."""

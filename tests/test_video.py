@@ -55,7 +55,7 @@ def test_a_film_shows_the_episodes_of_an_evaluation(run, capsys):
 
 def test_the_command_writes_a_film_and_overwrites_nothing(run, tmp_path, capsys):
     words = ["video", str(run.folder), "--replica", "1", "--max-frames", "3", "--out", str(tmp_path / "a.gif")]
-    assert main(words) == 0 and "3 pictures" in capsys.readouterr().out
+    assert main(words) == 0 and "3 frames" in capsys.readouterr().out
     before = (tmp_path / "a.gif").read_bytes()
     assert main(words) == 2 and "exists: choose another file with --out" in capsys.readouterr().err
     assert main([*words, "--overwrite"]) == 0 and (tmp_path / "a.gif").read_bytes() == before
@@ -91,7 +91,13 @@ def test_an_environment_without_pictures_is_named(tmp_path, capsys):
             return None
 
     blind = peerage.load(run.folder, env=Blind)
-    with pytest.raises(peerage.UserError, match="returned no picture"):
+    with pytest.raises(peerage.UserError, match="returned no image"):
+        blind.video()
+    class_ = type(make_env("Pendulum-v1", {}).unwrapped)
+    with pytest.raises(peerage.UserError, match="a video needs an environment with an argument render_mode"):
+        peerage.load(run.folder, env=lambda g: class_(g=g)).video()
+    Blind.render = gymnasium.Env.render
+    with pytest.raises(peerage.UserError, match="its method render must return an image"):
         blind.video()
 
 

@@ -24,7 +24,7 @@ from peerage.envs.own_random import OwnRandom
 from peerage.envs.perturbed import Perturbed
 from peerage.envs.trial import fingerprint, run_trial
 from peerage.errors import UserError, nearest
-from peerage.text import place
+from peerage.text import first_line, place
 
 EXTRAS = {"Box2D": ("Box2D", "box2d"), "mujoco": ("MuJoCo", "mujoco")}
 """Modules of optional simulators: their names, and the extras of Peerage that install them."""
@@ -152,11 +152,11 @@ def make_env(env: Maker, env_args: Mapping[str, Any], *, own_random: bool = Fals
             if isinstance(env, str) and env.split(":")[-1] not in gymnasium.registry:
                 hint = nearest(env, list(gymnasium.registry))
                 raise UserError(f"unknown environment {env!r}{hint}; `peerage envs` lists some") from error
-            raise UserError(f"{name} could not be built: {one_line(error)}") from error
+            raise UserError(f"{name} could not be built: {first_line(error)}") from error
         except TypeError as error:
             raise UserError(f"{name} could not be built: {_explain(error, env)}") from error
         except Exception as error:
-            reason = f"{type(error).__name__}: {one_line(error)}{place(error)}"
+            reason = f"{type(error).__name__}: {first_line(error)}{place(error)}"
             raise UserError(f"{name} could not be built: {reason}") from error
     _show_once(caught)
     if not isinstance(built, gymnasium.Env):
@@ -272,12 +272,6 @@ def plain_copy(value: Any) -> Any:
     return value.copy() if isinstance(value, np.ndarray) else value
 
 
-def one_line(error: BaseException) -> str:
-    """The first line of an exception's message, or its type where it has none."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
-
-
 def _missing(error: BaseException) -> str:
     """What an environment lacks, from the error of its import."""
     cause = error.__cause__ if isinstance(error, gymnasium.error.DependencyNotInstalled) else error
@@ -285,8 +279,8 @@ def _missing(error: BaseException) -> str:
         title, extra = EXTRAS[cause.name]
         return f'needs {title}, which is not installed: pip install "peerage[{extra}]"'
     if isinstance(error, ImportError):
-        return f"cannot be imported: {one_line(error)}"
-    return f"needs a package that is not installed: {one_line(error)}"
+        return f"cannot be imported: {first_line(error)}"
+    return f"needs a package that is not installed: {first_line(error)}"
 
 
 def _explain(error: TypeError, env: Maker) -> str:
@@ -294,7 +288,7 @@ def _explain(error: TypeError, env: Maker) -> str:
     found = re.search(r"unexpected keyword argument '(\w+)'", str(error))
     if not found:
         # Gymnasium adds the whole list of arguments to the message: too long for one line.
-        return one_line(error).split(" was raised from the environment creator")[0]
+        return first_line(error).split(" was raised from the environment creator")[0]
     return f"it takes no argument {found[1]!r}{nearest(found[1], _parameters(env))}"
 
 

@@ -44,7 +44,7 @@ def display_name(env: Maker, inner: str) -> str:
     if not callable(imported(env)):
         return inner
     name = recorded_name(env).strip("<>")
-    return name if inner in (name, name.rpartition(":")[2]) else f"{name} (makes {inner})"
+    return inner if inner.strip("<>") in (name, name.rpartition(":")[2]) else f"{name} (makes {inner})"
 
 
 def imported(env: Maker) -> Maker:

@@ -13,10 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from peerage.envs.make import one_line
 from peerage.envs.stepping import Stepper, set_state, state_of
 from peerage.errors import UserError
-from peerage.text import place
+from peerage.text import first_line, place
 
 MAX_STEPS = 20_000
 """Longer episodes are not recorded: their actions would take too much memory, and their replay too much time."""
@@ -123,5 +122,5 @@ class RunningEpisodes:
         except UserError as error:
             return dict.fromkeys(rows, str(error))
         except Exception as error:
-            return dict.fromkeys(rows, f"it raised {type(error).__name__}: {one_line(error)}{place(error)}")
+            return dict.fromkeys(rows, f"it raised {type(error).__name__}: {first_line(error)}{place(error)}")
         return {i: Replayed(obs[i], totals[i], state_of(stepper.generator(i))) for i in rows} | failed

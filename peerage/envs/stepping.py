@@ -15,10 +15,10 @@ from gymnasium.utils import seeding
 
 from peerage.envs.batched import BatchedEnv, program_for
 from peerage.envs.changing import Changing
-from peerage.envs.make import EnvMaker, one_line, time_limit
+from peerage.envs.make import EnvMaker, time_limit
 from peerage.envs.returned import checked_reset, checked_step
 from peerage.errors import Terminated
-from peerage.text import place
+from peerage.text import first_line, place
 
 FEW = 4
 """Groups with fewer environments are stepped one by one, which is faster for them."""
@@ -187,7 +187,7 @@ def _is_equal(maker: EnvMaker, build: Callable[[int], BatchedEnv]) -> bool:
         except Terminated:
             raise
         except Exception as error:  # of the environment, too: its group will report it
-            problem = f"could not be compared: {type(error).__name__}: {one_line(error)}{place(error)}"
+            problem = f"could not be compared: {type(error).__name__}: {first_line(error)}{place(error)}"
         finally:
             for env in envs:
                 env.close()

@@ -70,11 +70,11 @@ def run_trial(env: gymnasium.Env) -> Trial:
 def _play(env: gymnasium.Env) -> list[list[float]] | None:
     try:
         seen, _ = env.reset(seed=SEED)
-        rows = [[0.0, _in_short(seen), 0.0]]
+        rows = [[0.0, _summary(seen), 0.0]]
         for action in _actions(env.action_space):
             seen, reward, terminated, truncated, _ = env.step(action)
             over = bool(terminated or truncated)
-            rows.append([_rounded(float(reward)), _in_short(seen), float(over)])
+            rows.append([_rounded(float(reward)), _summary(seen), float(over)])
             if over:
                 break
     except Terminated:
@@ -96,7 +96,7 @@ def _actions(space: gymnasium.Space[Any]) -> Iterator[Any]:
             yield (middle + (high / 4 - low / 4) * rng.uniform(-1, 1, space.shape)).astype(np.float32)
 
 
-def _in_short(seen: Any) -> float:
+def _summary(seen: Any) -> float:
     """A number that depends on every number of an observation."""
     numbers = np.asarray(seen, np.float64).ravel()
     return _rounded(float(numbers @ np.cos(np.arange(1, len(numbers) + 1))))

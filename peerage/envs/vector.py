@@ -12,13 +12,13 @@ import numpy as np
 
 from peerage.envs.actions import ActionConverter
 from peerage.envs.adapted import Conversion
-from peerage.envs.make import EnvMaker, Maker, Spec, check_env_id, make_env, one_line, spec_of
+from peerage.envs.make import EnvMaker, Maker, Spec, check_env_id, make_env, spec_of
 from peerage.envs.returned import WrongReturn
 from peerage.envs.running import MAX_STEPS, RunningEpisodes
 from peerage.envs.stepping import LoopStepper, set_state, state_of, stepper_for
 from peerage.envs.success import SuccessRule, either, success_of
 from peerage.errors import Terminated, UserError
-from peerage.text import place
+from peerage.text import first_line, place
 
 __all__ = ["EnvGroup", "EnvMaker", "Episode", "Maker", "Spec", "Step", "SuccessRule", "check_env_id", "make_env"]
 
@@ -292,7 +292,7 @@ class EnvGroup:
         except WrongReturn as error:
             raise UserError(f"{self._where(self._stepper.at)}: {error}") from None
         except (Exception, SystemExit) as error:  # an environment that calls sys.exit() has failed as well
-            what = f"{type(error).__name__}: {one_line(error)}{place(error)}"
+            what = f"{type(error).__name__}: {first_line(error)}{place(error)}"
             raise UserError(f"{self._where(self._stepper.at)}: the environment raised {what}") from error
 
     def _finite(self, obs: np.ndarray, reward: np.ndarray) -> np.ndarray:

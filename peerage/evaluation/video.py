@@ -21,12 +21,13 @@ import numpy as np
 from PIL import Image
 
 from peerage.config.adviser_words import checkpoint_word
-from peerage.envs.make import Maker, one_line
+from peerage.envs.make import Maker
 from peerage.envs.vector import EnvGroup, Step
 from peerage.errors import UserError
 from peerage.evaluation.actors import MemberActor
 from peerage.evaluation.evaluate import SEED, Actor, episode_seeds, limit_episodes, play
 from peerage.nets import workers
+from peerage.text import first_line
 from peerage.training.restore import restore
 
 FPS = 30
@@ -37,7 +38,7 @@ MAX_FRAMES = 1000
 
 
 @dataclass(frozen=True)
-class Film:
+class Video:
     """What was recorded."""
 
     path: Path
@@ -46,11 +47,11 @@ class Film:
     """Return of every complete episode."""
 
 
-class _Enough(Exception):
+class _FrameLimit(Exception):
     """The largest number of pictures was reached."""
 
 
-class _Filmed(Actor):
+class _RecordedActor(Actor):
     """Calls `frame(picture)` before every `every`th action of another actor; None: nothing is rendered."""
 
     parallel = False
@@ -71,7 +72,9 @@ class _Filmed(Actor):
             return self.envs.envs[0].render()
         except Exception as error:  # rendering needs drivers and packages that may be missing
             hint = "; MuJoCo needs a screen, or MUJOCO_GL=egl or osmesa" if "mujoco" in sys.modules else ""
-            raise UserError(f"{self.envs.names[0]} cannot be rendered: {one_line(error)}{hint}") from error
+            if isinstance(error, NotImplementedError):
+                hint = "; its method render must return an image"
+            raise UserError(f"{self.envs.names[0]} cannot be rendered: {first_line(error)}{hint}") from error
 
     def observe_step(self, step: Step) -> None:
         self.returns += [episode.return_ for episode in step.episodes]
@@ -89,11 +92,11 @@ def record(
     max_frames: int = MAX_FRAMES,
     overwrite: bool = False,
     env: Maker | None = None,
-) -> Film:
+) -> Video:
     """Play `episodes` episodes of a member without exploration and write them as a GIF.
 
     `out`: the file; by default `member-<i>-replica-<r>[-<checkpoint>].gif` in the run folder. Evaluations start from
-    the same states, unless `seed` is given. `checkpoint`: `"best"` or a step; by default the newest. The film stops
+    the same states, unless `seed` is given. `checkpoint`: `"best"` or a step; by default the newest. The video ends
     after `max_frames` pictures, at least 1. An environment with more than 50 pictures per second is shown at its speed
     with every second one, or fewer.
 
@@ -117,7 +120,7 @@ def record(
         if not isinstance(picture, np.ndarray) or picture.ndim != 3:
             raise UserError("the environment returned no image: it does not support render_mode rgb_array")
         if len(pictures) == max_frames:
-            raise _Enough
+            raise _FrameLimit
         colours = Image.fromarray(np.ascontiguousarray(picture[..., :3], dtype=np.uint8))
         pictures.append(colours.quantize())  # a byte for each pixel, as in the file
 
@@ -127,7 +130,7 @@ def record(
         partial, format="GIF", save_all=True, append_images=pictures[1:], duration=_delays(len(pictures), rate), loop=0
     )
     os.replace(partial, path)
-    return Film(path, len(pictures), returns)
+    return Video(path, len(pictures), returns)
 
 
 def _delays(pictures: int, rate: float) -> list[int]:
@@ -178,15 +181,17 @@ def _play(
         seeds = episode_seeds(trainer.config, episodes, SEED if seed is None else seed)[row]
         envs = EnvGroup([maker], [seeds], success=trainer.config.run.success, batched=False)
         limit_episodes(envs, trainer.config.run.max_eval_steps)
-    except UserError:
+    except UserError as error:
         trainer.close()
+        if "argument" in str(error):  # it was just built without this argument
+            raise UserError(f"{error}; a video needs an environment with an argument render_mode") from error
         raise
     try:
         envs.set_clock(trainer.step, running=False)
         fps = float(envs.envs[0].metadata.get("render_fps") or FPS)
         every = math.ceil(fps / GIF_FPS)
-        actor = _Filmed(MemberActor(trainer.group, row), envs, frame, every)
-        with suppress(_Enough):
+        actor = _RecordedActor(MemberActor(trainer.group, row), envs, frame, every)
+        with suppress(_FrameLimit):
             play(envs, actor, episodes, rest=True)
         return fps / every, actor.returns
     finally:

@@ -99,7 +99,7 @@ def check_learning(members: Sequence[LearnerSettings], steps: int) -> list[str]:
     if all(member.load_paths != "none" for member in members):
         return [ALL_LOADED]
     learners = {i: member for i, member in enumerate(members) if member.load_paths == "none"}
-    idle = {i: _when(member) for i, member in learners.items() if first_update(member) > steps}
+    idle = {i: _learning_start(member) for i, member in learners.items() if first_update(member) > steps}
     if len(idle) == len(learners):
         why = "; ".join(dict.fromkeys(idle.values()))
         raise UserError(f"no member would learn in {steps:,} steps: {why}; decrease this, or increase the steps")
@@ -117,7 +117,7 @@ def first_update(member: LearnerSettings) -> int:
     return (member.learning_starts // every + 1) * every
 
 
-def _when(member: LearnerSettings) -> str:
+def _learning_start(member: LearnerSettings) -> str:
     starts, every = member.learning_starts, getattr(member, "train_freq", 1)
     freq = f", every {every:,} steps (--train-freq)" if every > 1 else ""
     return f"a member learns after step {starts:,} (--learning-starts){freq}"

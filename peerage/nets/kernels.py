@@ -86,7 +86,7 @@ def run(x: Tensor, layers: Sequence[Layer], *, rowwise: bool | None = None) -> T
 
     `rowwise`: row by row if this machine can (float32 on a CPU); by default the shapes decide.
     """
-    products = _way(x, layers, rowwise)
+    products = _select_products(x, layers, rowwise)
     if torch.is_grad_enabled() and (layers[0].weight.requires_grad or x.requires_grad):
         recorded: Tensor = _Pass.apply(x, layers[0].weight, layers, products)
         return recorded
@@ -100,7 +100,7 @@ def run(x: Tensor, layers: Sequence[Layer], *, rowwise: bool | None = None) -> T
 def tape(x: Tensor, layers: Sequence[Layer]) -> tuple[Tensor, Callable[[Tensor], None]]:
     """The output of `run`, and a function that takes the output's gradient and adds the gradients of the parameters:
     differentiation without autograd. Neither `x` nor that gradient may require gradients."""
-    products = _way(x, layers)
+    products = _select_products(x, layers)
     kept: list[Any] = []
     out = _forward(x, layers, products, kept)
 
@@ -110,7 +110,7 @@ def tape(x: Tensor, layers: Sequence[Layer]) -> tuple[Tensor, Callable[[Tensor],
     return out, backward
 
 
-def _way(x: Tensor, layers: Sequence[Layer], rowwise: bool | None = None) -> _Products:
+def _select_products(x: Tensor, layers: Sequence[Layer], rowwise: bool | None = None) -> _Products:
     """How to compute a pass of `x`; `rowwise` as in `run`."""
     if rowwise is None:
         rowwise = x.shape[1] >= ROWWISE_MIN_BATCH and (

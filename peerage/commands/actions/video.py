@@ -12,8 +12,8 @@ from peerage.text import number
 
 def video(args: argparse.Namespace, command: Sequence[str]) -> None:
     more = {name: getattr(args, name) for name in ("max_frames", "overwrite")}
-    film = videos.record(args.run, args.out, **_which(args), **more)
-    print(f"{film.path}: {film.frames:,} frames{_returns(film.returns)}")
+    recorded = videos.record(args.run, args.out, **_which(args), **more)
+    print(f"{recorded.path}: {recorded.frames:,} frames{_returns(recorded.returns)}")
 
 
 def watch(args: argparse.Namespace, command: Sequence[str]) -> None:

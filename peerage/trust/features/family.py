@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from peerage.envs.make import one_line
 from peerage.errors import UserError
-from peerage.text import place
+from peerage.text import first_line, place
 from peerage.trust.features.feature_history import HISTORY, FeatureHistory, one_hot
 
 ADVISER = ("adviser", 0)
@@ -189,4 +188,4 @@ def guarded(where: str, call: Callable[..., Any], *args: Any) -> Any:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{where}: {type(error).__name__}: {one_line(error)}{place(error)}") from error
+        raise UserError(f"{where}: {type(error).__name__}: {first_line(error)}{place(error)}") from error
