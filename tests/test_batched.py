@@ -14,6 +14,7 @@ import peerage
 from peerage.config import Config, LearnerConfig, RunConfig
 from peerage.envs import stepping
 from peerage.envs.batched import BatchedEnv, program_for, register_batched_env
+from peerage.envs.own_random import SOURCES
 from peerage.envs.stepping import BatchedStepper, LoopStepper
 from peerage.envs.vector import EnvGroup, EnvMaker
 from peerage.errors import UserError
@@ -137,7 +138,7 @@ def test_wrong_actions_are_refused():
         ([EnvMaker("CartPole-v1", {"max_episode_steps": 9})] * 4, True),
         ([EnvMaker("CartPole-v1")] * 3, False),
         ([EnvMaker("CartPole-v1")] * 3 + [EnvMaker("CartPole-v1", {"max_episode_steps": 9})], False),
-        ([EnvMaker("CartPole-v1", own_random=True)] * 4, False),
+        ([EnvMaker("CartPole-v1", own_random=SOURCES)] * 4, False),
         ([EnvMaker("CartPole-v1", {"sutton_barto_reward": True})] * 4, False),
         ([EnvMaker("CartPole-v1", {"length": 1.0})] * 4, False),
         ([EnvMaker("CartPole-v1", {"perturb": {"observation_noise": 0.1}})] * 4, False),

@@ -407,13 +407,13 @@ class Noise(gym.Env):
 @pytest.mark.parametrize(
     "source, seeds, repeats, own_random",
     [
-        ("own", True, True, False),
-        ("own", False, True, True),
-        ("numpy", True, True, True),
-        ("numpy", False, True, True),
-        ("random", True, True, True),
-        ("space", False, True, True),
-        ("fresh", True, False, False),
+        ("own", True, True, set()),
+        ("own", False, True, {"reset"}),
+        ("numpy", True, True, {"reset", "numpy"}),
+        ("numpy", False, True, {"reset", "numpy"}),
+        ("random", True, True, {"reset", "random"}),
+        ("space", False, True, {"reset", "spaces"}),
+        ("fresh", True, False, set()),
     ],
 )
 def test_a_trial_finds_where_random_numbers_come_from(source, seeds, repeats, own_random):
@@ -424,6 +424,47 @@ def test_a_trial_finds_where_random_numbers_come_from(source, seeds, repeats, ow
     again = check_env_id(Noise, {"source": source, "seeds": seeds})
     assert dict(again.fingerprint) == dict(spec.fingerprint)
     assert np.random.get_state()[1].tolist() == numpy and random.getstate() == python  # noqa: NPY002
+
+
+class Coins(gym.Env):
+    """Draws its observations from a space of spaces."""
+
+    observation_space = gym.spaces.Tuple((gym.spaces.MultiBinary(8), gym.spaces.MultiDiscrete([9, 9])))
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        return self.observation_space.sample(), 1.0, False, False, {}
+
+
+def test_only_the_sources_that_an_environment_uses_are_its_own(monkeypatch):
+    def coins():
+        return gym.wrappers.FlattenObservation(Coins())
+
+    spec = check_env_id(coins, {})
+    assert spec.repeats and spec.own_random == {"reset", "spaces"}
+    first, second = (make_env(coins, {}, own_random=spec.own_random) for _ in range(2))
+    pairs = [(first.reset(seed=3)[0], second.reset(seed=3)[0])]
+    pairs += [(first.step(0)[0], second.step(0)[0]) for _ in range(5)]  # in turns, with spaces of one class
+    assert all(np.array_equal(a, b) for a, b in pairs) and not np.array_equal(pairs[0][0], pairs[1][0])
+    calls: list[str] = []
+    for module, name in ((random, "getstate"), (np.random, "get_state")):
+        known = getattr(module, name)
+
+        def counted(*args, known=known, name=name, **more):
+            calls.append(name)
+            return known(*args, **more)
+
+        monkeypatch.setattr(module, name, counted)
+    for source, states in (("random", ["getstate"] * 2), ("numpy", ["get_state"] * 2), ("space", []), ("own", [])):
+        args = {"source": source, "seeds": False}
+        env = make_env(Noise, args, own_random=check_env_id(Noise, args).own_random)
+        env.reset(seed=0)
+        calls.clear()
+        env.step(0)
+        assert calls == states, source
 
 
 def test_environments_without_seeds_of_their_own_repeat_and_resume(tmp_path):

@@ -20,7 +20,7 @@ from peerage.envs.actions import inner_bounds
 from peerage.envs.adapted import MAX_COMBINATIONS, UNCHANGED, Conversion, adapted, help_with_observations
 from peerage.envs.changing import OWN, Changing
 from peerage.envs.names import Maker, imported, name_of
-from peerage.envs.own_random import OwnRandom
+from peerage.envs.own_random import SOURCES, OwnRandom, Source
 from peerage.envs.perturbed import Perturbed
 from peerage.envs.trial import fingerprint, run_trial
 from peerage.errors import UserError, nearest
@@ -57,8 +57,8 @@ class Spec:
     """What the environment is, for environment.json (`peerage.envs.trial`); empty before a trial."""
     repeats: bool = True
     """Whether two episodes with the same seed and actions were equal in a trial."""
-    own_random: bool = False
-    """Whether it needs random generators of its own (`peerage.envs.own_random`), according to a trial."""
+    own_random: frozenset[Source] = frozenset()
+    """The sources of random numbers that it needs for itself (`peerage.envs.own_random`), according to a trial."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class EnvMaker:
     env: Maker
     env_args: Mapping[str, Any] = field(default_factory=dict)
     """Arguments, as of `make_env`."""
-    own_random: bool = False
+    own_random: frozenset[Source] = frozenset()
     """Whether the environment gets random generators of its own, as in `make_env`."""
 
     @property
@@ -104,7 +104,7 @@ def check_env_id(env: Maker, env_args: Mapping[str, Any]) -> Spec:
         built.close()
     if trial.repeats and not trial.draws:
         return replace(spec, fingerprint=found)
-    again = make_env(env, env_args, own_random=True)
+    again = make_env(env, env_args, own_random=SOURCES)
     try:
         second = run_trial(again)
     finally:
@@ -113,15 +113,17 @@ def check_env_id(env: Maker, env_args: Mapping[str, Any]) -> Spec:
         found = {**found, "steps": None}
     elif second.repeats:
         found = {**found, "steps": second.steps}
-    own_random = trial.draws or second.repeats
+    own_random: frozenset[Source] = trial.draws | {"reset"} if trial.draws or second.repeats else frozenset()
     return replace(spec, fingerprint=found, repeats=second.repeats, own_random=own_random)
 
 
-def make_env(env: Maker, env_args: Mapping[str, Any], *, own_random: bool = False) -> gymnasium.Env:
+def make_env(
+    env: Maker, env_args: Mapping[str, Any], *, own_random: frozenset[Source] = frozenset()
+) -> gymnasium.Env:
     """One environment, without Gymnasium's passive checker. Each of its warnings is shown once in a process.
 
     A copy of `env_args` is passed to the constructor; with an id, `max_episode_steps` replaces the time limit (-1:
-    none). `own_random` gives the environment random generators of its own (`peerage.envs.own_random`).
+    none). `own_random`: the sources of random numbers that become its own (`peerage.envs.own_random`).
     `change_at`, `change` and knobs that the constructor does not accept wrap the environment in a
     `peerage.envs.changing.Changing`; `perturb`, a mapping as of `Perturbations.plain` (peerage.config.perturbations),
     in a `Perturbed`, unless all its strengths are zero.
@@ -162,7 +164,7 @@ def make_env(env: Maker, env_args: Mapping[str, Any], *, own_random: bool = Fals
     if not isinstance(built, gymnasium.Env):
         raise UserError(f"{name} returned a {type(built).__name__}, not a gymnasium.Env")
     if own_random:
-        built = OwnRandom(built)
+        built = OwnRandom(built, own_random)
     built = adapted(built)
     if not (changes or perturb.plain()):
         return built

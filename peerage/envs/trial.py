@@ -17,7 +17,7 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
-from peerage.envs.own_random import global_state, seed_global, set_global_state, spaces_of
+from peerage.envs.own_random import Source, global_state, seed_global, set_global_state, spaces_of
 from peerage.errors import Terminated
 from peerage.text import is_installed
 
@@ -39,8 +39,8 @@ class Trial:
     first episode, at most `1 + STEPS`; None if it failed or gave values that are not finite numbers."""
     repeats: bool
     """Whether the second episode was equal to the first one."""
-    draws: bool
-    """Whether it drew random numbers from Python's `random`, from `numpy.random` or from its spaces."""
+    draws: frozenset[Source]
+    """From which of `random`, `numpy` and `spaces` it drew random numbers."""
 
 
 def run_trial(env: gymnasium.Env) -> Trial:
@@ -54,12 +54,18 @@ def run_trial(env: gymnasium.Env) -> Trial:
         space.seed(SEED)
     of_spaces = [_state_of(space) for space in spaces]
     seed_global(SEED, SEED)  # so that the result does not depend on what the process has drawn
-    seeded = _text(global_state())
+    python, numpy = map(_text, global_state())
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the training shows them
             first = _play(env)
-            draws = _text(global_state()) != seeded or of_spaces != [_state_of(space) for space in spaces]
+            python_now, numpy_now = map(_text, global_state())
+            drawn: dict[Source, bool] = {
+                "random": python_now != python,
+                "numpy": numpy_now != numpy,
+                "spaces": of_spaces != [_state_of(space) for space in spaces],
+            }
+            draws = frozenset(source for source, some in drawn.items() if some)
             return Trial(first, first is None or first == _play(env), draws)
     finally:
         set_global_state(before)
@@ -110,8 +116,8 @@ def _state_of(space: gymnasium.Space[Any]) -> Any:
     return space.np_random.bit_generator.state
 
 
-def _text(state: tuple[Any, Any]) -> str:
-    """A global state in a form that can be compared."""
+def _text(state: Any) -> str:
+    """The state of a global generator in a form that can be compared."""
     return json.dumps(state, default=np.ndarray.tolist)
 
 
