@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from peerage.config import AdviceConfig
 from peerage.evaluation.actors import MemberActor
 from peerage.learners.base import Learner, Space
 from peerage.learners.defaults import default_settings
 from peerage.learners.group import Group
 from peerage.sharing import answers
+from peerage.sharing.advice import Advice
 from peerage.sharing.answers import member_answers
 
 BOX = Space(5, 2, 0, np.array([-1, -2], np.float32), np.array([1, 2], np.float32))
@@ -109,3 +111,20 @@ def test_a_learner_that_cannot_compute_some_rows_asks_all_of_them():
     rows = torch.tensor([2, 0])
     assert torch.equal(learner.suggest_rows(obs, None, rows), obs.sum(dim=2, keepdim=True))
     assert torch.equal(learner.suggest_rows(obs, noise, rows), obs.sum(dim=2, keepdim=True) + 1)
+
+
+def test_a_choice_copies_nothing_but_scores_from_the_device() -> None:
+    """Tensors on the device `meta` cannot be copied to the host. A uniform choice has no scores."""
+    learners = group(["dqn", "dqn", "dqn"])
+    learners.device = torch.device("meta")
+    config = AdviceConfig(trust="td", choice="uniform", only_follow_others=True, temperature=(1.0,), epsilon=0.1)
+    config = replace(config, self_share=0.0)
+    advice = Advice(config, learners, [], seed=0, epoch_length=10, total_steps=100, signals={}, dropped=0.5)
+    assert advice.following.is_meta and advice.answers is not None
+    suggestions = torch.zeros(learners.M, advice.K, 1, device="meta")
+    heard = advice.answers.next() >= 0.5
+    due = np.ones(learners.M, bool)
+    for _ in range(20):
+        chosen = advice._choose(suggestions, suggestions, advice.choices.next(), 1, due, heard)
+        others = heard.numpy() & ~np.eye(3, dtype=bool)[np.arange(learners.M) % 3]
+        assert all(others[m, chosen[m]] or not others[m].any() for m in range(learners.M))

@@ -63,7 +63,8 @@ class Advice:
         self.self_index = np.tile(np.arange(N), R)  # [M]: each member's own number among the advisers
         self.myself = torch.tensor(self.self_index, device=self.device)
         self.rows = torch.arange(M, device=self.device)
-        self.self_one_hot = torch.nn.functional.one_hot(self.myself, self.K).to(self.dtype)
+        # What a choice reads is on the host, so that on a GPU only the scores are transferred
+        self.self_one_hot = torch.nn.functional.one_hot(torch.tensor(self.self_index), self.K).to(self.dtype)
         self.epsilon = config.epsilon
         self.self_share = 0.0 if config.only_follow_others else config.self_share
         self._fixed_advisers = partial(
@@ -78,16 +79,16 @@ class Advice:
         self.signals = signals
         if not (config.use_critic or config.use_trust or config.use_agent_values):
             self.rule = None  # without components, the choice is uniform
-        self.allowed = torch.ones(M, self.K, dtype=torch.bool, device=self.device)
+        self.allowed = torch.ones(M, self.K, dtype=torch.bool)
         if config.only_follow_others and self.K > 1:
-            self.allowed[torch.arange(M), self.myself] = False
+            self.allowed[torch.arange(M), self.self_index] = False
         per_member = (config.temperature * N if len(config.temperature) == 1 else config.temperature) * R
         decay = (config.temperature_decay * N if len(config.temperature_decay) == 1 else config.temperature_decay) * R
-        self.temperature = torch.tensor(per_member, device=self.device, dtype=self.dtype).unsqueeze(1)
-        self.decay = torch.tensor(decay, device=self.device, dtype=self.dtype).unsqueeze(1)
+        self.temperature = torch.tensor(per_member, dtype=self.dtype).unsqueeze(1)
+        self.decay = torch.tensor(decay, dtype=self.dtype).unsqueeze(1)
         self._cooled: tuple[int, Tensor] | None = None  # the temperature in an epoch
         # Drawn in every step, even if not needed, so that a member's draws do not depend on other members
-        self.choices = Streams(group.stream_keys, "choice", (1,), "uniform", self.device)
+        self.choices = Streams(group.stream_keys, "choice", (1,), "uniform")
         self.disturb(dropped, byzantine)
 
         self.followed = self.self_index.copy()  # [M] on the host
@@ -111,7 +112,7 @@ class Advice:
         self.dropped, self.byzantine = dropped, byzantine
         self.answers: Streams | None = None
         if dropped:
-            self.answers = Streams(self.group.stream_keys, "dropped advice", (self.K,), "uniform", self.device)
+            self.answers = Streams(self.group.stream_keys, "dropped advice", (self.K,), "uniform")
 
     # --- acting ---------------------------------------------------------------------------------------------
 
@@ -208,21 +209,23 @@ class Advice:
     def _choose(
         self, obs: Tensor, suggestions: Tensor, draw: Tensor, step: int, due: np.ndarray, heard: Tensor | None = None
     ) -> np.ndarray:
-        """The advisers that the members choose, `[M]`; only rows that are `due` are valid. `heard [M, K]` bool: whether
-        the adviser answered the asker; by default all did."""
+        """The advisers that the members choose, `[M]`; only rows that are `due` are valid. `heard [M, K]` bool on the
+        host: whether the adviser answered the asker; by default all did. Only the scores are copied to the host."""
         allowed = self.allowed
         if heard is not None:
-            suggestions = torch.where(heard.unsqueeze(2), suggestions, suggestions[self.rows, self.myself].unsqueeze(1))
+            answered = heard.to(self.device)
+            own = suggestions[self.rows, self.myself].unsqueeze(1)
+            suggestions = torch.where(answered.unsqueeze(2), suggestions, own)
             allowed = allowed & heard
             allowed = torch.where(allowed.any(dim=1, keepdim=True), allowed, self.self_one_hot > 0)
         if self.rule is None:
-            scores = torch.zeros(self.M, self.K, device=self.device, dtype=self.dtype)
+            scores = torch.zeros(self.M, self.K, dtype=self.dtype)
         else:
             components = self.components(obs, suggestions, due, step)
             scores = self.rule(components)
             mask = torch.as_tensor(due, device=self.device).unsqueeze(1)
             if heard is not None:
-                mask = mask & heard
+                mask = mask & answered
             for name, values in (("score", scores), ("critic", components.get("critic"))):
                 if values is not None:
                     self.last[name] = torch.where(mask, values, self.last[name])
@@ -241,7 +244,7 @@ class Advice:
     def _temperature_in(self, epoch: int) -> Tensor:
         """`[M, 1]` on the host; computed once per epoch."""
         if self._cooled is None or self._cooled[0] != epoch:
-            self._cooled = epoch, (self.temperature * torch.exp(-self.decay * epoch)).clamp(1e-6, 1e6).cpu()
+            self._cooled = epoch, (self.temperature * torch.exp(-self.decay * epoch)).clamp(1e-6, 1e6)
         return self._cooled[1]
 
     # --- learning trust --------------------------------------------------------------------------------------
