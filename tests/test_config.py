@@ -15,6 +15,7 @@ from peerage.config.file import MAX_BYTES, dump, from_dict, load, to_dict, valid
 from peerage.config.flags import train_flags
 from peerage.config.plain_yaml import parse
 from peerage.errors import UserError
+from peerage.runs.folder import HEADER
 
 
 def read(text: str) -> Config:
@@ -51,6 +52,17 @@ FULL = replace(
 def test_empty_is_default() -> None:
     assert read("") == Config()
     assert read("learner:\nadvice: {}\n") == Config()
+
+
+def test_the_file_of_an_old_run_keeps_its_meaning(tmp_path: Path) -> None:
+    """Version 0.1 evaluated all replicas on the same start states, and its config.yaml has no `eval_starts`."""
+    path = tmp_path / "config.yaml"
+    new = dump(replace(Config(), learner=LearnerConfig(algorithm=("dqn",))))
+    old = new.replace("  eval_starts: by-replica\n", "")
+    for text, starts in ((HEADER + old, "shared"), (HEADER + new, "by-replica"), (old, "by-replica")):
+        path.write_text(text)
+        assert load(path).run.eval_starts == load(tmp_path).run.eval_starts == starts
+    assert old != new
 
 
 @pytest.mark.parametrize("config", [Config(), FULL])

@@ -23,6 +23,7 @@ from peerage.config.methods import LEARNERS, column
 from peerage.config.plain_yaml import parse, short, to_yaml
 from peerage.config.tree import Config, key_of, method_parts, parts, settings, with_part
 from peerage.errors import UserError, nearest
+from peerage.loading import RUN_MARK
 
 T = TypeVar("T")
 MAX_BYTES = 1_000_000
@@ -106,10 +107,10 @@ def from_dict(data: Any, base: Config | None = None) -> Config:
     return _fill(Config() if base is None else base, data, "")
 
 
-def from_run(data: Any) -> Config:
-    """The configuration of a run from its config.yaml. Settings that the run's version of Peerage did not have get the
+def from_run(data: Any, base: Config | None = None) -> Config:
+    """The configuration of a run from its config.yaml, on `base` as in `from_dict`. Settings that the run's version of Peerage did not have get the
     values with which it trained: the defaults of the members' learners, and `eval_starts` shared."""
-    config = from_dict(data)
+    config = from_dict(data, base)
     given = data if isinstance(data, Mapping) else {}
     if "eval_starts" not in (given.get("run") or {}):
         config = with_part(config, "run", eval_starts="shared")
@@ -181,7 +182,8 @@ def dump(config: Config) -> str:
 
 
 def load(source: str | Path, base: Config | None = None) -> Config:
-    """Load a preset, a YAML file, or the config.yaml of a run folder. Its values replace those of `base`."""
+    """Load a preset, a YAML file, or the config.yaml of a run folder. Its values replace those of `base`. The
+    config.yaml of a run, which its first line marks, keeps its meaning if an earlier version wrote it (`from_run`)."""
     if str(source) in presets.preset_names():
         return from_dict(presets.preset(str(source)), base)
     path = Path(source)
@@ -197,7 +199,8 @@ def load(source: str | Path, base: Config | None = None) -> Config:
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {short(str(source))}: {error}") from None
     try:
-        return from_dict(parse(text, str(path)), base)
+        read = from_run if text.startswith(RUN_MARK) else from_dict
+        return read(parse(text, str(path)), base)
     except UserError as error:
         message = str(error)
         raise UserError(message if message.startswith(str(path)) else f"{path}: {message}") from None
