@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from peerage.config.methods import NETS
 from peerage.learners.base import Learner, NoiseShape, Space, clip_column, column
 from peerage.learners.normalisation import Normalisation
 from peerage.learners.policies import Categorical, DiagonalNormal
@@ -21,7 +22,7 @@ from peerage.learners.rollout import Rollout, advantages
 from peerage.learners.streams import StreamKey, Streams
 from peerage.learners.transition import Transition
 from peerage.nets.adam import StackedAdam
-from peerage.nets.stacked import Rows, StackedMLP
+from peerage.nets.stacked import Rows
 
 ADAM_EPS = 1e-5
 KL_FACTOR = 1.5  # an update ends at this multiple of target_kl, as in Stable-Baselines3
@@ -99,22 +100,21 @@ class PPO(Learner):
         self.shuffle = Streams(stream_keys, "minibatch", (self.rollout.steps * self.envs,), "uniform", device)
         self._own = torch.tensor([key.member for key in stream_keys], device=device).repeat_interleave(self.envs)
 
-    def _network(self) -> StackedMLP:
-        space = self.space
-        sizes = (space.obs_dim, *self.settings[0].net_arch, space.n_actions or space.act_dim)
-        return StackedMLP(
+    def _network(self) -> Any:
+        space, first = self.space, self.settings[0]
+        return NETS[first.net].load()(
             2 * self.rows,
-            sizes,
-            activation="tanh",
-            gains=[math.sqrt(2)] * (len(sizes) - 2) + [1.0],
+            space.obs_dim,
+            space.n_actions or space.act_dim,
+            first,
+            window=space.window,
             extra=None if space.discrete else {"log_std": (space.act_dim,)},
             device=self.device,
             dtype=self.dtype,
         )
 
     def _init(self, generators: Sequence[Any]) -> None:
-        """Orthogonal weights: gain sqrt(2) in hidden layers, 1 in the last layer of the critic, 0.01 in that of the
-        actor."""
+        """The last layer starts with orthogonal weights: gain 1 in the critic, 0.01 in the actor."""
         self.net.init_([rng for rng in generators for _ in range(2)])
         self.net.weights()[f"{self.net.head}.weight"][0::2] *= 0.01
         if not self.space.discrete:
