@@ -188,8 +188,8 @@ class ExchangeMethod(Method):
 @dataclass(frozen=True)
 class NetMethod(Method):
     """A kind of network. `build(rows, inputs, outputs, settings, *, window, extra, device, dtype)` returns a
-    `peerage.nets.stack.Stack` of `rows` networks that is called as `StackedMLP`; `settings` are those of a member, whose
-    `net_settings` are the settings of the network."""
+    `peerage.nets.stack.Stack` of `rows` networks that is called as `StackedMLP`. `settings` are those of a member;
+    `settings.net_settings` are those of the network."""
 
     part: str = ""
     """The part of a configuration that holds the settings. Empty: no part."""

@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from peerage.config.methods import NETS, NetMethod
 
-NETS.register(NetMethod("mlp", "peerage.nets.stacked:build_mlp", about="hidden layers of the widths net_arch, with tanh"))
+NETS.register(NetMethod("mlp", "peerage.nets.stacked:build_mlp", about="hidden layers (net_arch) with tanh"))

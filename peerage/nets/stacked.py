@@ -21,8 +21,8 @@ Rows = slice | Tensor
 
 
 def build_mlp(rows: int, inputs: int, outputs: int, settings: Any, *, window: Any = None, **more: Any) -> StackedMLP:
-    """The networks of PPO (`peerage.config.methods.NetMethod`): tanh, and orthogonal weights with gain sqrt(2) in hidden
-    layers. A window of steps is a flat observation."""
+    """The networks of PPO (`peerage.config.methods.NetMethod`): tanh, and orthogonal weights with gain sqrt(2) in
+    hidden layers. A window of steps is a flat observation."""
     sizes = (inputs, *settings.net_arch, outputs)
     gains = [math.sqrt(2)] * (len(sizes) - 2) + [1.0]
     return StackedMLP(rows, sizes, activation="tanh", gains=gains, **more)
