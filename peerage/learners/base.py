@@ -160,7 +160,8 @@ class Learner:
         return {}
 
     def statistics(self) -> dict[str, Tensor]:
-        """Those of `parameters` that are running statistics: they belong to the networks, but are not exchanged."""
+        """Those of `parameters` that are running statistics, `NAME_mean`, `NAME_var` and `NAME_count`: they belong to the
+        networks, but are not among `exchanged`."""
         return {}
 
     def exchanged(self) -> dict[str, Tensor]:
