@@ -128,7 +128,7 @@ def train(
     if advisers is not None and all(isinstance(a, str) for a in advisers):
         settings["advisers"], advisers = tuple(advisers), None
     checked = validate(with_settings(start, settings))
-    refuse_unused_settings(checked, settings)
+    refuse_unused_settings(checked, [name for name, value in settings.items() if value != ()])
     folder = _run_training(checked, env=env, advisers=advisers, listeners=listeners)
     return Run(folder, env=env, advisers=advisers)
 

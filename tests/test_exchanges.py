@@ -51,7 +51,8 @@ def test_pooled_statistics_by_hand():
     assert pooled == pytest.approx([26 / 6, 168 / 6 - (26 / 6) ** 2, 3.0])
     drawn = torch.rand(1, 5, 100, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     same = drawn[:, :1].expand(1, 7, 100).contiguous()
-    found = pooled_moments(same, same, torch.full((1, 7, 1), 0.3, dtype=torch.float64), torch.ones(1, 7, dtype=torch.bool))
+    counts, every = torch.full((1, 7, 1), 0.3, dtype=torch.float64), torch.ones(1, 7, dtype=torch.bool)
+    found = pooled_moments(same, same, counts, every)
     assert torch.equal(found[0], same[:, 0]) and torch.equal(found[1], same[:, 0])
 
 

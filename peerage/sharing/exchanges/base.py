@@ -19,8 +19,8 @@ class Exchange:
         self.settings, self.group, self.every = settings, group, every
 
     def due(self, step: int) -> bool:
-        """Whether an exchange takes place after environment step `step` (1, 2, ...). The members of a group with several
-        environments per member perform `group.E` steps at once."""
+        """Whether an exchange takes place after environment step `step`. Members with `E` environments perform `E`
+        steps at once."""
         return step % self.every < self.group.E
 
     def after_learning(self, group: Group, step: int) -> None:
