@@ -13,7 +13,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-import peerage.learners  # these three register the methods that they hold
+import peerage.learners  # these four register the methods that they hold
+import peerage.nets
 import peerage.sharing.exchanges
 import peerage.trust  # noqa: F401
 from peerage.version import __version__

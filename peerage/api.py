@@ -145,7 +145,7 @@ def train(
     if advisers is not None and all(isinstance(a, str) for a in advisers):
         settings["advisers"], advisers = tuple(advisers), None
     checked = validate(with_settings(start, settings))
-    given = [key_of(name) for name in settings]
+    given = [key_of(name) for name, value in settings.items() if value != ()]
     refuse_unused_settings(checked, given)
     folder = _run_training(checked, given=given, env=env, advisers=advisers, listeners=listeners)
     return Run(folder, env=env, advisers=advisers)

@@ -14,7 +14,7 @@ from peerage.errors import UserError
 from peerage.learners.base import Space
 from peerage.learners.defaults import default_settings
 from peerage.learners.group import Group
-from peerage.sharing.exchanges.average import Average, mean_of_members
+from peerage.sharing.exchanges.average import Average, mean_of_members, pooled_moments
 from peerage.sharing.exchanges.average_settings import AverageSettings
 from peerage.training.trainer import Trainer
 
@@ -24,7 +24,9 @@ BOX = Space(3, 2, 0, -np.ones(2, np.float32), np.ones(2, np.float32))
 
 
 def group(algorithm: str = "sac", n: int = 3, replicas: int = 2) -> Group:
-    settings = replace(default_settings(algorithm), net_arch=(4,), buffer_size=8, batch_size=2)
+    settings = replace(default_settings(algorithm), net_arch=(4,), batch_size=2)
+    sizes = {"n_steps": 4, "normalize_obs": True} if algorithm == "ppo" else {"buffer_size": 8}
+    settings = replace(settings, **sizes)
     return Group([settings] * n, replicas, 0, Space(3, 1, 4) if algorithm == "dqn" else BOX, 50)
 
 
@@ -36,6 +38,35 @@ def test_the_mean_by_hand():
     values = torch.tensor([[[1.0, 10.0], [2.0, 20.0], [6.0, 60.0]], [[5.0, 1.0], [7.0, 1.0], [99.0, 99.0]]])
     active = torch.tensor([[True, True, True], [True, True, False]])
     assert torch.equal(mean_of_members(values, active), torch.tensor([[3.0, 30.0], [6.0, 1.0]]))
+
+
+def test_pooled_statistics_by_hand():
+    """Samples 0, 2 (mean 1, variance 1), and 3, 5, 7, 9 (mean 6, variance 5): of all six mean 13 / 3 and variance
+    168 / 6 - (26 / 6)^2 = 83 / 9. The third member does not learn."""
+    mean = torch.tensor([[[1.0], [6.0], [77.0]]], dtype=torch.float64)
+    var = torch.tensor([[[1.0], [5.0], [77.0]]], dtype=torch.float64)
+    count = torch.tensor([[[2.0], [4.0], [77.0]]], dtype=torch.float64)
+    active = torch.tensor([[True, True, False]])
+    pooled = [x.item() for x in pooled_moments(mean, var, count, active)]
+    assert pooled == pytest.approx([26 / 6, 168 / 6 - (26 / 6) ** 2, 3.0])
+    drawn = torch.rand(1, 5, 100, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    same = drawn[:, :1].expand(1, 7, 100).contiguous()
+    counts, every = torch.full((1, 7, 1), 0.3, dtype=torch.float64), torch.ones(1, 7, dtype=torch.bool)
+    found = pooled_moments(same, same, counts, every)
+    assert torch.equal(found[0], same[:, 0]) and torch.equal(found[1], same[:, 0])
+
+
+def test_members_that_average_have_the_same_statistics():
+    g = group("ppo")
+    learner = g.stacks[0].learner
+    for values in learner.statistics().values():
+        values.add_(torch.rand(values.shape, dtype=torch.float64))
+    Average(AverageSettings(), g, 10).after_learning(g, 10)
+    for name, values in learner.statistics().items():
+        of_members = values.view(g.R, g.N, -1)
+        assert torch.equal(of_members[:, 0], of_members[:, 2]), name
+        assert not torch.equal(of_members[0], of_members[1])
+    assert len(learner.statistics()) == 3
 
 
 def test_identical_members_stay_identical_to_the_bit():

@@ -287,6 +287,9 @@ def test_what_a_run_was_begun_with_does_not_hinder_looking_at_it(tmp_path):
 
 def shrunk(config: Config) -> Config:
     """The same experiment with tiny networks and batches, just long enough to learn once."""
+    if "ppo" in config.learner.algorithm:
+        learner = replace(config.learner, n_envs=(2,), n_steps=(2,), batch_size=(4,), net_arch=((4,),))
+        return replace(config, total_timesteps=12, learner=learner, run=RunConfig(eval_freq=0))
     learner = replace(
         config.learner, learning_starts=(4,), batch_size=(4,), net_arch=((4,),), buffer_size=(64,), train_freq=(4,),
         gradient_steps=(1,),
@@ -298,9 +301,10 @@ def test_every_preset_is_built_and_stepped():
     for name in preset_names():
         trainer = Trainer(shrunk(load(name)))
         trainer.begin()
-        for _ in range(12):
+        while trainer.step < 12:
             trainer.advance()
-        assert all("loss/critic" in stack.learner.metrics() for stack in trainer.group.stacks), f"{name} did not learn"
+        losses = {"loss/critic", "loss/value"}  # of off-policy learners and PPO
+        assert all(losses & stack.learner.metrics().keys() for stack in trainer.group.stacks), f"{name} did not learn"
         trainer.close()
 
 

@@ -57,6 +57,8 @@ def hints(cls: type) -> dict[str, Any]:
     found: dict[str, Any] = {}
     resolved = _type_hints(cls)
     for f in fields(cls):
+        if f.metadata.get("internal"):  # not a setting of the user
+            continue
         found[f.name] = resolved[f.name]
         if "names" in f.metadata:
             known: Any = Literal[tuple(f.metadata["names"])]

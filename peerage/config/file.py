@@ -150,11 +150,11 @@ def _plain_fields(part: Any) -> dict[str, Any]:
 
 
 def _renamed(data: Mapping[Any, Any]) -> Mapping[Any, Any]:
-    """`data` with the sections of Peerage 0.1 under their current names."""
-    return {OLD_SECTIONS.get(key, key): value for key, value in data.items()}
-
-
-OLD_SECTIONS = {"attention": "trust_transformer"}
+    """`data` with the section `attention` of Peerage 0.1, the settings of the trust transformer, under its present
+    name."""
+    section = data.get("attention")
+    old = isinstance(section, Mapping) and any(str(key).startswith("attention_") for key in section)
+    return {"trust_transformer" if old and key == "attention" else key: value for key, value in data.items()}
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -81,6 +81,8 @@ class LearnerSettings:
     """Networks to start from, as for load_paths: the member acts with them from the first step, without the uniformly
     random actions before learning_starts (DQN explores by epsilon-greedy as usual), and learns on after learning_starts
     steps, with a new optimizer and replay buffer."""
+    net_settings: Any = field(default=None, metadata={"internal": True})
+    """The settings of the member's kind of network, from their part of the configuration."""
 
     def check(self) -> None:
         """Raise UserError in one line for settings that do not fit together. The constructor checks single values; this
@@ -184,6 +186,16 @@ class ExchangeMethod(Method):
     """A `peerage.learners.critics.CriticFactory` for the members' critics; None: the learners' own critics."""
 
 
+@dataclass(frozen=True)
+class NetMethod(Method):
+    """A kind of network. `build(rows, inputs, outputs, settings, *, window, extra, device, dtype)` returns a
+    `peerage.nets.stack.Stack` of `rows` networks that is called as `StackedMLP`. `settings` are those of a member;
+    `settings.net_settings` are those of the network."""
+
+    part: str = ""
+    """The part of a configuration that holds the settings. Empty: no part."""
+
+
 M = TypeVar("M", bound=Method)
 
 
@@ -234,6 +246,13 @@ def _origin(method: Method) -> object:
 LEARNERS: Registry[LearnerMethod] = Registry("algorithm")
 TRUST: Registry[TrustMethod] = Registry("kind of trust")
 EXCHANGES: Registry[ExchangeMethod] = Registry("exchange")
+NETS: Registry[NetMethod] = Registry("kind of network")
+
+
+def methods_with_parts() -> list[TrustMethod | ExchangeMethod | NetMethod]:
+    """The methods whose settings are a part of the configuration."""
+    every = [*TRUST.methods.values(), *EXCHANGES.methods.values(), *NETS.methods.values()]
+    return [method for method in every if method.part]
 
 R = TypeVar("R")
 
@@ -246,7 +265,8 @@ def until_registered(compute: Callable[[], R]) -> Callable[[], R]:
 
     @wraps(compute)
     def cached() -> R:
-        now = [*LEARNERS.methods.values(), *TRUST.methods.values(), *EXCHANGES.methods.values()]
+        registries: tuple[Registry[Any], ...] = (LEARNERS, TRUST, EXCHANGES, NETS)
+        now = [method for registry in registries for method in registry.methods.values()]
         if not result or len(now) != len(known) or any(a is not b for a, b in zip(now, known)):
             result[:] = [compute()]
             known[:] = now

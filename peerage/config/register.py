@@ -18,6 +18,7 @@ from peerage.config.methods import (
     LearnerMethod,
     LearnerSettings,
     TrustMethod,
+    methods_with_parts,
 )
 from peerage.config.tree import Config
 
@@ -89,7 +90,6 @@ def _check_part(method: TrustMethod | ExchangeMethod) -> None:
         return
     if not part.isidentifier() or part in hints(Config):
         raise ValueError(f"{part!r} cannot be a part of the configuration: choose another `part` for {method.name!r}")
-    registered: list[TrustMethod | ExchangeMethod] = [*TRUST.methods.values(), *EXCHANGES.methods.values()]
-    others = [other for other in registered if other.name != method.name]
+    others = [other for other in methods_with_parts() if other.name != method.name]
     if any(other.part == part and other.settings is not method.settings for other in others):
         raise ValueError(f"the part {part!r} has other settings: choose another `part` for {method.name!r}")

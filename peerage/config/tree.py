@@ -20,10 +20,9 @@ from peerage.config.methods import (
     EXCHANGES,
     LEARNERS,
     TRUST,
-    ExchangeMethod,
     LearnerSettings,
     Registry,
-    TrustMethod,
+    methods_with_parts,
     until_registered,
 )
 from peerage.errors import UserError, nearest
@@ -242,11 +241,10 @@ _ALGORITHM = "Learning algorithm; auto selects sac for Box actions and dqn for D
 
 
 def method_parts() -> dict[str, type]:
-    """Part -> settings class, for the registered kinds of trust and exchanges that have settings."""
+    """Part -> settings class, for the registered kinds of trust, exchanges and networks that have settings."""
     found: dict[str, type] = {}
-    methods: list[TrustMethod | ExchangeMethod] = [*TRUST.methods.values(), *EXCHANGES.methods.values()]
-    for method in methods:
-        if method.part and method.settings is not None:
+    for method in methods_with_parts():
+        if method.settings is not None:
             found.setdefault(method.part, method.settings)
     return found
 
@@ -311,7 +309,7 @@ def _owners() -> dict[str, str]:
     """Field name -> the part whose field has this name as its key."""
     known = parts()
     own = [m for m in LEARNERS.methods.values() if m.is_builtin]
-    methods: list[TrustMethod | ExchangeMethod] = [*TRUST.methods.values(), *EXCHANGES.methods.values()]
+    methods = methods_with_parts()
     claims = [(part, list(hints(known[part]))) for part in ("", "advice", "run")]
     claims += [("learner", ["algorithm", *(name for m in own for name in hints(m.settings))])]
     claims += [(m.part, list(hints(known[m.part]))) for m in methods if m.is_builtin and m.part in known]

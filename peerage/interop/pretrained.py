@@ -31,6 +31,7 @@ from peerage.interop.single import set_member_parameters, shape_of, single, spac
 from peerage.learners.base import Learner, Space
 from peerage.learners.defaults import member_settings
 from peerage.learners.group import Group, stack_positions
+from peerage.nets.attention_net import Window
 from peerage.runs import checkpoint
 from peerage.runs.environment import other_environment, versions
 from peerage.runs.folder import RunFolder
@@ -184,7 +185,7 @@ class SavedRun:
         ):
             if not 0 <= number < count:
                 raise UserError(f"{self.path} has no {what} {number}: use 0 to {count - 1}")
-        settings = self.members[member]
+        settings, space = self.members[member], replace(space, window=self.window)
         known = space.state(), replace(space, image=None).state()  # the second: without a layout, of an earlier version
         if self.space not in known:
             raise self._misfit(space)
@@ -201,6 +202,12 @@ class SavedRun:
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError):
             raise self._damaged() from None
         return learner
+
+    @property
+    def window(self) -> Window | None:
+        """The layout of its members' observations, if they are windows of steps."""
+        names = [f"window_{name}" for name in Window._fields]
+        return Window(*(self.space[name] for name in names)) if names[0] in self.space else None
 
     @property
     def images(self) -> bool:

@@ -13,6 +13,7 @@ from torch import Tensor
 from peerage.config.methods import LearnerSettings
 from peerage.learners.streams import StreamKey
 from peerage.learners.transition import Transition
+from peerage.nets.attention_net import Window
 from peerage.nets.cnn import Image
 from peerage.nets.stacked import Rows
 
@@ -28,15 +29,21 @@ class Space:
     high: np.ndarray | None = None
     image: Image | None = None
     """The layout of observations that are images."""
+    window: Window | None = None
+    """The layout of observations that are windows of steps."""
 
     @property
     def discrete(self) -> bool:
         return self.n_actions > 0
 
     def state(self) -> dict[str, int]:
-        """The sizes, and for images their layout, for a checkpoint."""
+        """The sizes, and the layout of images and windows, for a checkpoint."""
         sizes = {"obs_dim": self.obs_dim, "act_dim": self.act_dim, "n_actions": self.n_actions}
-        return sizes if self.image is None else sizes | {k: int(v) for k, v in self.image._asdict().items()}
+        if self.image is not None:
+            sizes |= {name: int(value) for name, value in self.image._asdict().items()}
+        if self.window is not None:
+            sizes |= {f"window_{name}": value for name, value in self.window._asdict().items()}
+        return sizes
 
 
 class NoiseShape(NamedTuple):
@@ -153,7 +160,8 @@ class Learner:
         return {}
 
     def statistics(self) -> dict[str, Tensor]:
-        """Those of `parameters` that are running statistics: they belong to the networks, but are not exchanged."""
+        """Those of `parameters` that are running statistics: `NAME_mean`, `NAME_var` and `NAME_count`. They belong to
+        the networks, but are not among `exchanged`."""
         return {}
 
     def exchanged(self) -> dict[str, Tensor]:

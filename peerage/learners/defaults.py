@@ -9,7 +9,7 @@ from typing import Any
 
 from peerage.config.check import flag
 from peerage.config.fields import hints
-from peerage.config.methods import EXCHANGES, LEARNERS, TRUST, LearnerSettings, column
+from peerage.config.methods import EXCHANGES, LEARNERS, NETS, TRUST, LearnerSettings, column
 from peerage.config.tree import AdviceConfig, Config, learner_part, settings
 from peerage.errors import UserError
 
@@ -60,8 +60,11 @@ def member_settings(config: Config, discrete: bool) -> list[LearnerSettings]:
             for name in hints(method.settings)
             if name != "algorithm" and getattr(config.learner, name)
         }
-        members.append(method.settings(algorithm=algorithm, **given))
-        members[-1].check()
+        made = method.settings(algorithm=algorithm, **given)
+        if part := NETS[made.net].part if hasattr(made, "net") else "":
+            made = replace(made, net_settings=getattr(config, part))
+        made.check()
+        members.append(made)
     return members
 
 
@@ -148,6 +151,9 @@ def refuse_unused_settings(config: Config, given: Iterable[str]) -> None:
         exchanges = [m.name for m in EXCHANGES.methods.values() if m.part and m.part == part]
         if exchanges and not set(exchanges) & set(config.exchange):
             raise UserError(f"{flag(key)} has no effect without --exchange {' or '.join(exchanges)}")
+        nets = [m.name for m in NETS.methods.values() if m.part and m.part == part]
+        if nets and not set(nets) & set(getattr(config.learner, "net", ())):
+            raise UserError(f"{flag(key)} has no effect without --net {' or '.join(nets)}")
         if key == "exchange_freq" and not config.exchange:
             raise UserError("--exchange-freq has no effect without --exchange")
 

@@ -120,7 +120,7 @@ class OffPolicyLearner(Learner):
         return {} if self.normalisation is None else self.normalisation.tensors()
 
     def exchanged(self) -> dict[str, Tensor]:
-        """Running statistics stay the member's own."""
+        """Without the running statistics."""
         return {name: values for name, values in self.parameters().items() if name not in self.statistics()}
 
     def state(self) -> dict[str, Any]:

@@ -7,12 +7,13 @@ differences: docs/methods/ppo.md.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from peerage.config.methods import NETS
 from peerage.learners.base import Learner, NoiseShape, Space, clip_column, column
 from peerage.learners.normalisation import Normalisation
 from peerage.learners.policies import Categorical, DiagonalNormal
@@ -21,7 +22,8 @@ from peerage.learners.rollout import Rollout, advantages
 from peerage.learners.streams import StreamKey, Streams
 from peerage.learners.transition import Transition
 from peerage.nets.adam import StackedAdam
-from peerage.nets.stacked import Rows, StackedMLP
+from peerage.nets.dropout import Dropout
+from peerage.nets.stacked import Rows
 
 ADAM_EPS = 1e-5
 KL_FACTOR = 1.5  # an update ends at this multiple of target_kl, as in Stable-Baselines3
@@ -96,25 +98,27 @@ class PPO(Learner):
             self.normalisation = Normalisation(
                 space.obs_dim, self.gamma, obs=first.normalize_obs, reward=first.normalize_reward, envs=self.envs
             )
+        rate = getattr(first.net_settings, "dropout", 0.0)
+        both = [key.generator(name) for key in stream_keys for name in ("actor dropout", "critic dropout")]
+        self.dropout = Dropout(rate, both, device, dtype) if rate else None
         self.shuffle = Streams(stream_keys, "minibatch", (self.rollout.steps * self.envs,), "uniform", device)
         self._own = torch.tensor([key.member for key in stream_keys], device=device).repeat_interleave(self.envs)
 
-    def _network(self) -> StackedMLP:
-        space = self.space
-        sizes = (space.obs_dim, *self.settings[0].net_arch, space.n_actions or space.act_dim)
-        return StackedMLP(
+    def _network(self) -> Any:
+        space, first = self.space, self.settings[0]
+        return NETS[first.net].load()(
             2 * self.rows,
-            sizes,
-            activation="tanh",
-            gains=[math.sqrt(2)] * (len(sizes) - 2) + [1.0],
+            space.obs_dim,
+            space.n_actions or space.act_dim,
+            first,
+            window=space.window,
             extra=None if space.discrete else {"log_std": (space.act_dim,)},
             device=self.device,
             dtype=self.dtype,
         )
 
     def _init(self, generators: Sequence[Any]) -> None:
-        """Orthogonal weights: gain sqrt(2) in hidden layers, 1 in the last layer of the critic, 0.01 in that of the
-        actor."""
+        """The last layer starts with orthogonal weights: gain 1 in the critic, 0.01 in the actor."""
         self.net.init_([rng for rng in generators for _ in range(2)])
         self.net.weights()[f"{self.net.head}.weight"][0::2] *= 0.01
         if not self.space.discrete:
@@ -235,7 +239,7 @@ class PPO(Learner):
         averaged over the minibatch; the policy terms over the steps that count (see `advised_steps`).
         """
         self.optimizer.zero_grad()
-        outputs, backward = self.net.tape(_twice(batch.obs))
+        outputs, backward = self._tape(_twice(batch.obs))
         policy, values = self.policy(outputs[0::2]), outputs[1::2, :, 0]
         counts = torch.where(self.skips_advised > 0, batch.own, 1.0)
         weight = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)  # [S, B]: a mean over the steps that count
@@ -271,6 +275,12 @@ class PPO(Learner):
         self.means.add("policy/kl", kl)
         self.means.add("policy/clip_fraction", (((ratio - 1).abs() > self.clip) * weight).sum(dim=1))
         return going & self.active
+
+    def _tape(self, inputs: Tensor) -> tuple[Tensor, Callable[[Tensor], None]]:
+        """The networks' outputs during learning, and the function that adds the gradients."""
+        tape: tuple[Tensor, Callable[[Tensor], None]]
+        tape = self.net.tape(inputs) if self.dropout is None else self.net.tape(inputs, self.dropout)
+        return tape
 
     def _normalised_advantages(self, values: Tensor, counts: Tensor) -> Tensor:
         """`(A - mean) / (std + 1e-8)` of each member over the steps that count, with the unbiased standard deviation;
@@ -309,6 +319,7 @@ class PPO(Learner):
             **running,
             "optimizer": self.optimizer.state(),
             "shuffle": self.shuffle.state(),
+            "dropout": None if self.dropout is None else self.dropout.state(),
             "rollout": self.rollout.state(),
         }
 
@@ -318,6 +329,8 @@ class PPO(Learner):
             self.normalisation.running_return = state["running_return"].to(self.device)
         self.optimizer.load_state(state["optimizer"])
         self.shuffle.load_state(state["shuffle"])
+        if self.dropout is not None:
+            self.dropout.load_state(state["dropout"])
         self.rollout.load_state(state["rollout"])
 
 

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from peerage.config.fields import limited
-from peerage.config.methods import LEARNERS, LearnerMethod, LearnerSettings
+from peerage.config.fields import limited, one_of
+from peerage.config.methods import LEARNERS, NETS, LearnerMethod, LearnerSettings
 from peerage.errors import UserError
 
 
@@ -16,6 +16,8 @@ class PPOSettings(LearnerSettings):
     """Settings of PPO, named as in Stable-Baselines3, except `update_epochs` (there `n_epochs`)."""
 
     structural = (
+        "net",
+        "net_settings",
         "net_arch",
         "n_envs",
         "n_steps",
@@ -25,6 +27,8 @@ class PPOSettings(LearnerSettings):
         "normalize_reward",
     )
 
+    net: str = one_of("mlp", NETS)
+    """Kind of network of the actor and the critic."""
     max_grad_norm: float = 0.5
     n_envs: int = limited(1, "[1, 4096]")
     """Environments per member, which step together. Steps are counted over all of them: one step of each of 8

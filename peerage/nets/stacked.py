@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +18,14 @@ from peerage.nets.stack import Part, Stack, Weights
 ALL_ROWS = slice(None)
 Rows = slice | Tensor
 """Some rows of a stack: a slice, or an index `[s]` of type long, which copies their parameters."""
+
+
+def build_mlp(rows: int, inputs: int, outputs: int, settings: Any, *, window: Any = None, **more: Any) -> StackedMLP:
+    """The networks of PPO (`peerage.config.methods.NetMethod`): tanh, and orthogonal weights with gain sqrt(2) in
+    hidden layers. A window of steps is a flat observation."""
+    sizes = (inputs, *settings.net_arch, outputs)
+    gains = [math.sqrt(2)] * (len(sizes) - 2) + [1.0]
+    return StackedMLP(rows, sizes, activation="tanh", gains=gains, **more)
 
 
 class StackedMLP(Stack):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from peerage.interop.pretrained import load_members
 from peerage.learners.base import Space
 from peerage.learners.defaults import member_settings, resolve
 from peerage.learners.group import Group
+from peerage.nets.attention_net import Window
 from peerage.nets.cnn import Image
 from peerage.runs.listeners import MetricRow
 from peerage.sharing.advice import Advice
@@ -139,6 +140,7 @@ class Trainer:
         config, spec = self.config, self.spec
         low, high = (None, None) if spec.discrete else (spec.action_low, spec.action_high)
         image = Image.of(spec.image) if spec.image else None
+        window = Window(*astuple(spec.history)) if spec.history else None
         found = [EXCHANGES[name].critic for name in config.exchange]
         critics = [loaded(critic) for critic in found if critic is not None]
         members = member_settings(config, spec.discrete)
@@ -156,7 +158,7 @@ class Trainer:
             members,
             self.R,
             config.seed,
-            Space(spec.obs_dim, spec.act_dim, spec.n_actions, low, high, image),
+            Space(spec.obs_dim, spec.act_dim, spec.n_actions, low, high, image, window),
             self.steps,
             recent=self._recent(),
             critic=critics[0] if critics else None,

@@ -15,8 +15,8 @@ from peerage.sharing.exchanges.base import Exchange
 
 class Average(Exchange):
     """Replaces the parameters of every learning member by the mean over the learning members of its replica: networks,
-    target networks and SAC's entropy coefficient. Adam's moments, replay buffers and random streams are not
-    exchanged."""
+    target networks and SAC's entropy coefficient. Running statistics of observations and returns become those of the
+    samples of all these members. Adam's moments, replay buffers and random streams are not exchanged."""
 
     def __init__(self, settings: Any, group: Group, every: int) -> None:
         super().__init__(settings, group, every)
@@ -34,6 +34,35 @@ class Average(Exchange):
             source = parameters[online] if self.settings.average_targets == "copy" else values
             mean = mean_of_members(source.view(group.R, group.N, -1), learner.active.view(group.R, group.N))
             values.copy_(torch.where(learner.active.unsqueeze(1), mean.repeat_interleave(group.N, dim=0), values))
+        statistics = learner.statistics()
+        for name in [name.removesuffix("_count") for name in statistics if name.endswith("_count")]:
+            moments = [statistics[f"{name}_{part}"] for part in ("mean", "var", "count")]
+            pooled = pooled_moments(*(x.view(group.R, group.N, -1) for x in moments), learner.active.view(group.R, -1))
+            for values, merged in zip(moments, pooled, strict=True):
+                values.copy_(torch.where(learner.active.unsqueeze(1), merged.repeat_interleave(group.N, dim=0), values))
+
+
+def pooled_moments(mean: Tensor, var: Tensor, count: Tensor, active: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean and variance of the samples of all members that are `active [R, N]`, from theirs: `mean, var [R, N, D]` and
+    `count [R, N, 1]` -> `[R, D]`, `[R, D]`, `[R, 1]`. The count is the mean of the members' counts, so that pooling
+    again does not count samples twice.
+
+    `mean = sum_j c_j m_j / sum_j c_j`, `var = sum_j c_j (v_j + (m_j - mean)^2) / sum_j c_j`. Both are computed from the
+    differences to the smallest one, in sorted order, so that identical members stay bit-identical and the order of the
+    members has no effect.
+    """
+    weight = torch.where(active.unsqueeze(2), count, 0.0)
+    weight = weight / _total(weight).clamp(min=1e-300)  # [R, N, 1]
+    low = mean.amin(dim=1, keepdim=True)
+    pooled = low + _total(weight * (mean - low))
+    low = var.amin(dim=1, keepdim=True)
+    spread = low + _total(weight * (var - low + (mean - pooled).square()))
+    return pooled.squeeze(1), spread.squeeze(1), mean_of_members(count, active)
+
+
+def _total(values: Tensor) -> Tensor:
+    """The sum over members, in sorted order: `[R, N, D]` -> `[R, 1, D]`."""
+    return values.sort(dim=1).values.sum(dim=1, keepdim=True)
 
 
 def mean_of_members(values: Tensor, active: Tensor) -> Tensor:

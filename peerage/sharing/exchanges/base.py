@@ -19,8 +19,9 @@ class Exchange:
         self.settings, self.group, self.every = settings, group, every
 
     def due(self, step: int) -> bool:
-        """Whether an exchange takes place after environment step `step` (1, 2, ...)."""
-        return step % self.every == 0
+        """Whether an exchange takes place after environment step `step`. Members with `E` environments perform `E`
+        steps at once."""
+        return step % self.every < self.group.E
 
     def after_learning(self, group: Group, step: int) -> None:
         """Perform the exchange: modify `stack.learner.exchanged()`, which are views, in place."""
