@@ -212,6 +212,15 @@ class Changing(gymnasium.Wrapper, RecordConstructorArgs):
         return found
 
 
+def changing_of(env: gymnasium.Env) -> Changing | None:
+    """The wrapper `Changing` of an environment, which may be inside other wrappers."""
+    while isinstance(env, gymnasium.Wrapper):
+        if isinstance(env, Changing):
+            return env
+        env = env.env
+    return None
+
+
 def _span(name: str, default: float) -> tuple[float, float]:
     """The plausible values of a number: physical constants keep the sign of their default and are at most
     `MAX_CHANGE_FACTOR` times as large; rewards are not limited."""

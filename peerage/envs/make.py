@@ -19,6 +19,7 @@ from peerage.config.perturbations import Perturbations
 from peerage.envs.actions import inner_bounds
 from peerage.envs.adapted import MAX_COMBINATIONS, UNCHANGED, Conversion, adapted, help_with_observations
 from peerage.envs.changing import OWN, Changing
+from peerage.envs.history import HistoryLayout, history_of, with_history
 from peerage.envs.names import Maker, imported, name_of
 from peerage.envs.own_random import OwnRandom
 from peerage.envs.perturbed import Perturbed
@@ -53,6 +54,8 @@ class Spec:
     """The shape of observations that are images, which are flattened for the rest of the library."""
     conversion: Conversion = UNCHANGED
     """How observations and actions of the environment were converted to these spaces."""
+    history: HistoryLayout | None = None
+    """The parts of an observation that is a window of past steps (`peerage.envs.history`)."""
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
     """What the environment is, for environment.json (`peerage.envs.trial`); empty before a trial."""
     repeats: bool = True
@@ -124,13 +127,13 @@ def make_env(env: Maker, env_args: Mapping[str, Any], *, own_random: bool = Fals
     none). `own_random` gives the environment random generators of its own (`peerage.envs.own_random`).
     `change_at`, `change` and knobs that the constructor does not accept wrap the environment in a
     `peerage.envs.changing.Changing`; `perturb`, a mapping as of `Perturbations.plain` (peerage.config.perturbations),
-    in a `Perturbed`, unless all its strengths are zero.
+    in a `Perturbed`, unless all its strengths are zero; `history` in a `History` (`peerage.envs.history`).
     Raises UserError, in one line, for an unknown id, a missing package or arguments that do not fit.
     """
     name = name_of(env)
     env = imported(env)
     env_args = plain_copy(dict(env_args))
-    ours = {"change_at", "change", "perturb", *OWN} & env_args.keys()
+    ours = {"change_at", "change", "perturb", "history", *OWN} & env_args.keys()
     known = frozenset(_parameters(env)) if ours else frozenset()
     changes = {key: env_args[key] for key in env_args if key in ours - known}
     env_args = {key: value for key, value in env_args.items() if key not in changes}
@@ -164,13 +167,16 @@ def make_env(env: Maker, env_args: Mapping[str, Any], *, own_random: bool = Fals
     if own_random:
         built = OwnRandom(built)
     built = adapted(built)
-    if not (changes or perturb.plain()):
-        return built
+    windows = "history" in changes
+    history = changes.pop("history", None)
     try:
-        change_at, change = changes.pop("change_at", None), changes.pop("change", None)
-        if perturb.plain():
-            return Perturbed(built, perturb, changes, change_at, change, known)
-        return Changing(built, changes, change_at, change, known)
+        if changes or perturb.plain():
+            change_at, change = changes.pop("change_at", None), changes.pop("change", None)
+            if perturb.plain():
+                built = Perturbed(built, perturb, changes, change_at, change, known)
+            else:
+                built = Changing(built, changes, change_at, change, known)
+        return with_history(built, history) if windows else built
     except UserError:
         built.close()
         raise
@@ -250,6 +256,7 @@ def spec_of(built: gymnasium.Env, env: Maker) -> Spec:
         max_episode_steps=made.max_episode_steps if made is not None else time_limit(built),
         image=conversion.image,
         conversion=conversion,
+        history=history_of(built),
     )
 
 

@@ -43,7 +43,7 @@ def expert_for(env_id: str, spec: Spec) -> Policy:
     if policy is None:
         known = _none("expert", env_id, ["Room", "LunarLander", *_experts])
         raise UserError(f"{known}; use checkpoint:PATH of a trained agent, or register one (docs/environments.md)")
-    return policy
+    return _of_present(policy, spec)
 
 
 def adversary_for(env_id: str, spec: Spec) -> Policy:
@@ -54,7 +54,7 @@ def adversary_for(env_id: str, spec: Spec) -> Policy:
     if policy is None:
         way = "use negated:expert" if has_expert(env_id) else "use negated:checkpoint:PATH"
         raise UserError(f"{_none('adversary', env_id, ['Room', *_adversaries])}; {way}")
-    return policy
+    return _of_present(policy, spec)
 
 
 def has_expert(env_id: str) -> bool:
@@ -85,14 +85,14 @@ def is_built_in(policy: Policy) -> bool:
     return policy.__module__ == __name__
 
 
-def region_for(env_id: str) -> Region:
+def region_for(env_id: str, spec: Spec) -> Region:
     """The regions of an environment's task. Raises UserError, which names the environments with regions, if there are
     none."""
-    family = _family(env_id)
-    for name, region in REGIONS.items():
-        if family.startswith(name):
-            return region
-    raise UserError(f"there are no regions for {env_id}; there are some for: {', '.join(REGIONS)}")
+    region = next((found for name, found in REGIONS.items() if _family(env_id).startswith(name)), None)
+    if region is None:
+        raise UserError(f"there are no regions for {env_id}; there are some for: {', '.join(REGIONS)}")
+    layout = spec.history
+    return region if layout is None else (lambda windows: region(layout.present(windows)))
 
 
 def opposite(env_id: str, action_space: Space, actions: np.ndarray) -> np.ndarray:
@@ -183,6 +183,19 @@ def _lunar_lander(obs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     turn = (wanted_angle - angle) * 0.5 - spin * 1.0
     lift = (wanted_height - y) * 0.5 - y_speed * 0.5
     return np.where(landed, 0, turn), np.where(landed, -y_speed * 0.5, lift)
+
+
+def _of_present(policy: Policy, spec: Spec) -> Policy:
+    """`policy`, which sees single observations, also if the environment's are windows of past steps."""
+    layout = spec.history
+    if layout is None:
+        return policy
+
+    def sees_present(windows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        return policy(layout.present(windows), rng)
+
+    sees_present.__module__ = policy.__module__  # see `is_built_in`
+    return sees_present
 
 
 def _family(env_id: str) -> str:

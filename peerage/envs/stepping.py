@@ -14,7 +14,8 @@ import numpy as np
 from gymnasium.utils import seeding
 
 from peerage.envs.batched import BatchedEnv, program_for
-from peerage.envs.changing import Changing
+from peerage.envs.changing import changing_of
+from peerage.envs.history import BatchedHistory, history_of
 from peerage.envs.make import EnvMaker, one_line, time_limit
 from peerage.envs.returned import checked_reset, checked_step
 from peerage.errors import Terminated
@@ -84,6 +85,7 @@ class LoopStepper(Stepper):
         self.envs, self.obs_dim = list(envs), obs_dim
         self.limits = [time_limit(env) for env in envs]
         self.parts = [[i] for i in range(len(self.envs))]
+        self.changing = [changing_of(env) for env in envs]
 
     def reset(self, i: int, seed: int | None) -> np.ndarray:
         self.at = i
@@ -106,8 +108,8 @@ class LoopStepper(Stepper):
         return found if hasattr(found, "bit_generator") else None
 
     def set_clock(self, i: int, steps: int, *, running: bool) -> None:
-        if isinstance(env := self.envs[i], Changing):
-            env.steps, env.running = steps, running
+        if (changing := self.changing[i]) is not None:
+            changing.steps, changing.running = steps, running
 
 
 class BatchedStepper(Stepper):
@@ -167,10 +169,18 @@ def stepper_for(makers: Sequence[EnvMaker], batched: bool | None) -> Stepper | N
     first = makers[0]
     if batched is False or first.own_random or not isinstance(first.env, str) or any(m != first for m in makers):
         return None
-    build = program_for(first.env, first.env_args)
-    if build is None or (len(makers) < FEW and not batched) or not _is_equal(first, build):
+    arguments = {name: value for name, value in first.env_args.items() if name != "history"}
+    program = program_for(first.env, arguments)
+    if program is None or (len(makers) < FEW and not batched):
         return None
-    return BatchedStepper(build(len(makers)), first.make())
+    env = first.make()
+    layout = history_of(env)
+    build = program if layout is None else (lambda n: BatchedHistory(program(n), layout, env.action_space))
+    own = layout is None and "history" in first.env_args  # an argument of the environment itself
+    if not own and _is_equal(first, build):
+        return BatchedStepper(build(len(makers)), env)
+    env.close()
+    return None
 
 
 _equal: dict[str, bool] = {}

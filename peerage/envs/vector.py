@@ -184,7 +184,7 @@ class EnvGroup:
             self._lengths[ended] = 0
             self._reset(ended, obs)
         if self._running is not None:
-            self._obs = obs.copy()
+            self._obs = obs.copy() if only is None else np.where(only[:, None], obs, self._obs)
         return Step(obs, next_obs, single, terminated, truncated, done, episodes)
 
     def state(self) -> dict[str, Any]:

@@ -103,4 +103,4 @@ def make_regional(spec: Spec, name: str) -> Regional:
     """Build `regional:a` or `regional:b`. Raises UserError for an environment without an expert or without regions."""
     expert = scripted.expert_for(spec.id, spec)
     adversary = scripted.adversary_or_opposite(spec.id, spec)
-    return Regional(expert, adversary, scripted.region_for(spec.id), name == "a")
+    return Regional(expert, adversary, scripted.region_for(spec.id, spec), name == "a")
