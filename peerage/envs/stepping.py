@@ -18,6 +18,7 @@ from peerage.envs.changing import changing_of
 from peerage.envs.history import BatchedHistory, history_of
 from peerage.envs.make import EnvMaker, one_line, time_limit
 from peerage.envs.returned import checked_reset, checked_step
+from peerage.envs.success import success_of
 from peerage.errors import Terminated
 from peerage.text import place
 
@@ -150,7 +151,7 @@ class BatchedStepper(Stepper):
             truncated = self.elapsed >= self.limit
             if only is not None:
                 truncated &= only
-        return Stepped(obs, reward, terminated, truncated, {})
+        return Stepped(obs, reward, terminated, truncated, self.program.infos)
 
     def generator(self, i: int) -> np.random.Generator | None:
         return self.program.generators[i]
@@ -224,7 +225,10 @@ def _difference(build: Callable[[int], BatchedEnv], envs: list[gymnasium.Env]) -
             assert isinstance(space, gymnasium.spaces.Box)
             actions = rng.uniform(space.low, space.high, (len(envs), *space.shape)).astype(np.float32)
         a, b = one.step(actions, None), two.step(actions, None)
-        if any(x.tobytes() != y.tobytes() for x, y in zip(a[:4], b[:4])):
+        reported = [
+            {i: known for i, info in x.infos.items() if (known := success_of(info)) is not None} for x in (a, b)
+        ]
+        if reported[0] != reported[1] or any(x.tobytes() != y.tobytes() for x, y in zip(a[:4], b[:4])):
             return f"differ from it in step {k + 1}"
         seeds = dict.fromkeys(np.flatnonzero(a.terminated | a.truncated).tolist())
     return ""
