@@ -141,6 +141,8 @@ def test_wrong_actions_are_refused():
     for wrong in (-1, 2):
         with pytest.raises(UserError, match=r"^CartPole-v1, batched environments, step \d: .* must be in 0 ... 1, not"):
             group.step(np.array([0, 1, wrong, 0]))
+        group.step(np.array([0, 1, wrong, 0]), only=np.array([True, True, False, True]))  # it is not taken
+        assert not group.step(np.array([wrong] * 4), only=np.zeros(4, bool)).obs.any()
 
 
 # --- which groups are batched -----------------------------------------------------------------------------------

@@ -60,11 +60,12 @@ def draw_cues(generator: np.random.Generator, n_values: int, plain: bool) -> np.
     """The observations of an episode of `MarkedCue`, float32 `[n_values + 1, 3]`."""
     shown = np.zeros((n_values + 1, 3), np.float32)
     shown[-1, QUESTION] = 1
+    drawn = generator.random(1 if plain else n_values + 1)  # one draw, because it is slow compared with a step
     if plain:
-        shown[0, VALUE], shown[0, MARK] = 2 * generator.integers(2) - 1, 1
+        shown[0] = -1 if drawn[0] < 0.5 else 1, 1, 0
     else:
-        shown[:-1, VALUE] = 2 * generator.integers(2, size=n_values) - 1
-        shown[generator.integers(n_values), MARK] = 1
+        shown[:-1, VALUE] = np.where(drawn[:-1] < 0.5, -1, 1)
+        shown[int(drawn[-1] * n_values), MARK] = 1
     return shown
 
 

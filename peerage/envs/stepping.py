@@ -134,17 +134,17 @@ class BatchedStepper(Stepper):
 
     def step(self, actions: np.ndarray, only: np.ndarray | None) -> Stepped:
         self.at = None
-        if self.end and ((actions - self.start).view(np.uint64) >= self.end).any():  # negative numbers become large
-            raise ValueError(f"actions must be in {self.start} ... {self.start + self.end - 1}, not {actions}")
-        if only is None:
-            obs, reward, terminated = self.program.step(slice(None), actions)
-            self.elapsed += 1
-        else:
-            rows = np.flatnonzero(only)
-            parts = self.program.step(rows, actions[rows])
+        rows = slice(None) if only is None else np.flatnonzero(only)
+        taken = actions[rows]
+        counted = taken - self.start if self.start else taken
+        if self.end and counted.astype(np.uint64, copy=False).max(initial=0) >= self.end:  # negative ones become large
+            raise ValueError(f"actions must be in {self.start} ... {self.start + self.end - 1}, not {taken}")
+        obs, reward, terminated = self.program.step(rows, taken)
+        self.elapsed[rows] += 1
+        if only is not None:
+            parts = obs, reward, terminated
             obs, reward, terminated = (np.zeros((self.n, *part.shape[1:]), part.dtype) for part in parts)
             obs[rows], reward[rows], terminated[rows] = parts
-            self.elapsed[rows] += 1
         if self.limit is None:
             truncated = np.zeros(self.n, bool)
         else:
