@@ -21,6 +21,8 @@ from peerage.errors import UserError
 from peerage.runs.listeners import Listener
 
 IDS = ["CartPole-v1", "Acrobot-v1", "MountainCar-v0"]
+VARIANTS = ["CartPoleDistractors-v0", "CartPoleShuffled-v0", "CartPoleNoVelocities-v0"]
+PROBES = [*VARIANTS, "MarkedCue-v0", "PlainCue-v0"]
 pytestmark = [pytest.mark.usefixtures("no_reports"), pytest.mark.filterwarnings("ignore:The environment CartPole-v0")]
 
 
@@ -52,7 +54,9 @@ def assert_equal_steps(one: EnvGroup, two: EnvGroup, actions: np.ndarray, rows: 
     return ended
 
 
-@pytest.mark.parametrize("env_id, steps", [("CartPole-v0", 400), *zip(IDS, (2500, 1500, 1500))])
+@pytest.mark.parametrize(
+    "env_id, steps", [("CartPole-v0", 400), *zip(IDS, (2500, 1500, 1500)), *zip(PROBES, (500,) * 5)]
+)
 def test_the_bits_of_gymnasium(env_id, steps):
     """Observations, rewards, ends and generators of Gymnasium's environments, for thousands of steps."""
     n = 5
@@ -97,7 +101,7 @@ def test_what_a_group_does_with_its_environments(env_id):
         assert all(np.array_equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize("env_id", IDS)
+@pytest.mark.parametrize("env_id", [*IDS, *VARIANTS[:2], "MarkedCue-v0"])
 @pytest.mark.parametrize("first, second", [(True, True), (False, True), (True, False)])
 def test_running_episodes_move_between_both_ways(env_id, first, second):
     """By a checkpoint, whose format is the same; with episodes of different ages."""
@@ -120,12 +124,26 @@ def test_running_episodes_move_between_both_ways(env_id, first, second):
     assert two.state()["lengths"].tolist() == [length * (i != 1) for i, length in enumerate(saved["lengths"])]
 
 
+def test_success_is_reported_as_in_a_loop():
+    for rule in ("last", "any"):
+        for args in ({"max_episode_steps": 5}, {"n_values": 3}):
+            one, two = (group_of("MarkedCue-v0", 4, args, batched=b, success=rule, keep=True) for b in (False, True))
+            one.reset()
+            two.reset()
+            actions, rows = actions_for(2, 4, 60), np.random.default_rng(5).random((60, 4)) < 0.7
+            assert assert_equal_steps(one, two, actions, rows) > 20
+            known = {episode.success for taken in actions for episode in two.step(taken).episodes}
+            assert known == ({None} if "max_episode_steps" in args else {True, False})
+
+
 def test_wrong_actions_are_refused():
     group = group_of("CartPole-v1", 4)
     group.reset()
     for wrong in (-1, 2):
         with pytest.raises(UserError, match=r"^CartPole-v1, batched environments, step \d: .* must be in 0 ... 1, not"):
             group.step(np.array([0, 1, wrong, 0]))
+        group.step(np.array([0, 1, wrong, 0]), only=np.array([True, True, False, True]))  # it is not taken
+        assert not group.step(np.array([wrong] * 4), only=np.zeros(4, bool)).obs.any()
 
 
 # --- which groups are batched -----------------------------------------------------------------------------------
@@ -136,6 +154,9 @@ def test_wrong_actions_are_refused():
     [
         ([EnvMaker("CartPole-v1")] * 4, True),
         ([EnvMaker("CartPole-v1", {"max_episode_steps": 9})] * 4, True),
+        ([EnvMaker("MarkedCue-v0", {"n_values": 3})] * 4, True),
+        ([EnvMaker("CartPoleDistractors-v0", {"k": 2})] * 4, True),
+        ([EnvMaker("CartPoleShuffled-v0", {"orders": "test"})] * 4, True),
         ([EnvMaker("CartPole-v1")] * 3, False),
         ([EnvMaker("CartPole-v1")] * 3 + [EnvMaker("CartPole-v1", {"max_episode_steps": 9})], False),
         ([EnvMaker("CartPole-v1", own_random=SOURCES)] * 4, False),

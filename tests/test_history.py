@@ -75,7 +75,7 @@ def test_parts_that_are_left_out_and_real_actions():
     assert env.step(6)[0].tolist() == [2, 20, -1, 1]
 
 
-@pytest.mark.parametrize("env_id", ["CartPole-v1", "Acrobot-v1", "MountainCar-v0"])
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "Acrobot-v1", "CartPoleDistractors-v0", "MarkedCue-v0"])
 @pytest.mark.parametrize("history", [5, {"length": 3, "action": False}, {"length": 2, "reward": False}])
 def test_batched_windows_are_those_of_the_wrapper(env_id, history):
     maker = EnvMaker(env_id, {"history": history, "max_episode_steps": 60})

@@ -121,6 +121,7 @@ class BatchedHistory(BatchedEnv):
 
     def step(self, rows: Rows, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         obs, reward, terminated = self.program.step(rows, actions)
+        self.infos = self.program.infos
         return self.windows.push(rows, obs, actions, reward), reward, terminated
 
 

@@ -1,4 +1,5 @@
-"""Scripted policies: an expert and an adversary for Room, an expert for LunarLander, and those registered by users.
+"""Scripted policies: an expert and an adversary for Room, experts for some other environments, and those registered by
+users.
 
 A policy is `policy(obs, rng) -> actions`: obs float32 [B, obs]; actions int64 [B] in 0 ... n - 1 for Discrete,
 float32 [B, act] in the environment's units for Box. The built-in policies draw nothing from `rng`, so the action
@@ -12,6 +13,7 @@ from collections.abc import Callable
 import numpy as np
 from gymnasium.spaces import Box, Discrete, Space
 
+from peerage.envs.cues import answers
 from peerage.envs.make import Spec
 from peerage.errors import UserError
 
@@ -36,12 +38,15 @@ def register_adversary(env_id: str, policy: Policy) -> None:
 def expert_for(env_id: str, spec: Spec) -> Policy:
     """The expert of an environment. Raises UserError, which names the environments with an expert, if it has none."""
     policy = _experts.get(_bare(env_id)) or _experts.get(spec.id)
-    if policy is None and _family(env_id) == "Room":
-        policy = room_expert
+    family = _family(env_id)
+    if policy is None and family in WINDOW_EXPERTS:
+        return _of_window(WINDOW_EXPERTS[family], env_id, spec)
+    if policy is None and family in EXPERTS:
+        policy = EXPERTS[family]
     elif policy is None and _family(env_id).startswith("LunarLander"):
         policy = lunar_lander_discrete if spec.discrete else lunar_lander_continuous
     if policy is None:
-        known = _none("expert", env_id, ["Room", "LunarLander", *_experts])
+        known = _none("expert", env_id, [*EXPERTS, "LunarLander", *WINDOW_EXPERTS, *_experts])
         raise UserError(f"{known}; use checkpoint:PATH of a trained agent, or register one (docs/environments.md)")
     return _of_present(policy, spec)
 
@@ -58,8 +63,9 @@ def adversary_for(env_id: str, spec: Spec) -> Policy:
 
 
 def has_expert(env_id: str) -> bool:
-    """Whether the environment has an expert."""
-    return _bare(env_id) in _experts or _family(env_id) == "Room" or _family(env_id).startswith("LunarLander")
+    """Whether the environment has an expert that needs no memory."""
+    family = _family(env_id)
+    return _bare(env_id) in _experts or family in EXPERTS or family.startswith("LunarLander")
 
 
 def has_adversary(env_id: str) -> bool:
@@ -154,6 +160,38 @@ def lunar_lander_continuous(obs: np.ndarray, rng: np.random.Generator) -> np.nda
     return np.clip(np.stack([lift * 20 - 1, -turn * 20], axis=1), -1, 1).astype(np.float32)
 
 
+def marked_feature_expert(obs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The right actions of MarkedFeature. obs [B, 2 * features] -> actions int64 [B]."""
+    return answers(obs.reshape(len(obs), -1, 2))
+
+
+def cartpole_expert(obs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Balances the pole of CartPole-v1 for 500 steps. obs [B, 4 or more] -> actions int64 [B]."""
+    x, x_speed, angle, spin = obs[:, :4].T
+    return (0.1 * x + 0.3 * x_speed + angle + spin > 0).astype(np.int64)
+
+
+def t_maze_expert(tokens: np.ndarray) -> np.ndarray:
+    """Walks to the junction of TMaze and turns as the sign says. tokens [B, length, 3 or more] -> actions int64 [B]."""
+    north = (tokens[..., :3] == (0, 1, 1)).all(axis=-1).any(axis=-1)
+    junction = (tokens[:, -1, :3] == (0, 1, 0)).all(axis=-1)
+    return np.where(junction, np.where(north, 2, 3), 0)
+
+
+EXPERTS: dict[str, Policy] = {
+    "Room": room_expert,
+    "MarkedFeature": marked_feature_expert,
+    "CartPoleDistractors": cartpole_expert,
+}
+"""The environment's name without its version -> its expert."""
+WINDOW_EXPERTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "MarkedCue": answers,
+    "PlainCue": answers,
+    "TMaze": t_maze_expert,
+}
+"""Experts with memory: `expert(tokens [B, length, width]) -> actions [B]`, for windows of all steps of the episode."""
+
+
 def room_region(obs: np.ndarray) -> np.ndarray:
     """The goal is in the left half, goal x < 0.5. obs [B, 4] -> bool [B]; constant in an episode."""
     return obs[:, 2] < 0.5
@@ -196,6 +234,18 @@ def _of_present(policy: Policy, spec: Spec) -> Policy:
 
     sees_present.__module__ = policy.__module__  # see `is_built_in`
     return sees_present
+
+
+def _of_window(expert: Callable[[np.ndarray], np.ndarray], env_id: str, spec: Spec) -> Policy:
+    layout = spec.history
+    if layout is None:
+        needs = "needs memory: add --env-args history=N with the number of steps of an episode"
+        raise UserError(f"the expert of {env_id} {needs}")
+
+    def sees_window(windows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        return expert(layout.tokens(windows))
+
+    return sees_window
 
 
 def _family(env_id: str) -> str:

@@ -18,6 +18,7 @@ from peerage.envs.changing import changing_of
 from peerage.envs.history import BatchedHistory, history_of
 from peerage.envs.make import EnvMaker, time_limit
 from peerage.envs.returned import checked_reset, checked_step
+from peerage.envs.success import success_of
 from peerage.errors import Terminated
 from peerage.text import first_line, place
 
@@ -133,24 +134,24 @@ class BatchedStepper(Stepper):
 
     def step(self, actions: np.ndarray, only: np.ndarray | None) -> Stepped:
         self.at = None
-        if self.end and ((actions - self.start).view(np.uint64) >= self.end).any():  # negative numbers become large
-            raise ValueError(f"actions must be in {self.start} ... {self.start + self.end - 1}, not {actions}")
-        if only is None:
-            obs, reward, terminated = self.program.step(slice(None), actions)
-            self.elapsed += 1
-        else:
-            rows = np.flatnonzero(only)
-            parts = self.program.step(rows, actions[rows])
+        rows = slice(None) if only is None else np.flatnonzero(only)
+        taken = actions[rows]
+        counted = taken - self.start if self.start else taken
+        if self.end and counted.astype(np.uint64, copy=False).max(initial=0) >= self.end:  # negative ones become large
+            raise ValueError(f"actions must be in {self.start} ... {self.start + self.end - 1}, not {taken}")
+        obs, reward, terminated = self.program.step(rows, taken)
+        self.elapsed[rows] += 1
+        if only is not None:
+            parts = obs, reward, terminated
             obs, reward, terminated = (np.zeros((self.n, *part.shape[1:]), part.dtype) for part in parts)
             obs[rows], reward[rows], terminated[rows] = parts
-            self.elapsed[rows] += 1
         if self.limit is None:
             truncated = np.zeros(self.n, bool)
         else:
             truncated = self.elapsed >= self.limit
             if only is not None:
                 truncated &= only
-        return Stepped(obs, reward, terminated, truncated, {})
+        return Stepped(obs, reward, terminated, truncated, self.program.infos)
 
     def generator(self, i: int) -> np.random.Generator | None:
         return self.program.generators[i]
@@ -224,7 +225,10 @@ def _difference(build: Callable[[int], BatchedEnv], envs: list[gymnasium.Env]) -
             assert isinstance(space, gymnasium.spaces.Box)
             actions = rng.uniform(space.low, space.high, (len(envs), *space.shape)).astype(np.float32)
         a, b = one.step(actions, None), two.step(actions, None)
-        if any(x.tobytes() != y.tobytes() for x, y in zip(a[:4], b[:4])):
+        reported = [
+            {i: known for i, info in x.infos.items() if (known := success_of(info)) is not None} for x in (a, b)
+        ]
+        if reported[0] != reported[1] or any(x.tobytes() != y.tobytes() for x, y in zip(a[:4], b[:4])):
             return f"differ from it in step {k + 1}"
         seeds = dict.fromkeys(np.flatnonzero(a.terminated | a.truncated).tolist())
     return ""

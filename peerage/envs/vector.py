@@ -174,7 +174,7 @@ class EnvGroup:
             self.cut = max(self.cut, *self._lengths[over].tolist(), 0)
             truncated |= over
         obs, done, episodes = next_obs.copy(), terminated | truncated, []
-        if done.any():
+        if np.count_nonzero(done):  # twice as fast as `any`
             ended = np.flatnonzero(done).tolist()
             for i in ended:
                 success = self._success[i] if self._any_step else success_of(infos.get(i))

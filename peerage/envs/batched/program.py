@@ -20,12 +20,14 @@ class BatchedEnv(ABC):
     Time limits are none of its business: Peerage counts the steps, as `gymnasium.wrappers.TimeLimit` does, and resets
     the environments whose episodes have ended.
 
-    `generators [n]` are the environments' `np_random`. Peerage seeds them before a reset that has a seed.
+    `generators [n]` are the environments' `np_random`. Peerage seeds them before a reset that has a seed. `step` sets
+    `infos` to the `info` of the environments that have one, by their indices, such as `{3: {"is_success": True}}`.
     """
 
     def __init__(self, n: int) -> None:
         self.n = n
         self.generators: list[np.random.Generator] = [np.random.Generator(np.random.PCG64(0)) for _ in range(n)]
+        self.infos: Mapping[int, Mapping[str, Any]] = {}
 
     @abstractmethod
     def reset(self, row: int) -> np.ndarray:
