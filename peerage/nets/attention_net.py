@@ -1,0 +1,265 @@
+"""Stacked attention networks for flat observations: the policies and values of all members of a group.
+
+    tokens -> `n_layers` pre-norm layers of self-attention -> one vector -> hidden layer with tanh -> Linear
+
+The tokens are the numbers of the observation (`features`), the steps of a window (`history`), both (`both`) or sensors
+without identity (`set`). Equations, settings and differences from the papers: docs/methods/attention.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from peerage.nets import kernels
+from peerage.nets.blocks import (
+    add_positions,
+    block,
+    block_part,
+    pool,
+    pool_numbers,
+    pool_part,
+    positions_part,
+)
+from peerage.nets.dropout import Dropout, Mask
+from peerage.nets.layers import layer_norm, linear, linear_part, norm_part, orthogonal_part
+from peerage.nets.stack import Part, Stack, Weights
+from peerage.nets.stacked import ALL_ROWS, Rows
+from peerage.nets.workers import by_rows
+
+Tokens = Literal["features", "history", "both", "set"]
+HIDDEN_PER_WIDTH = 2  # units of a feed-forward layer per unit of d_model
+# A pass goes row by row, in the threads of `WORKERS`, from this number of multiplications per row on (measured).
+ROWWISE_MIN_WORK = 1 << 26
+
+
+class Window(NamedTuple):
+    """The layout of an observation that is a window of steps, the newest last: `length` steps of `width` numbers each,
+    in the order observation, last action, last reward, validity flag. A step is valid if its flag is positive; with
+    `valid` 0 there is no flag, and all steps are valid."""
+
+    length: int
+    obs: int
+    act: int = 0
+    reward: int = 0
+    valid: int = 1
+
+    @property
+    def width(self) -> int:
+        """The numbers of a step."""
+        return self.obs + self.act + self.reward + self.valid
+
+
+@dataclass(frozen=True)
+class AttentionSettings:
+    """The shape of an attention network."""
+
+    tokens: Tokens = "features"
+    """features: each number of the observation is a token; history: each step of a window; both: each step of a window
+    is pooled from its numbers first; set: sensors without identity, whose order does not matter."""
+    d_model: int = 32
+    """Width of a token, a multiple of n_heads."""
+    n_heads: int = 4
+    """Attention heads."""
+    n_layers: int = 1
+    """Layers of self-attention before the pooling or the query of the present step, at least 0."""
+    dropout: float = 0.0
+    """Dropout rate in [0, 1) of the layers of self-attention while learning."""
+    gate: bool = False
+    """Gates of GTrXL instead of residual connections."""
+    hidden: int = 64
+    """Units of the hidden layer behind the attention; 0: none."""
+    n_queries: int = 8
+    """Learned queries for tokens=set."""
+
+    def __post_init__(self) -> None:
+        if self.d_model % self.n_heads:
+            raise ValueError(f"d_model must be a multiple of n_heads, got {self.d_model} and {self.n_heads}")
+
+
+class StackedAttention(Stack):
+    """`S` attention networks of one shape: `[s, B, inputs]` -> `[s, B, out]`.
+
+    `window`: the layout of the observation, required for the tokens history and both; for set it is optional, and
+    features does not use it. `gain`: gain of the orthogonal output layer, e.g. 0.01 for a policy and 1 for a value; the
+    hidden layer has the gain sqrt(2). The other layers start as those of torch. `extra` names further parameters, zero
+    at first, with their shape per row.
+
+    `constants` and `parameters` are the parameters by name, without and with gradients (see `Stack.weights`).
+    Raises ValueError if the observation does not have the size of the window, or there is no window.
+    """
+
+    def __init__(
+        self,
+        rows: int,
+        inputs: int,
+        out: int,
+        settings: AttentionSettings,
+        *,
+        window: Window | None = None,
+        gain: float = 1.0,
+        extra: dict[str, tuple[int, ...]] | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        if settings.tokens in ("history", "both") and window is None:
+            raise ValueError(f"tokens={settings.tokens} needs an observation that is a window of steps")
+        if window is not None and inputs != window.length * window.width:
+            raise ValueError(f"an observation of {inputs} numbers is no window of {window.length} x {window.width}")
+        self.inputs, self.out, self.settings = inputs, out, settings
+        self.window = window or Window(1, inputs, valid=0)
+        parts = self._parts(gain) | {name: Part(shape, constant=0.0) for name, shape in (extra or {}).items()}
+        super().__init__(rows, parts, device=device, dtype=dtype)
+        self.constants, self.parameters = self.weights(), self.weights(grad=True)
+
+    def _parts(self, gain: float) -> dict[str, Part]:
+        settings, window, width = self.settings, self.window, self.settings.d_model
+        parts: dict[str, Part] = {}
+        n_queries = 1
+        if settings.tokens in ("features", "both"):
+            numbers = self.inputs if settings.tokens == "features" else window.width - window.valid
+            # As a linear layer of one input for each number
+            parts |= {f"number.{which}": Part((numbers, width), 1.0) for which in ("direction", "identity")}
+        if settings.tokens == "both":
+            parts |= pool_part("number.pool", width)
+        if settings.tokens == "history":
+            parts |= linear_part("step", window.width - window.valid, width)
+        if settings.tokens in ("history", "both"):
+            parts |= positions_part("position", window.length, width)
+        if settings.tokens == "set":
+            parts |= linear_part("sensor", window.length * (1 + window.valid) + window.act, width)
+            n_queries = settings.n_queries
+        for n in range(settings.n_layers):
+            parts |= block_part(f"{n}", width, HIDDEN_PER_WIDTH * width, settings.gate)
+        if self._reads_present:
+            parts |= block_part("present", width, HIDDEN_PER_WIDTH * width, settings.gate)
+        else:
+            parts |= pool_part("pool", width, n_queries)
+        if self._reads_present or settings.n_layers:
+            parts |= norm_part("norm", width)
+        width *= n_queries
+        if settings.hidden:
+            parts |= orthogonal_part("hidden", width, settings.hidden, math.sqrt(2))
+            width = settings.hidden
+        return parts | orthogonal_part("out", width, self.out, gain)
+
+    @property
+    def _reads_present(self) -> bool:
+        return self.settings.tokens in ("history", "both")
+
+    @property
+    def activations(self) -> int:
+        """The approximate number of values that a pass keeps for its gradients, of all rows, for one input each."""
+        settings, width = self.settings, self.settings.d_model
+        tokens = self.window.length if self._reads_present else self.window.obs
+        numbers = tokens * (self.window.width if settings.tokens == "both" else 1)
+        # norms, query, key, value, found, output, feed-forward, sums; the gates
+        per_token = width * (12 + 2 * HIDDEN_PER_WIDTH + (16 if settings.gate else 0)) + 3 * settings.n_heads * tokens
+        queries = settings.n_queries if settings.tokens == "set" else 1
+        pooled = settings.n_heads * (3 * numbers + queries * (3 * tokens + 2 * width))
+        layers = settings.n_layers * tokens * per_token + (per_token if self._reads_present else 0)
+        rest = self.inputs + 3 * tokens * width + queries * width + settings.hidden + self.out
+        return self.rows * (layers + pooled + rest)
+
+    def __call__(self, x: Tensor, *, rows: Rows = slice(None)) -> Tensor:
+        """`x [s, B, inputs]` -> `[s, B, out]` without gradients, for all rows, a slice or an index `[s]`."""
+        with torch.no_grad():
+            if isinstance(rows, slice) and rows == ALL_ROWS and self._by_rows(x):
+                return by_rows(lambda part: self._forward(self.weights(part), x[part]), self.rows, x.device)
+            return self._forward(self._some(rows), x)
+
+    def attention(self, x: Tensor, *, rows: Rows = slice(None)) -> dict[str, Tensor]:
+        """The attention weights for `x [s, B, inputs]`, by the name of the layer, in the order of the layers.
+
+        `number.pool`: of the query over the numbers of each step, `[s, B, steps, heads, 1, F]`. `0`, `1`, ...:
+        self-attention, `[s, B, heads, T, T]`, the token that asks before the token that it attends to. `present`: of
+        the present step over the steps of the window, `[s, B, heads, 1, T]`. `pool`: of the learned queries over the
+        tokens, `[s, B, heads, queries, T]`. Each row sums to 1; steps that are not valid have 0.
+        """
+        found: list[Tensor] = []
+        with torch.no_grad():
+            self._forward(self._some(rows), x, keep=found)
+        names = ["number.pool"] * (self.settings.tokens == "both") + [f"{n}" for n in range(self.settings.n_layers)]
+        weights = dict(zip((*names, "present" if self._reads_present else "pool"), found, strict=True))
+        if "number.pool" in weights:
+            of_steps = weights["number.pool"].unflatten(1, (self.window.length, -1))
+            weights["number.pool"] = of_steps.transpose(1, 2)
+        return weights
+
+    def tape(self, x: Tensor, dropout: Dropout | None = None) -> tuple[Tensor, Callable[[Tensor], None]]:
+        """The output `[S, B, out]`, and a function that takes the output's gradient and adds the parameters' gradients
+        to `self.grad`. `dropout` draws the factors of dropout (None: no dropout)."""
+
+        def work(rows: slice) -> Tensor:
+            mask = None if dropout is None else dropout.of(rows)
+            return self._forward(self.weights(rows, grad=True), x[rows], mask)
+
+        with torch.enable_grad():
+            out = by_rows(work, self.rows, x.device) if self._by_rows(x) else work(slice(0, self.rows))
+        return out.detach(), out.backward
+
+    def _by_rows(self, x: Tensor) -> bool:
+        return x.shape[1] * self.count >= ROWWISE_MIN_WORK
+
+    def _some(self, rows: Rows) -> Weights:
+        if isinstance(rows, Tensor):
+            return Weights({name: w[rows] for name, w in self.constants.items()}, {})
+        return self.weights(rows)
+
+    def _forward(self, w: Weights, x: Tensor, mask: Mask | None = None, keep: list[Tensor] | None = None) -> Tensor:
+        """The networks of the `s` rows of `w`. `keep` receives the attention weights."""
+        settings, heads = self.settings, self.settings.n_heads
+        if settings.tokens == "features" and not settings.n_layers:
+            tables = w["number.direction"], w["number.identity"]
+            return self._head(w, pool_numbers(w, "pool", x, *tables, heads=heads, keep=keep))
+        tokens, valid = self._tokens(w, x, keep)
+        for n in range(settings.n_layers):
+            tokens = block(w, f"{n}", tokens, heads=heads, valid=valid, gate=settings.gate, mask=mask, keep=keep)
+        if self._reads_present:
+            last, gate = tokens[:, -1:], settings.gate
+            z = block(w, "present", last, context=tokens, heads=heads, valid=valid, gate=gate, mask=mask, keep=keep)
+            return self._head(w, layer_norm(w, "norm", z[:, 0]))
+        z = pool(w, "pool", layer_norm(w, "norm", tokens) if settings.n_layers else tokens, heads=heads, keep=keep)
+        return self._head(w, z.transpose(1, 2).flatten(2))
+
+    def _tokens(self, w: Weights, x: Tensor, keep: list[Tensor] | None) -> tuple[Tensor, Tensor | None]:
+        """The tokens `[s, T, B, D]` of observations `x [s, B, inputs]`, and which of them are valid, `[s, T, B]`
+        (None: all)."""
+        if self.settings.tokens == "features":
+            direction, identity = w["number.direction"].unsqueeze(2), w["number.identity"].unsqueeze(2)
+            return torch.addcmul(identity, x.mT.unsqueeze(3), direction), None
+        window = self.window
+        steps = x.unflatten(2, (window.length, window.width)).transpose(1, 2)  # [s, T, B, width]
+        valid: Tensor | None = None
+        if window.valid:
+            valid = steps[..., -1] > 0
+            steps = steps[..., :-1].masked_fill(~valid.unsqueeze(3), 0.0)  # padding may hold anything
+        if self.settings.tokens == "set":
+            return self._sensors(w, steps, valid), None
+        if self.settings.tokens == "history":
+            tokens = linear(w, "step", steps)
+        else:
+            tables, numbers = (w["number.direction"], w["number.identity"]), steps.flatten(1, 2)
+            tokens = pool_numbers(w, "number.pool", numbers, *tables, heads=self.settings.n_heads, keep=keep)
+            tokens = tokens.unflatten(1, steps.shape[1:3])
+        return add_positions(w, "position", tokens), valid
+
+    def _sensors(self, w: Weights, steps: Tensor, valid: Tensor | None) -> Tensor:
+        """A token for each number of the observation, `[s, F, B, D]`, computed by one layer for all of them from this
+        number in all steps, the steps' validity and the last action; `steps [s, T, B, width]`."""
+        window = self.window
+        inputs = [steps[..., : window.obs].permute(0, 3, 2, 1)]  # [s, F, B, T]
+        same = [] if valid is None else [valid.mT.to(steps.dtype)]
+        same.append(steps[:, -1, :, window.obs : window.obs + window.act])
+        inputs += [part.unsqueeze(1).expand(-1, window.obs, -1, -1) for part in same]
+        return linear(w, "sensor", torch.cat(inputs, dim=3)).tanh()
+
+    def _head(self, w: Weights, z: Tensor) -> Tensor:
+        """`z [s, B, width]` -> `[s, B, out]`."""
+        hidden = [w.layer("hidden", "tanh")] if self.settings.hidden else []
+        return kernels.run(z, [*hidden, w.layer("out")], rowwise=len(z) == 1)
