@@ -1,5 +1,5 @@
-"""Attention networks: the blocks equal those of torch, the networks have the symmetries and masks that they promise, and
-a row of a stack depends on no other row."""
+"""Attention networks: the blocks equal those of torch, the networks have the symmetries and masks that they promise,
+and a row of a stack depends on no other row."""
 
 from __future__ import annotations
 
@@ -30,8 +30,7 @@ from peerage.nets.blocks import (
     softmax,
 )
 from peerage.nets.dropout import Dropout
-from peerage.nets.layers import norm_part
-from peerage.nets.stack import Stack
+from peerage.nets.stack import Part, Stack
 
 F32, F64 = torch.float32, torch.float64
 WIDTH, HEADS, HIDDEN, B = 16, 4, 24, 5
@@ -80,7 +79,7 @@ def torch_attention(w, name, row):
 
 SHAPES = {
     "pairs": ("self", 5), "products": ("self", 9), "long": ("self", 17), "cross pairs": (3, 6),
-    "cross products": (6, 12), "one query": (1, 7), "learned": ("learned", 6), "one learned": ("one", 6),
+    "cross products": (6, 12), "one query": (1, 7),
 }  # fmt: skip
 
 
@@ -89,19 +88,14 @@ SHAPES = {
 @pytest.mark.parametrize("shape", SHAPES)
 def test_attention_and_its_gradients_equal_those_of_torch(shape, masked, dtype, tolerance):
     rows, (source, t) = 2, SHAPES[shape]
-    shared = source in ("learned", "one")
-    parts = pool_part("a", WIDTH, 3 if source == "learned" else 1) if shared else attention_part("a", WIDTH)
-    stack = nudged(Stack(rows, parts, dtype=dtype))
+    stack = nudged(Stack(rows, attention_part("a", WIDTH), dtype=dtype))
     tokens = random(rows, t, B, WIDTH, dtype=dtype).requires_grad_()
     queries = tokens
-    if source != "self" and not shared:
+    if source != "self":
         queries = random(rows, source, B, WIDTH, dtype=dtype, seed=4).requires_grad_()
     valid = some_valid(rows, t) if masked else None
     w, keep = stack.weights(grad=True), []
-    if shared:
-        out = pool(w, "a", tokens, heads=HEADS, valid=valid, keep=keep)
-    else:
-        out = attend(w, "a", queries, tokens, heads=HEADS, valid=valid, keep=keep)
+    out = attend(w, "a", queries, tokens, heads=HEADS, valid=valid, keep=keep)
     pull = random(*out.shape, seed=5)
     (out * pull.to(dtype)).sum().backward()
     weights = keep[0]
@@ -114,12 +108,7 @@ def test_attention_and_its_gradients_equal_those_of_torch(shape, masked, dtype, 
     for row in range(rows):
         module, own = torch_attention(stack.weights(), "a", row)
         x = tokens[row].detach().to(F64).requires_grad_()
-        q = x
-        if shared:
-            learned = stack.weights()["a.query.weight"][row].to(F64).clone().requires_grad_()
-            q = learned.unsqueeze(1).expand(-1, B, -1)
-        elif source != "self":
-            q = queries[row].detach().to(F64).requires_grad_()
+        q = x if source == "self" else queries[row].detach().to(F64).requires_grad_()
         hidden = None if valid is None else ~valid[row].t()
         expected, theirs = module(
             q.transpose(0, 1), x.transpose(0, 1), x.transpose(0, 1), key_padding_mask=hidden, average_attn_weights=False
@@ -134,29 +123,59 @@ def test_attention_and_its_gradients_equal_those_of_torch(shape, masked, dtype, 
                 torch.testing.assert_close(
                     mine[f"a.{own[parameter]}"][row].t().squeeze(), value.grad, rtol=0, atol=1e-11, msg=parameter
                 )
-            if shared:
-                torch.testing.assert_close(mine["a.query.weight"][row], learned.grad, rtol=0, atol=1e-11)
-            elif source != "self":
+            if source != "self":
                 torch.testing.assert_close(queries.grad[row], q.grad, rtol=0, atol=1e-11)
 
 
-@pytest.mark.parametrize("t", [4, 10])
-def test_dropout_that_keeps_everything_changes_nothing(t):
-    """It also turns off the folded form."""
-    stack = nudged(Stack(2, pool_part("a", WIDTH, 2), dtype=F64))
-    tokens, w = random(2, t, B, WIDTH), stack.weights()
-    expected = pool(w, "a", tokens, heads=HEADS, valid=some_valid(2, t))
+@pytest.mark.parametrize(("n", "t"), [(1, 4), (3, 5), (9, 9)])
+def test_dropout_that_keeps_everything_changes_nothing(n, t):
+    """It also turns off the folded form and the fast form of pairs."""
+    stack = nudged(Stack(2, attention_part("a", WIDTH), dtype=F64))
+    queries, tokens, w = random(2, n, B, WIDTH), random(2, t, B, WIDTH, seed=4), stack.weights()
+    some = {"heads": HEADS, "valid": some_valid(2, t)}
     shapes = []
 
     def ones(shape):
         shapes.append(shape)
         return torch.ones(shape, dtype=F64)
 
-    found = pool(w, "a", tokens, heads=HEADS, valid=some_valid(2, t), mask=ones)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
-    assert len(shapes) == 1
-    zeros = pool(w, "a", tokens, heads=HEADS, mask=lambda shape: torch.zeros(shape, dtype=F64))
-    torch.testing.assert_close(zeros, w["a.out.bias"].unsqueeze(1).expand_as(zeros))
+    found = attend(w, "a", queries, tokens, mask=ones, **some)
+    torch.testing.assert_close(found, attend(w, "a", queries, tokens, **some), rtol=0, atol=1e-12)
+    assert len(shapes) == 1 and math.prod(shapes[0]) == 2 * B * HEADS * n * t
+    nothing = attend(w, "a", queries, tokens, mask=lambda shape: torch.zeros(shape, dtype=F64), **some)
+    torch.testing.assert_close(nothing, w["a.out.bias"].unsqueeze(1).expand_as(nothing))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(F32, 1e-6), (F64, 1e-12)])
+@pytest.mark.parametrize(("n", "t"), [(1, 4), (3, 6), (8, 12)])
+def test_pooling_equals_attention_of_torch_with_learned_queries(n, t, dtype, tolerance):
+    """The weights of torch give those of the pool, as its docstring says."""
+    rows, d = 2, WIDTH // HEADS
+    tokens, valid, learned = random(rows, t, B, WIDTH), some_valid(rows, t), random(rows, n, WIDTH, seed=6)
+    reference = nudged(Stack(rows, attention_part("a", WIDTH), dtype=F64)).weights()
+    stack = Stack(rows, pool_part("p", WIDTH, HEADS, n), dtype=dtype)
+    w, expected = stack.weights(grad=True), []
+    for row in range(rows):
+        module, _ = torch_attention(reference, "a", row)
+        of_q, of_k, of_v = module.in_proj_weight.detach().chunk(3)  # [D, D]
+        b_q, _, b_v = module.in_proj_bias.detach().chunk(3)
+        q = (learned[row] @ of_q.t() + b_q).view(n, HEADS, d).transpose(0, 1)  # [heads, n, d]
+        folded = q @ of_k.view(HEADS, d, WIDTH) * d**-0.5
+        with torch.no_grad():
+            w["p.query.weight"][row].copy_(folded.reshape(HEADS * n, WIDTH))
+            w["p.value.weight"][row].copy_(of_v.t())
+            w["p.out.weight"][row].copy_(module.out_proj.weight.t())
+            w["p.out.bias"][row, 0].copy_(module.out_proj.bias + module.out_proj.weight @ b_v)
+        x = tokens[row].transpose(0, 1)
+        queries = learned[row].expand(B, n, WIDTH)
+        expected.append(module(queries, x, x, key_padding_mask=~valid[row].t(), average_attn_weights=False))
+    keep = []
+    x = tokens.to(dtype).requires_grad_()
+    out = pool(w, "p", x, heads=HEADS, valid=valid, keep=keep)
+    for row in range(rows):
+        torch.testing.assert_close(out[row].to(F64), expected[row][0].transpose(0, 1), rtol=0, atol=2 * tolerance)
+        torch.testing.assert_close(keep[0][row].to(F64), expected[row][1], rtol=0, atol=tolerance)
+    assert ((keep[0] == 0) == ~valid.mT[:, :, None, None, :]).all()
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -241,23 +260,20 @@ def test_a_gate_computes_the_equation_of_gtrxl_and_starts_near_the_identity():
 
 def test_pooled_numbers_equal_pooled_tokens():
     rows, numbers = 2, 6
-    parts = pool_part("p", WIDTH) | {name: parts for name in ("u", "e") for parts in norm_part(name, WIDTH).values()}
-    stack = nudged(Stack(rows, parts, dtype=F64))
+    stack = nudged(Stack(rows, {**pool_part("p", WIDTH, HEADS), "t": Part((2, numbers, WIDTH))}, dtype=F64))
     x = random(rows, B, numbers).requires_grad_()
-    tables = [random(rows, numbers, WIDTH, seed=seed).requires_grad_() for seed in (4, 5)]
     results = []
     for explicit in (False, True):
         stack.grad.zero_()
-        w, keep = stack.weights(grad=True), []
+        x.grad, keep, w = None, [], stack.weights(grad=True)
         if explicit:
-            tokens = x.mT.unsqueeze(3) * tables[0].unsqueeze(2) + tables[1].unsqueeze(2)  # [s, F, B, D]
+            direction, identity = w["t"].unsqueeze(3).unbind(1)
+            tokens = x.mT.unsqueeze(3) * direction + identity  # [s, F, B, D]
             out = pool(w, "p", tokens, heads=HEADS, keep=keep)[:, 0]
         else:
-            out = pool_numbers(w, "p", x, *tables, heads=HEADS, keep=keep)
-        loss = (out * random(*out.shape, seed=6)).sum()
-        grads = torch.autograd.grad(loss, [x, *tables], retain_graph=True)
-        loss.backward()
-        results.append([out, keep[0], *grads, stack.grad.clone()])
+            out = pool_numbers(w, "p", x, w["t"], heads=HEADS, keep=keep)
+        (out * random(*out.shape, seed=6)).sum().backward()
+        results.append([out.detach(), keep[0].detach(), x.grad, stack.grad.clone()])
     for one, other in zip(*results, strict=True):
         assert other.abs().max() > 0.01
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
@@ -437,11 +453,10 @@ def test_tokens_of_features_are_equivariant_without_identities(n_layers):
     net = nudged(StackedAttention(1, 4, 2, AttentionSettings("features", n_layers=n_layers), dtype=F64))
     x, order, w = random(1, B, 4), [3, 1, 0, 2], net.constants
     before, weights = net(x), net.attention(x)
-    for name in ("number.direction", "number.identity"):
-        w[name].copy_(w[name][:, order])
+    tables = w["number.weight"]
+    tables.copy_(tables[:, :, order])
     torch.testing.assert_close(net(x[..., order]), before, rtol=0, atol=1e-13)
-    for name in ("number.direction", "number.identity"):
-        w[name].copy_(w[name][:, :1].expand_as(w[name]).clone())
+    tables.copy_(tables[:, :, :1].expand_as(tables).clone())
     torch.testing.assert_close(net(x[..., order]), net(x), rtol=0, atol=1e-13)
     mixed, weights = net.attention(x[..., order]), net.attention(x)
     torch.testing.assert_close(mixed["pool"], weights["pool"][..., order], rtol=0, atol=1e-13)
