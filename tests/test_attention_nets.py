@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks import attention
 from peerage.nets import blocks
 from peerage.nets.adam import StackedAdam
 from peerage.nets.attention import attention_part
@@ -23,13 +24,11 @@ from peerage.nets.blocks import (
     gate_part,
     gated,
     plain_pairs,
-    pool,
-    pool_numbers,
-    pool_part,
     positions_part,
     softmax,
 )
 from peerage.nets.dropout import Dropout
+from peerage.nets.pooling import pool, pool_numbers, pool_part
 from peerage.nets.stack import Part, Stack
 
 F32, F64 = torch.float32, torch.float64
@@ -537,3 +536,9 @@ def test_a_network_learns_to_look_at_the_marked_step():
     assert ((net(x) - target).square().mean(dim=(1, 2)) < 0.15).all()
     weights = net.attention(x)["present"].amax(dim=2)[:, :, 0]  # of the head that looks most
     assert (weights.argmax(dim=2) == marked).float().mean() > 0.9
+
+
+def test_the_benchmark_measures_every_case():
+    found = attention.measure(rows=2, batch=4, rounds=1)
+    assert list(found) == [attention.BASE, *attention.CASES]
+    assert all(0 <= seconds < math.inf for seconds in found.values())

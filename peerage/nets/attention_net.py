@@ -17,17 +17,10 @@ import torch
 from torch import Tensor
 
 from peerage.nets import kernels
-from peerage.nets.blocks import (
-    add_positions,
-    block,
-    block_part,
-    pool,
-    pool_numbers,
-    pool_part,
-    positions_part,
-)
+from peerage.nets.blocks import add_positions, block, block_part, positions_part
 from peerage.nets.dropout import Dropout, Mask
 from peerage.nets.layers import layer_norm, linear, linear_part, norm_part, orthogonal_part
+from peerage.nets.pooling import pool, pool_numbers, pool_part
 from peerage.nets.stack import Part, Stack, Weights
 from peerage.nets.stacked import ALL_ROWS, Rows
 from peerage.nets.workers import by_rows
@@ -138,7 +131,7 @@ class StackedAttention(Stack):
         if self._reads_present:
             parts |= block_part("present", width, HIDDEN_PER_WIDTH * width, settings.gate)
         else:
-            parts |= pool_part("pool", width, settings.n_heads, n_queries)
+            parts |= pool_part("pool", width, settings.n_heads, n_queries, out=False)
         if self._reads_present or settings.n_layers:
             parts |= norm_part("norm", width)
         width *= n_queries

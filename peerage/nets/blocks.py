@@ -1,4 +1,4 @@
-"""Blocks of attention networks: attention between any two sets of tokens, pre-norm layers, gates, pooling, positions.
+"""Blocks of attention networks: attention between any two sets of tokens, pre-norm layers, gates, positions.
 
 A function with the suffix `_part` describes the parameters for a `Stack`; the function itself takes
 `w = stack.weights(rows, grad=True)` and tokens `[s, T, B, D]`: `s` rows of the stack, `T` tokens, `B` samples. The
@@ -47,7 +47,7 @@ def attend(
     `queries [s, n, B, D]` and `tokens [s, T, B, D]` -> `[s, n, B, D]`. Self-attention if both are the same tensor.
     """
     n, t = queries.shape[1], tokens.shape[1]
-    bias = None if valid is None else _bias(valid, tokens.dtype)
+    bias = None if valid is None else masking(valid, tokens.dtype)
     if n == 1 and mask is None:
         found = _folded(w, name, queries, tokens, heads, bias, keep)
     elif n * t <= PAIRS:
@@ -84,7 +84,7 @@ def _pairs(
     return found.view(s, width, n * b).mT.view(s, n, b, width)
 
 
-def _bias(valid: Tensor, dtype: torch.dtype) -> Tensor:
+def masking(valid: Tensor, dtype: torch.dtype) -> Tensor:
     """A summand for logits: 0 at valid tokens, `MASKED` at others."""
     return torch.zeros_like(valid, dtype=dtype).masked_fill_(~valid, MASKED)
 
@@ -286,73 +286,7 @@ def gated(w: Weights, name: str, x: Tensor, y: Tensor) -> Tensor:
     return torch.lerp(x, linear(w, f"{name}.h", torch.cat((y, r * x), dim=-1)).tanh(), z)
 
 
-# --- pooling and positions ----------------------------------------------------------------------------------
-
-
-def pool_part(name: str, width: int, heads: int, queries: int = 1) -> dict[str, Part]:
-    """The parameters of `pool`: queries, values and output. Attention with a learned query needs no matrices for query
-    and key, `query.weight [heads * n, D]` is their product, and no bias of the values, which adds the same to every
-    output as the bias of the output. The logits of tokens behind a layer norm have variance 1 at first."""
-    parts = {
-        f"{name}.query.weight": Part((heads * queries, width), math.sqrt(3 / width)),
-        f"{name}.value.weight": Part((width, width), math.sqrt(3 / width)),
-        **linear_part(f"{name}.out", width, width),
-    }
-    return parts | {f"{name}.out.bias": Part((1, width), constant=0.0)}
-
-
-def pool(
-    w: Weights,
-    name: str,
-    tokens: Tensor,
-    *,
-    heads: int,
-    valid: Tensor | None = None,
-    keep: list[Tensor] | None = None,
-) -> Tensor:
-    """Attention of learned queries, the same for all samples: `tokens [s, T, B, D]` -> `[s, n, B, D]`.
-
-    `softmax(query . token)` of every head, then the output layer of the weighted sums of values. Equals
-    `torch.nn.MultiheadAttention` with `query = W_k^T (W_q q + b_q) / sqrt(d)` and `b_out = W_out b_v + b_o`.
-    """
-    s, t, b, width = tokens.shape
-    x = tokens.flatten(1, 2).mT  # [s, D, T B]
-    logits = torch.bmm(w[f"{name}.query.weight"], x).view(s, heads, -1, t, b)
-    if valid is not None:
-        logits = logits + _bias(valid, tokens.dtype)[:, None, None]
-    weights = torch.softmax(logits, dim=3)  # [s, heads, n, T, B]
-    if keep is not None:
-        keep.append(weights.permute(0, 4, 1, 2, 3))
-    n = weights.shape[2]
-    values = torch.bmm(w[f"{name}.value.weight"].mT, x).view(s, heads, -1, t, b)
-    if n * t <= PAIRS:
-        found = (weights.unsqueeze(2) * values.unsqueeze(3)).sum(4)  # [s, heads, d, n, B]
-        found = found.view(s, width, n * b).mT.view(s, n, b, width)
-    else:
-        by_sample = (x.permute(0, 1, 4, 2, 3).reshape(s * heads * b, -1, t) for x in (weights, values))
-        found = torch.bmm(next(by_sample), next(by_sample).mT).view(s, heads, b, n, -1)
-        found = found.permute(0, 3, 2, 1, 4).reshape(s, n, b, width)
-    return linear(w, f"{name}.out", found)
-
-
-def pool_numbers(
-    w: Weights, name: str, x: Tensor, tables: Tensor, *, heads: int, keep: list[Tensor] | None = None
-) -> Tensor:
-    """`pool` with one query over the tokens `x_i direction_i + identity_i`, without computing these tokens.
-
-    `x [s, N, F]`, `tables [s, 2, F, D]` (directions and identities) -> `[s, N, D]`. Exact: the tokens are linear
-    in `x`, so the logits of a head are `x_i slope_i + offset_i` with two numbers for each feature.
-    """
-    s, n, f = x.shape
-    tables = tables.flatten(1, 2)  # [s, 2 F, D]
-    of_logits = torch.bmm(w[f"{name}.query.weight"], tables.mT).view(s, heads, 2, f, 1)
-    x = x.mT.unsqueeze(1)  # [s, 1, F, N]
-    weights = torch.softmax(torch.addcmul(of_logits[:, :, 1], x, of_logits[:, :, 0]), dim=2)  # [s, heads, F, N]
-    if keep is not None:
-        keep.append(weights.permute(0, 3, 1, 2).unsqueeze(3))
-    values = torch.bmm(w[f"{name}.value.weight"].mT, tables.mT).view(s * heads, -1, 2 * f)  # [s * heads, d, 2 F]
-    both = torch.stack((weights * x, weights), dim=2).view(s * heads, 2 * f, n)
-    return linear(w, f"{name}.out", torch.bmm(values, both).view(s, -1, n).mT)
+# --- positions ---------------------------------------------------------------------------------------------
 
 
 def positions_part(name: str, length: int, width: int) -> dict[str, Part]:
