@@ -108,8 +108,9 @@ def from_dict(data: Any, base: Config | None = None) -> Config:
 
 
 def from_run(data: Any, base: Config | None = None) -> Config:
-    """The configuration of a run from its config.yaml, on `base` as in `from_dict`. Settings that the run's version of Peerage did not have get the
-    values with which it trained: the defaults of the members' learners, and `eval_starts` shared."""
+    """The configuration of a run from its config.yaml, on `base` as in `from_dict`. Settings that the run's version of
+    Peerage did not have get the values with which it trained: the defaults of the members' learners, and `eval_starts`
+    shared."""
     config = from_dict(data, base)
     given = data if isinstance(data, Mapping) else {}
     if "eval_starts" not in (given.get("run") or {}):

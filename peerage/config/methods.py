@@ -251,7 +251,8 @@ NETS: Registry[NetMethod] = Registry("kind of network")
 
 def methods_with_parts() -> list[TrustMethod | ExchangeMethod | NetMethod]:
     """The methods whose settings are a part of the configuration."""
-    every = [*TRUST.methods.values(), *EXCHANGES.methods.values(), *NETS.methods.values()]
+    every: list[TrustMethod | ExchangeMethod | NetMethod] = [*TRUST.methods.values()]
+    every += [*EXCHANGES.methods.values(), *NETS.methods.values()]
     return [method for method in every if method.part]
 
 R = TypeVar("R")

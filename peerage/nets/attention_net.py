@@ -19,17 +19,10 @@ from torch import Tensor
 from peerage.errors import UserError
 from peerage.nets import kernels
 from peerage.nets.attention_settings import AttentionSettings
-from peerage.nets.blocks import (
-    add_positions,
-    block,
-    block_part,
-    pool,
-    pool_numbers,
-    pool_part,
-    positions_part,
-)
+from peerage.nets.blocks import add_positions, block, block_part, positions_part
 from peerage.nets.dropout import Dropout, Mask
 from peerage.nets.layers import layer_norm, linear, linear_part, norm_part, orthogonal_part
+from peerage.nets.pooling import pool, pool_numbers, pool_part
 from peerage.nets.stack import Part, Stack, Weights
 from peerage.nets.stacked import ALL_ROWS, Rows
 from peerage.nets.workers import by_rows
@@ -110,10 +103,9 @@ class StackedAttention(Stack):
         n_queries = 1
         if settings.tokens in ("features", "both"):
             numbers = self.inputs if settings.tokens == "features" else window.width - window.valid
-            # As a linear layer of one input for each number
-            parts |= {f"number.{which}": Part((numbers, width), 1.0) for which in ("direction", "identity")}
+            parts["number.weight"] = Part((2, numbers, width), 1.0)  # as a linear layer for each number
         if settings.tokens == "both":
-            parts |= pool_part("number.pool", width)
+            parts |= pool_part("number.pool", width, settings.n_heads)
         if settings.tokens == "history":
             parts |= linear_part("step", window.width - window.valid, width)
         if settings.tokens in ("history", "both"):
@@ -126,7 +118,7 @@ class StackedAttention(Stack):
         if self._reads_present:
             parts |= block_part("present", width, HIDDEN_PER_WIDTH * width, settings.gate)
         else:
-            parts |= pool_part("pool", width, n_queries)
+            parts |= pool_part("pool", width, settings.n_heads, n_queries, out=False)
         if self._reads_present or settings.n_layers:
             parts |= norm_part("norm", width)
         width *= n_queries
@@ -207,8 +199,7 @@ class StackedAttention(Stack):
         """The networks of the `s` rows of `w`. `keep` receives the attention weights."""
         settings, heads = self.settings, self.settings.n_heads
         if settings.tokens == "features" and not settings.n_layers:
-            tables = w["number.direction"], w["number.identity"]
-            return self._head(w, pool_numbers(w, "pool", x, *tables, heads=heads, keep=keep))
+            return self._head(w, pool_numbers(w, "pool", x, w["number.weight"], heads=heads, keep=keep))
         tokens, valid = self._tokens(w, x, keep)
         for n in range(settings.n_layers):
             tokens = block(w, f"{n}", tokens, heads=heads, valid=valid, gate=settings.gate, mask=mask, keep=keep)
@@ -223,7 +214,7 @@ class StackedAttention(Stack):
         """The tokens `[s, T, B, D]` of observations `x [s, B, inputs]`, and which of them are valid, `[s, T, B]`
         (None: all)."""
         if self.settings.tokens == "features":
-            direction, identity = w["number.direction"].unsqueeze(2), w["number.identity"].unsqueeze(2)
+            direction, identity = w["number.weight"].unsqueeze(3).unbind(1)  # [s, F, 1, D]
             return torch.addcmul(identity, x.mT.unsqueeze(3), direction), None
         window = self.window
         steps = x.unflatten(2, (window.length, window.width)).transpose(1, 2)  # [s, T, B, width]
@@ -236,8 +227,8 @@ class StackedAttention(Stack):
         if self.settings.tokens == "history":
             tokens = linear(w, "step", steps)
         else:
-            tables, numbers = (w["number.direction"], w["number.identity"]), steps.flatten(1, 2)
-            tokens = pool_numbers(w, "number.pool", numbers, *tables, heads=self.settings.n_heads, keep=keep)
+            heads, numbers = self.settings.n_heads, steps.flatten(1, 2)
+            tokens = pool_numbers(w, "number.pool", numbers, w["number.weight"], heads=heads, keep=keep)
             tokens = tokens.unflatten(1, steps.shape[1:3])
         return add_positions(w, "position", tokens), valid
 

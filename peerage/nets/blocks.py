@@ -1,4 +1,4 @@
-"""Blocks of attention networks: attention between any two sets of tokens, pre-norm layers, gates, pooling, positions.
+"""Blocks of attention networks: attention between any two sets of tokens, pre-norm layers, gates, positions.
 
 A function with the suffix `_part` describes the parameters for a `Stack`; the function itself takes
 `w = stack.weights(rows, grad=True)` and tokens `[s, T, B, D]`: `s` rows of the stack, `T` tokens, `B` samples. The
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from peerage.nets.attention import MASKED, attention_part, encoder_part
+from peerage.nets.attention import MASKED, encoder_part
 from peerage.nets.dropout import Mask
 from peerage.nets.layers import layer_norm, linear, linear_part
 from peerage.nets.stack import Part, Weights
@@ -44,12 +44,11 @@ def attend(
 ) -> Tensor:
     """Multi-head attention, as `torch.nn.MultiheadAttention`, with the parameters `attention_part(name, D)`.
 
-    `queries [s, n, B, D]`, or `[s, n, 1, D]` if they are the same for all samples; `tokens [s, T, B, D]` ->
-    `[s, n, B, D]`. Self-attention if both are the same tensor.
+    `queries [s, n, B, D]` and `tokens [s, T, B, D]` -> `[s, n, B, D]`. Self-attention if both are the same tensor.
     """
     n, t = queries.shape[1], tokens.shape[1]
-    bias = None if valid is None else torch.zeros_like(valid, dtype=tokens.dtype).masked_fill_(~valid, MASKED)
-    if mask is None and (n == 1 or queries.shape[2] == 1):
+    bias = None if valid is None else masking(valid, tokens.dtype)
+    if n == 1 and mask is None:
         found = _folded(w, name, queries, tokens, heads, bias, keep)
     elif n * t <= PAIRS:
         found = _pairs(w, name, queries, tokens, heads, bias, mask, keep)
@@ -74,7 +73,7 @@ def _pairs(
     if queries is tokens:
         q, k, v = _project(w, name, tokens, 0, 3).view(s, 3, heads, d, t, b).unbind(1)
     else:
-        q = _project(w, name, queries, 0, 1).view(s, heads, d, n, -1)
+        q = _project(w, name, queries, 0, 1).view(s, heads, d, n, b)
         k, v = _project(w, name, tokens, 1, 3).view(s, 2, heads, d, t, b).unbind(1)
     if mask is None:
         found, weights = _Pairs.apply(q, k, v, bias)
@@ -83,6 +82,11 @@ def _pairs(
     if keep is not None:
         keep.append(weights.permute(0, 4, 1, 2, 3))
     return found.view(s, width, n * b).mT.view(s, n, b, width)
+
+
+def masking(valid: Tensor, dtype: torch.dtype) -> Tensor:
+    """A summand for logits: 0 at valid tokens, `MASKED` at others."""
+    return torch.zeros_like(valid, dtype=dtype).masked_fill_(~valid, MASKED)
 
 
 def plain_pairs(
@@ -155,9 +159,8 @@ def _products(
     s, t, b, width = tokens.shape
     n, d = queries.shape[1], width // heads
 
-    def split(x: Tensor) -> Tensor:  # [s, T, B or 1, D] -> [s * B * heads, T, d]
-        x = x.expand(-1, -1, b, -1).unflatten(3, (heads, d))
-        return x.permute(0, 2, 3, 1, 4).reshape(s * b * heads, -1, d)
+    def split(x: Tensor) -> Tensor:  # [s, T, B, D] -> [s * B * heads, T, d]
+        return x.unflatten(3, (heads, d)).permute(0, 2, 3, 1, 4).reshape(s * b * heads, -1, d)
 
     if queries is tokens:
         q, k, v = (split(x) for x in linear(w, f"{name}.in", tokens).chunk(3, dim=3))
@@ -177,51 +180,25 @@ def _products(
 
 
 def _folded(
-    w: Weights, name: str, queries: Tensor, tokens: Tensor, heads: int, bias: Tensor | None, keep: list[Tensor] | None
+    w: Weights, name: str, query: Tensor, tokens: Tensor, heads: int, bias: Tensor | None, keep: list[Tensor] | None
 ) -> Tensor:
-    """Attention without a key and a value of every token: the matrix of the keys is applied to the queries instead, and
-    that of the values to the weighted sums of tokens. Exact: `q . (W x) = (W^T q) . x` and `sum a W x = W sum a x`. The
-    bias of the keys adds the same to all logits of a query, so it has no effect. `[s, n, B, D]`."""
+    """Attention of one query, `[s, 1, B, D]`, without a key and a value of every token: the matrix of the keys is
+    applied to the query instead, and that of the values to the weighted sum of tokens. Exact: `q . (W x) = (W^T q) . x`
+    and `sum a W x = W sum a x`. The bias of the keys adds the same to all logits, so it has no effect."""
     s, t, b, width = tokens.shape
-    n = queries.shape[1]
-    x = tokens.transpose(1, 2).reshape(s * b, t, width)
-    folded = _fold_keys(w, name, queries, heads)  # [s, B or 1, n * heads, D]
-    if folded.shape[1] == 1:
-        logits = torch.bmm(folded[:, 0], tokens.flatten(1, 2).mT).view(s, n * heads, t, b)
-        weights = torch.softmax(logits if bias is None else logits + bias.unsqueeze(1), dim=2)
-        weights = weights.permute(0, 3, 1, 2).contiguous()
-    else:
-        logits = torch.bmm(folded.flatten(0, 1), x.mT).view(s, b, n * heads, t)
-        weights = softmax(logits if bias is None else logits + bias.mT.unsqueeze(2))
-    if keep is not None:
-        keep.append(weights.view(s, b, n, heads, t).transpose(2, 3))
-    sums = torch.bmm(weights.view(s * b, n * heads, t), x).view(s, b, n, heads, width)
-    sums = sums.permute(0, 3, 2, 1, 4).reshape(s * heads, n * b, width)
-    return _side_by_side(w, name, torch.bmm(sums, _value_weights(w, name, heads)), heads).view(s, n, b, width)
-
-
-def _fold_keys(w: Weights, name: str, queries: Tensor, heads: int) -> Tensor:
-    """`W_k^T q / sqrt(d)` of every head, whose products with the tokens are the logits:
-    `queries [s, n, B, D]` -> `[s, B, n * heads, D]`."""
-    s, n, b, width = queries.shape
     d = width // heads
-    q = _project(w, name, queries, 0, 1).view(s * heads, d, n * b) * d**-0.5
-    keys = w[f"{name}.in.weight"][..., width : 2 * width].unflatten(2, (heads, d)).transpose(1, 2)  # [s, heads, D, d]
-    folded = torch.bmm(q.mT, keys.reshape(s * heads, width, d).mT)
-    return folded.view(s, heads, n, b, width).permute(0, 3, 2, 1, 4).reshape(s, b, n * heads, width)
-
-
-def _value_weights(w: Weights, name: str, heads: int) -> Tensor:
-    """The matrices of the values, `[s * heads, D, d]`."""
-    weight = w[f"{name}.in.weight"]
-    s, width = weight.shape[:2]
-    return weight[..., 2 * width :].unflatten(2, (heads, -1)).transpose(1, 2).reshape(s * heads, width, -1)
-
-
-def _side_by_side(w: Weights, name: str, found: Tensor, heads: int) -> Tensor:
-    """Weighted sums of values without their bias, `[s * heads, N, d]` -> `[s, N, D]` with it."""
-    found = found.unflatten(0, (-1, heads)).transpose(1, 2).flatten(2)
-    return found + w[f"{name}.in.bias"][..., 2 * found.shape[2] :]
+    x = tokens.transpose(1, 2).reshape(s * b, t, width)
+    weight, bias_of_in = w[f"{name}.in.weight"].unflatten(2, (3, heads, d)), w[f"{name}.in.bias"]
+    keys, values = weight[:, :, 1:].permute(2, 0, 3, 1, 4).reshape(2, s * heads, width, d).unbind()
+    q = _project(w, name, query, 0, 1).view(s * heads, d, b) * d**-0.5
+    folded = torch.bmm(q.mT, keys.mT).view(s, heads, b, width).transpose(1, 2).reshape(s * b, heads, width)
+    logits = torch.bmm(folded, x.mT).view(s, b, heads, t)
+    weights = softmax(logits if bias is None else logits + bias.mT.unsqueeze(2))
+    if keep is not None:
+        keep.append(weights.unsqueeze(3))
+    sums = torch.bmm(weights.view(s * b, heads, t), x).view(s, b, heads, width)
+    found = torch.bmm(sums.transpose(1, 2).reshape(s * heads, b, width), values).view(s, heads, b, d)
+    return (found.transpose(1, 2).flatten(2) + bias_of_in[..., 2 * width :]).unsqueeze(1)
 
 
 def softmax(logits: Tensor) -> Tensor:
@@ -309,56 +286,7 @@ def gated(w: Weights, name: str, x: Tensor, y: Tensor) -> Tensor:
     return torch.lerp(x, linear(w, f"{name}.h", torch.cat((y, r * x), dim=-1)).tanh(), z)
 
 
-# --- pooling and positions ----------------------------------------------------------------------------------
-
-
-def pool_part(name: str, width: int, queries: int = 1) -> dict[str, Part]:
-    """Learned queries `{name}.query.weight [n, D]`, standard normal, and the parameters of `attend`."""
-    return {f"{name}.query.weight": Part((queries, width)), **attention_part(name, width)}
-
-
-def pool(
-    w: Weights,
-    name: str,
-    tokens: Tensor,
-    *,
-    heads: int,
-    valid: Tensor | None = None,
-    mask: Mask | None = None,
-    keep: list[Tensor] | None = None,
-) -> Tensor:
-    """Attention of learned queries, the same for all samples: `tokens [s, T, B, D]` -> `[s, n, B, D]`."""
-    queries = w[f"{name}.query.weight"].unsqueeze(2)
-    return attend(w, name, queries, tokens, heads=heads, valid=valid, mask=mask, keep=keep)
-
-
-def pool_numbers(
-    w: Weights,
-    name: str,
-    x: Tensor,
-    direction: Tensor,
-    identity: Tensor,
-    *,
-    heads: int,
-    keep: list[Tensor] | None = None,
-) -> Tensor:
-    """`pool` with one query over the tokens `x_i direction_i + identity_i`, without computing these tokens.
-
-    `x [s, N, F]`, `direction` and `identity [s, F, D]` -> `[s, N, D]`. Exact: the tokens are linear in `x`, so the
-    logits of a head are `x_i slope_i + offset_i` with two numbers for each feature.
-    """
-    s, n, f = x.shape
-    folded = _fold_keys(w, name, w[f"{name}.query.weight"].unsqueeze(2), heads)[:, 0]  # [s, heads, D]
-    slope, offset = (torch.bmm(folded, table.mT).unsqueeze(3) for table in (direction, identity))  # [s, heads, F, 1]
-    x = x.mT.unsqueeze(1)  # [s, 1, F, N]
-    weights = torch.softmax(torch.addcmul(offset, x, slope), dim=2)  # [s, heads, F, N]
-    if keep is not None:
-        keep.append(weights.permute(0, 3, 1, 2).unsqueeze(3))
-    values = _value_weights(w, name, heads).unflatten(0, (s, heads))  # [s, heads, D, d]
-    tables = torch.stack((direction, identity), dim=1).unsqueeze(1) @ values.unsqueeze(2)  # [s, heads, 2, F, d]
-    both = torch.stack((weights * x, weights), dim=2)  # [s, heads, 2, F, N]
-    found = torch.bmm(both.view(s * heads, 2 * f, n).mT, tables.view(s * heads, 2 * f, -1))
-    return linear(w, f"{name}.out", _side_by_side(w, name, found, heads))
+# --- positions ---------------------------------------------------------------------------------------------
 
 
 def positions_part(name: str, length: int, width: int) -> dict[str, Part]:

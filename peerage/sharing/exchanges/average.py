@@ -37,7 +37,8 @@ class Average(Exchange):
         statistics = learner.statistics()
         for name in [name.removesuffix("_count") for name in statistics if name.endswith("_count")]:
             moments = [statistics[f"{name}_{part}"] for part in ("mean", "var", "count")]
-            pooled = pooled_moments(*(x.view(group.R, group.N, -1) for x in moments), learner.active.view(group.R, -1))
+            mean, var, count = (x.view(group.R, group.N, -1) for x in moments)
+            pooled = pooled_moments(mean, var, count, learner.active.view(group.R, group.N))
             for values, merged in zip(moments, pooled, strict=True):
                 values.copy_(torch.where(learner.active.unsqueeze(1), merged.repeat_interleave(group.N, dim=0), values))
 
