@@ -29,7 +29,7 @@ from peerage.nets.workers import by_rows
 
 HIDDEN_PER_WIDTH = 2  # units of a feed-forward layer per unit of d_model
 # A pass goes row by row, in the threads of `WORKERS`, from this number of multiplications per row on (measured).
-ROWWISE_MIN_WORK = 1 << 26
+ROWWISE_MIN_WORK = 1 << 25
 
 
 class Window(NamedTuple):

@@ -25,7 +25,7 @@ from peerage.nets.stack import Part, Weights
 from peerage.nets.workers import WORKERS
 
 # Up to this number of pairs of a query and a token, elementwise operations are faster than matrix products (measured).
-PAIRS = 64
+PAIRS = 48
 # torch's softmax over a shorter last dimension is several times slower than its formula (measured).
 TORCH_SOFTMAX = 16
 GATE_BIAS = 2.0
@@ -70,15 +70,9 @@ def _pairs(
     """Attention by elementwise operations on all pairs of a query and a token, samples last: `[s, n, B, D]`."""
     s, t, b, width = tokens.shape
     n, d = queries.shape[1], width // heads
-    if queries is tokens:
-        q, k, v = _project(w, name, tokens, 0, 3).view(s, 3, heads, d, t, b).unbind(1)
-    else:
-        q = _project(w, name, queries, 0, 1).view(s, heads, d, n, b)
-        k, v = _project(w, name, tokens, 1, 3).view(s, 2, heads, d, t, b).unbind(1)
-    if mask is None:
-        found, weights = _Pairs.apply(q, k, v, bias)
-    else:
-        found, weights = plain_pairs(q, k, v, bias, mask)
+    q = _project(w, name, queries, 0, 1).view(s, heads, d, n, b)
+    kv = _project(w, name, tokens, 1, 3).view(s, 2, heads, d, t, b)
+    found, weights = _Pairs.apply(q, kv, bias) if mask is None else plain_pairs(q, kv, bias, mask)
     if keep is not None:
         keep.append(weights.permute(0, 4, 1, 2, 3))
     return found.view(s, width, n * b).mT.view(s, n, b, width)
@@ -90,10 +84,11 @@ def masking(valid: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def plain_pairs(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Mask | None = None
+    q: Tensor, kv: Tensor, bias: Tensor | None, mask: Mask | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The reference for `_Pairs`: `q [s, heads, d, n, B]`, `k` and `v [s, heads, d, T, B]`, `bias [s, T, B]` -> found
-    values `[s, heads, d, n, B]` and weights `[s, heads, n, T, B]`."""
+    """The reference for `_Pairs`: `q [s, heads, d, n, B]`, keys and values `kv [s, 2, heads, d, T, B]`,
+    `bias [s, T, B]` -> found values `[s, heads, d, n, B]` and weights `[s, heads, n, T, B]`."""
+    k, v = kv.unbind(1)
     logits = (q.unsqueeze(4) * k.unsqueeze(3)).sum(2) * q.shape[2] ** -0.5
     weights = torch.softmax(logits if bias is None else logits + bias[:, None, None], dim=3)
     used = weights if mask is None else weights * mask(tuple(weights.shape))
@@ -104,37 +99,39 @@ class _Pairs(torch.autograd.Function):
     """`plain_pairs` without dropout, row by row: the products of all pairs of one row stay in the cache."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, q: Tensor, kv: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
         s, heads, d, n, b = q.shape
-        found, weights = q.new_empty(s, heads, d, n, b), q.new_empty(s, heads, n, k.shape[3], b)
+        found, weights = q.new_empty(s, heads, d, n, b), q.new_empty(s, heads, n, kv.shape[4], b)
 
         def forward(row: int) -> None:
-            logits = (q[row].unsqueeze(3) * k[row].unsqueeze(2)).sum(1).mul_(d**-0.5)
+            k, v = kv[row].unsqueeze(3)
+            logits = (q[row].unsqueeze(3) * k).sum(1).mul_(d**-0.5)
             if bias is not None:
                 logits += bias[row]
             torch.softmax(logits, 2, out=weights[row])
-            torch.sum(weights[row].unsqueeze(1) * v[row].unsqueeze(2), 3, out=found[row])
+            torch.sum(weights[row].unsqueeze(1) * v, 3, out=found[row])
 
         WORKERS.run(forward, s)
         ctx.mark_non_differentiable(weights)
-        ctx.save_for_backward(q, k, v, weights)
+        ctx.save_for_backward(q, kv, weights)
         return found, weights
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        q, k, v, weights = ctx.saved_tensors
-        of_q, of_k, of_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        q, kv, weights = ctx.saved_tensors
+        of_q, of_kv = torch.empty_like(q), torch.empty_like(kv)
 
         def backward(row: int) -> None:
-            grad, a = grads[0][row], weights[row]
-            torch.sum(a.unsqueeze(1) * grad.unsqueeze(3), 2, out=of_v[row])
-            of_logits = (grad.unsqueeze(3) * v[row].unsqueeze(2)).sum(1).mul_(a)
+            grad, a = grads[0][row].contiguous().unsqueeze(3), weights[row]
+            k, v = kv[row].unsqueeze(3)
+            torch.sum(a.unsqueeze(1) * grad, 2, out=of_kv[row, 1])
+            of_logits = (grad * v).sum(1).mul_(a)
             of_logits.addcmul_(a, of_logits.sum(2, keepdim=True), value=-1).mul_(q.shape[2] ** -0.5)
-            torch.sum(of_logits.unsqueeze(1) * k[row].unsqueeze(2), 3, out=of_q[row])
-            torch.sum(of_logits.unsqueeze(1) * q[row].unsqueeze(3), 2, out=of_k[row])
+            torch.sum(of_logits.unsqueeze(1) * k, 3, out=of_q[row])
+            torch.sum(of_logits.unsqueeze(1) * q[row].unsqueeze(3), 2, out=of_kv[row, 0])
 
         WORKERS.run(backward, len(q))
-        return of_q, of_k, of_v, None
+        return of_q, of_kv, None
 
 
 def _project(w: Weights, name: str, x: Tensor, first: int, last: int) -> Tensor:
