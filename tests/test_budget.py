@@ -242,13 +242,13 @@ def test_what_is_there_already_need_not_fit_again(tmp_path):
         check(replace(said, written=0), tmp_path, memory=150 * MB, disk=TB)
 
 
-def test_tight_is_said_and_goes_on(tmp_path):
+def test_low_memory_or_disk_space_gives_a_message(tmp_path):
     need = 432 * MB + budget.OTHER
     assert check(SAID, tmp_path, memory=int(need / 0.79), disk=TB) == []
     (line,) = check(SAID, tmp_path, memory=int(need / 0.81), disk=TB)
     assert line.startswith("low memory: this run needs 432 MB") and "\n" not in line
     (line,) = check(SAID, tmp_path, memory=TB, disk=int(450 * MB / 0.81))
-    assert line.startswith("disk space in")
+    assert line.startswith("low disk space in")
 
 
 def test_the_folder_need_not_exist(tmp_path):

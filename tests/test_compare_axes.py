@@ -214,12 +214,12 @@ def test_numbers_in_latex(tmp_path):
             assert line.count("&") + line.count(r"\multicolumn{2}") == 7  # eight columns
 
 
-def test_flags_that_exclude_each_other(sweep, tmp_path, capsys, monkeypatch):
+def test_flags_that_cannot_be_combined(sweep, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for flags, words in (
         (["--json", "--latex"], "--json and --latex cannot be combined"),
-        (["--sensitivity", "--by", "trust"], "--sensitivity and --by exclude"),
-        (["--sensitivity", "--reference", "x"], "--sensitivity and --reference exclude"),
+        (["--sensitivity", "--by", "trust"], "--sensitivity and --by cannot be combined"),
+        (["--sensitivity", "--reference", "x"], "--sensitivity and --reference cannot be combined"),
     ):
         assert main(["compare", sweep, *flags]) == 2
         out, err = capsys.readouterr()
@@ -425,4 +425,4 @@ def test_bold_sides_in_latex(tmp_path):
 @pytest.mark.parametrize("flag", [["--metric", "success"], ["--measure", "area"], ["--paired"], ["--threshold", "3"]])
 def test_flags_that_sensitivity_refuses(sweep, capsys, flag):
     assert main(["compare", sweep, "--sensitivity", *flag]) == 2
-    assert f"--sensitivity and {flag[0]} exclude" in capsys.readouterr().err
+    assert f"--sensitivity and {flag[0]} cannot be combined" in capsys.readouterr().err

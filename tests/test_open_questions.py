@@ -381,14 +381,14 @@ def test_sentences():
     assert script.verdict("x", base - apart, base).startswith("x: perhaps worse than single agents, −10.0")
     # -1, 2, 5: deviation 3, so 2 ± 7.45
     line = script.verdict("x", base + 3 * apart - 28, base)
-    assert re.fullmatch(r"x: not told apart from single agents, \+2\.000 \[−5\.4\d+, 9\.4\d+\]\.", line)
+    assert re.fullmatch(r"x: no significant difference from single agents, \+2\.000 \[−5\.4\d+, 9\.4\d+\]\.", line)
     assert script.verdict("x", base, base) == "x: the group and single agents are the same in every replica."
-    assert "cannot tell" in script.verdict("x", base[:2] + 5, base[:2])  # two replicas give no interval
+    assert "too few for an interval" in script.verdict("x", base[:2] + 5, base[:2])
     more = script.about_trust("x", part([0.5, 0.6, 0.7], [0.3, 0.4, 0.5]))
     assert more.endswith("20.0 [20.0, 20.0] points: more than with uniform choices.")
     assert script.about_trust("x", part([0.1, 0.1, 0.1], [0.3, 0.4, 0.5])).endswith("less than with uniform choices.")
-    assert "cannot tell" in script.about_trust("x", part([0.1, 0.4, 0.7], [0.4, 0.4, 0.4]))
-    assert "no choices to judge" in script.about_trust("x", part([np.nan, 0.1, 0.1], [0.3, 0.4, 0.5]))
+    assert "no significant difference" in script.about_trust("x", part([0.1, 0.4, 0.7], [0.4, 0.4, 0.4]))
+    assert "no choices were made" in script.about_trust("x", part([np.nan, 0.1, 0.1], [0.3, 0.4, 0.5]))
 
 
 def test_settings_of_the_script():

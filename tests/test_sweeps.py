@@ -273,7 +273,7 @@ WRONG = {
     "axes: {sharing: [advice, none], use_critic: [true, false]}": "are the same training; remove one with `exclude`",
     "axes: {trust: [td, in-context], context_length: [50, 60]}": "are the same training",
     "axes: {a: {x: {}, X: {gamma: 0.5}}}": "two runs would have the name Room-v6_X_seed0",
-    "name: ../elsewhere": "name: '../elsewhere' is not the name of a folder",
+    "name: ../elsewhere": "name: '../elsewhere' is not a valid folder name",
     "common: {perturb: {gravity: 3}}": "Room-v6_seed0: there is no perturbation 'gravity'",
     "name: [a]": "name: expected text, got ['a']",
     "where: ''": "where: expected text",
