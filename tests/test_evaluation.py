@@ -219,7 +219,7 @@ def test_a_run_without_ends_is_trained_resumed_and_evaluated(tmp_path, monkeypat
                 "learning_starts": 10, "log_dir": str(tmp_path)}  # fmt: skip
     whole = peerage.train(Endless, exp_name="whole", **settings)
     assert set(whole.evaluations["length"]) == {20} and len(whole.evaluations) == 4 * 2 * 2
-    assert capsys.readouterr().out.count("cut after 20 steps") == 1
+    assert capsys.readouterr().out.count("truncated after 20 steps") == 1
     run = evaluate.Evaluator.run
 
     def stop(self, actor, trained, stop):
