@@ -257,7 +257,7 @@ def evaluate_run(
     """Evaluate the newest sound checkpoint of a run, or another one: `which` is `best` or the number of a step.
     Returns its step and rows (replica, member, episode, return, length, success, mode); mode is `alone`.
 
-    `say` receives messages: the step of the checkpoint, newer checkpoints that are damaged, and episodes that were cut.
+    `say` receives messages: the step of the checkpoint, newer checkpoints that are damaged, and truncated episodes.
     `members` selects members of each replica by number; by default all. `max_steps`: the longest episode; by default
     that of the run's evaluations. Raises UserError for a member that does not exist.
     """

@@ -245,8 +245,8 @@ def test_the_title_names_two_or_three_sides(tmp_path, sweep):
     assert titles(compare(words[:2])) == "b against a"
     assert titles(compare(words[:3])) == "b and c against a"
     assert titles(compare(words[:3], reference="b")) == "a and c against b"
-    assert titles(compare(words)) == "4 ways of training on Room-v6"
-    assert titles(compare([sweep])) == "4 ways of training on Room-v6 and CartPole-v1"
+    assert titles(compare(words)) == "4 methods on Room-v6"
+    assert titles(compare([sweep])) == "4 methods on Room-v6 and CartPole-v1"
 
 
 def test_the_page_shows_what_the_verdict_is_about(tmp_path):

@@ -358,7 +358,7 @@ def test_the_current_folder_has_modules_unless_it_is_a_run(monkeypatch, tmp_path
     RunFolder.create(tmp_path, "run", "run", to_dict(small())).unlock()
     monkeypatch.chdir(run)
     write_module("inside", 1.0)
-    rule = "modules of the current folder are not imported, because it is a run folder, which holds data alone"
+    rule = "modules of the current folder are not imported, because it is a run folder"
     for _ in ("config.yaml", "environment.json"):  # environment.json marks a run whose config.yaml was rewritten
         with pytest.raises(UserError, match=f"No module named 'inside'; {rule}: run this command in another folder"):
             make_env("inside:make_env", {})

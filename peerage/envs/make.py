@@ -87,7 +87,8 @@ class EnvMaker:
         return make_env(self.env, self.env_args, own_random=self.own_random)
 
     def spec(self) -> Spec:
-        """The properties of the environment, which is built once for that. Raises UserError as `check_env_id` does."""
+        """The properties of the environment, which is built once to determine them. Raises UserError as `check_env_id`
+        does."""
         return check_env_id(self.env, self.env_args)
 
 
@@ -192,8 +193,8 @@ NORMALISERS: dict[type[gymnasium.Wrapper], str] = {
 
 
 def running_statistics(env: gymnasium.Env) -> str | None:
-    """What is wrong with a wrapper of `env` that has running statistics, and how to replace it; None without one. A
-    wrapper whose statistics are frozen (`update_running_mean = False`) is fine."""
+    """An error message about a wrapper of `env` with running statistics, and how to replace it; None if there is no
+    such wrapper. Wrappers with frozen statistics (`update_running_mean = False`) are accepted."""
     while isinstance(env, gymnasium.Wrapper):
         flag = next((flag for kind, flag in NORMALISERS.items() if isinstance(env, kind)), None)
         if flag is not None and getattr(env, "update_running_mean", True):
@@ -282,7 +283,7 @@ def plain_copy(value: Any) -> Any:
 
 
 def _missing(error: BaseException) -> str:
-    """What an environment lacks, from the error of its import."""
+    """The missing package of an environment, from the error of its import."""
     cause = error.__cause__ if isinstance(error, gymnasium.error.DependencyNotInstalled) else error
     if isinstance(cause, ModuleNotFoundError) and cause.name in EXTRAS:
         title, extra = EXTRAS[cause.name]

@@ -1,4 +1,4 @@
-"""Sections of the report about where a run comes from: how to repeat it, its settings, versions and machine."""
+"""Sections of the report about the origin of a run: how to repeat it, its settings, versions and machine."""
 
 from __future__ import annotations
 

@@ -161,8 +161,8 @@ def _refuse_misfit(trainer: Trainer, state: dict[str, Any]) -> None:
 
 
 def _fixed_part(trainer: Trainer, state: dict[str, Any]) -> dict[str, Any]:
-    """A trainer's state without what may have another structure in each step: learners and kinds of trust that are not
-    `fixed_state` keep their parameters or nothing."""
+    """A trainer's state without parts whose structure may change during a training: learners that are not
+    `fixed_state` keep their parameters only, and such kinds of trust keep nothing."""
     stacks, sharing = dict(state["group"]["stacks"]), dict(state["sharing"])
     for k, stack in enumerate(trainer.group.stacks):
         if not stack.learner.fixed_state:

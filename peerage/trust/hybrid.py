@@ -1,6 +1,6 @@
 """Transformer trust and its mixture with trust by temporal differences (docs/methods/transformer-trust.md).
 
-The weight of the transformer follows from its losses. Every member has its own.
+The weight of the transformer is computed from its losses. Each member has its own weight.
 """
 
 from __future__ import annotations

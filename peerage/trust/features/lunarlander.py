@@ -13,9 +13,9 @@ main engine, 3 right engine.
 | adviser K | |
 | reward 3 | last reward; its change; mean of the last 20, all in the environment's units |
 
-The followed adviser's last 5 actions are those that the member took with it in this episode before the present step.
-The share is of fewer if there were fewer, and 0 without any. Besides the block `adviser` it is the only feature that
-depends on the adviser.
+The followed adviser's last 5 actions are those that the member took with it in this episode before the current step. If
+there were fewer than 5, the share is of those, and 0 if there were none. Apart from the block `adviser`, it is the only
+feature that depends on the adviser.
 """
 
 from __future__ import annotations
