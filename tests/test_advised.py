@@ -250,7 +250,7 @@ def test_replacing_advisers_may_have_a_state(folder, advisers):
         (["--advised", "--members", "2"], "has no member 2"),
     ],
 )
-def test_mistakes(folder, capsys, said, why):
+def test_invalid_arguments_are_refused(folder, capsys, said, why):
     assert main(["evaluate", str(folder / "mixed"), *said]) == 2
     assert why in capsys.readouterr().err
 

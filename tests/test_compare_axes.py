@@ -46,7 +46,7 @@ def sweep(tmp_path_factory):
 # --- by an axis ---------------------------------------------------------------------------------------
 
 
-def test_by_an_axis_all_else_being_equal(sweep):
+def test_by_an_axis_with_all_other_settings_fixed(sweep):
     found = compare([sweep], by="trust", reference="trust=hybrid")
     assert [task.name for task in found.tasks] == [f"{env}, group={group}" for env, group in GAIN]
     for task, gain in zip(found.tasks, GAIN.values()):
@@ -249,7 +249,7 @@ def test_the_title_names_two_or_three_sides(tmp_path, sweep):
     assert titles(compare([sweep])) == "4 methods on Room-v6 and CartPole-v1"
 
 
-def test_the_page_shows_what_the_verdict_is_about(tmp_path):
+def test_the_page_shows_the_compared_quantity(tmp_path):
     """Equal final returns, which one side reaches at once and the other at the end."""
     words = []
     for name, early, trust in (("slow", False, "td"), ("fast", True, "hybrid")):
@@ -298,7 +298,7 @@ def test_the_numbers_of_the_figures(tmp_path):
 
 
 @pytest.mark.skipif(PROGRAM is None, reason="no browser")
-def test_ten_sides_fit_a_sheet_of_paper(tmp_path):
+def test_ten_sides_fit_a_printed_page(tmp_path):
     name = "a-very-long-name-of-a-run-which-goes-on-and-on"
     tops = [[10.0 + 3 * k + i for i in range(4)] for k in range(10)]
     words = [str(make(tmp_path / f"{name}-{k}", top, n_peers=2 + k)) for k, top in enumerate(tops)]

@@ -537,7 +537,7 @@ def test_a_new_episode_forces_a_choice():
     assert decisions == [[1, 6, 8, 18, 28, 30]] * 2
 
 
-def test_the_papers_count_continues_over_episodes():
+def test_with_the_papers_setting_the_count_continues_over_episodes():
     _, _, decisions = run(make(replace(UNIFORM, follow_across_episodes=True)), 35, starts=(1, 6, 8, 30))
     assert decisions == [[1, 11, 21, 31]] * 2
 

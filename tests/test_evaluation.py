@@ -195,7 +195,7 @@ def limited_endless():
 
 
 @pytest.mark.parametrize("actor", [Remembers, InTurn])
-def test_episodes_that_do_not_end_are_cut(actor, monkeypatch):
+def test_episodes_that_do_not_end_are_truncated(actor, monkeypatch):
     """By default only in an environment without a time limit; a given limit applies to every environment."""
     monkeypatch.setattr(evaluate, "MAX_STEPS", 30)
     for maker, max_steps, length in (
@@ -306,7 +306,7 @@ def test_scalars_of_success_stop_at_the_first_unknown_one_also_after_a_resume(tm
 
 
 @pytest.mark.parametrize("value", [0.7, 2, "yes", np.array([True])])
-def test_another_value_of_success_is_unknown_and_named_once(value, monkeypatch):
+def test_another_value_of_success_is_unknown_and_gives_one_warning(value, monkeypatch):
     monkeypatch.setattr(success, "_warned", set())
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -363,7 +363,7 @@ def test_a_training_is_the_same_with_and_without_evaluations_together(case, tmp_
     same(a, b)
 
 
-def test_advice_of_an_expert_shows_in_the_episodes_together(tmp_path):
+def test_advice_of_an_expert_increases_the_return_of_episodes_together(tmp_path):
     """Its follower reaches every goal together with it from the first step on, and alone it does not."""
     config = replace(SMALL, n_peers=1, replicas=3, advisers=("expert",), total_timesteps=100,
                      advice=AdviceConfig(only_follow_others=True))  # fmt: skip
@@ -429,7 +429,7 @@ class Clock:
         return rng.integers(4, size=len(obs))
 
 
-def test_time_stands_still_in_an_evaluation_together(begin):
+def test_the_step_does_not_advance_in_an_evaluation_together(begin):
     """Advisers with a clock, schedules of choices and the environments are those of the last step of training."""
     Clock.told = []
     config = replace(SMALL, advisers=(), replicas=1, total_timesteps=60)
@@ -479,7 +479,7 @@ def test_an_adviser_that_cannot_be_copied_is_named(tmp_path):
         peerage.train(config=SMALL, advisers=[Stubborn()], log_dir=str(tmp_path))
 
 
-def test_evaluate_plays_alone_whatever_the_run_did(tmp_path):
+def test_evaluate_plays_alone_regardless_of_the_modes_of_the_run(tmp_path):
     run = peerage.train(config=replace(SMALL, total_timesteps=100), log_dir=str(tmp_path), exp_name="run")
     table = run.evaluate(2)
     last = run.evaluations[(run.evaluations["step"] == 100) & (run.evaluations["mode"] == "alone")]
@@ -561,7 +561,7 @@ def test_success_of_a_training_by_any_step(tmp_path):
     assert (found["any"] >= found["last"]).all()
 
 
-def test_each_replica_has_start_states_of_its_own():
+def test_each_replica_has_its_own_start_states():
     """Members of a replica have the same, and so have runs with the same seed; replicas and seeds have others."""
     config = Config(n_peers=2, replicas=2)
     first, again, second, third = episode_seeds(config, 2)

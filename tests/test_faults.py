@@ -327,7 +327,7 @@ def file_system_that_becomes_read_only(path: Path, whole: dict[str, bytes]) -> N
         file_system_that_becomes_read_only,
     ],
 )
-def test_what_may_not_be_written(tmp_path, reference, fault):
+def test_files_that_cannot_be_written(tmp_path, reference, fault):
     in_a_child(fault, tmp_path, reference())
 
 
@@ -344,7 +344,7 @@ def run_of_somebody_else(path: Path, whole: dict[str, bytes]) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
-def test_a_run_of_somebody_else(tmp_path, reference):
+def test_a_run_of_another_user(tmp_path, reference):
     place = tmp_path / "theirs"
     place.mkdir()
     at_76 = At(76, lambda: os.kill(os.getpid(), signal.SIGTERM))
@@ -537,7 +537,7 @@ def test_a_member_that_diverges_by_itself(tmp_path):
 
 
 @pytest.mark.parametrize("rate", [1e3, 1e4])
-def test_agent_values_hear_nothing_of_a_frozen_member(tmp_path, rate):
+def test_agent_values_ignore_a_frozen_member(tmp_path, rate):
     """Its critic stays as large as it was: what the group thinks of its advisers is no longer decided by it."""
     config = diverging("sac", "td", (1e-3, rate))
     assert peerage(*words(tmp_path, config)).status == 0
@@ -564,7 +564,7 @@ def test_rewards_that_are_enormous(tmp_path, reference, chances, algorithm, trus
     assert chances and all(np.isfinite(p).all() and np.allclose(p.sum(axis=1), 1) for p in chances)
 
 
-def test_everybody_diverges(tmp_path, reference):
+def test_all_members_diverge(tmp_path, reference):
     """Each is named, and the run comes to its end; it resumes exactly, and has a report."""
     config = diverging("sac", "hybrid", (1e30,))
     heard, stop = Heard(), At(76, lambda: os.kill(os.getpid(), signal.SIGTERM))
@@ -659,7 +659,7 @@ def held_at_the_end(gate: Path, *command: object) -> Ended:
     return peerage(*command, listeners=(At(116, wait),))
 
 
-def test_a_run_that_others_look_at(tmp_path, reference):
+def test_a_run_that_others_read(tmp_path, reference):
     """A second training is refused; `evaluate` and `report` always find a whole checkpoint, whatever is being replaced,
     and disturb nothing. A checkpoint after every step, and only one is kept. The training does not end before all
     commands were tried three times."""
@@ -687,7 +687,7 @@ def test_a_run_that_others_look_at(tmp_path, reference):
     assert differs(run, reference()) == [] and list(tmp_path.glob(".*")) == []
 
 
-def test_a_checkpoint_that_is_replaced_while_one_looks(tmp_path, monkeypatch):
+def test_a_checkpoint_that_is_replaced_while_it_is_read(tmp_path, monkeypatch):
     """Between the listing of the checkpoints and the reading of the only one, the training writes the next."""
     run = tmp_path / "run"
     config = replace(tiny(), run=replace(tiny().run, keep_checkpoints=1))

@@ -251,6 +251,6 @@ def test_words_of_the_other_commands(runs, command, data):
 
 
 @pytest.mark.parametrize("said", [[], ["--"], ["", ""], ["train", "--"], ["-h", "x"], ["１２"], ["x" * 99_999]])
-def test_words_that_are_no_command(runs, said):
+def test_words_that_are_not_a_command(runs, said):
     with Place(runs) as place:
         place.ask(*said)

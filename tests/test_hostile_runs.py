@@ -123,7 +123,7 @@ HOW = tuple(spoiled(torch.zeros(2)))
 
 @examples(150)
 @given(kind=st.sampled_from(KINDS), command=st.sampled_from(COMMANDS_OF_A_RUN), data=st.data())
-def test_a_state_that_is_sealed_and_makes_no_sense(runs, kind, command, data):
+def test_a_state_with_valid_checksums_and_invalid_values(runs, kind, command, data):
     with Place(runs, kind) as place:
         newest = place.newest
         if data.draw(st.booleans()):
@@ -148,7 +148,7 @@ def test_a_state_that_is_sealed_and_makes_no_sense(runs, kind, command, data):
      {"offsets": {"metrics.csv": None}}, {"offsets": {"metrics.csv": -1}}, {"offsets": {"metrics.csv": 10**30}},
      {"frozen": [0]}, {"evaluated_at": "x"}],
 )  # fmt: skip
-def test_a_senseless_state_of_the_runner(runs, command, runner):
+def test_an_invalid_state_of_the_runner(runs, command, runner):
     """A resume is refused; whoever evaluates the members does not need it."""
     with Place(runs) as place:
         path = place.newest / "state.json"
@@ -163,7 +163,7 @@ def test_a_senseless_state_of_the_runner(runs, command, runner):
 @examples(60)
 @given(kind=st.sampled_from(KINDS), which=st.integers(0, 99), how=st.sampled_from((*HOW, "drop", "rename", "swap")),
        name=st.integers(0, 99))  # fmt: skip
-def test_chunks_that_are_sealed_and_make_no_sense(runs, kind, which, how, name):
+def test_chunks_with_valid_checksums_and_invalid_values(runs, kind, which, how, name):
     with Place(runs, kind) as place:
         chunks = sorted((place.newest.parent / "chunks").iterdir())
         path = chunks[which % len(chunks)]
@@ -186,7 +186,7 @@ def test_chunks_that_are_sealed_and_make_no_sense(runs, kind, which, how, name):
 
 @examples(60)
 @given(kind=st.sampled_from(KINDS), command=st.sampled_from(COMMANDS_OF_A_RUN), data=st.data())
-def test_a_manifest_that_is_sealed_and_makes_no_sense(runs, kind, command, data):
+def test_a_manifest_with_a_valid_checksum_and_invalid_values(runs, kind, command, data):
     with Place(runs, kind) as place:
         newest = place.newest
         manifest = json.loads((newest / "manifest.json").read_text())
@@ -271,7 +271,7 @@ def test_other_things_in_a_run_folder(runs, command, name, how, junk):
 
 
 @pytest.mark.parametrize("name", ["FAILED", "environment.json", "command.txt", "wandb_run.txt", "timing.csv"])
-def test_junk_in_small_files_is_no_reason_to_stop(runs, name):
+def test_invalid_small_files_do_not_stop_a_resume(runs, name):
     for junk in JUNK:
         with Place(runs) as place:
             (place.run / name).write_bytes(junk)
@@ -310,7 +310,7 @@ def test_no_link_leads_out_of_a_run_folder(runs, how):
             use(place, COMMANDS_OF_A_RUN[0])
 
 
-def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew(runs):
+def test_a_run_without_its_checkpoints_is_not_restarted(runs):
     """Its rows would be lost."""
     with Place(runs) as place:
         shutil.rmtree(place.run / "checkpoints")

@@ -158,7 +158,7 @@ def test_the_mixture_by_hand(begin):
 
 
 @pytest.mark.parametrize("trust", ["transformer", "hybrid"])
-def test_the_score_is_equation_9_with_transformer_trust_in_trusts_place(begin, trust):
+def test_the_score_is_equation_9_with_transformer_trust(begin, trust):
     """From the columns of advice.csv alone, as they stand when members choose."""
     config = small(n_peers=3, replicas=2, advice=replace(ADVICE, trust=trust, follow_steps=1))
     trainer = begin(config, 30, dtype=F64)
@@ -287,7 +287,7 @@ def test_only_the_adviser_differs(begin, monkeypatch, name, phases):
     assert checked >= 10
 
 
-def test_only_members_who_choose_are_computed(begin, monkeypatch):
+def test_only_members_that_choose_are_computed(begin, monkeypatch):
     """In CartPole episodes end at different times, and a new one forces a choice."""
     trainer = begin(small("CartPole-v1", n_peers=4))
     asked = spy(monkeypatch, hybrid(trainer))
@@ -528,7 +528,7 @@ def third_of_two_phases(spec):
         ("--env Room-v6 --trust hybrid --wiring best", "--wiring"),
     ],
 )
-def test_bad_input_is_one_line_and_nothing_is_written(tmp_path, capsys, words, said):
+def test_invalid_input_gives_a_one_line_error_and_nothing_is_written(tmp_path, capsys, words, said):
     peerage.register_features("wide-block", wrong_width)
     peerage.register_features("third-phase", third_of_two_phases)
     folder = tmp_path / "runs"

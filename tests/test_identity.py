@@ -416,7 +416,7 @@ class Noise(gym.Env):
         ("fresh", True, False, set()),
     ],
 )
-def test_a_trial_finds_where_random_numbers_come_from(source, seeds, repeats, own_random):
+def test_a_trial_detects_the_source_of_random_numbers(source, seeds, repeats, own_random):
     numpy, python = np.random.get_state()[1].tolist(), random.getstate()  # noqa: NPY002
     spec = check_env_id(Noise, {"source": source, "seeds": seeds})
     assert (spec.repeats, spec.own_random) == (repeats, own_random)
@@ -534,7 +534,7 @@ def test_differences_of_fingerprints():
     ],
     ids=["bytes", "unbounded", "float32", "discrete"],
 )
-def test_a_space_comes_back_from_its_description(space):
+def test_a_space_is_restored_from_its_description(space):
     assert described_space(json.loads(json.dumps(describe_space(space)))) == space
 
 
@@ -551,7 +551,7 @@ def test_a_run_without_a_fingerprint_resumes():
 # --- other runs -----------------------------------------------------------------------------------------------
 
 
-def test_comparisons_tell_environments_of_one_name_apart():
+def test_comparisons_distinguish_environments_with_the_same_name():
     def maker(factor):
         def scaled():
             env = gym.make("Pendulum-v1", max_episode_steps=20)

@@ -171,7 +171,7 @@ def test_the_value_of_a_terminal_state_is_not_asked():
     np.testing.assert_allclose(trust.valuation.advantage[:, 0], [3.0, 0.0], atol=1e-12)
 
 
-def test_decisions_are_valued_again_by_the_present_critics():
+def test_decisions_are_valued_again_with_the_current_critics():
     group = Critics(slope=[1.0, 2.0])
     trust = trust_of(group)
     choose(trust, [1.0, 1.0], [[[0.0]] * 3], 1)
@@ -186,7 +186,7 @@ def test_decisions_are_valued_again_by_the_present_critics():
     np.testing.assert_allclose(trust.valuation.critic[:, 0, 0], [0.0, 3.0], atol=1e-12)  # 1 - V: member 1 only
 
 
-def test_valuation_by_real_critics():
+def test_valuation_with_real_critics():
     """DQN without hidden layers: Q_0 = (s, 2 s, 3), Q_1 = (-s, 0, s); from 1 to 4 at gamma 0.5 and a reward of 1.
     V_0: 3, 8; V_1: 1, 4. A = 1 + 4 - 3 = 2 and 1 + 2 - 1 = 2."""
     member = replace(default_settings("dqn"), net_arch=(), buffer_size=10, batch_size=2, gamma=0.5)
@@ -292,7 +292,7 @@ def test_kernel_estimate_by_hand():
 
 
 @pytest.mark.parametrize("unit, origin", [(300.0, 0.0), (1e-3, 0.0), (300.0, 9000.0), (1e30, 0.0)])
-def test_the_unit_and_origin_of_observations_do_not_matter(unit, origin):
+def test_the_unit_and_origin_of_observations_have_no_effect(unit, origin):
     """Adviser 1 is right for states below 0, adviser 2 above: the values are those of states in [-1, 1], while the
     model learns."""
     found = []
@@ -399,7 +399,7 @@ def test_the_context_ends_before_the_query_begins():
     assert any(ended[e] < ended[q] for q in finished for e in finished if ended[e] >= begun[q] and e != q)
 
 
-def test_a_query_made_again_from_memory_is_the_same():
+def test_a_query_recomputed_from_memory_is_the_same():
     """Tokens at the choice and later, in training: the same bits while critics and scales are the same."""
     trust = trust_of(Critics(3, slope=[1.0, 2.0, 0.0]), context_length=9, follow_steps=6)
     made = uneven(trust)
@@ -528,7 +528,7 @@ def rightly(seen, good):
     return float((seen.argmax(axis=2) == good).mean())
 
 
-def test_the_kernel_finds_the_good_adviser_at_once():
+def test_the_kernel_finds_the_good_adviser_without_learning():
     """Adviser 3 of 5 is better by three standard deviations of the noise: in the first 20 choices after the first 32
     decisions (16 of each) its value is the highest."""
     trust = trust_of(Indifferent(), 5, context_estimator="kernel", context_length=100, context_update_freq=5)

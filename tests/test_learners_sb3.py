@@ -583,7 +583,7 @@ def test_box_actions_are_stored_scaled_and_clipped(algorithm):
     assert stored.tolist() == [[[-1.0, 1.0], [1.0, -1.0]], [[0.0, 0.0], [0.5, -1.0]]]
 
 
-def test_learning_times_are_sb3s():
+def test_the_steps_of_updates_are_those_of_sb3():
     """Gradient steps after steps that are a multiple of train_freq and beyond learning_starts."""
     base = replace(
         default_settings("dqn"),

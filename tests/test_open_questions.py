@@ -81,7 +81,7 @@ def test_the_goals_move_at_the_step():
     assert seen == {(x, y) for x in range(3) for y in range(6) if (x == 0 and y < 5) or y in (0, 5)}
 
 
-def test_the_cell_that_pays_by_hand():
+def test_the_rewarded_cell_by_hand():
     env = make_env("Room-v6", {"change_at": 2, "change": {"reward_at": "opposite", "reward_scale": 10}})
     env.reset(seed=0, options={"goal": (4, 5)})
     env.step(0)
@@ -152,7 +152,7 @@ def test_physics_of_mujoco_and_box2d():
         ("HalfCheetah-v5", {"change_at": 5, "change": {"reward_scale": math.nan}}, "reward_scale must be a number"),
     ],
 )
-def test_what_cannot_change(env_id, env_args, message):
+def test_invalid_changes_are_refused(env_id, env_args, message):
     with pytest.raises(UserError) as caught:
         check_env_id(env_id, env_args)
     assert message in str(caught.value) and "\n" not in str(caught.value)
@@ -176,7 +176,7 @@ class Own(gymnasium.Env):
         return np.full(1, self.wind, np.float32), 1.0, False, False, {}
 
 
-def test_a_users_own_environment():
+def test_a_custom_environment():
     assert not isinstance(make_env(Own, {"change_at": 7}), Changing)  # its own argument
     env = Changing(Own(), {}, 2, {"wind": 3, "reward_scale": 0.5}, frozenset({"wind"}))
     env.reset(seed=0)
@@ -244,7 +244,7 @@ def test_trains_and_evaluates_on_the_right_task():
     evaluator.close()
 
 
-def test_a_resumed_run_goes_on_with_the_task_of_its_step(tmp_path):
+def test_a_resumed_run_continues_with_the_task_of_its_step(tmp_path):
     settings = {"log_dir": str(tmp_path), "verbose": 0, "eval_freq": 0, "learning_starts": (4,)}
     before = peerage.train(config=room(), exp_name="before", total_timesteps=16, **settings).folder
     after = peerage.train(config=room(), exp_name="after", total_timesteps=24, **settings).folder
@@ -433,7 +433,7 @@ def test_from_runs_to_the_page(tmp_path, monkeypatch, capsys):
     script.read.cache_clear()
 
 
-def test_a_run_that_is_not_there():
+def test_a_missing_run():
     command = [sys.executable, "-m", "benchmarks.open_questions", "run", "--only", "size-chess-2"]
     ended = subprocess.run(command, capture_output=True, text=True, cwd=Path(script.__file__).parents[1])
     assert ended.returncode == 2 and "no run matches size-chess-2" in ended.stderr

@@ -104,7 +104,7 @@ def test_the_numbers_are_those_of_compare(trial):
     assert doubts == list(whole.warnings)
 
 
-def test_nothing_is_known_where_nothing_differs(tmp_path):
+def test_no_statement_without_a_difference(tmp_path):
     ways = {run(tmp_path / "a", [1.0, 5, 2, 9, 4]): "a", run(tmp_path / "b", [2.0, 4, 3, 8, 5], trust="hybrid"): "b"}
     text, found = script.page([question(Trial("one", "Room-v6", "make", ways))])
     assert part(text, "What works").strip() == "No method is significantly better."
@@ -116,7 +116,7 @@ def test_nothing_is_known_where_nothing_differs(tmp_path):
     assert "**What works" not in text and found[1].verdict == "no significant difference"
 
 
-def test_one_of_many_is_no_more_than_perhaps(tmp_path):
+def test_one_of_many_comparisons_is_only_perhaps(tmp_path):
     """The p of the pairs is .027, by hand below: significant as a single comparison, not as one of two."""
     base, up = [10.0, 11, 12], [12.0, 14.5, 15.5]
     ways = {run(tmp_path / "a", base): "a", run(tmp_path / "b", up, trust="hybrid"): "b"}
@@ -132,7 +132,7 @@ def test_one_of_many_is_no_more_than_perhaps(tmp_path):
     assert "perhaps better than a: b (+3.000" in part(text, "Is it better?")
 
 
-def test_what_is_perhaps_worse_stands_at_the_top(tmp_path):
+def test_perhaps_worse_is_in_the_summary(tmp_path):
     ways = {run(tmp_path / "a", [12.0, 14.5, 15.5]): "a", run(tmp_path / "b", [10.0, 11, 12], trust="hybrid"): "b",
             run(tmp_path / "c", [12.5, 14.5, 15], trust="transformer"): "c"}  # fmt: skip
     text, found = script.page([question(Trial("one", "Room-v6", "make", ways))])
@@ -145,7 +145,7 @@ def test_what_is_perhaps_worse_stands_at_the_top(tmp_path):
     assert vain in part(text, "What did not work")
 
 
-def test_pairs_are_what_is_compared(tmp_path):
+def test_pairs_are_compared(tmp_path):
     """Two ways whose replicas lie far apart, each 1 to 1.2 above its pair: unpaired nobody could tell."""
     ways = {run(tmp_path / "a", [0.0, 50, 100]): "a", run(tmp_path / "b", [1.0, 51.1, 101.2], trust="hybrid"): "b"}
     (_, b), _ = numbers.findings(Trial("one", "Room-v6", "make", ways))
@@ -157,7 +157,7 @@ def test_pairs_are_what_is_compared(tmp_path):
         numbers.findings(Trial("one", "Room-v6", "make", unpaired))
 
 
-def test_a_verdict_asks_for_p():
+def test_a_verdict_depends_on_p():
     def verdict(low: float, high: float, p: float, n: int = 5, known: bool = False) -> str:
         between = numbers.Interval((low + high) / 2, low, high, 0.95, "", n)
         return numbers.Against(between, between, p).verdict(known)
@@ -182,7 +182,7 @@ def test_holm_is_over_the_whole_page(tmp_path):
     assert "**And second?**" in part(text, "What is not known")
 
 
-def test_two_replicas_say_nothing(tmp_path):
+def test_two_replicas_give_no_verdict(tmp_path):
     ways = {run(tmp_path / "a", [1.0, 2]): "a", run(tmp_path / "b", [91.0, 92], trust="hybrid"): "b"}
     text, found = script.page([question(Trial("one", "Room-v6", "make", ways))])
     assert found[1].verdict == "too few replicas" and not found[1].known
@@ -232,7 +232,7 @@ def test_members_that_do_not_learn_do_not_count(tmp_path):
     assert [f.iqm.estimate for f in found] == pytest.approx([11, 94 / 3, 12, 97 / 3])
 
 
-def test_a_measure_that_a_replica_lacks(tmp_path):
+def test_a_measure_that_a_replica_does_not_have(tmp_path):
     a, b = probe(tmp_path / "a", [0.2, 0.3, 0.4], "td"), probe(tmp_path / "b", [0.2, 0.3, 0.4], "hybrid", choices=0)
     with pytest.raises(UserError, match=r"/b: a replica has no % of right choices"):
         numbers.findings(Trial("one", "Room-v6", "make", {a: "a", b: "b"}, (numbers.LATE,)))
@@ -264,7 +264,7 @@ def test_missing_runs_are_named_and_nothing_is_written(trial, tmp_path, monkeypa
     assert {p.name: p.read_bytes() for p in docs.iterdir()} == before
 
 
-def test_what_is_left_out_is_said(trial, tmp_path):
+def test_excluded_trials_are_listed(trial, tmp_path):
     gone = Trial("gone", "LunarLander-v3", "make gone", {tmp_path / "x": "old", tmp_path / "y": "new"})
     both = Question("Is it better?", "longer.md", (trial, gone))
     with pytest.raises(UserError, match="x is missing: make gone x"):
@@ -274,7 +274,7 @@ def test_what_is_left_out_is_said(trial, tmp_path):
     assert "Not included: LunarLander-v3 (old; new). `make gone x y` trains the runs." in text
 
 
-def test_runs_that_are_no_trial_are_refused(tmp_path):
+def test_runs_that_do_not_form_a_trial_are_refused(tmp_path):
     ways = {run(tmp_path / "a", [1.0, 2, 3]): "a", run(tmp_path / "b", [4.0, 5, 6], trust="hybrid"): "b"}
     more = {**ways, run(tmp_path / "c", [4.0, 5, 6], env="CartPole-v1"): "c"}
     with pytest.raises(UserError, match="not 3 methods on one task"):
@@ -284,7 +284,7 @@ def test_runs_that_are_no_trial_are_refused(tmp_path):
         numbers.findings(Trial("one", "Room-v6", "make", more))
 
 
-def test_every_trial_has_a_name_of_its_own_and_a_page():
+def test_every_trial_has_a_unique_name_and_a_page():
     names = [trial.name for q in results_trials.QUESTIONS for trial in q.trials]
     assert len(set(names)) == len(names) > 20
     for q in results_trials.QUESTIONS:
@@ -316,7 +316,7 @@ def test_flags_of_the_runs_with_wrong_and_missing_advice():
 # --- the page in the docs -------------------------------------------------------------------------------------
 
 
-def test_the_page_in_the_docs_says_what_its_tables_carry():
+def test_the_page_in_the_docs_agrees_with_its_tables():
     """Verdicts agree with the intervals beside them, and the head names all that the tables call better, worse or
     perhaps worse."""
     text = (script.DOCS / "README.md").read_text(encoding="utf-8")
@@ -338,7 +338,7 @@ def test_the_page_in_the_docs_says_what_its_tables_carry():
     assert claims == sum(section.count("])") for section in head.values()) > 0
 
 
-def test_the_open_questions_say_the_same_as_the_page():
+def test_the_open_questions_agree_with_the_page():
     """Of every group in both, the same difference with the same interval, and the same side of it."""
     page = (script.DOCS / "README.md").read_text(encoding="utf-8")
     longer = (script.DOCS / "open-questions.md").read_text(encoding="utf-8")

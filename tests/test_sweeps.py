@@ -605,7 +605,7 @@ def test_only_missing_runs_are_trained(tmp_path, capsys, one_thread, unreported)
         run(write(tmp_path, text), log_dir=str(where / names[0]))
 
 
-def test_missing_replicas_are_runs_of_their_own(tmp_path, capsys, one_thread, unreported):
+def test_missing_replicas_are_separate_runs(tmp_path, capsys, one_thread, unreported):
     """They are pooled with the others. A second growth adds only what the first one did not."""
     where, name = tmp_path / "runs", "Room-v6_gamma=0.9_seed0"
     text = TINY + "axes: {gamma: [0.9]}\nreplicas: N\n"
