@@ -1,4 +1,4 @@
-"""Fixed advisers: the base class, objects of the user, what they are asked and told, their memory, their names."""
+"""Fixed advisers: the base class, objects of the user, their inputs, their memory and their names."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_an_adviser_observes_every_step_of_its_askers_regardless_of_the_followed
             asked += (transition.followed == column).sum()
         obs, first = result.obs.copy(), result.done
     assert others > 200 and asked > 100
-    for r, adviser in enumerate(copies):  # it was not asked while the members acted at random, but it was told
+    for r, adviser in enumerate(copies):  # not asked during random steps, but it observed them
         assert len(adviser.asked) <= 100 and {int(row) for rows in adviser.asked for row in rows} <= {2 * r, 2 * r + 1}
         assert [adviser.memory[str(row)][0] for row in (2 * r, 2 * r + 1)] == [120, 120]
         assert [adviser.memory[str(row)][2] for row in (2 * r, 2 * r + 1)] == [3, 3]  # episodes of 50 steps

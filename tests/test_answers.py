@@ -91,7 +91,7 @@ def test_one_member_acts_without_computing_the_others(monkeypatch, algorithms):
 
 
 def test_noise_belongs_to_the_asker_and_does_not_depend_on_other_members():
-    """Drawn once in a step, whoever answers; the same numbers in a group of another size."""
+    """Drawn once per step for all answering members; the same numbers in a group of another size."""
     small, large = group(["sac"] * 2, 1, torch.float32), group(["sac"] * 5, 1, torch.float32)
     for _ in range(3):
         a, b = small.draw(), large.draw()

@@ -1,4 +1,4 @@
-"""Batched environments have the bits of the environments that they stand for, in groups and through a resume."""
+"""Batched environments have the bits of the environments that they replace, in groups and after a resume."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_running_episodes_move_between_both_ways(env_id, first, second):
     assert_equal_steps(one, two, actions[130:])
     a, b = one.state(), two.state()
     assert all(np.array_equal(a[name], b[name]) for name in a)
-    # A row that does not fit begins a new episode; the others go on
+    # A row that does not fit starts a new episode; the others continue
     saved["returns"][1] += 1
     assert "rewards or random numbers" in two.restore(saved, 130)[1][1]
     assert two.state()["lengths"].tolist() == [length * (i != 1) for i, length in enumerate(saved["lengths"])]

@@ -71,7 +71,7 @@ def test_kinds_of_trust_have_positive_rates(trust, monkeypatch):
 
 
 def test_cases_of_trust_differ_in_trust_alone():
-    """What is measured is the published experiment."""
+    """The measured experiment is the published one."""
     for case in TRUST_CASES:
         made = [trust_config(Job(case, "peerage", 4, trust=trust)) for trust in TRUSTS]
         assert [config.advice.trust for config in made] == list(TRUSTS)
@@ -116,7 +116,7 @@ def test_the_table(threads, tmp_path):
 
 
 def test_the_table_of_trust():
-    """Measured three times at most, whatever the others need."""
+    """Measured at most three times, regardless of the other cases."""
     rounds = []
     results = bench.run(list(TRUST_CASES), rounds=5, seconds=1.0, measure=canned, say=rounds.append)
     assert json.loads(json.dumps(results)) == results and results["cases"] == {}

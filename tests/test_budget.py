@@ -1,4 +1,4 @@
-"""What a run is said to take, against numbers worked out by hand and against real processes."""
+"""The estimated resources of a run, against numbers computed by hand and against real processes."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_parts_by_hand(of):
     assert memory["replay"] == 6 * 1000 * 11 * 4 + 6 * 8
     # 4 x 16 + 16 and 16 x 4 + 4 weights; network and target with their gradients, and two moments of Adam
     networks = 6 * 148 * 6 * 4
-    assert networks <= memory["networks"] < networks + 1000  # some numbers a member beside them
+    assert networks <= memory["networks"] < networks + 1000  # and a few numbers per member
     # The last 1000 transitions and 16 for deferred updates, with whom one followed: 12 floats; and the rows' offsets
     assert memory["recent transitions"] == 6 * 1016 * 12 * 4 + 6 * 8
     assert 6 * 2 * 4 + 3 * 2 * 4 <= memory["suggestions"] < 1000  # trust 6 x 2 and agent values 3 x 2
@@ -175,7 +175,7 @@ def test_a_run_uses_the_estimated_disk_space(of, trust, tmp_path):
     tables = sum(path.stat().st_size for path in run.glob("*.csv"))
     # At most, and while a third is written: chunks as small as these are written again in every checkpoint
     assert chunks < said["replay"] + said["recent transitions"] + said.get("histories", 0) < 3 * chunks
-    assert whole < said["checkpoints"] / 3 < 2 * whole + 65_536  # two are kept, and one is written beside them
+    assert whole < said["checkpoints"] / 3 < 2 * whole + 65_536  # two are kept while a third one is written
     assert tables < said["metrics"] + said["evaluations"] < 4 * tables  # empty cells and metrics that not all have
 
 
@@ -458,7 +458,7 @@ def test_the_benchmark_measures_and_draws(tmp_path):
 
 
 def _python(code: str, *arguments: str) -> str:
-    """What a process of its own prints."""
+    """The output of a separate process."""
     root = Path(__file__).parent.parent
     command = [sys.executable, "-c", code, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, cwd=root)

@@ -56,7 +56,7 @@ def test_pick_by_hand():
     for uniform, expected in draws.items():
         assert pick(p, torch.tensor([[uniform]], dtype=F64)).item() == expected
     rows = pick(p.expand(3, -1), torch.tensor([[0.1], [0.5], [0.9]], dtype=F64))
-    assert rows.tolist() == [0, 1, 3]  # a draw of its own for every asker
+    assert rows.tolist() == [0, 1, 3]  # a separate draw for every asker
 
 
 @settings(deadline=None, max_examples=200)
@@ -146,7 +146,7 @@ def test_an_asker_whose_scores_are_not_numbers_chooses_uniformly(bad, temperatur
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_a_diverged_critic_does_not_decide(bad, rule, temperature):
-    """Alone it makes the choice uniform; beside trust it favours no adviser."""
+    """As the only component it makes the choice uniform; in addition to trust it favours no adviser."""
     critic = torch.tensor([[1.0, bad, 2.0, 0.5]])
     t = None if temperature is None else torch.full((1, 1), temperature)
 

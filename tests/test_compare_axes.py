@@ -363,8 +363,8 @@ def test_the_value_of_an_axis_names_the_reference(sweep):
 
 
 def test_derived_defaults_are_not_axes(tmp_path):
-    """td has a critic and agent values beside it by default, and in-context trust has not: nobody asked for those. Who
-    asks for a critic beside in-context trust has another setting."""
+    """By default td uses a critic and agent values, and in-context trust does not: these derived settings are not axes.
+    An explicit critic with in-context trust is a different setting."""
     for trust in ("td", "in-context"):
         for seed in range(3):
             advice = resolve_advice(AdviceConfig(trust=trust))

@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.long, pytest.mark.skipif(not hasattr(os, "fork"), reas
 
 
 def test_twelve_kills():
-    """Every quick case is among them; some resumed runs are killed again. In a process of its own, which forks."""
+    """Includes every quick case; some resumed runs are killed again. Runs in a separate process, which forks."""
     arguments = "--quick --trials 12 --jobs 2 --figures 0 --seed 4"
     command = [sys.executable, "-m", "benchmarks.crash", *shlex.split(arguments)]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""The memory of decisions: sums, ends, rings and their order, worked out by hand and against plain lists."""
+"""The memory of decisions: sums, ends, rings and their order, by hand and against plain lists."""
 
 from __future__ import annotations
 

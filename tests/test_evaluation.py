@@ -1,4 +1,4 @@
-"""Evaluations: actors with and without a memory, members with tasks of their own, and the group together."""
+"""Evaluations: actors with and without memory, members with different tasks, and the group together."""
 
 from __future__ import annotations
 
@@ -96,9 +96,9 @@ def lengths(seeds) -> list[int]:
 
 
 def test_an_actor_with_a_memory_in_a_batch_and_one_by_one():
-    """Members with different tasks. All episodes of all members at once, a member's episodes one after the other, and
-    every member in an evaluation of its own give the same, which follows from the seeds: the length of the episode
-    minus the number of wrong guesses."""
+    """Members with different tasks. All episodes of all members at once, the episodes of a member one after the other,
+    and separate evaluations of the members give the same result, which follows from the seeds: the length of the
+    episode minus the number of wrong guesses."""
     makers = [EnvMaker(Guess, {"right": right}) for right in (3, 0, 4)]
     together = Evaluator(makers, [range(5, 9)] * len(makers))
     rows = together.run(Remembers())
@@ -213,7 +213,7 @@ def test_episodes_that_do_not_end_are_truncated(actor, monkeypatch):
 
 
 def test_a_run_without_ends_is_trained_resumed_and_evaluated(tmp_path, monkeypatch, capsys):
-    """Both modes; the run says once that episodes were cut; the limit can be changed on resuming."""
+    """Both modes; the run reports truncated episodes once; the limit can be changed on resuming."""
     settings = {"n_peers": 2, "total_timesteps": 90, "eval_freq": 30, "n_eval_episodes": 1, "verbose": 1, "threads": 1,
                 "checkpoint_freq": 30, "eval_modes": ("alone", "together"), "net_arch": (8,), "max_eval_steps": 20,
                 "learning_starts": 10, "log_dir": str(tmp_path)}  # fmt: skip
@@ -417,7 +417,7 @@ def test_a_resumed_run_evaluates_as_an_uninterrupted_one(tmp_path, monkeypatch):
 
 
 class Clock:
-    """An adviser that notes every step it is told of; its notes belong to the class, so that copies share them."""
+    """An adviser that records every step that it observes; the record belongs to the class, so that copies share it."""
 
     stateless = False
     told: list[int]

@@ -1,4 +1,4 @@
-"""The exchange of parameters: the mean by hand, identical members, order, what it leaves alone."""
+"""The exchange of parameters: the mean by hand, identical members, order, and state that is not exchanged."""
 
 from __future__ import annotations
 

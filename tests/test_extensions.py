@@ -388,7 +388,8 @@ def test_a_registered_learner_can_be_a_checkpoint_adviser(tmp_path):
 
 
 def test_members_of_other_kinds_share_a_group(tmp_path):
-    """A member with replay buffer and Q-function beside one without: no critic term, everything else as always."""
+    """A member with replay buffer and Q-function in a group with one without: no critic term, everything else
+    unchanged."""
     run = train(tmp_path, "mixed", algorithm=("reinforce", "dqn", "reinforce"), exchange=(), learning_starts=(5,),
                 batch_size=(4,), net_arch=((8,),), trust="td")  # fmt: skip
     assert run.advice["critic"].isna().all() and run.advice["trust_td"].notna().any()

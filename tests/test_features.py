@@ -51,7 +51,7 @@ def steps_of(spec: Spec, steps: int = STEPS, members: int = M, advisers: int = K
     rng = np.random.default_rng(seed)
     obs = rng.normal(0.5, 0.6, (members, steps, spec.obs_dim)).astype(np.float32)
     obs[:, ::3] *= 0.1
-    obs[:, 1::4] = obs[:, :1]  # things that stand still
+    obs[:, 1::4] = obs[:, :1]  # constant values
     if spec.discrete:
         action = rng.integers(spec.n_actions, size=(members, steps))
     else:
@@ -180,7 +180,7 @@ def test_a_saved_state_continues_with_the_same_bits(name):
         run(before, {key: x[:, :cut] for key, x in steps.items()}, [7])
         saved = before.state()
         assert all(isinstance(x, np.ndarray) and len(x) == M for x in saved.values())
-        run(before, {key: x[:, cut:] for key, x in steps.items()})  # what is saved does not change with it
+        run(before, {key: x[:, cut:] for key, x in steps.items()})  # the saved state does not change with it
         after = fresh(name)
         run(after, steps)  # what it knew is forgotten
         after.load_state(saved)

@@ -1,4 +1,4 @@
-"""Every slice of every family on numbers worked out by hand, and every branch of every phase rule, in order."""
+"""Every slice of every family on numbers computed by hand, and every branch of every phase rule, in order."""
 
 from __future__ import annotations
 

@@ -210,7 +210,7 @@ def test_a_function_without_a_name_is_not_replaced_by_its_inner_environment(caps
         Path("run/environment.json").write_text(edited)
         assert main(["export", "run"]) == 2 and "does not describe the spaces of <scaled>" in capsys.readouterr().err
     Path("run/environment.json").write_text(environment)
-    # An evaluation on another environment that is given explicitly is allowed, and says so
+    # An evaluation on another environment that is given explicitly is allowed, with a message
     with pytest.warns(UserWarning, match="is not the environment that run was trained on"):
         _, other = session.evaluate_run("run", 1, env=bare)
     assert other[0][3] == pytest.approx(whole.evaluate(1)["return"][0] / 100)

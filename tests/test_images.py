@@ -38,7 +38,7 @@ KEYS = [StreamKey(3, 0, m) for m in range(2)]
 
 
 class Pixels(gymnasium.Env):
-    """Say in which half of the picture the bright square is: reward 1 for the right one. Six steps an episode."""
+    """Name the half of the image with the bright square: reward 1 if correct. Six steps per episode."""
 
     action_space = Discrete(2)
 
@@ -116,12 +116,12 @@ def test_a_row_does_not_depend_on_the_others():
 
 
 def test_an_update_equals_one_of_stable_baselines3(monkeypatch):
-    """In float64. The pictures of Stable-Baselines3 are divided by 255 by hand, because it converts them to float32."""
+    """In float64. The images of Stable-Baselines3 are divided by 255 by hand, because it converts them to float32."""
     monkeypatch.setattr("stable_baselines3.common.policies.preprocess_obs", lambda obs, *args, **kwargs: obs / 255)
     settings = [default_settings("dqn") for _ in KEYS]
     space = Space(int(np.prod(SHAPE)), 1, n_actions=2, image=Image.of(SHAPE))
     learner = DQN(settings, KEYS, space, 100, dtype=F64)
-    learner.q_target.flat.mul_(0.9)  # a target network of its own
+    learner.q_target.flat.mul_(0.9)  # a separate target network
     rng = np.random.default_rng(1)
     obs, next_obs = (torch.tensor(rng.integers(256, size=(2, 6, *SHAPE)), dtype=F64) for _ in range(2))
     actions = torch.tensor(rng.integers(2, size=(2, 6, 1)), dtype=F64)

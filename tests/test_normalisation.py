@@ -286,7 +286,7 @@ def test_a_wrapper_with_frozen_statistics_is_accepted(tmp_path):
 
 
 def test_a_learner_that_does_not_normalise_refuses_the_settings(tmp_path):
-    """A subclass of an off-policy learner says whether it does."""
+    """A subclass of an off-policy learner declares whether it normalises."""
 
     class Plain(DQN):
         supports_normalisation = False

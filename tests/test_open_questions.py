@@ -74,7 +74,7 @@ def test_the_goals_move_at_the_step():
     assert not any(sides(60, 0))
     env.reset()
     assert not any(env.step(0)[3] for _ in range(49)) and env.step(0)[3]  # once only; then the horizon of 50
-    # A goal that is asked for stands, and the size of what is drawn is that of Room given the side
+    # A given goal is kept, and the distribution of drawn goals is that of Room given the side
     assert env.reset(options={"goal": (0, 2)})[0].tolist()[2:] == pytest.approx([0, 0.4])
     env.steps = 0
     seen = {(env.unwrapped.goal_x, env.unwrapped.goal_y) for _ in range(2000) if env.reset()}
@@ -324,7 +324,7 @@ def test_share_of_better_advisers_by_hand():
             (10, 0, a, a, 1), (10, 0, a, b, 3), (10, 0, b, a, 0), (10, 0, b, b, 4),
             # Steps 11 to 20 go by the one at 10: a is better than b, who chose it 2 of 8 times
             (20, 0, a, a, 6), (20, 0, a, b, 2), (20, 0, b, a, 2), (20, 0, b, b, 6),
-            # Replica 1: equals, so nobody is better; and replica 2 chose nobody
+            # Replica 1: equal, so no adviser is better; replica 2 made no choices
             (10, 1, a, b, 5), (10, 1, b, a, 5), (10, 2, a, b, 0),
         ]
     )  # fmt: skip
@@ -404,7 +404,7 @@ def test_settings_of_the_script():
 
 @pytest.mark.long
 def test_from_runs_to_the_page(tmp_path, monkeypatch, capsys):
-    """Two tiny runs in processes of their own, skipped the second time; then a table and the page of their question."""
+    """Two tiny runs in separate processes, skipped the second time; then a table and the page of their question."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(Path(script.__file__).parents[1]))
     monkeypatch.setitem(script.QUESTIONS, "change", ("What if it changes?", ("change-reward-room",)))

@@ -1,4 +1,4 @@
-"""The page of results: what it says is what the runs carry, and nothing is written where runs are missing."""
+"""The page of results: its statements follow from the runs, and nothing is written if runs are missing."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def question(trial: Trial, title: str = "Is it better?") -> Question:
 
 @pytest.fixture
 def trial(tmp_path):
-    """`up` is better by 20 and `down` worse by 8 than what stands first; `like` shows no significant difference."""
+    """`up` is better by 20 and `down` worse by 8 than the reference; `like` shows no significant difference."""
     ways = {
         run(tmp_path / "first", [10, 11, 12, 13, 14], trust="td"): "first",
         run(tmp_path / "up", [31, 30, 32, 34, 33], trust="in-context"): "up",
@@ -146,7 +146,7 @@ def test_perhaps_worse_is_in_the_summary(tmp_path):
 
 
 def test_pairs_are_compared(tmp_path):
-    """Two ways whose replicas lie far apart, each 1 to 1.2 above its pair: unpaired nobody could tell."""
+    """Two methods with widely spread replicas, each 1 to 1.2 above its pair: not significant without pairing."""
     ways = {run(tmp_path / "a", [0.0, 50, 100]): "a", run(tmp_path / "b", [1.0, 51.1, 101.2], trust="hybrid"): "b"}
     (_, b), _ = numbers.findings(Trial("one", "Room-v6", "make", ways))
     # gaps 1, 1.1, 1.2: 1.1 +- 4.303 * 0.1 / sqrt(3)
@@ -317,8 +317,8 @@ def test_flags_of_the_runs_with_wrong_and_missing_advice():
 
 
 def test_the_page_in_the_docs_agrees_with_its_tables():
-    """Verdicts agree with the intervals beside them, and the head names all that the tables call better, worse or
-    perhaps worse."""
+    """Verdicts agree with the intervals in the same row, and the summary lists all results that the tables call better,
+    worse or perhaps worse."""
     text = (script.DOCS / "README.md").read_text(encoding="utf-8")
     head = {"better": part(text, "What works"), "worse": part(text, "What did not work")}
     claims = 0

@@ -1,4 +1,4 @@
-"""What a resume stands on: episodes lived again, checkpoints in chunks, locks and signals."""
+"""The basis of a resume: replayed episodes, checkpoints in chunks, locks and signals."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def through_a_file(group: EnvGroup) -> dict:
     ],
 )
 def test_an_episode_is_replayed_bit_for_bit(env, args, steps):
-    """Observations, rewards, ends and later episodes, with episodes of different age beside each other."""
+    """Observations, rewards, ends and later episodes, with episodes of different age at the same time."""
     one, two = group_of(env, args, [1, 2, 3]), group_of(env, args, [7, 8, 9])
     one.reset()
     taken = actions_for(one, steps + 300)
@@ -162,7 +162,7 @@ def test_an_episode_that_cannot_be_replayed_is_restarted(how, steps, why):
     assert why in anew[0]
     lengths = two.state()["lengths"]
     assert all(lengths[i] == (0 if i in anew else steps) for i in range(2)) and np.isfinite(obs).all()
-    if how in ("number", "reward"):  # the generator goes on where it was: as if that episode had just ended
+    if how in ("number", "reward"):  # the generator continues from its state, as if that episode had just ended
         expected = np.random.Generator(np.random.PCG64())
         expected.bit_generator.state = state["generators"][0]
         assert obs[0, 0] == np.float32(expected.random())
@@ -180,7 +180,7 @@ def test_an_episode_that_ends_too_early():
 
 
 def test_very_long_episodes_are_not_recorded(monkeypatch):
-    """Neither in memory nor in a checkpoint; shorter ones beside them are."""
+    """Neither in memory nor in a checkpoint; shorter episodes are recorded."""
     monkeypatch.setattr(running, "MAX_STEPS", 100)
     monkeypatch.setattr("peerage.envs.vector.MAX_STEPS", 100)
     args = {"max_episode_steps": -1}
@@ -365,7 +365,7 @@ def test_a_damaged_checkpoint_is_skipped(tmp_path, monkeypatch, how):
     assert folder == first and content(state) == list(range(10)) and torch.equal(state["x"], torch.arange(9))
     assert list(passed_over) == [second]
     assert "step_000000020" in passed_over[second] and "\n" not in passed_over[second]
-    # The run goes on from the sound one, and the damaged one does not come back, but stays to be looked at
+    # The run continues from the intact one, and the damaged one is not used again, but kept for inspection
     checkpoint.retire(second)
     assert (tmp_path / "checkpoints" / "damaged_step_000000020").is_dir()
     third = checkpoint.save(tmp_path, 15, {"buffer": buffer(15), "x": torch.ones(1)}, after=folder)
@@ -387,7 +387,7 @@ def test_a_removed_chunk_is_written_again(tmp_path, monkeypatch):
 
 
 def test_saving_a_step_again_always_keeps_a_checkpoint(tmp_path, monkeypatch):
-    """Even if one is kept only, and the process ends at whatever moment."""
+    """Even if only one is kept, and the process ends at any point."""
     first = checkpoint.save(tmp_path, 7, {"x": 1}, keep=1)
     for name in ("rename", "rmtree"):
         with monkeypatch.context() as patch:
@@ -423,7 +423,7 @@ def test_an_unreadable_checkpoint_is_not_treated_as_damaged(tmp_path, monkeypatc
 
 
 def test_a_state_is_restored_unchanged(tmp_path):
-    """Whatever an adviser calls its entries; what a checkpoint cannot hold is named before anything is lost."""
+    """With any names of entries in the state of an adviser; unsupported values are reported before anything is lost."""
     state = {
         "$tensor": "x", "tensor": {"tensor": 1}, "$$": [1.5, None, True, "t"], "a/b": torch.ones(1), "~1": 2,
         "a": {"b": torch.zeros(2)}, "array": np.arange(3, dtype=np.int16), "$buffer": {"start": 0, "stop": 1},
@@ -437,7 +437,7 @@ def test_a_state_is_restored_unchanged(tmp_path):
 
 
 def test_an_older_format_is_named(tmp_path):
-    checkpoint.save(tmp_path, 1, {"x": 1})  # is not used in its place: what is newer would be lost
+    checkpoint.save(tmp_path, 1, {"x": 1})  # is not used instead, because newer steps would be lost
     folder = checkpoint.save(tmp_path, 3, {"x": 1})
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps({"format": 1, "step": 3, "sha256": manifest["files"]}))
@@ -717,7 +717,7 @@ def test_the_second_signal_does_not_wait(tmp_path):
 
 
 def test_a_signal_interrupts_an_evaluation(tmp_path, monkeypatch):
-    """It is given up and made again by the resumed run."""
+    """The evaluation is discarded and repeated by the resumed run."""
     from peerage.evaluation.evaluate import Evaluator
 
     whole = peerage.train(config=small(), log_dir=str(tmp_path), exp_name="whole")
@@ -739,7 +739,7 @@ def test_a_signal_interrupts_an_evaluation(tmp_path, monkeypatch):
 
 
 def test_ignored_signals_stay_ignored():
-    """`nohup peerage train` outlives its terminal."""
+    """`nohup peerage train` continues after its terminal is closed."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with Interrupt() as interrupt:
@@ -752,7 +752,7 @@ def test_ignored_signals_stay_ignored():
 
 
 def test_a_finished_run_is_not_resumed(stopped):
-    """Finished, and not to be finished again; but killed before it could say so, it is."""
+    """A finished run is not resumed, unless it was killed before DONE was written."""
     run = peerage.resume(stopped)
     peerage.resume(run)
     rows = {name: (stopped / name).read_bytes() for name in ("metrics.csv", "evaluations.csv", "advice.csv")}

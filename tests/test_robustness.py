@@ -1,4 +1,4 @@
-"""Perturbed environments, dropped advice, Byzantine advisers and members, and what is measured with them."""
+"""Perturbed environments, dropped advice, Byzantine advisers and members, and evaluations with them."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_observation_noise_is_as_documented():
     seen = [env.reset(seed=7)[0], env.step(np.zeros(2))[0], env.step(np.zeros(2))[0]]
     np.testing.assert_allclose(seen, expected, rtol=1e-6)
     assert seen[0].dtype == np.float32
-    # The same draws at another strength, and whatever else there is
+    # The same draws at another strength, and with other perturbations
     more = Perturbed(Tiny(), Perturbations(observation_noise=0.5, action_noise=0.3, sticky_actions=0.5))
     np.testing.assert_allclose(more.reset(seed=7)[0] - [1, 2, 3], 2 * (seen[0] - [1, 2, 3]), rtol=1e-4)
 
@@ -157,7 +157,7 @@ def test_delayed_and_sticky_actions():
         expected.append(expected[-1] if k and u[k] < 0.3 else action)
     assert sticky.unwrapped.done == expected
     always = Perturbed(Tiny(discrete=True), Perturbations(sticky_actions=1.0))
-    for first in (3, 2):  # an episode begins with what is wanted
+    for first in (3, 2):  # an episode starts with the given action
         always.reset()
         always.step(first)
         always.step(1)
@@ -182,7 +182,7 @@ def test_a_range_is_drawn_uniformly_for_every_episode():
     assert stats.kstest((np.array(lengths) - 0.3) / 0.4, "uniform").pvalue > 1e-3
     again = make_env("CartPole-v1", {"perturb": {"length": [0.3, 0.7], "gravity": [9, 10]}})
     again.reset(seed=0)
-    assert again.unwrapped.length == pytest.approx(0.3 + 0.4 * u)  # whatever else is drawn
+    assert again.unwrapped.length == pytest.approx(0.3 + 0.4 * u)  # regardless of other draws
 
 
 def test_changed_physics_apply_from_the_first_step():

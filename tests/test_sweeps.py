@@ -375,7 +375,7 @@ def test_seconds_of_a_run_with_lost_rows(tmp_path):
 
 def test_total_duration():
     assert total_duration([4, 3, 2, 1], 1) == 10
-    assert total_duration([4, 3, 2, 1], 2) == 5  # 4 + 1 beside 3 + 2
+    assert total_duration([4, 3, 2, 1], 2) == 5  # 4 + 1 and 3 + 2 at the same time
     assert total_duration([1, 1, 5], 2) == 6 and total_duration([], 3) == 0
 
 
@@ -788,7 +788,7 @@ def test_a_killed_sweep_is_continued(tmp_path, capsys, one_thread, unreported):
     sweep = begin(source, where)
     sweep.stdout.close()  # `| head -1`
     wait_for(second, 250)
-    os.killpg(sweep.pid, signal.SIGKILL)  # the worker, in a session of its own, writes a checkpoint
+    os.killpg(sweep.pid, signal.SIGKILL)  # the worker, in its own session, writes a checkpoint
     sweep.wait(120)
 
     # Begun while the worker still runs, for which it waits. Workers that print on stderr, as warnings do, do no harm.
@@ -844,7 +844,7 @@ def test_ctrl_c_while_the_workers_start(tmp_path, unreported):
 
 
 def test_a_worker_that_ctrl_c_ends(tmp_path, capsys):
-    """Ctrl-C also reaches a worker that has no session of its own yet. The run does not count as failed."""
+    """Ctrl-C also reaches a worker that does not have its own session yet. The run does not count as failed."""
 
     class Keyboard(Here):
         def submit(self, task: Task) -> None:

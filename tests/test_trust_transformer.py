@@ -1,4 +1,4 @@
-"""The trust transformer and what is asked of it: sizes, masks, wirings, history, training, counterfactual."""
+"""The trust transformer: sizes, masks, wirings, history, training, counterfactual."""
 
 from __future__ import annotations
 

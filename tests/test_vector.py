@@ -1,4 +1,4 @@
-"""The vector of environments: autoreset, seeds, success, makers of their own for members, and faulty environments."""
+"""The vector of environments: autoreset, seeds, success, separate makers for members, and faulty environments."""
 
 from __future__ import annotations
 

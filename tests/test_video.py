@@ -34,7 +34,7 @@ def frames(path) -> list[np.ndarray]:
 
 
 def test_a_video_shows_the_episodes_of_an_evaluation(run, capsys):
-    """The pictures are those of the environment under the policy's actions."""
+    """The frames are those of the environment under the policy's actions."""
     path = run.video(member=1, episodes=2)
     assert path == run.folder / "member-1-replica-0.gif"
     env = make_env("Room-v6", {"max_episode_steps": 7, "render_mode": "rgb_array"})
@@ -47,7 +47,7 @@ def test_a_video_shows_the_episodes_of_an_evaluation(run, capsys):
             obs, _, terminated, truncated, _ = env.step(policy(obs))
             done = terminated or truncated
     shown = frames(path)
-    # A GIF merges pictures that do not change, and has 256 colours
+    # A GIF merges frames that do not change, and has 256 colours
     distinct = [p for k, p in enumerate(expected) if k == 0 or not np.array_equal(p, expected[k - 1])]
     assert len(shown) == len(distinct) and shown[0].shape == distinct[0].shape
     assert all(np.abs(a.astype(int) - b).mean() < 2 for a, b in zip(shown, distinct))
@@ -102,7 +102,7 @@ def test_an_environment_without_images_is_named(tmp_path, capsys):
 
 
 class Bright(gymnasium.Wrapper):
-    """Every picture is brighter than the one before. `shown` counts the pictures."""
+    """Every frame is brighter than the previous one. `shown` counts the frames."""
 
     shown = 0
 
