@@ -92,8 +92,7 @@ def page() -> None:
     lines = [
         f"{config.replicas} replicas of 4 DQN members, {STEPS:,} steps each, the published learners' settings; "
         f"{hours:.2g} hours in total, one thread per run. Greedy return of every member without advisers, averaged "
-        "over "
-        "the members of a replica; mean and 95% t-interval over replicas.",
+        "over the members of a replica; mean and 95% t-interval over replicas.",
         "",
         f"![Return alone over time]({path.name})",
         "",

@@ -273,10 +273,8 @@ def part(env: str) -> list[str]:
     flags = [f"- {LABELS[v]} (`{v}`): `{text.format(steps=config.steps)}`" for v, text in VARIANTS.items()]
     return [
         f"{size}; {len(experiments)} runs, {hours:.2g} hours in total, one thread per run. Right and wrong are "
-        "percentages "
-        "of the choices; the other choices follow learners and the random adviser. Values are means with 95% "
-        "t-intervals "
-        "over replicas.",
+        "percentages of the choices; the other choices follow learners and the random adviser. Values are means with "
+        "95% t-intervals over replicas.",
         "", figure(env), "", *tables(env, EXPERIMENTS), "",
         f"With `--config probe-{env}-{{{','.join(PROBES)}}}` and", "", *flags,
     ]  # fmt: skip

@@ -269,8 +269,7 @@ class Trainer:
         size = f"{'up to' if largest > 1 else 'only'} {largest:.2g}"
         return [
             f"observations have a standard deviation of {size}: learning, and trust in advisers, work better with "
-            "values "
-            "near 1; try --normalize-obs"
+            "values near 1; try --normalize-obs"
         ]
 
     def diverged(self, known: np.ndarray) -> np.ndarray:

@@ -73,8 +73,7 @@ class TransformerTrust(Signal):
         if config.use_phase_aware and not self.features.n_phases:
             raise UserError(
                 f"--use-phase-aware: the features {self.features.family.name!r} have no phases; remove the flag, or "
-                "give "
-                "--features a family with phases"
+                "give --features a family with phases"
             )
         self.attention = AttentionTrust(
             group.stream_keys,

@@ -55,7 +55,8 @@ def register_batched_env(env_id: str, program: Callable[..., BatchedEnv]) -> Non
 
 
 def program_for(env_id: str, env_args: Mapping[str, Any]) -> Callable[[int], BatchedEnv] | None:
-    """A function of `n` that builds the batched environment; None if there is none for this id and these arguments.
+    """A function of `n` that builds the batched environment; None if none is registered for this id and these
+    arguments.
 
     `env_args`: as of `make_env`; a time limit (`max_episode_steps`) may be among them.
     """
