@@ -601,7 +601,7 @@ def test_only_missing_runs_are_trained(tmp_path, capsys, one_thread, unreported)
         run(write(tmp_path, text.replace("kept", "other")), log_dir=str(where))
     with pytest.raises(UserError, match="--measure needs --dry-run"):
         run(write(tmp_path, text), log_dir=str(where), measure=True)
-    with pytest.raises(UserError, match="is a run, and a sweep needs a folder of its own"):
+    with pytest.raises(UserError, match="is a run, and a sweep needs its own folder"):
         run(write(tmp_path, text), log_dir=str(where / names[0]))
 
 

@@ -68,7 +68,7 @@ class Spec:
 class EnvMaker:
     """How to build an environment; one for each member of an `EnvGroup`.
 
-    A group may mix different makers: members with tasks, goals or disturbances of their own.
+    A group may mix different makers: members with different tasks, goals or disturbances.
     """
 
     env: Maker
@@ -94,8 +94,8 @@ class EnvMaker:
 
 def check_env_id(env: Maker, env_args: Mapping[str, Any]) -> Spec:
     """Build the environment, try its first steps, close it and return its properties; called before a run writes
-    anything. An environment whose seed does not determine its episodes is built and tried a second time, with random
-    generators of its own.
+    anything. An environment whose seed does not determine its episodes is built and tried a second time, with its own
+    random generators.
 
     Raises UserError for an environment that cannot be built or that Peerage cannot train on.
     """

@@ -158,7 +158,7 @@ def _as_written(value: object) -> str:
 
 
 class SavedRun:
-    """The policies in the newest sound checkpoint of a run folder, or in another one: `which` is `best` or a step."""
+    """The policies in the newest intact checkpoint of a run folder, or in another one: `which` is `best` or a step."""
 
     def __init__(self, path: Path, which: str = "") -> None:
         if not (path / "config.yaml").is_file():

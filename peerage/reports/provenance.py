@@ -56,7 +56,7 @@ def non_default_settings(data: Mapping[str, Any]) -> list[list[str]] | None:
     configuration.
 
     The defaults are those of the run's algorithm and of its rule of choice, so that another algorithm or rule counts as
-    one change and not as a dozen.
+    a single change.
     """
     try:
         config = validate(from_dict(data))

@@ -66,7 +66,7 @@ class Side:
     schedules."""
     stretched: tuple[tuple[int, int], ...] = ()
     """The lengths before and after each extension with stretched schedules, in steps per member. Such a run differs
-    from one that was started with its present length."""
+    from one that was started with its final length."""
 
     @property
     def config(self) -> dict[str, Any]:

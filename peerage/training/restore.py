@@ -1,4 +1,4 @@
-"""Restores a trainer from the newest sound checkpoint of a run."""
+"""Restores a trainer from the newest intact checkpoint of a run."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def restore(
     stretch: bool = False,
     which: str = "",
 ) -> Restored:
-    """Restore a run from its newest sound checkpoint, or from `which` (`peerage.runs.checkpoint.load_one`).
+    """Restore a run from its newest intact checkpoint, or from `which` (`peerage.runs.checkpoint.load_one`).
 
     `total_timesteps` extends the run (`peerage.training.extend`); `stretch` permits this although schedules depend on
     the length of the run. Pass `env` and `advisers` if the run was started with objects. A run that was stopped before

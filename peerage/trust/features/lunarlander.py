@@ -87,7 +87,7 @@ def extract(past: FeatureHistory) -> dict[str, np.ndarray]:
 
 
 def _share_of_same(past: FeatureHistory) -> np.ndarray:
-    """The share of the last 5 actions with the followed adviser in this episode that equal the present one: `[M, T]`.
+    """The share of the last 5 actions with the followed adviser in this episode that equal the current one: `[M, T]`.
 
     `memory["actions"] [M, K, 5]`: the last actions with each adviser in the running episode, oldest first, -1 for
     none. They and the new steps are sorted by (episode, adviser) with a stable sort, so that the actions to compare
