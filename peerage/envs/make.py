@@ -128,7 +128,7 @@ def make_env(
 
     A copy of `env_args` is passed to the constructor; with an id, `max_episode_steps` replaces the time limit (-1:
     none). `own_random`: the sources of random numbers that become its own (`peerage.envs.own_random`).
-    `change_at`, `change` and knobs that the constructor does not accept wrap the environment in a
+    `change_at`, `change` and parameters that the constructor does not accept wrap the environment in a
     `peerage.envs.changing.Changing`; `perturb`, a mapping as of `Perturbations.plain` (peerage.config.perturbations),
     in a `Perturbed`, unless all its strengths are zero; `history` in a `History` (`peerage.envs.history`).
     Raises UserError, in one line, for an unknown id, a missing package or arguments that do not fit.

@@ -48,11 +48,11 @@ class Video:
 
 
 class _FrameLimit(Exception):
-    """The largest number of pictures was reached."""
+    """The maximum number of frames was reached."""
 
 
 class _RecordedActor(Actor):
-    """Calls `frame(picture)` before every `every`th action of another actor; None: nothing is rendered."""
+    """Calls `frame(image)` before every `every`th action of another actor; None: nothing is rendered."""
 
     parallel = False
 
@@ -97,8 +97,8 @@ def record(
 
     `out`: the file; by default `member-<i>-replica-<r>[-<checkpoint>].gif` in the run folder. Evaluations start from
     the same states, unless `seed` is given. `checkpoint`: `"best"` or a step; by default the newest. The video ends
-    after `max_frames` pictures, at least 1. An environment with more than 50 pictures per second is shown at its speed
-    with every second one, or fewer.
+    after `max_frames` frames, at least 1. An environment with more than 50 frames per second is shown at its speed with
+    every second frame, or fewer.
 
     Raises UserError if the file exists and `overwrite` is false, for a member that does not exist, and for an
     environment that cannot be rendered.

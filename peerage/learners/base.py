@@ -160,8 +160,8 @@ class Learner:
         return {}
 
     def statistics(self) -> dict[str, Tensor]:
-        """Those of `parameters` that are running statistics: `NAME_mean`, `NAME_var` and `NAME_count`. They belong to
-        the networks, but are not among `exchanged`."""
+        """The entries of `parameters` that are running statistics: `NAME_mean`, `NAME_var` and `NAME_count`. They
+        belong to the networks, but are not among `exchanged`."""
         return {}
 
     def exchanged(self) -> dict[str, Tensor]:
