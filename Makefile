@@ -1,4 +1,4 @@
-# make setup | run | test | test-all | crash-test | bench | results | docs | clean. Needs Python 3.11 or newer and nothing else.
+# make setup | run | test | test-all | crash-test | bench | results | docs | clean. Needs Python 3.11 or newer only.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -7,7 +7,7 @@ STAMP := .venv/.installed
 
 setup: $(STAMP)
 
-# torch comes first and by itself: with its version fixed, pip does not weigh others of many hundred megabytes.
+# torch is installed first: with its version fixed, pip does not consider other versions of many hundred megabytes.
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "peerage needs Python 3.11 or newer")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -15,7 +15,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $(STAMP)
 
-# Says at the end where the figures and the report are, and what to do next.
+# Prints the paths of the figures and the report, and the next commands.
 run: setup
 	$(BIN)/peerage train --config quick-lunarlander --overwrite
 	@echo
@@ -36,11 +36,11 @@ test-all: setup
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m ''
 
-# Kills and resumes 200 tiny runs and compares them with runs that were left alone; a few minutes.
+# Kills and resumes 200 tiny runs and compares them with uninterrupted runs; a few minutes.
 crash-test: setup
 	$(BIN)/python -m benchmarks.crash --trials 200
 
-# The libraries to compare with are installed for this alone.
+# Also installs the libraries that Peerage is compared with.
 bench: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
 	$(BIN)/python -m benchmarks.bench

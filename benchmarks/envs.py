@@ -1,10 +1,10 @@
-"""How much faster batched environments are than the same environments stepped one by one.
+"""Measures the speed of batched environments, compared with the same environments stepped one by one.
 
     python -m benchmarks.envs [ID ...]
 
-Prints, for groups of 4, 8, 32 and 128 environments as a training makes them, the microseconds of CPU time of one step
-of the group, both ways, and their ratio. Actions are random, except CartPole's, which balance the pole, because random
-ones end an episode every 20 steps. Both ways take turns, and the fastest of several turns counts.
+For groups of 4, 8, 32 and 128 environments as in a training, it prints the microseconds of CPU time of one step of the
+group with both methods, and their ratio. Actions are random, except for CartPole, where they balance the pole, because
+random actions end an episode every 20 steps. The methods alternate, and the fastest of several repetitions counts.
 """
 
 from __future__ import annotations

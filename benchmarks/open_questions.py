@@ -60,18 +60,19 @@ QUESTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 SKELETON = """# The open questions: first answers
 
-First answers to the paper's open questions (arXiv 2312.09950), from short runs with a few replicas. The runs are made
-by `python -m benchmarks.open_questions run`; `… page` writes this page from the run folders.
+First answers to the paper's open questions (arXiv 2312.09950), from short runs with a few replicas. The runs are
+trained by `python -m benchmarks.open_questions run`; `… page` writes this page from the run folders.
 
-"Alone" is the return of greedy episodes without advisers, a mean over members. The unit of statistics is the replica of
-a group: mean and 95% t-interval. A group is compared with single agents with the same seeds (`--sharing none`), replica
-by replica, by the difference of interquartile means (with three replicas: of means), as on
-[the page of results](README.md): "perhaps" is the result of the single comparison, "not told apart" means that these
-replicas cannot tell. That page corrects for the number of comparisons. "Better advisers" is the share of choices (%)
-for an adviser whose last evaluation was better than the asker's, "uniform choices" this share for uniform choices; both
-are approximate, because evaluations have few episodes. With a scripted expert, it is the share of choices for the
-expert. Queries are the suggestions that a member asks of others per step. Every interval misses the true value once in
-twenty times, so some of many comparisons are wrong.
+"Alone" is the return of greedy episodes without advisers, averaged over members. The unit of statistics is the
+replica of a group: tables show the mean and the 95% t-interval over replicas. A group is compared with single agents
+with the same seeds (`--sharing none`), paired by replica, by the difference of interquartile means (with three
+replicas: of means), as on [the page of results](README.md). "Perhaps" is the result of the single comparison, without
+the correction for the number of comparisons on that page. "No significant difference" does not mean that there is no
+difference, only that these replicas do not show one. "Better advisers" is the share of choices (%) that follow an
+adviser whose last evaluation was better than the asker's, and "uniform choices" is the expected share for uniform
+choices; both are approximate, because evaluations have few episodes. With a scripted expert, it is the share of
+choices that follow the expert. Queries are the suggestions that a member requests from others per step. An interval
+misses the true value in 5% of cases, so some of the many comparisons are wrong.
 """
 
 
@@ -155,7 +156,7 @@ def verdict(label: str, group: np.ndarray, singles: np.ndarray) -> str:
     found = results_numbers.against(group, singles)
     word = found.verdict()
     if word == "too few replicas":
-        return f"{label}: {found.difference.n} replicas give no interval; these replicas cannot tell."
+        return f"{label}: {found.difference.n} replicas are too few for an interval."
     if word == "the same":
         return f"{label}: the group and single agents are the same in every replica."
     than = "from" if word == results_numbers.UNSEEN else "than"
@@ -166,11 +167,11 @@ def about_trust(label: str, part: Part) -> str:
     """A sentence on whether better advisers were chosen more often than with uniform choices."""
     gain = 100 * (part.better - part.uniform)
     if np.isnan(gain).any():
-        return f"{label}: there are no choices to judge."
+        return f"{label}: no choices were made."
     s = spread(gain)
     said = f"{label}: the share of choices for better advisers minus that of uniform choices is {interval(gain)} points"
     if s.replicas < 3 or s.low <= 0 <= s.high:
-        return f"{said}: these replicas cannot tell whether trust finds them."
+        return f"{said}: no significant difference."
     return f"{said}: {'more' if s.mean > 0 else 'less'} than with uniform choices."
 
 
@@ -258,7 +259,7 @@ def part_of_page(question: str) -> list[str]:
     lengths = [f"- `open-{name}`: {describe(f'open-{name}')}; {configs[name].steps:,} steps" for name in presets]
     size = f"{configs[presets[0]].replicas} replicas, {len(experiments)} runs, "
     spent = sum(hours(e.folder) for e in experiments)
-    return [f"{size}{spent:.2g} hours in all, a run on one thread.", "", figure(question), "", *lines, "", *said, "",
+    return [f"{size}{spent:.2g} hours in total, one thread per run.", "", figure(question), "", *lines, "", *said, "",
             *lengths]  # fmt: skip
 
 

@@ -78,13 +78,13 @@ EXPERIMENTS = {
         {**ROOM, **EXPERT, "total_timesteps": 50_000, "use_advantage": False},
     ),
     "choice-no-self": Experiment(
-        "choice", "ours, no share kept for oneself", {**ROOM, **EXPERT, "total_timesteps": 50_000, "self_share": 0.0}
+        "choice", "ours, without self share", {**ROOM, **EXPERT, "total_timesteps": 50_000, "self_share": 0.0}
     ),
     "choice-warm": Experiment(
         "choice", "ours, T = 0.5", {**ROOM, **EXPERT, "total_timesteps": 50_000, "temperature": 0.5}
     ),
     "choice-critic": Experiment(
-        "choice", "ours, critic alone",
+        "choice", "ours, critic only",
         {**ROOM, **EXPERT, "total_timesteps": 50_000, "use_trust": False, "use_agent_values": False},
     ),
     "choice-no-critic": Experiment(

@@ -1,6 +1,6 @@
 """The statistics of docs/results/README.md, from the run folders.
 
-A trial compares several ways of training on one task with a reference, the first of them. All ways use the same seeds.
+A trial compares several methods on one task with a reference, the first of them. All methods use the same seeds.
 A replica and the replica of the reference with the same seed share initial weights, seeds of environments and advisers,
 and form a pair, here and in benchmarks/open_questions.py. The statistics are those of `peerage.statistics`.
 """
@@ -23,11 +23,11 @@ from peerage.statistics.verdicts import MIN_REPLICAS, SIGNIFICANCE, in_brackets
 from peerage.text import number
 
 BETTER, WORSE, PERHAPS_BETTER, PERHAPS_WORSE = "**better**", "**worse**", "perhaps better", "perhaps worse"
-UNSEEN = "not told apart"
+UNSEEN = "no significant difference"
 
 RETURN, TRAINING = "return alone at the end", "training return over the whole run"
-LEARNERS = "return alone at the end of those who learn"
-LATE, TURN = "% of right choices in the last 2,000 steps", "% of right choices in the 2,000 steps after the turn"
+LEARNERS = "return alone at the end, learning members only"
+LATE, TURN = "% of right choices in the last 2,000 steps", "% of right choices in the 2,000 steps after the change"
 EXPERT = "% of choices for the expert in steps 2,000–5,000"
 
 
@@ -49,7 +49,7 @@ class Trial:
     name: str
     title: str
     maker: str
-    """The command that trains its runs, without their names."""
+    """The command that trains the runs, without their names."""
     ways: dict[Path, str]
     """Run folder -> label; the first one is the reference."""
     measures: tuple[str, ...] = (RETURN,)
@@ -57,7 +57,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Against:
-    """The paired comparison of a way of training with the reference."""
+    """The paired comparison of a method with the reference."""
 
     difference: Interval
     """IQM minus that of the reference."""
@@ -89,7 +89,7 @@ def against(y: np.ndarray, x: np.ndarray) -> Against:
 
 @dataclass(frozen=True)
 class Found:
-    """The result of one way of training for one measure of its trial."""
+    """The result of one method for one measure of its trial."""
 
     trial: Trial
     way: str
@@ -107,12 +107,12 @@ class Found:
 
 
 def findings(trial: Trial) -> tuple[list[Found], list[str]]:
-    """The results of a trial by measure and way, and warnings about the comparison. Raises UserError for unreadable
+    """The results of a trial by measure and method, and warnings about the comparison. Raises UserError for unreadable
     runs and for runs with different seeds."""
     whole = compare([str(folder) for folder in trial.ways], paired=True)
     task = whole.tasks[0]
     if [side.runs for side in task.sides] != [(folder,) for folder in trial.ways]:
-        raise UserError(f"the runs of {trial.name} are not {len(trial.ways)} ways on one task: train them again")
+        raise UserError(f"the runs of {trial.name} are not {len(trial.ways)} methods on one task: train them again")
     found = []
     for measure in trial.measures:
         if measure == RETURN:

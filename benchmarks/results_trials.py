@@ -20,10 +20,13 @@ class Question:
 
 
 AGAIN = (
-    "The runs of `benchmarks.peer_learning`, but for in-context trust's, were made again for this page; "
-    "[peer-learning.md](peer-learning.md) tells of earlier ones, with somewhat other numbers."
+    "The runs of `benchmarks.peer_learning`, except those of in-context trust, were repeated for this page; "
+    "[peer-learning.md](peer-learning.md) describes earlier runs with slightly different numbers."
 )
-SINGLE = "A replica of their single agents is one agent, of a group it is the mean of 2 or 4, which varies less."
+SINGLE = (
+    "For single agents, the value of a replica is that of one agent; for groups it is the mean of 2 or 4 members, "
+    "which varies less."
+)
 
 
 def _learning(family: str, title: str, names: str, *measures: str) -> Trial:
@@ -50,7 +53,8 @@ def _probes(probe: str, variants: Iterable[str], *measures: str, name: str = "")
 
 
 def _seen(title: str, probe: str, measure: str, *more: Trial) -> Question:
-    note = f"The probe “{probe}” has {trust_probes.PROBES[probe]}. “uniform” chooses advisers at random."
+    note = f"The probe “{probe}” has {trust_probes.PROBES[probe]}. “uniform” chooses advisers "
+    note += "uniformly at random."
     note += f" {AGAIN}" if more else ""
     return Question(title, TRUST, (*_probes(probe, trust_probes.VARIANTS, measure, RETURN), *more), note)
 
@@ -58,7 +62,7 @@ def _seen(title: str, probe: str, measure: str, *more: Trial) -> Question:
 def _worth() -> Question:
     probes = [trial for probe in trust_probes.PROBES for trial in _probes(probe, KINDS, TRAINING, name="worth-")]
     lander = _lander("worth-100k", "LunarLander-v3 (100,000 steps)", "td", "hybrid", "in-context")
-    note = "Training return is what members earn while they may follow others; alone they are as in the tables above."
+    note = "Training return is the return with advice during the training; the tables above show the return alone."
     return Question("Which kind of trust is worth more?", TRUST, (*probes, lander), note)
 
 
@@ -116,16 +120,16 @@ def _note(question: str) -> str:
         lander = open_questions.Experiment("size-lunarlander-2", False).settings(3, _scale("size-lunarlander"))
         steps = int(lander[lander.index("--total-timesteps") + 1])
         return (
-            "A replica of the reference is the mean of 8 single agents, one of a group that of its 2 to 32 members: "
-            "means of more members vary less, whatever these learned, so P(improvement) compares numbers of another "
-            f"kind, and an interval is narrow or wide for that reason too. LunarLander-v3 has {steps:,} steps, a "
-            "handful of episodes: those rows are about the very beginning and about nothing that was learned later."
+            "The value of a replica is the mean of 8 single agents for the reference, and the mean of its 2 to 32 "
+            "members for a group. Means of more members vary less, regardless of learning, which affects "
+            f"P(improvement) and the width of intervals. LunarLander-v3 was trained for only {steps:,} steps, which "
+            "are a few episodes: its rows describe the start of learning only."
         )
     if question == "frozen":
         return (
-            "In frozen members the frozen one comes from a single training (`peerage train --config "
-            "open-pretrain-room`) and is the same in all replicas, on both sides: the intervals know nothing of other "
-            "experts. It does not count in the returns."
+            "The frozen member of “frozen members” comes from a single training (`peerage train --config "
+            "open-pretrain-room`) and is the same in all replicas and on both sides, so the intervals do not include "
+            "the variation between experts. Its own return is not counted."
         )
     return ""
 

@@ -25,7 +25,7 @@ Window = tuple[float, float]
 """(low, high]: the steps low + 1 ... high."""
 SPAN = 2000
 REACTED = 500  # steps in which there must be more right than wrong choices
-BEFORE = 1000  # steps before the turn that determine the rate of choices until the turn
+BEFORE = 1000  # steps before the change that determine the rate of choices until the change
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Replica:
     episodes: list[np.ndarray]  # per learner [rows, 3]: step of the row, number of finished episodes, mean return
     alone: np.ndarray  # [E] return alone at the evaluations after step 0
     queries: float  # queries per step of a learner
-    turn: int | None = None  # the first step after the turn
+    turn: int | None = None  # the first step after the change
 
 
 def read(folder: Path) -> list[Replica]:
@@ -91,10 +91,10 @@ def ended(metrics: pd.DataFrame) -> np.ndarray:
 
 
 def with_turn(replica: Replica, turn: int) -> Replica:
-    """Insert a point at the turn, which lies between two rows of the log, into the cumulative curves.
+    """Insert a point at the change, which lies between two rows of the log, into the cumulative curves.
 
-    Up to the turn, counts are extrapolated with the rate of the 1,000 steps before the previous row, and limited to the
-    counts of the next row. The remaining counts of the row belong to the steps after the turn.
+    Up to the change, counts are extrapolated with the rate of the 1,000 steps before the previous row, and limited to
+    the counts of the next row. The remaining counts of the row belong to the steps after the change.
     """
     before = turn - 1
     steps = replica.steps
@@ -130,7 +130,7 @@ def late(replica: Replica) -> Window:
 
 
 def turning(replica: Replica) -> Window:
-    """The first 2,000 steps after the turn of this replica."""
+    """The first 2,000 steps after the change of this replica."""
     assert replica.turn is not None
     return replica.turn - 1, replica.turn - 1 + SPAN
 
@@ -156,8 +156,9 @@ def share(replica: Replica, kind: str, window: Window) -> float:
 
 
 def reaction(replica: Replica) -> tuple[float, bool]:
-    """Steps from the turn to the end of the first window of 500 steps in which more than half of the choices are right
-    and more are right than wrong; at least 500. Without such a window: the steps up to the end of the run, and True."""
+    """Steps from the change to the end of the first window of 500 steps in which more than half of the choices are
+    right and more are right than wrong; at least 500. Without such a window: the steps up to the end of the run, and
+    True."""
     assert replica.turn is not None
     start, last = replica.turn - 1, replica.steps[-1]
     spacing = int(np.diff(replica.steps).max())

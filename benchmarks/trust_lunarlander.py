@@ -91,8 +91,8 @@ def page() -> None:
     flags = [f"- {LABELS[name]}: `--config seed-td-lunarlander {flags}`" for name, flags in RUNS.items()]
     lines = [
         f"{config.replicas} replicas of 4 DQN members, {STEPS:,} steps each, the published learners' settings; "
-        f"{hours:.2g} hours in all, each run on one thread. The return of every member alone, greedy, the members of a "
-        "replica averaged first; mean and 95% t-interval over replicas.",
+        f"{hours:.2g} hours in total, one thread per run. Greedy return of every member without advisers, averaged "
+        "over the members of a replica; mean and 95% t-interval over replicas.",
         "",
         f"![Return alone over time]({path.name})",
         "",

@@ -64,15 +64,15 @@ ABLATIONS = {  # variants of in-context trust, on Room only
     "in-context-short": f"{IN_CONTEXT} --use-trust --no-use-critic --context-length 30",
 }
 LABELS = {
-    "uniform": "uniform", "paper": "paper's rule", "td": "td", "critic": "critic alone (Q-switch)",
+    "uniform": "uniform", "paper": "paper's rule", "td": "td", "critic": "critic only (Q-switch)",
     "td-critic": "td + critic", "hybrid": "hybrid, published settings",
     "in-context": "in-context",
     "in-context-critic": "in-context + critic",
-    "in-context-kernel": "the kernel alone, nothing learned",
-    "in-context-transformer": "the transformer alone, no kernel",
-    "in-context-blind": "without the critics' opinions",
-    "in-context-names": "with the advisers' names",
-    "in-context-short": "30 decisions instead of 100",
+    "in-context-kernel": "kernel only, no learning",
+    "in-context-transformer": "transformer only",
+    "in-context-blind": "without the critics' values",
+    "in-context-names": "with the advisers' identities",
+    "in-context-short": "context of 30 decisions",
 }  # fmt: skip
 COLOURS = dict(zip(VARIANTS, (
     "#E3B505", "#D55E00", "#56B4E9", "#6B705C", "#0072B2", "#CC79A7", "#009E73", "#5B2A86",
@@ -150,7 +150,7 @@ def columns(probe: str) -> tuple[dict[str, Cell], dict[str, Cell]]:
     """Heading -> cell, for the table of choices and the table of returns."""
     windows = {"steps 2,000–5,000": counts.early, "last 2,000": counts.late}
     if probe == "turncoat":
-        windows = {"2,000 after the turn": counts.turning, "the 2,000 after those": counts.turned} | windows
+        windows = {"2,000 steps after the change": counts.turning, "the next 2,000 steps": counts.turned} | windows
     choices: dict[str, Cell] = {}
     worth: dict[str, Cell] = {
         "training return, whole run": mean(lambda r: counts.training(r, (0, r.steps[-1]))),
@@ -184,7 +184,8 @@ def table(env: str, probe: str, of: list[Experiment]) -> list[str]:
 
 def against_baseline(env: str, probe: str) -> list[str]:
     """In-context trust compared with td + critic: the difference in training return over the whole run, paired by
-    replica (pairs share adviser order, turn and environment seeds), also relative to the baseline's mean."""
+    replica (pairs share the order of advisers, the step of the change and environment seeds), also relative to the
+    baseline's mean."""
     mine, other = (Experiment(env, probe, variant) for variant in ("in-context", "td-critic"))
     if not (mine.done and other.done):
         return []
@@ -235,7 +236,7 @@ def figure(env: str) -> str:
                 axes.fill_between(x / 1000, s.low, s.high, color=COLOURS[e.variant], alpha=0.12, linewidth=0)
         panels[0, column].set_title(probe)
         turned = probe == "turncoat"
-        panels[-1, column].set_xlabel("thousands of steps " + ("since the turn" if turned else "of every member"))
+        panels[-1, column].set_xlabel("thousands of steps " + ("since the change" if turned else "of every member"))
         for axes in panels[:, column]:
             axes.spines[["top", "right"]].set_visible(False)
             if turned:
@@ -271,8 +272,9 @@ def part(env: str) -> list[str]:
     size = f"{config.replicas} replicas of {config.n_peers} learners, {config.steps:,} steps each"
     flags = [f"- {LABELS[v]} (`{v}`): `{text.format(steps=config.steps)}`" for v, text in VARIANTS.items()]
     return [
-        f"{size}; {len(experiments)} runs, {hours:.2g} hours in all, a run on one thread. Right and wrong are % of the "
-        "choices; the rest went to learners and to the random adviser. Mean and 95% t-interval over replicas.",
+        f"{size}; {len(experiments)} runs, {hours:.2g} hours in total, one thread per run. Right and wrong are "
+        "percentages of the choices; the other choices follow learners and the random adviser. Values are means with "
+        "95% t-intervals over replicas.",
         "", figure(env), "", *tables(env, EXPERIMENTS), "",
         f"With `--config probe-{env}-{{{','.join(PROBES)}}}` and", "", *flags,
     ]  # fmt: skip

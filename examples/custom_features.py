@@ -11,7 +11,7 @@ from peerage.trust.features import ADVISER, Family, FeatureHistory, columns, mak
 
 
 def phases(past: FeatureHistory) -> np.ndarray:
-    """0 balanced; 1 leaning; 2 running out of room."""
+    """0 balanced; 1 leaning; 2 at the edge of the track."""
     place, angle = past.obs[..., 0], past.obs[..., 2]
     return np.where(np.abs(place) > 1.5, 2, np.where(np.abs(angle) > 0.05, 1, 0))
 

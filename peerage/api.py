@@ -1,6 +1,6 @@
-"""The Python interface: what the command line does, and environments and advisers may also be Python objects.
+"""The Python interface. It corresponds to the command line, but environments and advisers may also be Python objects.
 
-Importing this module imports neither torch nor pandas: what needs them is imported when it is called.
+Importing this module does not import torch and pandas: modules that need them are imported when they are used.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _record = deferred("peerage.evaluation.video:record")
 _write_report = deferred("peerage.reports.report:write_report")
 
 ARGUMENTS = {"--stretch-schedules": "stretch_schedules=True", "--checkpoint": "checkpoint", "--out": "out"}
-"""Flags of the command line that are arguments in Python, but no settings."""
+"""Flags of the command line that are arguments in Python, but not settings."""
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -166,10 +166,9 @@ def resume(
         run: a `Run`, or its folder.
         total_timesteps: extends the run, finished or not, to this number of steps per member. By default an interrupted
             run is continued to the length that it was started with.
-        stretch_schedules: extend the run although schedules depend on its length, such as DQN's exploration; from now
-            on they are those of the new length. Without it, such a run is refused.
-        listeners: as in `train`.
-        settings: fields of `RunConfig` that do not affect the training, `device` and `threads`.
+        stretch_schedules: extend the run although schedules depend on its length, such as DQN's exploration; from then
+        on they follow the new length. Without it, such a run is refused. listeners: as in `train`. settings: fields of
+        `RunConfig` that do not affect the training, `device` and `threads`.
 
     Raises UserError, before anything is written.
     """

@@ -1,4 +1,4 @@
-"""The errors that Peerage raises on purpose."""
+"""The exceptions that Peerage defines."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import difflib
 
 
 class UserError(Exception):
-    """An error that the user can correct. The message is one line that says what is wrong and what to do.
+    """An error that the user can correct. The message is one line that describes the problem and the solution.
 
     The command line prints it as `peerage: <message>` and exits with status 2. Wherever possible it is raised before
     anything is written.

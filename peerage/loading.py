@@ -35,7 +35,7 @@ def is_standard(module: str) -> bool:
 
 def import_here(module: str) -> ModuleType:
     """Import a module that the user, or a configuration, has named. A module of the current folder is found, too, after
-    those of `sys.path`, unless that is a run folder: a run folder holds data, no code to import.
+    those of `sys.path`, unless the folder is a run folder: run folders contain data only.
 
     Raises ImportError for a module of the standard library and for `__main__` of a package, which may do anything when
     they are imported; and the errors of the import.
@@ -53,7 +53,7 @@ def import_here(module: str) -> ModuleType:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name == name and in_run:
-            rule = "modules of the current folder are not imported, because it is a run folder, which holds data alone"
+            rule = "modules of the current folder are not imported, because it is a run folder"
             raise ImportError(f"{error}; {rule}: run this command in another folder") from error
         raise
 

@@ -18,15 +18,15 @@ peerage COMMAND ...
 Flags override the configuration of `--config`: a YAML file, a preset, or a run folder. The YAML has the structure of
 `peerage/config/tree.py` and is strict: an unknown key, a duplicate key or a wrong type is an error, and `1e-3` is a
 number. `--env-args` adds to the arguments in the configuration; `--n-epochs` overrides its `total_timesteps`. `none`
-unsets a field that may be unset, as in `--max-peer-epochs none`.
+unsets an optional setting, as in `--max-peer-epochs none`.
 
-Every command that prints a table prints the same data as JSON with `--json`, and nothing else on the standard output:
+With `--json`, every command that prints a table prints the same data as JSON, and nothing else on the standard output:
 `envs`, `presets`, `evaluate`, `report`, `compare` (also with `--sensitivity`), and `sweep` without a file or with
 `--dry-run`. Numbers are not rounded; a number that is not finite is `null`.
 
-An error of the user gives a message of one line, `peerage: ...`, and exit status 2, before anything is written. An
-interrupted run ends with status 128 + the number of the signal (130 after Ctrl-C), and the message names the command
-that continues it.
+An error that the user can correct gives a message of one line, `peerage: ...`, and exit status 2, before anything is
+written. An interrupted run ends with status 128 + the number of the signal (130 after Ctrl-C), and the message contains
+the command that continues it.
 """
 
 

@@ -171,7 +171,7 @@ def resume(
     say: Callable[[str], None] = print,
     **overrides: Any,
 ) -> Path:
-    """Continue a run from its newest sound checkpoint and return the run folder. The result is bit-identical to an
+    """Continue a run from its newest intact checkpoint and return the run folder. The result is bit-identical to an
     uninterrupted run on the same machine, device and number of threads; docs/crashes.md describes the exceptions.
 
     A finished run stays as it is, and `say` receives a line about it unless `verbose` is 0.
@@ -254,10 +254,10 @@ def evaluate_run(
     which: str = "",
     say: Callable[[str], None] = lambda line: None,
 ) -> Evaluated:
-    """Evaluate the newest sound checkpoint of a run, or another one: `which` is `best` or the number of a step.
+    """Evaluate the newest intact checkpoint of a run, or another one: `which` is `best` or the number of a step.
     Returns its step and rows (replica, member, episode, return, length, success, mode); mode is `alone`.
 
-    `say` receives messages: the step of the checkpoint, newer checkpoints that are damaged, and episodes that were cut.
+    `say` receives messages: the step of the checkpoint, newer checkpoints that are damaged, and truncated episodes.
     `members` selects members of each replica by number; by default all. `max_steps`: the longest episode; by default
     that of the run's evaluations. Raises UserError for a member that does not exist.
     """

@@ -64,7 +64,7 @@ def first_line(error: BaseException) -> str:
 
 def place(error: BaseException) -> str:
     """` (my_env.py, line 12)`: the innermost line of the user's code where `error` was raised. Without such a line, the
-    innermost one outside Peerage; empty if there is none either."""
+    innermost one outside Peerage; empty if there is no such line either."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_below(frame.filename, OURS)]
     own = [frame for frame in frames if not is_installed(frame.filename)] or frames
     return f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""

@@ -80,7 +80,7 @@ class Browser:
         end = time.monotonic() + SECONDS
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
             self.events.append(self._read(end))
-        time.sleep(0.05)  # what is still under way, a violation of the policy for one, is said before the next answer
+        time.sleep(0.05)  # pending events, such as a violation of the policy, arrive before the next answer
         self.run("0")
 
     def run(self, code: str) -> Any:
@@ -101,7 +101,7 @@ class Browser:
         return [params["request"]["url"] if "request" in params else params["url"] for params in found]
 
     def close(self) -> None:
-        """End it, whatever state it is in."""
+        """End the browser in any state."""
         try:
             self._session = None
             self.call("Browser.close")

@@ -39,7 +39,7 @@ def assert_same(a, b, place: str = "state") -> None:
     """Two states are the same, every bit; `AppendBuffer` by what they hold, however they are cut."""
     assert type(a) is type(b) or isinstance(a, tuple | list), place
     if isinstance(a, torch.Tensor):
-        # As bytes: what is not a number equals itself here
+        # As bytes, so that NaN equals NaN
         alike = a.dtype == b.dtype and a.shape == b.shape
         assert alike and a.contiguous().numpy().tobytes() == b.contiguous().numpy().tobytes(), place
     elif isinstance(a, AppendBuffer):

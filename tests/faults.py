@@ -1,5 +1,5 @@
-"""Faults on demand, real ones: environments and advisers that fail while a file says so, disks of two megabytes,
-processes that may do less, and children in which that harms nobody else."""
+"""Real faults on demand: environments and advisers that fail while a file requests it, disks of two megabytes, and
+child processes with limited permissions."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ TABLES = ("metrics.csv", "evaluations.csv", "advice.csv")
 
 
 class Frail(gym.Env):
-    """Sound, unless the file `fault` holds one of `FAULTS` and a number of steps: then it fails once it has made that
-    many; with `"evaluation": true` in an evaluation, otherwise in training. The environment number `rich`, in the order
-    in which they are made, pays enormously: 0 is looked at and closed, 1 is that of the first member."""
+    """Works unless the file `fault` contains one of `FAULTS` and a number of steps: then it fails after this number of
+    steps, with `"evaluation": true` in an evaluation, otherwise in training. The environment number `rich`, in the
+    order of creation, gives enormous rewards: 0 is inspected and closed, 1 is that of the first member."""
 
     fault: Path | None = None
     made = 0  # in this command
@@ -112,7 +112,7 @@ gym.register("Frail-v0", Frail, max_episode_steps=30)
 
 
 class FrailAdviser:
-    """Says 0, 1, 2, 0, ... to everybody, and remembers where it is; unless the file `fault` tells it to fail."""
+    """Suggests 0, 1, 2, 0, ... to all askers and stores its position; fails if the file `fault` requests it."""
 
     fault: Path | None = None
 
@@ -187,7 +187,7 @@ class Ended(NamedTuple):
 
 
 def peerage(*words: object, listeners: tuple[Listener, ...] = ()) -> Ended:
-    """`peerage WORDS` in this process, with listeners beside its own."""
+    """`peerage WORDS` in this process, with additional listeners."""
     init = Listeners.__init__
     out, err = io.StringIO(), io.StringIO()
     Frail.made = 0

@@ -1,8 +1,7 @@
-"""What the tests of hostile input share: runs to spoil, a place to spoil them in, and values that nobody of good will
-would write.
+"""Common parts of the tests of hostile input: runs to corrupt, a folder for them, and malicious values.
 
-Every example runs the command line in a folder of its own, with a run in it and somebody else's files around, and
-compares all of it before and after. `PEERAGE_EXAMPLES=20` looks for 20 times as long, and somewhere else every time.
+Every example runs the command line in a separate folder, with a run in it and unrelated files next to it, and compares
+all files before and after. `PEERAGE_EXAMPLES=20` runs 20 times as many examples, with other random choices every time.
 """
 
 from __future__ import annotations
@@ -119,8 +118,8 @@ def some_runs(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def guarded() -> Iterator[None]:
-    """No report after a resume (pictures cost more than the training; `peerage report` has a test of its own), no
-    word from W&B, and not much memory."""
+    """No report after a resume (figures take longer than the training; `peerage report` has a separate test), no output
+    of W&B, and limited memory."""
     threads, limits = torch.get_num_threads(), resource.getrlimit(resource.RLIMIT_AS)
     torch.set_num_threads(1)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -137,7 +136,7 @@ def guarded() -> Iterator[None]:
 
 
 class Hangs(BaseException):
-    """Not an Exception: nobody may catch it."""
+    """Not an Exception, so that no code catches it."""
 
 
 @dataclass
@@ -148,13 +147,14 @@ class Answer:
 
     @property
     def refused(self) -> bool:
-        """Before anything was done; a training that failed says how it goes on, or that it cannot."""
+        """Whether the command was refused before it did anything; the message of a failed training contains the command
+        that continues it, or states that it cannot continue."""
         began = re.search(r"` continues( from step|$)", self.err, re.M) or "cannot continue" in self.err
         return self.status == 2 and not began
 
 
 class Place:
-    """A folder with `run`, a copy of one of the runs, and files of somebody else's."""
+    """A folder with `run`, a copy of one of the runs, and unrelated files."""
 
     def __init__(self, runs: Path, kind: str = "dqn") -> None:
         self.done = runs / "done" / kind
@@ -183,8 +183,8 @@ class Place:
         return ["--verbose", "0", "--log-dir", str(self.outside / "precious")]
 
     def ask(self, *words: str, may: tuple[Path, ...] = ()) -> Answer:
-        """Run a command and look at what it left behind; `may`: what it may change when it is not refused (a report
-        may be, when its first pictures are drawn)."""
+        """Run a command and check the files that it left; `may`: the paths that it may change if it is not refused (a
+        report may be refused after it has drawn figures)."""
         self.before = snapshot(self.path)
         answer = ask(*words, folder=self.path)
         after = snapshot(self.path)
@@ -245,12 +245,12 @@ def ask(*words: str, folder: Path) -> Answer:
     lines = answer.err.removesuffix("\n").split("\n") if answer.err else []
     sound = all(line.startswith("peerage: ") and line.isprintable() and len(line) < 2000 for line in lines)
     assert sound, (words, answer)
-    news = [line for line in lines if "checkpoint" in line.split()[1:6]]  # a damaged one was passed over
+    news = [line for line in lines if "checkpoint" in line.split()[1:6]]  # a damaged one was skipped
     assert len(lines) - len(news) <= 1 and len(lines) >= status // 2, (words, answer)
     return answer
 
 
-# --- what nobody of good will writes ----------------------------------------------------------------------------
+# --- malicious values -------------------------------------------------------------------------------------------
 
 NUMBERS = (0, 1, -1, 2, 3, 7, 2**31, 2**53 + 1, 2**63 - 1, 2**63, -(2**63), 10**30, 10**400,
            0.5, -0.0, 1e-320, 1e308, float("nan"), float("inf"), -float("inf"))  # fmt: skip
@@ -321,17 +321,17 @@ LINES = ("metrics.csv", "evaluations.csv", "advice.csv")
 
 
 def use(place: Place, command: tuple[str, ...], *, exact: bool = False) -> Answer:
-    """A command that reads a run: what a resume may change is the run; the others change nothing, or one file.
+    """A command that reads a run: a resume may change the run; the other commands change nothing, or one file.
 
-    `exact`: what was spoiled cannot be part of what is trained, so a resume that is not refused ends as the run that
-    nobody spoiled.
+    `exact`: the corrupted part does not affect the training, so a resume that is not refused ends like the original
+    run.
     """
     words = [word.format("experiments/run") for word in command]
     may: tuple[Path, ...] = {"resume": (place.run,), "export": (place.run / "export",)}.get(words[0], ())
     lines = {name: (place.run / name) for name in LINES}
     before = {name: path.read_bytes() for name, path in lines.items() if path.is_file() and not path.is_symlink()}
     answer = place.ask(*words, *(place.nowhere if words[0] == "train" else ()), may=may)
-    for name, text in before.items():  # what was logged before the oldest checkpoint, of step 20, is there for ever
+    for name, text in before.items():  # rows before the oldest checkpoint, of step 20, are never removed
         kept = text.partition(b"\n30,")[0] if b"\n30," in text else text.partition(b"\n")[0]
         assert answer.refused or lines[name].read_bytes().startswith(kept), (words, answer, name)
     if exact and words[0] == "resume" and answer.status == 0:

@@ -112,7 +112,7 @@ SQUARE = Box(0, 1, (4, 4), np.float32)
         (Discrete(2), Box(0, 255, (8, 8, 3), np.uint8), "36 by 36 pixels .gymnasium.wrappers.ResizeObservation"),
     ],
 )
-def test_what_is_refused_names_the_wrapper_that_helps(actions, observations, message):
+def test_refused_spaces_name_the_wrapper_to_use(actions, observations, message):
     with pytest.raises(UserError, match=message) as error:
         check_env_id(Parts, {"actions": actions, "observations": observations})
     assert "\n" not in str(error.value)

@@ -152,7 +152,7 @@ def test_the_checkpoint_that_is_used_is_named(folder, tmp_path, capsys):
 
 
 def test_a_new_adviser_is_not_the_old_one(folder, tmp_path):
-    """With weights of its own, although it stands in another's place."""
+    """With its own weights, although it replaces another adviser."""
     old, new = f"checkpoint:{folder / 'mixed'}:0", f"checkpoint:{folder / 'two'}:1"
     config = replace(TINY, advisers=(old,), total_timesteps=60)
     run = peerage.train(config=config, log_dir=str(tmp_path), exp_name="run").folder
@@ -250,7 +250,7 @@ def test_replacing_advisers_may_have_a_state(folder, advisers):
         (["--advised", "--members", "2"], "has no member 2"),
     ],
 )
-def test_mistakes(folder, capsys, said, why):
+def test_invalid_arguments_are_refused(folder, capsys, said, why):
     assert main(["evaluate", str(folder / "mixed"), *said]) == 2
     assert why in capsys.readouterr().err
 

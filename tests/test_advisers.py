@@ -1,4 +1,4 @@
-"""Fixed advisers: the base class, objects of the user, what they are asked and told, their memory, their names."""
+"""Fixed advisers: the base class, objects of the user, their inputs, their memory and their names."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Answers:
 # --- what an adviser is told ------------------------------------------------------------------------------------
 
 
-def test_an_adviser_is_told_every_step_of_its_askers_whoever_they_follow(begin):
+def test_an_adviser_observes_every_step_of_its_askers_regardless_of_the_followed_adviser(begin):
     trainer = begin(room(replicas=3, learning_starts=20, follow_steps=3), advisers=[Remembers(), "random", "expert"])
     column = trainer.N  # Remembers is the first adviser after the members
     copies = [fixed.adviser for fixed in trainer.sharing.fixed_advisers.advisers[:3]]
@@ -109,13 +109,13 @@ def test_an_adviser_is_told_every_step_of_its_askers_whoever_they_follow(begin):
             asked += (transition.followed == column).sum()
         obs, first = result.obs.copy(), result.done
     assert others > 200 and asked > 100
-    for r, adviser in enumerate(copies):  # it was not asked while the members acted at random, but it was told
+    for r, adviser in enumerate(copies):  # not asked during random steps, but it observed them
         assert len(adviser.asked) <= 100 and {int(row) for rows in adviser.asked for row in rows} <= {2 * r, 2 * r + 1}
         assert [adviser.memory[str(row)][0] for row in (2 * r, 2 * r + 1)] == [120, 120]
         assert [adviser.memory[str(row)][2] for row in (2 * r, 2 * r + 1)] == [3, 3]  # episodes of 50 steps
 
 
-def test_the_actions_that_an_adviser_is_told_are_those_of_the_environment(begin):
+def test_the_actions_that_an_adviser_observes_are_those_of_the_environment(begin):
     config = room(env="Pendulum-v1", algorithm="sac", learning_starts=10)
     trainer = begin(config, steps=40, advisers=[Remembers(), Answers(50.0)])
     actions = np.concatenate([t.actions for t, _ in trainer.sharing.fixed_advisers.advisers[0].adviser.told])
@@ -145,7 +145,7 @@ def test_copies_are_made_only_where_they_are_needed():
     assert not any(copy is given[k] for k in (0, 1) for copy in for_replicas[k])  # the user's object stays as it is
 
 
-def test_an_adviser_without_observe_is_not_told(begin):
+def test_an_adviser_without_observe_receives_no_steps(begin):
     class Waits(peerage.Adviser):
         def suggest(self, obs, rows, first, rng):
             return np.zeros(len(obs), int)
@@ -156,7 +156,7 @@ def test_an_adviser_without_observe_is_not_told(begin):
     assert trainer.sharing.fixed_advisers._with_memory == [] and not trainer.sharing.fixed_advisers.has_roles
 
 
-def test_an_adviser_inside_another_is_told_and_keeps_its_state():
+def test_an_adviser_inside_another_observes_steps_and_keeps_its_state():
     actions = ROOM.action_space
     for wrap in (lambda inner: Negated(inner, "Room-v6", actions), lambda inner: Noisy(inner, actions, 0.1)):
         outer = wrap(Remembers())
@@ -201,7 +201,7 @@ def test_a_resumed_run_restores_the_memory_of_an_adviser(tmp_path):
         assert (run.folder / name).read_bytes() == (whole.folder / name).read_bytes()
 
 
-def test_what_the_members_do_depends_on_the_memory(begin):
+def test_actions_of_members_depend_on_the_memory(begin):
     """Otherwise the comparison above could not fail."""
     trainer, found = begin(room(), steps=90, advisers=[Remembers()]), []
     for make in (Remembers, RemembersForAll, Forgets):
@@ -299,7 +299,7 @@ class OtherParameters:
         (OtherParameters(), r"adviser OtherParameters: suggest must take \(obs, rows, first, rng\)"),
     ],
 )
-def test_what_is_not_an_adviser(given, says):
+def test_objects_that_are_not_advisers_are_refused(given, says):
     with pytest.raises(UserError, match=says):
         adviser_copies([given], ROOM, 1)
 
@@ -368,11 +368,11 @@ def test_an_adviser_that_fails_is_named_with_the_method_and_the_step(begin, meth
 # --- names ------------------------------------------------------------------------------------------------------
 
 
-def test_every_kind_that_can_be_written_can_be_built():
+def test_every_built_in_kind_can_be_built():
     assert built_in._KINDS.keys() == FORMS.keys()
 
 
-def test_names_are_taken_apart():
+def test_names_are_parsed():
     expert = AdviserWord("expert", "expert")
     assert parse_adviser("expert") == expert
     assert parse_adviser("noise:0.25:expert") == AdviserWord("noise:0.25:expert", "noise", "", 0.25, expert)

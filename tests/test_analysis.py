@@ -71,7 +71,7 @@ def test_rank_correlation_with_negative_trust_ties_and_gaps():
     assert math.isnan(spearman([1, 2, 3], [4, 4, 4])) and math.isnan(spearman([2, 2, 2], [1, 2, 3]))
 
 
-def test_correlation_over_time_does_not_mistake_growth_for_agreement():
+def test_correlation_over_time_ignores_common_growth():
     # Both grow by 100, but at each step trust and performance are opposed.
     pairs = [([1, 2, 3], [3, 2, 1]), ([101, 102, 103], [103, 102, 101])]
     assert measures.pooled_spearman(pairs) == pytest.approx(-1)

@@ -36,7 +36,7 @@ def situation(g: Group, seed: int = 0) -> tuple[torch.Tensor, np.ndarray, np.nda
 
 @pytest.mark.parametrize("others_sample", [True, False])
 @pytest.mark.parametrize("algorithms", [["dqn"] * 7, ["sac"] * 7, ["sac", "td3", "sac", "td3", "td3", "sac", "sac"]])
-def test_both_ways_give_the_same_answers(monkeypatch, algorithms, others_sample):
+def test_both_implementations_give_the_same_answers(monkeypatch, algorithms, others_sample):
     g = group(algorithms)
     for seed in range(5):
         obs, chooses, followed = situation(g, seed)
@@ -90,8 +90,8 @@ def test_one_member_acts_without_computing_the_others(monkeypatch, algorithms):
     assert computed == [(1, 4)] * g.M
 
 
-def test_noise_is_the_askers_and_depends_on_nobody_else():
-    """Drawn once in a step, whoever answers; the same numbers in a group of another size."""
+def test_noise_belongs_to_the_asker_and_does_not_depend_on_other_members():
+    """Drawn once per step for all answering members; the same numbers in a group of another size."""
     small, large = group(["sac"] * 2, 1, torch.float32), group(["sac"] * 5, 1, torch.float32)
     for _ in range(3):
         a, b = small.draw(), large.draw()

@@ -1,4 +1,4 @@
-"""Batched environments have the bits of the environments that they stand for, in groups and through a resume."""
+"""Batched environments have the bits of the environments that they replace, in groups and after a resume."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_the_bits_of_gymnasium(env_id, steps):
 
 
 @pytest.mark.parametrize("env_id", IDS)
-def test_what_a_group_does_with_its_environments(env_id):
+def test_a_group_steps_and_resets_batched_environments(env_id):
     """Episodes, time limits of both kinds, environments that do not step, new beginnings: as in a loop."""
     for args in ({"max_episode_steps": 7}, {"max_episode_steps": -1}):
         one, two = (group_of(env_id, 4, args, batched=batched, keep=True) for batched in (False, True))
@@ -118,7 +118,7 @@ def test_running_episodes_move_between_both_ways(env_id, first, second):
     assert_equal_steps(one, two, actions[130:])
     a, b = one.state(), two.state()
     assert all(np.array_equal(a[name], b[name]) for name in a)
-    # A row that does not fit begins a new episode; the others go on
+    # A row that does not fit starts a new episode; the others continue
     saved["returns"][1] += 1
     assert "rewards or random numbers" in two.restore(saved, 130)[1][1]
     assert two.state()["lengths"].tolist() == [length * (i != 1) for i, length in enumerate(saved["lengths"])]
@@ -167,7 +167,7 @@ def test_wrong_actions_are_refused():
         ([EnvMaker(lambda: gymnasium.make("CartPole-v1"))] * 4, False),
     ],
 )
-def test_only_what_the_program_can_do_is_batched(makers, is_batched):
+def test_only_supported_environments_are_batched(makers, is_batched):
     group = EnvGroup(makers, range(len(makers)))
     assert isinstance(group._stepper, BatchedStepper if is_batched else LoopStepper)
     off = EnvGroup(makers, range(len(makers)), batched=False)
@@ -222,7 +222,7 @@ def drift(monkeypatch):
     del gymnasium.registry["Drift-v0"]
 
 
-def test_a_program_of_ones_own(drift):
+def test_a_registered_program(drift):
     for args, is_batched in (({}, True), ({"speed": 0.3}, True), ({"colour": "blue"}, False)):
         one, two = (group_of("Drift-v0", 4, args, batched=batched) for batched in (None, False))
         assert isinstance(one._stepper, BatchedStepper) == is_batched

@@ -46,7 +46,7 @@ def test_sac_contenders_have_positive_rates(who, monkeypatch):
     assert measure(Job("hopper-sac", who, 1, threads=1, warm_up=4, seconds=0.02))["rate"] > 0
 
 
-def test_a_process_of_its_own():
+def test_a_measurement_in_a_separate_process():
     assert in_process(Job("room-dqn", "environment", 1, seconds=0.01))["rate"] > 0
     with pytest.raises(RuntimeError, match="room-dqn/nobody/1 failed"):
         in_process(Job("room-dqn", "nobody"))
@@ -64,14 +64,14 @@ def test_flops_of_an_update():
 
 
 @pytest.mark.parametrize("trust", TRUSTS)
-def test_ways_of_trusting_have_positive_rates(trust, monkeypatch):
+def test_kinds_of_trust_have_positive_rates(trust, monkeypatch):
     monkeypatch.setitem(TRUST_CASES, "room-hybrid", TrustCase("seed-hybrid-room-v6", 20, (3,)))
     found = measure(Job("room-hybrid", "peerage", 3, threads=1, warm_up=20, seconds=0.02, trust=trust))
     assert found["rate"] > 0 and found["cpu"] > 0 and found["steps"] % 20 == 0
 
 
 def test_cases_of_trust_differ_in_trust_alone():
-    """What is measured is the published experiment."""
+    """The measured experiment is the published one."""
     for case in TRUST_CASES:
         made = [trust_config(Job(case, "peerage", 4, trust=trust)) for trust in TRUSTS]
         assert [config.advice.trust for config in made] == list(TRUSTS)
@@ -116,7 +116,7 @@ def test_the_table(threads, tmp_path):
 
 
 def test_the_table_of_trust():
-    """Measured three times at most, whatever the others need."""
+    """Measured at most three times, regardless of the other cases."""
     rounds = []
     results = bench.run(list(TRUST_CASES), rounds=5, seconds=1.0, measure=canned, say=rounds.append)
     assert json.loads(json.dumps(results)) == results and results["cases"] == {}

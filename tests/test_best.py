@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("no_reports")
 
 
 class Tide(gym.Env):
-    """The reward of a step is the present height, whatever the action. Registered as Tide-v0."""
+    """The reward of a step is the current height, regardless of the action. Registered as Tide-v0."""
 
     height = 0.0
     observation_space = gym.spaces.Box(0, 1, (1,), np.float32)

@@ -1,4 +1,4 @@
-"""What a run is said to take, against numbers worked out by hand and against real processes."""
+"""The estimated resources of a run, against numbers computed by hand and against real processes."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_parts_by_hand(of):
     assert memory["replay"] == 6 * 1000 * 11 * 4 + 6 * 8
     # 4 x 16 + 16 and 16 x 4 + 4 weights; network and target with their gradients, and two moments of Adam
     networks = 6 * 148 * 6 * 4
-    assert networks <= memory["networks"] < networks + 1000  # some numbers a member beside them
+    assert networks <= memory["networks"] < networks + 1000  # and a few numbers per member
     # The last 1000 transitions and 16 for deferred updates, with whom one followed: 12 floats; and the rows' offsets
     assert memory["recent transitions"] == 6 * 1016 * 12 * 4 + 6 * 8
     assert 6 * 2 * 4 + 3 * 2 * 4 <= memory["suggestions"] < 1000  # trust 6 x 2 and agent values 3 x 2
@@ -106,7 +106,7 @@ def test_a_storage_counts_once():
     assert sorted(size for _, _, size, _ in found) == [400, 800]
 
 
-def test_whatever_somebody_adds_is_counted(one_thread):
+def test_tensors_of_registered_methods_are_counted(one_thread):
     trainer = Trainer(TD)
     before = sum(estimate(trainer, 2).memory.values())
     trainer.sharing.signals["td"].more = [{"deep": torch.zeros(1000)}]
@@ -148,7 +148,7 @@ print(json.dumps({"said": said.memory, "written": said.written, "built": built -
 
 
 @pytest.mark.long
-def test_a_real_process_takes_what_was_said():
+def test_a_real_process_uses_the_estimated_memory():
     found = json.loads(_python(GROWTH))
     said = found["said"]
     assert said["replay"] == 4 * 3000 * 1003 * 4 + 4 * 8  # 48 MB
@@ -160,7 +160,7 @@ def test_a_real_process_takes_what_was_said():
 
 @pytest.mark.long
 @pytest.mark.parametrize("trust", ["hybrid", "in-context"])
-def test_the_disk_takes_what_was_said(of, trust, tmp_path):
+def test_a_run_uses_the_estimated_disk_space(of, trust, tmp_path):
     config = replace(
         TD,
         total_timesteps=600,
@@ -175,7 +175,7 @@ def test_the_disk_takes_what_was_said(of, trust, tmp_path):
     tables = sum(path.stat().st_size for path in run.glob("*.csv"))
     # At most, and while a third is written: chunks as small as these are written again in every checkpoint
     assert chunks < said["replay"] + said["recent transitions"] + said.get("histories", 0) < 3 * chunks
-    assert whole < said["checkpoints"] / 3 < 2 * whole + 65_536  # two are kept, and one is written beside them
+    assert whole < said["checkpoints"] / 3 < 2 * whole + 65_536  # two are kept while a third one is written
     assert tables < said["metrics"] + said["evaluations"] < 4 * tables  # empty cells and metrics that not all have
 
 
@@ -235,27 +235,27 @@ def test_the_largest_part_has_its_setting(part, setting, tmp_path):
         check(Budget({part: GB, "other": MB}, {}, fewer="--replicas"), tmp_path, memory=500 * MB, disk=TB)
 
 
-def test_what_is_there_already_need_not_fit_again(tmp_path):
+def test_memory_that_is_already_used_need_not_fit_again(tmp_path):
     said = Budget({"networks": 400 * MB, "replay": 100 * MB}, {}, written=400 * MB)
     assert len(check(said, tmp_path, memory=150 * MB, disk=TB)) == 1
     with pytest.raises(UserError):
         check(replace(said, written=0), tmp_path, memory=150 * MB, disk=TB)
 
 
-def test_tight_is_said_and_goes_on(tmp_path):
+def test_low_memory_or_disk_space_gives_a_message(tmp_path):
     need = 432 * MB + budget.OTHER
     assert check(SAID, tmp_path, memory=int(need / 0.79), disk=TB) == []
     (line,) = check(SAID, tmp_path, memory=int(need / 0.81), disk=TB)
     assert line.startswith("low memory: this run needs 432 MB") and "\n" not in line
     (line,) = check(SAID, tmp_path, memory=TB, disk=int(450 * MB / 0.81))
-    assert line.startswith("disk space in")
+    assert line.startswith("low disk space in")
 
 
 def test_the_folder_need_not_exist(tmp_path):
     assert check(SAID, tmp_path / "a" / "b", memory=TB) == check(SAID, tmp_path, memory=TB)
 
 
-def test_a_run_that_goes_on_has_some_of_it(tmp_path, monkeypatch):
+def test_a_resumed_run_already_has_some_of_the_files(tmp_path, monkeypatch):
     (tmp_path / "config.yaml").write_text("x")
     (tmp_path / "large").write_bytes(bytes(3 * MB))
     said = Budget({}, {"replay": 4 * MB})
@@ -308,7 +308,7 @@ def test_absurd_sizes_end_in_one_line(setting, changes, size, tmp_path, one_thre
     assert "\n" not in str(error.value)
 
 
-def test_networks_are_not_filled_beyond_what_there_is(one_thread):
+def test_networks_are_not_filled_beyond_the_available_memory(one_thread):
     """2 members of 2 networks with gradients, 100 x 100: some hundred KB."""
     config = replace(TD, replicas=1, learner=replace(LEARNER, net_arch=((100, 100),)))
     with guard(memory=10 * MB):
@@ -317,7 +317,7 @@ def test_networks_are_not_filled_beyond_what_there_is(one_thread):
         Trainer(config)
 
 
-def test_the_guard_leaves_other_errors_alone():
+def test_the_guard_does_not_change_other_errors():
     with pytest.raises(ValueError, match="something else"), guard():
         raise ValueError("something else")
     with pytest.raises(UserError, match="unknown environment"), guard():
@@ -410,7 +410,7 @@ def test_a_leak_would_show():
 
 
 @pytest.mark.long
-def test_kernels_are_not_kept_without_end():
+def test_the_number_of_cached_kernels_is_limited():
     """oneDNN compiles a product for every shape it meets and keeps it, half a megabyte each: torch's own limits are
     1,024 shapes, twice."""
     from peerage.nets import native
@@ -458,7 +458,7 @@ def test_the_benchmark_measures_and_draws(tmp_path):
 
 
 def _python(code: str, *arguments: str) -> str:
-    """What a process of its own prints."""
+    """The output of a separate process."""
     root = Path(__file__).parent.parent
     command = [sys.executable, "-c", code, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, cwd=root)

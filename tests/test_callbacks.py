@@ -70,7 +70,7 @@ def small(**changes) -> Config:
 
 @pytest.fixture
 def words(tmp_path, monkeypatch):
-    """A command line in a folder with the module above, under a name of its own."""
+    """A command line in a folder with the module above, under a unique name."""
     name = f"callbacks_{abs(hash(str(tmp_path)))}"
     (tmp_path / f"{name}.py").write_text(MODULE)
     monkeypatch.chdir(tmp_path)

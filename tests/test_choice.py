@@ -56,7 +56,7 @@ def test_pick_by_hand():
     for uniform, expected in draws.items():
         assert pick(p, torch.tensor([[uniform]], dtype=F64)).item() == expected
     rows = pick(p.expand(3, -1), torch.tensor([[0.1], [0.5], [0.9]], dtype=F64))
-    assert rows.tolist() == [0, 1, 3]  # a draw of its own for every asker
+    assert rows.tolist() == [0, 1, 3]  # a separate draw for every asker
 
 
 @settings(deadline=None, max_examples=200)
@@ -146,7 +146,7 @@ def test_an_asker_whose_scores_are_not_numbers_chooses_uniformly(bad, temperatur
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_a_diverged_critic_does_not_decide(bad, rule, temperature):
-    """Alone it makes the choice uniform; beside trust it favours no adviser."""
+    """As the only component it makes the choice uniform; in addition to trust it favours no adviser."""
     critic = torch.tensor([[1.0, bad, 2.0, 0.5]])
     t = None if temperature is None else torch.full((1, 1), temperature)
 
@@ -222,7 +222,7 @@ def test_paper_ignores_scale(a, scale):
 @settings(deadline=None)
 @given(a=numbers(), b=numbers(), order=permutations)
 @pytest.mark.parametrize("rule", [paper, standardised])
-def test_rules_do_not_care_for_numbering(rule, a, b, order):
+def test_rules_do_not_depend_on_the_order_of_advisers(rule, a, b, order):
     assume(spread_out(a) and spread_out(b))
     moved = rule({"critic": a[:, order], "trust_td": b[:, order]})
     torch.testing.assert_close(moved, rule({"critic": a, "trust_td": b})[:, order], rtol=1e-6, atol=1e-6)
@@ -233,7 +233,7 @@ def test_rules_do_not_care_for_numbering(rule, a, b, order):
 @pytest.mark.parametrize("value", [0.0, 1.0, -3.7, 200.0, 1e-20, 1e20, 0.1])
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 @pytest.mark.parametrize("k", [2, 3, 7, 64])
-def test_equal_values_say_nothing(value, dtype, k):
+def test_equal_values_contribute_nothing(value, dtype, k):
     equal = torch.full((2, k), value, dtype=dtype)
     assert (standardised({"critic": equal}) == 0).all()
     other = torch.linspace(-1, 1, k, dtype=dtype).expand(2, -1)
@@ -243,7 +243,7 @@ def test_equal_values_say_nothing(value, dtype, k):
         assert (paper({"critic": equal}) == 0).all()
 
 
-def test_rounding_is_no_opinion():
+def test_rounding_errors_are_not_amplified():
     """Trust that differs only in the last bits has no effect; a difference of 1 has one."""
     almost = 200 + torch.tensor([[0.0, 1.5e-5, -1.5e-5]])
     assert len(almost.unique()) == 3 and (standardised({"trust_td": almost}) == 0).all()
@@ -258,7 +258,7 @@ def test_a_rule_does_not_change_its_values(rule):
 
 
 @pytest.mark.parametrize("given", [{"epsilon": 1.0}, {"self_share": 1.0}, {"epsilon": 0.95}, {"self_share": 0.99}])
-def test_shares_are_shares_whatever_was_given(given):
+def test_probabilities_have_the_given_shares(given):
     from peerage.config import AdviceConfig
     from peerage.learners.defaults import resolve_advice
 

@@ -46,7 +46,7 @@ def sweep(tmp_path_factory):
 # --- by an axis ---------------------------------------------------------------------------------------
 
 
-def test_by_an_axis_all_else_being_equal(sweep):
+def test_by_an_axis_with_all_other_settings_fixed(sweep):
     found = compare([sweep], by="trust", reference="trust=hybrid")
     assert [task.name for task in found.tasks] == [f"{env}, group={group}" for env, group in GAIN]
     for task, gain in zip(found.tasks, GAIN.values()):
@@ -214,12 +214,12 @@ def test_numbers_in_latex(tmp_path):
             assert line.count("&") + line.count(r"\multicolumn{2}") == 7  # eight columns
 
 
-def test_flags_that_exclude_each_other(sweep, tmp_path, capsys, monkeypatch):
+def test_flags_that_cannot_be_combined(sweep, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for flags, words in (
         (["--json", "--latex"], "--json and --latex cannot be combined"),
-        (["--sensitivity", "--by", "trust"], "--sensitivity and --by exclude"),
-        (["--sensitivity", "--reference", "x"], "--sensitivity and --reference exclude"),
+        (["--sensitivity", "--by", "trust"], "--sensitivity and --by cannot be combined"),
+        (["--sensitivity", "--reference", "x"], "--sensitivity and --reference cannot be combined"),
     ):
         assert main(["compare", sweep, *flags]) == 2
         out, err = capsys.readouterr()
@@ -245,11 +245,11 @@ def test_the_title_names_two_or_three_sides(tmp_path, sweep):
     assert titles(compare(words[:2])) == "b against a"
     assert titles(compare(words[:3])) == "b and c against a"
     assert titles(compare(words[:3], reference="b")) == "a and c against b"
-    assert titles(compare(words)) == "4 ways of training on Room-v6"
-    assert titles(compare([sweep])) == "4 ways of training on Room-v6 and CartPole-v1"
+    assert titles(compare(words)) == "4 methods on Room-v6"
+    assert titles(compare([sweep])) == "4 methods on Room-v6 and CartPole-v1"
 
 
-def test_the_page_shows_what_the_verdict_is_about(tmp_path):
+def test_the_page_shows_the_compared_quantity(tmp_path):
     """Equal final returns, which one side reaches at once and the other at the end."""
     words = []
     for name, early, trust in (("slow", False, "td"), ("fast", True, "hybrid")):
@@ -298,7 +298,7 @@ def test_the_numbers_of_the_figures(tmp_path):
 
 
 @pytest.mark.skipif(PROGRAM is None, reason="no browser")
-def test_ten_sides_fit_a_sheet_of_paper(tmp_path):
+def test_ten_sides_fit_a_printed_page(tmp_path):
     name = "a-very-long-name-of-a-run-which-goes-on-and-on"
     tops = [[10.0 + 3 * k + i for i in range(4)] for k in range(10)]
     words = [str(make(tmp_path / f"{name}-{k}", top, n_peers=2 + k)) for k, top in enumerate(tops)]
@@ -363,8 +363,8 @@ def test_the_value_of_an_axis_names_the_reference(sweep):
 
 
 def test_derived_defaults_are_not_axes(tmp_path):
-    """td has a critic and agent values beside it by default, and in-context trust has not: nobody asked for those. Who
-    asks for a critic beside in-context trust has another setting."""
+    """By default td uses a critic and agent values, and in-context trust does not: these derived settings are not axes.
+    An explicit critic with in-context trust is a different setting."""
     for trust in ("td", "in-context"):
         for seed in range(3):
             advice = resolve_advice(AdviceConfig(trust=trust))
@@ -425,4 +425,4 @@ def test_bold_sides_in_latex(tmp_path):
 @pytest.mark.parametrize("flag", [["--metric", "success"], ["--measure", "area"], ["--paired"], ["--threshold", "3"]])
 def test_flags_that_sensitivity_refuses(sweep, capsys, flag):
     assert main(["compare", sweep, "--sensitivity", *flag]) == 2
-    assert f"--sensitivity and {flag[0]} exclude" in capsys.readouterr().err
+    assert f"--sensitivity and {flag[0]} cannot be combined" in capsys.readouterr().err

@@ -1,5 +1,5 @@
-"""What a comparison makes of odd runs: too few replicas or none that differ, other grids, half-written files, other
-versions, names that are the same."""
+"""Comparisons of unusual runs: too few replicas, no spread, other evaluation steps, incomplete files, other versions,
+equal names."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def test_the_file_of_an_old_run_keeps_its_meaning(tmp_path: Path) -> None:
 def test_round_trip(config: Config) -> None:
     assert validate(config) == config
     assert read(dump(config)) == config
-    # what other tools read, in YAML 1.1, is the same; text is quoted where it looks like something else
+    # YAML 1.1 tools read the same values; text is quoted if it looks like another type
     assert from_dict(yaml.safe_load(dump(config))) == config
 
 

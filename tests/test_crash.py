@@ -21,8 +21,8 @@ ROOT = Path(__file__).parent.parent
 pytestmark = [pytest.mark.long, pytest.mark.skipif(not hasattr(os, "fork"), reason="the crash test forks")]
 
 
-def test_a_dozen_kills():
-    """Every quick case is among them; some resumed runs are killed again. In a process of its own, which forks."""
+def test_twelve_kills():
+    """Includes every quick case; some resumed runs are killed again. Runs in a separate process, which forks."""
     arguments = "--quick --trials 12 --jobs 2 --figures 0 --seed 4"
     command = [sys.executable, "-m", "benchmarks.crash", *shlex.split(arguments)]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -65,7 +65,7 @@ for module, owner, name, _ in FAULTS:
 """
 
 
-def test_it_finds_what_a_resume_forgets(tmp_path):
+def test_it_detects_state_that_a_resume_does_not_restore(tmp_path):
     """The same kill, in the middle of an episode and between two checkpoints, with a part of the resume left out."""
     command = [sys.executable, "-c", f"FAULTS = {FAULTS}\n{FORGET}", str(tmp_path)]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -77,7 +77,7 @@ def test_it_finds_what_a_resume_forgets(tmp_path):
         assert "SIGKILL at s110, step 110 begins: FAILED: " in line and seen in line, (name, line)
 
 
-def test_moments_come_before_the_end():
+def test_interruptions_come_before_the_end():
     events = [f"step {i // 2} begins" if i % 2 else "fsync" for i in range(100)]
     drawn = [draw(np.random.default_rng(seed), events) for seed in range(400)]
     assert {len(kills) for kills in drawn} == {1, 2, 3}
@@ -96,7 +96,7 @@ def test_lines_that_differ():
     assert first_difference(b"a\n", b"a") == 1
 
 
-def test_cases_are_as_hard_as_they_should_be():
+def test_cases_cover_what_they_should():
     """Rings that wrap round, three to six checkpoints, and frequencies of which none divides another."""
     for name, config in CASES.items():
         assert config.learner.buffer_size[0] < config.steps / 2, name
@@ -166,7 +166,7 @@ def interrupt(process: subprocess.Popen[str], run: Path, step: int, number: int,
     return process.returncode, errors
 
 
-def test_the_command_line_goes_on_after_every_signal(tmp_path):
+def test_the_command_line_continues_after_every_signal(tmp_path):
     """`peerage train` ended by SIGTERM, its resumes by Ctrl-C and by kill -9: the same, figures and all."""
     moment = random.Random(7)  # a kill from outside falls where it falls
     whole, run = tmp_path / "whole" / "run", tmp_path / "cut" / "run"

@@ -1,4 +1,4 @@
-"""The memory of decisions: sums, ends, rings and their order, worked out by hand and against plain lists."""
+"""The memory of decisions: sums, ends, rings and their order, by hand and against plain lists."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_rewards_before_a_decision_do_not_count():
     assert d.kept["reward"][0, :2].tolist() == [1.0, 8.0] and d.kept["discount"][0, :2].tolist() == [0.5, 0.5]
 
 
-def test_nothing_follows_a_terminal_state_and_a_truncation_is_none():
+def test_a_terminal_state_has_no_value_and_a_truncation_is_not_terminal():
     """Three members end after two steps: in a terminal state, at a truncation, and not at all."""
     d = memory(members=3)
     begin(d, (0, 1, 2), step=1)
@@ -133,7 +133,7 @@ def test_dropped():
     assert d.count.tolist() == [1, 1] and d.kept["reward"][0, 0] == 6.0
 
 
-def test_a_choice_before_the_end_takes_the_place_of_the_open_decision():
+def test_a_choice_before_the_end_replaces_the_open_decision():
     d = memory()
     begin(d, (0,), step=1, followed=1)
     d.advance(np.ones(2))
@@ -202,7 +202,7 @@ def check(d: Decisions, lists: Lists, last: int) -> None:
 
 
 @pytest.mark.parametrize(("members", "replicas", "capacity"), [(4, 2, 5), (3, 1, 2), (2, 2, 50)])
-def test_like_plain_lists(members, replicas, capacity):
+def test_decisions_equal_those_of_plain_lists(members, replicas, capacity):
     d = memory(members, replicas, capacity, gamma=np.linspace(0.5, 1.0, members))
     lists, rng = Lists(d), np.random.default_rng(members)
     for part in range(20):

@@ -115,7 +115,7 @@ def test_cartpole_swingup_starts_hanging():
 
 
 @pytest.mark.parametrize("env_id", ["Room-v21", "Hallway-v1", "CartpoleSwingUp-v0"])
-def test_pictures(env_id):
+def test_rendered_images(env_id):
     env = make_env(env_id, {"render_mode": "rgb_array"})
     env.reset(seed=3)
     first = env.render()

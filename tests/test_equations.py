@@ -466,8 +466,8 @@ def test_only_a_member_whose_critic_diverged_chooses_uniformly(rule, chances):
 @pytest.mark.parametrize("looks", [1, 20])
 @pytest.mark.parametrize("memory, capacity", [(1000, 10_000), (25, 10_000), (1000, 25), (1000, 30)])
 def test_trust_is_learned_from_the_followed_advisers(memory, capacity, looks, advantage):
-    """Against Equations 4 to 8 written as loops over plain numbers, looked at every `looks` steps; the history
-    wraps around."""
+    """Against Equations 4 to 8 written as loops over plain numbers, compared every `looks` steps; the history wraps
+    around."""
     N, R, K, B, steps, alpha = 2, 2, 3, 4, 80, 0.3
     starts, gammas = [0, 7], [0.5, 0.9]
     group = Stub(N, R, learning_starts=starts, gammas=(*gammas, *gammas), capacity=capacity)
@@ -537,7 +537,7 @@ def test_a_new_episode_forces_a_choice():
     assert decisions == [[1, 6, 8, 18, 28, 30]] * 2
 
 
-def test_the_papers_count_continues_over_episodes():
+def test_with_the_papers_setting_the_count_continues_over_episodes():
     _, _, decisions = run(make(replace(UNIFORM, follow_across_episodes=True)), 35, starts=(1, 6, 8, 30))
     assert decisions == [[1, 11, 21, 31]] * 2
 

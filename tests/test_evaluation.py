@@ -1,4 +1,4 @@
-"""Evaluations: actors with and without a memory, members with tasks of their own, and the group together."""
+"""Evaluations: actors with and without memory, members with different tasks, and the group together."""
 
 from __future__ import annotations
 
@@ -96,9 +96,9 @@ def lengths(seeds) -> list[int]:
 
 
 def test_an_actor_with_a_memory_in_a_batch_and_one_by_one():
-    """Members with different tasks. All episodes of all members at once, a member's episodes one after the other, and
-    every member in an evaluation of its own give the same, which follows from the seeds: the length of the episode
-    minus the number of wrong guesses."""
+    """Members with different tasks. All episodes of all members at once, the episodes of a member one after the other,
+    and separate evaluations of the members give the same result, which follows from the seeds: the length of the
+    episode minus the number of wrong guesses."""
     makers = [EnvMaker(Guess, {"right": right}) for right in (3, 0, 4)]
     together = Evaluator(makers, [range(5, 9)] * len(makers))
     rows = together.run(Remembers())
@@ -195,7 +195,7 @@ def limited_endless():
 
 
 @pytest.mark.parametrize("actor", [Remembers, InTurn])
-def test_episodes_that_do_not_end_are_cut(actor, monkeypatch):
+def test_episodes_that_do_not_end_are_truncated(actor, monkeypatch):
     """By default only in an environment without a time limit; a given limit applies to every environment."""
     monkeypatch.setattr(evaluate, "MAX_STEPS", 30)
     for maker, max_steps, length in (
@@ -213,13 +213,13 @@ def test_episodes_that_do_not_end_are_cut(actor, monkeypatch):
 
 
 def test_a_run_without_ends_is_trained_resumed_and_evaluated(tmp_path, monkeypatch, capsys):
-    """Both modes; the run says once that episodes were cut; the limit can be changed on resuming."""
+    """Both modes; the run reports truncated episodes once; the limit can be changed on resuming."""
     settings = {"n_peers": 2, "total_timesteps": 90, "eval_freq": 30, "n_eval_episodes": 1, "verbose": 1, "threads": 1,
                 "checkpoint_freq": 30, "eval_modes": ("alone", "together"), "net_arch": (8,), "max_eval_steps": 20,
                 "learning_starts": 10, "log_dir": str(tmp_path)}  # fmt: skip
     whole = peerage.train(Endless, exp_name="whole", **settings)
     assert set(whole.evaluations["length"]) == {20} and len(whole.evaluations) == 4 * 2 * 2
-    assert capsys.readouterr().out.count("cut after 20 steps") == 1
+    assert capsys.readouterr().out.count("truncated after 20 steps") == 1
     run = evaluate.Evaluator.run
 
     def stop(self, actor, trained, stop):
@@ -306,7 +306,7 @@ def test_scalars_of_success_stop_at_the_first_unknown_one_also_after_a_resume(tm
 
 
 @pytest.mark.parametrize("value", [0.7, 2, "yes", np.array([True])])
-def test_another_value_of_success_is_unknown_and_named_once(value, monkeypatch):
+def test_another_value_of_success_is_unknown_and_gives_one_warning(value, monkeypatch):
     monkeypatch.setattr(success, "_warned", set())
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -363,7 +363,7 @@ def test_a_training_is_the_same_with_and_without_evaluations_together(case, tmp_
     same(a, b)
 
 
-def test_advice_of_an_expert_shows_in_the_episodes_together(tmp_path):
+def test_advice_of_an_expert_increases_the_return_of_episodes_together(tmp_path):
     """Its follower reaches every goal together with it from the first step on, and alone it does not."""
     config = replace(SMALL, n_peers=1, replicas=3, advisers=("expert",), total_timesteps=100,
                      advice=AdviceConfig(only_follow_others=True))  # fmt: skip
@@ -417,7 +417,7 @@ def test_a_resumed_run_evaluates_as_an_uninterrupted_one(tmp_path, monkeypatch):
 
 
 class Clock:
-    """An adviser that notes every step it is told of; its notes belong to the class, so that copies share them."""
+    """An adviser that records every step that it observes; the record belongs to the class, so that copies share it."""
 
     stateless = False
     told: list[int]
@@ -429,7 +429,7 @@ class Clock:
         return rng.integers(4, size=len(obs))
 
 
-def test_time_stands_still_in_an_evaluation_together(begin):
+def test_the_step_does_not_advance_in_an_evaluation_together(begin):
     """Advisers with a clock, schedules of choices and the environments are those of the last step of training."""
     Clock.told = []
     config = replace(SMALL, advisers=(), replicas=1, total_timesteps=60)
@@ -479,7 +479,7 @@ def test_an_adviser_that_cannot_be_copied_is_named(tmp_path):
         peerage.train(config=SMALL, advisers=[Stubborn()], log_dir=str(tmp_path))
 
 
-def test_evaluate_plays_alone_whatever_the_run_did(tmp_path):
+def test_evaluate_plays_alone_regardless_of_the_modes_of_the_run(tmp_path):
     run = peerage.train(config=replace(SMALL, total_timesteps=100), log_dir=str(tmp_path), exp_name="run")
     table = run.evaluate(2)
     last = run.evaluations[(run.evaluations["step"] == 100) & (run.evaluations["mode"] == "alone")]
@@ -561,7 +561,7 @@ def test_success_of_a_training_by_any_step(tmp_path):
     assert (found["any"] >= found["last"]).all()
 
 
-def test_each_replica_has_start_states_of_its_own():
+def test_each_replica_has_its_own_start_states():
     """Members of a replica have the same, and so have runs with the same seed; replicas and seeds have others."""
     config = Config(n_peers=2, replicas=2)
     first, again, second, third = episode_seeds(config, 2)

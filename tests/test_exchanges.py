@@ -1,4 +1,4 @@
-"""The exchange of parameters: the mean by hand, identical members, order, what it leaves alone."""
+"""The exchange of parameters: the mean by hand, identical members, order, and state that is not exchanged."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_settings_of_an_exchange_that_is_not_used_are_refused(tmp_path, changes,
     assert not list(tmp_path.iterdir())
 
 
-def test_moments_and_replay_stay_the_members_own(begin):
+def test_moments_and_replay_are_not_exchanged(begin):
     config = Config(
         env="Room-v6", n_peers=2, replicas=2, total_timesteps=60, device="cpu", exchange=("average",),
         exchange_freq=40, advice=AdviceConfig(sharing="none"), run=RunConfig(eval_freq=0),
@@ -167,7 +167,7 @@ def test_moments_and_replay_stay_the_members_own(begin):
     torch.testing.assert_close(a.q.flat[0], b.q.flat[:2].double().mean(dim=0).float())
 
 
-def test_it_is_made_when_it_is_due_and_not_before(begin):
+def test_an_exchange_takes_place_only_when_it_is_due(begin):
     config = Config(
         env="Room-v6", n_peers=2, total_timesteps=30, device="cpu", exchange=("average",), exchange_freq=7,
         run=RunConfig(eval_freq=0), learner=LearnerConfig(learning_starts=(2,), batch_size=(2,), net_arch=((4,),)),
@@ -183,7 +183,7 @@ def test_it_is_made_when_it_is_due_and_not_before(begin):
     assert not {6, 13, 20, 27} & set(equal)  # they learn every 4 steps, each from its own memory
 
 
-def test_it_goes_beside_advice_and_without(tmp_path):
+def test_an_exchange_works_with_and_without_advice(tmp_path):
     for sharing in ("none", "advice"):
         run = peerage.train(
             "Room-v6", n_peers=2, sharing=sharing, exchange=("average",), exchange_freq=50, total_timesteps=100,
@@ -195,7 +195,7 @@ def test_it_goes_beside_advice_and_without(tmp_path):
         assert "exchange: [average]" in (run.folder / "config.yaml").read_text()
 
 
-def test_what_cannot_be_averaged_is_one_line(tmp_path):
+def test_groups_that_cannot_be_averaged_give_a_one_line_error(tmp_path):
     mixed = Config(env="Pendulum-v1", n_peers=2, exchange=("average",), learner=LearnerConfig(algorithm=("sac", "td3")))
     with pytest.raises(UserError, match="--exchange average needs members with the same --algorithm"):
         Trainer(mixed)

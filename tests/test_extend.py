@@ -107,7 +107,7 @@ def test_schedules_that_depend_on_the_length_are_named_and_refused_or_stretched(
     assert epsilon["value"].round(3).tolist() == [0.067, 0.067]  # 1 - 140 / 150
 
 
-def test_lengths_that_cannot_be(tmp_path, capsys):
+def test_invalid_lengths_are_refused(tmp_path, capsys):
     run = train(small(run=replace(small().run, eval_freq=0)), tmp_path / "run")
     before = files(run)
     for words, text in (

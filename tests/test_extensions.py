@@ -224,7 +224,7 @@ def tables(run: peerage.Run) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("trust", ["td", "in-context", "hybrid"])
-def test_they_train_in_a_group_and_survive_kill_and_resume(tmp_path, monkeypatch, trust):
+def test_registered_methods_train_in_a_group_and_resume_after_a_kill(tmp_path, monkeypatch, trust):
     """Trust needs neither replay buffers nor Q-functions."""
     more = {"follow_steps": 3, "trust_buffer_size": 40}
     if trust == "hybrid":
@@ -285,7 +285,7 @@ def test_they_appear_in_the_help_and_in_yaml(tmp_path):
         ({"exchange": ("averag",)}, "average"),
     ],
 )
-def test_what_does_not_fit_is_one_line(tmp_path, changes, message):
+def test_unsupported_combinations_give_a_one_line_error(tmp_path, changes, message):
     with pytest.raises(peerage.UserError, match=message):
         train(tmp_path, "none", **changes)
     assert not list(tmp_path.iterdir())
@@ -388,7 +388,8 @@ def test_a_registered_learner_can_be_a_checkpoint_adviser(tmp_path):
 
 
 def test_members_of_other_kinds_share_a_group(tmp_path):
-    """A member with replay buffer and Q-function beside one without: no critic term, everything else as always."""
+    """A member with replay buffer and Q-function in a group with one without: no critic term, everything else
+    unchanged."""
     run = train(tmp_path, "mixed", algorithm=("reinforce", "dqn", "reinforce"), exchange=(), learning_starts=(5,),
                 batch_size=(4,), net_arch=((8,),), trust="td")  # fmt: skip
     assert run.advice["critic"].isna().all() and run.advice["trust_td"].notna().any()

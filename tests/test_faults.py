@@ -1,4 +1,4 @@
-"""Whatever fails under a training: it says so in one line and leaves a folder that resumes, to the same bytes."""
+"""Every failure during a training gives a one-line error and leaves a folder that resumes to the same bytes."""
 
 from __future__ import annotations
 
@@ -272,7 +272,7 @@ def log_folder_that_is_read_only(path: Path, whole: dict[str, bytes]) -> None:
 
 
 def run_folder_that_becomes_read_only(path: Path, whole: dict[str, bytes]) -> None:
-    """Rows go on into the open tables; the next checkpoint finds out."""
+    """Rows are still written to the open tables; the next checkpoint detects the fault."""
     faults.bound_by_permissions()
     run = path / "run"
     said = peerage(*words(path), listeners=(At(52, lambda: faults.set_permissions(run, 0o555, 0o444)),))
@@ -304,7 +304,7 @@ def checkpoints_that_become_read_only(path: Path, whole: dict[str, bytes]) -> No
 
 
 def file_system_that_becomes_read_only(path: Path, whole: dict[str, bytes]) -> None:
-    """As after an error of a disk, or in a container; while the run stands still."""
+    """As after a disk error, or in a container; while the run is stopped."""
     Disk(path, 4096)
     run = path / "run"
     command = words(path)
@@ -327,7 +327,7 @@ def file_system_that_becomes_read_only(path: Path, whole: dict[str, bytes]) -> N
         file_system_that_becomes_read_only,
     ],
 )
-def test_what_may_not_be_written(tmp_path, reference, fault):
+def test_files_that_cannot_be_written(tmp_path, reference, fault):
     in_a_child(fault, tmp_path, reference())
 
 
@@ -344,7 +344,7 @@ def run_of_somebody_else(path: Path, whole: dict[str, bytes]) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
-def test_a_run_of_somebody_else(tmp_path, reference):
+def test_a_run_of_another_user(tmp_path, reference):
     place = tmp_path / "theirs"
     place.mkdir()
     at_76 = At(76, lambda: os.kill(os.getpid(), signal.SIGTERM))
@@ -501,8 +501,8 @@ def chances(monkeypatch):
 @pytest.mark.filterwarnings("error::RuntimeWarning")
 @pytest.mark.parametrize("algorithm, trust", [(a, t) for a, some in TRUSTS.items() for t in some])
 def test_a_member_that_diverges(tmp_path, reference, chances, algorithm, trust):
-    """The other one learns on, nobody is asked to do what is no action (`Frail` would raise), evaluations are made,
-    the member is named once, and a resume is exact."""
+    """The other member continues to learn, environments receive valid actions only (`Frail` would raise), evaluations
+    are made, the member is reported once, and a resume is exact."""
     config = diverging(algorithm, trust)
     whole = reference(config)
     heard, stop = Heard(), At(76, lambda: os.kill(os.getpid(), signal.SIGTERM))
@@ -537,7 +537,7 @@ def test_a_member_that_diverges_by_itself(tmp_path):
 
 
 @pytest.mark.parametrize("rate", [1e3, 1e4])
-def test_agent_values_hear_nothing_of_a_frozen_member(tmp_path, rate):
+def test_agent_values_ignore_a_frozen_member(tmp_path, rate):
     """Its critic stays as large as it was: what the group thinks of its advisers is no longer decided by it."""
     config = diverging("sac", "td", (1e-3, rate))
     assert peerage(*words(tmp_path, config)).status == 0
@@ -564,7 +564,7 @@ def test_rewards_that_are_enormous(tmp_path, reference, chances, algorithm, trus
     assert chances and all(np.isfinite(p).all() and np.allclose(p.sum(axis=1), 1) for p in chances)
 
 
-def test_everybody_diverges(tmp_path, reference):
+def test_all_members_diverge(tmp_path, reference):
     """Each is named, and the run comes to its end; it resumes exactly, and has a report."""
     config = diverging("sac", "hybrid", (1e30,))
     heard, stop = Heard(), At(76, lambda: os.kill(os.getpid(), signal.SIGTERM))
@@ -580,7 +580,7 @@ METHODS = ("on_start", "on_metrics", "on_evaluations", "on_advice", "on_timing",
 
 
 class Quota(BaseException):
-    """What some libraries raise so that nobody catches it."""
+    """An error as of some libraries, which `except Exception` does not catch."""
 
 
 class Raises(Listener):
@@ -636,7 +636,7 @@ def test_tensorboard_that_fails(tmp_path, reference, step, fault):
 
 
 def test_wandb_that_fails(tmp_path, reference, monkeypatch):
-    """The real one, offline. It writes from a process of its own, and whatever happens to that is not ours."""
+    """The real W&B, offline. It writes from a separate process, whose errors do not affect the training."""
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
@@ -659,10 +659,10 @@ def held_at_the_end(gate: Path, *command: object) -> Ended:
     return peerage(*command, listeners=(At(116, wait),))
 
 
-def test_a_run_that_others_look_at(tmp_path, reference):
-    """A second training is refused; `evaluate` and `report` always find a whole checkpoint, whatever is being replaced,
-    and disturb nothing. A checkpoint after every step, and only one is kept. The training does not end before all
-    commands were tried three times."""
+def test_a_run_that_others_read(tmp_path, reference):
+    """A second training is refused; `evaluate` and `report` always find a complete checkpoint, although it is being
+    replaced, and do not affect the training. There is a checkpoint after every step, and only one is kept. The training
+    does not end before all commands have run three times."""
     config = replace(tiny(), run=replace(tiny().run, checkpoint_freq=1, keep_checkpoints=1))
     run, command, gate = tmp_path / "run", words(tmp_path, config), tmp_path / "gate"
     gate.touch()
@@ -687,7 +687,7 @@ def test_a_run_that_others_look_at(tmp_path, reference):
     assert differs(run, reference()) == [] and list(tmp_path.glob(".*")) == []
 
 
-def test_a_checkpoint_that_is_replaced_while_one_looks(tmp_path, monkeypatch):
+def test_a_checkpoint_that_is_replaced_while_it_is_read(tmp_path, monkeypatch):
     """Between the listing of the checkpoints and the reading of the only one, the training writes the next."""
     run = tmp_path / "run"
     config = replace(tiny(), run=replace(tiny().run, keep_checkpoints=1))
@@ -832,7 +832,7 @@ def test_a_terminal_that_is_closed(tmp_path):
 
 @pytest.mark.parametrize("number, status", [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 130)])
 def test_a_signal_while_the_report_is_drawn(tmp_path, reference, number, status):
-    """The training is done, and says so; no figure is half a figure, and a resume draws what is missing."""
+    """The training is finished and reports it; no figure is incomplete, and a resume draws the missing ones."""
     run = tmp_path / "run"
     child = start(signal_after_a_figure, number, words(tmp_path), output=tmp_path / "said", report=True)
     child.join()
@@ -866,7 +866,7 @@ def peerage_and_exit(command: list[object]) -> None:
 
 
 def signal_in_an_evaluation(file: Path, command: list[object]) -> None:
-    """A command whose environments do what `file` says."""
+    """A command with environments that fail as `file` requests."""
     Frail.fault = file
     peerage_and_exit(command)
 
@@ -910,7 +910,7 @@ def test_a_log_file_on_a_full_disk(tmp_path, reference, where):
 
 
 def room(megabytes: float) -> None:
-    """No more memory than this on top of what the process has."""
+    """Limit the additional memory of the process."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = int(pages * os.sysconf("SC_PAGE_SIZE") + megabytes * 2**20)
     resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
@@ -929,7 +929,7 @@ WIDE = tiny(learner={"net_arch": ((400, 400),), "batch_size": (400,), "train_fre
 
 
 def no_memory_on_the_way(path: Path, whole: dict[str, bytes]) -> None:
-    """Somebody else took what there was."""
+    """Another process uses the memory."""
     hoard: list[np.ndarray] = []
 
     def take() -> None:
@@ -954,7 +954,7 @@ def test_no_memory(tmp_path, reference, fault):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of the address space are Linux's")
 def test_no_memory_for_the_program_itself(tmp_path):
-    """Too little to import what it stands on, as in a small container."""
+    """Too little memory to import the libraries, as in a small container."""
     limit = 250 * 2**20
     ended = subprocess.run(
         [sys.executable, "-m", "peerage", *map(str, words(tmp_path))],

@@ -51,7 +51,7 @@ def steps_of(spec: Spec, steps: int = STEPS, members: int = M, advisers: int = K
     rng = np.random.default_rng(seed)
     obs = rng.normal(0.5, 0.6, (members, steps, spec.obs_dim)).astype(np.float32)
     obs[:, ::3] *= 0.1
-    obs[:, 1::4] = obs[:, :1]  # things that stand still
+    obs[:, 1::4] = obs[:, :1]  # constant values
     if spec.discrete:
         action = rng.integers(spec.n_actions, size=(members, steps))
     else:
@@ -121,7 +121,7 @@ def test_an_episode_does_not_depend_on_the_one_before(name):
 
 
 @pytest.mark.parametrize("name", ENVS)
-def test_a_reward_is_seen_only_after_its_step(name):
+def test_a_reward_is_in_the_features_only_after_its_step(name):
     """Lagged, r_t changes no feature at or before t, and some after it; the published way, it changes those at t."""
     steps = steps_of(spec_of(ENVS[name]))
     steps["first"][:, 1:] = False
@@ -148,7 +148,7 @@ def test_the_last_reward_of_an_episode_is_not_in_the_next(name):
 
 @pytest.mark.parametrize("name", ENVS)
 @pytest.mark.parametrize("advisers", [1, 2, 4, 64])
-def test_the_adviser_slice_and_nothing_else_says_who_was_followed(name, advisers):
+def test_only_the_adviser_slice_contains_the_followed_adviser(name, advisers):
     """But for LunarLander's share of the followed adviser's last actions, which by its definition depends on it."""
     spec = spec_of(ENVS[name])
     steps = steps_of(spec, advisers=advisers)
@@ -180,7 +180,7 @@ def test_a_saved_state_continues_with_the_same_bits(name):
         run(before, {key: x[:, :cut] for key, x in steps.items()}, [7])
         saved = before.state()
         assert all(isinstance(x, np.ndarray) and len(x) == M for x in saved.values())
-        run(before, {key: x[:, cut:] for key, x in steps.items()})  # what is saved does not change with it
+        run(before, {key: x[:, cut:] for key, x in steps.items()})  # the saved state does not change with it
         after = fresh(name)
         run(after, steps)  # what it knew is forgotten
         after.load_state(saved)
@@ -294,7 +294,7 @@ def registered():
     return register
 
 
-def test_a_family_of_the_users_own(registered):
+def test_a_custom_family(registered):
     features = registered(
         phases=lambda past: (past.obs[..., 2] > 0).astype(int), phase_names=("left", "right")
     )
@@ -361,7 +361,7 @@ def test_an_impossible_family_is_refused_when_built(registered, wrong):
     assert str(error.value).startswith(SELF) and "\n" not in str(error.value)
 
 
-def test_what_goes_wrong_later_changes_nothing(registered):
+def test_a_later_error_changes_nothing(registered):
     """Finite on the made-up steps, not on a later one: the whole chunk is refused, and the next one is accepted."""
 
     def extract(past):
@@ -393,7 +393,7 @@ def test_names():
 
 
 @pytest.mark.parametrize("env_id", ["Hopper-v5", "Walker2d-v5", "Ant-v5"])
-def test_another_layout_of_the_same_environment_is_not_misread(env_id):
+def test_another_layout_of_the_same_environment_is_detected(env_id):
     """With the position in front every number has another place."""
     spec = check_env_id(env_id, {"exclude_current_positions_from_observation": False})
     assert family_for("auto", spec).name == "generic"
@@ -407,7 +407,7 @@ def test_a_family_registered_under_an_id_is_taken_by_auto():
     assert family_for("auto", spec_of("Room-v6")).name == "room"
 
 
-def test_a_factory_that_fails_or_makes_something_else():
+def test_a_factory_that_fails_or_returns_another_type():
     register_features("mine", lambda spec: 1 / 0)
     with pytest.raises(UserError, match=r"^feature family 'mine': ZeroDivisionError"):
         family_for("mine", spec_of("Room-v21"))

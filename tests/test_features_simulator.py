@@ -66,7 +66,7 @@ def test_layout_of_the_ant(env_id):
     for i, joint in enumerate(ANT_JOINTS):
         assert moved(env, qpos=env.model.joint(joint).qposadr[0]) == [5 + i]
         assert moved(env, qvel=env.model.joint(joint).dofadr[0]) == [19 + i]
-    # the quaternion stands as MuJoCo has it, w first
+    # the quaternion has MuJoCo's order, w first
     turn = np.array([0.5, 0.1, 0.7, 0.5]) / np.linalg.norm([0.5, 0.1, 0.7, 0.5])
     qpos = env.init_qpos.copy()
     qpos[3:7] = turn

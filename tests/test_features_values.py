@@ -1,4 +1,4 @@
-"""Every slice of every family on numbers worked out by hand, and every branch of every phase rule, in order."""
+"""Every slice of every family on numbers computed by hand, and every branch of every phase rule, in order."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ FLAGS = [
 
 
 @pytest.mark.parametrize("case", FLAGS, ids=lambda case: f"{case[0]}-{case[1]}-{case[2]}-{case[3]}")
-def test_flags_turn_at_their_thresholds(case):
+def test_flags_change_at_their_thresholds(case):
     env_id, block, column, index, values, expected, rest = case
     size = check_env_id(env_id, {}).obs_dim
     flags = flag(env_id, block, column, lambda value: obs_of(size, **rest, **{f"at_{index}": value}), values)

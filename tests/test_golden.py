@@ -16,7 +16,7 @@ def compared(a, b, tolerance=0.0, file="metrics.csv") -> Comparison:
     return found
 
 
-def test_a_run_stands_after_the_run_that_it_needs():
+def test_a_run_comes_after_the_run_that_it_needs():
     names = [run.name for run in RUNS]
     assert len(set(names)) == len(names)
     assert all(not run.needs or run.needs in names[:i] for i, run in enumerate(RUNS))
@@ -36,14 +36,14 @@ def test_a_cell_that_differs():
     assert str(compared(a, b, 0.01)) == "same within 0.01"
 
 
-def test_columns_and_metrics_that_one_side_has():
+def test_columns_and_metrics_that_only_one_side_has():
     a, b = [ROW], [{**ROW, "mode": "greedy"}, {**ROW, "name": "new", "mode": ""}]
     assert compared(a, b).notes == ["metrics.csv: columns only in B: mode", "metrics.csv: metrics only in B: new"]
     assert not compared(a, b).differences
     assert compared(b, a).differences == ["metrics.csv: columns only in A: mode", "metrics.csv: metrics only in A: new"]
 
 
-def test_rows_that_one_side_has():
+def test_rows_that_only_one_side_has():
     found = compared([ROW], [ROW, {**ROW, "step": "200"}])
     assert found.differences == ["metrics.csv: 1 rows only in B, first 200 0 member-0 q/mean"]
 

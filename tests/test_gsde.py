@@ -1,4 +1,4 @@
-"""The values of states with gSDE: every state is valued by an action of its own."""
+"""The values of states with gSDE: every state is valued with a separate action."""
 
 from __future__ import annotations
 

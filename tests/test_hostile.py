@@ -1,5 +1,4 @@
-"""Words and configurations that nobody of good will would write: whatever they hold, the answer is one line, and
-nothing that was there is lost."""
+"""Malicious words and configurations: every answer is a one-line message, and no existing file is lost."""
 
 from __future__ import annotations
 
@@ -100,7 +99,7 @@ def test_the_configuration_of_a_run(runs, kind, command, data):
 
 @pytest.mark.parametrize("command", COMMANDS_OF_A_RUN[1:], ids=lambda words: f"{words[0]}{words[-1]}")
 def test_a_run_that_brings_code(runs, command):
-    """Whoever works inside of a run folder that somebody sent must not run what lies there."""
+    """Commands inside a run folder from an untrusted source must not execute code from it."""
     with Place(runs) as place:
         for name in ("payload.py", "package/__init__.py"):
             path = place.run / name
@@ -139,7 +138,7 @@ def hostile_paths(place: Place) -> list[str]:
     (there / "to-run").symlink_to(place.run)
     (there / "empty").mkdir()
     (there / "file").write_bytes(b"\x80\x02}q\x00.")
-    for name in ("fifo", "socket", "empty", "file", "link", "loop"):  # runs whose config.yaml is odd
+    for name in ("fifo", "socket", "empty", "file", "link", "loop"):  # runs with an unusual config.yaml
         (there / f"with-{name}").mkdir()
         (there / f"with-{name}" / "config.yaml").symlink_to(there / name)
     for path in place.zips.iterdir():
@@ -160,7 +159,7 @@ words = st.sampled_from(TEXTS) | numbers | st.text(max_size=9)
 
 
 def on_the_command_line(word: str) -> str:
-    """What a shell can hand over: no surrogates but those that stand for bytes."""
+    """Words that a shell can pass: only surrogates that represent bytes."""
     return word.replace("\ud800", "\udcff").replace("\0", "\u2400")
 
 
@@ -230,7 +229,7 @@ def test_where_a_run_goes(runs, place_of, name, overwrite):
 
 
 ONE_LINE = {"train", "sweep"}
-"""Commands that would train; they have tests of their own, here and elsewhere."""
+"""Commands that would train; they have separate tests."""
 
 
 @examples(70)
@@ -251,6 +250,6 @@ def test_words_of_the_other_commands(runs, command, data):
 
 
 @pytest.mark.parametrize("said", [[], ["--"], ["", ""], ["train", "--"], ["-h", "x"], ["１２"], ["x" * 99_999]])
-def test_words_that_are_no_command(runs, said):
+def test_words_that_are_not_a_command(runs, said):
     with Place(runs) as place:
         place.ask(*said)

@@ -1,5 +1,5 @@
-"""Checkpoints and run folders that somebody has damaged, on purpose or not: whatever they hold, the answer is one line,
-and nothing that was there is lost."""
+"""Checkpoints and run folders that were damaged, on purpose or not: every answer is a one-line message, and no existing
+file is lost."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.long
 
 
 def reseal(folder: Path, **manifest: Any) -> None:
-    """Make the checksums right again, as somebody would who knows what he is doing."""
+    """Correct the checksums, as an attacker would."""
     old = json.loads((folder / "manifest.json").read_text())
     old.pop("seal")
     new = {**old, **manifest}
@@ -58,8 +58,8 @@ def said(path: Path) -> Any:
     both=st.booleans(),
 )  # fmt: skip
 def test_a_byte_of_a_checkpoint(runs, kind, command, which, flip, both):
-    """Whatever is wrong with it, it is known to be wrong: a resume goes on from the one before, to the same end, and
-    where that is spoiled too, nothing is used."""
+    """Every damage is detected: a resume continues from the previous checkpoint to the same result, and if that is
+    damaged too, it is refused."""
     with Place(runs, kind) as place:
         newest = place.newest
         chunks = sorted((newest.parent / "chunks").iterdir())
@@ -123,7 +123,7 @@ HOW = tuple(spoiled(torch.zeros(2)))
 
 @examples(150)
 @given(kind=st.sampled_from(KINDS), command=st.sampled_from(COMMANDS_OF_A_RUN), data=st.data())
-def test_a_state_that_is_sealed_and_makes_no_sense(runs, kind, command, data):
+def test_a_state_with_valid_checksums_and_invalid_values(runs, kind, command, data):
     with Place(runs, kind) as place:
         newest = place.newest
         if data.draw(st.booleans()):
@@ -148,8 +148,8 @@ def test_a_state_that_is_sealed_and_makes_no_sense(runs, kind, command, data):
      {"offsets": {"metrics.csv": None}}, {"offsets": {"metrics.csv": -1}}, {"offsets": {"metrics.csv": 10**30}},
      {"frozen": [0]}, {"evaluated_at": "x"}],
 )  # fmt: skip
-def test_a_senseless_state_of_the_runner(runs, command, runner):
-    """A resume is refused; whoever evaluates the members does not need it."""
+def test_an_invalid_state_of_the_runner(runs, command, runner):
+    """A resume is refused; an evaluation of the members does not need this state."""
     with Place(runs) as place:
         path = place.newest / "state.json"
         state = json.loads(path.read_text())
@@ -163,7 +163,7 @@ def test_a_senseless_state_of_the_runner(runs, command, runner):
 @examples(60)
 @given(kind=st.sampled_from(KINDS), which=st.integers(0, 99), how=st.sampled_from((*HOW, "drop", "rename", "swap")),
        name=st.integers(0, 99))  # fmt: skip
-def test_chunks_that_are_sealed_and_make_no_sense(runs, kind, which, how, name):
+def test_chunks_with_valid_checksums_and_invalid_values(runs, kind, which, how, name):
     with Place(runs, kind) as place:
         chunks = sorted((place.newest.parent / "chunks").iterdir())
         path = chunks[which % len(chunks)]
@@ -186,7 +186,7 @@ def test_chunks_that_are_sealed_and_make_no_sense(runs, kind, which, how, name):
 
 @examples(60)
 @given(kind=st.sampled_from(KINDS), command=st.sampled_from(COMMANDS_OF_A_RUN), data=st.data())
-def test_a_manifest_that_is_sealed_and_makes_no_sense(runs, kind, command, data):
+def test_a_manifest_with_a_valid_checksum_and_invalid_values(runs, kind, command, data):
     with Place(runs, kind) as place:
         newest = place.newest
         manifest = json.loads((newest / "manifest.json").read_text())
@@ -258,7 +258,7 @@ REPLACED = ("junk", "longer", "shorter", "missing", "folder", "fifo", "link to a
 
 ASIDE = {"FAILED", "environment.json", "command.txt", ".lock", "timing.csv", "report.html", "figures",
          "figures/training_return.png", "export", "dumps", "tensorboard", "wandb_run.txt", ".DONE.1.tmp"}  # fmt: skip
-"""What a training does not come from: whatever lies there, it is the same."""
+"""Files that do not affect a training, whatever their content."""
 
 
 @examples(120)
@@ -271,7 +271,7 @@ def test_other_things_in_a_run_folder(runs, command, name, how, junk):
 
 
 @pytest.mark.parametrize("name", ["FAILED", "environment.json", "command.txt", "wandb_run.txt", "timing.csv"])
-def test_junk_in_small_files_is_no_reason_to_stop(runs, name):
+def test_invalid_small_files_do_not_stop_a_resume(runs, name):
     for junk in JUNK:
         with Place(runs) as place:
             (place.run / name).write_bytes(junk)
@@ -282,7 +282,7 @@ def test_junk_in_small_files_is_no_reason_to_stop(runs, name):
 @pytest.mark.parametrize("how", ["shorter", "within a line", "missing", "empty"])
 @pytest.mark.parametrize("name", ["metrics.csv", "evaluations.csv", "advice.csv", "timing.csv"])
 def test_rows_that_do_not_reach_the_checkpoint_are_not_touched(runs, name, how):
-    """The run cannot go on as if it had never been interrupted; whoever still has the file can put it back."""
+    """The run cannot be resumed exactly, so it is refused; the user can restore the file."""
     with Place(runs) as place:
         path = place.run / name
         lines = path.read_bytes().splitlines(keepends=True)
@@ -303,14 +303,14 @@ def test_rows_that_do_not_reach_the_checkpoint_are_not_touched(runs, name, how):
 
 @pytest.mark.parametrize("how", ["fifo", "link to a file", "link to a folder", "link to nothing"])
 def test_no_link_leads_out_of_a_run_folder(runs, how):
-    """Whatever a resume writes to, cuts or removes; and nothing is waited for."""
+    """For every path that a resume writes, truncates or removes; no command blocks."""
     for name in FILES:
         with Place(runs) as place:
             replaced(place.run / name, how, place.outside, b"")
             use(place, COMMANDS_OF_A_RUN[0])
 
 
-def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew(runs):
+def test_a_run_without_its_checkpoints_is_not_restarted(runs):
     """Its rows would be lost."""
     with Place(runs) as place:
         shutil.rmtree(place.run / "checkpoints")

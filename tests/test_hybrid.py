@@ -1,4 +1,4 @@
-"""Transformer trust in the whole system: its equations by hand, and what it does in real groups and environments."""
+"""Transformer trust in the whole system: its equations by hand, and its behaviour in real groups and environments."""
 
 from __future__ import annotations
 
@@ -158,8 +158,8 @@ def test_the_mixture_by_hand(begin):
 
 
 @pytest.mark.parametrize("trust", ["transformer", "hybrid"])
-def test_the_score_is_equation_9_with_transformer_trust_in_trusts_place(begin, trust):
-    """From the columns of advice.csv alone, as they stand when members choose."""
+def test_the_score_is_equation_9_with_transformer_trust(begin, trust):
+    """From the columns of advice.csv alone, as they are when members choose."""
     config = small(n_peers=3, replicas=2, advice=replace(ADVICE, trust=trust, follow_steps=1))
     trainer = begin(config, 30, dtype=F64)
     trainer.step += 1
@@ -187,7 +187,7 @@ def test_the_score_is_equation_9_with_transformer_trust_in_trusts_place(begin, t
             score = [v / top + a + c for v, a, c in zip(expected, norm("agent_value"), norm("critic"))]
             assert [row["score"] for row in own] == pytest.approx(score, rel=1e-9, abs=1e-9)
             seen |= {row["trust_attention"] for row in own}
-    assert len(seen) == 2 * 3 * 4  # every pair has a value of its own
+    assert len(seen) == 2 * 3 * 4  # every pair has its own value
 
 
 def test_every_component_is_in_the_run_folder(tmp_path):
@@ -263,7 +263,7 @@ def test_only_the_adviser_differs(begin, monkeypatch, name, phases):
         windows, members = asked[0]
         assert members == np.flatnonzero(trainer.sharing.chose).tolist()
         assert windows.features.shape[:2] == (len(members), K)
-        # the features anew, from raw steps in one piece
+        # the features computed again from raw steps in one chunk
         anew = make_features("auto", trainer.spec, 2, K)
         features, phase = anew.extend(*(np.stack(column[:before], axis=1) for column in steps))
         others = np.ones(anew.width, bool)
@@ -287,7 +287,7 @@ def test_only_the_adviser_differs(begin, monkeypatch, name, phases):
     assert checked >= 10
 
 
-def test_only_members_who_choose_are_computed(begin, monkeypatch):
+def test_only_members_that_choose_are_computed(begin, monkeypatch):
     """In CartPole episodes end at different times, and a new one forces a choice."""
     trainer = begin(small("CartPole-v1", n_peers=4))
     asked = spy(monkeypatch, hybrid(trainer))
@@ -398,7 +398,7 @@ def test_a_prediction_does_not_depend_on_its_own_reward(begin, name):
         return [bool(predict(begins + t)[t] != before[t]) for t in range(n)]
 
     assert changed("causal", True) == [False] * n
-    # as published, the step after tells; after the last one there is none
+    # as published, the next step contains the reward; the last step has no next one
     assert changed("seed", True) == [True] * (n - 1) + [False]
     assert changed("causal", False) == [True] * n
 
@@ -458,7 +458,7 @@ COMMANDS = {
 def test_the_published_commands_run(env, tmp_path, monkeypatch):
     """Their flags as they are, shortened by --total-timesteps; without evaluations and report."""
     pytest.importorskip("wandb")
-    # W&B has tests of its own; "disabled", wandb would stay so for the rest of the process
+    # W&B has separate tests; once "disabled", wandb would stay disabled for the rest of the process
     monkeypatch.setattr("peerage.session.WandbLog", lambda project, figures: Listener())
     monkeypatch.setattr(Evaluations, "rows", lambda self, step, stop=None: [])
     monkeypatch.setattr("peerage.session.write_report", lambda folder: folder)
@@ -528,7 +528,7 @@ def third_of_two_phases(spec):
         ("--env Room-v6 --trust hybrid --wiring best", "--wiring"),
     ],
 )
-def test_bad_input_is_one_line_and_nothing_is_written(tmp_path, capsys, words, said):
+def test_invalid_input_gives_a_one_line_error_and_nothing_is_written(tmp_path, capsys, words, said):
     peerage.register_features("wide-block", wrong_width)
     peerage.register_features("third-phase", third_of_two_phases)
     folder = tmp_path / "runs"

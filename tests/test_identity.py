@@ -210,7 +210,7 @@ def test_a_function_without_a_name_is_not_replaced_by_its_inner_environment(caps
         Path("run/environment.json").write_text(edited)
         assert main(["export", "run"]) == 2 and "does not describe the spaces of <scaled>" in capsys.readouterr().err
     Path("run/environment.json").write_text(environment)
-    # An evaluation on another environment that is given explicitly is allowed, and says so
+    # An evaluation on another environment that is given explicitly is allowed, with a message
     with pytest.warns(UserWarning, match="is not the environment that run was trained on"):
         _, other = session.evaluate_run("run", 1, env=bare)
     assert other[0][3] == pytest.approx(whole.evaluate(1)["return"][0] / 100)
@@ -358,7 +358,7 @@ def test_the_current_folder_has_modules_unless_it_is_a_run(monkeypatch, tmp_path
     RunFolder.create(tmp_path, "run", "run", to_dict(small())).unlock()
     monkeypatch.chdir(run)
     write_module("inside", 1.0)
-    rule = "modules of the current folder are not imported, because it is a run folder, which holds data alone"
+    rule = "modules of the current folder are not imported, because it is a run folder"
     for _ in ("config.yaml", "environment.json"):  # environment.json marks a run whose config.yaml was rewritten
         with pytest.raises(UserError, match=f"No module named 'inside'; {rule}: run this command in another folder"):
             make_env("inside:make_env", {})
@@ -416,7 +416,7 @@ class Noise(gym.Env):
         ("fresh", True, False, set()),
     ],
 )
-def test_a_trial_finds_where_random_numbers_come_from(source, seeds, repeats, own_random):
+def test_a_trial_detects_the_source_of_random_numbers(source, seeds, repeats, own_random):
     numpy, python = np.random.get_state()[1].tolist(), random.getstate()  # noqa: NPY002
     spec = check_env_id(Noise, {"source": source, "seeds": seeds})
     assert (spec.repeats, spec.own_random) == (repeats, own_random)
@@ -534,7 +534,7 @@ def test_differences_of_fingerprints():
     ],
     ids=["bytes", "unbounded", "float32", "discrete"],
 )
-def test_a_space_comes_back_from_its_description(space):
+def test_a_space_is_restored_from_its_description(space):
     assert described_space(json.loads(json.dumps(describe_space(space)))) == space
 
 
@@ -551,7 +551,7 @@ def test_a_run_without_a_fingerprint_resumes():
 # --- other runs -----------------------------------------------------------------------------------------------
 
 
-def test_comparisons_tell_environments_of_one_name_apart():
+def test_comparisons_distinguish_environments_with_the_same_name():
     def maker(factor):
         def scaled():
             env = gym.make("Pendulum-v1", max_episode_steps=20)

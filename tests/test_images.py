@@ -38,7 +38,7 @@ KEYS = [StreamKey(3, 0, m) for m in range(2)]
 
 
 class Pixels(gymnasium.Env):
-    """Say in which half of the picture the bright square is: reward 1 for the right one. Six steps an episode."""
+    """Name the half of the image with the bright square: reward 1 if correct. Six steps per episode."""
 
     action_space = Discrete(2)
 
@@ -116,12 +116,12 @@ def test_a_row_does_not_depend_on_the_others():
 
 
 def test_an_update_equals_one_of_stable_baselines3(monkeypatch):
-    """In float64. The pictures of Stable-Baselines3 are divided by 255 by hand, because it converts them to float32."""
+    """In float64. The images of Stable-Baselines3 are divided by 255 by hand, because it converts them to float32."""
     monkeypatch.setattr("stable_baselines3.common.policies.preprocess_obs", lambda obs, *args, **kwargs: obs / 255)
     settings = [default_settings("dqn") for _ in KEYS]
     space = Space(int(np.prod(SHAPE)), 1, n_actions=2, image=Image.of(SHAPE))
     learner = DQN(settings, KEYS, space, 100, dtype=F64)
-    learner.q_target.flat.mul_(0.9)  # a target network of its own
+    learner.q_target.flat.mul_(0.9)  # a separate target network
     rng = np.random.default_rng(1)
     obs, next_obs = (torch.tensor(rng.integers(256, size=(2, 6, *SHAPE)), dtype=F64) for _ in range(2))
     actions = torch.tensor(rng.integers(2, size=(2, 6, 1)), dtype=F64)
@@ -196,7 +196,7 @@ def test_a_group_learns_from_images_and_resumes_bit_for_bit(tmp_path, shape):
     assert policies[0](picture) == policies[1](picture) and policies[0](picture) in (0, 1)
 
 
-def test_a_member_trained_on_images_advises_loads_and_starts_others(tmp_path):
+def test_a_member_trained_on_images_advises_is_loaded_and_starts_others(tmp_path):
     def networks(run, which=""):
         group = checkpoint.load_one(run.folder, which)[1]["trainer"]["group"]
         return group["stacks"]["0"]["learner"]["parameters"]["q"]
@@ -243,7 +243,7 @@ def test_the_toy_task_is_learned_from_pixels(tmp_path):
         ({"train_freq": 4, "algorithm": "sac"}, "sac does not accept images, which Moves has as observations: use dqn"),
     ],
 )
-def test_what_does_not_fit_images_is_one_line(tmp_path, settings, message):
+def test_settings_that_do_not_support_images_give_a_one_line_error(tmp_path, settings, message):
     class Moves(Pixels):
         action_space = Box(-1, 1, (2,), np.float32)
 
@@ -253,7 +253,7 @@ def test_what_does_not_fit_images_is_one_line(tmp_path, settings, message):
     assert not list(tmp_path.iterdir())
 
 
-def test_small_and_shapeless_pictures_are_refused_with_a_wrapper(tmp_path):
+def test_small_and_flat_images_are_refused_and_the_wrapper_is_named(tmp_path):
     with pytest.raises(peerage.UserError, match="of at least 36 by 36 pixels"):
         peerage.train(lambda: Pixels((20, 20, 3)), log_dir=str(tmp_path))
 
@@ -267,7 +267,7 @@ def test_the_height_and_width_of_the_layout_decide_whether_it_is_an_image(shape)
         assert StackedCNN(1, Image.of(shape), (3,))(torch.zeros(1, 1, int(np.prod(shape)))).shape == (1, 1, 3)
 
 
-def test_noisy_pictures_stay_between_black_and_white():
+def test_noisy_images_stay_in_range():
     env = Perturbed(adapted(Pixels()), Perturbations(observation_noise=0.1))
     seen, clean = env.reset(seed=0)[0], adapted(Pixels()).reset(seed=0)[0].astype(int)
     assert seen.dtype == np.uint8 and set(clean) == {0, 250}

@@ -140,7 +140,7 @@ def test_imports_go_downwards() -> None:
     assert not upward, "; ".join(map(str, upward))
 
 
-def test_no_circles() -> None:
+def test_there_are_no_import_cycles() -> None:
     """Of explicit imports, those inside functions and under TYPE_CHECKING included."""
     found = circles({found[:2] for found in imports(sources())} - KNOWN.keys())
     assert not found, "; ".join(", ".join(sorted(circle)) for circle in found)
@@ -245,7 +245,7 @@ sys.exit(str([name for name in {HEAVY} if name in sys.modules]))
 
 
 @pytest.mark.parametrize("code", LIGHT)
-def test_light(code: str) -> None:
+def test_imports_are_light(code: str) -> None:
     code = f"import sys; {code}; sys.exit(str([name for name in {HEAVY} if name in sys.modules]))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stderr.splitlines()[-1] == "[]"

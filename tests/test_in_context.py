@@ -1,4 +1,4 @@
-"""In-context trust: its numbers by hand, what it may not see, what it must find out, and the whole system with it."""
+"""In-context trust: its numbers by hand, hidden inputs, what it must learn, and the whole system with it."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def act(trust, obs, followed, rewards, *, chose=True, next_obs=None, terminated=
 
 class World:
     """Members follow random advisers from random states in [-1, 1]; a decision is worth `reward(state, adviser)` and
-    noise. The places of the fixed advisers can be permuted: adviser `places[j]` is told and chosen as `j`."""
+    noise. The places of the fixed advisers can be permuted: adviser `places[j]` is passed and chosen as `j`."""
 
     def __init__(self, trust, seed=0, places=None, noise=0.3):
         self.trust, self.rng, self.noise = trust, np.random.default_rng(seed), noise
@@ -104,7 +104,7 @@ class World:
 
     def play(self, steps, reward, unit=1.0, origin=0.0):
         """`steps` decisions of every member; states `[steps, M]` and what was seen at the choices `[steps, M, K]`.
-        Trust is told `unit * state + origin`."""
+        Trust receives `unit * state + origin`."""
         t, states, seen = self.trust, [], []
         for _ in range(steps):
             obs = self.rng.uniform(-1, 1, t.M)
@@ -171,7 +171,7 @@ def test_the_value_of_a_terminal_state_is_not_asked():
     np.testing.assert_allclose(trust.valuation.advantage[:, 0], [3.0, 0.0], atol=1e-12)
 
 
-def test_decisions_are_valued_again_by_the_present_critics():
+def test_decisions_are_valued_again_with_the_current_critics():
     group = Critics(slope=[1.0, 2.0])
     trust = trust_of(group)
     choose(trust, [1.0, 1.0], [[[0.0]] * 3], 1)
@@ -186,7 +186,7 @@ def test_decisions_are_valued_again_by_the_present_critics():
     np.testing.assert_allclose(trust.valuation.critic[:, 0, 0], [0.0, 3.0], atol=1e-12)  # 1 - V: member 1 only
 
 
-def test_valuation_by_real_critics():
+def test_valuation_with_real_critics():
     """DQN without hidden layers: Q_0 = (s, 2 s, 3), Q_1 = (-s, 0, s); from 1 to 4 at gamma 0.5 and a reward of 1.
     V_0: 3, 8; V_1: 1, 4. A = 1 + 4 - 3 = 2 and 1 + 2 - 1 = 2."""
     member = replace(default_settings("dqn"), net_arch=(), buffer_size=10, batch_size=2, gamma=0.5)
@@ -205,7 +205,8 @@ def test_valuation_by_real_critics():
 
 
 def test_a_diverged_critic_does_not_affect_other_members():
-    """Member 0's critic says NaN, then infinity: its decisions count 0, those of the other member are unchanged."""
+    """Member 0's critic returns NaN, then infinity: its decisions count as 0, those of the other member are
+    unchanged."""
     group = Critics(slope=[1.0, 2.0])
     trust = trust_of(group, context_update_freq=2)
     World(trust).play(40, only(2))
@@ -292,7 +293,7 @@ def test_kernel_estimate_by_hand():
 
 
 @pytest.mark.parametrize("unit, origin", [(300.0, 0.0), (1e-3, 0.0), (300.0, 9000.0), (1e30, 0.0)])
-def test_the_unit_and_origin_of_observations_do_not_matter(unit, origin):
+def test_the_unit_and_origin_of_observations_have_no_effect(unit, origin):
     """Adviser 1 is right for states below 0, adviser 2 above: the values are those of states in [-1, 1], while the
     model learns."""
     found = []
@@ -399,7 +400,7 @@ def test_the_context_ends_before_the_query_begins():
     assert any(ended[e] < ended[q] for q in finished for e in finished if ended[e] >= begun[q] and e != q)
 
 
-def test_a_query_made_again_from_memory_is_the_same():
+def test_a_query_recomputed_from_memory_is_the_same():
     """Tokens at the choice and later, in training: the same bits while critics and scales are the same."""
     trust = trust_of(Critics(3, slope=[1.0, 2.0, 0.0]), context_length=9, follow_steps=6)
     made = uneven(trust)
@@ -448,7 +449,7 @@ def test_identities_are_hidden_in_a_share_of_the_windows(hide):
 
 
 def test_tokens_mark_the_asker_and_the_members():
-    """What is not permuted: a member knows itself among the advisers, and the learners."""
+    """The tokens identify the asker among the advisers, and the learners."""
     trust = trust_of(Critics(2, 2), 4)
     World(trust).play(30, only(3))
     tokens, _ = ask(trust)  # [4, 4, L, width]
@@ -528,7 +529,7 @@ def rightly(seen, good):
     return float((seen.argmax(axis=2) == good).mean())
 
 
-def test_the_kernel_finds_the_good_adviser_at_once():
+def test_the_kernel_finds_the_good_adviser_without_learning():
     """Adviser 3 of 5 is better by three standard deviations of the noise: in the first 20 choices after the first 32
     decisions (16 of each) its value is the highest."""
     trust = trust_of(Indifferent(), 5, context_estimator="kernel", context_length=100, context_update_freq=5)
@@ -551,7 +552,7 @@ def test_the_transformer_alone_finds_the_good_adviser_and_follows_a_change():
     assert rightly(seen, 3) >= 0.95
     world.play(400, only(3))
 
-    trust.active[:] = False  # learns no more
+    trust.active[:] = False  # does not learn any more
     learned = trust.model.stack.flat.clone()
     other = trust_of(Indifferent(), 5, context_estimator="transformer", context_length=40, context_update_freq=2)
     other.model.stack.flat.copy_(learned)
@@ -697,7 +698,7 @@ def test_saved_and_loaded(begin, same, tmp_path):
     assert np.array_equal(a.updates, b.updates) and a.updates.min() > 10
     assert torch.equal(a.metrics()["trust/loss"], b.metrics()["trust/loss"])
     b.decisions.open[:] = True
-    second.sharing.reset(np.array([False, True, False, False]))  # her episode begins anew
+    second.sharing.reset(np.array([False, True, False, False]))  # its episode is restarted
     assert b.decisions.open.tolist() == [True, False, True, True]
 
 

@@ -51,7 +51,7 @@ class Kill(Listener):
             raise KeyboardInterrupt
 
 
-def test_a_member_starts_from_a_trained_one_and_learns_on(source, tmp_path):
+def test_a_member_starts_from_a_trained_one_and_continues_to_learn(source, tmp_path):
     """Without the source, a killed run is resumed to the same bits."""
     copy = tmp_path / "copy"
     shutil.copytree(source.folder, copy)
@@ -111,7 +111,7 @@ def test_members_that_cannot_start(source, tmp_path):
 
 
 @pytest.mark.report
-def test_a_run_whose_members_are_all_loaded_says_that_nobody_learns(source, tmp_path, capsys):
+def test_a_run_with_only_loaded_members_reports_that_no_member_learns(source, tmp_path, capsys):
     config = replace(small(load_paths=(str(source.folder),)), run=replace(small().run, verbose=2, eval_freq=0))
     run = peerage.train(config=config, log_dir=str(tmp_path), exp_name="run")
     assert "no member learns: all are loaded by --load-paths" in capsys.readouterr().out

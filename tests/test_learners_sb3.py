@@ -1,8 +1,7 @@
-"""DQN, SAC and TD3 against Stable-Baselines3's own networks and its own `train()`, in float64.
+"""DQN, SAC and TD3 against the networks and `train()` of Stable-Baselines3, in float64.
 
-Stable-Baselines3 gets the same weights, batches and noise; what it does with them is its own code. A stack
-holds several members with other weights, learning rates, discounts and targets, each compared to a model
-of its own.
+Stable-Baselines3 gets the same weights, batches and noise. A stack holds several members with different weights,
+learning rates, discounts and targets, each compared with a separate model.
 """
 
 from __future__ import annotations
@@ -269,7 +268,7 @@ def test_dqn_equals_sb3(monkeypatch):
             exploration_fraction=0.2 + 0.1 * s,
             exploration_final_eps=0.02 * s,
         )
-        other = make_model(sb3.DQN, True, 30 + s)  # a target network of its own
+        other = make_model(sb3.DQN, True, 30 + s)  # a separate target network
         model.q_net_target.load_state_dict(other.q_net.state_dict())
         learner.q.flat[s] = flat(linears(model.q_net))
         learner.q_target.flat[s] = flat(linears(model.q_net_target))
@@ -583,7 +582,7 @@ def test_box_actions_are_stored_scaled_and_clipped(algorithm):
     assert stored.tolist() == [[[-1.0, 1.0], [1.0, -1.0]], [[0.0, 0.0], [0.5, -1.0]]]
 
 
-def test_learning_times_are_sb3s():
+def test_the_steps_of_updates_are_those_of_sb3():
     """Gradient steps after steps that are a multiple of train_freq and beyond learning_starts."""
     base = replace(
         default_settings("dqn"),

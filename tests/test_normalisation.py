@@ -237,7 +237,7 @@ def test_a_member_that_starts_from_a_run_continues_its_statistics(run):
     trainer.close()
 
 
-def test_an_exchange_leaves_the_statistics_alone(begin):
+def test_an_exchange_does_not_change_the_statistics(begin):
     config = Config(n_peers=2, replicas=1, total_timesteps=STEPS, device="cpu", threads=1, exchange=("average",))
     config = replace(config, exchange_freq=STEPS, learner=LearnerConfig(algorithm=("sac",), **LEARNER))
     trainer = begin(config, STEPS, env=Odd)
@@ -286,7 +286,7 @@ def test_a_wrapper_with_frozen_statistics_is_accepted(tmp_path):
 
 
 def test_a_learner_that_does_not_normalise_refuses_the_settings(tmp_path):
-    """A subclass of an off-policy learner says whether it does."""
+    """A subclass of an off-policy learner declares whether it normalises."""
 
     class Plain(DQN):
         supports_normalisation = False

@@ -74,14 +74,14 @@ def test_the_goals_move_at_the_step():
     assert not any(sides(60, 0))
     env.reset()
     assert not any(env.step(0)[3] for _ in range(49)) and env.step(0)[3]  # once only; then the horizon of 50
-    # A goal that is asked for stands, and the size of what is drawn is that of Room given the side
+    # A given goal is kept, and the distribution of drawn goals is that of Room given the side
     assert env.reset(options={"goal": (0, 2)})[0].tolist()[2:] == pytest.approx([0, 0.4])
     env.steps = 0
     seen = {(env.unwrapped.goal_x, env.unwrapped.goal_y) for _ in range(2000) if env.reset()}
     assert seen == {(x, y) for x in range(3) for y in range(6) if (x == 0 and y < 5) or y in (0, 5)}
 
 
-def test_the_cell_that_pays_by_hand():
+def test_the_rewarded_cell_by_hand():
     env = make_env("Room-v6", {"change_at": 2, "change": {"reward_at": "opposite", "reward_scale": 10}})
     env.reset(seed=0, options={"goal": (4, 5)})
     env.step(0)
@@ -152,7 +152,7 @@ def test_physics_of_mujoco_and_box2d():
         ("HalfCheetah-v5", {"change_at": 5, "change": {"reward_scale": math.nan}}, "reward_scale must be a number"),
     ],
 )
-def test_what_cannot_change(env_id, env_args, message):
+def test_invalid_changes_are_refused(env_id, env_args, message):
     with pytest.raises(UserError) as caught:
         check_env_id(env_id, env_args)
     assert message in str(caught.value) and "\n" not in str(caught.value)
@@ -176,7 +176,7 @@ class Own(gymnasium.Env):
         return np.full(1, self.wind, np.float32), 1.0, False, False, {}
 
 
-def test_a_users_own_environment():
+def test_a_custom_environment():
     assert not isinstance(make_env(Own, {"change_at": 7}), Changing)  # its own argument
     env = Changing(Own(), {}, 2, {"wind": 3, "reward_scale": 0.5}, frozenset({"wind"}))
     env.reset(seed=0)
@@ -244,7 +244,7 @@ def test_trains_and_evaluates_on_the_right_task():
     evaluator.close()
 
 
-def test_a_resumed_run_goes_on_with_the_task_of_its_step(tmp_path):
+def test_a_resumed_run_continues_with_the_task_of_its_step(tmp_path):
     settings = {"log_dir": str(tmp_path), "verbose": 0, "eval_freq": 0, "learning_starts": (4,)}
     before = peerage.train(config=room(), exp_name="before", total_timesteps=16, **settings).folder
     after = peerage.train(config=room(), exp_name="after", total_timesteps=24, **settings).folder
@@ -324,7 +324,7 @@ def test_share_of_better_advisers_by_hand():
             (10, 0, a, a, 1), (10, 0, a, b, 3), (10, 0, b, a, 0), (10, 0, b, b, 4),
             # Steps 11 to 20 go by the one at 10: a is better than b, who chose it 2 of 8 times
             (20, 0, a, a, 6), (20, 0, a, b, 2), (20, 0, b, a, 2), (20, 0, b, b, 6),
-            # Replica 1: equals, so nobody is better; and replica 2 chose nobody
+            # Replica 1: equal, so no adviser is better; replica 2 made no choices
             (10, 1, a, b, 5), (10, 1, b, a, 5), (10, 2, a, b, 0),
         ]
     )  # fmt: skip
@@ -381,14 +381,14 @@ def test_sentences():
     assert script.verdict("x", base - apart, base).startswith("x: perhaps worse than single agents, −10.0")
     # -1, 2, 5: deviation 3, so 2 ± 7.45
     line = script.verdict("x", base + 3 * apart - 28, base)
-    assert re.fullmatch(r"x: not told apart from single agents, \+2\.000 \[−5\.4\d+, 9\.4\d+\]\.", line)
+    assert re.fullmatch(r"x: no significant difference from single agents, \+2\.000 \[−5\.4\d+, 9\.4\d+\]\.", line)
     assert script.verdict("x", base, base) == "x: the group and single agents are the same in every replica."
-    assert "cannot tell" in script.verdict("x", base[:2] + 5, base[:2])  # two replicas give no interval
+    assert "too few for an interval" in script.verdict("x", base[:2] + 5, base[:2])
     more = script.about_trust("x", part([0.5, 0.6, 0.7], [0.3, 0.4, 0.5]))
     assert more.endswith("20.0 [20.0, 20.0] points: more than with uniform choices.")
     assert script.about_trust("x", part([0.1, 0.1, 0.1], [0.3, 0.4, 0.5])).endswith("less than with uniform choices.")
-    assert "cannot tell" in script.about_trust("x", part([0.1, 0.4, 0.7], [0.4, 0.4, 0.4]))
-    assert "no choices to judge" in script.about_trust("x", part([np.nan, 0.1, 0.1], [0.3, 0.4, 0.5]))
+    assert "no significant difference" in script.about_trust("x", part([0.1, 0.4, 0.7], [0.4, 0.4, 0.4]))
+    assert "no choices were made" in script.about_trust("x", part([np.nan, 0.1, 0.1], [0.3, 0.4, 0.5]))
 
 
 def test_settings_of_the_script():
@@ -404,7 +404,7 @@ def test_settings_of_the_script():
 
 @pytest.mark.long
 def test_from_runs_to_the_page(tmp_path, monkeypatch, capsys):
-    """Two tiny runs in processes of their own, skipped the second time; then a table and the page of their question."""
+    """Two tiny runs in separate processes, skipped the second time; then a table and the page of their question."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(Path(script.__file__).parents[1]))
     monkeypatch.setitem(script.QUESTIONS, "change", ("What if it changes?", ("change-reward-room",)))
@@ -433,7 +433,7 @@ def test_from_runs_to_the_page(tmp_path, monkeypatch, capsys):
     script.read.cache_clear()
 
 
-def test_a_run_that_is_not_there():
+def test_a_missing_run():
     command = [sys.executable, "-m", "benchmarks.open_questions", "run", "--only", "size-chess-2"]
     ended = subprocess.run(command, capture_output=True, text=True, cwd=Path(script.__file__).parents[1])
     assert ended.returncode == 2 and "no run matches size-chess-2" in ended.stderr

@@ -52,7 +52,7 @@ def sides(spec):
 
 
 @pytest.mark.parametrize("spec", [ROOM, LANDER, CONTINUOUS])
-def test_turncoat_and_convert_change_sides_at_the_same_step(spec):
+def test_turncoat_and_convert_change_at_the_same_step(spec):
     obs, (good, bad) = OBS[spec.id], sides(spec)
     assert (good != bad).any()
     turncoat, convert = make_adviser("turncoat", spec), make_adviser("convert", spec)
@@ -70,7 +70,7 @@ def test_turncoat_and_convert_change_sides_at_the_same_step(spec):
         assert set(convert.role(obs)) == {-1 if early else 1}
 
 
-def test_the_turn_is_uniform_between_40_and_60_percent():
+def test_the_step_of_the_change_is_uniform_between_40_and_60_percent():
     turns = np.array([turn_step(replica_generator(0, r, 2), 100) for r in range(4000)])
     # 40 to 60 steps come before it: the turn is one of the steps 41 to 61, each with the same probability
     steps, times = np.unique(turns, return_counts=True)
@@ -84,7 +84,7 @@ def test_the_turn_is_uniform_between_40_and_60_percent():
     assert [turn_step(RNG, total) for total in (1, 2, 4)] == [2, 2, 3]
 
 
-def test_the_turn_is_part_of_the_state():
+def test_the_step_of_the_change_is_part_of_the_state():
     before, after = make_adviser("negated:turncoat", ROOM), make_adviser("negated:turncoat", ROOM)
     before.begin(replica_generator(0, 0, 2), 1000)
     before.at(700)
@@ -288,7 +288,7 @@ def test_share_by_hand():
     assert counts.share(two, "right", (0, 1000)) == pytest.approx((18 / 40 + 1) / 2)  # learners have equal weights
 
 
-def test_the_row_that_contains_the_turn():
+def test_the_row_that_contains_the_change():
     # 8 of 10 right until the turn after 1,100 steps, then none: the row has 8 * 100/250 = 3.2
     one = replica([8, 8, 8, 8, 3.2, 0, 0, 0], [0, 0, 0, 0, 6, 10, 10, 10])
     cut = counts.with_turn(one, 1101)
@@ -328,7 +328,7 @@ def test_training_return_by_hand():
     assert np.isnan(counts.training(one, (100, 300)))
 
 
-def test_over_time_is_aligned_at_the_turn():
+def test_over_time_is_aligned_at_the_change():
     early = counts.with_turn(replica([10] * 4 + [0] * 4, [0] * 4 + [10] * 4), 1001)
     late = counts.with_turn(replica([10] * 5 + [0] * 3, [0] * 5 + [10] * 3), 1251)
     x, values = counts.over_time([early, late], lambda r, w: counts.share(r, "right", w), 250)

@@ -1,4 +1,4 @@
-"""Replicas do not affect each other: two replicas have the same bits with a third one beside them."""
+"""Replicas do not affect each other: two replicas have the same bits with and without a third one."""
 
 from __future__ import annotations
 

@@ -678,7 +678,7 @@ def test_without_scripts_and_in_print(browser, report):
     assert browser.run(moments) == "none"
     browser.open(other, 740, media="print")
     assert browser.run(hidden) and browser.run(moments) == "grid"
-    assert browser.run("document.querySelectorAll('.moments table').length") == matrix.MOMENTS
+    assert browser.run("document.querySelectorAll('.moments table').length") == matrix.SNAPSHOTS
     fits = "[...document.querySelectorAll('.heat .scroll')].every((box) => box.scrollWidth <= box.clientWidth)"
     assert browser.run(fits)
     browser.open(other, 400)  # four advisers, and their names, on a phone

@@ -1,4 +1,4 @@
-"""The page of results: what it says is what the runs carry, and nothing is written where runs are missing."""
+"""The page of results: its statements follow from the runs, and nothing is written if runs are missing."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def question(trial: Trial, title: str = "Is it better?") -> Question:
 
 @pytest.fixture
 def trial(tmp_path):
-    """`up` is better by 20 and `down` worse by 8 than what stands first; `like` is not told apart."""
+    """`up` is better by 20 and `down` worse by 8 than the reference; `like` shows no significant difference."""
     ways = {
         run(tmp_path / "first", [10, 11, 12, 13, 14], trust="td"): "first",
         run(tmp_path / "up", [31, 30, 32, 34, 33], trust="in-context"): "up",
@@ -66,16 +66,16 @@ def test_a_known_answer(trial):
     by = {f.way: f for f in found}
     # IQMs of the middle three of five: 12, 32, 4, and of 9, 11, 12, 14, 16: 37 / 3
     assert [by[w].iqm.estimate for w in trial.ways.values()] == pytest.approx([12, 32, 4, 37 / 3])
-    assert [f.verdict for f in found] == ["reference", "**better**", "**worse**", "not told apart"]
+    assert [f.verdict for f in found] == ["reference", "**better**", "**worse**", "no significant difference"]
     assert by["up"].against.improvement.estimate == 1 and by["down"].against.improvement.estimate == 0
     works, failed = part(text, "What works"), part(text, "What did not work")
     unknown = part(text, "What is not known")
     better = "- Room-v6, here, return alone at the end: **better** than first: up (+20.0 ["
     worse = "- **Is it better?** Room-v6, here, return alone at the end: **worse** than first: down (−8.000 ["
     assert works.count("\n- ") == failed.count("\n- ") == 1 and better in works and worse in failed
-    assert "none is better" not in text
+    assert "significantly better in any of" not in text
     assert "| return alone at the end | 1 | 0 | 1 | 0 | 1 |" in text.split("## What works")[0]
-    assert unknown.strip() == "There are none."
+    assert unknown.strip() == "None."
     section = part(text, "Is it better?")
     works, rest = section.split("**What does not work or is not known**")
     assert "up (+20.0" in works and "down" not in works and "down (−8.000" in rest.split("| environment")[0]
@@ -99,24 +99,25 @@ def test_the_numbers_are_those_of_compare(trial):
     assert [(p.difference, p.improvement) for p in pairs] == [(v.difference, v.improvement) for v in task.versus]
     assert numbers.tests.holm([p.p for p in pairs]) == [v.p for v in task.versus]
     assert [f.verdict.strip("*") for f in numbers.judged(found)[1:]] == [
-        "better" if v.winner == v.b else "worse" if v.winner else "not told apart" for v in task.versus
+        "better" if v.winner == v.b else "worse" if v.winner else "no significant difference" for v in task.versus
     ]
     assert doubts == list(whole.warnings)
 
 
-def test_nothing_is_known_where_nothing_differs(tmp_path):
+def test_no_statement_without_a_difference(tmp_path):
     ways = {run(tmp_path / "a", [1.0, 5, 2, 9, 4]): "a", run(tmp_path / "b", [2.0, 4, 3, 8, 5], trust="hybrid"): "b"}
     text, found = script.page([question(Trial("one", "Room-v6", "make", ways))])
-    assert part(text, "What works").strip() == "Nothing is better beyond chance."
-    assert part(text, "What did not work").startswith("\nNothing is worse than its reference.")
+    assert part(text, "What works").strip() == "No method is significantly better."
+    assert part(text, "What did not work").startswith("\nNo method is worse than its reference.")
     assert part(text, "What is not known").strip() == (
-        "- **Is it better?** Return alone at the end: nothing is better than a beyond chance on Room-v6 (1 comparison)."
+        "- **Is it better?** Return alone at the end: no method is significantly better than a on Room-v6 "
+        "(1 comparison)."
     )
-    assert "**What works" not in text and found[1].verdict == "not told apart"
+    assert "**What works" not in text and found[1].verdict == "no significant difference"
 
 
-def test_one_of_many_is_no_more_than_perhaps(tmp_path):
-    """The p of the pairs is .027, by hand below: beyond chance by itself, not as one of two."""
+def test_one_of_many_comparisons_is_only_perhaps(tmp_path):
+    """The p of the pairs is .027, by hand below: significant as a single comparison, not as one of two."""
     base, up = [10.0, 11, 12], [12.0, 14.5, 15.5]
     ways = {run(tmp_path / "a", base): "a", run(tmp_path / "b", up, trust="hybrid"): "b"}
     alone = numbers.judged(numbers.findings(Trial("one", "Room-v6", "make", ways))[0])
@@ -125,27 +126,27 @@ def test_one_of_many_is_no_more_than_perhaps(tmp_path):
     assert alone[1].against.p == pytest.approx(1 - 6 / 38**0.5) and alone[1].verdict == "**better**"
     ways[run(tmp_path / "c", [10.5, 11, 11.5], trust="transformer")] = "c"
     text, found = script.page([question(Trial("one", "Room-v6", "make", ways))])
-    assert [f.verdict for f in found] == ["reference", "perhaps better", "not told apart"]
-    assert part(text, "What works").strip() == "Nothing is better beyond chance."
+    assert [f.verdict for f in found] == ["reference", "perhaps better", "no significant difference"]
+    assert part(text, "What works").strip() == "No method is significantly better."
     assert "(2 comparisons; perhaps b on Room-v6)" in part(text, "What is not known")
     assert "perhaps better than a: b (+3.000" in part(text, "Is it better?")
 
 
-def test_what_is_perhaps_worse_stands_at_the_top(tmp_path):
+def test_perhaps_worse_is_in_the_summary(tmp_path):
     ways = {run(tmp_path / "a", [12.0, 14.5, 15.5]): "a", run(tmp_path / "b", [10.0, 11, 12], trust="hybrid"): "b",
             run(tmp_path / "c", [12.5, 14.5, 15], trust="transformer"): "c"}  # fmt: skip
     text, found = script.page([question(Trial("one", "Room-v6", "make", ways))])
-    assert [f.verdict for f in found] == ["reference", "perhaps worse", "not told apart"]
+    assert [f.verdict for f in found] == ["reference", "perhaps worse", "no significant difference"]
     said = "- **Is it better?** Room-v6, return alone at the end: perhaps worse than a: b (−3.000 ["
     assert said in part(text, "What did not work")
     assert "| return alone at the end | 0 | 0 | 1 | 1 | 0 |" in text
-    assert "nothing is better than a beyond chance on Room-v6 (1 comparison)" in part(text, "What is not known")
-    vain = "\n- **Of 2 comparisons of the return alone at the end none is better beyond chance.**\n"
+    assert "no method is significantly better than a on Room-v6 (1 comparison)" in part(text, "What is not known")
+    vain = "\n- **No method is significantly better in any of the 2 comparisons of the return alone at the end.**\n"
     assert vain in part(text, "What did not work")
 
 
-def test_pairs_are_what_is_compared(tmp_path):
-    """Two ways whose replicas lie far apart, each 1 to 1.2 above its pair: unpaired nobody could tell."""
+def test_pairs_are_compared(tmp_path):
+    """Two methods with widely spread replicas, each 1 to 1.2 above its pair: not significant without pairing."""
     ways = {run(tmp_path / "a", [0.0, 50, 100]): "a", run(tmp_path / "b", [1.0, 51.1, 101.2], trust="hybrid"): "b"}
     (_, b), _ = numbers.findings(Trial("one", "Room-v6", "make", ways))
     # gaps 1, 1.1, 1.2: 1.1 +- 4.303 * 0.1 / sqrt(3)
@@ -156,14 +157,14 @@ def test_pairs_are_what_is_compared(tmp_path):
         numbers.findings(Trial("one", "Room-v6", "make", unpaired))
 
 
-def test_a_verdict_asks_for_p():
+def test_a_verdict_depends_on_p():
     def verdict(low: float, high: float, p: float, n: int = 5, known: bool = False) -> str:
         between = numbers.Interval((low + high) / 2, low, high, 0.95, "", n)
         return numbers.Against(between, between, p).verdict(known)
 
     assert verdict(1, 3, 0.04) == "perhaps better" and verdict(1, 3, 0.04, known=True) == "**better**"
     assert verdict(-3, -1, 0.04) == "perhaps worse" and verdict(-3, -1, 0.04, known=True) == "**worse**"
-    assert verdict(-1, 3, 0.06) == verdict(2, 2, numbers.math.nan) == "not told apart"
+    assert verdict(-1, 3, 0.06) == verdict(2, 2, numbers.math.nan) == "no significant difference"
     assert verdict(0, 0, numbers.math.nan) == "the same" and verdict(1, 3, 0.04, n=2) == "too few replicas"
 
 
@@ -181,11 +182,11 @@ def test_holm_is_over_the_whole_page(tmp_path):
     assert "**And second?**" in part(text, "What is not known")
 
 
-def test_two_replicas_say_nothing(tmp_path):
+def test_two_replicas_give_no_verdict(tmp_path):
     ways = {run(tmp_path / "a", [1.0, 2]): "a", run(tmp_path / "b", [91.0, 92], trust="hybrid"): "b"}
     text, found = script.page([question(Trial("one", "Room-v6", "make", ways))])
     assert found[1].verdict == "too few replicas" and not found[1].known
-    assert part(text, "What works").strip() == "Nothing is better beyond chance."
+    assert part(text, "What works").strip() == "No method is significantly better."
 
 
 # --- other measures -------------------------------------------------------------------------------------------
@@ -215,7 +216,7 @@ def test_right_choices(tmp_path):
     assert [f.iqm.estimate for f in found if f.measure == numbers.LATE] == pytest.approx([21, 82])
     works = part(text, "What works")
     assert "**better** than lot: good (+61.0 [" in works and works.count("\n- ") == 1
-    assert "Return alone at the end: nothing is better than lot" in part(text, "What is not known")
+    assert "Return alone at the end: no method is significantly better than lot" in part(text, "What is not known")
     tables = rows(part(text, "Is it better?"))
     assert [row[-1] for row in tables] == ["reference", "**better**", "reference", "the same"]
 
@@ -231,7 +232,7 @@ def test_members_that_do_not_learn_do_not_count(tmp_path):
     assert [f.iqm.estimate for f in found] == pytest.approx([11, 94 / 3, 12, 97 / 3])
 
 
-def test_a_measure_that_a_replica_lacks(tmp_path):
+def test_a_measure_that_a_replica_does_not_have(tmp_path):
     a, b = probe(tmp_path / "a", [0.2, 0.3, 0.4], "td"), probe(tmp_path / "b", [0.2, 0.3, 0.4], "hybrid", choices=0)
     with pytest.raises(UserError, match=r"/b: a replica has no % of right choices"):
         numbers.findings(Trial("one", "Room-v6", "make", {a: "a", b: "b"}, (numbers.LATE,)))
@@ -263,27 +264,27 @@ def test_missing_runs_are_named_and_nothing_is_written(trial, tmp_path, monkeypa
     assert {p.name: p.read_bytes() for p in docs.iterdir()} == before
 
 
-def test_what_is_left_out_is_said(trial, tmp_path):
+def test_excluded_trials_are_listed(trial, tmp_path):
     gone = Trial("gone", "LunarLander-v3", "make gone", {tmp_path / "x": "old", tmp_path / "y": "new"})
     both = Question("Is it better?", "longer.md", (trial, gone))
     with pytest.raises(UserError, match="x is missing: make gone x"):
         script.page([both])
     text, found = script.page([both], ["gone"])
     assert text.count("--write-docs --without gone`") == 1 and {f.trial.name for f in found} == {"one"}
-    assert "Not counted: LunarLander-v3 (old; new). Left out; `make gone x y` makes the runs." in text
+    assert "Not included: LunarLander-v3 (old; new). `make gone x y` trains the runs." in text
 
 
-def test_runs_that_are_no_trial_are_refused(tmp_path):
+def test_runs_that_do_not_form_a_trial_are_refused(tmp_path):
     ways = {run(tmp_path / "a", [1.0, 2, 3]): "a", run(tmp_path / "b", [4.0, 5, 6], trust="hybrid"): "b"}
     more = {**ways, run(tmp_path / "c", [4.0, 5, 6], env="CartPole-v1"): "c"}
-    with pytest.raises(UserError, match="not 3 ways on one task"):
+    with pytest.raises(UserError, match="not 3 methods on one task"):
         numbers.findings(Trial("one", "Room-v6", "make", more))
     more = {**ways, run(tmp_path / "d", [4.0, 5, 6], seed=5): "d"}  # replicas of a
     with pytest.raises(UserError, match="different seeds or replicas"):
         numbers.findings(Trial("one", "Room-v6", "make", more))
 
 
-def test_every_trial_has_a_name_of_its_own_and_a_page():
+def test_every_trial_has_a_unique_name_and_a_page():
     names = [trial.name for q in results_trials.QUESTIONS for trial in q.trials]
     assert len(set(names)) == len(names) > 20
     for q in results_trials.QUESTIONS:
@@ -315,9 +316,9 @@ def test_flags_of_the_runs_with_wrong_and_missing_advice():
 # --- the page in the docs -------------------------------------------------------------------------------------
 
 
-def test_the_page_in_the_docs_says_what_its_tables_carry():
-    """Verdicts agree with the intervals beside them, and the head names all that the tables call better, worse or
-    perhaps worse."""
+def test_the_page_in_the_docs_agrees_with_its_tables():
+    """Verdicts agree with the intervals in the same row, and the summary lists all results that the tables call better,
+    worse or perhaps worse."""
     text = (script.DOCS / "README.md").read_text(encoding="utf-8")
     head = {"better": part(text, "What works"), "worse": part(text, "What did not work")}
     claims = 0
@@ -328,7 +329,7 @@ def test_the_page_in_the_docs_says_what_its_tables_carry():
         found = re.findall(r"[−\d.,]*\d", difference)
         _, low, high = (float(x.replace("−", "-").replace(",", "")) for x in found)
         side = "better" if low > 0 else "worse" if high < 0 else ""
-        assert verdict in ("not told apart", "the same") or (side and side in verdict), (environment, way)
+        assert verdict in ("no significant difference", "the same") or (side and side in verdict), (environment, way)
         if verdict.startswith("**") or verdict == "perhaps worse":
             claims += 1
             said = f"{way} ({'+' if low > 0 else ''}{difference})"
@@ -337,7 +338,7 @@ def test_the_page_in_the_docs_says_what_its_tables_carry():
     assert claims == sum(section.count("])") for section in head.values()) > 0
 
 
-def test_the_open_questions_say_the_same_as_the_page():
+def test_the_open_questions_agree_with_the_page():
     """Of every group in both, the same difference with the same interval, and the same side of it."""
     page = (script.DOCS / "README.md").read_text(encoding="utf-8")
     longer = (script.DOCS / "open-questions.md").read_text(encoding="utf-8")

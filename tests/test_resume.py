@@ -1,4 +1,4 @@
-"""What a resume stands on: episodes lived again, checkpoints in chunks, locks and signals."""
+"""The basis of a resume: replayed episodes, checkpoints in chunks, locks and signals."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ def through_a_file(group: EnvGroup) -> dict:
         ("CartPole-v1", {"change_at": 20, "change": {"length": 1.5}}, 30),
     ],
 )
-def test_an_episode_is_lived_again_bit_for_bit(env, args, steps):
-    """Observations, rewards, ends and later episodes, with episodes of different age beside each other."""
+def test_an_episode_is_replayed_bit_for_bit(env, args, steps):
+    """Observations, rewards, ends and later episodes, with episodes of different age at the same time."""
     one, two = group_of(env, args, [1, 2, 3]), group_of(env, args, [7, 8, 9])
     one.reset()
     taken = actions_for(one, steps + 300)
@@ -146,7 +146,7 @@ class Odd(gym.Env):
         ("sound", 8, ""),
     ],
 )
-def test_what_cannot_be_lived_again_begins_anew(how, steps, why):
+def test_an_episode_that_cannot_be_replayed_is_restarted(how, steps, why):
     Odd.made = 0
     one = group_of(Odd, {"how": how}, [1, 2])
     Odd.made = 7 if how == "draws" else 5
@@ -162,7 +162,7 @@ def test_what_cannot_be_lived_again_begins_anew(how, steps, why):
     assert why in anew[0]
     lengths = two.state()["lengths"]
     assert all(lengths[i] == (0 if i in anew else steps) for i in range(2)) and np.isfinite(obs).all()
-    if how in ("number", "reward"):  # the generator goes on where it was: as if that episode had just ended
+    if how in ("number", "reward"):  # the generator continues from its state, as if that episode had just ended
         expected = np.random.Generator(np.random.PCG64())
         expected.bit_generator.state = state["generators"][0]
         assert obs[0, 0] == np.float32(expected.random())
@@ -179,8 +179,8 @@ def test_an_episode_that_ends_too_early():
     assert two.restore(through_a_file(one), 5)[1] == {0: "it ended after 3 of 5 steps"}
 
 
-def test_very_long_episodes_are_not_kept(monkeypatch):
-    """Neither in memory nor in a checkpoint; shorter ones beside them are."""
+def test_very_long_episodes_are_not_recorded(monkeypatch):
+    """Neither in memory nor in a checkpoint; shorter episodes are recorded."""
     monkeypatch.setattr(running, "MAX_STEPS", 100)
     monkeypatch.setattr("peerage.envs.vector.MAX_STEPS", 100)
     args = {"max_episode_steps": -1}
@@ -202,7 +202,7 @@ def test_a_state_of_other_environments_is_refused():
             other.restore(one.state(), 0)
 
 
-def test_the_run_says_which_episode_begins_anew_and_goes_on(tmp_path):
+def test_the_run_names_the_restarted_episode_and_continues(tmp_path):
     class Heard(Listener):
         text = ""
 
@@ -247,7 +247,7 @@ def names(run: Path) -> list[str]:
     return sorted(path.name for path in (run / "checkpoints" / "chunks").iterdir())
 
 
-def test_a_checkpoint_writes_what_is_new(tmp_path, monkeypatch):
+def test_a_checkpoint_writes_only_new_entries(tmp_path, monkeypatch):
     monkeypatch.setattr(chunks, "SMALL", 0)
     after, written = None, {}
     for total in (0, 40, 90, 91, 200):
@@ -263,7 +263,7 @@ def test_a_checkpoint_writes_what_is_new(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("which", [0, 1])
 @pytest.mark.parametrize("how", ["longer", "gone"])
-def test_chunks_that_are_not_as_they_were_are_not_used_again(tmp_path, monkeypatch, which, how):
+def test_changed_chunks_are_not_reused(tmp_path, monkeypatch, which, how):
     """Neither they nor what follows them: the new checkpoint is whole."""
     monkeypatch.setattr(chunks, "SMALL", 0)
     after = None
@@ -277,7 +277,7 @@ def test_chunks_that_are_not_as_they_were_are_not_used_again(tmp_path, monkeypat
     assert [(c.start, c.stop) for c in used] == [[(0, 100)], [(0, 40), (40, 100)]][which]
 
 
-def test_chunks_of_what_is_no_more_are_not_used_again(tmp_path, monkeypatch):
+def test_chunks_of_dropped_entries_are_not_reused(tmp_path, monkeypatch):
     """A buffer that holds less than before, at its end or at its beginning."""
     monkeypatch.setattr(chunks, "SMALL", 0)
     after = None
@@ -302,7 +302,7 @@ def test_a_ring_leaves_no_old_chunks_behind(tmp_path, monkeypatch):
         checkpoint.load(folder)
 
 
-def test_many_checkpoints_are_not_many_files(tmp_path):
+def test_many_checkpoints_do_not_create_many_files(tmp_path):
     after = None
     for total in range(0, 300, 3):
         after = checkpoint.save(tmp_path, total, {"buffer": buffer(total, 250)}, after=after)
@@ -310,7 +310,7 @@ def test_many_checkpoints_are_not_many_files(tmp_path):
     assert len(names(tmp_path)) <= 4
 
 
-def test_large_buffers_are_cut(tmp_path, monkeypatch):
+def test_large_buffers_are_split(tmp_path, monkeypatch):
     monkeypatch.setattr(chunks, "LARGE", 24 * 64)  # an entry has 2 * 3 * 4 bytes
     folder = checkpoint.save(tmp_path, 5, {"buffer": buffer(150)})
     assert [n[7:26] for n in names(tmp_path)] == [
@@ -344,7 +344,7 @@ def spoil(path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["state.safetensors", "state.json", "manifest.json", "chunk", "cut", "gone", "empty"])
-def test_a_damaged_checkpoint_is_passed_over(tmp_path, monkeypatch, how):
+def test_a_damaged_checkpoint_is_skipped(tmp_path, monkeypatch, how):
     monkeypatch.setattr(chunks, "SMALL", 0)
     first = checkpoint.save(tmp_path, 10, {"buffer": buffer(10), "x": torch.arange(9)})
     second = checkpoint.save(tmp_path, 20, {"buffer": buffer(20), "x": torch.ones(9)}, after=first)
@@ -365,7 +365,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, monkeypatch, how):
     assert folder == first and content(state) == list(range(10)) and torch.equal(state["x"], torch.arange(9))
     assert list(passed_over) == [second]
     assert "step_000000020" in passed_over[second] and "\n" not in passed_over[second]
-    # The run goes on from the sound one, and the damaged one does not come back, but stays to be looked at
+    # The run continues from the intact one, and the damaged one is not used again, but kept for inspection
     checkpoint.retire(second)
     assert (tmp_path / "checkpoints" / "damaged_step_000000020").is_dir()
     third = checkpoint.save(tmp_path, 15, {"buffer": buffer(15), "x": torch.ones(1)}, after=folder)
@@ -376,7 +376,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, monkeypatch, how):
         checkpoint.load_latest(tmp_path)
 
 
-def test_a_chunk_that_somebody_took_away_is_written_again(tmp_path, monkeypatch):
+def test_a_removed_chunk_is_written_again(tmp_path, monkeypatch):
     monkeypatch.setattr(chunks, "SMALL", 0)
     after = None
     for total in (10, 20, 30):
@@ -386,8 +386,8 @@ def test_a_chunk_that_somebody_took_away_is_written_again(tmp_path, monkeypatch)
     assert content(checkpoint.load(after)) == list(range(40))
 
 
-def test_the_same_step_again_never_leaves_the_run_without_a_checkpoint(tmp_path, monkeypatch):
-    """Even if one is kept only, and the process ends at whatever moment."""
+def test_saving_a_step_again_always_keeps_a_checkpoint(tmp_path, monkeypatch):
+    """Even if only one is kept, and the process ends at any point."""
     first = checkpoint.save(tmp_path, 7, {"x": 1}, keep=1)
     for name in ("rename", "rmtree"):
         with monkeypatch.context() as patch:
@@ -401,7 +401,7 @@ def test_the_same_step_again_never_leaves_the_run_without_a_checkpoint(tmp_path,
     assert checkpoint.load_latest(tmp_path)[1]["x"] == 3
 
 
-def test_what_cannot_be_read_now_is_not_taken_for_damaged(tmp_path, monkeypatch):
+def test_an_unreadable_checkpoint_is_not_treated_as_damaged(tmp_path, monkeypatch):
     first = checkpoint.save(tmp_path, 10, {"buffer": buffer(10)})
     second = checkpoint.save(tmp_path, 20, {"buffer": buffer(20)}, after=first)
 
@@ -422,8 +422,8 @@ def test_what_cannot_be_read_now_is_not_taken_for_damaged(tmp_path, monkeypatch)
     assert content(checkpoint.load(first)) == list(range(10)) and content(checkpoint.load(second)) == list(range(20))
 
 
-def test_a_state_comes_back_as_it_was(tmp_path):
-    """Whatever an adviser calls its entries; what a checkpoint cannot hold is named before anything is lost."""
+def test_a_state_is_restored_unchanged(tmp_path):
+    """With any names of entries in the state of an adviser; unsupported values are reported before anything is lost."""
     state = {
         "$tensor": "x", "tensor": {"tensor": 1}, "$$": [1.5, None, True, "t"], "a/b": torch.ones(1), "~1": 2,
         "a": {"b": torch.zeros(2)}, "array": np.arange(3, dtype=np.int16), "$buffer": {"start": 0, "stop": 1},
@@ -437,7 +437,7 @@ def test_a_state_comes_back_as_it_was(tmp_path):
 
 
 def test_an_older_format_is_named(tmp_path):
-    checkpoint.save(tmp_path, 1, {"x": 1})  # is not used in its place: what is newer would be lost
+    checkpoint.save(tmp_path, 1, {"x": 1})  # is not used instead, because newer steps would be lost
     folder = checkpoint.save(tmp_path, 3, {"x": 1})
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps({"format": 1, "step": 3, "sha256": manifest["files"]}))
@@ -561,7 +561,7 @@ def test_two_trainings_of_one_name(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-def test_a_run_that_never_wrote_a_checkpoint_begins_anew(tmp_path):
+def test_a_run_that_never_wrote_a_checkpoint_is_restarted(tmp_path):
     """Killed between the birth of its folder and its first checkpoint."""
     whole = peerage.train(config=small(), log_dir=str(tmp_path), exp_name="whole")
     young = RunFolder.create(tmp_path, "young", "x", parse((whole.folder / "config.yaml").read_text(), ""))
@@ -572,7 +572,7 @@ def test_a_run_that_never_wrote_a_checkpoint_begins_anew(tmp_path):
         assert (run.folder / name).read_bytes() == (whole.folder / name).read_bytes()
 
 
-def test_a_run_whose_checkpoints_were_removed_is_left_alone(stopped, capsys):
+def test_a_run_with_removed_checkpoints_is_not_changed(stopped, capsys):
     shutil.rmtree(stopped / "checkpoints")
     before = {p: p.read_bytes() for p in stopped.rglob("*") if p.is_file() and p.name != ".lock"}
     assert main(["resume", str(stopped)]) == 2
@@ -592,7 +592,7 @@ def test_killed_while_the_report_was_drawn(stopped):
     assert peerage.resume(run) is run  # nothing to do
 
 
-def test_a_lock_on_a_folder_that_was_replaced_is_none(tmp_path, monkeypatch):
+def test_a_lock_on_a_replaced_folder_is_not_valid(tmp_path, monkeypatch):
     config = {"env": "x"}
     RunFolder.create(tmp_path, "run", "x", config).unlock()
     late = RunFolder(tmp_path / "run")
@@ -608,7 +608,7 @@ def test_a_lock_on_a_folder_that_was_replaced_is_none(tmp_path, monkeypatch):
         late.lock()
 
 
-def test_an_adviser_is_what_it_was_even_if_its_run_went_on(tmp_path):
+def test_an_adviser_is_unchanged_even_if_its_run_has_continued(tmp_path):
     """The networks of a `checkpoint:` adviser are in the checkpoint, not where they came from."""
     teacher = peerage.train(config=small(advisers=()), log_dir=str(tmp_path), exp_name="teacher")
     other = peerage.train(config=small(advisers=(), seed=9), log_dir=str(tmp_path), exp_name="other")
@@ -623,7 +623,7 @@ def test_an_adviser_is_what_it_was_even_if_its_run_went_on(tmp_path):
         assert (run.folder / name).read_bytes() == (whole.folder / name).read_bytes()
 
 
-def test_a_reader_that_has_gone_does_not_end_the_training(tmp_path):
+def test_a_closed_output_does_not_end_the_training(tmp_path):
     """`peerage train ... | head -1`. The pipe holds a page and the training prints more than that, so it has not ended
     before the reader goes."""
     words = ["train", "--env", "Room-v6", "--n-peers", "2", "--total-timesteps", "300", "--eval-freq", "2"]
@@ -642,7 +642,7 @@ def test_a_reader_that_has_gone_does_not_end_the_training(tmp_path):
     assert "Display is switched off, the training continues" in said
 
 
-def test_another_machine_is_noted_and_said(stopped):
+def test_another_machine_is_recorded_and_reported(stopped):
     class Heard(Listener):
         texts: list[str] = []  # noqa: RUF012
 
@@ -688,7 +688,7 @@ class Signal(Listener):
 
 
 @pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_a_signal_writes_a_checkpoint_and_the_run_is_the_same_in_the_end(tmp_path, monkeypatch, capsys, number, status):
+def test_a_signal_writes_a_checkpoint_and_the_resumed_run_is_the_same(tmp_path, monkeypatch, capsys, number, status):
     whole = peerage.train(config=small(), log_dir=str(tmp_path), exp_name="whole")
     init = Listeners.__init__
     monkeypatch.setattr(Listeners, "__init__", lambda self, some=(): init(self, [*some, Signal(number)]))
@@ -716,8 +716,8 @@ def test_the_second_signal_does_not_wait(tmp_path):
     assert peerage.resume(run).metrics["step"].max() == 150
 
 
-def test_an_evaluation_does_not_keep_a_signal_waiting(tmp_path, monkeypatch):
-    """It is given up and made again by the resumed run."""
+def test_a_signal_interrupts_an_evaluation(tmp_path, monkeypatch):
+    """The evaluation is discarded and repeated by the resumed run."""
     from peerage.evaluation.evaluate import Evaluator
 
     whole = peerage.train(config=small(), log_dir=str(tmp_path), exp_name="whole")
@@ -738,8 +738,8 @@ def test_an_evaluation_does_not_keep_a_signal_waiting(tmp_path, monkeypatch):
     assert (again.folder / "evaluations.csv").read_bytes() == (whole.folder / "evaluations.csv").read_bytes()
 
 
-def test_what_the_process_ignores_stays_ignored():
-    """`nohup peerage train` outlives its terminal."""
+def test_ignored_signals_stay_ignored():
+    """`nohup peerage train` continues after its terminal is closed."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with Interrupt() as interrupt:
@@ -751,8 +751,8 @@ def test_what_the_process_ignores_stays_ignored():
         signal.signal(signal.SIGHUP, before)
 
 
-def test_a_finished_run_is_not_finished_again(stopped):
-    """Finished, and not to be finished again; but killed before it could say so, it is."""
+def test_a_finished_run_is_not_resumed(stopped):
+    """A finished run is not resumed, unless it was killed before DONE was written."""
     run = peerage.resume(stopped)
     peerage.resume(run)
     rows = {name: (stopped / name).read_bytes() for name in ("metrics.csv", "evaluations.csv", "advice.csv")}

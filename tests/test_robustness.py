@@ -1,4 +1,4 @@
-"""Perturbed environments, dropped advice, Byzantine advisers and members, and what is measured with them."""
+"""Perturbed environments, dropped advice, Byzantine advisers and members, and evaluations with them."""
 
 from __future__ import annotations
 
@@ -93,14 +93,14 @@ def test_a_unit_is_half_of_a_finite_range():
     np.testing.assert_array_equal(unit(Box(low, high)), [2, 1, 1, 1, 1])
 
 
-def test_observation_noise_is_what_the_documentation_says():
+def test_observation_noise_is_as_documented():
     env = Perturbed(Tiny(), Perturbations(observation_noise=0.25))
     z = drawn(7, "observation noise").standard_normal((3, 3))
     expected = np.array([1, 2, 3]) + 0.25 * np.array([2, 1, 1]) * z  # [0, 4] has a unit of 2, what has no bounds of 1
     seen = [env.reset(seed=7)[0], env.step(np.zeros(2))[0], env.step(np.zeros(2))[0]]
     np.testing.assert_allclose(seen, expected, rtol=1e-6)
     assert seen[0].dtype == np.float32
-    # The same draws at another strength, and whatever else there is
+    # The same draws at another strength, and with other perturbations
     more = Perturbed(Tiny(), Perturbations(observation_noise=0.5, action_noise=0.3, sticky_actions=0.5))
     np.testing.assert_allclose(more.reset(seed=7)[0] - [1, 2, 3], 2 * (seen[0] - [1, 2, 3]), rtol=1e-4)
 
@@ -157,7 +157,7 @@ def test_delayed_and_sticky_actions():
         expected.append(expected[-1] if k and u[k] < 0.3 else action)
     assert sticky.unwrapped.done == expected
     always = Perturbed(Tiny(discrete=True), Perturbations(sticky_actions=1.0))
-    for first in (3, 2):  # an episode begins with what is wanted
+    for first in (3, 2):  # an episode starts with the given action
         always.reset()
         always.step(first)
         always.step(1)
@@ -182,10 +182,10 @@ def test_a_range_is_drawn_uniformly_for_every_episode():
     assert stats.kstest((np.array(lengths) - 0.3) / 0.4, "uniform").pvalue > 1e-3
     again = make_env("CartPole-v1", {"perturb": {"length": [0.3, 0.7], "gravity": [9, 10]}})
     again.reset(seed=0)
-    assert again.unwrapped.length == pytest.approx(0.3 + 0.4 * u)  # whatever else is drawn
+    assert again.unwrapped.length == pytest.approx(0.3 + 0.4 * u)  # regardless of other draws
 
 
-def test_physics_hold_in_the_first_step_already():
+def test_changed_physics_apply_from_the_first_step():
     lander = make_env("LunarLander-v3", {"perturb": {"gravity": -5.5, "enable_wind": True}})
     lander.reset(seed=0)
     assert lander.unwrapped.world.gravity.y == -5.5 and lander.unwrapped.enable_wind is True
@@ -306,7 +306,7 @@ def test_a_seeded_episode_is_the_unperturbed_one_with_noise():
         ("Hopper-v5", {"mass_scale": [0.5, 2], "observation_noise": 0.05, "action_noise": 0.2}, 120),
     ],
 )
-def test_a_restored_episode_goes_on_bit_for_bit(env_id, perturb, steps):
+def test_a_restored_episode_continues_bit_for_bit(env_id, perturb, steps):
     args, rng = {"perturb": perturb}, np.random.default_rng(0)
     group = group_of(env_id, args, [1, 2], keep=True)
     group.reset()
@@ -672,7 +672,7 @@ def test_a_majority_of_colluding_advisers_is_not_followed(begin):
     assert chosen[2] > 0.5 and chosen[3:].sum() < 0.2
 
 
-def test_a_byzantine_member_learns_like_an_honest_one(begin, same):
+def test_a_byzantine_member_learns_unchanged(begin, same):
     """As long as all members follow themselves, Byzantine members change nothing."""
     settings = {"max_peer_epochs": 0, "train_freq": 4, "total_timesteps": 200}
     honest, byzantine = begin(tiny(**settings), 80), begin(tiny(**settings, byzantine_members=("1:sign-flip",)), 80)
@@ -734,7 +734,7 @@ def test_some_members_and_another_seed(run, capsys):
     assert "95% t-interval" in said and "  change  " in said.splitlines()[1] and "drop" not in said
 
 
-def test_goals_are_where_they_are_asked_for(run):
+def test_goals_are_on_the_given_side(run):
     """Also where the environment's own arguments restrict them to one side."""
     clean = {"goals": "right"}
     for side, args in (("left", with_perturbations({}, Perturbations(physics=(("goals", "left"),)))),

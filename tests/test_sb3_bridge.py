@@ -144,7 +144,7 @@ def test_a_zip_has_the_actions_and_values_of_stable_baselines3(tmp_path, kind):
             assert torch.allclose(mine, q, atol=1e-5)
 
 
-def test_every_parameter_of_a_zip_arrives(tmp_path):
+def test_every_parameter_of_a_zip_is_loaded(tmp_path):
     for kind in KINDS:
         model, path = saved(tmp_path, kind)
         learner = to_learner(read_zip(path), OBS, space_for(kind))
@@ -373,7 +373,7 @@ def test_a_member_of_a_run_acts_as_in_its_group(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", ["dqn", "mixed", "sac-sde"])
-def test_export_opens_in_stable_baselines3_and_comes_back(tmp_path, kind):
+def test_an_export_loads_in_stable_baselines3_and_in_peerage(tmp_path, kind):
     env = "Room-v6" if kind == "dqn" else "Pendulum-v1"
     learner = {"dqn": {}, "mixed": MIXED, "sac-sde": {"use_sde": (True,), "net_arch": ((8, 8),)}}[kind]
     if kind != "dqn":

@@ -76,7 +76,7 @@ def test_sensitivity_by_hand(tmp_path):
 
 
 def of(*samples, seeds=None):
-    """An axis whose values have these returns; each of a seed of its own, or of `seeds`."""
+    """An axis whose values have these returns; each with a separate seed, or with `seeds`."""
     named = enumerate(samples)
     seeds = seeds or range(len(samples))
     return axis_of("x", "y", [(k, {(seeds[k], r): v for r, v in enumerate(sample)}) for k, sample in named])
@@ -140,8 +140,8 @@ def test_repeated_replicas_change_nothing(tmp_path):
 
 @pytest.mark.parametrize("paired", [True, False])
 def test_expected_eta_squared_of_a_parameter_without_effect(paired):
-    """`a` (three values) does nothing, `b` (two) does, the seeds differ: eta squared of `a` is on average what is said
-    to be chance, and in one sweep of twenty, chance makes a best value of it."""
+    """`a` (three values) has no effect, `b` (two) has one, and the seeds differ: eta squared of `a` is on average the
+    value that is reported as chance, and `a` has a best value in one of twenty sweeps."""
     rng, etas, named, n = np.random.default_rng(1), [], 0, 3000
     for _ in range(n):
         of_seed, runs = rng.normal(0, 3, 12), []

@@ -1,4 +1,4 @@
-"""The members of a stack do not affect each other: in any grouping, with different settings, beside a broken one."""
+"""The members of a stack do not affect each other: in any grouping, with different settings, with a diverged member."""
 
 from __future__ import annotations
 
@@ -419,8 +419,8 @@ def test_warm_up_is_uniform_over_the_box():
 @pytest.mark.parametrize("way", ["oneDNN", "torch"])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_wide_layers_row_by_row_are_the_same_function(threads, way, monkeypatch):
-    """Wide layers row by row give the values and gradients of the batched way; with any number of threads and beside
-    any other rows, the same bits."""
+    """Wide layers row by row give the values and gradients of the batched computation, and the same bits with any
+    number of threads and any other rows."""
     if way == "oneDNN" and not native.available("onednn_linear"):
         pytest.skip("torch has no onednn_linear")
     torch.manual_seed(0)

@@ -1,5 +1,5 @@
-"""Statistics of replicas: every function against numbers worked out by hand, intervals against the truth they claim to
-hold, estimates and bootstraps against rliable."""
+"""Statistics of replicas: every function against numbers computed by hand, intervals against their nominal coverage,
+estimates and bootstraps against rliable."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def test_the_same_seed_gives_the_same_bits():
     assert all(one != other for one, other in zip(first, everything(2)))
 
 
-# --- do they hold the truth? ----------------------------------------------------------------------
+# --- coverage -------------------------------------------------------------------------------------
 # Of 20,000 intervals that hold it with probability .95 a share within ± 4 √(.95 · .05 / 20,000) = .0062 does.
 
 
@@ -202,8 +202,8 @@ def test_coverage_of_skewed_data(n: int):
     assert 0.79 < coverage.held(*coverage.reported(x, "mean"), coverage.truth("lognormal", "mean")) < 0.86
 
 
-# What differences of means cover, from 4,000,000 samples; where it is not 95%, docs/statistics.md says so. B varies
-# `scale` times as much as A; of pairs, b = a + another.
+# The coverage of differences of means, from 4,000,000 samples; where it is not 95%, docs/statistics.md says so. B
+# varies `scale` times as much as A; of pairs, b = a + another.
 DIFFERENCES = [
     ("normal", 5, 5, 2, False, 0.9506),
     ("normal", 10, 10, 2, False, 0.9499),
@@ -483,7 +483,7 @@ def test_holm():
 
 @pytest.mark.parametrize(("n", "effect"), [(393.4, 0.2), (63.8, 0.5), (25.5, 0.8), (16.7, 1.0)])
 def test_smallest_detectable_difference_is_cohens(n: float, effect: float):
-    # So many in each sample for a power of .80 at .05, two-sided (R's power.t.test; Cohen 1988, section 2.4, has the
+    # The sample sizes for a power of .80 at .05, two-sided (R's power.t.test; Cohen 1988, section 2.4, has the
     # next whole numbers): a whole number in its place moves the difference by the root of their ratio.
     whole = round(n)
     found = st.smallest_detectable_difference(whole, whole, 1.0)

@@ -52,7 +52,7 @@ def test_blocks_are_longer_than_one_step_and_end():
         assert len(one[0].flatten().unique()) > 0.99 * one[0].numel() * (1 - one[0].numel() / 2**26)
 
 
-def test_every_key_makes_another_stream():
+def test_different_keys_give_different_streams():
     first = take(Streams([StreamKey(1, 0, 0)], "choice", (1,), "uniform"), 4)
     seen = [first]
     for key, purpose in [
@@ -167,7 +167,7 @@ def test_largest_uniform_number_stays_inside_buffers_of_all_sizes():
     assert torch.equal((largest * sizes).long(), sizes - 1)
 
 
-def test_samples_are_uniform_and_members_draw_for_themselves():
+def test_samples_are_uniform_and_independent_between_members():
     replay = filled(25, capacity=20)
     stream = Streams(KEYS[:2], "replay", (50,), "uniform")
     drawn = torch.cat([replay.sample(stream.next()).obs[..., 0] for _ in range(400)], dim=1)

@@ -273,7 +273,7 @@ WRONG = {
     "axes: {sharing: [advice, none], use_critic: [true, false]}": "are the same training; remove one with `exclude`",
     "axes: {trust: [td, in-context], context_length: [50, 60]}": "are the same training",
     "axes: {a: {x: {}, X: {gamma: 0.5}}}": "two runs would have the name Room-v6_X_seed0",
-    "name: ../elsewhere": "name: '../elsewhere' is not the name of a folder",
+    "name: ../elsewhere": "name: '../elsewhere' is not a valid folder name",
     "common: {perturb: {gravity: 3}}": "Room-v6_seed0: there is no perturbation 'gravity'",
     "name: [a]": "name: expected text, got ['a']",
     "where: ''": "where: expected text",
@@ -375,7 +375,7 @@ def test_seconds_of_a_run_with_lost_rows(tmp_path):
 
 def test_total_duration():
     assert total_duration([4, 3, 2, 1], 1) == 10
-    assert total_duration([4, 3, 2, 1], 2) == 5  # 4 + 1 beside 3 + 2
+    assert total_duration([4, 3, 2, 1], 2) == 5  # 4 + 1 and 3 + 2 at the same time
     assert total_duration([1, 1, 5], 2) == 6 and total_duration([], 3) == 0
 
 
@@ -601,11 +601,11 @@ def test_only_missing_runs_are_trained(tmp_path, capsys, one_thread, unreported)
         run(write(tmp_path, text.replace("kept", "other")), log_dir=str(where))
     with pytest.raises(UserError, match="--measure needs --dry-run"):
         run(write(tmp_path, text), log_dir=str(where), measure=True)
-    with pytest.raises(UserError, match="is a run, and a sweep needs a folder of its own"):
+    with pytest.raises(UserError, match="is a run, and a sweep needs its own folder"):
         run(write(tmp_path, text), log_dir=str(where / names[0]))
 
 
-def test_missing_replicas_are_runs_of_their_own(tmp_path, capsys, one_thread, unreported):
+def test_missing_replicas_are_separate_runs(tmp_path, capsys, one_thread, unreported):
     """They are pooled with the others. A second growth adds only what the first one did not."""
     where, name = tmp_path / "runs", "Room-v6_gamma=0.9_seed0"
     text = TINY + "axes: {gamma: [0.9]}\nreplicas: N\n"
@@ -788,7 +788,7 @@ def test_a_killed_sweep_is_continued(tmp_path, capsys, one_thread, unreported):
     sweep = begin(source, where)
     sweep.stdout.close()  # `| head -1`
     wait_for(second, 250)
-    os.killpg(sweep.pid, signal.SIGKILL)  # the worker, in a session of its own, writes a checkpoint
+    os.killpg(sweep.pid, signal.SIGKILL)  # the worker, in its own session, writes a checkpoint
     sweep.wait(120)
 
     # Begun while the worker still runs, for which it waits. Workers that print on stderr, as warnings do, do no harm.
@@ -844,7 +844,7 @@ def test_ctrl_c_while_the_workers_start(tmp_path, unreported):
 
 
 def test_a_worker_that_ctrl_c_ends(tmp_path, capsys):
-    """Ctrl-C also reaches a worker that has no session of its own yet. The run does not count as failed."""
+    """Ctrl-C also reaches a worker that does not have its own session yet. The run does not count as failed."""
 
     class Keyboard(Here):
         def submit(self, task: Task) -> None:

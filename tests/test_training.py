@@ -178,7 +178,7 @@ class StopAt(Listener):
             raise KeyboardInterrupt
 
 
-def test_resume_goes_on_where_the_checkpoint_was(tmp_path):
+def test_resume_continues_from_the_checkpoint(tmp_path):
     config = small(run=replace(small().run, log_dir=str(tmp_path), checkpoint_freq=100, log_freq=50))
     with pytest.raises(KeyboardInterrupt):
         peerage.train(config=config, exp_name="run", listeners=[StopAt(250)])
@@ -208,7 +208,7 @@ def test_checkpoints_are_found_in_order(tmp_path):
 @pytest.mark.parametrize("trust", ["td", "hybrid", "in-context"])
 def test_a_checkpoint_restores_every_number(trust, begin, same, tmp_path):
     """Two trainers in the same state do the same, weights, streams, trust, buffers and running episodes included; and
-    looking at a state, at whatever step, changes nothing."""
+    reading a state, at any step, changes nothing."""
     advice = AdviceConfig(trust=trust, choice="standardised", use_critic=True, use_agent_values=True, follow_steps=2)
     config = small(total_timesteps=200, advice=advice, learner=replace(small().learner, buffer_size=(50,)))
     first, unseen = begin(config), begin(config, 181)
@@ -231,7 +231,7 @@ def test_a_checkpoint_restores_every_number(trust, begin, same, tmp_path):
 
 
 @pytest.mark.parametrize("trust", ["td", "in-context"])
-def test_a_diverged_member_is_frozen_and_the_others_go_on(tmp_path, trust):
+def test_a_diverged_member_is_frozen_and_the_others_continue_to_train(tmp_path, trust):
     class Poison(Listener):
         """Spoils one member's network half-way, as a too large step would."""
 
@@ -256,7 +256,7 @@ def test_a_diverged_member_is_frozen_and_the_others_go_on(tmp_path, trust):
 
 
 def test_ctrl_c_saves_and_resumes(tmp_path):
-    """A real signal, at the earliest moment the loop can hear it."""
+    """A real signal, at the earliest point at which the loop can handle it."""
     import os
     import signal
 
@@ -274,11 +274,11 @@ def test_ctrl_c_saves_and_resumes(tmp_path):
     assert len((run.folder / "command.txt").read_text().splitlines()) == 2
 
 
-def test_what_a_run_was_begun_with_does_not_hinder_looking_at_it(tmp_path):
+def test_a_run_started_with_other_settings_can_be_read(tmp_path):
     config = small(n_peers=1, advice=AdviceConfig(only_follow_others=True))
     run = peerage.train(config=config, log_dir=str(tmp_path), exp_name="1e3", overwrite=True)
     assert len(run.evaluate(2)) == 2
-    again = peerage.config.file.load(run.folder)  # a name that looks like a number comes back as a name
+    again = peerage.config.file.load(run.folder)  # a name that looks like a number is read as a name
     assert again.run.exp_name == "1e3" and not again.run.overwrite
 
 
@@ -332,7 +332,7 @@ def test_sac_and_td3_advise_each_other():
 
 
 def test_envs_with_arguments():
-    """terminate_when_unhealthy=false reaches the environment: a fallen hopper goes on."""
+    """terminate_when_unhealthy=false is passed to the environment: the episode of a fallen hopper continues."""
     config = Config(
         env="Hopper-v4", env_args={"terminate_when_unhealthy": False}, n_peers=1, total_timesteps=300,
         learner=LearnerConfig(learning_starts=(300,), net_arch=((4,),)), run=RunConfig(eval_freq=0),
@@ -367,7 +367,7 @@ def test_envs_with_arguments():
         ({"exp_name": "../out"}, "exp_name"),
     ],
 )
-def test_bad_input_is_one_line_and_nothing_is_written(tmp_path, settings, words):
+def test_invalid_input_gives_a_one_line_error_and_nothing_is_written(tmp_path, settings, words):
     defaults = {"env": "Room-v6", "n_peers": 2, "total_timesteps": 100, "log_dir": str(tmp_path / "logs")}
     with pytest.raises(UserError) as error:
         peerage.train(**{**defaults, **settings})
@@ -375,7 +375,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(tmp_path, settings, words)
     assert not (tmp_path / "logs").exists()
 
 
-def test_tensorboard_and_wandb_hear_a_training(tmp_path, monkeypatch):
+def test_tensorboard_and_wandb_log_a_training(tmp_path, monkeypatch):
     """The real packages, W&B offline."""
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")

@@ -102,7 +102,7 @@ def test_the_toy_is_short():
 # --- columns ------------------------------------------------------------------------------------------------------
 
 
-def test_its_columns_come_behind_those_of_every_run(run):
+def test_its_columns_follow_those_of_every_run(run):
     header = (run.folder / "advice.csv").read_text().splitlines()[0].split(",")
     assert header == [*COLUMNS["advice.csv"], "toy_value", "toy_spread"]
     late = run.advice[run.advice["step"] > 20]
@@ -194,7 +194,7 @@ def test_it_appears_in_the_help_and_in_yaml():
     assert from_dict(parse(dump(config), "test")) == config
 
 
-def test_its_description_decides_on_the_other_terms_and_on_threads(monkeypatch):
+def test_its_description_sets_the_other_terms_and_threads(monkeypatch):
     config = from_dict(parse("advice: {trust: toy}\n", "test"))
     resolved = resolve_advice(config.advice)
     assert resolved.use_critic and resolved.use_agent_values
@@ -214,7 +214,7 @@ def test_its_description_decides_on_the_other_terms_and_on_threads(monkeypatch):
         ("--trust toy --no-use-trust", "has no effect with --no-use-trust"),
     ],
 )
-def test_what_does_not_fit_is_one_line(capsys, words, message):
+def test_unsupported_combinations_give_a_one_line_error(capsys, words, message):
     assert cli.main(["train", "--env", "Room-v6", *words.split()]) == 2
     assert message in capsys.readouterr().err
 
@@ -237,7 +237,7 @@ class Stop(Exception):
     pass
 
 
-def test_it_survives_kill_and_resume(run, tmp_path, monkeypatch):
+def test_it_resumes_after_a_kill(run, tmp_path, monkeypatch):
     advance = Trainer.advance
 
     def stops(self, **kwargs):

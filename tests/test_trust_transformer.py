@@ -1,4 +1,4 @@
-"""The trust transformer and what is asked of it: sizes, masks, wirings, history, training, counterfactual."""
+"""The trust transformer: sizes, masks, wirings, history, training, counterfactual."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def make_windows(rows=2, steps=T, dtype=torch.float32):
         (22, 111_937, 114_437),
     ],
 )
-def test_parameters_are_as_many_as_published(n_features, base, aware):
+def test_the_number_of_parameters_is_as_published(n_features, base, aware):
     for wiring in ("seed", "causal"):
         assert TrustTransformer(1, n_features, 0, wiring=wiring).stack.flat.shape == (1, base)
         assert TrustTransformer(1, n_features, 4, wiring=wiring).stack.flat.shape == (1, aware)

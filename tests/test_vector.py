@@ -1,4 +1,4 @@
-"""The vector of environments: autoreset, seeds, success, makers of their own for members, and faulty environments."""
+"""The vector of environments: autoreset, seeds, success, separate makers for members, and faulty environments."""
 
 from __future__ import annotations
 
@@ -288,7 +288,7 @@ def test_groups_that_cannot_be_built():
 # --- makers of their own ----------------------------------------------------------------------------------------
 
 
-def test_members_may_have_goals_of_their_own():
+def test_members_may_have_their_own_goals():
     """One group, four tasks: goals on either side, an inverted reward, and a bigger room."""
     makers = [
         EnvMaker("Room-v6", {"goals": "left"}),

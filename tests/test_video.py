@@ -33,8 +33,8 @@ def frames(path) -> list[np.ndarray]:
     return found
 
 
-def test_a_film_shows_the_episodes_of_an_evaluation(run, capsys):
-    """The pictures are those of the environment under the policy's actions."""
+def test_a_video_shows_the_episodes_of_an_evaluation(run, capsys):
+    """The frames are those of the environment under the policy's actions."""
     path = run.video(member=1, episodes=2)
     assert path == run.folder / "member-1-replica-0.gif"
     env = make_env("Room-v6", {"max_episode_steps": 7, "render_mode": "rgb_array"})
@@ -47,13 +47,13 @@ def test_a_film_shows_the_episodes_of_an_evaluation(run, capsys):
             obs, _, terminated, truncated, _ = env.step(policy(obs))
             done = terminated or truncated
     shown = frames(path)
-    # A GIF merges pictures that do not change, and has 256 colours
+    # A GIF merges frames that do not change, and has 256 colours
     distinct = [p for k, p in enumerate(expected) if k == 0 or not np.array_equal(p, expected[k - 1])]
     assert len(shown) == len(distinct) and shown[0].shape == distinct[0].shape
     assert all(np.abs(a.astype(int) - b).mean() < 2 for a, b in zip(shown, distinct))
 
 
-def test_the_command_writes_a_film_and_overwrites_nothing(run, tmp_path, capsys):
+def test_the_command_writes_a_video_and_overwrites_nothing(run, tmp_path, capsys):
     words = ["video", str(run.folder), "--replica", "1", "--max-frames", "3", "--out", str(tmp_path / "a.gif")]
     assert main(words) == 0 and "3 frames" in capsys.readouterr().out
     before = (tmp_path / "a.gif").read_bytes()
@@ -70,7 +70,7 @@ def test_the_command_writes_a_film_and_overwrites_nothing(run, tmp_path, capsys)
         (["watch"], "there is no screen: use `peerage video`"),
     ],
 )
-def test_what_cannot_be_filmed_is_one_line(run, monkeypatch, capsys, words, message):
+def test_environments_that_cannot_be_recorded_give_a_one_line_error(run, monkeypatch, capsys, words, message):
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(run.folder.parent)
@@ -80,7 +80,7 @@ def test_what_cannot_be_filmed_is_one_line(run, monkeypatch, capsys, words, mess
     assert not list(run.folder.parent.rglob("*.gif*"))
 
 
-def test_an_environment_without_pictures_is_named(tmp_path, capsys):
+def test_an_environment_without_images_is_named(tmp_path, capsys):
     run = peerage.train(
         "Pendulum-v1", n_peers=1, total_timesteps=20, learning_starts=5, eval_freq=0, env_args={"g": 9.0},
         log_dir=str(tmp_path), verbose=0,
@@ -102,7 +102,7 @@ def test_an_environment_without_pictures_is_named(tmp_path, capsys):
 
 
 class Bright(gymnasium.Wrapper):
-    """Every picture is brighter than the one before. `shown` counts the pictures."""
+    """Every frame is brighter than the previous one. `shown` counts the frames."""
 
     shown = 0
 
@@ -116,7 +116,7 @@ class Bright(gymnasium.Wrapper):
 
 
 @pytest.mark.parametrize(("fps", "every"), [(60, 2), (75, 2), (30, 1), (125, 3)])
-def test_a_film_has_the_speed_of_the_environment(run, fps, every):
+def test_a_video_has_the_speed_of_the_environment(run, fps, every):
     Bright.shown, Bright.fps = 0, fps
     path = peerage.load(run.folder, env=Bright).video(replica=1, checkpoint=60, seed=3)
     assert path.name == "member-0-replica-1-60.gif"

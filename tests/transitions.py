@@ -1,4 +1,4 @@
-"""Transitions made by hand, for tests of what observes them."""
+"""Transitions made by hand, for tests of objects that observe them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the commands share: their declaration, and the loading of their implementation.
+"""Common parts of the commands: their declaration, and the loading of their implementation.
 
 The modules of this package declare the commands and import nothing heavy, so that `--help` and a mistake on the command
 line are answered at once. `peerage.commands.actions` holds the implementations, which import torch, pandas and so on at
@@ -32,7 +32,7 @@ class Command:
     """`module:function` of the implementation, `function(args, command_line)`; imported when the command runs."""
     examples: str = ""
     check: Callable[[argparse.Namespace], None] = no_check
-    """Raises UserError for what can be refused before the implementation is imported."""
+    """Raises UserError for arguments that can be refused before the implementation is imported."""
 
     def parser(self, name: str) -> Parser:
         parser = Parser(

@@ -40,7 +40,7 @@ def _cell(value: object) -> str:
 
 
 def print_outputs(run: Path) -> None:
-    """Print where the figures and the report of a run are. A closed output is ignored: the run itself succeeded."""
+    """Print the paths of the figures and the report of a run. A closed output is ignored: the run itself succeeded."""
     try:
         print(f"figures: {run / 'figures'}\nreport:  {run / 'report.html'}", flush=True)
     except (OSError, ValueError):

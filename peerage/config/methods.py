@@ -26,13 +26,13 @@ class Method:
     build: str | Callable[..., Any]
     """The implementation: a callable, or `"module:attribute"` of one."""
     settings: type | None = None
-    """A frozen dataclass, or None if the method has no settings of its own."""
+    """A frozen dataclass, or None if the method has no settings."""
     about: str = field(default="", kw_only=True)
     """One line for the help of the setting that names the method."""
 
     @property
     def is_builtin(self) -> bool:
-        """It comes with Peerage."""
+        """Whether the method is part of Peerage."""
         return isinstance(self.build, str) and self.build.startswith("peerage.")
 
     def load(self) -> Callable[..., Any]:
@@ -238,7 +238,7 @@ class Registry(Generic[M]):
 
 
 def _origin(method: Method) -> object:
-    """What `build` is, so that a class defined again in a notebook equals the earlier one."""
+    """The identity of `build`: a class that is defined again in a notebook equals the earlier one."""
     build = method.build
     return build if isinstance(build, str) else (build.__module__, getattr(build, "__qualname__", build))
 

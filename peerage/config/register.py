@@ -1,6 +1,7 @@
 """Registration of a user's own methods: `peerage.register_learner`, `register_trust` and `register_exchange`.
 
-A class of the same module and name can be registered again under its name, as when a notebook cell runs twice.
+A class with the same module and name can be registered again under its name, for example when a notebook cell runs
+twice.
 """
 
 from __future__ import annotations

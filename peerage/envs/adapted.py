@@ -1,8 +1,8 @@
 """Spaces that Peerage converts, so that learners see flat observations and Discrete or Box actions.
 
 A `Dict` of flat boxes is flattened by `gymnasium.wrappers.FlattenObservation`. A `MultiDiscrete` action with few
-combinations becomes one Discrete action, the number of the combination. `Conversion` converts what enters and leaves
-the library.
+combinations becomes one Discrete action, the index of the combination. `Conversion` converts observations and actions
+between the environment and the library.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from gymnasium.utils import RecordConstructorArgs
 from gymnasium.wrappers import FlattenObservation
 
 SMALLEST_IMAGE = 36
-"""The smallest height and width of images: the convolutions need it."""
+"""The minimum height and width of images, which the convolutions require."""
 MAX_COMBINATIONS = 64
 """MultiDiscrete actions with more combinations are refused."""
 
@@ -43,12 +43,12 @@ def combinations(space: MultiDiscrete) -> int:
 
 
 def combination(space: MultiDiscrete, number: int) -> np.ndarray:
-    """The action `[parts]` of `space` with this number."""
+    """The action `[parts]` of `space` with this index."""
     return (np.array(np.unravel_index(number, space.nvec)) + space.start).astype(space.dtype)
 
 
 def adapted(env: gymnasium.Env) -> gymnasium.Env:
-    """`env` with its spaces converted, where there is a conversion."""
+    """`env` with its spaces converted, if there is a conversion."""
     if _is_dict_of_flat_boxes(env.observation_space) or is_image(env.observation_space):
         env = FlattenObservation(env)
     space = env.action_space

@@ -69,7 +69,7 @@ class CartpoleSwingUp(gymnasium.Env[np.ndarray, np.ndarray]):
         return np.array(self.state, np.float32), reward, False, False, {}
 
     def render(self) -> np.ndarray | None:
-        """With `render_mode="rgb_array"` a picture, uint8 [300, 600, 3], otherwise None.
+        """With `render_mode="rgb_array"` an image, uint8 [300, 600, 3], otherwise None.
 
         5 m wide with a mark per metre; the view follows the cart when it leaves the middle.
         """

@@ -1,4 +1,4 @@
-"""Pictures of our environments: plain NumPy, no graphics library. Colours are RGB, 0 to 255."""
+"""Images of Peerage's environments, drawn with NumPy. Colours are RGB, 0 to 255."""
 
 from __future__ import annotations
 

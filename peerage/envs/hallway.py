@@ -16,11 +16,10 @@ class Hallway(gymnasium.Env[np.ndarray, np.int64]):
 
     Observation: float32 [1] or [2] in [0, 1], the position / (size - 1).
     Actions: 0 to 3 for x + 1, x - 1, y + 1, y - 1. Actions of a missing dimension and those from 4 on do nothing, so
-    `n_actions` above 2 per dimension adds useless actions.
-    Reward: 1 for every step that ends on the goal, otherwise -0.001. Never terminates; the registered
-    horizon truncates. `info["is_success"]` of a step is True if it ended on the goal.
-    Start: two cells left of the middle (at 0 in corridors shorter than 5), in the middle of the width.
-    Goal: the far end, in the middle of the width. Nothing is random.
+    `n_actions` above 2 per dimension adds actions without effect. Reward: 1 for every step that ends on the goal,
+    otherwise -0.001. Never terminates; the registered horizon truncates. `info["is_success"]` of a step is True if it
+    ended on the goal. Start: two cells left of the middle (at 0 in corridors shorter than 5), in the middle of the
+    width. Goal: the far end, in the middle of the width. Nothing is random.
 
     Source: the peer-learning experiments (arXiv 2312.09950). Raises ValueError for a size or a number of
     actions that is too small and for an unknown action.
@@ -71,7 +70,7 @@ class Hallway(gymnasium.Env[np.ndarray, np.int64]):
         return np.array(position, np.float32)
 
     def render(self) -> np.ndarray | None:
-        """With `render_mode="rgb_array"` a picture, uint8 [height, width, 3], otherwise None."""
+        """With `render_mode="rgb_array"` an image, uint8 [height, width, 3], otherwise None."""
         if self.render_mode != "rgb_array":
             return None
         return grid_picture((self.length, self.width), self.start, self.goal, (self.x, self.y))

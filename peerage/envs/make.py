@@ -68,7 +68,7 @@ class Spec:
 class EnvMaker:
     """How to build an environment; one for each member of an `EnvGroup`.
 
-    A group may mix different makers: members with tasks, goals or disturbances of their own.
+    A group may mix different makers: members with different tasks, goals or disturbances.
     """
 
     env: Maker
@@ -87,14 +87,15 @@ class EnvMaker:
         return make_env(self.env, self.env_args, own_random=self.own_random)
 
     def spec(self) -> Spec:
-        """The properties of the environment, which is built once for that. Raises UserError as `check_env_id` does."""
+        """The properties of the environment, which is built once to determine them. Raises UserError as `check_env_id`
+        does."""
         return check_env_id(self.env, self.env_args)
 
 
 def check_env_id(env: Maker, env_args: Mapping[str, Any]) -> Spec:
     """Build the environment, try its first steps, close it and return its properties; called before a run writes
-    anything. An environment whose seed does not determine its episodes is built and tried a second time, with random
-    generators of its own.
+    anything. An environment whose seed does not determine its episodes is built and tried a second time, with its own
+    random generators.
 
     Raises UserError for an environment that cannot be built or that Peerage cannot train on.
     """
@@ -127,7 +128,7 @@ def make_env(
 
     A copy of `env_args` is passed to the constructor; with an id, `max_episode_steps` replaces the time limit (-1:
     none). `own_random`: the sources of random numbers that become its own (`peerage.envs.own_random`).
-    `change_at`, `change` and knobs that the constructor does not accept wrap the environment in a
+    `change_at`, `change` and parameters that the constructor does not accept wrap the environment in a
     `peerage.envs.changing.Changing`; `perturb`, a mapping as of `Perturbations.plain` (peerage.config.perturbations),
     in a `Perturbed`, unless all its strengths are zero; `history` in a `History` (`peerage.envs.history`).
     Raises UserError, in one line, for an unknown id, a missing package or arguments that do not fit.
@@ -192,8 +193,8 @@ NORMALISERS: dict[type[gymnasium.Wrapper], str] = {
 
 
 def running_statistics(env: gymnasium.Env) -> str | None:
-    """What is wrong with a wrapper of `env` that has running statistics, and how to replace it; None without one. A
-    wrapper whose statistics are frozen (`update_running_mean = False`) is fine."""
+    """An error message about a wrapper of `env` with running statistics, and how to replace it; None if there is no
+    such wrapper. Wrappers with frozen statistics (`update_running_mean = False`) are accepted."""
     while isinstance(env, gymnasium.Wrapper):
         flag = next((flag for kind, flag in NORMALISERS.items() if isinstance(env, kind)), None)
         if flag is not None and getattr(env, "update_running_mean", True):
@@ -282,7 +283,7 @@ def plain_copy(value: Any) -> Any:
 
 
 def _missing(error: BaseException) -> str:
-    """What an environment lacks, from the error of its import."""
+    """The missing package of an environment, from the error of its import."""
     cause = error.__cause__ if isinstance(error, gymnasium.error.DependencyNotInstalled) else error
     if isinstance(cause, ModuleNotFoundError) and cause.name in EXTRAS:
         title, extra = EXTRAS[cause.name]

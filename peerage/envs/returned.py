@@ -1,4 +1,4 @@
-"""Checks of what an environment returns, before it is used."""
+"""Checks of the return values of an environment."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 
 class WrongReturn(Exception):
-    """An environment returned something else than Gymnasium's interface asks for. The message says what."""
+    """An environment returned a value that violates Gymnasium's interface; the message describes it."""
 
 
 def checked_reset(result: Any, obs_dim: int) -> np.ndarray:

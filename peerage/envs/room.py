@@ -58,7 +58,7 @@ class Room(gymnasium.Env[np.ndarray, np.int64]):
         return self._observe(), {}
 
     def step(self, action: int | np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        # Plain integers: one NumPy operation would take longer than the whole step.
+        # Plain integers, because one NumPy operation takes longer than the whole step
         if action == 0:
             if self.x < self.last:
                 self.x += 1
@@ -83,7 +83,7 @@ class Room(gymnasium.Env[np.ndarray, np.int64]):
         return observation
 
     def render(self) -> np.ndarray | None:
-        """With `render_mode="rgb_array"` a picture, uint8 [height, width, 3], otherwise None."""
+        """With `render_mode="rgb_array"` an image, uint8 [height, width, 3], otherwise None."""
         if self.render_mode != "rgb_array":
             return None
         middle = self.length // 2

@@ -133,7 +133,7 @@ def _walk(position: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Actions int64 [B] from `position` to `target` [B, 2], both in units of the room.
 
     It moves along the dimension with the larger distance, x on a tie; the number of steps is the same in any order. On
-    the target it moves against the wall beside it and so stays; goals and corners always have a wall.
+    the target it moves against the adjacent wall and so stays there; goals and corners always have a wall.
     """
     way = target - position
     way[np.abs(way) < 1e-3] = 0  # rounding errors; the distance between cells is much larger in every room

@@ -25,7 +25,7 @@ from peerage.text import first_line, place
 FEW = 4
 """Groups with fewer environments are stepped one by one, which is faster for them."""
 TRIED = (4, 64)
-"""Environments and steps of the comparison of a batched program with the environments that it stands for."""
+"""Numbers of environments and steps in the comparison of a batched program with the environments that it replaces."""
 
 
 class Stepped(NamedTuple):
@@ -164,8 +164,8 @@ def stepper_for(makers: Sequence[EnvMaker], batched: bool | None) -> Stepper | N
     """A batched program if there is one for these environments, which must have the same id and arguments; None if they
     are to be stepped one by one. `batched`: False: never; True: also for very few environments.
 
-    At its first use in a process, a program is compared with the environments that it stands for. One that differs
-    gives a warning and is not used.
+    At its first use in a process, a program is compared with the environments that it replaces. If it differs, it gives
+    a warning and is not used.
     """
     first = makers[0]
     if batched is False or first.own_random or not isinstance(first.env, str) or any(m != first for m in makers):

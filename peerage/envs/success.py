@@ -1,4 +1,4 @@
-"""Whether an episode was a success, as its environment reports it in `info`."""
+"""The success of episodes, as environments report it in `info`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The first steps of an environment with fixed seed and actions: what it is, and whether the seed determines it."""
+"""The first steps of an environment with a fixed seed and fixed actions: its identity, and whether the seed determines
+its episodes."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ from peerage.text import is_installed
 SEED = 0
 STEPS = 8
 MAX_NUMBERS = 10**6
-"""In an observation or action that is described in a file."""
+"""Maximum size of an observation or action whose space is described in a file."""
 
 NEUTRAL = ("OrderEnforcing", "PassiveEnvChecker", "OwnRandom")
 """Wrappers that change neither observations nor rewards."""
@@ -127,7 +128,8 @@ def _text(state: Any) -> str:
 def fingerprint(
     env: gymnasium.Env, maker: Any, max_episode_steps: int | None, steps: list[list[float]] | None
 ) -> dict[str, Any]:
-    """What the environment is, as plain data for environment.json. `maker`: its id, or what builds it."""
+    """The identity of the environment as plain data for environment.json. `maker`: its id, or the function that builds
+    it."""
     spec = env.spec
     plain = (bool, int, float, str, type(None))
     arguments = spec.kwargs if spec is not None else {}

@@ -58,20 +58,20 @@ class Step:
 class EnvGroup:
     """`n` environments that reset themselves in the step that ends an episode; environment i is built by `makers[i]`.
 
-    The environments may differ in everything but their observation and action space. `seeds[i]` is one seed, for the
-    first episode of environment i, or one for each of its first episodes; later episodes continue the environment's
+    The environments may differ in everything except their observation and action spaces. `seeds[i]` is one seed, for
+    the first episode of environment i, or one for each of its first episodes; later episodes continue the environment's
     own generator. With `keep` the running episodes are recorded, so that `state` and `restore` can move them from one
-    process to another. `success` says how the success of an episode follows from its steps. `batched`: None
-    steps the environments in one program if there is one for them (`peerage.envs.batched`), which changes no bit; False
-    steps them one by one; True uses a program for very few environments, too.
+    process to another. `success` says how the success of an episode follows from its steps. `batched`: None steps the
+    environments in one program if there is one for them (`peerage.envs.batched`), which changes no bit; False steps
+    them one by one; True uses a program for very few environments, too.
 
     Attributes, as in `Spec`: n, spec (of the first environment), observation_space, action_space, obs_dim, discrete,
     n_actions, act_dim, action_low, action_high; `envs`, the Gymnasium environments, only the first if they are stepped
     in one program; `limits [n]`, their time limits, None without one. Set `max_steps` to truncate long episodes.
 
     Raises UserError in one line if an environment cannot be built or has spaces that Peerage cannot train on, if two
-    environments have different spaces, and, naming environment and step, if an environment raises, returns something
-    else than Gymnasium's interface asks for, or numbers that are not finite.
+    environments have different spaces, and, naming environment and step, if an environment raises an exception,
+    violates Gymnasium's interface, or returns numbers that are not finite.
     """
 
     def __init__(
@@ -242,7 +242,7 @@ class EnvGroup:
     def set_clock(self, steps: int, *, running: bool = True) -> None:
         """Set the clock of environments that change during a run to `steps`; call `reset` afterwards.
 
-        With `running` off the clock stands still: the environments do not change, whatever steps follow.
+        If `running` is False, the clock stops, and the environments do not change in later steps.
         """
         for i in range(self.n):
             self._stepper.set_clock(i, steps, running=running)

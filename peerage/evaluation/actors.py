@@ -116,7 +116,7 @@ class Evaluations:
     ) -> None:
         self.evaluator, self.members = evaluator, list(members)
         self.messages: list[str] = []
-        """New messages for the user; whoever shows them removes them. Each is added once."""
+        """New messages for the user; the caller that shows them removes them. Each is added once."""
         self._said: set[str] = set()
         self._episodes = self._known = 0  # episodes so far, and those of them that reported success
         actors: Mapping[EvalMode, Callable[[int], Actor]] = {
@@ -147,7 +147,7 @@ class Evaluations:
         return rows
 
     def _notice(self) -> None:
-        """Add messages about episodes that were cut, and about success that only some episodes reported."""
+        """Add messages about truncated episodes, and about success that only some episodes reported."""
         partly = ""
         if 0 < self._known < self._episodes:
             partly = (

@@ -163,7 +163,7 @@ class Evaluator:
     def _envs(self, parallel: bool) -> EnvGroup:
         envs = self.envs.get(parallel)
         if envs is not None and not all(isinstance(m.env, str) and is_known(m.env) for m in self.makers):
-            envs.close()  # unknown environments may have state that outlasts an evaluation, which a resume would lose
+            envs.close()  # unknown environments may keep state between evaluations, which a resume would lose
             envs = None
         if envs is None:
             if parallel:

@@ -47,7 +47,7 @@ def evaluate_perturbed(
     default, members act alone. With `advised`, they use advice (`peerage.evaluation.company`), and perturbations may be
     `dropped_advice`, too. In all cases except the first, `byzantine_members` give changed suggestions, and `advisers`
     replace the same number of fixed advisers of the run. `say` receives messages: the step of the checkpoint, newer
-    checkpoints that are damaged, and episodes that were cut.
+    checkpoints that are damaged, and truncated episodes.
 
     Raises UserError for an unknown member, a parameter that the environment does not have, `advised` for a run without
     advice, and if there is nothing to compare.

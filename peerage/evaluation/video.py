@@ -1,4 +1,4 @@
-"""Pictures of a trained member: a GIF file, or a window.
+"""Videos of a trained member: a GIF file, or a window.
 
     from peerage.evaluation import video
 
@@ -31,9 +31,9 @@ from peerage.text import first_line
 from peerage.training.restore import restore
 
 FPS = 30
-"""Pictures per second where the environment does not say how many."""
+"""Frames per second if the environment does not define it."""
 GIF_FPS = 50
-"""The largest rate of a GIF that viewers show at the right speed: they round delays to hundredths of a second."""
+"""The maximum frame rate of a GIF that viewers show at the right speed: they round delays to hundredths of a second."""
 MAX_FRAMES = 1000
 
 
@@ -48,11 +48,11 @@ class Video:
 
 
 class _FrameLimit(Exception):
-    """The largest number of pictures was reached."""
+    """The maximum number of frames was reached."""
 
 
 class _RecordedActor(Actor):
-    """Calls `frame(picture)` before every `every`th action of another actor; None: nothing is rendered."""
+    """Calls `frame(image)` before every `every`th action of another actor; None: nothing is rendered."""
 
     parallel = False
 
@@ -97,8 +97,8 @@ def record(
 
     `out`: the file; by default `member-<i>-replica-<r>[-<checkpoint>].gif` in the run folder. Evaluations start from
     the same states, unless `seed` is given. `checkpoint`: `"best"` or a step; by default the newest. The video ends
-    after `max_frames` pictures, at least 1. An environment with more than 50 pictures per second is shown at its speed
-    with every second one, or fewer.
+    after `max_frames` frames, at least 1. An environment with more than 50 frames per second is shown at its speed with
+    every second frame, or fewer.
 
     Raises UserError if the file exists and `overwrite` is false, for a member that does not exist, and for an
     environment that cannot be rendered.
@@ -134,8 +134,8 @@ def record(
 
 
 def _delays(pictures: int, rate: float) -> list[int]:
-    """How long each picture is shown, in ms. GIFs count in units of 10 ms, so that some pictures are shown longer than
-    others where `rate`, the pictures per second, needs it."""
+    """The duration of each frame in ms. Durations in GIFs are multiples of 10 ms, so frames can have different
+    durations to match `rate`, the frames per second."""
     ends = [10 * math.floor(100 * k / rate + 0.5) for k in range(pictures + 1)]
     return [stop - start for start, stop in pairwise(ends)]
 
@@ -153,7 +153,7 @@ def watch(
     """Show a member in a window. Returns the return of every episode. Raises UserError without a screen."""
     if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         raise UserError("there is no screen: use `peerage video` to write a GIF")
-    # In this mode, `reset` and `step` of an environment render, and wait between pictures.
+    # In this mode, `reset` and `step` of an environment render and wait between frames.
     return _play(run, "human", None, member, replica, episodes, seed, checkpoint_word(checkpoint), env)[1]
 
 
@@ -168,8 +168,8 @@ def _play(
     which: str,
     env: Maker | None,
 ) -> tuple[float, list[float]]:
-    """Play the episodes with `frame` called for each picture. Returns the pictures per second, at most `GIF_FPS`, and
-    the returns."""
+    """Play the episodes and call `frame` for each image. Returns the frames per second, at most `GIF_FPS`, and the
+    returns."""
     trainer = restore(run, "policies", env=env, which=which).trainer
     workers.configure(trainer.threads)
     try:

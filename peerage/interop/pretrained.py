@@ -107,9 +107,9 @@ def load_members(
 
 
 def _to_start_from(source: Learner, learner: Learner, row: int, spec: str) -> dict[str, Tensor]:
-    """The parameters `[1, P]` with which the member in `row` starts: those of `source`, except what is a setting of the
-    member (`Learner.exchanged`), and an entropy coefficient of 0, which an automatic one cannot leave. Networks bring
-    the statistics of their inputs, which the training continues."""
+    """The parameters `[1, P]` with which the member in `row` starts: those of `source`, except settings of the member
+    (`Learner.exchanged`), and an entropy coefficient of 0, which an automatic one cannot leave. Networks include the
+    statistics of their inputs, which the training updates."""
     parameters, learned = source.parameters(), learner.exchanged() | learner.statistics()
     for name, own in learner.parameters().items():
         finite = bool(parameters[name].isfinite().all()) if name in parameters else True
@@ -158,7 +158,7 @@ def _as_written(value: object) -> str:
 
 
 class SavedRun:
-    """The policies in the newest sound checkpoint of a run folder, or in another one: `which` is `best` or a step."""
+    """The policies in the newest intact checkpoint of a run folder, or in another one: `which` is `best` or a step."""
 
     def __init__(self, path: Path, which: str = "") -> None:
         if not (path / "config.yaml").is_file():

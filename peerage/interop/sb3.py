@@ -151,8 +151,8 @@ def _entries(path: Path) -> dict[str, bytes]:
         if file.read(1) == PICKLE:
             raise UserError(
                 f"{path} is a pickle, such as the statistics of VecNormalize, which can execute arbitrary code when "
-                "it is loaded: "
-                "Peerage does not read it; members that are trained with --normalize-obs have their own statistics"
+                "it is loaded: Peerage does not read it; members that are trained with --normalize-obs have their "
+                "own statistics"
             )
     try:
         with zipfile.ZipFile(path) as archive:

@@ -27,7 +27,7 @@ from peerage.learners.sac_settings import SACSettings
 
 def export_member(run: Path, member: int, replica: int = 0, out: Path | None = None, which: str = "") -> Path:
     """Write a member of a run as a zip for the `load` of Stable-Baselines3's DQN, SAC, TD3 or PPO. The running
-    statistics of a member that normalises are written beside it, as `NAME.vecnormalize.pkl` for `VecNormalize.load`.
+    statistics of a member that normalises are written next to it, as `NAME.vecnormalize.pkl` for `VecNormalize.load`.
 
     `which` selects a checkpoint: `best` or the number of a step; empty: the newest. Returns the path of the zip: `out`,
     or `<run>/export/member-<i>-replica-<r>[-<which>].zip`. Raises UserError if a file exists or the member cannot be

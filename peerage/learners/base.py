@@ -67,8 +67,8 @@ class Learner:
     """(kind, width) of the noise that `suggest` needs to sample an action; None: the policy is deterministic."""
 
     fixed_state = False
-    """The keys, shapes and types of `state` are the same from the first step on. Then a resume compares a checkpoint
-    with it before anything is loaded; otherwise `load_state` is the first to see entries beside the parameters."""
+    """The keys, shapes and types of `state` are the same from the first step on. A resume then compares the checkpoint
+    with it before anything is loaded; otherwise only `load_state` checks the entries other than the parameters."""
 
     normalises = False
     """Whether the members have running statistics, which `see` updates."""
@@ -160,8 +160,8 @@ class Learner:
         return {}
 
     def statistics(self) -> dict[str, Tensor]:
-        """Those of `parameters` that are running statistics: `NAME_mean`, `NAME_var` and `NAME_count`. They belong to
-        the networks, but are not among `exchanged`."""
+        """The entries of `parameters` that are running statistics: `NAME_mean`, `NAME_var` and `NAME_count`. They
+        belong to the networks, but are not among `exchanged`."""
         return {}
 
     def exchanged(self) -> dict[str, Tensor]:

@@ -89,15 +89,15 @@ def resolve(config: Config, discrete: bool) -> Config:
 
 
 def check_learning(members: Sequence[LearnerSettings], steps: int) -> list[str]:
-    """Messages about members that do not learn in a run of `steps` steps: those of `load_paths`, if they are all, and
-    those whose first gradient step is after the end of the run. Raises UserError if nothing would be learned and not
-    all members are loaded, and for a batch that is larger than the replay buffer."""
+    """Messages about members that do not learn in a run of `steps` steps: members of `load_paths`, if all members are
+    loaded, and members whose first gradient step is after the end of the run. Raises UserError if no member would learn
+    and not all members are loaded, and for a batch that is larger than the replay buffer."""
     for member in members:
         batch, buffer = getattr(member, "batch_size", 0), getattr(member, "buffer_size", math.inf)
         if batch > buffer and member.load_paths == "none":
             raise UserError(
-                f"--batch-size {batch} is more than the {buffer:,} transitions that --buffer-size keeps: decrease the "
-                "one, or increase the other"
+                f"--batch-size {batch} is more than the {buffer:,} transitions that --buffer-size keeps: decrease "
+                "--batch-size, or increase --buffer-size"
             )
     if all(member.load_paths != "none" for member in members):
         return [ALL_LOADED]

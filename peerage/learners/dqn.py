@@ -46,7 +46,7 @@ class DQN(OffPolicyLearner):
         self.q.init_([key.generator("init") for key in stream_keys])
         self.q_target.copy_(self.q)
         self.optimizer = self.adam("q", self.q.flat, self.q.grad)
-        host = torch.zeros(0, dtype=self.dtype)  # exploration is decided on the host: it is a few numbers
+        host = torch.zeros(0, dtype=self.dtype)  # computed on the host: only a few numbers
         self.final_epsilon = column(settings, lambda s: s.exploration_final_eps, host)
         self.decay_steps = column(settings, lambda s: max(s.exploration_fraction * total_steps, 1e-9), host)
         self.first_epsilon = torch.ones_like(self.final_epsilon)

@@ -227,7 +227,7 @@ class Group:
 
     def see(self, obs: Tensor, rewards: Tensor | None = None, done: np.ndarray | None = None) -> None:
         """Update running statistics with `obs [M, obs]`, on which the members act next, and the result of the step
-        before, `rewards [M]` and `done [M]` (bool); at the start of a training there is none."""
+        before, `rewards [M]` and `done [M]` (bool); at the start of a training there is no previous step."""
         for stack in self.stacks:
             if not stack.learner.normalises:
                 continue

@@ -1,7 +1,7 @@
 """Normalisation of observations and rewards by running statistics, as in VecNormalize of Stable-Baselines3.
 
-Every member of every replica has statistics of its own. They are part of its policy: checkpoints hold them, and only
-training changes them. Decisions and limits: docs/normalisation.md.
+Each member of each replica has its own statistics. They are part of its policy: checkpoints contain them, and only
+training changes them. See docs/normalisation.md.
 """
 
 from __future__ import annotations

@@ -84,8 +84,8 @@ class OffPolicyLearner(Learner):
         return values if self.normalisation is None else self.normalisation.in_reward_units(values)
 
     def sample(self) -> Batch:
-        """The next batch from the replay buffer, which holds observations and rewards as the environment gave them:
-        normalised by the present statistics."""
+        """The next batch from the replay buffer, which stores observations and rewards as the environment gave them;
+        the batch is normalised with the current statistics."""
         batch = self.replay.sample(self.streams["replay"].next())
         return batch if self.normalisation is None else self.normalisation.normalise_(batch)
 

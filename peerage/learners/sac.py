@@ -129,8 +129,8 @@ class SAC(OffPolicyLearner):
 
     @torch.no_grad()
     def _act_independently(self, obs: Tensor, noise: Tensor) -> Tensor:
-        """gSDE with an own matrix for every action: `tanh(mean + sqrt(latent^2 @ std^2) * noise)`, the distribution of
-        an action over the matrices, independent for each state. `noise [S, B, act]` -> `[S, B, act]`."""
+        """gSDE with a separate matrix for every action: `tanh(mean + sqrt(latent^2 @ std^2) * noise)`, the distribution
+        of an action over the matrices, independent for each state. `noise [S, B, act]` -> `[S, B, act]`."""
         latent = self.actor.trunk(obs)
         mean = self.actor.tail(latent).clamp(-CLIP_MEAN, CLIP_MEAN)
         variance = torch.bmm(latent.square(), (2 * self.actor.constants["log_std"]).exp())

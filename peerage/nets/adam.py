@@ -18,7 +18,8 @@ class StackedAdam:
 
     `lr [S, 1]`; `max_grad_norm [S, 1]` (infinite: no clipping). The parameters of a row that is not active in
     `step(active)` keep their bits, whatever its gradients are. With `row_steps`, each row counts its own steps, for
-    learners whose rows skip steps; otherwise a row that is inactive once stays so, and all rows share one count.
+    learners whose rows skip steps; otherwise a row that is inactive once remains inactive, and all rows share one
+    count.
     """
 
     def __init__(
@@ -44,8 +45,8 @@ class StackedAdam:
     def set_lr(self, lr: Tensor) -> None:
         """Set the learning rates `[S, 1]`."""
         self.lr = lr
-        # The fused kernel takes every row as a tensor of its own, so that a row's bits depend on no other row, and
-        # the rows with the same rate in one call.
+        # The fused kernel receives every row as a separate tensor, so that a row's bits do not depend on other rows,
+        # and the rows with the same rate in one call.
         self.rows_by_lr: dict[float, list[int]] = {}
         if self.flat.device.type == "cpu" and native.available("fused_adam"):
             for row, rate in enumerate(lr.flatten().tolist()):

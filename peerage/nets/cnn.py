@@ -56,11 +56,12 @@ class Image(NamedTuple):
 
 
 class StackedCNN(Stack):
-    """`S` Nature CNNs of one shape; `sizes` are the widths of the layers behind the encoder, at least the output's.
+    """`S` Nature CNNs of one shape; `sizes` are the widths of the layers after the encoder, at least that of the
+    output.
 
     Convolution n has the parameters `conv{n}.weight [S, out, in, k, k]` and `conv{n}.bias [S, out]`, linear layer n
     those of a `StackedMLP`, all drawn as torch does. Inputs are flat observations `[s, B, obs]` with values 0 to 255.
-    On a CPU every row is computed by itself, so its bits depend on no other row.
+    On a CPU every row is computed separately, so its bits do not depend on other rows.
     """
 
     def __init__(

@@ -7,7 +7,7 @@ optional; `plain` is that equation, and `run` computes the same faster in one of
 - row by row, for wide layers on a CPU: a row's activations stay in the cache. On Intel processors with torch's own
   `addmm`, on others with oneDNN, which has a fused bias and activation (`native.row_products`, docs/performance.md).
 
-By default the sizes of layers and batch decide, so a row's bits depend on no other row.
+By default the sizes of layers and batch determine which one is used, so a row's bits do not depend on other rows.
 """
 
 from __future__ import annotations

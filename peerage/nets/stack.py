@@ -52,8 +52,8 @@ def orthogonal(normal: np.ndarray, gain: float) -> np.ndarray:
 class Weights(Mapping[str, Tensor]):
     """The parameters of some rows of a stack by name, each `[s, *shape]`, in the same memory as `Stack.flat`.
 
-    If they were asked for with `grad=True`, they are leaves of autograd's graph, and what a backward pass computes for
-    them is added to `Stack.grad`; their own `.grad` is always None.
+    If they were requested with `grad=True`, they are leaves of autograd's graph, and their gradients are added to
+    `Stack.grad`; their own `.grad` is always None.
     """
 
     def __init__(self, tensors: dict[str, Tensor], grads: dict[str, Tensor]) -> None:
@@ -83,7 +83,7 @@ class Weights(Mapping[str, Tensor]):
 
 
 def _move_gradient(to: Tensor, leaf: Tensor) -> None:
-    """Autograd could add to a view of `Stack.grad` by itself, but warns that such a view is not contiguous."""
+    """Adds gradients to a view of `Stack.grad`. Autograd could do so, but warns that such a view is not contiguous."""
     if leaf.grad is not None:
         to.add_(leaf.grad.detach())
         leaf.grad = None

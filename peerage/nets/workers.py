@@ -72,8 +72,8 @@ WORKERS = Workers()
 def by_rows(work: Callable[[slice], Tensor], rows: int, device: torch.device | str) -> Tensor:
     """Call `work(slice of rows) -> [s, ...]` and concatenate the results to `[rows, ...]`.
 
-    On a CPU every row is a call of its own, in the threads of `WORKERS`, so that a row's bits depend on no other row;
-    on other devices one call computes all rows. Gradients are recorded if the caller records them.
+    On a CPU every row is a separate call, in the threads of `WORKERS`, so that a row's bits do not depend on other
+    rows; on other devices one call computes all rows. Gradients are recorded if the caller records them.
     """
     if torch.device(device).type != "cpu":
         return work(slice(0, rows))

@@ -1,4 +1,4 @@
-"""Figures of advice over time: whom the members trust and whom they follow. `heatmaps` has the matrices."""
+"""Figures of advice over time: trust in advisers, and followed advisers. `heatmaps` has the matrices."""
 
 from __future__ import annotations
 
@@ -182,11 +182,12 @@ def right_wrong(metrics: pd.DataFrame) -> Draft | None:
     caption += "mean over members"
     if result.kind:
         caption += f" and {result.replicas} replicas; the bands are their {result.kind}"
-    return Draft("right_wrong", "Right and wrong choices", f"{caption}. The others are neither.", figure, "Trust")
+    caption += ". The other choices are neither."
+    return Draft("right_wrong", "Right and wrong choices", caption, figure, "Trust")
 
 
 def trust_model(metrics: pd.DataFrame, advice: pd.DataFrame) -> Draft | None:
-    """What kinds of trust report about themselves over time, each in a panel with a line per member."""
+    """Metrics of the kinds of trust over time, each in a panel with a line per member."""
     panels = trust_curves(metrics, advice)
     if not panels:
         return None
@@ -208,7 +209,7 @@ def trust_model(metrics: pd.DataFrame, advice: pd.DataFrame) -> Draft | None:
         handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels())}
     _trim(grid)
     legend(figure, list(handles.values()), list(handles))
-    caption = f"What the trust model reports about itself: {listing([title for title, _, _ in panels])}"
+    caption = f"Metrics of the trust model: {listing([title for title, _, _ in panels])}"
     if len(panels) == 1 and panels[0][1].groupby(["step", "replica"])["value"].nunique().max() == 1:
         caption += "; the group shares one model, so that the lines of all members coincide"
     caption += f"; the band is the {result.kind} over {result.replicas} replicas." if result.kind else "."

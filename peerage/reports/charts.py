@@ -191,7 +191,7 @@ def shares(advice: pd.DataFrame) -> str:
     over += [f"all {advice['asker'].nunique()} members"] if many else []
     caption = "Advisers that each member chose to follow" + (f", mean over {listing(over)}." if over else ".")
     if len(tables) < len(steps) * len(panels):
-        caption += " Gaps are steps without choices, as before learning begins."
+        caption += " Gaps are steps without choices, for example before learning starts."
     return plots.areas(panels, "share of choices", "Whom the members follow", caption=caption)
 
 
@@ -212,7 +212,7 @@ def right_wrong(metrics: pd.DataFrame) -> str:
         return ""
     caption = "Share of choices that followed a fixed adviser acting as expert or adversary, mean over members. "
     caption += f"The bands are the {result.kind} over {result.replicas} replicas. " if result.kind else ""
-    caption += "The others are neither."
+    caption += "The other choices are neither."
     return plots.curves(series, "share of choices", "Right and wrong choices", caption=caption, look=_percent())
 
 
@@ -257,12 +257,12 @@ def signals(advice: pd.DataFrame) -> str:
 
 
 def trust_model(metrics: pd.DataFrame, advice: pd.DataFrame) -> str:
-    """What kinds of trust report about themselves over time, each in a panel with a line per member."""
+    """Metrics of the kinds of trust over time, each in a panel with a line per member."""
     panels, caption = {}, ""
     for title, values, _ in trust_curves(metrics, advice):
         panels[capital(title)], caption = _curve(values)
     look = Look(separate_scales=True, skip_start=True)
-    words = f"What the trust model reports about itself: {caption} {START_NOTE}"
+    words = f"Metrics of the trust model: {caption} {START_NOTE}"
     return plots.multiples(panels, "", "The trust model", caption=words, look=look)
 
 

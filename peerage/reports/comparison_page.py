@@ -42,7 +42,7 @@ STYLE = """
 def write_comparison(comparison: Comparison, out: Path | None, command: Sequence[str]) -> Path:
     """Write page, figures, JSON and LaTeX into `out`, by default `comparisons/A-vs-B`; returns the page's path.
 
-    Raises UserError if the folder holds something else than a comparison.
+    Raises UserError if the folder contains anything other than a comparison.
     """
     folder = out or Path("comparisons") / _name(comparison)
     if folder.exists() and not (folder.is_dir() and (_is_comparison(folder) or not any(folder.iterdir()))):
@@ -132,7 +132,7 @@ def _title(comparison: Comparison) -> str:
     names = list(dict.fromkeys(side.name for task in comparison.tasks for side in task.sides))
     if len(names) > 3:
         envs = list(dict.fromkeys(side.env for task in comparison.tasks for side in task.sides))
-        return f"{len(names)} ways of training on {listing(envs) if len(envs) < 4 else f'{len(envs)} environments'}"
+        return f"{len(names)} methods on {listing(envs) if len(envs) < 4 else f'{len(envs)} environments'}"
     reference, *others = (short(name, 40) for name in names)
     return f"{listing(others)} against {reference}"
 

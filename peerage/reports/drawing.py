@@ -1,4 +1,4 @@
-"""What all figures of a run share: colours, scales, learning curves and PNG output."""
+"""Common parts of all figures of a run: colours, scales, learning curves and PNG output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sections of the report about where a run comes from: how to repeat it, its settings, versions and machine."""
+"""Sections of the report about the origin of a run: how to repeat it, its settings, versions and machine."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def non_default_settings(data: Mapping[str, Any]) -> list[list[str]] | None:
     configuration.
 
     The defaults are those of the run's algorithm and of its rule of choice, so that another algorithm or rule counts as
-    one change and not as a dozen.
+    a single change.
     """
     try:
         config = validate(from_dict(data))

@@ -117,7 +117,7 @@ def _what_ran(
 
 
 def _disturbances(config: dict[str, Any], advice: pd.DataFrame) -> str:
-    """A highlighted line about deliberate disturbances, so that the run is not taken for an undisturbed one."""
+    """A highlighted line about deliberate disturbances, so that the run is not mistaken for an undisturbed one."""
     lines = disturbances(config, [] if advice.empty else summaries.advisers_of(advice))
     return page.state(f"{'. '.join(map(capital, lines))}.") if lines else ""
 
@@ -245,7 +245,7 @@ def _member_table(
     metrics: pd.DataFrame,
     advice: pd.DataFrame,
 ) -> str:
-    """A table with a row per member: algorithm, returns, and whom it follows."""
+    """A table with a row per member: algorithm, returns, and the advisers that it follows."""
     algorithms = _algorithms(config, len(members))
     last = values[values["step"] == values["step"].max()]
     replicas = max(1, last["replica"].nunique())

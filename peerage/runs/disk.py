@@ -25,7 +25,7 @@ def sha256(path: Path) -> str:
 
 
 def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """Write a safetensors file. Raises OSError where safetensors raises an error of its own."""
+    """Write a safetensors file. Raises OSError instead of the error of safetensors."""
     try:
         save_file(tensors, path)
     except SafetensorError as error:

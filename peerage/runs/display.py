@@ -314,7 +314,7 @@ def _short(label: str) -> str:
 
 
 def _heat(share: float | None) -> Text:
-    """A share as a number on a background whose strength is the share."""
+    """A share as a number; the saturation of the background is the share."""
     from rich.text import Text
 
     if share is None:

@@ -14,7 +14,7 @@ from peerage.runs.listeners import is_member
 from peerage.text import listing, short
 
 SIDES = {"adversary": -1, "colluding": -1, "expert": 1, "turncoat": 0, "convert": 0, "regional": 0}
-"""Kind of adviser -> 1: acts as the expert, -1: acts as an adversary, 0: acts as either, depending on time or place."""
+"""Kind of adviser -> 1: acts as the expert, -1: acts as an adversary, 0: acts as either, depending on time or state."""
 
 
 def disturbances(config: Mapping[str, Any], advisers: Sequence[str]) -> list[str]:

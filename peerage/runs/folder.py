@@ -259,7 +259,7 @@ class RunFolder:
         write_atomically(self.path / "environment.json", json.dumps(environment, indent=2) + "\n")
 
     def note_extension(self, entry: Mapping[str, Any]) -> None:
-        """Record in environment.json that the run gets longer: `step`, `from`, `to` (steps per member), `stretched`."""
+        """Record an extension of the run in environment.json: `step`, `from`, `to` (steps per member), `stretched`."""
         environment = self.environment()
         environment["extended"] = [*self.extensions(), dict(entry)]
         write_atomically(self.path / "environment.json", json.dumps(environment, indent=2) + "\n")
@@ -314,7 +314,7 @@ class RunFolder:
         return "RUNNING", {}
 
     def has_ended(self) -> bool:
-        """Whether the training has ended as it should: it is finished, or a listener has stopped it."""
+        """Whether the training has ended without an error: it is finished, or a listener has stopped it."""
         return self.status()[0] in ("DONE", "STOPPED")
 
     def report_is_due(self) -> bool:

@@ -63,7 +63,7 @@ class Listener:
     """Why the training should stop, after `stop`. Empty: it should not."""
 
     def stop(self, reason: str) -> None:
-        """Ask the training to stop after the present step. It writes a checkpoint and the report, and the file STOPPED
+        """Ask the training to stop after the current step. It then writes a checkpoint, the report and the file STOPPED
         with the reason; a resume continues it."""
         self.stop_reason = one_line(reason)[:300] or "no reason was given"
 
@@ -80,7 +80,7 @@ class Listener:
     def on_message(self, step: int, text: str) -> None: ...
 
     def on_progress(self, step: int, seconds: float) -> None:
-        """Called several times a second, so it has to be cheap. `seconds` is wall time since the start."""
+        """Called several times a second, so it must be fast. `seconds` is wall time since the start."""
 
     def on_end(self, status: str, reason: str) -> None:
         """`status` is DONE, STOPPED (a listener asked for it) or FAILED."""
@@ -155,7 +155,7 @@ class Listeners(Listener):
 
     def on_start(self, info: RunInfo) -> None:
         for listener in self.listeners:
-            listener.stop_reason = ""  # the request that ended an earlier training with the same object
+            listener.stop_reason = ""  # a request that ended an earlier training with the same object
         self._call("on_start", info)
 
     def on_metrics(self, step: int, rows: list[MetricRow]) -> None:

@@ -61,8 +61,8 @@ def signals_in_use(advice: pd.DataFrame) -> dict[str, str]:
 
 
 def trust_curves(metrics: pd.DataFrame, advice: pd.DataFrame) -> list[tuple[str, pd.DataFrame, bool]]:
-    """What kinds of trust report over time: title, values (step, replica, member, value), and whether it is a column of
-    advice.csv, too. That column stands in for a metric that is missing."""
+    """Metrics of the kinds of trust over time: title, values (step, replica, member, value), and whether it is a column
+    of advice.csv, too. That column stands in for a metric that is missing."""
     found = []
     for name, title in trust_metrics().items():
         column = name.removeprefix("trust/")

@@ -1,4 +1,4 @@
-"""Measures of a run's advice: whom the members trusted and followed, and whether that was justified.
+"""Measures of a run's advice: which advisers the members trusted and followed, and whether that was justified.
 
 They are computed from the run folder alone. Every measure is computed per asker and replica, because the trust values
 of two askers have no common scale; means over askers and intervals over replicas follow. No measure requires positive

@@ -43,7 +43,7 @@ def compare(
     """Compare the runs that `words` name (see `peerage.statistics.sources.find_runs`).
 
     Args:
-        by: compare the values of this axis of a sweep, all else being equal (`peerage.statistics.sources.by_axis`).
+        by: compare the values of this axis of a sweep, other settings fixed (`peerage.statistics.sources.by_axis`).
         reference: name of the side that all others are compared with, by default the first.
         metric: metric of the evaluation episodes.
         measure: compare the last evaluation, or the area under the learning curve.

@@ -302,8 +302,8 @@ def calibration(statistic: Middle, n: int, level: float, seed: int) -> tuple[flo
     """k and q of `interval` from simulated normal samples `[n]`; takes half a second per n.
 
     k: the ratio of the variances of the statistic and the mean. q: the factor of the standard error that gives a
-    coverage of `level`. Means need no calibration, nor do IQMs of fewer than four
-    replicas, which are means; a single replica has no interval.
+    coverage of `level`. Means, and IQMs of fewer than four replicas, which are means, need no calibration; a single
+    replica has no interval.
     """
     if statistic == "mean" or n < 2 or (statistic == "iqm" and n < 4):
         return 1.0, 1.0

@@ -1,10 +1,10 @@
 """The permutation test of equal interquartile means, and the interval of all differences that it does not reject.
 
-If two ways of training are the same, every division of the replicas into two groups of these sizes is equally probable.
-The p value is the share of divisions whose statistic is at least as far from zero as the observed one, so false alarms
-are limited to the level for any distribution and for unequal numbers of replicas (except for the
-smallest samples, see `p_values`). The statistic is Yuen's (1974) t with
-a part of the pooled variance added, which raises the power for five replicas and fewer:
+If two methods have the same distribution of results, every division of the replicas into two groups of these sizes is
+equally probable. The p value is the share of divisions whose statistic is at least as far from zero as the observed
+one, so false alarms are limited to the level for any distribution and for unequal numbers of replicas (except for the
+smallest samples, see `p_values`). The statistic is Yuen's (1974) t with a part of the pooled variance added, which
+raises the power for five replicas and fewer:
 
     T = (IQM(b) − IQM(a)) / √(v(b) + v(a) + v₀ / 4)
 
@@ -42,11 +42,11 @@ def p_values(
     """The p values `[...]` of the two-sided test for pairs of samples `b [..., n_b]` and `a [..., n_a]`.
 
     `paired`: `b[k]` and `a[k]` belong together, and a division exchanges the values of some pairs. The smallest
-    possible p is one or two in the number of divisions: 0.1 for three replicas each, 0.06 for five pairs. Samples that
-    reach it are as far apart as the test can see. Then the p value of the calibrated t (`intervals.interval`) is used
-    if it is smaller: otherwise three replicas could never show a difference, and five not in seven comparisons. So the
-    t decides about three against three replicas that do not overlap, and about three to five pairs whose differences
-    have one sign. Its false alarms are at most 5% for normal samples and can be more for others (docs/statistics.md).
+    possible p is one or two in the number of divisions: 0.1 for three replicas each, 0.06 for five pairs. For samples
+    that reach it, the p value of the calibrated t (`intervals.interval`) is used if it is smaller: otherwise three
+    replicas could never show a difference, and five replicas could not in seven comparisons. The t is therefore used
+    for three against three replicas that do not overlap, and for three to five pairs whose differences have the same
+    sign. Its false alarms are at most 5% for normal samples and can be more for others (docs/statistics.md).
     """
     shares, extreme = _shares(b, a, paired, seed, divisions)
     if extreme.any():

@@ -42,7 +42,7 @@ MIN_REPLICAS = 3
 
 @dataclass(frozen=True)
 class Side:
-    """One way of training: runs that differ only in their seeds."""
+    """One method: runs that differ only in their seeds."""
 
     name: str
     runs: tuple[Path, ...]
@@ -66,7 +66,7 @@ class Side:
     schedules."""
     stretched: tuple[tuple[int, int], ...] = ()
     """The lengths before and after each extension with stretched schedules, in steps per member. Such a run differs
-    from one that was started with its present length."""
+    from one that was started with its final length."""
 
     @property
     def config(self) -> dict[str, Any]:
@@ -100,10 +100,10 @@ def read_sides(
 ) -> tuple[list[Side], list[str]]:
     """Group runs into sides, in the order of `sources`; returns the sides and a message per run that is left out.
 
-    Runs with the same settings and different seeds are replicas of one side; a run with the same settings and seed is
-    a side of its own, and so is a run that was extended with stretched schedules. Runs whose environments have the same
-    name but another fingerprint belong to different tasks. A run whose environment does not report `metric` is left out
-    if other runs have it.
+    Runs with the same settings and different seeds are replicas of one side; a run with the same settings and seed is a
+    separate side, and so is a run that was extended with stretched schedules. Runs whose environments have the same
+    name but different fingerprints belong to different tasks. A run whose environment does not report `metric` is left
+    out if other runs have it.
 
     Raises UserError for a run that cannot be read or has no evaluations, if no run has `metric`, and, unless
     `across_tasks`, for two runs that would be replicas of one side but have environments with different fingerprints.

@@ -80,7 +80,7 @@ class Axis:
 
     @property
     def verdict(self) -> str:
-        """The best value as text, or why none is named."""
+        """The best value as text, or the reason why there is none."""
         if self.best is not None:
             return _text(self.best.value)
         if not self.effect:

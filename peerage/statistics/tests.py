@@ -148,7 +148,7 @@ def newcombe(share: float, n_b: int, n_a: int, level: float = 0.95) -> tuple[flo
         variance = p * (1 - p) * (1 + m * (1 - p) / (2 - p) + m * p / (1 + p)) / (n_a * n_b)
         return float((p - share) ** 2 - z**2 * variance)
 
-    # beyond(share) is zero at share = 0 and 1 itself, so the search starts just beside them.
+    # beyond(share) is zero at share = 0 and 1 itself, so the search starts close to them.
     low = 0.0 if share <= 0 else optimize.brentq(beyond, 0.0, min(share, 1 - 1e-9), xtol=1e-12)
     high = 1.0 if share >= 1 else optimize.brentq(beyond, max(share, 1e-9), 1.0, xtol=1e-12)
     return float(low), float(high)
@@ -306,7 +306,8 @@ def performance_profile(
 
 
 def steps_to_threshold(steps: Any, curves: Any, threshold: float) -> np.ndarray:
-    """The first of `steps [T]` at which each of `curves [n, T]` is at least `threshold`: `[n]`, infinite if none is.
+    """The first of the `steps [T]` at which each of `curves [n, T]` is at least `threshold`: `[n]`, infinite if none
+    is.
 
     Without interpolation between evaluations. A missing evaluation (NaN) counts as below the threshold. The sample
     efficiency over replicas is `interval(steps_to_threshold(...), "iqm")`, infinite if too many never reach it.

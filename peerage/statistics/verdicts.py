@@ -1,4 +1,4 @@
-"""The verdicts of a comparison as sentences, and warnings about what makes them doubtful."""
+"""The verdicts of a comparison as sentences, and warnings about differences between the runs."""
 
 from __future__ import annotations
 

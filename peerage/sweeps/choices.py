@@ -29,7 +29,7 @@ class Choice:
     label: str
     """Its part of the run's name; an empty one is left out."""
     word: str | None
-    """What replaces the braces of this axis in `base`; None: it cannot be used there."""
+    """The text that replaces the braces of this axis in `base`; None: it cannot be used there."""
     settings: dict[str, Any]
     """The fields that it sets."""
 
@@ -74,7 +74,7 @@ def hint_of(name: Any, where: str, instead: str = "") -> Any:
 
 
 def named_choice(name: Any, values: Any, where: str) -> Choice:
-    """A name with the settings that it stands for."""
+    """A name with its settings."""
     if not isinstance(name, str) or not name.strip() or not name.isprintable():
         raise UserError(f"{where}: a name must be text, got {short(name)}")
     return Choice(name, name, name, settings_of(values, f"{where}.{name}"))

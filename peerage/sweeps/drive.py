@@ -111,7 +111,7 @@ def _check_place(sweep: Sweep) -> None:
         if parent.exists() and not parent.is_dir():
             raise UserError(f"{where}: {parent} is not a folder; `where` or --log-dir sets the folder of the runs")
     if is_run(where):
-        raise UserError(f"{where} is a run, and a sweep needs a folder of its own: use another `where` or --log-dir")
+        raise UserError(f"{where} is a run, and a sweep needs its own folder: use another `where` or --log-dir")
     path = where / MANIFEST
     if path.is_file():
         there = parse(path.read_text(encoding="utf-8", errors="replace"), str(path))

@@ -1,8 +1,8 @@
 """A sweep that has been trained and grows: more replicas, of which only the missing ones are planned, and longer runs.
 
-The replicas of a run share a process and a folder, and no replica is added to a folder. Missing replicas are therefore
-a run of their own, `NAME_replicas5-7`, with another seed. It has the same settings and axes, so that statistics pool it
-with the first one: replicas are as independent as runs with different seeds.
+The replicas of a run share a process and a folder, and replicas cannot be added to an existing folder. Missing replicas
+are therefore trained as a separate run, `NAME_replicas5-7`, with another seed. It has the same settings and axes, so
+that statistics pool it with the first one: replicas are as independent as runs with different seeds.
 """
 
 from __future__ import annotations

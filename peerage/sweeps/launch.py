@@ -100,16 +100,16 @@ class LocalLauncher:
     """Runs each task in a process on this machine, with the number of threads in the task.
 
     A worker reads its task from standard input and then watches it. When standard input is closed, because of `stop` or
-    because this process has ended, the worker writes a checkpoint and ends. Each worker is in a session of its own, so
-    that Ctrl-C reaches this process only and each worker is stopped once.
+    because this process has ended, the worker writes a checkpoint and ends. Each worker has its own session, so that
+    Ctrl-C reaches this process only and each worker is stopped once.
     """
 
     def __init__(self, slots: int, threads: int) -> None:
         self.slots = slots
         self._running: list[_Process] = []
         mine = cores()
-        # Pin runs to cores only if together they use all cores: otherwise another sweep may run beside this one, and
-        # both would pin their runs to the same cores.
+        # Pin runs to cores only if together they use all cores: otherwise another sweep could run at the same time
+        # and pin its runs to the same cores.
         uses_all = hasattr(os, "sched_setaffinity") and slots > 1 and slots * threads == len(mine)
         self._cores = [mine[k * threads : (k + 1) * threads] for k in range(slots)] if uses_all else []
 

@@ -25,7 +25,7 @@ except ImportError:  # no locks on Windows
 
 Status = Literal["train", "resume", "done", "differs", "elsewhere"]
 """train: not begun; resume: interrupted, or shorter than in the sweep; elsewhere: trained by another process; differs:
-the folder holds something else, which is left unchanged."""
+the folder contains other data, which is not changed."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def inspect_run(run: PlannedRun, folder: Path) -> State:
         return State("differs", str(error))
     starts = run.resolved.run.eval_starts
     if before.run.eval_starts != starts and "eval_starts" not in (there.config().get("run") or {}):
-        before = with_part(before, "run", eval_starts=starts)  # the training is the same; compare names the difference
+        before = with_part(before, "run", eval_starts=starts)  # the same training
     longer = run.resolved.steps > before.steps
     same_length = replace(before, total_timesteps=run.resolved.total_timesteps)
     if different := differences(same_length if longer else before, run.resolved):

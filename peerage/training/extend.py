@@ -1,7 +1,7 @@
 """Extends a run: more steps than it was started with.
 
 An extension is written to the run folder in this order: an entry `extended` in environment.json, `total_timesteps` in
-config.yaml, and then the run is no longer DONE. A resume after a kill at any moment in between continues the run to the
+config.yaml; then the file DONE is removed. A resume after a kill at any point in between continues the run to the
 length in config.yaml; the entry shows that the length was not changed by hand.
 """
 

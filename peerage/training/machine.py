@@ -83,7 +83,8 @@ def give_memory_back() -> None:
     """Return freed memory to the system, if the C library supports it. Takes one to three milliseconds.
 
     Without this, the heap grows although the memory in use does not: glibc rarely reuses a freed aligned block, and all
-    blocks of torch are aligned; blocks that stay, as in the leaks of some environments, keep it from merging free ones.
+    blocks of torch are aligned; blocks that remain allocated, as in the leaks of some environments, prevent merging of
+    free blocks.
     """
     with contextlib.suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)

@@ -1,4 +1,4 @@
-"""Restores a trainer from the newest sound checkpoint of a run."""
+"""Restores a trainer from the newest intact checkpoint of a run."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def restore(
     stretch: bool = False,
     which: str = "",
 ) -> Restored:
-    """Restore a run from its newest sound checkpoint, or from `which` (`peerage.runs.checkpoint.load_one`).
+    """Restore a run from its newest intact checkpoint, or from `which` (`peerage.runs.checkpoint.load_one`).
 
     `total_timesteps` extends the run (`peerage.training.extend`); `stretch` permits this although schedules depend on
     the length of the run. Pass `env` and `advisers` if the run was started with objects. A run that was stopped before
@@ -161,8 +161,8 @@ def _refuse_misfit(trainer: Trainer, state: dict[str, Any]) -> None:
 
 
 def _fixed_part(trainer: Trainer, state: dict[str, Any]) -> dict[str, Any]:
-    """A trainer's state without what may have another structure in each step: learners and kinds of trust that are not
-    `fixed_state` keep their parameters or nothing."""
+    """A trainer's state without parts whose structure may change during a training: learners that are not
+    `fixed_state` keep their parameters only, and such kinds of trust keep nothing."""
     stacks, sharing = dict(state["group"]["stacks"]), dict(state["sharing"])
     for k, stack in enumerate(trainer.group.stacks):
         if not stack.learner.fixed_state:

@@ -43,7 +43,8 @@ NOT_REPLAYABLE = ("BipedalWalker",)
 USUAL = (0.01, 100.0)
 """Limits of the largest standard deviation of an observation; outside, the user gets a message."""
 NOTED, NOTING = 200, 10
-"""Number of last transitions, of all members together, from which it is computed, and number of logs at which it is."""
+"""Number of last transitions, of all members together, from which it is computed, and number of logs at which it is
+computed."""
 DUMPED, DUMPED_IMAGES = 1000, 32
 """Number of last transitions that are saved of a member that has diverged, for debugging; of images, which take
 thousands of times as much memory."""
@@ -167,7 +168,8 @@ class Trainer:
         )
 
     def _recent(self) -> int:
-        """The number of last transitions to keep. Those of images are large: none that nothing reads are kept."""
+        """The number of last transitions to keep. Transitions of images are large, so only those that are read are
+        kept."""
         advice = self.config.advice
         for_trust = advice.trust_buffer_size + MAX_DEFERRED
         if self.spec.image is None or self.config.exchange:  # a registered exchange may read them
@@ -267,8 +269,7 @@ class Trainer:
         size = f"{'up to' if largest > 1 else 'only'} {largest:.2g}"
         return [
             f"observations have a standard deviation of {size}: learning, and trust in advisers, work better with "
-            "values "
-            "near 1; try --normalize-obs"
+            "values near 1; try --normalize-obs"
         ]
 
     def diverged(self, known: np.ndarray) -> np.ndarray:

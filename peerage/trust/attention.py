@@ -177,7 +177,7 @@ class AttentionTrust:
             )
         if phases is None or not self.n_phases:
             phases = np.zeros((rows, steps), np.int64)
-        elif torch.as_tensor(phases).device.type == "cpu" and steps:  # a GPU would have to be waited for
+        elif torch.as_tensor(phases).device.type == "cpu" and steps:  # on a GPU this would wait for the device
             low, high = int(phases.min()), int(phases.max())
             if low < 0 or high >= self.n_phases:
                 raise UserError(f"phase {low if low < 0 else high}: phases are numbered 0 to {self.n_phases - 1}")

@@ -1,4 +1,4 @@
-"""The signals that a configuration asks for."""
+"""Builds the signals of a configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a kind of trust is built from."""
+"""The arguments from which a kind of trust is built."""
 
 from __future__ import annotations
 

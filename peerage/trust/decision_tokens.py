@@ -1,8 +1,8 @@
 """The tokens of in-context trust: past decisions and a query, described relative to a candidate.
 
 A token holds the state, facts about the decision, and in a query estimates from the context. No column identifies an
-adviser (unless `context_identity` asks for it): the same numbers describe every candidate, so that what the model
-learns about one adviser applies to all.
+adviser (except with `context_identity`): the same columns describe every candidate, so that the model applies what it
+learns about one adviser to all of them.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Facts(NamedTuple):
 
 class Estimates(NamedTuple):
     """Columns of weighted sums over the context, in a query. Means have 1 added to their denominator, so that a
-    candidate that was hardly followed has an estimate near 0."""
+    candidate that was rarely followed has an estimate near 0."""
 
     mean_if_followed: int
     """Mean advantage of the decisions that followed the candidate."""
@@ -178,7 +178,7 @@ def clipped(advantage: np.ndarray) -> np.ndarray:
 
 def standardised(states: np.ndarray, state: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """`states [B, L - 1, obs]` and `state [B, obs]` minus the mean of the `valid` states, in their standard deviations
-    and clipped to +-MAX_STATE. The unit and the origin of an observation do not matter.
+    and clipped to +-MAX_STATE. The unit and the origin of an observation have no effect.
 
     Each number is first divided by its largest absolute value, so that squares do not overflow.
     """

@@ -1,6 +1,6 @@
 """Transformer trust and its mixture with trust by temporal differences (docs/methods/transformer-trust.md).
 
-The weight of the transformer follows from its losses. Every member has its own.
+The weight of the transformer is computed from its losses. Each member has its own weight.
 """
 
 from __future__ import annotations
@@ -73,8 +73,7 @@ class TransformerTrust(Signal):
         if config.use_phase_aware and not self.features.n_phases:
             raise UserError(
                 f"--use-phase-aware: the features {self.features.family.name!r} have no phases; remove the flag, or "
-                "give "
-                "--features a family with phases"
+                "give --features a family with phases"
             )
         self.attention = AttentionTrust(
             group.stream_keys,

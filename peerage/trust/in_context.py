@@ -1,9 +1,10 @@
-"""In-context trust (ours): how much better than the asker's own value will the next steps be if it follows an adviser?
+"""In-context trust, developed for Peerage. It estimates how much better than the asker's own value the next steps will
+be if the asker follows an adviser.
 
-A transformer reads the latest decisions of the group and a query (the present state and a candidate), and corrects a
-kernel estimate made from them. Decisions are described relative to the candidate and not by the advisers' identities,
-so that what is learned about one adviser applies to all, and a change of an adviser shows in the context. Decisions,
-their valuation, tokens and model have files of their own: `decisions`, `valuation`, `decision_tokens`,
+A transformer reads the latest decisions of the group and a query (the current state and a candidate), and corrects a
+kernel estimate computed from them. Decisions are described relative to the candidate and not by the advisers'
+identities, so that experience with one adviser applies to all, and the context shows a change of an adviser. Decisions,
+their valuation, tokens and the model are in separate files: `decisions`, `valuation`, `decision_tokens`,
 `in_context_model`. Equations, settings and ablations: docs/methods/in-context-trust.md.
 """
 
@@ -93,7 +94,7 @@ class InContextTrust(Signal):
         self.decisions.drop(who)
 
     def value_decisions(self, last: int, who: np.ndarray) -> None:
-        """Value the `last` finished decisions of the members `who [M]` (bool) by their present critics."""
+        """Value the `last` finished decisions of the members `who [M]` (bool) with their current critics."""
         self.valuation.update(min(last, self.step), who)
 
     # --- learning -------------------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ class Signal:
         raise NotImplementedError
 
     def report(self) -> dict[str, Tensor]:
-        """The present values of the columns of advice.csv that the kind of trust was registered with, `[M, K]` each.
+        """The current values of the columns of advice.csv that the kind of trust was registered with, `[M, K]` each.
         NaN where nothing was computed."""
         return {}
 
@@ -56,6 +56,6 @@ class Signal:
         """Restore what `state` returned."""
 
     def lengthened(self, state: dict[str, Any], total_steps: int) -> dict[str, Any]:
-        """Convert a `state` of a run that was to have `total_steps` steps, and now has more. Needed if the shapes in
-        the state depend on the length of the run."""
+        """Convert a `state` of a run with the planned length `total_steps`, which has been extended. Needed if the
+        shapes in the state depend on the length of the run."""
         return state

@@ -107,8 +107,8 @@ class SuggestionTrust(Signal):
             self.trust.update(target[..., :n], adviser[..., :n], enough[..., :n])
         if self.agents is not None:
             # Agent values are shared: samples of a frozen member, whose critic may be wrong, do not count
-            sound = self.group.active() | self.group.pretrained  # pretrained members do not learn, but are not frozen
-            counts = enough[..., n:] & torch.as_tensor(sound, device=device).view(-1, 1, 1)
+            intact = self.group.active() | self.group.pretrained  # pretrained members do not learn, but are not frozen
+            counts = enough[..., n:] & torch.as_tensor(intact, device=device).view(-1, 1, 1)
             self.agents.update(target[..., n:], adviser[..., n:], counts)
 
     def values(self, obs: Tensor, suggestions: Tensor, due: np.ndarray, step: int) -> dict[str, Tensor]:

@@ -1,8 +1,8 @@
-"""The value of finished decisions by the members' present critics.
+"""The value of finished decisions according to the members' current critics.
 
 A decision of member `i` in state `s` that followed adviser `j` for `n` steps has the advantage
 `A = sum_k gamma^k r_k + gamma^n V_i(s_n) - V_i(s)`. The critic term of every suggestion `a_k` in that state is
-`Q_i(s, a_k) - V_i(s)`. Both change when the critics learn, so they are computed again from time to time.
+`Q_i(s, a_k) - V_i(s)`. Both change when the critics learn, so they are recomputed regularly.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Valuation:
 
     @torch.no_grad()
     def update(self, last: int, who: np.ndarray) -> None:
-        """Value the `last` finished decisions of the members `who [M]` (bool) by their present critics."""
+        """Value the `last` finished decisions of the members `who [M]` (bool) with their current critics."""
         last = min(last, self.decisions.capacity)
         # The batch size may change the last bits of a product, so it must not depend on the number of replicas.
         batch = max(8, VALUED_AT_ONCE // (self.decisions.N * self.decisions.K))
@@ -77,8 +77,8 @@ class Valuation:
             return zero_if_not_finite(q.cpu().numpy() - value[..., None])
 
     def _agreement(self, suggestions: np.ndarray, followed: np.ndarray) -> np.ndarray:
-        """How close each suggestion is to the one that was followed: 1 for the same action, falling to 0 with the
-        distance. `suggestions [..., K, act]`, `followed [...]` -> `[..., K]`."""
+        """The similarity of each suggestion to the one that was followed: 1 for the same action, decreasing to 0 with
+        the distance. `suggestions [..., K, act]`, `followed [...]` -> `[..., K]`."""
         taken = np.take_along_axis(suggestions, followed[..., None, None], axis=-2)  # [..., 1, act]
         space = self.group.space
         if space.discrete:

@@ -2,8 +2,8 @@
 
 Equal bits need the same operations in the same order, and functions of NumPy whose results for arrays are those for
 single numbers. This holds for `+ - * /`, `sin`, `cos` and `float_power`, but not for `**`: Gymnasium's `x ** 2` of one
-number calls `pow` of the C library, which is not always the nearest number to the square, while an array is multiplied
-by itself. `x * 0.5 * 1.0` is written as `x * 0.5`, which has the same bits.
+number calls `pow` of the C library, which is not always the nearest number to the square, whereas an array is
+multiplied by itself. `x * 0.5 * 1.0` is written as `x * 0.5`, which has the same bits.
 """
 
 from __future__ import annotations

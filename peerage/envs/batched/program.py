@@ -1,4 +1,4 @@
-"""The interface of a batched environment, and the table of those that are known."""
+"""The interface of batched environments, and their registry."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ Rows = slice | np.ndarray
 class BatchedEnv(ABC):
     """`n` environments of one kind. The numbers must be those of the environment with the same id, bit for bit.
 
-    Time limits are none of its business: Peerage counts the steps, as `gymnasium.wrappers.TimeLimit` does, and resets
-    the environments whose episodes have ended.
+    A batched environment does not handle time limits: Peerage counts the steps, as `gymnasium.wrappers.TimeLimit` does,
+    and resets the environments whose episodes have ended.
 
     `generators [n]` are the environments' `np_random`. Peerage seeds them before a reset that has a seed. `step` sets
     `infos` to the `info` of the environments that have one, by their indices, such as `{3: {"is_success": True}}`.
@@ -48,14 +48,15 @@ _programs: dict[str, Callable[..., BatchedEnv]] = {}
 def register_batched_env(env_id: str, program: Callable[..., BatchedEnv]) -> None:
     """Let a group of environments `env_id` be stepped by `program(n, **arguments)`, a subclass of `BatchedEnv`.
 
-    The arguments are those of the environment, the ones it is registered with included. Environments with arguments
+    The arguments are those of the environment, including those that it is registered with. Environments with arguments
     that `program` does not accept are stepped one by one. A program replaces an earlier one with the same id.
     """
     _programs[env_id] = program
 
 
 def program_for(env_id: str, env_args: Mapping[str, Any]) -> Callable[[int], BatchedEnv] | None:
-    """A function of `n` that builds the batched environment; None if there is none for this id and these arguments.
+    """A function of `n` that builds the batched environment; None if none is registered for this id and these
+    arguments.
 
     `env_args`: as of `make_env`; a time limit (`max_episode_steps`) may be among them.
     """

@@ -84,9 +84,9 @@ def family_for(name: str, spec: Spec) -> Family:
 def make_features(name: str, spec: Spec, n_members: int, n_advisers: int, lagged: bool = True) -> Features:
     """Features of `n_members` members with `n_advisers` advisers in an environment, by the family `name` (or `auto`).
 
-    The family is tested on made-up steps first. Raises UserError for an unknown name, an environment that does not fit,
-    blocks of the wrong width or with NaN (the message names the block), phases out of range, a missing or second block
-    `adviser`, and features that depend on how the steps are cut into chunks.
+    The family is first tested on synthetic steps. Raises UserError for an unknown name, an environment that does not
+    fit, blocks of the wrong width or with NaN (the message names the block), phases out of range, a missing or second
+    block `adviser`, and features that depend on how the steps are cut into chunks.
     """
     family = family_for(name, spec)
     _try_out(family, spec, n_advisers, lagged)
@@ -112,7 +112,7 @@ def resolve_features(settings: TrustTransformerSettings, spec: Spec) -> dict[str
 
 
 def _try_out(family: Family, spec: Spec, n_advisers: int, lagged: bool) -> None:
-    """Run a family on made-up steps, cut into chunks in two ways. The steps of the first of two members are constant,
+    """Run a family on synthetic steps, cut into chunks in two ways. The steps of the first of two members are constant,
     which reveals divisions by a standard deviation or length of 0; those of the second are random."""
     rng, steps = np.random.default_rng(0), 2 * HISTORY + 10
     low, high = _bounds(spec)
@@ -144,7 +144,7 @@ def _try_out(family: Family, spec: Spec, n_advisers: int, lagged: bool) -> None:
 
 
 def _bounds(spec: Spec) -> tuple[np.ndarray, np.ndarray]:
-    """Bounds for made-up observations: those of the space where they are finite, otherwise 10 or 20 apart."""
+    """Bounds for synthetic observations: those of the space where they are finite, otherwise 10 or 20 apart."""
     low, high = spec.observation_space.low.astype(np.float64), spec.observation_space.high.astype(np.float64)
     has_low, has_high = np.abs(low) < 1e6, np.abs(high) < 1e6
     made_low = np.where(has_low, low, np.where(has_high, high - 10, -10))

@@ -14,7 +14,7 @@ the order of the angles. Actions: torques in [-1, 1], the fourth leg's first (hi
 | performance 6 | clip(r / 10, -1, 1); r / max(1, sum of |joint velocity|); r / max(1, |a|); 1 / (1 + var of z in the last 10); mean planar speed of the last 5; 1 / (1 + |a - a_prev|), 1 at the first step |
 
 d1 = |FL - BR|, d2 = |FR - BL| of the hip angles. Only `r` is of the step before; what it is divided by is of this step. "The
-last n" includes the present step, and fewer at the beginning of an episode.
+last n" includes the current step, and fewer at the beginning of an episode.
 """  # noqa: E501
 
 from __future__ import annotations

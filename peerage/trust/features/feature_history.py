@@ -79,7 +79,7 @@ class FeatureHistory:
         return changed & self.has_previous
 
     def mean_of_last(self, x: np.ndarray, n: int, skip: int = 0) -> np.ndarray:
-        """The mean of `x [M, S]` or `[M, S, d]` over the last `n` steps of the episode, the present one included, or
+        """The mean of `x [M, S]` or `[M, S, d]` over the last `n` steps of the episode, including the current one, or
         over fewer at its beginning; float32 in the shape of `x`. The first `skip` steps of an episode do not count (1
         for a change); the mean of no steps is 0."""
         window, valid, count = self._window(x, n, skip)

@@ -12,7 +12,7 @@ of the three joints 8-10. Actions: torques of thigh, leg and foot in [-1, 1].
 | adviser K | |
 | performance 2 | clip(r / 10, -1, 1); r minus the mean of the last 5 rewards, r among them |
 
-"The last n" includes the present step, and fewer at the beginning of an episode; standard deviations are of the population.
+"The last n" includes the current step, and fewer at the beginning of an episode; standard deviations are of the population.
 """  # noqa: E501
 
 from __future__ import annotations

@@ -13,9 +13,9 @@ main engine, 3 right engine.
 | adviser K | |
 | reward 3 | last reward; its change; mean of the last 20, all in the environment's units |
 
-The followed adviser's last 5 actions are those that the member took with it in this episode before the present step.
-The share is of fewer if there were fewer, and 0 without any. Besides the block `adviser` it is the only feature that
-depends on the adviser.
+The followed adviser's last 5 actions are those that the member took with it in this episode before the current step. If
+there were fewer than 5, the share is of those, and 0 if there were none. Apart from the block `adviser`, it is the only
+feature that depends on the adviser.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def extract(past: FeatureHistory) -> dict[str, np.ndarray]:
 
 
 def _share_of_same(past: FeatureHistory) -> np.ndarray:
-    """The share of the last 5 actions with the followed adviser in this episode that equal the present one: `[M, T]`.
+    """The share of the last 5 actions with the followed adviser in this episode that equal the current one: `[M, T]`.
 
     `memory["actions"] [M, K, 5]`: the last actions with each adviser in the running episode, oldest first, -1 for
     none. They and the new steps are sorted by (episode, adviser) with a stable sort, so that the actions to compare

@@ -11,7 +11,7 @@ Observation: own position 2, goal 2, in units of the room. Actions 0 to 3: x + 1
 | adviser K | |
 | reward 3 | clip(r, -1, 1); its change; mean of the last 20 |
 
-Lengths are in units of the room. "The last 30" are 30 positions, the present one included, with 29 steps between them, or
+Lengths are in units of the room. "The last 30" are 30 positions, including the current one, with 29 steps between them, or
 fewer at the beginning of an episode. Before the first step lengths are 0 and the flag "mean step < 0.01" is 0; net / path
 is 0 for a path of length 0.
 """  # noqa: E501

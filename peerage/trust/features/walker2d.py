@@ -14,7 +14,7 @@ velocity 10, velocities of the six joints 11-16. Actions: torques in the order o
 
 Foot contact is not observed. `foot_heights` computes the height of the soles from the planar kinematics, and a foot below
 0 touches the floor (MuJoCo's contacts are soft); this agrees exactly with the simulator's contacts. "The last n" includes
-the present step.
+the current step.
 """  # noqa: E501
 
 from __future__ import annotations
