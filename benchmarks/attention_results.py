@@ -11,8 +11,6 @@ environments with the same start states of evaluations.
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -20,15 +18,14 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pandas as pd
-import torch
 
 from benchmarks import runs
 from peerage.envs.make import EnvMaker
 from peerage.evaluation.actors import GroupActor
 from peerage.evaluation.evaluate import Evaluator, episode_seeds
 from peerage.runs.tables import read_evaluations
+from peerage.statistics import tests
 from peerage.statistics.summaries import spread
-from peerage.statistics.tests import permutation_p
 from peerage.training.restore import restore
 
 matplotlib.use("Agg")
@@ -111,6 +108,128 @@ def returns(experiment: Experiment) -> pd.DataFrame:
     return read_evaluations(experiment.folder).pivot_table(index="step", columns="replica", values="return")
 
 
+# --- the page -------------------------------------------------------------------------------------------------
+
+TASKS = {  # title, threshold of the return, reference, question
+    "cartpole": ("CartPole-v1", 475.0, "sb3", "PPO beside Stable-Baselines3: RL Zoo's settings"),
+    "mountaincar": ("MountainCar-v0", -120.0, "sb3", ""),
+    "acrobot": ("Acrobot-v1", -90.0, "sb3", ""),
+    "marked": ("MarkedCue-v0", 0.96, "stack", "Where something must be selected"),
+    "plain": ("PlainCue-v0", 0.96, "stack", "Control: memory without selection"),
+    "novelocities": ("CartPoleNoVelocities-v0", 475.0, "stack", "Memory of the last steps"),
+    "features": ("CartPole-v1", 475.0, "mlp", "A plain task"),
+    "distractors": ("CartPoleDistractors-v0", 475.0, "mlp", "Twelve features of noise"),
+    "shuffled": ("CartPoleShuffled-v0", 300.0, "stack", "Features in another order in every episode"),
+}
+EXTERNAL = [Experiment(t, "sb3", "Stable-Baselines3", "", 0) for t in ("cartpole", "mountaincar", "acrobot")]
+UNSEEN_SEED = 5_000_000
+"""First seed of the episodes with unseen orders of features."""
+
+
+def interval(values: np.ndarray, digits: int) -> str:
+    """Mean and 95% t-interval over replicas."""
+    s = spread(values)
+    return f"{float(s.mean):.{digits}f} [{float(s.low):.{digits}f}, {float(s.high):.{digits}f}]"
+
+
+def parameters(experiment: Experiment) -> str:
+    """Number of parameters of the actor and the critic of a member."""
+    if experiment in EXTERNAL:
+        return ""
+    trainer = restore(experiment.folder, "policies").trainer
+    found = sum(values.shape[1] for values in trainer.group.stacks[0].learner.exchanged().values())
+    trainer.close()
+    return f"{found:,}"
+
+
+def unseen(experiment: Experiment) -> np.ndarray:
+    """Mean return `[R]` with the orders of features that were not used in training."""
+    trainer = restore(experiment.folder, "policies").trainer
+    config = trainer.config
+    maker = EnvMaker(config.env, {**config.env_args, "orders": "test"})
+    evaluator = Evaluator([maker] * trainer.group.M, episode_seeds(config, 20, UNSEEN_SEED))
+    played = evaluator.run(GroupActor(trainer.group)) or []
+    evaluator.close()
+    trainer.close()
+    table = pd.DataFrame([(replica, episode.return_) for replica, _, episode in played], columns=["replica", "return"])
+    return table.groupby("replica")["return"].mean().to_numpy()
+
+
+def table(task: str) -> list[str]:
+    """A Markdown table of the finished runs of a task, and a sentence for each comparison with the reference."""
+    title, threshold, reference, _ = TASKS[task]
+    of = [e for e in [*EXPERIMENTS, *EXTERNAL] if e.task == task and e.done]
+    digits = 3 if task in ("marked", "plain") else 1
+    heads = ["replicas", "parameters", "return at the end", "area under the curve", f"steps to {threshold:g}"]
+    heads += ["unseen orders"] if task == "shuffled" else []
+    lines = [f"| {title} | " + " | ".join(heads) + " |", "| --- |" + " --: |" * len(heads)]
+    curves = {e.way: returns(e) for e in of}
+    areas = {way: tests.area_under_curve(c.index.to_numpy(), c.to_numpy().T) for way, c in curves.items()}
+    for e in of:
+        curve = curves[e.way]
+        reached = tests.steps_to_threshold(curve.index.to_numpy(), curve.to_numpy().T, threshold)
+        known = reached[np.isfinite(reached)]
+        when = f"{np.median(known):,.0f} ({len(known)} of {len(reached)})" if len(known) else f"none of {len(reached)}"
+        cells = [str(curve.shape[1]), parameters(e), interval(curve.iloc[-1].to_numpy(), digits)]
+        cells += [interval(areas[e.way], digits), when]
+        cells += [interval(unseen(e), digits)] if task == "shuffled" else []
+        lines.append(f"| {e.label} | " + " | ".join(cells) + " |")
+    sentences = []
+    for e in of:
+        if e.way != reference and reference in areas and e.way != "none":
+            p = tests.permutation_p(areas[e.way], areas[reference])
+            difference = tests.difference(areas[e.way], areas[reference])
+            other = next(o.label for o in of if o.way == reference)
+            sentences.append(
+                f"Area under the curve, {e.label} against {other}: {difference.estimate:+.{digits}f} "
+                f"[{difference.low:.{digits}f}, {difference.high:.{digits}f}], p = {p:.2g}."
+            )
+    return [*lines, "", *sentences, ""]
+
+
+def figure(tasks: list[str], path: Path) -> None:
+    """Return over steps, mean and 95% t-interval over replicas; one panel for each task."""
+    drawn, panels = plt.subplots(1, len(tasks), figsize=(4.3 * len(tasks), 3.4), squeeze=False, layout="constrained")
+    colours = {"sb3": "#6B705C", "peerage": "#0072B2", "none": "#9A9A9A", "stack": "#E3B505", "mlp": "#E3B505",
+               "attention": "#0072B2"}  # fmt: skip
+    for task, panel in zip(tasks, panels[0]):
+        for e in [*EXPERIMENTS, *EXTERNAL]:
+            if e.task != task or not e.done:
+                continue
+            curve = returns(e)
+            s = spread(curve.to_numpy())
+            panel.plot(curve.index / 1000, s.mean, color=colours[e.way], label=e.label, linewidth=1.8)
+            panel.fill_between(curve.index / 1000, s.low, s.high, color=colours[e.way], alpha=0.15, linewidth=0)
+        panel.set(title=TASKS[task][0], xlabel="thousands of steps")
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.legend(frameon=False, fontsize=8, loc="lower right")
+    panels[0, 0].set_ylabel("return")
+    drawn.savefig(path, dpi=100, metadata={"Software": None})
+    plt.close(drawn)
+
+
+def page() -> None:
+    """Write the tables and figures between the markers of the page; the other text is kept."""
+    path = DOCS / "ppo.md"
+    text = path.read_text(encoding="utf-8")
+    for task in TASKS:
+        if any(e.done for e in [*EXPERIMENTS, *EXTERNAL] if e.task == task):
+            text = with_part(text, task, table(task))
+    path.write_text(text, encoding="utf-8")
+    figure(["cartpole", "mountaincar", "acrobot"], DOCS / "ppo-stable-baselines3.png")
+    figure(["marked", "plain", "novelocities"], DOCS / "ppo-memory.png")
+    figure(["features", "distractors", "shuffled"], DOCS / "ppo-features.png")
+
+
+def with_part(text: str, name: str, lines: list[str]) -> str:
+    """`text` with the part between `<!-- name -->` and `<!-- end -->` replaced."""
+    head, mark, rest = text.partition(f"<!-- {name} -->\n")
+    _, end, tail = rest.partition("<!-- end -->")
+    if not mark or not end:
+        raise SystemExit(f"docs/results/ppo.md has no part {name}")
+    return head + mark + "\n".join(lines) + end + tail
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.attention_results", description=__doc__.split("\n")[0])
     parser.add_argument("command", choices=("run", "page"))
@@ -119,6 +238,8 @@ def main() -> None:
     chosen = [e for e in EXPERIMENTS if any(fnmatch(e.name, pattern) for pattern in args.names)]
     if args.command == "run":
         runs.train_all(chosen, 1, train)
+    else:
+        page()
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from peerage.learners.ppo import PPO
 from peerage.learners.rollout import advantages
 from peerage.learners.streams import StreamKey
 from peerage.nets.adam import StackedAdam
+from peerage.training.restore import restore
 
 F64 = torch.float64
 OBS, ARCH, ENVS, STEPS, TOTAL = 5, (16, 12), 2, 9, 1000
@@ -411,6 +412,32 @@ def test_a_run_stopped_in_mid_rollout_resumes_bit_for_bit(tmp_path, env):
     assert (whole.folder / "metrics.csv").read_text() == (stopped.folder / "metrics.csv").read_text()
 
 
+ATTENTION = {"net": "attention", "env_args": {"history": 3}, "d_model": 8, "n_heads": 2, "gate": True, "dropout": 0.1}
+
+
+@pytest.mark.usefixtures("no_reports")
+def test_attention_resumes_bit_for_bit_and_acts_as_in_training(tmp_path):
+    """With windows, gates and dropout, whose random numbers a checkpoint contains. A policy that is loaded from the run
+    folder knows the layout of the windows."""
+    common = TINY | ATTENTION | {"env": "CartPole-v1", "total_timesteps": 200, "log_dir": str(tmp_path), "log_freq": 8}
+
+    class Stop(peerage.Listener):
+        def on_metrics(self, step, rows):
+            if step == 104:
+                self.stop("enough")
+
+    whole = peerage.train(exp_name="whole", **common)
+    stopped = peerage.train(exp_name="stopped", listeners=[Stop()], **common)
+    peerage.resume(stopped.folder, verbose=0)
+    assert (whole.folder / "metrics.csv").read_text() == (stopped.folder / "metrics.csv").read_text()
+    restored = restore(whole.folder, "policies").trainer
+    obs = restored.envs.reset()
+    acted = restored.group.mode(torch.as_tensor(obs).view(2, 4, -1))[1, :, 0]
+    assert whole.policy(1)(obs[4:]).tolist() == acted.tolist()
+    with pytest.raises(UserError, match="attention networks cannot be exported"):
+        export_member(whole.folder, 0)
+
+
 @pytest.mark.usefixtures("no_reports")
 def test_replicas_are_independent_and_the_last_rollout_may_be_short(tmp_path):
     """200 steps are three rollouts of 64 and a short one, from which members learn too."""
@@ -478,6 +505,10 @@ def test_ppo_members_follow_advice(tmp_path):
             {"sharing": "advice", "n_envs": 1, "batch_size": 16, "use_critic": True},
             "use_critic=True needs Q-functions, but ppo has none",
         ),
+        ({"net": "attention", "n_heads": 5}, "n_heads=5 does not divide d_model=32: choose a divisor"),
+        ({"net": "attention", "tokens": "history"}, "needs a window of steps: add env_args"),
+        ({"net": "attention", "env_args": {"history": 0}}, "length must be a whole number of steps, 1 to 1000, not 0"),
+        ({"n_heads": 2}, 'n_heads has no effect without net="attention"'),
         ({"buffer_size": 10}, "buffer_size has no effect: ppo does not have this setting"),
     ],
 )

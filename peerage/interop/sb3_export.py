@@ -54,6 +54,9 @@ def export_member(run: Path, member: int, replica: int = 0, out: Path | None = N
     if converted:
         raise UserError(f"{saved.config.env} has MultiDiscrete actions, which Stable-Baselines3's DQN does not support")
     learner = saved.learner(member, replica, space_of(observation_space, action_space))
+    if getattr(saved.members[member], "net", "mlp") != "mlp":
+        net = saved.members[member].net  # type: ignore[attr-defined]
+        raise UserError(f"{net} networks cannot be exported: Stable-Baselines3 has no equivalent")
     env = _spaces(observation_space, action_space)
     model = _model(saved.members[member], env)
     model.policy.load_state_dict({name: view.clone() for name, view in sb3_views(learner, 0).items()})
