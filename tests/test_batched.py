@@ -22,7 +22,7 @@ from peerage.runs.listeners import Listener
 
 IDS = ["CartPole-v1", "Acrobot-v1", "MountainCar-v0"]
 VARIANTS = ["CartPoleDistractors-v0", "CartPoleShuffled-v0", "CartPoleNoVelocities-v0"]
-PROBES = [*VARIANTS, "MarkedCue-v0", "PlainCue-v0"]
+PROBES = [*VARIANTS, "MarkedCue-v0", "AskedCue-v0", "PlainCue-v0"]
 pytestmark = [pytest.mark.usefixtures("no_reports"), pytest.mark.filterwarnings("ignore:The environment CartPole-v0")]
 
 
@@ -55,7 +55,7 @@ def assert_equal_steps(one: EnvGroup, two: EnvGroup, actions: np.ndarray, rows: 
 
 
 @pytest.mark.parametrize(
-    "env_id, steps", [("CartPole-v0", 400), *zip(IDS, (2500, 1500, 1500)), *zip(PROBES, (500,) * 5)]
+    "env_id, steps", [("CartPole-v0", 400), *zip(IDS, (2500, 1500, 1500)), *zip(PROBES, (500,) * 6)]
 )
 def test_the_bits_of_gymnasium(env_id, steps):
     """Observations, rewards, ends and generators of Gymnasium's environments, for thousands of steps."""

@@ -12,7 +12,7 @@ import torch
 
 from peerage.envs.cartpole_variants import BLOCK, ORDERS
 from peerage.envs.catalogue import list_envs
-from peerage.envs.cues import MARK, QUESTION, VALUE, MarkedCue, MarkedFeature, TMaze, answers, marked
+from peerage.envs.cues import MARK, QUESTION, VALUE, AskedCue, MarkedCue, MarkedFeature, TMaze, answers, asked, marked
 from peerage.envs.make import check_env_id, make_env
 from peerage.envs.scripted import expert_for
 from peerage.errors import UserError
@@ -81,7 +81,9 @@ def test_what_the_cues_draw(env_id):
         assert set(np.ravel(values)) == {-1, 1} and abs(np.mean(values)) < 0.1
 
 
-@pytest.mark.parametrize("env_id, steps, best", [("MarkedCue-v0", 9, 1), ("PlainCue-v0", 9, 1), ("TMaze-v0", 21, 4)])
+@pytest.mark.parametrize(
+    "env_id, steps, best", [("MarkedCue-v0", 9, 1), ("AskedCue-v0", 9, 1), ("PlainCue-v0", 9, 1), ("TMaze-v0", 21, 4)]
+)
 def test_experts_with_memory(env_id, steps, best):
     args = {"history": steps}
     expert, env = expert_for(env_id, check_env_id(env_id, args)), make_env(env_id, args)
@@ -91,6 +93,33 @@ def test_experts_with_memory(env_id, steps, best):
     with pytest.raises(UserError, match=f"the expert of {env_id} needs memory: add --env-args history=N") as caught:
         expert_for(env_id, check_env_id(env_id, {}))
     assert "\n" not in str(caught.value)
+
+
+def test_an_episode_of_asked_cue():
+    env = AskedCue(n_values=2)
+    env.reset(seed=0)
+    for question, slot in (([0, 1, 1, 0], 1), ([0, 1, 0, 1], 0)):
+        env.count, env.shown[:] = 0, [[-1, 0, 0, 1], [1, 0, 1, 0], question]
+        assert asked(env.shown) == slot == asked(torch.from_numpy(env.shown))
+        assert env.step(0)[1:] == (0.0, False, False, {})
+        assert env.step(0)[0].tolist() == question
+        assert env.step(slot)[1:] == (1.0, True, False, {"is_success": True})
+
+
+def test_what_asked_cue_draws():
+    env = make_env("AskedCue-v0", {})
+    slots, keys, right = [], [], []
+    for episode in range(400):
+        seen, rewards, infos = play(env, lambda _: 1, seed=episode)
+        steps = np.array(seen[:-1])
+        assert len(rewards) == 9 and not any(rewards[:-1]) and steps[:, 1].tolist() == [0] * 8 + [1]
+        assert (steps[:-1, 2:].sum(0) == 1).all() and (steps[:, 2:].sum(1) == 1).all()
+        assert rewards[-1] == steps[asked(steps), VALUE] and (steps[asked(steps), 2:] == steps[-1, 2:]).all()
+        slots.append(int(asked(steps)))
+        keys.append(int(steps[-1, 2:].argmax()))
+        right.append(infos[-1]["is_success"])
+    assert min(np.bincount(slots)) > 25 and min(np.bincount(keys)) > 25 and 0.42 < np.mean(right) < 0.58
+    assert abs(np.corrcoef(slots, keys)[0, 1]) < 0.2  # the key does not say which step
 
 
 # --- MarkedFeature ----------------------------------------------------------------------------------------------

@@ -274,7 +274,7 @@ def test_warnings_of_others_keep_their_kind():
 @pytest.mark.filterwarnings("ignore")  # about the age of the v4 environments
 def test_the_list_agrees_with_the_environments():
     rows = list_envs()
-    assert len(rows) == 32 and len({row["id"] for row in rows}) == 32
+    assert len(rows) == 33 and len({row["id"] for row in rows}) == 33
     for row in rows:
         spec = check_env_id(row["id"], {})
         size = spec.n_actions if spec.discrete else spec.act_dim

@@ -24,8 +24,9 @@ for _length, _horizon in ROOM_HORIZONS.items():
 _register("Hallway-v0", "hallway:Hallway", 200, size=(17,), n_actions=2)
 _register("Hallway-v1", "hallway:Hallway", 300, size=(17, 7), n_actions=6)
 _register("CartpoleSwingUp-v0", "cartpole_swingup:CartpoleSwingUp", 200)
-# The episodes of these three end by themselves, with any arguments: after n_values + 1 and after `steps` steps
+# The episodes of these four end by themselves, with any arguments: after n_values + 1 and after `steps` steps
 _register("MarkedCue-v0", "cues:MarkedCue", 1000)
+_register("AskedCue-v0", "cues:AskedCue", 1000)
 _register("PlainCue-v0", "cues:MarkedCue", 1000, plain=True)
 _register("MarkedFeature-v0", "cues:MarkedFeature", 1000)
 _register("TMaze-v0", "cues:TMaze", 100)

@@ -17,6 +17,7 @@ _TABLE: list[tuple[str, int, str, str]] = [
     ("Hallway-v1", 2, "Discrete(6)", f"17 x 7 cells, two actions without effect; {_OURS}"),
     ("CartpoleSwingUp-v0", 4, "Box(1)", f"after PILCO; {_OURS}"),
     ("MarkedCue-v0", 3, "Discrete(2)", "8 values, one is marked; needs memory and selection"),
+    ("AskedCue-v0", 10, "Discrete(2)", "8 values with keys, the question is a key; needs memory and comparison"),
     ("PlainCue-v0", 3, "Discrete(2)", "a cue, asked for 8 steps later; needs memory"),
     ("MarkedFeature-v0", 16, "Discrete(2)", "8 features, one is marked; needs selection"),
     ("TMaze-v0", 3, "Discrete(4)", "corridor of 20 cells; needs memory; Bakker 2001"),

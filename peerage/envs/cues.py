@@ -1,4 +1,4 @@
-"""Tasks in which it is known what an agent must attend to: MarkedCue, PlainCue, MarkedFeature and TMaze."""
+"""Tasks in which it is known what an agent must attend to: MarkedCue, AskedCue, PlainCue, MarkedFeature and TMaze."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from gymnasium.spaces import Box, Discrete
 
 VALUE, MARK, QUESTION = range(3)
 """Positions in an observation of `MarkedCue`."""
+ASKED, KEYS = 1, 2
+"""Positions in an observation of `AskedCue`, after the value: the question, and the first number of the key."""
 
 
 class MarkedCue(gymnasium.Env[np.ndarray, np.int64]):
@@ -43,7 +45,7 @@ class MarkedCue(gymnasium.Env[np.ndarray, np.int64]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         super().reset(seed=seed)
-        self.shown, self.count = draw_cues(self.np_random, self.n_values, self.plain), 0
+        self.shown, self.count = self._draw(), 0
         return self.shown[0].copy(), {}
 
     def step(self, action: int | np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -52,8 +54,60 @@ class MarkedCue(gymnasium.Env[np.ndarray, np.int64]):
         self.count += 1
         if self.count <= self.n_values:
             return self.shown[self.count].copy(), 0.0, False, False, {}
-        right = bool(action == answers(self.shown))
+        right = bool(action == self._answer())
         return self.shown[-1].copy(), 1.0 if right else -1.0, True, False, {"is_success": right}
+
+    def _draw(self) -> np.ndarray:
+        return draw_cues(self.np_random, self.n_values, self.plain)
+
+    def _answer(self) -> int:
+        return int(answers(self.shown))
+
+
+class AskedCue(MarkedCue):
+    """Every one of `n_values` values has a key; after all of them the agent is asked for the value of one key.
+
+    Observation: float32 [2 + n_values], (value, question, key). In each of the first `n_values` steps the value is -1
+    or 1, each with probability 1/2, the question is 0, and the key is one-hot; the keys are a random permutation, so
+    that every key occurs once. In the next observation the value is 0, the question 1, and the key one of them,
+    uniformly distributed. Actions, rewards and ends are those of `MarkedCue`; the value of this key counts as marked.
+
+    Which value counts is known only at the end, and the question must be compared with the keys. With a window of the
+    episode (`--env-args history=9`), the question should attend to the slot `asked(tokens)`.
+    """
+
+    def __init__(self, n_values: int = 8) -> None:
+        super().__init__(n_values)
+        self.observation_space = Box(np.append(-1, np.zeros(n_values + 1)).astype(np.float32), 1.0, dtype=np.float32)
+
+    def _draw(self) -> np.ndarray:
+        return draw_keys(self.np_random, self.n_values)
+
+    def _answer(self) -> int:
+        return int(asked_answers(self.shown))
+
+
+def draw_keys(generator: np.random.Generator, n_values: int) -> np.ndarray:
+    """The observations of an episode of `AskedCue`, float32 `[n_values + 1, 2 + n_values]`."""
+    shown = np.zeros((n_values + 1, KEYS + n_values), np.float32)
+    drawn = generator.random(n_values + 1)
+    shown[:-1, VALUE] = np.where(drawn[:-1] < 0.5, -1, 1)
+    shown[np.arange(n_values), KEYS + generator.permutation(n_values)] = 1
+    shown[-1, ASKED] = shown[-1, KEYS + int(drawn[-1] * n_values)] = 1
+    return shown
+
+
+def asked(tokens: Any) -> Any:
+    """The index `[...]` of the slot with the key of the last slot. Tokens `[..., slots, 2 + n_values]`: observations of
+    `AskedCue`, the last one a question (`tokens[..., : layout.obs]` of a window), as an array or a tensor."""
+    keys = tokens[..., KEYS:]
+    return (keys[..., :-1, :] * keys[..., -1:, :]).sum(-1).argmax(-1)
+
+
+def asked_answers(tokens: np.ndarray) -> np.ndarray:
+    """The right actions, int64 `[...]`, for an array of tokens as in `asked`."""
+    value = np.take_along_axis(tokens[..., VALUE], asked(tokens)[..., None], axis=-1)[..., 0]
+    return (value > 0).astype(np.int64)
 
 
 def draw_cues(generator: np.random.Generator, n_values: int, plain: bool) -> np.ndarray:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 from gymnasium.spaces import Box, Discrete, Space
 
-from peerage.envs.cues import answers
+from peerage.envs.cues import answers, asked_answers
 from peerage.envs.make import Spec
 from peerage.errors import UserError
 
@@ -171,10 +171,10 @@ def cartpole_expert(obs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return (0.1 * x + 0.3 * x_speed + angle + spin > 0).astype(np.int64)
 
 
-def t_maze_expert(tokens: np.ndarray) -> np.ndarray:
-    """Walks to the junction of TMaze and turns as the sign says. tokens [B, length, 3 or more] -> actions int64 [B]."""
-    north = (tokens[..., :3] == (0, 1, 1)).all(axis=-1).any(axis=-1)
-    junction = (tokens[:, -1, :3] == (0, 1, 0)).all(axis=-1)
+def t_maze_expert(seen: np.ndarray) -> np.ndarray:
+    """Walks to the junction of TMaze and turns as the sign says. seen [B, length, 3] -> actions int64 [B]."""
+    north = (seen == (0, 1, 1)).all(axis=-1).any(axis=-1)
+    junction = (seen[:, -1] == (0, 1, 0)).all(axis=-1)
     return np.where(junction, np.where(north, 2, 3), 0)
 
 
@@ -186,10 +186,11 @@ EXPERTS: dict[str, Policy] = {
 """The environment's name without its version -> its expert."""
 WINDOW_EXPERTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "MarkedCue": answers,
+    "AskedCue": asked_answers,
     "PlainCue": answers,
     "TMaze": t_maze_expert,
 }
-"""Experts with memory: `expert(tokens [B, length, width]) -> actions [B]`, for windows of all steps of the episode."""
+"""Experts with memory: `expert(seen [B, length, obs]) -> actions [B]`, for windows of all steps of the episode."""
 
 
 def room_region(obs: np.ndarray) -> np.ndarray:
@@ -243,7 +244,7 @@ def _of_window(expert: Callable[[np.ndarray], np.ndarray], env_id: str, spec: Sp
         raise UserError(f"the expert of {env_id} {needs}")
 
     def sees_window(windows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        return expert(layout.tokens(windows))
+        return expert(layout.tokens(windows)[..., : layout.obs])
 
     return sees_window
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from peerage.envs.batched.classic import BatchedAcrobot, BatchedCartPole, BatchedMountainCar
 from peerage.envs.batched.probes import (
+    BatchedAskedCue,
     BatchedCartPoleDistractors,
     BatchedCartPoleNoVelocities,
     BatchedCartPoleShuffled,
@@ -24,4 +25,5 @@ register_batched_env("CartPoleDistractors-v0", BatchedCartPoleDistractors)
 register_batched_env("CartPoleShuffled-v0", BatchedCartPoleShuffled)
 register_batched_env("CartPoleNoVelocities-v0", BatchedCartPoleNoVelocities)
 register_batched_env("MarkedCue-v0", BatchedMarkedCue)
+register_batched_env("AskedCue-v0", BatchedAskedCue)
 register_batched_env("PlainCue-v0", BatchedMarkedCue)

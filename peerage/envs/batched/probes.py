@@ -7,7 +7,7 @@ import numpy as np
 from peerage.envs.batched.classic import BatchedCartPole
 from peerage.envs.batched.program import BatchedEnv, Rows
 from peerage.envs.cartpole_variants import BLOCK, draw_noise, orders_of
-from peerage.envs.cues import answers, draw_cues
+from peerage.envs.cues import answers, asked_answers, draw_cues, draw_keys
 
 
 class BatchedCartPoleNoVelocities(BatchedCartPole):
@@ -64,17 +64,23 @@ class BatchedCartPoleDistractors(BatchedCartPole):
 
 
 class BatchedMarkedCue(BatchedEnv):
-    """`shown [n, n_values + 1, 3]`: the observations of these episodes; `count [n]`: their steps."""
+    """`shown [n, n_values + 1, obs]`: the observations of these episodes; `count [n]`: their steps."""
 
     def __init__(self, n: int, n_values: int = 8, plain: bool = False) -> None:
         super().__init__(n)
         self.n_values, self.plain = n_values, plain
-        self.shown = np.zeros((n, n_values + 1, 3), np.float32)
+        self.shown = np.stack([self._draw(row) for row in range(n)])
         self.count, self.indices = np.zeros(n, np.int64), np.arange(n)
 
     def reset(self, row: int) -> np.ndarray:
-        self.shown[row], self.count[row] = draw_cues(self.generators[row], self.n_values, self.plain), 0
+        self.shown[row], self.count[row] = self._draw(row), 0
         return self.shown[row, 0].copy()
+
+    def _draw(self, row: int) -> np.ndarray:
+        return draw_cues(self.generators[row], self.n_values, self.plain)
+
+    def _answers(self, shown: np.ndarray) -> np.ndarray:
+        return answers(shown)
 
     def step(self, rows: Rows, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         indices, count = self.indices[rows], self.count[rows] + 1
@@ -82,7 +88,18 @@ class BatchedMarkedCue(BatchedEnv):
         terminated, reward = count > self.n_values, np.zeros(len(count))
         self.infos = {}
         if len(asked := np.flatnonzero(terminated)):
-            right = actions[asked] == answers(self.shown[indices[asked]])
+            right = actions[asked] == self._answers(self.shown[indices[asked]])
             reward[asked] = np.where(right, 1.0, -1.0)
             self.infos = {i: {"is_success": r} for i, r in zip(indices[asked].tolist(), right.tolist())}
         return self.shown[indices, np.minimum(count, self.n_values)], reward, terminated
+
+
+class BatchedAskedCue(BatchedMarkedCue):
+    def __init__(self, n: int, n_values: int = 8) -> None:
+        super().__init__(n, n_values)
+
+    def _draw(self, row: int) -> np.ndarray:
+        return draw_keys(self.generators[row], self.n_values)
+
+    def _answers(self, shown: np.ndarray) -> np.ndarray:
+        return asked_answers(shown)
