@@ -214,6 +214,12 @@ def resume(
             if longer is not None:
                 stretched = trainer.schedules() if trainer.step else []
                 restored.messages.append(describe_extension(folder.resolved().steps, longer, stretched))
+                restored.messages += [
+                    f"{name} has no method `schedules`: if it depends on the length of the run, the result differs "
+                    f"from that of a run with {longer:,} steps from the start"
+                    for name in trainer.undeclared()
+                    if trainer.step
+                ]
                 extend(folder, longer, trainer.step, stretched)
             for damaged in restored.damaged:
                 checkpoint.retire(damaged)

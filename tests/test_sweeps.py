@@ -552,6 +552,14 @@ def test_slots():
 # --- real sweeps --------------------------------------------------------------------------------------------
 
 
+def test_an_axis_has_the_public_name_of_a_setting(tmp_path):
+    source = write(tmp_path, TINY + "axes: {trust_lr: [0.1, 0.5]}\n")
+    runs = plan_sweep(source).runs
+    assert [(run.axes, run.config.advice.lr) for run in runs] == [({"trust_lr": 0.1}, 0.1), ({"trust_lr": 0.5}, 0.5)]
+    with pytest.raises(UserError, match=r"axes.trust_lr sets lr: remove --trust-lr"):
+        plan_sweep(source, settings={"lr": 0.3})
+
+
 def test_only_missing_runs_are_trained(tmp_path, capsys, one_thread, unreported):
     where = tmp_path / "runs"
     text = TINY + "name: kept\naxes: {gamma: [0.9, 0.8]}\n"

@@ -99,6 +99,30 @@ def test_the_toy_is_short():
     assert len([x for x in inspect.getsource(Toy).splitlines() if x.strip()]) < 30
 
 
+def test_an_extension_warns_of_methods_that_say_nothing_about_schedules(tmp_path, monkeypatch):
+    """A class that declares a schedule is extended only on request, and one that declares none without a warning."""
+
+    class Heard(peerage.Listener):
+        def on_message(self, step, text):
+            said.append(text)
+
+    said: list[str] = []
+    more = {"env": "Pendulum-v1", "advisers": ("random",)}  # SAC has no schedule
+    run = train(tmp_path, "run", replicas=1, total_timesteps=40, **more)
+    peerage.resume(run, total_timesteps=60, listeners=[Heard()])
+    assert [text for text in said if "schedules" in text] == [
+        "Toy has no method `schedules`: if it depends on the length of the run, the result differs from that of a run "
+        "with 60 steps from the start"
+    ]
+    monkeypatch.setattr(Toy, "schedules", lambda self: ["the rate decays"])
+    with pytest.raises(peerage.UserError, match="the rate decays"):
+        peerage.resume(run, total_timesteps=80)
+    monkeypatch.setattr(Toy, "schedules", lambda self: [])
+    said.clear()
+    peerage.resume(run, total_timesteps=80, listeners=[Heard()])
+    assert not any("schedules" in text for text in said)
+
+
 # --- columns ------------------------------------------------------------------------------------------------------
 
 

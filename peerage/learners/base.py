@@ -144,7 +144,8 @@ class Learner:
 
     def schedules(self) -> list[str]:
         """Descriptions of the schedules that depend on `total_steps`, such as exploration that decays over a share of
-        the run. A run with such a schedule is extended only on request (`peerage resume --stretch-schedules`)."""
+        the run. A run with such a schedule is extended only on request (`peerage resume --stretch-schedules`). Override
+        it also if there is none, so that an extension does not warn."""
         return []
 
     def batch_floats(self) -> int:

@@ -316,7 +316,8 @@ class Advice:
 
     def schedules(self) -> list[str]:
         """What depends on the length of the run."""
-        return self.fixed_advisers.schedules()
+        of_signals = [text for signal in self.signals.values() for text in signal.schedules()]
+        return [*of_signals, *self.fixed_advisers.schedules()]
 
     def lengthened(self, state: dict[str, Any], total_steps: int) -> dict[str, Any]:
         """Convert a `state` of a run with fewer `total_steps` (`Signal.lengthened`)."""

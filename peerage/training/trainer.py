@@ -20,7 +20,7 @@ from peerage.envs.names import display_name
 from peerage.envs.vector import EnvGroup, EnvMaker, Episode, Maker, Step, check_env_id
 from peerage.errors import UserError
 from peerage.interop.pretrained import load_members
-from peerage.learners.base import Space
+from peerage.learners.base import Learner, Space
 from peerage.learners.defaults import member_settings, resolve
 from peerage.learners.group import Group
 from peerage.nets.attention_net import Window
@@ -36,6 +36,7 @@ from peerage.sharing.steps import Before, make_transition
 from peerage.training.machine import pick_device, pick_threads
 from peerage.trust.build import make_signals
 from peerage.trust.resolve import resolve_trust
+from peerage.trust.signals import Signal
 from peerage.trust.suggestions import MAX_DEFERRED
 
 NOT_REPLAYABLE = ("BipedalWalker",)
@@ -314,6 +315,14 @@ class Trainer:
     def schedules(self) -> list[str]:
         """What depends on the length of the run: descriptions of schedules of learners and fixed advisers."""
         return [*self.group.schedules(), *self.sharing.schedules()]
+
+    def undeclared(self) -> list[str]:
+        """The classes of learners and signals outside Peerage that do not say by `schedules` whether they depend on
+        the length of the run."""
+        signals = self.sharing.signals.values() if isinstance(self.sharing, Advice) else ()
+        parts: list[Learner | Signal] = [*(stack.learner for stack in self.group.stacks), *signals]
+        silent = [type(part) for part in parts if type(part).schedules in (Learner.schedules, Signal.schedules)]
+        return list(dict.fromkeys(cls.__name__ for cls in silent if not cls.__module__.startswith("peerage.")))
 
     def lengthened(self, state: dict[str, Any], total_steps: int) -> dict[str, Any]:
         """Convert a `state` of the same training with fewer `total_steps` to the length of this one."""

@@ -55,6 +55,12 @@ class Signal:
     def load_state(self, state: dict[str, Any]) -> None:
         """Restore what `state` returned."""
 
+    def schedules(self) -> list[str]:
+        """Descriptions of what depends on the length of the run. A run with such a schedule is extended only on
+        request (`peerage resume --stretch-schedules`). Override it also if there is none, so that an extension does
+        not warn."""
+        return []
+
     def lengthened(self, state: dict[str, Any], total_steps: int) -> dict[str, Any]:
         """Convert a `state` of a run with the planned length `total_steps`, which has been extended. Needed if the
         shapes in the state depend on the length of the run."""
