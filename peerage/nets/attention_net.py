@@ -25,6 +25,7 @@ from peerage.nets.layers import layer_norm, linear, linear_part, norm_part, orth
 from peerage.nets.pooling import pool, pool_numbers, pool_part
 from peerage.nets.stack import Part, Stack, Weights
 from peerage.nets.stacked import ALL_ROWS, Rows
+from peerage.nets.step_attention import attend_steps
 from peerage.nets.workers import by_rows
 
 HIDDEN_PER_WIDTH = 2  # units of a feed-forward layer per unit of d_model
@@ -200,6 +201,8 @@ class StackedAttention(Stack):
         settings, heads = self.settings, self.settings.n_heads
         if settings.tokens == "features" and not settings.n_layers:
             return self._head(w, pool_numbers(w, "pool", x, w["number.weight"], heads=heads, keep=keep))
+        if settings.tokens == "history" and not settings.n_layers:
+            return self._head(w, self._present(w, x, mask, keep))
         tokens, valid = self._tokens(w, x, keep)
         for n in range(settings.n_layers):
             tokens = block(w, f"{n}", tokens, heads=heads, valid=valid, gate=settings.gate, mask=mask, keep=keep)
@@ -216,12 +219,7 @@ class StackedAttention(Stack):
         if self.settings.tokens == "features":
             direction, identity = w["number.weight"].unsqueeze(3).unbind(1)  # [s, F, 1, D]
             return torch.addcmul(identity, x.mT.unsqueeze(3), direction), None
-        window = self.window
-        steps = x.unflatten(2, (window.length, window.width)).transpose(1, 2)  # [s, T, B, width]
-        valid: Tensor | None = None
-        if window.valid:
-            valid = steps[..., -1] > 0
-            steps = steps[..., :-1].masked_fill(~valid.unsqueeze(3), 0.0)  # padding may hold anything
+        steps, valid = self._steps(x)
         if self.settings.tokens == "set":
             return self._sensors(w, steps, valid), None
         if self.settings.tokens == "history":
@@ -231,6 +229,30 @@ class StackedAttention(Stack):
             tokens = pool_numbers(w, "number.pool", numbers, w["number.weight"], heads=heads, keep=keep)
             tokens = tokens.unflatten(1, steps.shape[1:3])
         return add_positions(w, "position", tokens), valid
+
+    def _steps(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The steps of windows `x [s, B, inputs]` without the validity flag, `[s, T, B, width]`, and the flags."""
+        window = self.window
+        steps = x.unflatten(2, (window.length, window.width)).transpose(1, 2)
+        if not window.valid:
+            return steps, None
+        valid = steps[..., -1] > 0
+        return steps[..., :-1].masked_fill(~valid.unsqueeze(3), 0.0), valid  # padding may hold anything
+
+    def _present(self, w: Weights, x: Tensor, mask: Mask | None, keep: list[Tensor] | None) -> Tensor:
+        """The token of the present step `[s, B, D]` after it has attended to the steps of windows `x [s, B, inputs]`,
+        whose own tokens are not computed."""
+        heads = self.settings.n_heads
+        steps, valid = self._steps(x)
+        last = add_positions(w, "position", linear(w, "step", steps[:, -1:]))
+
+        def attention(query: Tensor) -> Tensor:
+            return attend_steps(
+                w, "present.attention", query, steps, heads=heads, valid=valid, mask=mask, keep=keep
+            )
+
+        z = block(w, "present", last, context=attention, heads=heads, gate=self.settings.gate, mask=mask)
+        return layer_norm(w, "norm", z[:, 0])
 
     def _sensors(self, w: Weights, steps: Tensor, valid: Tensor | None) -> Tensor:
         """A token for each number of the observation, `[s, F, B, D]`, computed by one layer for all of them from this

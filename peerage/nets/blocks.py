@@ -13,6 +13,7 @@ Common arguments: `valid [s, T, B]` tells which tokens a query may attend to; at
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -70,8 +71,8 @@ def _pairs(
     """Attention by elementwise operations on all pairs of a query and a token, samples last: `[s, n, B, D]`."""
     s, t, b, width = tokens.shape
     n, d = queries.shape[1], width // heads
-    q = _project(w, name, queries, 0, 1).view(s, heads, d, n, b)
-    kv = _project(w, name, tokens, 1, 3).view(s, 2, heads, d, t, b)
+    q = project(w, name, queries, 0, 1).view(s, heads, d, n, b)
+    kv = project(w, name, tokens, 1, 3).view(s, 2, heads, d, t, b)
     found, weights = _Pairs.apply(q, kv, bias) if mask is None else plain_pairs(q, kv, bias, mask)
     if keep is not None:
         keep.append(weights.permute(0, 4, 1, 2, 3))
@@ -134,7 +135,7 @@ class _Pairs(torch.autograd.Function):
         return of_q, of_kv, None
 
 
-def _project(w: Weights, name: str, x: Tensor, first: int, last: int) -> Tensor:
+def project(w: Weights, name: str, x: Tensor, first: int, last: int) -> Tensor:
     """Queries (0), keys (1) and values (2) from `first` to before `last`, samples last: `x [s, T, B, D]` ->
     `[s, (last - first) D, T B]`."""
     width = x.shape[-1]
@@ -163,7 +164,7 @@ def _products(
         q, k, v = (split(x) for x in linear(w, f"{name}.in", tokens).chunk(3, dim=3))
     else:
         q, k, v = (
-            split(_project(w, name, x, which, which + 1).mT.view(*x.shape))
+            split(project(w, name, x, which, which + 1).mT.view(*x.shape))
             for which, x in enumerate((queries, tokens, tokens))
         )
     logits = torch.bmm(q * d**-0.5, k.mT).view(s, b, heads, n, t)
@@ -187,7 +188,7 @@ def _folded(
     x = tokens.transpose(1, 2).reshape(s * b, t, width)
     weight, bias_of_in = w[f"{name}.in.weight"].unflatten(2, (3, heads, d)), w[f"{name}.in.bias"]
     keys, values = weight[:, :, 1:].permute(2, 0, 3, 1, 4).reshape(2, s * heads, width, d).unbind()
-    q = _project(w, name, query, 0, 1).view(s * heads, d, b) * d**-0.5
+    q = project(w, name, query, 0, 1).view(s * heads, d, b) * d**-0.5
     folded = torch.bmm(q.mT, keys.mT).view(s, heads, b, width).transpose(1, 2).reshape(s * b, heads, width)
     logits = torch.bmm(folded, x.mT).view(s, b, heads, t)
     weights = softmax(logits if bias is None else logits + bias.mT.unsqueeze(2))
@@ -238,7 +239,7 @@ def block(
     x: Tensor,
     *,
     heads: int,
-    context: Tensor | None = None,
+    context: Tensor | Callable[[Tensor], Tensor] | None = None,
     valid: Tensor | None = None,
     gate: bool = False,
     mask: Mask | None = None,
@@ -247,7 +248,8 @@ def block(
     """A pre-norm layer, as `torch.nn.TransformerEncoderLayer(norm_first=True)`: `x [s, n, B, D]` -> `[s, n, B, D]`.
 
     `y = x + attend(norm1(x), norm1(context))`, then `y + ff2(relu(ff1(norm2(y))))`. `context [s, T, B, D]`: the tokens
-    that `x` attends to (None: `x`). With `gate`, `gate(x, relu(branch))` takes the place of every `x + branch`.
+    that `x` attends to (None: `x`), or a function that computes the attention from `norm1(x)`. With `gate`,
+    `gate(x, relu(branch))` takes the place of every `x + branch`.
     """
 
     def add(x: Tensor, branch: Tensor, which: str) -> Tensor:
@@ -256,8 +258,11 @@ def block(
         return gated(w, f"{name}.{which}", x, branch.relu()) if gate else x + branch
 
     queries = layer_norm(w, f"{name}.norm1", x)
-    tokens = queries if context is None else layer_norm(w, f"{name}.norm1", context)
-    found = attend(w, f"{name}.attention", queries, tokens, heads=heads, valid=valid, mask=mask, keep=keep)
+    if callable(context):
+        found = context(queries)
+    else:
+        tokens = queries if context is None else layer_norm(w, f"{name}.norm1", context)
+        found = attend(w, f"{name}.attention", queries, tokens, heads=heads, valid=valid, mask=mask, keep=keep)
     y = add(x, found, "gate1")
     hidden = linear(w, f"{name}.ff1", layer_norm(w, f"{name}.norm2", y), relu=True, mask=mask)
     return add(y, linear(w, f"{name}.ff2", hidden), "gate2")
