@@ -30,8 +30,10 @@ from peerage.nets.blocks import (
     softmax,
 )
 from peerage.nets.dropout import Dropout
+from peerage.nets.layers import linear, linear_part
 from peerage.nets.pooling import pool, pool_numbers, pool_part
 from peerage.nets.stack import Part, Stack
+from peerage.nets.step_attention import attend_steps
 
 F32, F64 = torch.float32, torch.float64
 WIDTH, HEADS, HIDDEN, B = 16, 4, 24, 5
@@ -278,6 +280,34 @@ def test_pooled_numbers_equal_pooled_tokens():
     for one, other in zip(*results, strict=True):
         assert other.abs().max() > 0.01
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_over_steps_equals_attention_over_their_tokens(masked):
+    """With the gradients of all parameters; the plain form, which dropout uses, gives the same."""
+    rows, width, steps = 2, 4, 5
+    parts = attention_part("a", WIDTH) | linear_part("step", width, WIDTH) | positions_part("position", steps, WIDTH)
+    stack = nudged(Stack(rows, parts, dtype=F64))
+    x, query = random(rows, steps, B, width), random(rows, 1, B, WIDTH, seed=3)
+    valid = random(rows, steps, B, seed=4) > 0 if masked else None
+    if valid is not None:
+        valid[:, -1] = True
+    results = []
+    for way in ("tokens", "steps", "plain"):
+        stack.grad.zero_()
+        keep, w = [], stack.weights(grad=True)
+        if way == "tokens":
+            tokens = add_positions(w, "position", linear(w, "step", x))
+            out = attend(w, "a", query, tokens, heads=HEADS, valid=valid, keep=keep)
+        else:
+            ones = None if way == "steps" else lambda shape: torch.ones(shape, dtype=F64)
+            out = attend_steps(w, "a", query, x, heads=HEADS, valid=valid, mask=ones, keep=keep)
+        (out * random(*out.shape, seed=6)).sum().backward()
+        results.append([out.detach(), keep[0].detach(), stack.grad.clone()])
+    for other in results[1:]:
+        for mine, theirs in zip(results[0], other, strict=True):
+            assert mine.abs().max() > 0.01
+            torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-12)
 
 
 def test_learned_positions_count_back_from_the_newest_token():

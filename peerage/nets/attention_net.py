@@ -18,6 +18,7 @@ from torch import Tensor
 
 from peerage.errors import UserError
 from peerage.nets import kernels
+from peerage.nets.attention import attention_part
 from peerage.nets.attention_settings import AttentionSettings
 from peerage.nets.blocks import add_positions, block, block_part, positions_part
 from peerage.nets.dropout import Dropout, Mask
@@ -116,11 +117,13 @@ class StackedAttention(Stack):
             n_queries = settings.n_queries
         for n in range(settings.n_layers):
             parts |= block_part(f"{n}", width, HIDDEN_PER_WIDTH * width, settings.gate)
-        if self._reads_present:
+        if self._looks_back:
+            parts |= attention_part("present", width)
+        elif self._reads_present:
             parts |= block_part("present", width, HIDDEN_PER_WIDTH * width, settings.gate)
         else:
             parts |= pool_part("pool", width, settings.n_heads, n_queries, out=False)
-        if self._reads_present or settings.n_layers:
+        if (self._reads_present and not self._looks_back) or settings.n_layers:
             parts |= norm_part("norm", width)
         width *= n_queries
         if settings.readout:
@@ -136,6 +139,11 @@ class StackedAttention(Stack):
     @property
     def _reads_present(self) -> bool:
         return self.settings.tokens in ("history", "both")
+
+    @property
+    def _looks_back(self) -> bool:
+        """The attention of the present step over the window is the only layer."""
+        return self.settings.tokens == "history" and not self.settings.n_layers
 
     @property
     def activations(self) -> int:
@@ -201,8 +209,11 @@ class StackedAttention(Stack):
         settings, heads = self.settings, self.settings.n_heads
         if settings.tokens == "features" and not settings.n_layers:
             return self._head(w, pool_numbers(w, "pool", x, w["number.weight"], heads=heads, keep=keep))
-        if settings.tokens == "history" and not settings.n_layers:
-            return self._head(w, self._present(w, x, mask, keep))
+        if self._looks_back:
+            steps, valid = self._steps(x)
+            last = add_positions(w, "position", linear(w, "step", steps[:, -1:]))
+            found = attend_steps(w, "present", last, steps, heads=heads, valid=valid, mask=mask, keep=keep)
+            return self._head(w, (last + found)[:, 0])
         tokens, valid = self._tokens(w, x, keep)
         for n in range(settings.n_layers):
             tokens = block(w, f"{n}", tokens, heads=heads, valid=valid, gate=settings.gate, mask=mask, keep=keep)
@@ -238,21 +249,6 @@ class StackedAttention(Stack):
             return steps, None
         valid = steps[..., -1] > 0
         return steps[..., :-1].masked_fill(~valid.unsqueeze(3), 0.0), valid  # padding may hold anything
-
-    def _present(self, w: Weights, x: Tensor, mask: Mask | None, keep: list[Tensor] | None) -> Tensor:
-        """The token of the present step `[s, B, D]` after it has attended to the steps of windows `x [s, B, inputs]`,
-        whose own tokens are not computed."""
-        heads = self.settings.n_heads
-        steps, valid = self._steps(x)
-        last = add_positions(w, "position", linear(w, "step", steps[:, -1:]))
-
-        def attention(query: Tensor) -> Tensor:
-            return attend_steps(
-                w, "present.attention", query, steps, heads=heads, valid=valid, mask=mask, keep=keep
-            )
-
-        z = block(w, "present", last, context=attention, heads=heads, gate=self.settings.gate, mask=mask)
-        return layer_norm(w, "norm", z[:, 0])
 
     def _sensors(self, w: Weights, steps: Tensor, valid: Tensor | None) -> Tensor:
         """A token for each number of the observation, `[s, F, B, D]`, computed by one layer for all of them from this

@@ -25,7 +25,7 @@ class AttentionSettings:
     n_heads: int = limited(4, "[1, inf)")
     """Attention heads."""
     n_layers: int = limited(1, "[0, inf)")
-    """Layers of self-attention before the pooling, or before the query of the present step."""
+    """Layers of self-attention before the pooling, or before the query of the present step; 0: only these."""
     dropout: float = limited(0.0, "[0, 1)")
     """Dropout rate of the layers of self-attention during updates. Plain dropout harms PPO (arXiv 2202.11818)."""
     gate: bool = False
@@ -38,6 +38,8 @@ class AttentionSettings:
     def __post_init__(self) -> None:
         if self.d_model % self.n_heads:
             raise UserError(f"--n-heads {self.n_heads} does not divide --d-model {self.d_model}: choose a divisor")
+        if self.gate and not self.n_layers and self.tokens != "both":
+            raise UserError("--gate has no effect with --n-layers 0: remove it")
 
 
 NETS.register(

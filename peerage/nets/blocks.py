@@ -13,7 +13,6 @@ Common arguments: `valid [s, T, B]` tells which tokens a query may attend to; at
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -239,7 +238,7 @@ def block(
     x: Tensor,
     *,
     heads: int,
-    context: Tensor | Callable[[Tensor], Tensor] | None = None,
+    context: Tensor | None = None,
     valid: Tensor | None = None,
     gate: bool = False,
     mask: Mask | None = None,
@@ -248,8 +247,7 @@ def block(
     """A pre-norm layer, as `torch.nn.TransformerEncoderLayer(norm_first=True)`: `x [s, n, B, D]` -> `[s, n, B, D]`.
 
     `y = x + attend(norm1(x), norm1(context))`, then `y + ff2(relu(ff1(norm2(y))))`. `context [s, T, B, D]`: the tokens
-    that `x` attends to (None: `x`), or a function that computes the attention from `norm1(x)`. With `gate`,
-    `gate(x, relu(branch))` takes the place of every `x + branch`.
+    that `x` attends to (None: `x`). With `gate`, `gate(x, relu(branch))` takes the place of every `x + branch`.
     """
 
     def add(x: Tensor, branch: Tensor, which: str) -> Tensor:
@@ -258,11 +256,8 @@ def block(
         return gated(w, f"{name}.{which}", x, branch.relu()) if gate else x + branch
 
     queries = layer_norm(w, f"{name}.norm1", x)
-    if callable(context):
-        found = context(queries)
-    else:
-        tokens = queries if context is None else layer_norm(w, f"{name}.norm1", context)
-        found = attend(w, f"{name}.attention", queries, tokens, heads=heads, valid=valid, mask=mask, keep=keep)
+    tokens = queries if context is None else layer_norm(w, f"{name}.norm1", context)
+    found = attend(w, f"{name}.attention", queries, tokens, heads=heads, valid=valid, mask=mask, keep=keep)
     y = add(x, found, "gate1")
     hidden = linear(w, f"{name}.ff1", layer_norm(w, f"{name}.norm2", y), relu=True, mask=mask)
     return add(y, linear(w, f"{name}.ff2", hidden), "gate2")
