@@ -38,6 +38,7 @@ CUE = (
     "--algorithm ppo --sharing none --n-envs 8 --n-steps 36 --batch-size 288 --update-epochs 10 --learning-rate 1e-3 "
     "--ent-coef 0.01 --eval-freq 1440 --n-eval-episodes 100 --log-freq 1440 --total-timesteps 14400"
 )
+ASKED = f"{CUE} --env AskedCue-v0 --env-args history=9 --total-timesteps 43200 --eval-freq 4320"
 BLIND = f"{CARTPOLE} --env CartPoleNoVelocities-v0 --target-kl 0.02 --ent-coef 0.005"
 SHUFFLED = f"{CARTPOLE} --env CartPoleShuffled-v0 --total-timesteps 300000 --eval-freq 30000"
 NOISE = f"{CARTPOLE} --env CartPoleDistractors-v0"
@@ -72,14 +73,16 @@ EXPERIMENTS = [
     Experiment("cartpole", "peerage", "Peerage", CARTPOLE),
     Experiment("mountaincar", "peerage", "Peerage", "--config ppo-mountaincar"),
     Experiment("acrobot", "peerage", "Peerage", "--config ppo-acrobot"),
-    Experiment("marked", "none", "no memory", f"{CUE} --env MarkedCue-v0 --net-arch 106,106"),
-    Experiment("marked", "stack", "stack of steps", f"{CUE} --env MarkedCue-v0 --env-args history=9 --net-arch 78,78"),
+    Experiment("marked", "none", "no memory", f"{CUE} --env MarkedCue-v0 --net-arch 80,80"),
+    Experiment("marked", "stack", "stack of steps", f"{CUE} --env MarkedCue-v0 --env-args history=9 --net-arch 56,56"),
     Experiment("marked", "attention", "attention", f"{CUE} --env MarkedCue-v0 --env-args history=9 {POOL}"),
-    Experiment("plain", "none", "no memory", f"{CUE} --env PlainCue-v0 --net-arch 106,106"),
-    Experiment("plain", "stack", "stack of steps", f"{CUE} --env PlainCue-v0 --env-args history=9 --net-arch 78,78"),
+    Experiment("plain", "none", "no memory", f"{CUE} --env PlainCue-v0 --net-arch 80,80"),
+    Experiment("plain", "stack", "stack of steps", f"{CUE} --env PlainCue-v0 --env-args history=9 --net-arch 56,56"),
     Experiment("plain", "attention", "attention", f"{CUE} --env PlainCue-v0 --env-args history=9 {POOL}"),
-    Experiment("novelocities", "none", "no memory", f"{BLIND} --net-arch 104,104"),
-    Experiment("novelocities", "stack", "stack of steps", f"{BLIND} --env-args history=8 --net-arch 83,83"),
+    Experiment("asked", "stack", "stack of steps", f"{ASKED} --net-arch 42,42"),
+    Experiment("asked", "attention", "attention", f"{ASKED} {POOL}"),
+    Experiment("novelocities", "none", "no memory", f"{BLIND} --net-arch 80,80"),
+    Experiment("novelocities", "stack", "stack of steps", f"{BLIND} --env-args history=8 --net-arch 61,61"),
     Experiment("novelocities", "attention", "attention", f"{BLIND} --env-args history=8 {POOL}"),
     Experiment("features", "mlp", "perceptron", f"{CARTPOLE} --net-arch 57,57"),
     Experiment("features", "attention", "pooling of features", f"{CARTPOLE} {POOL}"),
@@ -116,6 +119,7 @@ TASKS = {  # title, threshold of the return, reference, question
     "acrobot": ("Acrobot-v1", -90.0, "sb3", ""),
     "marked": ("MarkedCue-v0", 0.96, "stack", "Where something must be selected"),
     "plain": ("PlainCue-v0", 0.96, "stack", "Control: memory without selection"),
+    "asked": ("AskedCue-v0", 0.96, "stack", "The question names the key of a value"),
     "novelocities": ("CartPoleNoVelocities-v0", 475.0, "stack", "Memory of the last steps"),
     "features": ("CartPole-v1", 475.0, "mlp", "A plain task"),
     "distractors": ("CartPoleDistractors-v0", 475.0, "mlp", "Twelve features of noise"),
@@ -217,7 +221,7 @@ def page() -> None:
             text = with_part(text, task, table(task))
     path.write_text(text, encoding="utf-8")
     figure(["cartpole", "mountaincar", "acrobot"], DOCS / "ppo-stable-baselines3.png")
-    figure(["marked", "plain", "novelocities"], DOCS / "ppo-memory.png")
+    figure(["marked", "asked", "plain", "novelocities"], DOCS / "ppo-memory.png")
     figure(["features", "distractors", "shuffled"], DOCS / "ppo-features.png")
 
 
