@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks import runs
+from benchmarks.trust_probes import with_part
 from peerage.envs.make import EnvMaker
 from peerage.evaluation.actors import GroupActor
 from peerage.evaluation.evaluate import Evaluator, episode_seeds
@@ -213,7 +214,7 @@ def figure(tasks: list[str], path: Path) -> None:
 
 
 def page() -> None:
-    """Write the tables and figures between the markers of the page; the other text is kept."""
+    """Write the tables between the markers of the page, whose other text is kept, and the figures."""
     path = DOCS / "ppo.md"
     text = path.read_text(encoding="utf-8")
     for task in TASKS:
@@ -223,15 +224,6 @@ def page() -> None:
     figure(["cartpole", "mountaincar", "acrobot"], DOCS / "ppo-stable-baselines3.png")
     figure(["marked", "asked", "plain", "novelocities"], DOCS / "ppo-memory.png")
     figure(["features", "distractors", "shuffled"], DOCS / "ppo-features.png")
-
-
-def with_part(text: str, name: str, lines: list[str]) -> str:
-    """`text` with the part between `<!-- name -->` and `<!-- end -->` replaced."""
-    head, mark, rest = text.partition(f"<!-- {name} -->\n")
-    _, end, tail = rest.partition("<!-- end -->")
-    if not mark or not end:
-        raise SystemExit(f"docs/results/ppo.md has no part {name}")
-    return head + mark + "\n".join(lines) + end + tail
 
 
 def main() -> None:

@@ -436,6 +436,11 @@ def test_attention_resumes_bit_for_bit_and_acts_as_in_training(tmp_path):
     assert whole.policy(1)(obs[4:]).tolist() == acted.tolist()
     with pytest.raises(UserError, match="attention networks cannot be exported"):
         export_member(whole.folder, 0)
+    other = common | {"d_model": 16, "init_from": [f"{whole.folder}:0", "none"]}
+    with pytest.raises(UserError, match=r"has networks with d_model=8, but this run has 16: use d_model=8"):
+        peerage.train(exp_name="other", **other)
+    again = peerage.train(exp_name="again", **other | {"d_model": 8, "total_timesteps": 64})
+    assert (again.folder / "DONE").exists()
 
 
 @pytest.mark.usefixtures("no_reports")
