@@ -18,10 +18,13 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pandas as pd
+import torch
 
 from benchmarks import runs
 from benchmarks.trust_probes import with_part
+from peerage.envs.cues import marked
 from peerage.envs.make import EnvMaker
+from peerage.envs.vector import EnvGroup
 from peerage.evaluation.actors import GroupActor
 from peerage.evaluation.evaluate import Evaluator, episode_seeds
 from peerage.runs.tables import read_evaluations
@@ -37,7 +40,7 @@ DOCS = Path("docs/results")
 CARTPOLE = "--config ppo-cartpole"
 CUE = (
     "--algorithm ppo --sharing none --n-envs 8 --n-steps 36 --batch-size 288 --update-epochs 10 --learning-rate 1e-3 "
-    "--ent-coef 0.01 --eval-freq 1440 --n-eval-episodes 100 --log-freq 1440 --total-timesteps 14400"
+    "--ent-coef 0.01 --eval-freq 1440 --n-eval-episodes 100 --log-freq 1440 --total-timesteps 20160"
 )
 ASKED = f"{CUE} --env AskedCue-v0 --env-args history=9 --total-timesteps 43200 --eval-freq 4320"
 BLIND = f"{CARTPOLE} --env CartPoleNoVelocities-v0 --target-kl 0.02 --ent-coef 0.005"
@@ -160,6 +163,40 @@ def unseen(experiment: Experiment) -> np.ndarray:
     return table.groupby("replica")["return"].mean().to_numpy()
 
 
+def selection(experiment: Experiment, episodes: int = 2000) -> str:
+    """Whether the answers in MarkedCue depend on the marked value alone, as a sentence: the share of questions whose
+    answer changes if the marked value is flipped, the share whose answer stays if any other value is flipped, and the
+    attention weight on the marked step."""
+    trainer = restore(experiment.folder, "policies").trainer
+    group, config = trainer.group, trainer.config
+    envs = EnvGroup([EnvMaker(config.env, config.env_args)] * episodes, list(range(episodes)))
+    layout = envs.spec.history
+    assert layout is not None
+    obs, rng = envs.reset(), np.random.default_rng(0)
+    for _ in range(layout.length - 1):
+        obs = envs.step(rng.integers(2, size=episodes)).obs
+    envs.close()
+    where = marked(layout.tokens(obs))  # [episodes]
+    answers = group.mode(torch.as_tensor(obs).expand(group.M, -1, -1))[..., 0]
+    changed = np.zeros((layout.length - 1, group.M, episodes), bool)
+    for slot in range(layout.length - 1):
+        flipped = obs.copy()
+        flipped[:, slot * layout.width] *= -1
+        other = group.mode(torch.as_tensor(flipped).expand(group.M, -1, -1))[..., 0]
+        changed[slot] = (other != answers).numpy()
+    of_marked = np.take_along_axis(changed, where[None, None], axis=0)[0]
+    of_others = (changed.sum(0) - of_marked) > 0
+    network = group.stacks[0].learner.net
+    weights = network.attention(torch.as_tensor(obs).expand(group.M, -1, -1), rows=slice(0, None, 2))["present"]
+    on_marked = weights[..., 0, :].mean(2).numpy()[:, np.arange(episodes), where]  # mean over heads
+    trainer.close()
+    return (
+        f"In {episodes:,} questions, flipping the marked value changes the answer in {100 * of_marked.mean():.1f}%, and "
+        f"the answer stays in {100 * (1 - of_others.mean()):.1f}% whichever other value is flipped. The weight on the "
+        f"marked step is {on_marked.mean():.2f} on average over heads; a uniform weight is {1 / layout.length:.2f}."
+    )
+
+
 def table(task: str) -> list[str]:
     """A Markdown table of the finished runs of a task, and a sentence for each comparison with the reference."""
     title, threshold, reference, _ = TASKS[task]
@@ -189,7 +226,9 @@ def table(task: str) -> list[str]:
                 f"Area under the curve, {e.label} against {other}: {difference.estimate:+.{digits}f} "
                 f"[{difference.low:.{digits}f}, {difference.high:.{digits}f}], p = {p:.2g}."
             )
-    return [*lines, "", *sentences, ""]
+    if task == "marked" and (found := next((e for e in of if e.way == "attention"), None)):
+        sentences.append(selection(found))
+    return [*lines, "", *sentences]
 
 
 def figure(tasks: list[str], path: Path) -> None:
