@@ -169,26 +169,29 @@ def selection(experiment: Experiment, episodes: int = 2000) -> str:
     attention weight on the marked step."""
     trainer = restore(experiment.folder, "policies").trainer
     group, config = trainer.group, trainer.config
-    envs = EnvGroup([EnvMaker(config.env, config.env_args)] * episodes, list(range(episodes)))
-    layout = envs.spec.history
+    envs = EnvGroup([EnvMaker(config.env, config.env_args)] * (group.M * episodes), [*range(episodes)] * group.M)
+    layout, actor = envs.spec.history, GroupActor(group)
     assert layout is not None
-    obs, rng = envs.reset(), np.random.default_rng(0)
+    obs = envs.reset()
     for _ in range(layout.length - 1):
-        obs = envs.step(rng.integers(2, size=episodes)).obs
+        obs = envs.step(actor.act(obs)).obs
     envs.close()
-    where = marked(layout.tokens(obs))  # [episodes]
-    answers = group.mode(torch.as_tensor(obs).expand(group.M, -1, -1))[..., 0]
+
+    def answers(windows: np.ndarray) -> np.ndarray:
+        return actor.act(windows).reshape(group.M, episodes)
+
+    where = marked(layout.tokens(obs)).reshape(group.M, episodes)
     changed = np.zeros((layout.length - 1, group.M, episodes), bool)
     for slot in range(layout.length - 1):
         flipped = obs.copy()
         flipped[:, slot * layout.width] *= -1
-        other = group.mode(torch.as_tensor(flipped).expand(group.M, -1, -1))[..., 0]
-        changed[slot] = (other != answers).numpy()
-    of_marked = np.take_along_axis(changed, where[None, None], axis=0)[0]
+        changed[slot] = answers(flipped) != answers(obs)
+    of_marked = np.take_along_axis(changed, where[None], axis=0)[0]
     of_others = (changed.sum(0) - of_marked) > 0
-    network = group.stacks[0].learner.net
-    weights = network.attention(torch.as_tensor(obs).expand(group.M, -1, -1), rows=slice(0, None, 2))["present"]
-    on_marked = weights[..., 0, :].mean(2).numpy()[:, np.arange(episodes), where]  # mean over heads
+    windows = torch.as_tensor(obs).view(group.M, episodes, -1)
+    weights = group.stacks[0].learner.net.attention(windows, rows=slice(0, None, 2))["present"]  # of the actors
+    of_slots = weights[..., 0, :].mean(2).numpy()  # [M, episodes, slots], mean over heads
+    on_marked = np.take_along_axis(of_slots, where[..., None], axis=2)
     trainer.close()
     return (
         f"In {episodes:,} questions, flipping the marked value changes the answer in {100 * of_marked.mean():.1f}%, and "
