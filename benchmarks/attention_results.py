@@ -204,7 +204,7 @@ def table(task: str) -> list[str]:
     """A Markdown table of the finished runs of a task, and a sentence for each comparison with the reference."""
     title, threshold, reference, _ = TASKS[task]
     of = [e for e in [*EXPERIMENTS, *EXTERNAL] if e.task == task and e.done]
-    digits = 3 if task in ("marked", "plain") else 1
+    digits = 3 if task in ("marked", "asked", "plain") else 1
     heads = ["replicas", "parameters", "return at the end", "area under the curve", f"steps to {threshold:g}"]
     heads += ["unseen orders"] if task == "shuffled" else []
     lines = [f"| {title} | " + " | ".join(heads) + " |", "| --- |" + " --: |" * len(heads)]
