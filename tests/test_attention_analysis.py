@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
+import torch
+from torch.distributions import Categorical, Normal, kl_divergence
 
 import peerage
 from peerage import session
 from peerage.errors import UserError
 from peerage.evaluation.attention import play_episode
+from peerage.evaluation.importance import (
+    PERMUTATIONS,
+    analysed,
+    donors,
+    gradient,
+    importance,
+    moments,
+    occlusion,
+    visited,
+)
+from peerage.evaluation.member import opened
+from peerage.evaluation.token_weights import feature_weights, rolled_out, token_weights
 
 SMALL = {
     "total_timesteps": 64,
@@ -23,6 +39,7 @@ RUNS = {
     "features": {"env": "CartPole-v1", "net": "attention", "n_peers": 2, "normalize_obs": True},
     "both": {"env": "CartPole-v1", "net": "attention", "tokens": "both", "env_args": {"history": 3}},
     "set": {"env": "CartPole-v1", "net": "attention", "tokens": "set", "n_queries": 2},
+    "plain": {"env": "CartPole-v1", "net_arch": (8,)},
     "mlp": {"env": "Pendulum-v1", "env_args": {"max_episode_steps": 20}},
 }
 
@@ -84,3 +101,152 @@ def test_episodes_of_missing_members_are_refused(runs):
         play_episode(runs["features"].folder, member=2)
     with pytest.raises(UserError, match="max_steps"):
         play_episode(runs["features"].folder, max_steps=0)
+
+
+# --- importance -------------------------------------------------------------------------------------------
+
+
+def test_occlusion_and_gradient_equal_those_of_the_formulas(runs):
+    """Against the network written out, torch's KL divergence and torch's autograd."""
+    with opened(runs["plain"].folder) as member:
+        w = member.learner.net.weights(slice(0, 1))
+        w["0.weight"][0, 0] = 0  # the position has no effect
+        w["1.weight"].mul_(300)  # the untrained policy is almost uniform
+        states = visited(member, [5, 6])
+        std = moments(member, states)[1]
+        np.testing.assert_allclose(std, states.std(axis=0), rtol=1e-5)
+        groups = np.eye(4, dtype=bool)
+
+        def policy(x):
+            hidden = torch.tanh(x @ w["0.weight"][0] + w["0.bias"][0])
+            return Categorical(logits=(hidden @ w["1.weight"][0] + w["1.bias"][0]).double())
+
+        x = torch.tensor(states, requires_grad=True)
+        expected = np.zeros(4)
+        for action in range(2):
+            log_prob = policy(x).log_prob(torch.tensor(action))
+            (slope,) = torch.autograd.grad(log_prob.sum(), x)
+            expected += (log_prob.exp().detach()[:, None] * slope.abs()).mean(0).numpy()
+        found = gradient(member, states, groups, std)
+        np.testing.assert_allclose(found, expected * std, rtol=1e-2)
+        assert found[0] == 0 and (found[1:] > 0).all()
+
+        rng, total = np.random.default_rng(3), np.zeros(4)
+        for _ in range(PERMUTATIONS):
+            order = rng.permutation(len(states))
+            other_of = dict(zip(order, np.roll(order, -1)))
+            assert all(i != j for i, j in other_of.items())
+            for k in range(4):
+                other = torch.tensor(states)
+                other[:, k] = torch.tensor([states[other_of[i], k] for i in range(len(states))])
+                total[k] += kl_divergence(policy(x), policy(other)).mean().item() / PERMUTATIONS
+        found = occlusion(member, states, groups, np.random.default_rng(3))
+        np.testing.assert_allclose(found, total, rtol=1e-3, atol=1e-9)
+        assert found[0] < 1e-12 < found[1]
+
+    with opened(runs["mlp"].folder) as member:  # a normal distribution
+        states = visited(member, [5])
+        std = moments(member, states)[1]
+        episode = play_episode(runs["mlp"].folder, seed=5)
+        mean, spread = torch.tensor(episode.mean), torch.tensor(episode.std)
+        moved = states.copy()
+        moved[:, 2] += 0.01
+        after = member.output(moved)
+        expected = kl_divergence(Normal(mean, spread), Normal(after.mean, after.std)).sum(-1)
+        torch.testing.assert_close(member.output(states).change(after), expected, atol=1e-6, rtol=1e-2)
+        slope = ((after.mean - mean).abs() / 0.01 / spread).mean().item() * math.sqrt(2 / math.pi)
+        found = gradient(member, states, np.eye(3, dtype=bool), std)
+        assert found[2] == pytest.approx(slope * std[2], rel=0.05)
+
+
+def test_deleting_what_a_controller_reads_lowers_the_return_faster_than_a_random_order(runs):
+    """A policy that pushes the cart towards the falling pole; it does not read the position and the velocity."""
+    with opened(runs["plain"].folder) as member:
+        w = member.learner.net.weights(slice(0, 1))
+        for name in ("0.weight", "0.bias", "1.weight", "1.bias"):
+            w[name].zero_()
+        w["0.weight"][0, 2:, 0] = torch.tensor([0.1, 0.05])
+        w["1.weight"][0, 0] = torch.tensor([-50.0, 50.0])
+        found = analysed(member, list(range(100, 106)), "numbers", np.random.default_rng(0), True)
+    assert found.weight is None and found.layers == {} and found.unit == "KL divergence"
+    assert found.occlusion[:2].max() < 1e-12 < found.occlusion[2:].min()
+    curves = found.deletion.curves
+    assert found.deletion.deleted.tolist() == [0, 1, 2, 3, 4] and set(curves) == {"occlusion", "gradient", "random"}
+    assert curves["random"].returns[0].mean() > 100 > 20 > curves["random"].returns[-1].mean()
+    after_two = curves["occlusion"].returns[2]  # both numbers that it reads
+    assert (after_two == curves["occlusion"].returns[-1]).all()
+    one, rest = curves["occlusion"], curves["random"]
+    shares = np.linspace(0, 1, 5)
+    assert one.area == pytest.approx(np.trapezoid(one.returns.mean(axis=1), shares))
+    assert one.difference == pytest.approx(one.area - rest.area) and one.high < 0
+    assert rest.difference == 0
+    assert found.correlations["occlusion, gradient"] == pytest.approx(1, abs=0.21)
+
+
+def test_numbers_of_windows_come_from_windows_with_as_many_steps():
+    strata = np.array([3, 1, 3, 2, 3, 2])
+    found = np.array([donors(strata, np.random.default_rng(seed)) for seed in range(20)])
+    assert (strata[found] == strata).all() and (np.sort(found, axis=1) == np.arange(6)).all()
+    assert (found[:, 1] == 1).all() and (found[:, [0, 2, 3, 4, 5]] != [0, 2, 3, 4, 5]).all()
+    assert len(set(found[:, 0])) == 2  # random
+
+
+def test_attention_rollout_of_two_tokens():
+    half, one = np.array([[0.5, 0.5], [0.5, 0.5]]), np.eye(2)
+    first = np.array([[1.0, 0.0], [1.0, 0.0]])
+    layers = {"0": np.stack([first, half])[None], "pool": np.array([[[[0.2, 0.8]], [[0.4, 0.6]]]])}
+    # mean of the heads [[.75, .25], [.75, .25]], half of it and of the identity [[.875, .125], [.375, .625]]
+    np.testing.assert_allclose(rolled_out(layers), [[0.3 * 0.875 + 0.7 * 0.375, 0.3 * 0.125 + 0.7 * 0.625]])
+    np.testing.assert_allclose(rolled_out({"pool": layers["pool"]}), [[0.3, 0.7]])
+    present = {"0": np.stack([one])[None], "present": np.array([[[[0.4, 0.6]]]])}
+    np.testing.assert_allclose(rolled_out(present), [[0.2, 0.8]])  # half of it is the present step itself
+
+
+def test_weights_of_tokens_become_weights_of_features(runs):
+    with opened(runs["both"].folder) as member:
+        states = visited(member, [1])
+        weights = member.weights(states)
+        tokens, found = token_weights(member, weights)
+        by_step, by_number, by_feature = (
+            feature_weights(member.names.groups(kind)[1], tokens, found, member.names.flags)
+            for kind in ("steps", "numbers", "features")
+        )
+        assert by_step.shape[1:] == (3,) and by_number.shape[1:] == (21,) and by_feature.shape[1:] == (6,)
+        for each in (by_step, by_number, by_feature):
+            np.testing.assert_allclose(each.sum(axis=1), 1, atol=1e-5)
+        np.testing.assert_allclose(by_step, rolled_out(weights), atol=1e-6)
+        pooled = weights["number.pool"].mean(axis=2)[:, :, 0]  # [B, steps, numbers]
+        np.testing.assert_allclose(by_feature[:, 1], (by_step * pooled[:, :, 1]).sum(axis=1), atol=1e-6)
+        assert member.names.groups("features")[0][-2:] == ["action", "reward"]
+    parts = np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 1]], bool)
+    halves = np.array([[1, 1, 0, 0], [0, 0, 1, 1]], bool)
+    none = np.zeros(4, bool)
+    assert np.isnan(feature_weights(parts, halves, np.array([[0.3, 0.7]]), none)[0]).tolist() == [True, True, False]
+    assert feature_weights(halves, parts, np.array([[0.1, 0.2, 0.7]]), none)[0].tolist() == pytest.approx([0.3, 0.7])
+
+
+def test_importance_of_attention_in_windows_and_of_a_q_function(runs):
+    found = importance(runs["both"].folder, episodes=2, seed=4)
+    assert found.names == ["t-2", "t-1", "t"] and found.weight.sum() == pytest.approx(1, abs=1e-4)
+    assert {name: w.shape for name, w in found.layers.items()} == {
+        "number.pool": (4, 3, 7),
+        "0": (4, 3, 3),
+        "present": (4, 1, 3),
+    }
+    assert set(found.correlations) == {"weight, occlusion", "weight, gradient", "occlusion, gradient"}
+    assert set(found.deletion.curves) == {"weight", "occlusion", "gradient", "random"}
+    assert found.table()[2]["feature"] == "t" and found.table()[2]["occlusion"] > 0
+    again = importance(runs["both"].folder, episodes=2, seed=4)
+    assert (again.occlusion == found.occlusion).all() and again.deletion.curves["weight"] is not None
+    features = importance(runs["both"].folder, episodes=1, of="features", deletion=False)
+    assert features.deletion is None and features.names[:1] + features.names[-2:] == ["position", "action", "reward"]
+    assert features.occlusion.shape == (6,) and (features.occlusion > 0).all()
+    dqn = importance(runs["dqn"].folder, episodes=1, deletion=False)
+    assert dqn.unit == "lost value" and dqn.weight is None and (dqn.occlusion >= 0).all() and dqn.gradient.max() > 0
+
+
+def test_importance_refuses_what_does_not_exist(runs):
+    with pytest.raises(UserError, match="history"):
+        importance(runs["features"].folder, of="steps")
+    with pytest.raises(UserError, match="episodes"):
+        importance(runs["features"].folder, episodes=0)

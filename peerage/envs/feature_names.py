@@ -55,6 +55,12 @@ class FeatureNames:
         inside = [*self.step, *["valid"] * self.window.valid]
         return [f"{step}: {name}" for step in self.steps for name in inside]
 
+    @property
+    def flags(self) -> np.ndarray:
+        """bool [D]: the numbers that say whether a step of a window belongs to the episode."""
+        column = np.arange(self.window.size) % self.window.width
+        return (column == self.window.width - 1) & bool(self.window.valid)
+
     def groups(self, of: str) -> tuple[list[str], np.ndarray]:
         """The names `[K]` and the numbers, bool `[K, D]`, of the features of one kind.
 
@@ -64,9 +70,9 @@ class FeatureNames:
         w = self.window
         column = np.tile(np.arange(w.width), w.length)
         step = np.repeat(np.arange(w.length), w.width)
-        is_flag = (column == w.width - 1) & bool(w.valid)
         if of == "numbers":
-            return [n for n, flag in zip(self.numbers, is_flag) if not flag], np.eye(w.size, dtype=bool)[~is_flag]
+            kept = ~self.flags
+            return [name for name, keep in zip(self.numbers, kept) if keep], np.eye(w.size, dtype=bool)[kept]
         if of == "steps":
             return self.steps, step == np.arange(w.length)[:, None]
         first_action, reward = w.obs, w.obs + w.act
