@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.distributions import Categorical, Normal, kl_divergence
 
 import peerage
 from peerage import session
+from peerage.cli import main
 from peerage.errors import UserError
 from peerage.evaluation.attention import play_episode
 from peerage.evaluation.importance import (
@@ -27,6 +30,7 @@ from peerage.evaluation.member import opened
 from peerage.evaluation.token_weights import feature_weights, rolled_out, token_weights
 
 SMALL = {
+    "n_peers": 1,
     "total_timesteps": 64,
     "n_steps": 32,
     "batch_size": 32,
@@ -51,10 +55,10 @@ def runs(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(session, "write_report", lambda run: run / "report.html")
         made = {
-            name: peerage.train(**settings, algorithm="ppo", **SMALL, log_dir=str(folder), exp_name=name)
+            name: peerage.train(**SMALL | settings, algorithm="ppo", log_dir=str(folder), exp_name=name)
             for name, settings in RUNS.items()
         }
-        dqn = {"total_timesteps": 64, "learning_starts": 16, "eval_freq": 64, "n_eval_episodes": 1, "verbose": 0}
+        dqn = {"n_peers": 1, "total_timesteps": 64, "learning_starts": 16, "eval_freq": 64, "n_eval_episodes": 1, "verbose": 0}
         made["dqn"] = peerage.train("CartPole-v1", **dqn, log_dir=str(folder), exp_name="dqn")
     return made
 
@@ -250,3 +254,51 @@ def test_importance_refuses_what_does_not_exist(runs):
         importance(runs["features"].folder, of="steps")
     with pytest.raises(UserError, match="episodes"):
         importance(runs["features"].folder, episodes=0)
+
+
+# --- the command ------------------------------------------------------------------------------------------
+
+
+def test_the_command_prints_a_table_and_draws_figures(runs, capsys):
+    run = runs["features"]
+    assert main(["attention", str(run.folder), "--episodes", "2", "--member", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "feature           weight  occlusion  gradient" in printed and "angular velocity" in printed
+    assert "rank correlations: weight, occlusion" in printed and "minus random" in printed
+    folder = run.folder / "figures" / "attention-member-1-replica-0"
+    assert sorted(path.name for path in folder.iterdir()) == ["deletion.png", "importance.png", "weights.png"]
+    for path in folder.iterdir():
+        with Image.open(path) as image:
+            assert image.width == 1200 and len(np.unique(np.asarray(image))) > 10
+    run.report()  # keeps them
+    assert (folder / "weights.png").exists()
+
+
+def test_the_command_prints_json_like_python(runs, capsys, tmp_path):
+    words = ["attention", str(runs["plain"].folder), "--json", "--episodes", "1", "--no-deletion", "--seed", "3"]
+    assert main(words) == 0
+    data = json.loads(capsys.readouterr().out)
+    found = runs["plain"].attention(episodes=1, seed=3, deletion=False)
+    assert data["features"] == found.table() and data["deletion"] is None and data["figures"] == []
+    assert not (runs["plain"].folder / "figures").exists()
+    assert main([*words, "--out", str(tmp_path / "new")]) == 0
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["importance.png"]  # no weights, no deletion
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["RUN", "--member", "9"], "members 0 to 0"),
+        (["RUN", "--of", "steps"], "--env-args history=8"),
+        (["RUN", "--checkpoint", "777"], "777"),
+        (["RUN", "--out", "RUN/config.yaml"], "choose a folder"),
+        (["nowhere"], "not a run folder"),
+    ],
+)
+def test_mistakes_are_refused_in_one_line(runs, capsys, words, message):
+    folder = runs["plain"].folder
+    before = sorted(folder.rglob("*"))
+    assert main(["attention", *(word.replace("RUN", str(folder)) for word in words)]) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and message in said.err and said.err.count("\n") == 1
+    assert sorted(folder.rglob("*")) == before

@@ -25,6 +25,8 @@ KNOWN: dict[str, tuple[str, ...]] = {
     "PlainCue": CUE,
 }
 """Names of the features of some environments, by the id without its version."""
+REST = {"CartPoleDistractors": (CARTPOLE, "noise")}
+"""Environments whose first features have names, and the name of the others."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,9 @@ def feature_names(env: gymnasium.Env, obs_dim: int) -> FeatureNames:
     if env.has_wrapper_attr("feature_names"):
         found = [str(name) for name in env.get_wrapper_attr("feature_names")]
     elif env.spec is not None:
-        found = KNOWN.get(env.spec.id.rpartition("/")[2].rpartition("-v")[0], ())
+        name = env.spec.id.rpartition("/")[2].rpartition("-v")[0]
+        first, other = REST.get(name, ((), ""))
+        found = KNOWN.get(name) or [*first, *(f"{other}[{i}]" for i in range(window.obs - len(first)) if first)]
     if len(found) != window.obs:
         found = [f"obs[{i}]" for i in range(window.obs)]
     return FeatureNames(tuple(found), window)

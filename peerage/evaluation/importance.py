@@ -69,6 +69,35 @@ class Importance:
         found = {"weight": self.weight, "occlusion": self.occlusion, "gradient": self.gradient}
         return {name: values for name, values in found.items() if values is not None}
 
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain data."""
+        curves = None
+        if self.deletion is not None:
+            curves = {
+                name: {
+                    "returns": curve.returns.mean(axis=1).tolist(),
+                    "area": curve.area,
+                    "difference_from_random": curve.difference,
+                    "low": curve.low,
+                    "high": curve.high,
+                }
+                for name, curve in self.deletion.curves.items()
+            }
+            curves = {"deleted": self.deletion.deleted.tolist(), "curves": curves}
+        layers = {
+            name: {"queries": self.tokens[name][0], "keys": self.tokens[name][1], "weights": weights.tolist()}
+            for name, weights in self.layers.items()
+        }
+        return {
+            "features": self.table(),
+            "occlusion_unit": self.unit,
+            "correlations": self.correlations,
+            "deletion": curves,
+            "layers": layers,
+            "states": self.states,
+            "episodes": self.episodes,
+        }
+
     def table(self) -> list[dict[str, Any]]:
         """A row per feature."""
         rows = zip(*(values.tolist() for values in self.measures.values()))
