@@ -58,7 +58,7 @@ def runs(tmp_path_factory):
             name: peerage.train(**SMALL | settings, algorithm="ppo", log_dir=str(folder), exp_name=name)
             for name, settings in RUNS.items()
         }
-        dqn = {"n_peers": 1, "total_timesteps": 64, "learning_starts": 16, "eval_freq": 64, "n_eval_episodes": 1, "verbose": 0}
+        dqn = {"n_peers": 1, "total_timesteps": 64, "learning_starts": 16, "n_eval_episodes": 1, "verbose": 0}
         made["dqn"] = peerage.train("CartPole-v1", **dqn, log_dir=str(folder), exp_name="dqn")
     return made
 
