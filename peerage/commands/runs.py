@@ -127,6 +127,8 @@ def _compare_arguments(parser: Parser) -> None:
         help="compared quantity: the last evaluation, or the area under the learning curve (default: final)",
     )
     parser.add_argument("--threshold", type=float, metavar="X", help="report the steps until a group's mean reaches X")
+    about = "report the spread of evaluations late in the training, and the steps until a group converged"
+    parser.add_argument("--stability", action="store_true", help=about)
     parser.add_argument("--target", type=float, metavar="X", help="report the optimality gap below X")
     parser.add_argument("--paired", action="store_true", help="compare replicas with the same seed as pairs")
     about = "compare runs of different environments, or with different arguments of an environment, all the same"
@@ -144,7 +146,8 @@ def _compare_arguments(parser: Parser) -> None:
 
 
 NOT_FOR_SENSITIVITY = (
-    "by", "reference", "latex", "metric", "measure", "threshold", "target", "paired", "across_tasks", "out",
+    "by", "reference", "latex", "metric", "measure", "threshold", "target", "stability", "paired", "across_tasks",
+    "out",
 )  # fmt: skip
 """Arguments of `peerage compare` that --sensitivity excludes."""
 
