@@ -167,7 +167,7 @@ def test_networks_of_the_attention_studies_have_equal_numbers_of_parameters(name
         learner = r.config.learner
         assert (learner.algorithm, r.config.advice.sharing, r.config.replicas) == (("ppo",), "none", 10)
         by_env.setdefault(r.env, {})[r.axes["net"]] = parameter_count(r.config)
-    assert len(by_env) == (6 if name == "attention-study" else 3)
+    assert len(by_env) == (7 if name == "attention-study" else 3)
     for counts in by_env.values():
         assert list(counts)[:2] == ["mlp", "attention"]
         assert max(counts.values()) <= 1.05 * min(counts.values()), counts

@@ -25,7 +25,7 @@ KNOWN: dict[str, tuple[str, ...]] = {
     "PlainCue": CUE,
 }
 """Names of the features of some environments, by the id without its version."""
-REST = {"CartPoleDistractors": (CARTPOLE, "noise")}
+REST = {"CartPoleDistractors": (CARTPOLE, "noise"), "AskedCue": (("value", "question"), "key")}
 """Environments whose first features have names, and the name of the others."""
 
 

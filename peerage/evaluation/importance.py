@@ -62,6 +62,8 @@ class Importance:
     """The labels of queries and keys of each layer."""
     states: int
     episodes: int
+    step: int
+    """Environment steps of the member before this checkpoint."""
 
     @property
     def measures(self) -> dict[str, np.ndarray]:
@@ -96,6 +98,7 @@ class Importance:
             "layers": layers,
             "states": self.states,
             "episodes": self.episodes,
+            "step": self.step,
         }
 
     def table(self) -> list[dict[str, Any]]:
@@ -196,6 +199,7 @@ def analysed(
         tokens={name: token_labels(member, name) for name in weights},
         states=len(states),
         episodes=len(seeds),
+        step=member.trainer.step,
     )
 
 

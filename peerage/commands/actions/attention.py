@@ -9,7 +9,7 @@ from pathlib import Path
 from peerage.commands.console import print_json, print_table
 from peerage.evaluation.importance import Importance, importance
 from peerage.reports.attention_figures import draw
-from peerage.text import number
+from peerage.text import count, number
 
 
 def attention(args: argparse.Namespace, command: Sequence[str]) -> None:
@@ -30,14 +30,19 @@ def attention(args: argparse.Namespace, command: Sequence[str]) -> None:
     if args.json:
         print_json({"run": args.run, "figures": [str(path) for path in drawn], **found.to_dict()})
         return
+    print(f"member {args.member} of replica {args.replica}, after {found.step:,} steps")
     _print(found)
     print("\nfigures: " + " ".join(str(path) for path in drawn))
 
 
 def _print(found: Importance) -> None:
-    print(f"{found.states:,} states of {found.episodes} episodes; weights are no measure of importance by themselves\n")
+    print(f"{count(found.states, 'state')} of {count(found.episodes, 'episode')}\n")
     print_table([{name: _short(value) for name, value in row.items()} for row in found.table()])
-    print(f"\nocclusion: {found.unit} if the feature comes from another state")
+    print()
+    if found.weight is not None:
+        print("weight: mean attention weight, which is no measure of importance by itself")
+    print(f"occlusion: {found.unit} if the feature comes from another state")
+    print("gradient: change of the policy per standard deviation of the feature")
     print("rank correlations: " + "; ".join(f"{pair} {_short(r)}" for pair, r in found.correlations.items()))
     if found.deletion is None:
         return
