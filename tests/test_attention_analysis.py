@@ -14,6 +14,8 @@ from torch.distributions import Categorical, Normal, kl_divergence
 import peerage
 from peerage import session
 from peerage.cli import main
+from peerage.envs.feature_names import feature_names
+from peerage.envs.make import make_env
 from peerage.errors import UserError
 from peerage.evaluation.attention import play_episode
 from peerage.evaluation.importance import (
@@ -59,6 +61,8 @@ def runs(tmp_path_factory):
             for name, settings in RUNS.items()
         }
         dqn = {"n_peers": 1, "total_timesteps": 64, "learning_starts": 16, "n_eval_episodes": 1, "verbose": 0}
+        sac = {"algorithm": "sac", "net_arch": (8,), "env_args": {"max_episode_steps": 20}, **dqn}
+        made["sac"] = peerage.train("Pendulum-v1", **sac, log_dir=str(folder), exp_name="sac")
         made["dqn"] = peerage.train("CartPole-v1", **dqn, log_dir=str(folder), exp_name="dqn")
     return made
 
@@ -302,3 +306,29 @@ def test_mistakes_are_refused_in_one_line(runs, capsys, words, message):
     said = capsys.readouterr()
     assert said.out == "" and message in said.err and said.err.count("\n") == 1
     assert sorted(folder.rglob("*")) == before
+
+
+def test_importance_for_a_learner_without_probabilities_or_values(runs):
+    """SAC: the distance of the actions, in half ranges of [-2, 2]."""
+    found = runs["sac"].attention(episodes=1, deletion=False)
+    assert found.unit == "distance of actions" and found.names == ["cos", "sin", "angular velocity"]
+    with opened(runs["sac"].folder) as member:
+        states = visited(member, [3])
+        up, down = states.copy(), states.copy()
+        up[:, 2] += 0.1
+        down[:, 2] -= 0.1
+        slope = np.abs(np.ravel(runs["sac"].policy()(up) - runs["sac"].policy()(down))) / 2 / 0.2
+        std = moments(member, states)[1]
+        assert gradient(member, states, np.eye(3, dtype=bool), std)[2] == pytest.approx(slope.mean() * std[2], rel=0.1)
+
+
+def test_names_of_features():
+    made = {name: make_env(f"{name}-v0", {}) for name in ("CartPoleDistractors", "AskedCue", "TMaze")}
+    found = {name: feature_names(env, env.observation_space.shape[0]).numbers for name, env in made.items()}
+    assert found["CartPoleDistractors"][2:6] == ["angle", "angular velocity", "noise[0]", "noise[1]"]
+    assert found["AskedCue"][:3] == ["value", "question", "key[0]"]
+    assert found["TMaze"] == ["obs[0]", "obs[1]", "obs[2]"]
+    own = make_env("TMaze-v0", {})
+    own.unwrapped.feature_names = ["north sign", "wall", "end"]
+    assert feature_names(own, 3).features == ("north sign", "wall", "end")
+    assert feature_names(own, 4).features[0] == "obs[0]"  # another number of names
