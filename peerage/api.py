@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from peerage.envs.make import Maker
+    from peerage.evaluation.importance import Importance
     from peerage.evaluation.policy import Policy
     from peerage.sharing.adviser import Suggests
 
@@ -39,6 +40,7 @@ _run_training = deferred("peerage.session:run_training")
 _resume = deferred("peerage.session:resume")
 _evaluate_run = deferred("peerage.session:evaluate_run")
 _policy_of = deferred("peerage.evaluation.policy:policy_of")
+_importance = deferred("peerage.evaluation.importance:importance")
 _record = deferred("peerage.evaluation.video:record")
 _write_report = deferred("peerage.reports.report:write_report")
 
@@ -274,3 +276,14 @@ class Run:
         `[B, obs]`. `checkpoint` as in `evaluate`."""
         policy: Policy = _policy_of(self.folder, member, replica, self.env, checkpoint_word(checkpoint))
         return policy
+
+    @_with_python_names
+    def attention(self, member: int = 0, replica: int = 0, **settings: Any) -> Importance:
+        """What a member attends to, and what its policy depends on: attention weights, occlusion, gradients and
+        deletion curves, as of `peerage attention`.
+
+        `settings`: `checkpoint`, `episodes`, `seed`, `of`, `deletion`, as of
+        `peerage.evaluation.importance.importance`.
+        """
+        found: Importance = _importance(self.folder, member=member, replica=replica, env=self.env, **settings)
+        return found

@@ -16,7 +16,7 @@ from typing import Any
 from peerage.commands.base import Command
 from peerage.commands.console import discard_unwritten_output
 from peerage.commands.lists import ENVS, PRESETS
-from peerage.commands.runs import COMPARE, EVALUATE, EXPORT, REPORT, VIDEO, WATCH
+from peerage.commands.runs import ATTENTION, COMPARE, EVALUATE, EXPORT, REPORT, VIDEO, WATCH
 from peerage.commands.sweep import SWEEP
 from peerage.commands.train import RESUME, TRAIN
 from peerage.errors import UserError, nearest
@@ -31,7 +31,7 @@ ANSI_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 HOW_TO_CONTINUE = "`peerage resume` with the run's folder continues a training"
 COMMANDS: dict[str, Command] = {
     "train": TRAIN, "resume": RESUME, "sweep": SWEEP, "evaluate": EVALUATE, "video": VIDEO, "watch": WATCH,
-    "report": REPORT, "compare": COMPARE, "export": EXPORT, "envs": ENVS, "presets": PRESETS,
+    "report": REPORT, "compare": COMPARE, "attention": ATTENTION, "export": EXPORT, "envs": ENVS, "presets": PRESETS,
 }  # fmt: skip
 
 

@@ -21,8 +21,8 @@ number. `--env-args` adds to the arguments in the configuration; `--n-epochs` ov
 unsets an optional setting, as in `--max-peer-epochs none`.
 
 With `--json`, every command that prints a table prints the same data as JSON, and nothing else on the standard output:
-`envs`, `presets`, `evaluate`, `report`, `compare` (also with `--sensitivity`), and `sweep` without a file or with
-`--dry-run`. Numbers are not rounded; a number that is not finite is `null`.
+`envs`, `presets`, `evaluate`, `report`, `compare` (also with `--sensitivity`), `attention`, and `sweep` without a file
+or with `--dry-run`. Numbers are not rounded; a number that is not finite is `null`.
 
 An error that the user can correct gives a message of one line, `peerage: ...`, and exit status 2, before anything is
 written. An interrupted run ends with status 128 + the number of the signal (130 after Ctrl-C), and the message contains

@@ -71,6 +71,27 @@ def ab(tmp_path):
     return [str(a), str(b)]
 
 
+def test_stability_and_convergence(tmp_path, capsys):
+    """The late evaluations are those at 250 and 300: 5/6 of the last value and the last value, with the mean 11/12; 90%
+    of the way to it is 0.825 of the last value."""
+    steps = (0, 100, 200, 250, 300)
+    other = {"seed": 5, "trust": "in-context"}
+    made = [make(tmp_path / "a", [12, 24, 36], steps=steps), make(tmp_path / "b", [0, 0, 0], steps=steps, **other)]
+    sides = [str(run) for run in made]
+    a, b = compare(sides, stability=True).tasks[0].rows
+    assert a.late_spread.estimate == pytest.approx(24 / 6 / math.sqrt(2)) and a.convergence == (3, 250.0)
+    assert b.late_spread.estimate == 0 and b.convergence == (0, math.inf)
+    assert a.late_spread.low >= 0
+    plain = compare(sides).tasks[0].rows[0]
+    assert plain.late_spread is None and plain.convergence is None
+    assert main(["compare", *sides, "--stability", "--out", str(tmp_path / "page")]) == 0
+    printed = capsys.readouterr().out
+    assert "late spread" in printed and "250 (3 of 3)" in printed and "never (0 of 3)" in printed
+    assert any("converged at" in path.read_text() for path in (tmp_path / "page").glob("*.html"))
+    short = compare([str(make(tmp_path / name, [12, 24, 36])) for name in "cd"], stability=True)
+    assert short.tasks[0].rows[0].late_spread is None  # a single late evaluation
+
+
 def test_a_known_answer(ab):
     found = compare(ab, threshold=9.0, target=40.0)
     assert found.warnings == () and found.overall == ()

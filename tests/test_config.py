@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peerage.config import AdviceConfig, Config, LearnerConfig, RunConfig
+from peerage.config import AdviceConfig, Config, LearnerConfig, RunConfig, with_settings
 from peerage.config.file import MAX_BYTES, dump, from_dict, load, to_dict, validate
 from peerage.config.flags import train_flags
 from peerage.config.plain_yaml import parse
@@ -237,3 +237,46 @@ def test_mutated_files_give_user_errors_only(data: st.DataObject) -> None:
     except UserError:
         return
     assert read(dump(config)) == config
+
+
+PUBLISHED = """
+# configs/default.yaml
+env_name: "CartPole-v1"
+total_timesteps: 100000
+eval_freq: 10000
+n_eval_episodes: 10
+
+ppo:
+  learning_rate: 3.0e-4
+  gamma: 0.99
+  clip_ratio: 0.2
+
+attention:
+  n_heads: 8
+  d_model: 128
+  n_layers: 2
+  dropout: 0.1
+"""
+
+
+def test_the_file_of_the_published_attention_ppo_loads() -> None:
+    config, preset = read(PUBLISHED), load("seed-attention")
+    assert (config.env, config.steps, config.learner, config.attention, config.run) == (
+        *(preset.env, preset.steps, preset.learner, preset.attention, preset.run),
+    )
+    assert read("ppo:\n  clip_ratio: 0.3\n").learner.net == ()  # without a section of the network, the default
+    assert read("sac: {gamma: 0.5}\nattention: {d_model: 8}").learner.net == ()  # sac has no choice of networks
+    assert read("env_name: Room-v3\nverbose: 0\nrun: {eval_freq: 7}").run == RunConfig(verbose=0, eval_freq=7)
+    assert "learner.n_head" in error("ppo: {n_head: 1}")
+    assert "ppo, learner" in error("ppo: {gamma: 0.5}\nlearner: {gamma: 0.5}")
+    assert "dqn, ppo" in error("ppo: {gamma: 0.5}\ndqn: {gamma: 0.5}")
+    assert "env_name and env" in error("env_name: Room-v3\nenv: Room-v3")
+    assert "ppo: expected a mapping" in error("ppo: 3")
+    assert "run.eval_freq" in error("eval_freq: 10000")  # not in a file of Peerage
+
+
+def test_clip_ratio_is_another_name_of_clip_range() -> None:
+    assert read("learner: {algorithm: ppo, clip_ratio: 0.3}").learner.clip_range == (0.3,)
+    assert {"--clip-range", "--clip-ratio"} <= set(next(f for f in train_flags() if f.name == "clip_range").options)
+    assert validate(with_settings(Config(), {"clip_ratio": 0.3})).learner.clip_range == (0.3,)
+    assert "--clip-range" in error("learner: {algorithm: ppo, clip_ratio: 0}")

@@ -34,7 +34,8 @@ LAYERS = """
     sharing
     training
     statistics
-    evaluation  reports
+    evaluation
+    reports
     session
     api
     sweeps

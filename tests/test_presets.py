@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from peerage.config import AdviceConfig, LearnerConfig
+from peerage.config import AdviceConfig, Config, LearnerConfig
 from peerage.config.file import dump, from_dict, load, validate
 from peerage.config.plain_yaml import parse, to_yaml
 from peerage.config.presets import describe, preset, preset_names
@@ -13,7 +15,8 @@ from peerage.errors import UserError
 PROBES = [name for name in preset_names() if name.startswith("probe-")]
 SEED = [name for name in preset_names() if name.startswith("seed-")]
 OPEN = [name for name in preset_names() if name.startswith("open-")]
-PAPER = [name for name in preset_names() if name not in ("quick-lunarlander", *SEED, *PROBES, *OPEN)]
+PPO = [name for name in preset_names() if name.startswith(("ppo-", "attention-"))]
+PAPER = [name for name in preset_names() if name not in ("quick-lunarlander", *SEED, *PROBES, *OPEN, *PPO)]
 FAMILIES = ["halfcheetah", "ant", "hopper", "walker2d", "room-v21", "room-v27"]
 
 
@@ -140,3 +143,14 @@ def test_unknown_name() -> None:
 def test_callers_cannot_change_a_preset() -> None:
     preset("peer-ant")["learner"]["gamma"] = 0
     assert preset("peer-ant")["learner"]["gamma"] == 0.99
+
+
+def test_attention() -> None:
+    ours, plain, published = (load(name) for name in ("attention-cartpole", "ppo-cartpole", "seed-attention"))
+    assert ours.learner == replace(plain.learner, net=("attention",)) and ours.attention == Config().attention
+    assert (ours.env, ours.steps, ours.run) == (plain.env, plain.steps, plain.run)
+    attention = published.attention
+    assert (attention.n_heads, attention.d_model, attention.n_layers, attention.dropout) == (8, 128, 2, 0.1)
+    learner = published.learner
+    assert (learner.algorithm, learner.net, learner.clip_range) == (("ppo",), ("attention",), (0.2,))
+    assert (learner.learning_rate, learner.gamma, published.steps) == ((3e-4,), (0.99,), 100_000)

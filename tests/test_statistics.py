@@ -13,7 +13,7 @@ import pytest
 from scipy import stats
 
 from benchmarks import coverage
-from peerage.statistics import intervals, permutation
+from peerage.statistics import intervals, measures, permutation
 from peerage.statistics import tests as st
 
 inf, nan = math.inf, math.nan
@@ -542,6 +542,16 @@ def test_performance_profile():
     assert np.isnan(st.performance_profile([1], [0])[1]).all()
     with pytest.raises(ValueError, match="thresholds must not be NaN"):
         st.performance_profile([1, 2], [nan])
+
+
+def test_late_spread_and_convergence():
+    steps = [0, 10, 20, 30, 35, 40]  # late: 30, 35 and 40
+    curves = [[0, 5, 9, 8, 10, 12], [4, 4, 4, 4, 4, 4], [0, 9, 0, 9, 10, 11], [10, 8, 6, 4, 2, 0]]
+    assert measures.is_late(steps).tolist() == [False, False, False, True, True, True]
+    np.testing.assert_allclose(measures.late_spread(steps, curves), [2, 0, 1, 2])
+    # 90% of the way to the late means 10, 4, 10 and 2; a curve that does not rise does not converge
+    assert measures.convergence_steps(steps, curves).tolist() == [20, inf, 10, inf]
+    assert np.isnan(measures.late_spread([0, 10], [[1, 2]])).all()
 
 
 def test_steps_to_threshold():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shlex
@@ -18,7 +19,8 @@ import pytest
 
 from peerage import cli
 from peerage.cli import main
-from peerage.config.file import from_dict, load, to_dict
+from peerage.config import Config, with_settings
+from peerage.config.file import from_dict, load, to_dict, validate
 from peerage.config.plain_yaml import parse
 from peerage.config.presets import preset_names
 from peerage.errors import UserError
@@ -34,6 +36,7 @@ from peerage.sweeps.plan import plan_sweep
 from peerage.sweeps.progress import Progress
 from peerage.sweeps.state import Speeds, completed_steps, inspect_run, timing, total_duration
 from peerage.sweeps.work import work
+from peerage.training.parameters import parameter_count
 
 ROOT = Path(__file__).parent.parent
 TINY = """
@@ -152,8 +155,35 @@ def test_group_sizes_and_quick():
         ("Room-v6", "none"), ("Room-v6", "advice"), ("CartPole-v1", "none"), ("CartPole-v1", "advice"),
     ]  # fmt: skip
     assert all(r.config.advice.sharing == r.axes["sharing"] and r.config.replicas == 5 for r in quick)
-    assert sweep_names() == ["ablation", "group-size", "quick"]
+    studies = ["attention-memory", "attention-settings", "attention-study"]
+    assert sweep_names() == ["ablation", *studies, "group-size", "quick"]
     assert all(describe(name) and "\n" not in describe(name) for name in sweep_names())
+
+
+@pytest.mark.parametrize("name", ["attention-study", "attention-memory"])
+def test_networks_of_the_attention_studies_have_equal_numbers_of_parameters(name):
+    by_env = {}
+    for r in plan_sweep(name).runs:
+        learner = r.config.learner
+        assert (learner.algorithm, r.config.advice.sharing, r.config.replicas) == (("ppo",), "none", 10)
+        by_env.setdefault(r.env, {})[r.axes["net"]] = parameter_count(r.config)
+    assert len(by_env) == (7 if name == "attention-study" else 3)
+    for counts in by_env.values():
+        assert list(counts)[:2] == ["mlp", "attention"]
+        assert max(counts.values()) <= 1.05 * min(counts.values()), counts
+
+
+def test_the_numbers_of_parameters_are_those_of_the_networks():
+    common = {"env": "Pendulum-v1", "n_peers": 2, "net_arch": ((8,), (4, 4))}
+    ppo = validate(with_settings(Config(), {**common, "algorithm": "ppo", "sharing": "none", "normalize_obs": True}))
+
+    def mlp(*sizes):
+        return sum(a * b + b for a, b in itertools.pairwise(sizes))
+
+    assert parameter_count(ppo) == 2 * (mlp(3, 8, 1) + 1)  # actor and critic; each stores a log standard deviation
+    assert parameter_count(ppo, 1) == 2 * (mlp(3, 4, 4, 1) + 1)
+    td3 = validate(with_settings(Config(), {**common, "algorithm": "td3"}))
+    assert parameter_count(td3) == mlp(3, 8, 1) + 2 * mlp(4, 8, 1)  # without target networks
 
 
 # --- the format ---------------------------------------------------------------------------------------------

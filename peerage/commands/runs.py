@@ -1,4 +1,5 @@
-"""The commands that read run folders: `peerage evaluate`, `video`, `watch`, `report`, `compare` and `export`."""
+"""The commands that read run folders: `peerage evaluate`, `video`, `watch`, `report`, `compare`, `attention`
+and `export`."""
 
 from __future__ import annotations
 
@@ -126,6 +127,8 @@ def _compare_arguments(parser: Parser) -> None:
         help="compared quantity: the last evaluation, or the area under the learning curve (default: final)",
     )
     parser.add_argument("--threshold", type=float, metavar="X", help="report the steps until a group's mean reaches X")
+    about = "report the spread of evaluations late in the training, and the steps until a group converged"
+    parser.add_argument("--stability", action="store_true", help=about)
     parser.add_argument("--target", type=float, metavar="X", help="report the optimality gap below X")
     parser.add_argument("--paired", action="store_true", help="compare replicas with the same seed as pairs")
     about = "compare runs of different environments, or with different arguments of an environment, all the same"
@@ -143,7 +146,8 @@ def _compare_arguments(parser: Parser) -> None:
 
 
 NOT_FOR_SENSITIVITY = (
-    "by", "reference", "latex", "metric", "measure", "threshold", "target", "paired", "across_tasks", "out",
+    "by", "reference", "latex", "metric", "measure", "threshold", "target", "stability", "paired", "across_tasks",
+    "out",
 )  # fmt: skip
 """Arguments of `peerage compare` that --sensitivity excludes."""
 
@@ -210,6 +214,42 @@ WATCH = Command(
     _watch_arguments,
     "peerage.commands.actions.video:watch",
     check=check_run,
+)
+
+
+def _attention_arguments(parser: Parser) -> None:
+    _member_arguments(parser)
+    about = "episodes, without exploration (default: 10)"
+    parser.add_argument("--episodes", type=number(1), default=10, metavar="N", help=about)
+    about = "seed of the first episode (default: that of the run's evaluations)"
+    parser.add_argument("--seed", type=number(0), metavar="N", help=about)
+    parser.add_argument(
+        "--of",
+        choices=["auto", "numbers", "steps", "features"],
+        default="auto",
+        help="in windows of steps: each number, each step, or each feature in all steps (default: what the network "
+        "attends over)",
+    )
+    parser.add_argument("--no-deletion", action="store_true", help="do not play episodes with deleted features")
+    about = "folder for the figures (default: figures/attention-member-I-replica-R[-CHECKPOINT] in the run folder)"
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help=about)
+    add_json(parser, "print JSON, and draw figures only with --out")
+
+
+def _check_attention(args: argparse.Namespace) -> None:
+    check_run(args)
+    if args.out is not None and args.out.exists() and not args.out.is_dir():
+        raise UserError(f"--out {args.out} is a file: choose a folder")
+
+
+ATTENTION = Command(
+    "RUN [--member N] [--replica N] [--checkpoint best|STEP] [--episodes N] [--of KIND] [--out FOLDER] [--json]",
+    "Show what a member attends to, and what its policy depends on.",
+    _attention_arguments,
+    "peerage.commands.actions.attention:attention",
+    "EXAMPLES\n  peerage attention experiments/my-run --member 1\n"
+    "  peerage attention experiments/my-run --of features --out figures\n",
+    _check_attention,
 )
 
 

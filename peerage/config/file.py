@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 from peerage.config import presets
 from peerage.config.check import check
 from peerage.config.fields import hints
-from peerage.config.methods import LEARNERS, column
+from peerage.config.methods import LEARNERS, NETS, column
 from peerage.config.plain_yaml import parse, short, to_yaml
 from peerage.config.tree import Config, key_of, method_parts, parts, settings, with_part
 from peerage.errors import UserError, nearest
@@ -155,7 +155,35 @@ def _renamed(data: Mapping[Any, Any]) -> Mapping[Any, Any]:
     name."""
     section = data.get("attention")
     old = isinstance(section, Mapping) and any(str(key).startswith("attention_") for key in section)
-    return {"trust_transformer" if old and key == "attention" else key: value for key, value in data.items()}
+    names = {"attention": "trust_transformer"} if old else {}
+    return _published({names.get(key, key): value for key, value in data.items()})
+
+
+def _published(data: dict[Any, Any]) -> dict[Any, Any]:
+    """`data` with the layout of published files of single algorithms in that of Peerage: `env_name` becomes `env`; a
+    section with the name of a learner becomes `learner`, with this algorithm and, if there is a section of a kind of
+    network, this network; fields of `run` may be at the top level."""
+    named = [name for name in LEARNERS if name in data and name not in parts()]
+    if not named and "env_name" not in data:
+        return data
+    if len(named) > 1 or (named and "learner" in data):
+        given = ", ".join([*named, *["learner"] * ("learner" in data)])
+        raise UserError(f"{given} are sections of the same settings: keep one of them")
+    if "env_name" in data:
+        if "env" in data:
+            raise UserError("env_name and env are the same setting: remove one of them")
+        data["env"] = data.pop("env_name")
+    if at_top := {name: data.pop(name) for name in hints(parts()["run"]) if name in data}:
+        section = data.get("run")
+        data["run"] = at_top | dict(section if isinstance(section, Mapping) else {})
+    for name in named:
+        section = data.pop(name)
+        if section is not None and not isinstance(section, Mapping):
+            raise UserError(f"{name}: expected a mapping, got {short(section)}")
+        nets = [net.name for net in NETS.methods.values() if net.part and net.part in data]
+        has_net = nets and "net" in hints(LEARNERS[name].settings)
+        data["learner"] = {"algorithm": name, **({"net": nets[0]} if has_net else {}), **(section or {})}
+    return data
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from peerage.config.file import convert
 from peerage.config.methods import LEARNERS
 from peerage.config.perturbations import overridden
 from peerage.config.plain_yaml import parse, parse_scalar, short
-from peerage.config.tree import Config, Setting, changed, method_parts, parts, settings
+from peerage.config.tree import OTHER_NAMES, Config, Setting, changed, key_of, method_parts, parts, settings
 from peerage.errors import UserError, nearest
 
 SECTIONS: dict[str, tuple[str, str]] = {
@@ -150,8 +150,9 @@ class Flag:
 
     @property
     def options(self) -> tuple[str, ...]:
-        """The flag, and its other spelling if there is one."""
-        return tuple(dict.fromkeys([self.option, "--" + self.name.replace("_", "-")]))
+        """The flag, and its other spellings if there are any."""
+        others = [other for other, key in OTHER_NAMES.items() if key == self.name and key_of(other) == key]
+        return tuple(dict.fromkeys([self.option, *("--" + name.replace("_", "-") for name in (self.name, *others))]))
 
     @property
     def item(self) -> Any:

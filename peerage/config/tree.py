@@ -264,8 +264,14 @@ def public_name(key: str) -> str:
     return PUBLIC_NAMES.get(key, key)
 
 
+OTHER_NAMES = {"clip_ratio": "clip_range"}
+"""Names of published files and commands -> the keys of the same settings. Both are accepted everywhere."""
+
+
 def key_of(name: Any) -> Any:
-    """The key of the setting with this public name; other names are returned as they are."""
+    """The key of the setting with this public or other name; other words are returned as they are."""
+    if name in OTHER_NAMES and name not in settings():  # a registered method may have a setting of this name
+        return OTHER_NAMES[name]
     return next((key for key, public in PUBLIC_NAMES.items() if public == name), name)
 
 

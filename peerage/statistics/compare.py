@@ -17,7 +17,7 @@ import numpy as np
 
 from peerage.config.plain_yaml import short
 from peerage.errors import UserError, nearest
-from peerage.statistics import samples, sources, tests
+from peerage.statistics import measures, samples, sources, tests
 from peerage.statistics.comparison import Comparison, Measure, Row, Task, Versus
 from peerage.statistics.samples import MIN_REPLICAS, RANGES, Metric, Side
 from peerage.statistics.tests import Interval
@@ -38,6 +38,7 @@ def compare(
     target: float | None = None,
     paired: bool = False,
     across_tasks: bool = False,
+    stability: bool = False,
     seed: int = 0,
 ) -> Comparison:
     """Compare the runs that `words` name (see `peerage.statistics.sources.find_runs`).
@@ -52,6 +53,7 @@ def compare(
         paired: treat replicas with the same seed as pairs; all sides must have the same seeds.
         across_tasks: compare all sides with each other although their environments, or the arguments or fingerprints of
             these, differ; otherwise only sides with the same task are compared.
+        stability: also report the spread of the evaluations late in the training, and when replicas converged.
         seed: seed of the simulations behind intervals and power.
 
     Raises UserError that names the run if one cannot be read, and if there is nothing to compare: no two sides have the
@@ -88,7 +90,7 @@ def compare(
         some = sorted(some, key=lambda side: reference not in (None, side.name))  # stable: the others keep their order
         if paired:
             _refuse_unpaired(name, some)
-        tasks.append(_task(name, some, metric, measure, threshold, target, paired, seed))
+        tasks.append(_task(name, some, metric, measure, threshold, target, paired, stability, seed))
         warnings += warnings_about(some)
     if not tasks:
         raise UserError(_why_no_task(sides, by, reference))
@@ -130,6 +132,7 @@ def _task(
     threshold: float | None,
     target: float | None,
     paired: bool,
+    stability: bool,
     seed: int,
 ) -> Task:
     common = samples.common_steps(sides)
@@ -155,6 +158,9 @@ def _task(
         final, area = curves[:, -1], tests.area_under_curve(common, curves)
         reached = None if threshold is None else np.sort(tests.steps_to_threshold(common, curves, threshold))
         x = final if measure == "final" else area
+        late = stability and int(measures.is_late(common).sum()) > 1
+        spread = tests.interval(measures.late_spread(common, curves), "iqm", seed=seed) if late else None
+        converged = np.sort(measures.convergence_steps(common, curves)) if late else None
         values.append(x)
         rows.append(
             Row(
@@ -167,6 +173,8 @@ def _task(
                 area=interval(area),
                 threshold=None if reached is None else _reached(reached),
                 gap=None if target is None else _optimality_gap(x, target, low, seed),
+                late_spread=None if spread is None else _of_spread(spread, side.n),
+                convergence=None if converged is None else _reached(converged),
             )
         )
     versus = [_versus(sides[0], side, values[0], x, metric, paired, seed) for side, x in zip(sides[1:], values[1:])]
@@ -182,6 +190,11 @@ def _optimality_gap(x: np.ndarray, target: float, low: float, seed: int) -> Inte
     """The optimality gap below `target` of a metric whose smallest possible value is `low`."""
     found = _clip(tests.interval(x, "optimality_gap", seed=seed, target=target), 0.0, max(target - low, 0.0))
     return found if len(x) >= MIN_REPLICAS else _without_limits(found)
+
+
+def _of_spread(spread: Interval, replicas: int) -> Interval:
+    found = _clip(spread, 0.0, math.inf)
+    return found if replicas >= MIN_REPLICAS else _without_limits(found)
 
 
 def _clip(interval: Interval, low: float, high: float) -> Interval:

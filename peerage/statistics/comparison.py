@@ -31,6 +31,11 @@ class Row:
     """Number of replicas that reached the threshold, and the step at which half of all had (infinite: fewer did)."""
     gap: Interval | None
     """Optimality gap: mean distance below the target."""
+    late_spread: Interval | None = None
+    """IQM of the standard deviation of the evaluations in the last quarter of the training; None with fewer than two
+    such evaluations, or if it was not asked for."""
+    convergence: tuple[int, float] | None = None
+    """Number of replicas that converged, and the step at which half of all had; as `late_spread`."""
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,8 @@ def table(comparison: Comparison, task: Task) -> tuple[list[str], list[list[str]
     heads.append("area" if comparison.measure == "final" else "IQM at the end")
     heads += [f"steps to {number(comparison.threshold)}"] if comparison.threshold is not None else []
     heads += [f"gap below {number(comparison.target)}"] if comparison.target is not None else []
+    has_late = any(row.late_spread is not None for row in task.rows)
+    heads += ["late spread", "converged at"] if has_late else []
     rows = []
     against = {v.b: v for v in task.versus}
     for row in task.rows:
@@ -33,12 +35,18 @@ def table(comparison: Comparison, task: Task) -> tuple[list[str], list[list[str]
         cells = [row.side, word, better, str(row.replicas), _with_range(row.iqm), _with_range(row.mean)]
         cells += [number(row.median), _with_range(row.area if comparison.measure == "final" else row.final)]
         if row.threshold is not None:
-            reached, steps = row.threshold
-            cells.append(f"{'never' if math.isinf(steps) else f'{steps:,.0f}'} ({reached} of {row.replicas})")
+            cells.append(_reached(row.threshold, row.replicas))
         if row.gap is not None:
             cells.append(_with_range(row.gap))
+        if row.late_spread is not None and row.convergence is not None:
+            cells += [_with_range(row.late_spread), _reached(row.convergence, row.replicas)]
         rows.append(cells)
     return heads, rows
+
+
+def _reached(reached: tuple[int, float], replicas: int) -> str:
+    count, steps = reached
+    return f"{'never' if math.isinf(steps) else f'{steps:,.0f}'} ({count} of {replicas})"
 
 
 def _word(v: Versus, more: str, less: str) -> str:

@@ -119,6 +119,42 @@ def moving_average(returns: Any, episodes: Any, window: int) -> np.ndarray:
     return result
 
 
+# --- learning curves ------------------------------------------------------------------------------
+
+LATE = 0.25
+"""The last share of a training, in steps, that counts as late."""
+CONVERGED = 0.9
+"""The share of the way from the first evaluation to the late level at which a curve has converged."""
+
+
+def is_late(steps: Any) -> np.ndarray:
+    """Which of `steps [T]`, ascending, are in the last quarter of the training: bool `[T]`."""
+    time = np.asarray(steps, dtype=float)
+    return np.asarray(time >= time[-1] - LATE * (time[-1] - time[0]))
+
+
+def late_spread(steps: Any, curves: Any) -> np.ndarray:
+    """The stability of each of `curves [n, T]`: the standard deviation (divisor k - 1) of its k late values, `[n]`.
+
+    0: the value does not change any more. It contains the noise of the evaluations, which is smaller with more
+    episodes, and a trend, if the curve still rises. NaN with a single late value.
+    """
+    x = np.asarray(curves, dtype=float)[:, is_late(steps)]
+    return x.std(axis=1, ddof=1) if x.shape[1] > 1 else np.full(len(x), math.nan)
+
+
+def convergence_steps(steps: Any, curves: Any) -> np.ndarray:
+    """The first of `steps [T]` at which each of `curves [n, T]` is at least `first + 0.9 (late - first)`: `[n]`.
+
+    `first` is the value at the first step and `late` the mean of the late values of the same curve. Infinite if `late`
+    is not above `first`.
+    """
+    time, x = np.asarray(steps, dtype=float), np.asarray(curves, dtype=float)
+    first, level = x[:, 0], x[:, is_late(time)].mean(axis=1)
+    reached = x >= (first + CONVERGED * (level - first))[:, None]
+    return np.where((level > first) & reached.any(axis=1), time[reached.argmax(axis=1)], math.inf)
+
+
 # --- missing values -------------------------------------------------------------------------------
 
 

@@ -24,7 +24,7 @@ from typing import Any
 from peerage.config import AdviceConfig, Config, settings, with_settings
 from peerage.config.check import flag
 from peerage.config.file import load, to_dict, validate
-from peerage.config.methods import EXCHANGES, TRUST
+from peerage.config.methods import EXCHANGES, NETS, TRUST
 from peerage.config.perturbations import Perturbations, with_perturbations
 from peerage.config.plain_yaml import to_yaml
 from peerage.config.presets import preset_names
@@ -307,6 +307,7 @@ def _effective(config: Config) -> Config:
     advice = config.advice if config.advice.sharing == "advice" else AdviceConfig(sharing="none")
     used = {TRUST[advice.trust].part} if advice.trust and advice.sharing == "advice" else set[str]()
     used |= {EXCHANGES[name].part for name in config.exchange}
+    used |= {NETS[name].part for name in config.learner.net}
     return replace(
         config,
         advice=advice,

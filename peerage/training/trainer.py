@@ -15,7 +15,7 @@ from peerage.config.adviser_words import parse_members
 from peerage.config.file import validate
 from peerage.config.methods import EXCHANGES, LEARNERS, loaded
 from peerage.config.perturbations import Perturbations, with_perturbations
-from peerage.envs.changing import Changing
+from peerage.envs.changing import changing_of
 from peerage.envs.names import display_name
 from peerage.envs.vector import EnvGroup, EnvMaker, Episode, Maker, Step, check_env_id
 from peerage.errors import UserError
@@ -126,7 +126,8 @@ class Trainer:
         seeds = [int(rng.integers(2**31)) for rng in generators for _ in range(self.group.E)]
         training = EnvMaker(maker, with_perturbations(config.env_args, perturbations), self.spec.own_random)
         self.envs = EnvGroup([training] * len(seeds), seeds, keep=True, success=config.run.success)
-        if self.group.E > 1 and isinstance(self.envs.envs[0], Changing):
+        changing = changing_of(self.envs.envs[0])
+        if self.group.E > 1 and changing is not None and changing.change_at is not None:
             raise UserError("an environment that changes during the run needs --n-envs 1")
         self.evaluation_makers = [EnvMaker(maker, config.env_args, self.spec.own_random)] * self.group.M
         """Makers of the evaluation environments, one for each of the M members. They are not perturbed, so that

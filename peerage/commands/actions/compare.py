@@ -28,6 +28,7 @@ def compare(args: argparse.Namespace, command: Sequence[str]) -> None:
         target=args.target,
         paired=args.paired,
         across_tasks=args.across_tasks,
+        stability=args.stability,
     )
     if args.json or args.latex:
         print(as_json(found) if args.json else as_latex(found), end="")

@@ -116,13 +116,18 @@ def _probes(made: dict[str, Any]) -> dict[str, _Recipe]:
 
 
 def _ppo(made: dict[str, Any]) -> dict[str, _Recipe]:
-    """`ppo-TASK`."""
-    return {
+    """`ppo-TASK`, and the presets with attention networks."""
+    tasks = made["tasks"]
+    recipes = {
         f"ppo-{task}": _Recipe(
             f"{config['env']}, 4 PPO members without advice: RL Zoo's settings", (made["common"], config)
         )
-        for task, config in made["tasks"].items()
+        for task, config in tasks.items()
     }
+    for name, other in made["attention"].items():
+        layers = (made["common"], tasks.get(other.get("task"), {}), other["config"])
+        recipes[name] = _Recipe(other["title"], layers)
+    return recipes
 
 
 def _open(made: dict[str, Any]) -> dict[str, _Recipe]:
