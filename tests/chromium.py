@@ -69,14 +69,26 @@ class Browser:
 
     def open(self, path: Path, width: int = 1200, dark: bool = False, media: str = "", script: bool = True) -> None:
         """Show a file: in a window of that width, by night, on paper (`print`), or with scripts switched off."""
+        self.go(path.resolve().as_uri(), width, 900, dark, media, script)
+
+    def go(
+        self,
+        url: str,
+        width: int = 1200,
+        height: int = 900,
+        dark: bool = False,
+        media: str = "",
+        script: bool = True,
+    ) -> None:
+        """Show the page at an address, as `open`."""
         self.call("Emulation.setScriptExecutionDisabled", value=not script)
-        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         self.call("Emulation.setDeviceMetricsOverride", **size)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", media=media, features=[scheme])
         self.call("Page.navigate", url="about:blank")
         self.events.clear()
-        self.call("Page.navigate", url=path.resolve().as_uri())
+        self.call("Page.navigate", url=url)
         end = time.monotonic() + SECONDS
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
             self.events.append(self._read(end))

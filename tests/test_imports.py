@@ -38,7 +38,7 @@ LAYERS = """
     reports
     session
     api
-    sweeps
+    sweeps  app
     commands
     cli
     manual  __main__

@@ -26,6 +26,7 @@ from peerage.config.presets import preset_names
 from peerage.errors import UserError
 from peerage.processor import cpu_model
 from peerage.runs.folder import RunFolder
+from peerage.runs.progress import completed_steps, timing
 from peerage.runs.tables import read_metrics
 from peerage.statistics.samples import read_sides
 from peerage.statistics.sources import find_runs
@@ -34,7 +35,7 @@ from peerage.sweeps.file import describe, sweep_names
 from peerage.sweeps.launch import Ended, LocalLauncher, Task, cores
 from peerage.sweeps.plan import plan_sweep
 from peerage.sweeps.progress import Progress
-from peerage.sweeps.state import Speeds, completed_steps, inspect_run, timing, total_duration
+from peerage.sweeps.state import Speeds, inspect_run, total_duration
 from peerage.sweeps.work import work
 from peerage.training.parameters import parameter_count
 

@@ -74,12 +74,14 @@ def curve(
     """
     if values.empty:
         return ""
-    series, caption = _curve(values, within)
+    series, caption = lines(values, within)
     return plots.curves(series, ylabel, title, caption=f"{title}: {caption}{note and f' {note}'}", look=look)
 
 
-def _curve(values: pd.DataFrame, within: summaries.Within = summaries.ANYTHING) -> tuple[list[Series], str]:
-    """The lines of `curve`, and the caption that explains them."""
+def lines(values: pd.DataFrame, within: summaries.Within = summaries.ANYTHING) -> tuple[list[Series], str]:
+    """The lines of `curve`, and the caption that explains them; no lines without values."""
+    if values.empty:
+        return [], ""
     thinned = summaries.member_values(summaries.thin(values, POINTS), "value")
     replicas, members = summaries.by_replica(thinned), summaries.by_member(thinned)
     result = summaries.spread(replicas.to_numpy(), within)
@@ -260,7 +262,7 @@ def trust_model(metrics: pd.DataFrame, advice: pd.DataFrame) -> str:
     """Metrics of the kinds of trust over time, each in a panel with a line per member."""
     panels, caption = {}, ""
     for title, values, _ in trust_curves(metrics, advice):
-        panels[capital(title)], caption = _curve(values)
+        panels[capital(title)], caption = lines(values)
     look = Look(separate_scales=True, skip_start=True)
     words = f"Metrics of the trust model: {caption} {START_NOTE}"
     return plots.multiples(panels, "", "The trust model", caption=words, look=look)

@@ -156,7 +156,7 @@ def _task(comparison: Comparison, task: Task) -> str:
     parts = [_with_breaks(page.table(heads, rows, caption=formats.title(comparison, task), wrap=True))]
     parts += [page.paragraph(f"{v.verdict}.") for v in task.versus]
     metric, what = comparison.metric, subject(comparison.metric, comparison.measure, task.step)
-    bands = [_band(side, i, task.step, metric) for i, side in enumerate(task.sides)]
+    bands = [band(side, i, task.step, metric) for i, side in enumerate(task.sides)]
     caption = "Interquartile mean over replicas of the mean over members, with the 95% interval of each step."
     if comparison.measure == "area":
         caption += " The compared quantity is the mean height of each replica's curve: the area under it over the"
@@ -181,7 +181,9 @@ def _ends(interval: tests.Interval) -> tuple[float, float, float]:
     return interval.estimate, interval.low, interval.high
 
 
-def _band(side: Side, place: int, last: int, metric: Metric) -> plots.Series:
+def band(side: Side, place: int, last: int, metric: Metric) -> plots.Series:
+    """The learning curve of a side until the step `last`: the interquartile mean over replicas and its interval. The
+    colour is that of the `place`, from 0."""
     steps, curves = side.until(last)
     thin = np.unique(np.linspace(0, len(steps) - 1, min(POINTS, len(steps))).round().astype(int))
     estimate, *limits = tests.band(curves[:, thin], "iqm")
@@ -232,13 +234,13 @@ def _png(comparison: Comparison, task: Task) -> bytes:
         figure = drawing.new_figure(4.2)
         axes = figure.add_subplot()
         for i, side in enumerate(task.sides):
-            band = _band(side, i, task.step, comparison.metric)
-            label = f"{band.name} ({side.n})"
+            one = band(side, i, task.step, comparison.metric)
+            label = f"{one.name} ({side.n})"
             if comparison.measure == "area":
                 label += f", area {number(task.rows[i].iqm.estimate)}"
-            axes.plot(band.steps, band.estimate, color=band.colour, ls="--" if band.dash else "-", label=label)
-            if band.low is not None:
-                axes.fill_between(band.steps, band.low, band.high, color=band.colour, alpha=0.15, lw=0)
+            axes.plot(one.steps, one.estimate, color=one.colour, ls="--" if one.dash else "-", label=label)
+            if one.low is not None:
+                axes.fill_between(one.steps, one.low, one.high, color=one.colour, alpha=0.15, lw=0)
         axes.set(xlabel=plots.STEPS, ylabel=comparison.metric, title=f"{task.name}: IQM over replicas, 95% intervals")
         axes.legend(fontsize=8)
         if comparison.threshold is not None:

@@ -76,7 +76,7 @@ def render(run: RunFolder) -> str:
         page.paragraph(_what_ran(config, members, metrics, evaluations, advice)),
         _disturbances(config, advice),
         _all_loaded(config),
-        _status(run),
+        page.state(*status_text(run)),
         page.facts(_facts(values, advice)),
         page.paragraph(_listening(advice)) if len(advice) else "",
     ]
@@ -129,20 +129,20 @@ def _all_loaded(config: dict[str, Any]) -> str:
     return page.state("No member of this run learns: all of them are loaded (load_paths) and frozen.") if loaded else ""
 
 
-def _status(run: RunFolder) -> str:
-    """A highlighted line about the status of the run."""
+def status_text(run: RunFolder) -> tuple[str, str]:
+    """The status of a run as a sentence, and its kind: `done`, `failed` or empty."""
     status, line = run.status()
     why = str(line.get("why") or "")
     if status == "FAILED" and why == "interrupted":
-        return page.state("The run was interrupted; this is its state. `peerage resume` continues it.")
+        return "The run was interrupted; this is its state. `peerage resume` continues it.", ""
     if status == "FAILED":
-        return page.state(f"The run failed: {why or 'unknown reason'}", "failed")
+        return f"The run failed: {why or 'unknown reason'}", "failed"
     if status == "STOPPED":
         at = f" after step {step:,}" if isinstance(step := line.get("step"), int) else ""
-        return page.state(f"The run was stopped early{at}: {why}. `peerage resume` continues it.", "done")
+        return f"The run was stopped early{at}: {why}. `peerage resume` continues it.", "done"
     if status == "DONE":
-        return page.state(f"The run is finished{'' if why in ('', 'finished') else f': {why}'}.", "done")
-    return page.state("The run has not ended; this is its state so far.")
+        return f"The run is finished{'' if why in ('', 'finished') else f': {why}'}.", "done"
+    return "The run has not ended; this is its state so far.", ""
 
 
 def _facts(values: pd.DataFrame, advice: pd.DataFrame) -> list[tuple[str, str]]:

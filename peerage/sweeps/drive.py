@@ -11,13 +11,14 @@ from typing import Any
 from peerage.config.plain_yaml import parse, short
 from peerage.errors import UserError
 from peerage.runs.folder import RunFolder, is_run, write_atomically
+from peerage.runs.progress import completed_steps, training_process
 from peerage.statistics.sources import MANIFEST
 from peerage.sweeps.dry_run import make_plan, print_plan
 from peerage.sweeps.grow import refuse_schedules, with_missing_replicas
 from peerage.sweeps.launch import POLL_SECONDS, Ended, Launcher, LocalLauncher, cores
 from peerage.sweeps.plan import PlannedRun, Sweep, plan_sweep
 from peerage.sweeps.progress import Progress, share, summary_of
-from peerage.sweeps.state import Speeds, State, completed_steps, inspect_run, total_duration, training_process
+from peerage.sweeps.state import Speeds, State, inspect_run, total_duration
 from peerage.text import count, duration
 from peerage.training.signals import Interrupt
 

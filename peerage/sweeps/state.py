@@ -14,14 +14,10 @@ from peerage.config.plain_yaml import short
 from peerage.errors import UserError
 from peerage.processor import cpu_model
 from peerage.runs.folder import RunFolder
+from peerage.runs.progress import completed_steps, timing, training_process
 from peerage.statistics.sources import dotted_settings
 from peerage.sweeps.plan import PlannedRun, Sweep
 from peerage.training.extend import is_complete
-
-try:
-    import fcntl
-except ImportError:  # no locks on Windows
-    fcntl = None  # type: ignore[assignment]
 
 Status = Literal["train", "resume", "done", "differs", "elsewhere"]
 """train: not begun; resume: interrupted, or shorter than in the sweep; elsewhere: trained by another process; differs:
@@ -82,69 +78,6 @@ def differences(there: Config, asked: Config) -> list[str]:
 def _shown(value: Any) -> Any:
     """A value without the brackets of a list of one."""
     return value[0] if isinstance(value, list) and len(value) == 1 else value
-
-
-def training_process(folder: Path) -> str:
-    """The process that is training in a folder (`process 1234 on host`); empty if there is none."""
-    if fcntl is None:
-        return ""
-    try:
-        with (folder / ".lock").open("rb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return file.read(100).decode(errors="replace").strip() or "another process"
-    except OSError:
-        pass
-    return ""
-
-
-def timing(folder: Path) -> list[tuple[int, float]]:
-    """(step, seconds since the run began, summed over its resumes) in the order of steps, from timing.csv.
-
-    The seconds do not include imports, the last evaluation and the report.
-    """
-    try:
-        lines = (folder / "timing.csv").read_text(encoding="utf-8").splitlines(keepends=True)[1:]
-    except (OSError, UnicodeError):
-        return []
-    rows: list[tuple[int, float]] = []
-    begins = _resumes(folder)
-    total, before = 0.0, 0.0
-    for line in lines:
-        cells = line.split(",")
-        try:
-            if line.endswith("\n"):  # otherwise the line is incomplete
-                at, seconds = int(cells[0]), float(cells[1])
-                if seconds < before:  # the clock restarts at a resume
-                    before = 0.0
-                while begins and at > begins[0]:
-                    before = 0.0
-                    begins.pop(0)
-                total += seconds - before
-                before = seconds
-                rows.append((at, total))
-        except (ValueError, IndexError):
-            continue
-    return rows
-
-
-def _resumes(folder: Path) -> list[int]:
-    """The steps after which a run was resumed, ascending, from environment.json. If a later resume went back to an
-    earlier step, the rows after that step were removed, so resumes after it are left out."""
-    noted = RunFolder(folder).environment().get("resumed")
-    steps: list[int] = []
-    for entry in noted if isinstance(noted, list) else []:
-        step = entry.get("step") if isinstance(entry, dict) else None
-        if isinstance(step, int):
-            steps = [*(before for before in steps if before < step), step]
-    return steps
-
-
-def completed_steps(folder: Path) -> int:
-    """The steps that a run has completed, from timing.csv."""
-    rows = timing(folder)
-    return rows[-1][0] if rows else 0
 
 
 # --- expected time ------------------------------------------------------------------------------------------
