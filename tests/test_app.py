@@ -16,6 +16,7 @@ from streamlit.testing.v1 import AppTest
 import peerage
 from peerage import session
 from peerage.app import form, processes, runs
+from peerage.app.markdown import plain
 from peerage.cli import main
 from peerage.commands import app as app_command
 from peerage.config import Config
@@ -23,20 +24,25 @@ from peerage.config.file import from_dict
 from peerage.config.flags import train_flags
 from peerage.config.plain_yaml import parse
 from peerage.errors import UserError
+from peerage.evaluation.architecture import layer_sizes
+from peerage.evaluation.policy import policy_of
 from peerage.runs.folder import RunFolder
 from peerage.runs.progress import progress, trainer
+from peerage.statistics import formats
+from peerage.statistics.compare import compare
 
 TINY = {"n_eval_episodes": 1, "learning_starts": 10, "log_freq": 20, "eval_freq": 40, "verbose": 0}
 
 
 @pytest.fixture(scope="module")
 def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A log folder with two small runs: a group with advice, and one of attention PPO."""
+    """A log folder with small runs: a group with advice, one without, and one of attention PPO."""
     folder = tmp_path_factory.mktemp("logs")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(session, "write_report", lambda path: (path / "report.html").touch())
         where = {"log_dir": str(folder), **TINY}
         peerage.train("Room-v3", n_peers=2, advisers=["expert"], total_timesteps=80, exp_name="advised", **where)
+        peerage.train("Room-v3", n_peers=2, sharing="none", total_timesteps=80, exp_name="alone", **where)
         of_ppo = {"n_steps": 20, "batch_size": 20, "total_timesteps": 80, "replicas": 3, "learning_starts": 0}
         peerage.train(
             "CartPole-v1", n_peers=2, sharing="none", algorithm="ppo", net="attention", exp_name="ppo",
@@ -213,6 +219,35 @@ def test_a_refused_training_shows_its_line(tmp_path: Path, ended: None) -> None:
     assert state.kind == "refused" and "no_such_module" in state.line and not folder.exists()
     test = page(tmp_path)
     assert "no\\_such\\_module" in test.error[0].value
+
+
+# --- the other tabs ------------------------------------------------------------------------------------------
+
+
+def test_runs_are_compared_as_on_the_command_line(logs: Path) -> None:
+    test = page(logs, "Evaluate")
+    assert test.multiselect(key="compared").value == ["ppo"]  # the newest, and no other run on its environment
+    test.multiselect(key="compared").set_value(["alone", "advised"])
+    test.selectbox(key="measure").set_value("area")
+    run(test)
+    found = compare([str(logs / "alone"), str(logs / "advised")], measure="area")
+    _, rows = formats.table(found, found.tasks[0])
+    assert test.dataframe[0].value.to_numpy().tolist() == rows
+    assert any(plain(found.tasks[0].versus[0].verdict) in each.value for each in test.markdown)
+    assert [each.value for each in test.warning] == [plain(f"{line}.") for line in found.warnings]
+    test.multiselect(key="compared").set_value(["ppo", "advised"])
+    assert "No comparison" in run(test).warning[0].value
+    assert len(test.get("plotly_chart")) == 1 and len(test.get("download_button")) == 2
+
+
+def test_layers_have_the_parameters_of_the_checkpoint(logs: Path) -> None:
+    for name in ("advised", "ppo"):
+        sizes = layer_sizes(logs / name)
+        learner = policy_of(logs / name, 0, 0).group.stacks[0].learner
+        everything = sum(values.shape[1] for values in learner.parameters().values())
+        assert sum(size.parameters for size in sizes) == everything > 1000
+        assert {size.members for size in sizes} == {(0, 1)}
+    assert {size.copies for size in sizes} == {2} and {size.network for size in sizes} == {"net"}
 
 
 # --- the command ----------------------------------------------------------------------------------------------

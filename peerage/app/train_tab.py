@@ -9,7 +9,7 @@ import streamlit as st
 
 from peerage.app import curves, form, processes, tables
 from peerage.app.form import Entry
-from peerage.app.markdown import plain
+from peerage.app.markdown import pairs, plain
 from peerage.app.runs import find, open_run
 from peerage.config.fields import describe_interval
 from peerage.config.flags import Flag
@@ -60,10 +60,10 @@ def _new(log_dir: Path) -> None:
         st.caption(describe(preset))
     base = form.base_config(preset)
     entries: dict[str, Entry] = {}
-    columns = st.columns(2)
-    for place, each in enumerate(form.important_flags()):
-        with columns[place % 2]:
-            entries[each.name] = _widget(each, form.entry_of(each, base), preset)
+    for pair in pairs(form.important_flags()):  # rows, whose order stays on a narrow page
+        for column, each in zip(st.columns(2), pair):
+            with column:
+                entries[each.name] = _widget(each, form.entry_of(each, base), preset)
     for title, flags in form.flags_by_section().items():
         with st.expander(f"{capital(title)} ({count(len(flags), 'more setting')})"):
             for each in flags:
@@ -239,10 +239,10 @@ def _show_curves(folder: Path, name: str) -> None:
         return
     about = "docs/run-folder.md lists them."
     names = st.multiselect("Metrics", others, default=usual, key=f"metrics/{name}", help=about)
-    columns = st.columns(2)
-    for place, each in enumerate(names):
-        with columns[place % 2]:
-            _curve(summaries.metric(metrics, each), each, f"{name}/{each}")
+    for pair in pairs(names):
+        for column, each in zip(st.columns(2), pair):
+            with column:
+                _curve(summaries.metric(metrics, each), each, f"{name}/{each}")
 
 
 def _curve(values: object, title: str, key: str) -> None:
