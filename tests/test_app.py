@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import socket
 import subprocess
@@ -9,13 +11,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
 import peerage
 from peerage import session
-from peerage.app import form, processes, runs
+from peerage.app import attention_tab, form, processes, runs
 from peerage.app.markdown import plain
 from peerage.cli import main
 from peerage.commands import app as app_command
@@ -25,7 +29,10 @@ from peerage.config.flags import train_flags
 from peerage.config.plain_yaml import parse
 from peerage.errors import UserError
 from peerage.evaluation.architecture import layer_sizes
+from peerage.evaluation.attention import play_episode
+from peerage.evaluation.importance import importance
 from peerage.evaluation.policy import policy_of
+from peerage.runs import tables
 from peerage.runs.folder import RunFolder
 from peerage.runs.progress import progress, trainer
 from peerage.statistics import formats
@@ -63,6 +70,24 @@ def run(test: AppTest) -> AppTest:
     test.run()
     assert not test.exception, test.exception
     return test
+
+
+def figures(test: AppTest) -> dict[str, list[dict[str, Any]]]:
+    """Title of a chart -> its traces."""
+    specs = [json.loads(chart.proto.spec) for chart in test.get("plotly_chart")]
+    return {spec["layout"]["title"].get("text", ""): [decoded(trace) for trace in spec["data"]] for spec in specs}
+
+
+def decoded(trace: dict[str, Any]) -> dict[str, Any]:
+    """A trace with its arrays, which Plotly writes as base64."""
+
+    def read(value: Any) -> Any:
+        if not (isinstance(value, dict) and "bdata" in value):
+            return value
+        array = np.frombuffer(base64.b64decode(value["bdata"]), value["dtype"])
+        return array.reshape([int(n) for n in str(value["shape"]).split(",")]) if "shape" in value else array
+
+    return {name: read(value) for name, value in trace.items()}
 
 
 def wait(until: Callable[[], bool]) -> None:
@@ -238,6 +263,53 @@ def test_runs_are_compared_as_on_the_command_line(logs: Path) -> None:
     test.multiselect(key="compared").set_value(["ppo", "advised"])
     assert "No comparison" in run(test).warning[0].value
     assert len(test.get("plotly_chart")) == 1 and len(test.get("download_button")) == 2
+
+
+def test_an_episode_is_stepped_through_with_its_attention(logs: Path) -> None:
+    """The numbers on the page are those of `play_episode` and `importance`; the run folder is only read."""
+    before = {path: path.stat().st_mtime_ns for path in sorted(logs.rglob("*"))}
+    test = page(logs, "Attention")
+    assert test.selectbox(key="attention-run").value == "ppo"
+    test.selectbox(key="member").set_value(1)
+    test.selectbox(key="replica").set_value(2)
+    test.number_input(key="episode-seed").set_value(5)
+    run(test)
+    episode = play_episode(logs / "ppo", member=1, replica=2, seed=5, max_steps=attention_tab.MAX_STEPS)
+    slider = next(each for each in test.slider if each.label == "Step of the episode")
+    assert slider.max == len(episode.rewards) - 1 > 2
+    slider.set_value(3)
+    charts = figures(run(test))
+    assert list(charts["Action probabilities"][0]["y"]) == pytest.approx(episode.probabilities[3], abs=1e-6)
+    assert list(charts["Observation"][0]["y"]) == pytest.approx(episode.obs[3], abs=1e-6)
+    for head in range(4):
+        drawn = np.array(charts[f"head {head}"][0]["z"])
+        assert np.allclose(drawn, episode.weights["0"][3, head], atol=1e-6)
+    pooled = np.array(charts["Pooling weights during the episode"][0]["z"])
+    assert np.allclose(pooled, episode.weights["pool"].mean(axis=(1, 2)).T, atol=1e-6)
+    assert not any("Without images" in each.value for each in test.caption)
+    next(button for button in test.button if button.label == "Compute").click()
+    found = importance(logs / "ppo", member=1, replica=2, episodes=3, deletion=False)
+    charts = figures(run(test))
+    assert list(charts["Mean attention weight"][0]["x"]) == pytest.approx(found.weight)
+    assert list(charts["Occlusion (KL divergence)"][0]["x"]) == pytest.approx(found.occlusion)
+    assert {path: path.stat().st_mtime_ns for path in sorted(logs.rglob("*"))} == before
+
+
+def test_trust_and_choices_of_a_group(logs: Path) -> None:
+    test = page(logs, "Attention")
+    test.selectbox(key="attention-run").set_value("advised")
+    charts = figures(run(test))
+    assert "Action values (Q)" in charts and "head 0" not in charts
+    assert any("no attention" in each.value for each in test.caption)
+    shares = np.array(charts["Choices (%)"][0]["z"])
+    assert shares.shape == (2, 3) and np.allclose(shares.sum(axis=1), 100)
+    advice = tables.read_advice(logs / "advised")
+    last = advice[(advice["step"] == 80) & (advice["asker"] == "member-0")].set_index("adviser")["chosen"]
+    assert shares[0].tolist() == pytest.approx((100 * last / last.sum())[["member-0", "member-1", "expert"]].tolist())
+    test.selectbox(key="asker/advised").set_value("member-1")
+    assert "Member-1: whom it follows" in figures(run(test))
+    test.selectbox(key="attention-run").set_value("alone")
+    assert "Choices (%)" not in figures(run(test))
 
 
 def test_layers_have_the_parameters_of_the_checkpoint(logs: Path) -> None:

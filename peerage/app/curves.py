@@ -46,8 +46,14 @@ def figure(series: Sequence[Series], ylabel: str, title: str = "", xlabel: str =
             showlegend=not line.unlabelled and len(series) > 1,
             hoverinfo="skip" if line.unlabelled else "all",
         )
+    lay_out(made, title, ylabel, xlabel)
+    return made
+
+
+def lay_out(made: go.Figure, title: str, ylabel: str, xlabel: str = STEPS) -> None:
+    """The layout of a figure over steps."""
     made.update_layout(
-        title={"text": title, "font": {"size": 15}, "x": 0, "xanchor": "left"},
+        title=_title(title),
         height=HEIGHT,
         margin=MARGINS,
         hovermode="x unified",
@@ -55,7 +61,10 @@ def figure(series: Sequence[Series], ylabel: str, title: str = "", xlabel: str =
         xaxis={"title": xlabel, "rangemode": "tozero", "automargin": True},
         yaxis={"title": ylabel, "automargin": True},
     )
-    return made
+
+
+def _title(text: str) -> dict[str, Any]:
+    return {"text": text, "font": {"size": 15}, "x": 0, "xanchor": "left"}
 
 
 def heatmap(
@@ -66,9 +75,10 @@ def heatmap(
     limits: tuple[float, float] | None = None,
     title: str = "",
     height: int | None = None,
-    unit: str = "",
+    digits: int = 2,
 ) -> go.Figure:
-    """A matrix `[rows, columns]`; the first row is at the top. `limits`: the ends of the colours."""
+    """A matrix `[rows, columns]`; the first row is at the top. `limits`: the ends of the colours; `digits`: decimals in
+    the cells of a small matrix."""
     values = np.asarray(values, dtype=float)
     made = go.Figure(
         go.Heatmap(
@@ -78,15 +88,15 @@ def heatmap(
             zmin=None if limits is None else limits[0],
             zmax=None if limits is None else limits[1],
             colorscale="RdBu" if limits is not None and limits[0] < 0 else "Blues",
-            colorbar={"thickness": 10, "ticksuffix": unit},
-            texttemplate="%{z:.2f}" if values.size <= 64 else None,
-            hovertemplate="%{y} → %{x}: %{z:.3f}" + unit + "<extra></extra>",
+            colorbar={"thickness": 10},
+            texttemplate=f"%{{z:.{digits}f}}" if values.size <= 64 else None,
+            hovertemplate="%{y}, %{x}: %{z:.3f}<extra></extra>",
             xgap=1,
             ygap=1,
         )
     )
     made.update_layout(
-        title={"text": title, "font": {"size": 15}, "x": 0, "xanchor": "left"},
+        title=_title(title),
         height=height or max(130, min(420, 90 + 26 * len(rows))),
         margin=MARGINS,
         xaxis={"type": "category", "automargin": True, "tickangle": -40 if len(columns) > 6 else 0},
@@ -99,7 +109,7 @@ def bars(panels: dict[str, Sequence[float]], names: Sequence[str], title: str, y
     """Bars of several quantities side by side, a group for each name."""
     made = go.Figure([go.Bar(name=name, x=list(names), y=list(values)) for name, values in panels.items()])
     made.update_layout(
-        title={"text": title, "font": {"size": 15}, "x": 0, "xanchor": "left"},
+        title=_title(title),
         height=HEIGHT,
         margin=MARGINS,
         barmode="group",
@@ -107,6 +117,19 @@ def bars(panels: dict[str, Sequence[float]], names: Sequence[str], title: str, y
         legend={"orientation": "h", "y": -0.3, "x": 0},
         xaxis={"type": "category", "automargin": True},
         yaxis={"title": ylabel, "automargin": True},
+    )
+    return made
+
+
+def ranking(values: np.ndarray, names: Sequence[str], title: str) -> go.Figure:
+    """Horizontal bars, a row for each name in the given order, the first at the top."""
+    made = go.Figure(go.Bar(x=np.asarray(values, dtype=float), y=list(names), orientation="h"))
+    made.update_layout(
+        title=_title(title),
+        height=max(160, min(700, 80 + 24 * len(names))),
+        margin=MARGINS,
+        yaxis={"type": "category", "autorange": "reversed", "automargin": True},
+        xaxis={"rangemode": "tozero", "automargin": True},
     )
     return made
 
