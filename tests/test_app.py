@@ -199,6 +199,7 @@ def test_only_the_training_of_the_folder_is_stopped(tmp_path: Path) -> None:
 
 
 def test_a_training_is_started_stopped_and_resumed_from_the_page(tmp_path: Path, ended: None) -> None:
+    RunFolder.create(tmp_path, "another", "another", {"env": "Room-v3"}).unlock()
     test = page(tmp_path)
     settings = {"env": "Room-v3", "n_peers": "1", "total_timesteps": "300000", "gamma": "7"}
     for name, entry in settings.items():
@@ -212,10 +213,12 @@ def test_a_training_is_started_stopped_and_resumed_from_the_page(tmp_path: Path,
     test.button(key="start").click()
     run(test)
     folder, file = tmp_path / "mine", tmp_path / ".app" / "mine.yaml"
-    assert test.code[-1].value.endswith(f"--config {file}")
+    assert test.selectbox(key="watch").value == "mine"
+    assert any(each.value.endswith(f"--config {file}") for each in test.code)
     assert from_dict(parse(file.read_text(), "file")).learner.gamma == (0.9,)
     with pytest.raises(UserError, match=r"already being started|exists"):
         processes.start(from_dict(parse(file.read_text(), "file")), "mine")
+    assert "Starting" in test.info[0].value or folder.exists()
     wait(lambda: folder.exists() and progress(folder, 300_000).step > 0)
     assert processes.state_of(folder).kind == "training"
     assert os.getsid(trainer(folder) or 0) != os.getsid(0)

@@ -17,6 +17,10 @@ TEXT_COLOUR = "#6b7785"
 CONFIG = {"displayModeBar": False}
 HEIGHT = 300
 MARGINS = {"l": 8, "r": 8, "t": 28, "b": 8}
+GAPS = 40
+"""Cells of a matrix with at most this many rows or columns are separated."""
+LABELS = 20
+"""Letters of the labels below a matrix that fit beside each other on a narrow page; longer ones are turned."""
 DOTS = 12
 """A line with at most this many values has a dot at each of them."""
 
@@ -91,15 +95,15 @@ def heatmap(
             colorbar={"thickness": 10},
             texttemplate=f"%{{z:.{digits}f}}" if values.size <= 64 else None,
             hovertemplate="%{y}, %{x}: %{z:.3f}<extra></extra>",
-            xgap=1,
-            ygap=1,
+            xgap=1 if len(columns) <= GAPS else 0,
+            ygap=1 if len(rows) <= GAPS else 0,
         )
     )
     made.update_layout(
         title=_title(title),
         height=height or max(130, min(420, 90 + 26 * len(rows))),
         margin=MARGINS,
-        xaxis={"type": "category", "automargin": True, "tickangle": -40 if len(columns) > 6 else 0},
+        xaxis={"type": "category", "automargin": True, "tickangle": -40 if sum(map(len, columns)) > LABELS else 0},
         yaxis={"type": "category", "autorange": "reversed", "automargin": True},
     )
     return made

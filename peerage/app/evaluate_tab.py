@@ -25,7 +25,7 @@ from peerage.statistics.compare import compare
 from peerage.statistics.comparison import Comparison, Task
 from peerage.statistics.formats import differing, table, title
 from peerage.statistics.verdicts import improvement_name
-from peerage.text import listing
+from peerage.text import listing, number
 
 METRICS = ("return", "success", "length")
 MEASURES = {"final": "the last evaluation", "area": "the area under the learning curve"}
@@ -129,8 +129,8 @@ def _show_differences(found: Comparison, task: Task) -> None:
     rows = [
         {
             "side": versus.b,
-            f"difference to {versus.a}": f"{versus.difference.estimate:,.3g}",
-            "95% interval": f"{versus.difference.low:,.3g} to {versus.difference.high:,.3g}",
+            f"difference to {versus.a}": number(versus.difference.estimate),
+            "95% interval": f"{number(versus.difference.low)} to {number(versus.difference.high)}",
             improvement_name(found.metric): f"{versus.improvement.estimate:.2f}",
             "p (Holm)": "–" if math.isnan(versus.p) else f"{versus.p:.3f}",
         }

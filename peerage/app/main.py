@@ -21,7 +21,7 @@ def show(log_dir: Path) -> None:
     """The page for the runs in a folder. Only the open tab is computed."""
     st.set_page_config(page_title="Peerage", layout="wide")
     st.html(STYLE)
-    st.caption(f"**Peerage** · runs in {plain(log_dir)}")
+    st.caption(f"**Peerage** · runs in {plain(log_dir.name or log_dir)}")
     tabs = {"Train": train_tab, "Attention": attention_tab, "Evaluate": evaluate_tab}
     for tab, part in zip(st.tabs(list(tabs), on_change="rerun", key="tab", bind="query-params"), tabs.values()):
         if tab.open:

@@ -87,7 +87,7 @@ def _new(log_dir: Path) -> None:
         except (UserError, OSError) as error:
             st.error(plain(error))
             return
-        st.session_state["watch"] = name
+        st.session_state["started"] = name
         st.rerun()
 
 
@@ -124,6 +124,8 @@ def _names(log_dir: Path) -> list[str]:
 
 def _watch(log_dir: Path, names: list[str]) -> None:
     st.subheader("Runs")
+    if (started := st.session_state.pop("started", None)) in names:
+        st.session_state["watch"] = started
     if st.session_state.get("watch") not in names:
         asked = st.query_params.get("run", "")
         st.session_state["watch"] = asked if asked in names else names[0]

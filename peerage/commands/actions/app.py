@@ -12,7 +12,7 @@ from peerage.errors import UserError
 
 
 def app(args: argparse.Namespace, command: Sequence[str]) -> None:
-    folder = Path(args.log_dir or LOG_DIR).absolute()
+    folder = Path(args.log_dir or LOG_DIR)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
