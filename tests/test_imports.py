@@ -202,7 +202,7 @@ def test_functions_that_are_loaded_by_name_exist(name: str) -> None:
     assert callable(load_function(name))
 
 
-HEAVY = ("torch", "pandas", "matplotlib", "scipy", "gymnasium", "numpy", "rich")
+HEAVY = ("torch", "pandas", "matplotlib", "scipy", "gymnasium", "numpy", "rich", "streamlit", "plotly")
 LIGHT = [
     "import peerage",
     "import peerage.runs",
@@ -214,6 +214,7 @@ LIGHT = [
     "from peerage.cli import main; main(['train', '--help'])",
     "from peerage.cli import main; assert main(['train', '--gamma', '7']) == 2",
     "from peerage.cli import main; main(['presets'])",
+    "from peerage.cli import main; assert main(['app', 'no such folder']) == 2",
 ]
 
 

@@ -35,10 +35,11 @@ def show(log_dir: Path) -> None:
         st.info(f"There are no runs in {plain(log_dir)} yet. The tab Train starts one.")
         return
     if st.session_state.get("attention-run") not in names:
-        watched = st.session_state.get("watch", st.query_params.get("run", ""))
-        st.session_state["attention-run"] = watched if watched in names else names[0]
+        asked = st.query_params.get("run", "")
+        st.session_state["attention-run"] = asked if asked in names else names[0]
     wide, left, middle, right, last = st.columns([3, 1, 1, 2, 1])
     name = str(wide.selectbox("Run", names, key="attention-run"))
+    st.query_params["run"] = name
     folder = None
     try:
         folder = open_run(log_dir, name).path

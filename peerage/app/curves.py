@@ -61,8 +61,8 @@ def lay_out(made: go.Figure, title: str, ylabel: str, xlabel: str = STEPS) -> No
         height=HEIGHT,
         margin=MARGINS,
         hovermode="x unified",
-        legend={"orientation": "h", "y": -0.25, "x": 0},
-        xaxis={"title": xlabel, "rangemode": "tozero", "automargin": True},
+        legend={"orientation": "h", "y": -0.3, "yanchor": "top", "x": 0},
+        xaxis={"title": {"text": xlabel, "font": {"size": 12}}, "rangemode": "tozero", "automargin": True},
         yaxis={"title": ylabel, "automargin": True},
     )
 

@@ -9,6 +9,8 @@ import streamlit as st
 
 from peerage.app import attention_tab, evaluate_tab, train_tab
 from peerage.app.markdown import plain
+from peerage.errors import UserError
+from peerage.text import one_line
 
 STYLE = """<style>
 .block-container { padding-top: 2.2rem; padding-bottom: 3rem; }
@@ -26,7 +28,10 @@ def show(log_dir: Path) -> None:
     for tab, part in zip(st.tabs(list(tabs), on_change="rerun", key="tab", bind="query-params"), tabs.values()):
         if tab.open:
             with tab:
-                part.show(log_dir)
+                try:
+                    part.show(log_dir)
+                except (UserError, OSError) as error:  # such as a run that was removed in the meantime
+                    st.error(plain(one_line(error)))
 
 
 if __name__ == "__main__":

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
+import os
 import socket
 from pathlib import Path
+from typing import Any
 
 from streamlit.web import bootstrap
 
@@ -41,15 +44,30 @@ def serve(log_dir: Path, host: str, port: int, browser: bool) -> None:
 
 
 def _check_address(host: str, port: int) -> None:
+    """UserError if the port is taken at one of the addresses of `host`, or none of them can be used."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        errors = [_problem(*where) for where in addresses]
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"cannot serve at {host}:{port}: {error}; choose another --port or --host") from error
+    known = [error for error in errors if error is not None]
+    refused = [error for error in known if error.errno in (errno.EADDRINUSE, errno.EACCES)]
+    if refused or len(known) == len(addresses):
+        why = (refused or known)[0].strerror
+        raise UserError(f"cannot serve at {host}:{port}: {why}; choose another --port or --host")
+
+
+def _problem(family: int, kind: int, protocol: int, name: str, address: Any) -> OSError | None:
+    """The error of a server at an address; None if there is none."""
+    try:
         with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if os.name != "nt":  # as the server does: a port that was used a moment ago is free
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
             probe.listen(1)
-    except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"cannot serve at {host}:{port}: {reason}; choose another --port or --host") from error
+    except OSError as error:
+        return error
+    return None
 
 
 def _is_local(host: str) -> bool:

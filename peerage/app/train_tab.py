@@ -21,7 +21,7 @@ from peerage.reports.report import status_text
 from peerage.runs.folder import RunFolder
 from peerage.runs.progress import progress
 from peerage.statistics import summaries
-from peerage.text import count, duration, number
+from peerage.text import count, duration, number, one_line
 
 SECONDS = 2.0
 """Time between two looks at a training."""
@@ -138,8 +138,8 @@ def _watch(log_dir: Path, names: list[str]) -> None:
     def live() -> None:
         try:
             now = _show_run(log_dir, name)
-        except UserError as error:
-            st.error(plain(error))
+        except (UserError, OSError) as error:
+            st.error(plain(one_line(error)))
             now = False
         if now != active:
             st.rerun()  # with or without the clock

@@ -72,7 +72,7 @@ def _show_matrices(source: pd.DataFrame, shares: pd.DataFrame, step: int, name: 
 def _show_choices(shares: pd.DataFrame, advisers: list[str], name: str) -> None:
     askers = sorted((str(each) for each in shares.index.unique("asker")), key=summaries.natural)
     asker = str(st.selectbox("Asking member", askers, key=f"asker/{name}"))
-    table = 100 * shares.loc[asker].reindex(columns=advisers, fill_value=0.0).fillna(0.0)
+    table = 100 * shares.loc[[asker]].droplevel("asker").reindex(columns=advisers, fill_value=0.0).fillna(0.0)
     made = go.Figure()
     for adviser in advisers:
         made.add_scatter(
