@@ -59,6 +59,15 @@ def click(browser: Browser, name: str) -> None:
     browser.run(f"{button}.click()")
 
 
+def answer(port: int, host: str, origin: str) -> int:
+    """The status with which the server answers a request for a session."""
+    lines = ["GET /_stcore/stream HTTP/1.1", f"Host: {host}", f"Origin: {origin}", "Connection: Upgrade"]
+    lines += ["Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="]
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+        connection.sendall("\r\n".join([*lines, "", ""]).encode())
+        return int(connection.recv(200).split()[1])
+
+
 def test_a_training_from_the_form_to_its_end(tmp_path: Path) -> None:
     logs = tmp_path / "logs"
     logs.mkdir()
@@ -73,6 +82,9 @@ def test_a_training_from_the_form_to_its_end(tmp_path: Path) -> None:
     try:
         wait(lambda: b"started on" in output.read_bytes() or server.poll() is not None, "the server does not start")
         assert server.poll() is None, output.read_text()
+        assert answer(port, f"127.0.0.1:{port}", f"http://127.0.0.1:{port}") == 101
+        assert answer(port, f"evil.example:{port}", f"http://evil.example:{port}") == 403
+        assert answer(port, f"127.0.0.1:{port}", "http://evil.example") == 403
         browser.go(f"http://127.0.0.1:{port}/")
         shows(browser, "Start training")
         fill(browser, "env", "Room-v3")

@@ -132,7 +132,8 @@ def state_of(folder: Path) -> State:
         if status in ("DONE", "STOPPED"):
             return State("reporting")
         return State("training" if pid is not None and status == "RUNNING" else "starting")
-    if started is not None and (code in (1, 2) or (code and not folder.exists())):
+    failed = started is not None and status not in ("DONE", "STOPPED")
+    if started is not None and failed and (code in (1, 2) or (code and not folder.exists())):
         line = "".join(output_lines(started.output)[-1:])
         return State("refused", line.removeprefix("peerage: ") if code in (1, 2) else f"ended with status {code}")
     return State("lost" if status == "RUNNING" else "ended")

@@ -14,6 +14,9 @@ from streamlit.web import bootstrap
 from peerage.app import main
 from peerage.errors import UserError
 
+LOCAL = ("localhost", "127.0.0.1", "::1")
+"""Names of this machine in a browser that runs on it."""
+
 
 def serve(log_dir: Path, host: str, port: int, browser: bool) -> None:
     """Serve the page until the process is asked to end. Raises UserError if the address cannot be used.
@@ -28,6 +31,10 @@ def serve(log_dir: Path, host: str, port: int, browser: bool) -> None:
         "server_fileWatcherType": "none",
         "server_runOnSave": False,
         "server_enableStaticServing": False,
+        "server_enableCORS": True,
+        "server_enableXsrfProtection": True,
+        # Against pages of other servers that pretend to be this one (DNS rebinding)
+        "server_allowedHosts": sorted({host, *LOCAL}) if _is_local(host) else [],
         "browser_gatherUsageStats": False,
         "client_toolbarMode": "minimal",
         "client_showErrorDetails": "none",

@@ -10,7 +10,7 @@ import streamlit as st
 from peerage.app import curves, form, processes, tables
 from peerage.app.form import Entry
 from peerage.app.markdown import pairs, plain
-from peerage.app.runs import find, open_run
+from peerage.app.runs import find, open_run, version_of
 from peerage.config.fields import describe_interval
 from peerage.config.flags import Flag
 from peerage.config.presets import describe
@@ -24,7 +24,8 @@ from peerage.statistics import summaries
 from peerage.text import count, duration, number, one_line
 
 SECONDS = 2.0
-"""Time between two looks at a training."""
+"""Time between two looks at a training, per megabyte of its tables: the page takes a few percent of a core."""
+MOST_SECONDS = 30.0
 LINES = 12
 """Lines of the output of a process that are shown."""
 MOST_METRICS = 6
@@ -133,18 +134,25 @@ def _watch(log_dir: Path, names: list[str]) -> None:
     st.query_params["run"] = name
     folder = log_dir / name
     active = processes.state_of(folder).active if name in processes.pending(log_dir) else _is_active(log_dir, name)
+    every = pause(folder)
 
-    @st.fragment(run_every=SECONDS if active else None)
+    @st.fragment(run_every=every if active else None)
     def live() -> None:
         try:
             now = _show_run(log_dir, name)
         except (UserError, OSError) as error:
             st.error(plain(one_line(error)))
             now = False
-        if now != active:
-            st.rerun()  # with or without the clock
+        if now != active or pause(folder) > 2 * every:
+            st.rerun()  # with another clock, or without it
 
     live()
+
+
+def pause(folder: Path) -> float:
+    """The time until the next look at a training, in seconds."""
+    megabytes = sum(size for _, size, _ in version_of(folder)) / 1e6
+    return min(MOST_SECONDS, SECONDS * (1 + megabytes))
 
 
 def _is_active(log_dir: Path, name: str) -> bool:
