@@ -194,8 +194,8 @@ def selection(experiment: Experiment, episodes: int = 2000) -> str:
     on_marked = np.take_along_axis(of_slots, where[..., None], axis=2)
     trainer.close()
     return (
-        f"In {episodes:,} questions, flipping the marked value changes the answer in {100 * of_marked.mean():.1f}%, and "
-        f"the answer stays in {100 * (1 - of_others.mean()):.1f}% whichever other value is flipped. The weight on the "
+        f"In {episodes:,} questions, flipping the marked value changes the answer in {100 * of_marked.mean():.1f}%, "
+        f"and the answer stays in {100 * (1 - of_others.mean()):.1f}% whichever other value is flipped. The weight on the "
         f"marked step is {on_marked.mean():.2f} on average over heads; a uniform weight is {1 / layout.length:.2f}."
     )
 
