@@ -193,10 +193,11 @@ def selection(experiment: Experiment, episodes: int = 2000) -> str:
     of_slots = weights[..., 0, :].mean(2).numpy()  # [M, episodes, slots], mean over heads
     on_marked = np.take_along_axis(of_slots, where[..., None], axis=2)
     trainer.close()
+    changes, stays = 100 * of_marked.mean(), 100 * (1 - of_others.mean())
     return (
-        f"In {episodes:,} questions, flipping the marked value changes the answer in {100 * of_marked.mean():.1f}%, "
-        f"and the answer stays in {100 * (1 - of_others.mean()):.1f}% whichever other value is flipped. The weight on the "
-        f"marked step is {on_marked.mean():.2f} on average over heads; a uniform weight is {1 / layout.length:.2f}."
+        f"In {episodes:,} questions, flipping the marked value changes the answer in {changes:.1f}%, and the answer stays "
+        f"in {stays:.1f}% whichever other value is flipped. The weight on the marked step is {on_marked.mean():.2f} on "
+        f"average over heads; a uniform weight is {1 / layout.length:.2f}."
     )
 
 
