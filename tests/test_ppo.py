@@ -483,6 +483,17 @@ def test_an_export_acts_identically_in_stable_baselines3(tmp_path, env):
 
 
 @pytest.mark.usefixtures("no_reports")
+def test_events_take_place_at_the_first_step_at_or_after_a_multiple_of_their_frequency(tmp_path):
+    """Four environments per member: steps 4, 8, 12, ..."""
+    changes = {"eval_freq": 10, "log_freq": 6, "n_eval_episodes": 1, "checkpoint_freq": 10, "keep_checkpoints": 9}
+    run = peerage.train(env="CartPole-v1", log_dir=str(tmp_path), total_timesteps=40, **TINY | changes)
+    assert sorted(set(run.evaluations["step"])) == [0, 12, 20, 32, 40]
+    logged = [int(line.split(",")[0]) for line in (run.folder / "timing.csv").read_text().splitlines()[1:]]
+    assert logged == [8, 12, 20, 24, 32, 36, 40]
+    assert [int(path.name[-3:]) for path in sorted((run.folder / "checkpoints").glob("step_*"))] == [0, 12, 20, 32, 40]
+
+
+@pytest.mark.usefixtures("no_reports")
 def test_ppo_members_follow_advice(tmp_path):
     """With td and in-context trust, which need only state values, and without advice the policy of one member is that
     of a single agent."""
