@@ -153,7 +153,7 @@ def test_pairs_are_compared(tmp_path):
     assert (b.against.difference.low, b.against.difference.high) == pytest.approx((0.852, 1.348), abs=0.002)
     assert b.verdict == "perhaps better"
     unpaired = {**ways, run(tmp_path / "c", [0.0, 50, 100], trust="transformer", seed=3): "c"}
-    with pytest.raises(UserError, match="different seeds or replicas"):
+    with pytest.raises(UserError, match="has no partner for seed"):
         numbers.findings(Trial("one", "Room-v6", "make", unpaired))
 
 
@@ -280,7 +280,7 @@ def test_runs_that_do_not_form_a_trial_are_refused(tmp_path):
     with pytest.raises(UserError, match="not 3 methods on one task"):
         numbers.findings(Trial("one", "Room-v6", "make", more))
     more = {**ways, run(tmp_path / "d", [4.0, 5, 6], seed=5): "d"}  # replicas of a
-    with pytest.raises(UserError, match="different seeds or replicas"):
+    with pytest.raises(UserError, match="has no partner for seed"):
         numbers.findings(Trial("one", "Room-v6", "make", more))
 
 
