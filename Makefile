@@ -44,6 +44,7 @@ crash-test: setup
 bench: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
 	$(BIN)/python -m benchmarks.bench
+	$(BIN)/python -m benchmarks.ppo_speed
 
 results: setup
 	$(BIN)/python -m benchmarks.peer_learning run

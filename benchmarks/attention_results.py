@@ -195,9 +195,9 @@ def selection(experiment: Experiment, episodes: int = 2000) -> str:
     trainer.close()
     changes, stays = 100 * of_marked.mean(), 100 * (1 - of_others.mean())
     return (
-        f"In {episodes:,} questions, flipping the marked value changes the answer in {changes:.1f}%, and the answer stays "
-        f"in {stays:.1f}% whichever other value is flipped. The weight on the marked step is {on_marked.mean():.2f} on "
-        f"average over heads; a uniform weight is {1 / layout.length:.2f}."
+        f"In {episodes:,} questions per replica, flipping the marked value changes the answer in {changes:.1f}%, and "
+        f"the answer stays in {stays:.1f}% whichever other value is flipped. The weight on the marked step is "
+        f"{on_marked.mean():.2f} on average over heads; a uniform weight is {1 / layout.length:.2f}."
     )
 
 

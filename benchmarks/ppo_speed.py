@@ -21,8 +21,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.trust_probes import with_part
+
 DOCS = Path(__file__).parent.parent / "docs" / "methods" / "ppo.md"
-BEGIN, END = "<!-- speed -->\n", "<!-- /speed -->"
 TASKS = ("cartpole", "acrobot", "mountaincar")
 FEATURES = {"net": "attention", "n_layers": 0}
 CONTENDERS: dict[str, tuple[str, dict[str, Any]]] = {  # name -> who, options
@@ -195,9 +196,7 @@ def main() -> None:
     lines = table(rates, {task: floor_rate(task) for task in args.only})
     print("\n".join(lines))
     if args.write_docs:
-        text = DOCS.read_text(encoding="utf-8")
-        head, rest = text.split(BEGIN)
-        DOCS.write_text(head + BEGIN + "\n".join(lines) + "\n" + END + rest.split(END)[1], encoding="utf-8")
+        DOCS.write_text(with_part(DOCS.read_text(encoding="utf-8"), "speed", lines), encoding="utf-8")
 
 
 if __name__ == "__main__":

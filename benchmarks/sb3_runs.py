@@ -129,11 +129,11 @@ def main() -> None:
     parts = args.out.parent / f".{args.out.name}"
     parts.mkdir(parents=True, exist_ok=True)
     for replica in range(args.replicas):
-        file = parts / f"{replica}.json"
+        file = parts / f"{config.steps}-{replica}.json"
         if not file.exists():
             write_atomically(file, json.dumps(train(config, settings, replica)))
             print(f"replica {replica}: trained", flush=True)
-    found = [json.loads((parts / f"{replica}.json").read_text()) for replica in range(args.replicas)]
+    found = [json.loads((parts / f"{config.steps}-{replica}.json").read_text()) for replica in range(args.replicas)]
 
     def write(made: RunFolder) -> None:
         made.write_environment(spec.id, "cpu", "stable-baselines3", spec.fingerprint)

@@ -125,7 +125,7 @@ def state_of(folder: Path) -> State:
     """What happens to a run, whoever started it."""
     status, pid, started = RunFolder(folder).status()[0], trainer(folder), _started.get(folder.resolve())
     if pid is not None and started is not None and started.popen.pid != pid:
-        del _started[folder.resolve()]  # somebody else continues the run
+        _started.pop(folder.resolve(), None)  # another process continues the run
         started = None
     code = started.popen.poll() if started is not None else 0
     if pid is not None or code is None:
@@ -141,7 +141,7 @@ def state_of(folder: Path) -> State:
 
 def pending(log_dir: Path) -> list[str]:
     """The trainings that this server started in a log folder and that have no run folder, the newest first."""
-    folders = [folder for folder in _started if not folder.exists() and folder.parent == log_dir.resolve()]
+    folders = [folder for folder in list(_started) if not folder.exists() and folder.parent == log_dir.resolve()]
     return [folder.name for folder in reversed(folders)]
 
 

@@ -235,6 +235,15 @@ def load(source: str | Path, base: Config | None = None) -> Config:
         raise UserError(message if message.startswith(str(path)) else f"{path}: {message}") from None
 
 
+def with_sharing(config: Config) -> Config:
+    """`config` with the default of `sharing` filled in."""
+    if config.advice.sharing is not None:
+        return config
+    named = config.learner.algorithm
+    alone = not config.advisers and all(name != "auto" and LEARNERS[name].on_policy for name in named)
+    return with_part(config, "advice", sharing="none" if alone else "advice")
+
+
 def validate(config: Config) -> Config:
     """Check every value and return the configuration, with scalars converted to tuples where a field is a tuple.
 

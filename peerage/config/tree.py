@@ -35,8 +35,9 @@ EvalMode = Literal["alone", "together"]
 class AdviceConfig:
     """How members learn from each other (arXiv 2312.09950; the equations are in docs/methods)."""
 
-    sharing: Literal["advice", "none"] = "advice"
-    """advice: peer learning; none: every member learns alone."""
+    sharing: Literal["advice", "none"] | None = None
+    """advice: peer learning; none: every member learns alone. By default advice; none for groups of on-policy learners
+    (ppo) without fixed advisers, which learned less with advice (docs/methods/ppo.md)."""
     trust: str | None = one_of(None, TRUST)
     """How the trust term is computed; the default depends on choice."""
     choice: Choice = "standardised"

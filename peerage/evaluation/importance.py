@@ -3,7 +3,7 @@
     found = importance("experiments/my-run", episodes=10)
     print(found.table())
 
-Attention weights say where a network looks. They are no measure of importance by themselves: compare them with what
+Attention weights say where a network looks. They do not measure importance by themselves: compare them with what
 happens to the policy when a feature changes. Definitions: docs/attention-analysis.md.
 """
 

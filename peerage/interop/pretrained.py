@@ -142,7 +142,8 @@ def _load(
 
 
 def _check_alike(member: int, place: LearnerSettings, spec: str, source: LearnerSettings) -> None:
-    for name in ("algorithm", "net", "net_arch", *SWITCHES):
+    sizes = ("net_arch",) if source.net_settings is None else ()  # other networks have their own settings
+    for name in ("algorithm", "net", *sizes, *SWITCHES):
         here, there = (_as_written(getattr(s, name, None)) for s in (place, source))
         if here != there:
             flag = name.replace("_", "-")
@@ -151,7 +152,7 @@ def _check_alike(member: int, place: LearnerSettings, spec: str, source: Learner
                 fix = f"--{flag}" if there == "true" else f"--no-{flag}"
             raise UserError(f"member {member} has {name} {here} but {spec} has {there}: use {fix} for this member")
     for name, there in vars(source.net_settings).items() if source.net_settings is not None else ():
-        if (here := getattr(place.net_settings, name)) != there:
+        if name != "dropout" and (here := getattr(place.net_settings, name)) != there:
             now, then = _as_written(here), _as_written(there)
             flag = name.replace("_", "-")
             raise UserError(f"{spec} has networks with --{flag} {then}, but this run has {now}: use --{flag} {then}")

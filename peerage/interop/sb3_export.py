@@ -132,7 +132,7 @@ def _model(settings: Any, env: gym.Env) -> Any:
             "MlpPolicy",
             env,
             learning_rate=s.learning_rate,
-            n_steps=s.n_steps,
+            n_steps=s.n_steps * s.n_envs,  # the model has one environment
             batch_size=s.batch_size,
             n_epochs=s.update_epochs,
             gamma=s.gamma,

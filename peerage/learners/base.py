@@ -148,6 +148,11 @@ class Learner:
         it also if there is none, so that an extension does not warn."""
         return []
 
+    def cut_by(self, length: int) -> list[str]:
+        """Descriptions of what a run of `length` steps did at its end and a longer run would not have done. Such a run
+        is extended only on request, as one with `schedules`."""
+        return []
+
     def batch_floats(self) -> int:
         """Approximate number of temporary floats in a gradient step, for the memory budget."""
         return 0
@@ -208,22 +213,24 @@ class Means:
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
-        self.counts: dict[str, int] = {}
+        self.counts: dict[str, Any] = {}  # int, or [S] for means of some rows
 
-    def add(self, name: str, value: Tensor) -> None:
-        value = value.detach()
+    def add(self, name: str, value: Tensor, who: Tensor | None = None) -> None:
+        """Add `value [S]`, of the rows `who [S]` (bool) alone if it is given."""
+        value = value.detach() if who is None else torch.where(who, value.detach(), 0.0)
         self.sums[name] = self.sums[name] + value if name in self.sums else value
-        self.counts[name] = self.counts.get(name, 0) + 1
+        self.counts[name] = self.counts.get(name, 0) + (1 if who is None else who.long())
 
     def state(self) -> dict[str, Any]:
         return {"sums": self.sums, "counts": self.counts}
 
     def load_state(self, state: dict[str, Any], like: Tensor) -> None:
         self.sums = {name: total.to(like.device) for name, total in state["sums"].items()}
-        self.counts = dict(state["counts"])
+        self.counts = {n: c.to(like.device) if isinstance(c, Tensor) else c for n, c in state["counts"].items()}
 
     def take(self) -> dict[str, Tensor]:
-        means = {name: total / self.counts[name] for name, total in self.sums.items()}
+        counts = {n: c.clamp(min=1) if isinstance(c, Tensor) else c for n, c in self.counts.items()}
+        means = {name: total / counts[name] for name, total in self.sums.items()}
         self.sums, self.counts = {}, {}
         return means
 

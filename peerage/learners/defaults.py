@@ -9,6 +9,7 @@ from typing import Any
 
 from peerage.config.check import flag
 from peerage.config.fields import hints
+from peerage.config.file import with_sharing
 from peerage.config.methods import EXCHANGES, LEARNERS, NETS, TRUST, LearnerSettings, column
 from peerage.config.tree import AdviceConfig, Config, learner_part, settings
 from peerage.errors import UserError
@@ -81,6 +82,7 @@ def resolve(config: Config, discrete: bool) -> Config:
 
     `peerage.config.file.from_run` fills in the same values for the settings that an earlier version did not have.
     """
+    config = with_sharing(config)
     members = member_settings(config, discrete)
     columns = {f.name: column(members, f.name) for f in fields(learner_part())}
     has_action_value = all(LEARNERS[m.algorithm].has_action_value for m in members)
@@ -140,8 +142,8 @@ def refuse_unused_settings(config: Config, given: Iterable[str]) -> None:
     is not used."""
     refuse_other_learners(config.learner.algorithm, given)
     advice = resolve_advice(config.advice)
-    trust = f"--trust {advice.trust}" if advice.sharing == "advice" else "--sharing none"
-    used = {TRUST[advice.trust].part} if advice.trust and advice.sharing == "advice" else set()
+    trust = f"--trust {advice.trust}" if advice.sharing != "none" else "--sharing none"
+    used = {TRUST[advice.trust].part} if advice.trust and advice.sharing != "none" else set()
     known = settings()
     for key in given:
         part = known[key].part if key in known else ""

@@ -256,6 +256,10 @@ class Group:
         """The schedules of the learners that depend on the length of the run, without repetitions."""
         return list(dict.fromkeys(text for stack in self.stacks for text in stack.learner.schedules()))
 
+    def cut_by(self, length: int) -> list[str]:
+        """What the end of a run of `length` steps changed in the learners (`Learner.cut_by`), without repetitions."""
+        return list(dict.fromkeys(text for stack in self.stacks for text in stack.learner.cut_by(length)))
+
     def active(self) -> np.ndarray:
         """`[M]` bool on the host: whether each member learns."""
         out = np.empty(self.M, bool)

@@ -70,8 +70,7 @@ class PPO(Learner):
         self.noise_shape = NoiseShape("uniform", 1) if space.discrete else NoiseShape("normal", space.act_dim)
         self.net = self._network()
         self._init([key.generator("init") for key in stream_keys])
-        steps = min(first.n_steps, math.ceil(total_steps / first.n_envs))
-        self.rollout = Rollout(self.rows, steps, self.envs, space.obs_dim, space.act_dim, self.device, dtype)
+        self.rollout = Rollout(self.rows, first.n_steps, self.envs, space.obs_dim, space.act_dim, self.device, dtype)
         self.rollout_size = first.n_steps * first.n_envs
         self.gamma = column(settings, lambda s: s.gamma, like)
         self.gae_lambda = column(settings, lambda s: s.gae_lambda, like)
@@ -189,12 +188,12 @@ class PPO(Learner):
         data = self.prepare()
         count = data.obs.shape[1]
         going = self.active.clone()
-        for _ in range(self.epochs):
-            order = self.shuffle.next()[:, :count].argsort(dim=1)  # [S, T E]
-            shuffled = _gather(data, order)
+        # Drawn before the first epoch, so that a member's random numbers do not depend on when others stop
+        for numbers in [self.shuffle.next() for _ in range(self.epochs)]:
+            shuffled = _gather(data, numbers[:, :count].argsort(dim=1))
             for start in range(0, count, self.batch_size):
                 going &= self.step(Minibatch(*(x[:, start : start + self.batch_size] for x in shuffled)), going)
-            if not going.any():
+            if self.dropout is None and not going.any():
                 break
         if self.normalisation is not None:
             self.normalisation.see_obs(self.rollout.obs[:, : self.rollout.size].flatten(1, 2), self.active)
@@ -225,8 +224,8 @@ class PPO(Learner):
             next_values[:, k] = torch.where(ended > 0, after, next_values[:, k])
         found = advantages(rewards, values, next_values, terminated, truncated, self.gamma, self.gae_lambda)
         returns = found + values
-        residual, spread = (returns - values).flatten(1).var(dim=1), returns.flatten(1).var(dim=1)
-        self.means.add("value/explained_variance", 1 - residual / spread)
+        residual, spread = ((x.flatten(1).var(dim=1, correction=0)) for x in (returns - values, returns))
+        self.means.add("value/explained_variance", 1 - residual / spread, self.active)
         flat = [x.flatten(1, 2) for x in (values, found, returns, r.own[:, :size])]
         return Minibatch(obs, actions, self.policy(outputs[0::2]).log_prob(actions), *flat)
 
@@ -249,7 +248,7 @@ class PPO(Learner):
         ratio = log_ratio.exp()
         gain, clipped = ratio * advantages, ratio.clamp(1 - self.clip, 1 + self.clip) * advantages
         kl = ((ratio - 1 - log_ratio) * weight).sum(dim=1)
-        going = going & ~(kl > self.max_kl)
+        before, going = going, going & ~(kl > self.max_kl)
 
         change = values - batch.values
         inside = change.abs() <= self.clip_range_vf
@@ -269,11 +268,11 @@ class PPO(Learner):
         self.active &= self.optimizer.finite() | ~going
         self.optimizer.step(going & self.active)
 
-        self.means.add("loss/policy", -(torch.minimum(gain, clipped) * weight).sum(dim=1))
-        self.means.add("loss/value", error.square().mean(dim=1))
-        self.means.add("policy/entropy", (policy.entropy() * weight).sum(dim=1))
-        self.means.add("policy/kl", kl)
-        self.means.add("policy/clip_fraction", (((ratio - 1).abs() > self.clip) * weight).sum(dim=1))
+        self.means.add("loss/policy", -(torch.minimum(gain, clipped) * weight).sum(dim=1), before)
+        self.means.add("loss/value", error.square().mean(dim=1), before)
+        self.means.add("policy/entropy", (policy.entropy() * weight).sum(dim=1), before)
+        self.means.add("policy/kl", kl, before)
+        self.means.add("policy/clip_fraction", (((ratio - 1).abs() > self.clip) * weight).sum(dim=1), before)
         return going & self.active
 
     def _tape(self, inputs: Tensor) -> tuple[Tensor, Callable[[Tensor], None]]:
@@ -295,12 +294,21 @@ class PPO(Learner):
 
     def schedules(self) -> list[str]:
         learning = [s for s in self.settings if s.load_paths == "none"]
-        found = ["the learning rate decreases to 0 (--anneal-lr)"] if any(s.anneal_lr for s in learning) else []
-        return found + (["clip_range decreases to 0 (--anneal-clip)"] if any(s.anneal_clip for s in learning) else [])
+        found = {
+            "the learning rate decreases to 0 (--anneal-lr)": any(s.anneal_lr for s in learning),
+            "clip_range decreases to 0 (--anneal-clip)": any(s.anneal_clip for s in learning),
+        }
+        return [text for text, holds in found.items() if holds]
+
+    def cut_by(self, length: int) -> list[str]:
+        if length % self.rollout_size == 0:
+            return []
+        return [f"members of ppo learned from a last rollout that was cut at step {length:,}"]
 
     def batch_floats(self) -> int:
-        rollout = self.rollout.steps * self.envs
-        return 2 * rollout * self.net.activations // 2 + 2 * self.batch_size * self.net.activations
+        rollout = min(self.rollout.steps * self.envs, PASS)
+        without_gradients = rollout * self.net.activations // 4  # a few layers at a time
+        return max(without_gradients, 2 * self.batch_size * self.net.activations)
 
     def parameters(self) -> dict[str, Tensor]:
         """Actor (with `log_std` for Box) and critic, and the running statistics."""

@@ -66,8 +66,8 @@ class PPOSettings(LearnerSettings):
     normalize_reward: bool = False
     """Divide rewards by the running standard deviation of the discounted return, clipped to [-10, 10]."""
     advised_steps: Literal["skip", "learn"] = "skip"
-    """The part of the steps in which a member followed another adviser in the policy loss. skip: none; learn: as if
-    the member had chosen the action. The value function learns from all steps."""
+    """How the policy loss treats steps in which the member followed another adviser. skip: it leaves them out; learn:
+    it treats the action as the member's own. The value function learns from all steps."""
 
     def __post_init__(self) -> None:
         try:

@@ -38,6 +38,10 @@ class AttentionSettings:
     def __post_init__(self) -> None:
         if self.d_model % self.n_heads:
             raise UserError(f"--n-heads {self.n_heads} does not divide --d-model {self.d_model}: choose a divisor")
+        if self.dropout and round(256 * self.dropout) in (0, 256):
+            raise UserError(f"--dropout {self.dropout:g} is rounded to a multiple of 1/256: use 0.004 to 0.996, or 0")
+        if self.dropout and not self.n_layers and self.tokens in ("features", "set"):
+            raise UserError("--dropout has no effect with --n-layers 0: remove it")
         if self.gate and not self.n_layers and self.tokens != "both":
             raise UserError("--gate has no effect with --n-layers 0: remove it")
 

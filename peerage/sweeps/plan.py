@@ -304,8 +304,8 @@ def _at_most(value: Any, steps: int) -> Any:
 
 def _effective(config: Config) -> Config:
     """The configuration without the name and folder of the run and without unused settings."""
-    advice = config.advice if config.advice.sharing == "advice" else AdviceConfig(sharing="none")
-    used = {TRUST[advice.trust].part} if advice.trust and advice.sharing == "advice" else set[str]()
+    advice = config.advice if config.advice.sharing != "none" else AdviceConfig(sharing="none")
+    used = {TRUST[advice.trust].part} if advice.trust and advice.sharing != "none" else set[str]()
     used |= {EXCHANGES[name].part for name in config.exchange}
     used |= {NETS[name].part for name in config.learner.net}
     return replace(

@@ -114,7 +114,9 @@ def restore(
             _refuse_changes(trainer.config, before, env, advisers, {"total_timesteps"} if longer else set())
             trainer.begin()
             if extends and not stretch and state["trainer"]["step"]:
-                refuse_schedules(trainer.schedules(), run, trainer.steps)
+                ended = state["trainer"]["step"] == before["total_timesteps"]
+                cut = trainer.group.cut_by(before["total_timesteps"]) if ended else []
+                refuse_schedules([*trainer.schedules(), *cut], run, trainer.steps)
             if longer:
                 state["trainer"] = trainer.lengthened(state["trainer"], before["total_timesteps"])
             _refuse_misfit(trainer, state)

@@ -117,6 +117,12 @@ class Trainer:
             if advise and len(self.names) > 1
             else NoSharing(self.group)  # a member without other advisers always follows itself
         )
+        rollouts = {getattr(stack.learner, "rollout_size", 1) for stack in self.group.stacks}
+        if config.exchange and any(config.exchange_freq % rollout for rollout in rollouts):
+            raise UserError(
+                f"--exchange-freq {config.exchange_freq} must be a multiple of the rollout of ppo, n_steps x n_envs = "
+                f"{max(rollouts)}, so that networks do not change while it is collected"
+            )
         self.exchanges: dict[str, Exchange] = {}
         for name in config.exchange:
             method = EXCHANGES[name]

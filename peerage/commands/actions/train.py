@@ -12,7 +12,7 @@ from peerage import session
 from peerage.commands.console import print_outputs
 from peerage.config import HARDWARE_FIELDS, AdviceConfig, Config
 from peerage.config.check import LEARNERS_RATE, flag
-from peerage.config.file import from_dict, load, validate
+from peerage.config.file import from_dict, load, validate, with_sharing
 from peerage.config.flags import override
 from peerage.config.presets import preset_names, seed_flags
 from peerage.envs.make import check_env_id
@@ -46,9 +46,13 @@ def train(args: argparse.Namespace, command: Sequence[str]) -> None:
 
 def _refuse_idle_flags(config: Config, given: Mapping[str, Any]) -> None:
     """UserError for a flag that has no effect."""
-    if config.advice.sharing == "none":
+    if with_sharing(config).advice.sharing == "none":
         for name in given:
             if name in AdviceConfig.__dataclass_fields__ and name != "sharing":
+                if config.advice.sharing is None:
+                    learner = " ".join(dict.fromkeys(config.learner.algorithm))
+                    why = f"members of {learner} learn alone by default"
+                    raise UserError(f"{flag(name)} has no effect, because {why}: add --sharing advice")
                 more = f"; {LEARNERS_RATE}" if name == "lr" else ""
                 raise UserError(f"{flag(name)} has no effect with --sharing none: remove one of the two{more}")
     refuse_unused_settings(config, given)
