@@ -302,7 +302,7 @@ def small(**changes):
 @pytest.mark.parametrize("kind", ["discrete", "box"])
 @pytest.mark.parametrize("normalise", [False, True])
 def test_members_of_a_stack_learn_as_they_do_alone(kind, normalise):
-    both = {"normalize_obs": normalise, "normalize_reward": normalise}
+    both = {"normalize_obs": normalise, "normalize_reward": normalise, "target_kl": 0.003 if normalise else 0.0}
     settings = [small(learning_rate=lr, **both) for lr in (1e-3, 1e-2, 0.1)]
     keys = [StreamKey(3, 0, s) for s in range(3)]
     together = PPO(settings, keys, SPACES[kind], TOTAL)
@@ -483,6 +483,30 @@ def test_an_export_acts_identically_in_stable_baselines3(tmp_path, env):
 
 
 @pytest.mark.usefixtures("no_reports")
+def test_a_run_that_ended_with_a_short_rollout_is_extended_on_request_only(tmp_path):
+    common = TINY | {"env": "CartPole-v1", "log_dir": str(tmp_path)}
+    short = peerage.train(exp_name="short", total_timesteps=40, **common)  # shorter than a rollout of 64
+    with pytest.raises(UserError, match="learned from a last rollout that was cut at step 40"):
+        peerage.resume(short, total_timesteps=192)
+    assert peerage.resume(short, total_timesteps=192, stretch_schedules=True).metrics["step"].max() == 192
+    whole = peerage.train(exp_name="whole", total_timesteps=192, **common)
+    parts = peerage.train(exp_name="parts", total_timesteps=128, **common)
+    peerage.resume(parts, total_timesteps=192)
+    assert parts.metrics.equals(whole.metrics)
+
+
+@pytest.mark.usefixtures("no_reports")
+def test_members_learn_alone_by_default_and_with_fixed_advisers_they_do_not(tmp_path):
+    one = TINY | {"env": "Room-v6", "log_dir": str(tmp_path), "n_envs": 1, "batch_size": 16, "total_timesteps": 32}
+    del one["sharing"]
+    shared = {
+        name: peerage.train(exp_name=name, **one, **more).config.advice.sharing
+        for name, more in (("alone", {}), ("asked", {"advisers": ["expert"]}), ("given", {"sharing": "advice"}))
+    }
+    assert shared == {"alone": "none", "asked": "advice", "given": "advice"}
+
+
+@pytest.mark.usefixtures("no_reports")
 def test_events_take_place_at_the_first_step_at_or_after_a_multiple_of_their_frequency(tmp_path):
     """Four environments per member: steps 4, 8, 12, ..."""
     changes = {"eval_freq": 10, "log_freq": 6, "n_eval_episodes": 1, "checkpoint_freq": 10, "keep_checkpoints": 9}
@@ -526,6 +550,9 @@ def test_ppo_members_follow_advice(tmp_path):
         ({"net": "attention", "n_heads": 5}, "n_heads=5 does not divide d_model=32: choose a divisor"),
         ({"net": "attention", "tokens": "history"}, "needs a window of steps: add env_args"),
         ({"net": "attention", "env_args": {"history": 0}}, "length must be a whole number of steps, 1 to 1000, not 0"),
+        ({"net": "attention", "net_arch": [[8]]}, "net_arch has no effect with net="),
+        ({"net": "attention", "dropout": 0.001}, "dropout=0.001 is rounded to a multiple of 1/256"),
+        ({"exchange": ["average"], "exchange_freq": 100}, "exchange_freq=100 must be a multiple of the rollout of ppo"),
         ({"n_heads": 2}, 'n_heads has no effect without net="attention"'),
         ({"buffer_size": 10}, "buffer_size has no effect: ppo does not have this setting"),
     ],

@@ -156,6 +156,9 @@ def refuse_unused_settings(config: Config, given: Iterable[str]) -> None:
         nets = [m.name for m in NETS.methods.values() if m.part and m.part == part]
         if nets and not set(nets) & set(getattr(config.learner, "net", ())):
             raise UserError(f"{flag(key)} has no effect without --net {' or '.join(nets)}")
+        if key == "net_arch" and config.learner.net and "mlp" not in config.learner.net:
+            net = config.learner.net[0]
+            raise UserError(f"--net-arch has no effect with --net {net}: use --d-model, --n-layers and --readout")
         if key == "exchange_freq" and not config.exchange:
             raise UserError("--exchange-freq has no effect without --exchange")
 
