@@ -474,7 +474,7 @@ def test_an_export_acts_identically_in_stable_baselines3(tmp_path, env):
     ours = run.policy(1)(obs)
     assert all(made.action_space.contains(action) for action in ours)
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
-    assert model.batch_size == 32 and model.n_steps == 16 and abs(statistics.obs_rms.mean).max() > 0
+    assert model.batch_size == 32 and model.n_steps == 64 and abs(statistics.obs_rms.mean).max() > 0
     again = peerage.train(
         env=env, log_dir=str(tmp_path), exp_name="again", total_timesteps=64, init_from=[f"{run.folder}:1", "none"],
         normalize_obs=True, **TINY,
