@@ -232,7 +232,8 @@ class Flag:
         if get_origin(self.item) is tuple:
             return [parse_scalar(part) for part in word.removesuffix(",").split(",")]
         if self.item is str or get_origin(self.item) is Literal:
-            return None if word == "none" and NoneType in get_args(self.hint) else word
+            unset = word == "none" and NoneType in get_args(self.hint) and "none" not in get_args(self.item)
+            return None if unset else word
         return parse_scalar(word)
 
 

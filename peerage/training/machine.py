@@ -46,7 +46,7 @@ def pick_threads(config: Config) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     widest = max((width for arch in config.learner.net_arch for width in arch), default=0)
     batch = max(config.learner.batch_size, default=0)
-    trust = config.advice.trust if config.advice.sharing == "advice" else None
+    trust = config.advice.trust if config.advice.sharing != "none" else None
     threaded = trust is not None and TRUST[trust].uses_threads
     return min(cores, 4) if threaded or widest * batch >= 128 * 128 else 1
 
