@@ -66,7 +66,8 @@ def test_probes() -> None:
         config = load(name)
         assert config.advisers == advisers[name.removeprefix("probe-")]
         assert (config.n_peers, config.replicas, config.steps) == (2, 5, 16_000)
-        assert config.advice == AdviceConfig(sharing="advice", shuffle_advisers=True)  # the way of trusting is the house default
+        # The kind of trust is the default
+        assert config.advice == AdviceConfig(sharing="advice", shuffle_advisers=True)
         assert config.run.log_freq == 250
         room = "room" in name
         assert config.env == ("Room-v21" if room else "LunarLander-v3")
