@@ -13,7 +13,7 @@ from torch import nn
 
 from benchmarks import attention
 from peerage.errors import UserError
-from peerage.nets import blocks
+from peerage.nets import blocks, step_attention
 from peerage.nets.adam import StackedAdam
 from peerage.nets.attention import attention_part
 from peerage.nets.attention_net import StackedAttention, Window
@@ -283,8 +283,8 @@ def test_pooled_numbers_equal_pooled_tokens():
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_attention_over_steps_equals_attention_over_their_tokens(masked):
-    """With the gradients of all parameters; the plain form, which dropout uses, gives the same."""
+def test_attention_over_steps_equals_attention_over_their_tokens(masked, monkeypatch):
+    """With the gradients of all parameters; loops, the form for few samples and that with dropout give the same."""
     rows, width, steps = 2, 4, 5
     parts = attention_part("a", WIDTH) | linear_part("step", width, WIDTH) | positions_part("position", steps, WIDTH)
     stack = nudged(Stack(rows, parts, dtype=F64))
@@ -293,15 +293,16 @@ def test_attention_over_steps_equals_attention_over_their_tokens(masked):
     if valid is not None:
         valid[:, -1] = True
     results = []
-    for way in ("tokens", "steps", "plain"):
+    for way in ("tokens", "loops", "few samples", "dropout"):
+        monkeypatch.setattr(step_attention, "LOOP_MIN_BATCH", 1 if way == "loops" else B + 1)
         stack.grad.zero_()
         keep, w = [], stack.weights(grad=True)
         if way == "tokens":
             tokens = add_positions(w, "position", linear(w, "step", x))
             out = attend(w, "a", query, tokens, heads=HEADS, valid=valid, keep=keep)
         else:
-            ones = None if way == "steps" else lambda shape: torch.ones(shape, dtype=F64)
-            out = attend_steps(w, "a", query, x, heads=HEADS, valid=valid, mask=ones, keep=keep)
+            ones = (lambda shape: torch.ones(shape, dtype=F64)) if way == "dropout" else None
+            out = attend_steps(w, "a", query, x.mT, heads=HEADS, valid=valid, mask=ones, keep=keep)
         (out * random(*out.shape, seed=6)).sum().backward()
         results.append([out.detach(), keep[0].detach(), stack.grad.clone()])
     for other in results[1:]:

@@ -211,7 +211,7 @@ class StackedAttention(Stack):
             return self._head(w, pool_numbers(w, "pool", x, w["number.weight"], heads=heads, keep=keep))
         if self._looks_back:
             steps, valid = self._steps(x)
-            last = add_positions(w, "position", linear(w, "step", steps[:, -1:]))
+            last = add_positions(w, "position", linear(w, "step", steps[:, -1:].mT))
             found = attend_steps(w, "present", last, steps, heads=heads, valid=valid, mask=mask, keep=keep)
             return self._head(w, (last + found)[:, 0])
         tokens, valid = self._tokens(w, x, keep)
@@ -231,6 +231,7 @@ class StackedAttention(Stack):
             direction, identity = w["number.weight"].unsqueeze(3).unbind(1)  # [s, F, 1, D]
             return torch.addcmul(identity, x.mT.unsqueeze(3), direction), None
         steps, valid = self._steps(x)
+        steps = steps.mT
         if self.settings.tokens == "set":
             return self._sensors(w, steps, valid), None
         if self.settings.tokens == "history":
@@ -242,13 +243,14 @@ class StackedAttention(Stack):
         return add_positions(w, "position", tokens), valid
 
     def _steps(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The steps of windows `x [s, B, inputs]` without the validity flag, `[s, T, B, width]`, and the flags."""
+        """The steps of windows `x [s, B, inputs]` without the validity flag, `[s, T, width, B]`, and the flags
+        `[s, T, B]`."""
         window = self.window
-        steps = x.unflatten(2, (window.length, window.width)).transpose(1, 2)
+        steps = x.mT.contiguous().unflatten(1, (window.length, window.width))
         if not window.valid:
             return steps, None
-        valid = steps[..., -1] > 0
-        return steps[..., :-1].masked_fill(~valid.unsqueeze(3), 0.0), valid  # padding may hold anything
+        valid = steps[:, :, -1] > 0
+        return steps[:, :, :-1].masked_fill(~valid.unsqueeze(2), 0.0), valid  # padding may hold anything
 
     def _sensors(self, w: Weights, steps: Tensor, valid: Tensor | None) -> Tensor:
         """A token for each number of the observation, `[s, F, B, D]`, computed by one layer for all of them from this
