@@ -1,8 +1,8 @@
 """Attention of one query over the steps of a window, without computing a token for every step.
 
-A token is linear in its step, `W step_t + b + p_t` with a learned position `p_t`, so keys and values need no tokens: the
-matrices of keys and values are applied to the rows of `W` and to the positions instead, once for all samples. Exact;
-equations: docs/methods/attention.md.
+A token is linear in its step, `W step_t + b + p_t` with a learned position `p_t`, so keys and values need no tokens:
+the matrices of keys and values are applied to the rows of `W` and to the positions instead, once for all samples.
+Exact; equations: docs/methods/attention.md.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class _AttendSteps(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor, Tensor, Tensor, None]:
         x, q, keys, values, sums = ctx.saved_tensors
-        s, _, t, width, b = x.shape
+        _, _, t, width, b = x.shape
         weights = sums[:, :, width:]
         grad = grads[0].reshape(len(q), -1, b)
         of_values = torch.bmm(sums.view(len(q), -1, b), grad.mT)
