@@ -22,12 +22,14 @@ from peerage.nets.kernels import Activation, Layer
 
 class Part(NamedTuple):
     """A parameter of every row: its shape and its initial values. `constant` c: all c; `bound` b: uniform on (-b, b);
-    `gain` g: g times a random orthogonal matrix (`orthogonal`); with none of them: standard normal."""
+    `gain` g: g times a random orthogonal matrix (`orthogonal`); with none of them: normal with standard deviation
+    `std`."""
 
     shape: tuple[int, ...]
     bound: float | None = None
     constant: float | None = None
     gain: float | None = None
+    std: float = 1.0
 
     def draw(self, rng: np.random.Generator) -> np.ndarray:
         """Initial values of one row."""
@@ -37,7 +39,7 @@ class Part(NamedTuple):
             return rng.uniform(-self.bound, self.bound, size=self.shape)
         if self.gain is not None:
             return orthogonal(rng.standard_normal(self.shape[::-1]), self.gain).T
-        return rng.standard_normal(self.shape)
+        return self.std * rng.standard_normal(self.shape)
 
 
 def orthogonal(normal: np.ndarray, gain: float) -> np.ndarray:

@@ -1,0 +1,178 @@
+"""The network of the Decision Transformer: equality with Hugging Face's, masks, rows of a stack, training."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from peerage.errors import UserError
+from peerage.interop.hf_dt import from_hf, to_hf
+from peerage.nets.dropout import Dropout
+from peerage.nets.gpt import Sequences, StackedGPT
+from peerage.nets.gpt_settings import GPTSettings
+
+OBS, ACT, K, B = 5, 3, 10, 6
+F64 = torch.float64
+SMALL = {"context_length": K, "d_model": 16, "n_layers": 2, "n_heads": 2, "max_ep_len": 40}
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def make_net(rows=1, dtype=torch.float32, **settings):
+    tanh = settings.pop("tanh", True)
+    net = StackedGPT(rows, OBS, ACT, GPTSettings(**{**SMALL, **settings}), tanh=tanh, dtype=dtype)
+    net.init_([np.random.default_rng(row) for row in range(rows)])
+    torch.manual_seed(3)
+    net.flat.add_(0.1 * torch.randn(net.flat.shape[1], dtype=F64).to(dtype))  # no zeros, no ones
+    return net
+
+
+def make_batch(rows=1, dtype=torch.float32, padded=""):
+    """`padded`: left or right; the windows have 1 to K steps."""
+    torch.manual_seed(4)
+    draw = [torch.randn(rows, B, K, size, dtype=F64).to(dtype) for size in (OBS, ACT, 1)]
+    timesteps = torch.randint(0, SMALL["max_ep_len"] - K, (rows, B, 1)) + torch.arange(K)
+    length = torch.tensor([K, 1, 4, 9, 2, 7]).unsqueeze(1)
+    steps = torch.arange(K)
+    mask = {"left": steps >= K - length, "right": steps < length}.get(padded, torch.ones(B, K, dtype=torch.bool))
+    return Sequences(*draw, timesteps, mask.expand(rows, B, K).clone())
+
+
+def hugging_face(net, attention="eager"):
+    transformers = pytest.importorskip("transformers")
+    own = net.settings
+    config = transformers.DecisionTransformerConfig(
+        state_dim=net.obs, act_dim=net.act, hidden_size=own.d_model, max_ep_len=own.max_ep_len, action_tanh=net.tanh,
+        n_layer=own.n_layers, n_head=own.n_heads, activation_function=own.activation, bos_token_id=None,
+        eos_token_id=None, attn_implementation=attention,
+    )  # fmt: skip
+    return transformers.DecisionTransformerModel(config).to(net.flat.dtype).eval()
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_predictions_equal_those_of_hugging_face(attention):
+    """In both directions, with every activation, without padding and with padding on either side."""
+    for activation in ("relu", "gelu", "gelu_new"):
+        net = make_net(dtype=F64, activation=activation, tanh=activation != "gelu")
+        model = hugging_face(net, attention)
+        model.load_state_dict(to_hf(net))
+        other = make_net(dtype=F64, activation=activation, tanh=net.tanh)
+        other.flat.zero_()
+        from_hf(other, model.state_dict())
+        assert torch.equal(other.flat, net.flat)
+        for padded in ("", "left", "right"):
+            batch = make_batch(dtype=F64, padded=padded)
+            states, actions, rtg, timesteps, mask = (part[0] for part in batch)
+            with torch.no_grad():
+                theirs = model(
+                    states=states, actions=actions, rewards=rtg, returns_to_go=rtg, timesteps=timesteps,
+                    attention_mask=mask.long(),
+                ).action_preds  # fmt: skip
+            valid = mask.unsqueeze(2)
+            assert ((net(*batch)[0] - theirs) * valid).abs().max() < 1e-12
+            if padded != "right":
+                assert (net(*batch, newest=True)[0] - theirs[:, -1]).abs().max() < 1e-12
+
+
+def test_a_prediction_depends_on_earlier_tokens_only():
+    net, batch = make_net(dtype=F64, tanh=False), make_batch(dtype=F64)
+    before = net(*batch)[0]
+
+    def first_change(**changed):
+        after = net(*batch._replace(**changed))[0]
+        return int((after != before).any(dim=2).any(dim=0).nonzero()[0])
+
+    for name, first in (("actions", 8), ("states", 7), ("rtg", 7)):
+        changed = getattr(batch, name).clone()
+        changed[:, :, 7] += 1
+        assert first_change(**{name: changed}) == first
+    changed = batch.actions.clone()
+    changed[:, :, -1] += 1  # the action to predict
+    assert torch.equal(net(*batch._replace(actions=changed))[0], before)
+
+
+@pytest.mark.parametrize("padded", ["left", "right"])
+def test_padding_has_no_effect(padded):
+    """A window gives the same as its valid steps alone, whatever the padding holds."""
+    net, batch = make_net(dtype=F64), make_batch(dtype=F64, padded=padded)
+    found = net(*batch)[0]
+    garbage = [part.masked_fill(~batch.mask.unsqueeze(3), float("nan")) for part in batch[:3]]
+    timesteps = batch.timesteps.masked_fill(~batch.mask, 10**9)
+    assert torch.equal(net(*garbage, timesteps, batch.mask)[0][batch.mask[0]], found[batch.mask[0]])
+    for b in range(B):
+        valid = batch.mask[0, b]
+        alone = net(*(part[:, b : b + 1, valid] for part in batch))[0, 0]
+        assert (alone - found[b, valid]).abs().max() < 1e-12
+
+
+def test_rows_of_a_stack_do_not_depend_on_each_other():
+    """Predictions, losses, gradients and dropout of three rows equal those of single networks, bit for bit."""
+    net, batch = make_net(3), make_batch(3, padded="right")
+
+    def losses(predictions, rows):
+        error = (predictions - batch.actions[rows]) * batch.mask[rows].unsqueeze(3)
+        return error.square().flatten(1).mean(dim=1)
+
+    together, dropout = net(*batch), Dropout(0.1, [np.random.default_rng(row) for row in range(3)])
+    assert torch.equal(net(*(part[1:] for part in batch), rows=slice(1, None)), together[1:])
+    loss = net.learn(batch, losses, dropout)
+    for row in range(3):
+        own = batch.of(slice(row, row + 1))
+        single = make_net(1)
+        single.flat.copy_(net.flat[row : row + 1])
+        assert torch.equal(single(*own)[0], together[row])
+        drawn = Dropout(0.1, [np.random.default_rng(row)])
+        alone = single.learn(own, lambda x, _, row=row: losses(x, slice(row, row + 1)), drawn)
+        assert torch.equal(alone[0], loss[row])
+        assert torch.equal(single.grad[0], net.grad[row])
+
+
+def test_gradients_equal_those_of_hugging_face():
+    net, batch = make_net(dtype=F64), make_batch(dtype=F64, padded="right")
+    model = hugging_face(net)
+    model.load_state_dict(to_hf(net))
+    states, actions, rtg, timesteps, mask = (part[0] for part in batch)
+    theirs = model(
+        states=states, actions=actions, rewards=rtg, returns_to_go=rtg, timesteps=timesteps, attention_mask=mask.long()
+    )
+    (theirs.action_preds - actions)[mask].square().mean().backward()
+    net.learn(batch, lambda x, rows: (x - batch.actions)[batch.mask].square().mean().view(1))
+    as_net = make_net(dtype=F64)
+    grads = {name: torch.zeros_like(x) if x.grad is None else x.grad for name, x in model.named_parameters()}
+    from_hf(as_net, grads)
+    assert (as_net.flat - net.grad).abs().max() < 1e-12
+    assert net.grad.abs().max() > 1e-3
+
+
+def test_initial_weights_are_those_of_gpt_2():
+    net = StackedGPT(1, 17, 6, GPTSettings(max_ep_len=1000))
+    net.init_([np.random.default_rng(0)])
+    w = {name: x[0] for name, x in net.weights().items()}
+    for name, x in w.items():
+        if name.endswith("bias"):
+            assert not x.any()
+        elif "norm" in name:
+            assert (x == 1).all()
+        elif x.numel() > 500:
+            std = 0.02 / 6**0.5 if "found" in name or "ff2" in name else 0.02
+            assert x.std().item() == pytest.approx(std, rel=0.1), name
+
+
+def test_dropout_acts_in_training_only():
+    net, batch = make_net(), make_batch()
+    assert torch.equal(net(*batch), net(*batch))
+    loss = [
+        net.learn(batch, lambda x, rows: x.square().flatten(1).mean(dim=1), Dropout(0.5, [np.random.default_rng(seed)]))
+        for seed in (0, 0, 1)
+    ]
+    assert loss[0] == loss[1] != loss[2]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"n_heads": 3}, "n_heads 3 does not divide d_model 128"), ({"dropout": 0.001}, "multiple of 1/256")],
+)
+def test_invalid_settings_are_refused(settings, message):
+    with pytest.raises(UserError, match=message):
+        GPTSettings(**settings)
