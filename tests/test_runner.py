@@ -11,10 +11,12 @@ import pytest
 
 from peerage.config import Config, RunConfig
 from peerage.config.file import to_dict
+from peerage.config.tree import learner_part
 from peerage.runs import checkpoint
 from peerage.runs.folder import RunFolder
 from peerage.runs.listeners import Listener, Listeners
 from peerage.runs.tables import CsvLog, read_evaluations, read_metrics
+from peerage.session import run_training
 from peerage.training import machine
 from peerage.training.runner import Runner
 
@@ -201,3 +203,20 @@ def test_no_code_sets_fields_of_a_trainer_or_runner():
                 if isinstance(target, ast.Attribute):
                     owner = ast.unparse(target.value).rpartition(".")[2]
                     assert owner not in ("trainer", "runner", "trainable"), f"{path.name}, line {node.lineno}"
+
+
+def test_progress_is_reported_before_and_after_each_rollout_update(monkeypatch, tmp_path):
+    class Steps(Listener):
+        def on_start(self, info):
+            self.info, self.seen = info, []
+
+        def on_progress(self, step, seconds):
+            self.seen.append(step)
+
+    monkeypatch.setattr("peerage.training.runner.UPDATE_PROGRESS_SECONDS", -1.0)  # also of updates that take no time
+    steps = Steps()
+    learner = learner_part()(algorithm=("ppo",), n_steps=(16,), n_envs=(2,), batch_size=(16,), update_epochs=(1,))
+    config = Config(env="CartPole-v1", n_peers=1, total_timesteps=80, learner=learner)
+    run_training(replace(config, run=RunConfig(log_dir=str(tmp_path), verbose=0)), listeners=[steps])
+    assert (steps.info.cycle, steps.info.stride) == (32, 2)
+    assert {0, 30, 32, 62, 64, 78, 80} <= set(steps.seen)

@@ -6,11 +6,15 @@ import json
 import math
 import os
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from peerage.config import Config
+from peerage.config.tree import learner_part
 from peerage.errors import UserError
+from peerage.learners.defaults import resolve
 from peerage.runs import (
     CsvLog,
     Listener,
@@ -23,6 +27,7 @@ from peerage.runs import (
     read_metrics,
     read_timing,
 )
+from peerage.runs.progress import progress, update_cycle
 from peerage.runs.tables import COLUMNS, check_offsets
 
 
@@ -50,7 +55,7 @@ def make_run(
     run = RunFolder.create(log_dir, name, "run", config)
     run.write_environment("Room-v21", "cpu")
     run.write_command(["peerage", "train", "--env", "Room-v21", "--n-peers", str(n)])
-    info = RunInfo(run.path, *list(vars(info).values())[1:-1], config)
+    info = replace(info, folder=run.path, config=config)
     out = Listeners([CsvLog(run.path), *listeners])
     rng = random.Random(0)
     skill = {(r, m): rng.gauss(1.0, 0.15) for r in range(replicas) for m in info.members}
@@ -330,3 +335,25 @@ def test_importing_display_and_loggers_is_light():
     root = Path(__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_speed_of_a_run_with_long_updates(tmp_path):
+    """Rollouts of 2,048 steps take 2 s each and their updates 40 s; timing.csv has a row every 500 steps."""
+
+    def seconds(step: int) -> float:
+        return 2 * step / 2048 + 40 * (step // 2048)
+
+    log = CsvLog(tmp_path)
+    expected = 2048 / 42
+    for step in range(500, 10_001, 500):
+        log.on_timing(step, seconds(step), 1.0)
+        found = progress(tmp_path, 100_000, cycle=2048)
+        assert found.step == step
+        if step < 2048:
+            assert found.rate is None and found.seconds_left is None  # nothing is known about the update
+        else:  # the row after an update is up to 500 steps late
+            assert abs(found.rate / expected - 1) < 0.25
+    assert abs(found.rate / expected - 1) < 0.1
+    ppo = learner_part()(algorithm=("ppo",), n_steps=(32, 64), n_envs=(2,))
+    assert update_cycle(resolve(Config(env="CartPole-v1", n_peers=2, learner=ppo), True)) == 128
+    assert update_cycle(resolve(Config(env="CartPole-v1"), True)) == 1

@@ -7,6 +7,7 @@ import math
 import re
 import struct
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -83,6 +84,44 @@ def test_plain_lines_without_a_terminal():
     # 2 replicas x 2 members, 100 steps in 6 seconds: 67 member-steps/s, and 36 s for the rest.
     assert "step 400 of 1,000 (40%), 67 member-steps/s, 0:00:36 left" in lines
     assert lines[-1] == "DONE: all steps done" and "\x1b" not in out.file.getvalue()
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_long_updates_are_announced_and_part_of_the_speed(terminal):
+    """2 replicas x 2 members; a rollout of 100 steps takes 1 s and its update 49 s: 2 steps per second."""
+    out = console(terminal=terminal)
+    display = Display(1, out)
+    display.on_start(replace(make_info(None, 2, replicas=2, steps=1000), cycle=100, stride=4))
+    display.on_progress(0, 0.0)
+    for k in range(3):
+        display.on_progress(100 * k + 96, 50 * k + 1.0)  # the next step contains the update
+        display.on_progress(100 * k + 100, 50 * k + 50.0)
+        display.on_progress(100 * k + 104, 50 * k + 50.1)
+    text = out.file.getvalue()
+    if terminal:
+        assert "updating the networks, – member-steps/s, – left" in text
+        assert "updating the networks, 8 member-steps/s, 0:06:42 left" in text
+        assert " 8 member-steps/s, 0:05:50 left" in text
+    else:
+        assert text.splitlines()[-6:] == [
+            "step 96 of 1,000 (10%), – member-steps/s, – left, updating the networks",
+            "step 100 of 1,000 (10%), 8 member-steps/s, 0:07:30 left",
+            "step 196 of 1,000 (20%), 8 member-steps/s, 0:06:42 left, updating the networks",
+            "step 200 of 1,000 (20%), 8 member-steps/s, 0:06:40 left",
+            "step 296 of 1,000 (30%), 8 member-steps/s, 0:05:52 left, updating the networks",
+            "step 300 of 1,000 (30%), 8 member-steps/s, 0:05:50 left",
+        ]
+
+
+def test_short_updates_are_not_announced():
+    out = console()
+    display = Display(1, out)
+    display.on_start(replace(make_info(None, 2, steps=1000), cycle=100, stride=1))
+    display.on_progress(0, 0.0)
+    for k in range(10):
+        display.on_progress(100 * k + 99, k + 0.9)
+        display.on_progress(100 * k + 100, k + 1.0)
+    assert "updating" not in out.file.getvalue().partition("step 100 ")[2]
 
 
 def test_verbose_0_and_2():

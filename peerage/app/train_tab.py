@@ -19,7 +19,7 @@ from peerage.reports import charts
 from peerage.reports.heatmaps import capital
 from peerage.reports.report import status_text
 from peerage.runs.folder import RunFolder
-from peerage.runs.progress import progress
+from peerage.runs.progress import progress, update_cycle
 from peerage.statistics import summaries
 from peerage.text import count, duration, number, one_line
 
@@ -184,7 +184,7 @@ def _show_run(log_dir: Path, name: str) -> bool:
 
 def _show_status(folder: Path, state: processes.State) -> None:
     run, config = RunFolder(folder), tables.config(folder)
-    done = progress(folder, config.steps)
+    done = progress(folder, config.steps, update_cycle(config))
     if state.kind == "training":
         members = config.replicas * config.n_peers
         speed = "" if done.rate is None else f", {done.rate * members:,.0f} member-steps/s"

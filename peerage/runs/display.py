@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from typing import TYPE_CHECKING
 
 from peerage.runs.disturbances import disturbances
 from peerage.runs.hyperparameters import advice_settings, hyperparameters
 from peerage.runs.listeners import AdviceRow, EvaluationRow, Listener, MetricRow, RunInfo, is_member, role
+from peerage.runs.pace import Pace
 from peerage.text import count, duration, number, thousands
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ MAX_FIXED = 4
 """Largest number of fixed advisers with their own columns."""
 LIVE_SECONDS = 0.2
 LINE_SECONDS = 5.0
-RATE_SECONDS = 30.0
-"""Steps per second and time left are computed over this many last seconds."""
+UPDATE_SECONDS = 1.0
+"""Without a terminal, an update that is expected to take this long is announced by a line."""
 
 
 class Display(Listener):
@@ -40,13 +40,14 @@ class Display(Listener):
         self.returns: dict[str, float] = {}  # member -> mean return of the last evaluation
         self.shares: dict[str, dict[str, float]] = {}  # asker -> adviser -> share of choices
         self._live: Live | None = None
-        self._clock: deque[tuple[float, int]] = deque()  # (seconds, step), the last RATE_SECONDS
+        self._pace = Pace()
         self._shown_at = -math.inf
 
     # --- events -----------------------------------------------------------------------------------
 
     def on_start(self, info: RunInfo) -> None:
         self.info, self.step = info, info.start_step
+        self._pace = Pace(info.cycle, info.stride, info.total_steps)
         if self.verbose < 1:
             return
         if self.console is None:
@@ -80,17 +81,14 @@ class Display(Listener):
 
     def on_progress(self, step: int, seconds: float) -> None:
         self.step = step
-        clock = self._clock
-        clock.append((seconds, step))
-        while len(clock) > 2 and clock[0][0] < seconds - RATE_SECONDS:
-            clock.popleft()
+        self._pace.add(seconds, step)
         if self.verbose < 1 or self.info is None:
             return
         # In a long run there are fewer lines, so that its log stays short.
         pause = LIVE_SECONDS if self._live else max(LINE_SECONDS, 0.01 * seconds)
         if self._shown_at == -math.inf and not self._live:
             self._shown_at = seconds
-        elif seconds - self._shown_at >= pause:
+        elif seconds - self._shown_at >= pause or self._announces_update():
             self._shown_at = seconds
             if self._live:
                 self._live.update(self._view(), refresh=True)
@@ -155,7 +153,7 @@ class Display(Listener):
             self._live.update(self._view(), refresh=True)
             self._live.stop()
             self._live = None
-        elif self._clock:
+        elif self._pace.entries > 1:
             self._say(1, self._progress_line())
         if status == "FAILED":
             self._say(1, reason if reason == "interrupted" else status)  # the error says why
@@ -173,16 +171,13 @@ class Display(Listener):
         # soft_wrap: in a log file every event is one line.
         self.console.print(text, markup=False, highlight=False, soft_wrap=self._live is None)
 
-    def _rate(self) -> float | None:
-        """Environment steps per member and second over the last RATE_SECONDS; None if unknown."""
-        if len(self._clock) < 2:
-            return None
-        (t0, s0), (t1, s1) = self._clock[0], self._clock[-1]
-        return (s1 - s0) / (t1 - t0) if t1 > t0 and s1 > s0 else None
+    def _announces_update(self) -> bool:
+        """Whether a long update is about to begin, during which nothing else is shown."""
+        return self._pace.updating and self._pace.update_seconds >= (LIVE_SECONDS if self._live else UPDATE_SECONDS)
 
     def _speed(self) -> tuple[str, str]:
         """Member-steps per second, and time left, as text."""
-        info, rate = self.info, self._rate()
+        info, rate = self.info, self._pace.rate
         assert info is not None
         if rate is None:
             return "– member-steps/s", "– left"
@@ -194,7 +189,8 @@ class Display(Listener):
         assert self.info is not None
         share = self.step / max(1, self.info.total_steps)
         speed, left = self._speed()
-        return f"step {self.step:,} of {self.info.total_steps:,} ({share:.0%}), {speed}, {left}"
+        updating = ", updating the networks" if self._announces_update() else ""
+        return f"step {self.step:,} of {self.info.total_steps:,} ({share:.0%}), {speed}, {left}{updating}"
 
     def _view(self) -> RenderableType:
         from rich.console import Group
@@ -205,6 +201,7 @@ class Display(Listener):
         info = self.info
         assert info is not None
         speed, left = self._speed()
+        updating = "updating the networks, " if self._announces_update() else ""
         bar = Table.grid(expand=True, padding=(0, 1))
         bar.add_column(ratio=1)
         bar.add_column(justify="right", no_wrap=True)
@@ -216,7 +213,7 @@ class Display(Listener):
         parts: list[RenderableType] = [
             Text(_headline(info), style="bold", overflow="ellipsis", no_wrap=True),
             bar,
-            Text(f"{speed}, {left}", style="dim", justify="right"),
+            Text(f"{updating}{speed}, {left}", style="dim", justify="right"),
         ]
         if disturbed := _disturbed(info):
             parts.insert(1, Text(disturbed, style="magenta"))

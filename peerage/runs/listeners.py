@@ -49,6 +49,10 @@ class RunInfo:
     """The resolved configuration as plain data."""
     resumed: bool = False
     """Whether the run is resumed, possibly from step 0."""
+    cycle: int = 1
+    """Steps per member from one long update to the next: the rollout of PPO. 1: there are no long updates."""
+    stride: int = 1
+    """Steps per member that the training makes at a time: the environments of a member."""
 
 
 class Listener:
@@ -80,7 +84,8 @@ class Listener:
     def on_message(self, step: int, text: str) -> None: ...
 
     def on_progress(self, step: int, seconds: float) -> None:
-        """Called several times a second, so it must be fast. `seconds` is wall time since the start."""
+        """Called several times a second, and before and after each long update of PPO, so it must be fast. `seconds` is
+        wall time since the start."""
 
     def on_end(self, status: str, reason: str) -> None:
         """`status` is DONE, STOPPED (a listener asked for it) or FAILED."""

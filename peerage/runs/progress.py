@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from peerage.config import Config
 from peerage.runs.folder import RunFolder
 
 try:
@@ -117,7 +118,7 @@ class Progress:
     total: int
     """Steps per member at the end of the run."""
     rate: float | None
-    """Steps per member and second over the last `RATE_SECONDS`; None before the second row of timing.csv."""
+    """Steps per member and second over the last `RATE_SECONDS`; None if timing.csv has too few rows yet."""
 
     @property
     def share(self) -> float:
@@ -130,14 +131,28 @@ class Progress:
         return max(0, self.total - self.step) / self.rate if self.rate else None
 
 
-def progress(folder: Path, total: int) -> Progress:
-    """The progress of a run of `total` steps, from timing.csv."""
+def progress(folder: Path, total: int, cycle: int = 1) -> Progress:
+    """The progress of a run of `total` steps, from timing.csv.
+
+    `cycle`: the steps from one long update to the next (`RunInfo.cycle`). The speed is that of whole cycles, because
+    the rows during a rollout show a much higher speed.
+    """
     rows = timing(folder)
     if not rows:
         return Progress(0, total, None)
-    step, end = rows[-1]
+    step = rows[-1][0]
+    if cycle > 1:  # the first row after each update, and the start
+        first_after = {at // cycle: (at, seconds) for at, seconds in reversed([(0, 0.0), *rows])}
+        rows = sorted(first_after.values())
+    last, end = rows[-1]
     since = next(((at, s) for at, s in rows if s >= end - RATE_SECONDS), rows[-1])
     if since == rows[-1] and len(rows) > 1:
         since = rows[-2]
-    rate = (step - since[0]) / (end - since[1]) if end > since[1] else None
+    rate = (last - since[0]) / (end - since[1]) if end > since[1] else None
     return Progress(step, total, rate)
+
+
+def update_cycle(config: Config) -> int:
+    """The steps per member from one long update to the next, from a resolved configuration; 1 without long updates."""
+    steps, envs = (getattr(config.learner, name, ()) for name in ("n_steps", "n_envs"))
+    return max((a * b for a in steps for b in envs), default=1)

@@ -24,6 +24,8 @@ from peerage.training.machine import give_memory_back, trim_interval
 from peerage.training.signals import Interrupt
 
 PROGRESS_SECONDS = 0.2
+UPDATE_PROGRESS_SECONDS = 0.05
+"""Progress is reported before and after the updates of rollouts that take longer than this."""
 
 
 class Trainable(Protocol):
@@ -69,7 +71,7 @@ class Trainable(Protocol):
         ...
 
     def run_info(self) -> dict[str, Any]:
-        """The fields `env` and `algorithms` of `RunInfo`."""
+        """The fields `env` and `algorithms` of `RunInfo`, and `cycle` if there are long updates."""
         ...
 
     def state(self) -> dict[str, Any]: ...
@@ -159,7 +161,8 @@ class Runner:
 
     def _run(self, interrupt: Interrupt) -> None:
         t, run = self.trainable, self.trainable.config.run
-        self.listener.on_start(self._info())
+        info = self._info()
+        self.listener.on_start(info)
         for text in self.messages:
             self.listener.on_message(t.step, text)
         if not t.begun:
@@ -170,13 +173,19 @@ class Runner:
         logged_step = t.step
         self._evaluate_if_due(interrupt)
         self._leave_if_asked(interrupt)
-        paused = time.perf_counter() - began  # evaluation and checkpoints do not count as training time
+        updated = time.perf_counter()
+        paused = updated - began  # evaluation and checkpoints do not count as training time
+        self.listener.on_progress(t.step, paused)
         while t.step < t.steps and not self.listener.stop_reason:
             t.advance()
             now = time.perf_counter()
-            if now - shown > PROGRESS_SECONDS:
+            ended = t.step % info.cycle == 0 or t.step == t.steps
+            ends = ended or (t.step + t.stride) % info.cycle == 0 or t.step + t.stride >= t.steps
+            beside_update = info.cycle > 1 and ends and now - updated > UPDATE_PROGRESS_SECONDS
+            if now - shown > PROGRESS_SECONDS or beside_update:
                 self.listener.on_progress(t.step, now - began)
                 shown = now
+                updated = now if ended else updated
             if t.step == t.steps or self._passed(run.log_freq):
                 self.log()
                 seconds = now - logged_at - paused
@@ -204,6 +213,7 @@ class Runner:
             total_steps=t.steps,
             start_step=t.step,
             resumed=self.resumed,
+            stride=t.stride,
             config=to_dict(t.config),
             **t.run_info(),
         )

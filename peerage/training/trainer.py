@@ -117,11 +117,11 @@ class Trainer:
             if advise and len(self.names) > 1
             else NoSharing(self.group)  # a member without other advisers always follows itself
         )
-        rollouts = {getattr(stack.learner, "rollout_size", 1) for stack in self.group.stacks}
-        if config.exchange and any(config.exchange_freq % rollout for rollout in rollouts):
+        self.rollouts = {getattr(stack.learner, "rollout_size", 1) for stack in self.group.stacks}
+        if config.exchange and any(config.exchange_freq % rollout for rollout in self.rollouts):
             raise UserError(
                 f"--exchange-freq {config.exchange_freq} must be a multiple of the rollout of ppo, n_steps x n_envs = "
-                f"{max(rollouts)}, so that networks do not change while it is collected"
+                f"{max(self.rollouts)}, so that networks do not change while it is collected"
             )
         self.exchanges: dict[str, Exchange] = {}
         for name in config.exchange:
@@ -235,8 +235,9 @@ class Trainer:
     # --- reports --------------------------------------------------------------------------------------------
 
     def run_info(self) -> dict[str, Any]:
-        """The environment's name and the members' algorithms, for listeners."""
-        return {"env": self.env_name, "algorithms": tuple(s.algorithm for s in self.group.settings)}
+        """The environment's name, the members' algorithms and the steps between long updates, for listeners."""
+        algorithms = tuple(s.algorithm for s in self.group.settings)
+        return {"env": self.env_name, "algorithms": algorithms, "cycle": max(self.rollouts)}
 
     def metrics(self) -> list[MetricRow]:
         """(replica, member's name, name, value) since the last call. Call `advice_rows` first if both are needed,
