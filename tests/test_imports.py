@@ -28,6 +28,7 @@ LAYERS = """
     config
     nets  envs
     runs
+    offline
     learners
     interop
     trust
