@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from peerage.errors import UserError
-from peerage.interop.hf_dt import from_hf, to_hf
+from peerage.interop.hf_weights import from_hf, to_hf
 from peerage.nets.dropout import Dropout
 from peerage.nets.gpt import Sequences, StackedGPT
 from peerage.nets.gpt_settings import GPTSettings

@@ -1,86 +1,248 @@
-"""Decision Transformers as Hugging Face has them: the weights of `transformers.DecisionTransformerModel`."""
+"""Folders that `transformers.DecisionTransformerModel.from_pretrained` opens, read and written without transformers.
+
+A folder contains `config.json` and `model.safetensors`. Reading executes nothing: no pickles, no code of the folder.
+The size of every tensor is checked against the file before a network is built.
+
+Entries of config.json that Hugging Face's configuration does not have: `state_mean`, `state_std`, `scale`,
+`context_length`, and `peerage` with the action space, the environment and further statistics of the data.
+"""
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from safetensors import SafetensorError, safe_open
 
-from peerage.nets.gpt import TOKENS, StackedGPT
+from peerage.errors import UserError
+from peerage.interop.hf_weights import from_hf, has_no_effect, misfit, positions, to_hf
+from peerage.nets.gpt import HIDDEN_PER_WIDTH, StackedGPT
+from peerage.nets.gpt_settings import GPTSettings
+from peerage.offline.model import SequenceModel
+from peerage.offline.preprocessing import Preprocessing
+from peerage.runs import disk
+from peerage.text import one_line
 
-POSITIONS = 1024
-"""Rows of the table of positions that is written; only its first row has an effect."""
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+MODEL = "DecisionTransformerModel"
+PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+MAX_CONFIG_BYTES = 64 * 1024**2
+MAX_WEIGHTS_BYTES = 4 * 1024**3
+CONTEXT_LENGTH = 20
+"""Of a folder that does not name it."""
+ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "gelu_new": "gelu_new", "gelu_pytorch_tanh": "gelu_new"}
+"""Hugging Face's names -> ours."""
+# Entries of config.json that must have these values; the first one is Hugging Face's default.
+REQUIRED: dict[str, tuple[Any, ...]] = {
+    "scale_attn_weights": (True,),
+    "scale_attn_by_inverse_layer_idx": (False,),
+    "add_cross_attention": (False,),
+    "layer_norm_epsilon": (1e-5,),
+}
 
 
-@torch.no_grad()
-def to_hf(net: StackedGPT, row: int = 0) -> dict[str, Tensor]:
-    """The weights of one network by Hugging Face's names. The heads for states and returns, which have no effect on
-    actions, are 0."""
-    w = {name: x[row].clone() for name, x in net.weights().items()}
-    width = net.settings.d_model
-    found = {"embed_timestep.weight": w["timestep.weight"]}
-    for name in ("return", "state", "action"):
-        found |= _linear(w, name, f"embed_{name}", transpose=True)
-    found |= _norm(w, "norm", "embed_ln")
-    positions = w["timestep.weight"].new_zeros(max(POSITIONS, TOKENS * net.settings.context_length), width)
-    positions[0] = w["position.weight"][0]
-    found |= {"encoder.wpe.weight": positions, "encoder.wte.weight": positions.new_zeros(1, width)}
-    for n in range(net.settings.n_layers):
-        own, theirs = f"{n}", f"encoder.h.{n}"
-        found |= _norm(w, f"{own}.norm1", f"{theirs}.ln_1") | _norm(w, f"{own}.norm2", f"{theirs}.ln_2")
-        for kind in ("weight", "bias"):
-            both = torch.cat((w[f"{own}.query.{kind}"], w[f"{own}.key_value.{kind}"]), dim=1)
-            found[f"{theirs}.attn.c_attn.{kind}"] = both if kind == "weight" else both[0]
-        for name, other in (("found", "attn.c_proj"), ("ff1", "mlp.c_fc"), ("ff2", "mlp.c_proj")):
-            found |= _linear(w, f"{own}.{name}", f"{theirs}.{other}", transpose=False)
-    found |= _norm(w, "norm_out", "encoder.ln_f") | _linear(w, "out", "predict_action.0", transpose=True)
-    for name, size in (("state", net.obs), ("return", 1)):
-        found[f"predict_{name}.weight"] = positions.new_zeros(size, width)
-        found[f"predict_{name}.bias"] = positions.new_zeros(size)
+def write_hf(model: SequenceModel, folder: Path) -> Path:
+    """Write a model as a new folder, completely or not at all. Returns `folder`. Raises UserError if it exists or
+    cannot be written."""
+    folder = Path(folder)
+    if os.path.lexists(folder):
+        raise UserError(f"{folder} exists already: remove it, or choose another folder with --out")
+    partial = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        partial.chmod(0o777 & ~disk.UMASK)
+        (partial / CONFIG).write_text(json.dumps(_config(model), indent=2) + "\n", encoding="utf-8")
+        tensors = {name: x.cpu().contiguous() for name, x in to_hf(model.net).items()}
+        disk.save_tensors(tensors, partial / WEIGHTS, {"format": "pt"})  # transformers asks for this entry
+        for path in (*partial.iterdir(), partial):
+            disk.sync(path)
+        os.rename(partial, folder)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror or one_line(error)}") from error
+    finally:
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def _config(model: SequenceModel) -> dict[str, Any]:
+    net, settings, statistics = model.net, model.net.settings, model.preprocessing.state()
+    shared = {name: statistics.pop(name) for name in ("state_mean", "state_std", "scale")}
+    return {
+        "architectures": [MODEL],
+        "model_type": "decision_transformer",
+        "state_dim": net.obs,
+        "act_dim": net.act,
+        "action_tanh": net.tanh,
+        "hidden_size": settings.d_model,
+        "n_layer": settings.n_layers,
+        "n_head": settings.n_heads,
+        "n_positions": positions(settings),
+        "vocab_size": 1,
+        "max_ep_len": settings.max_ep_len,
+        "activation_function": settings.activation,
+        "attn_pdrop": settings.dropout,
+        "embd_pdrop": settings.dropout,
+        "resid_pdrop": settings.dropout,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "dtype": str(net.flat.dtype).removeprefix("torch."),
+        "context_length": settings.context_length,
+        **shared,
+        "peerage": {"env": model.env, "env_args": dict(model.env_args), **statistics},
+    }
+
+
+def is_hf(folder: Path) -> bool:
+    """Whether a folder has the form of a model of Hugging Face rather than of a run."""
+    return (folder / CONFIG).is_file() and not (folder / "config.yaml").exists()
+
+
+def read_hf(folder: Path, statistics: Preprocessing | None = None) -> SequenceModel:
+    """The Decision Transformer in `folder`.
+
+    `statistics` are those of the data of a folder without `state_mean` and `state_std`, and take their place otherwise.
+    Raises UserError, in one line, for a folder that is no Decision Transformer, is damaged, has no statistics, or has a
+    network that Peerage's cannot reproduce exactly.
+    """
+    folder = Path(folder)
+    config = _read_config(folder)
+    tensors = _read_tensors(folder)
+    try:
+        settings = _settings(folder, config, tensors)
+        obs, act = tensors["embed_state.weight"].shape[1], tensors["embed_action.weight"].shape[1]
+    except KeyError as error:
+        raise UserError(f"{folder / WEIGHTS} has no tensor {one_line(error)[:100]}") from error
+    prepared = _preprocessing(folder, config, act) if statistics is None else statistics
+    if (prepared.obs_dim, prepared.width) != (obs, act):
+        sizes = f"{prepared.obs_dim} observations and {prepared.width} actions"
+        raise UserError(f"{folder} has {obs} observations and {act} actions, but its statistics have {sizes}")
+    tanh = config.get("action_tanh", True)
+    if tanh != prepared.bounded:
+        what = "bounded Box" if prepared.bounded else "Discrete or unbounded Box"
+        raise UserError(f"{folder} has action_tanh {json.dumps(tanh)}, but the actions are a {what}")
+    # Without memory: tensors that do not fit together could ask for any size.
+    if wrong := misfit(StackedGPT(1, obs, act, settings, device="meta"), tensors):
+        raise UserError(f"{folder / WEIGHTS} {wrong}")
+    net = StackedGPT(1, obs, act, settings, tanh=prepared.bounded)
+    from_hf(net, tensors)
+    if not net.flat.isfinite().all():
+        raise UserError(f"{folder / WEIGHTS} contains numbers that are not finite")
+    own = config.get("peerage")
+    env, env_args = (own.get("env"), own.get("env_args")) if isinstance(own, dict) else ("", {})
+    return SequenceModel(
+        net, prepared, env if isinstance(env, str) else "", env_args if isinstance(env_args, dict) else {}
+    )
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG
+    try:
+        if not path.is_file():
+            raise UserError(f"{folder} is not a Decision Transformer: it contains no {CONFIG}")
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise ValueError("it is too large")
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError("it is not a mapping")
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read: {one_line(error)[:200]}") from error
+    architectures = config.get("architectures")
+    if architectures != [MODEL] and config.get("model_type") != "decision_transformer":
+        raise UserError(f"{folder} contains {one_line(architectures)[:60]}, not a {MODEL}")
+    return config
+
+
+def _read_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights in float32, on the CPU."""
+    path = folder / WEIGHTS
+    if not path.is_file():
+        if pickle := next((name for name in PICKLES if (folder / name).exists()), ""):
+            raise UserError(
+                f"{folder / pickle} is a pickle, which can execute code: load it with transformers where you trust it, "
+                "and save it again with save_pretrained"
+            )
+        raise UserError(f"{folder} contains no {WEIGHTS}")
+    try:
+        if path.stat().st_size > MAX_WEIGHTS_BYTES:
+            raise UserError(f"{path} is larger than {MAX_WEIGHTS_BYTES >> 30} GiB")
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name).float() for name in sorted(file.keys()) if not has_no_effect(name)}
+    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {one_line(error)[:200]}") from error
+
+
+def _settings(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> GPTSettings:
+    """The network's settings, with the sizes of the tensors. Raises UserError for what Peerage's network does not have,
+    and KeyError for a missing tensor."""
+    for name, values in REQUIRED.items():
+        if config.get(name, values[0]) not in values:
+            raise UserError(f"{folder} has {name} {one_line(config[name])[:40]}, which Peerage does not support")
+    activation = config.get("activation_function", "relu")
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
+        known = ", ".join(ACTIVATIONS)
+        raise UserError(f"{folder} has the activation {one_line(activation)[:40]}; Peerage supports {known}")
+    matrices = ["embed_timestep", "embed_state", "embed_action", "encoder.h.0.mlp.c_fc"]
+    for name in (f"{name}.weight" for name in matrices):
+        if tensors[name].dim() != 2 or not tensors[name].numel():
+            raise UserError(f"{folder / WEIGHTS}: {name} is not a matrix, or is empty")
+    length, width = tensors["embed_timestep.weight"].shape
+    layers = sum(name.endswith(".ln_1.weight") for name in tensors)
+    sizes = {
+        "hidden_size": width,
+        "n_layer": layers,
+        "max_ep_len": length,
+        "n_inner": tensors["encoder.h.0.mlp.c_fc.weight"].shape[-1],
+        "state_dim": tensors["embed_state.weight"].shape[-1],
+        "act_dim": tensors["embed_action.weight"].shape[-1],
+    }
+    for name, size in sizes.items():
+        if config.get(name) is not None and config[name] != size:
+            raise UserError(f"{folder} has {name} {one_line(config[name])[:40]}, but its weights have {size}")
+    if sizes["n_inner"] != HIDDEN_PER_WIDTH * width:
+        raise UserError(f"{folder} has n_inner {sizes['n_inner']}; Peerage supports {HIDDEN_PER_WIDTH} * hidden_size")
+    heads, context, dropout = config.get("n_head", 1), config.get("context_length"), config.get("resid_pdrop", 0.1)
+    context = CONTEXT_LENGTH if context is None else context
+    for name, value in (("n_head", heads), ("context_length", context)):
+        if type(value) is not int or not 1 <= value <= 100_000:
+            raise UserError(f"{folder} has {name} {one_line(value)[:40]}: it must be a positive number")
+    try:
+        return GPTSettings(
+            context, width, layers, heads, dropout if _is_rate(dropout) else 0.0,
+            activation=ACTIVATIONS[activation],  # type: ignore[arg-type]
+            max_ep_len=length,
+        )  # fmt: skip
+    except UserError as error:
+        raise UserError(f"{folder}: {error}") from error
+
+
+def _is_rate(value: Any) -> bool:
+    """Whether a dropout rate is one that the network can train with. It has no effect on actions."""
+    return isinstance(value, float) and 0 < value < 1 and 0 < round(256 * value) < 256
+
+
+def _preprocessing(folder: Path, config: Mapping[str, Any], act: int) -> Preprocessing:
+    """The statistics in config.json. A folder without an action space of its own has actions in [-1, 1]."""
+    names = ("state_mean", "state_std", "scale")
+    if any(config.get(name) is None for name in names):
+        raise UserError(
+            f"{folder} has no state_mean, state_std and scale: complete it with `peerage export {folder} --to hf "
+            "--stats-from DATASET --out FOLDER`"
+        )
+    unit = {"low": [-1.0] * act, "high": [1.0] * act} if config.get("action_tanh", True) else {"n_actions": act}
+    own = config.get("peerage", unit)
+    try:
+        known = {name: value for name, value in own.items() if name not in ("env", "env_args")}
+        found = Preprocessing.of_state({**known, **{name: config[name] for name in names}})
+        found.check()
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
+        raise UserError(f"{folder / CONFIG} has invalid statistics: {one_line(error)[:200]}") from error
     return found
 
-
-@torch.no_grad()
-def from_hf(net: StackedGPT, tensors: Mapping[str, Tensor], row: int = 0) -> None:
-    """Copy weights with Hugging Face's names to one network. Raises KeyError for a missing tensor and ValueError for
-    one of another shape."""
-    own = {name: x[row] for name, x in net.weights().items()}
-    for name, shape in ((name, x.shape) for name, x in to_hf(net, row).items()):
-        if name.startswith(("predict_state", "predict_return", "encoder.wte")):
-            continue
-        given = tensors[name]
-        if name == "encoder.wpe.weight":
-            given, shape = given[:1], torch.Size((1, shape[1]))
-        if given.shape != shape:
-            raise ValueError(f"{name} has the shape {list(given.shape)} instead of {list(shape)}")
-    width = net.settings.d_model
-
-    def copy(name: str, theirs: Tensor) -> None:
-        own[name].copy_(theirs.view(own[name].shape))
-
-    copy("timestep.weight", tensors["embed_timestep.weight"])
-    copy("position.weight", tensors["encoder.wpe.weight"][:1])
-    pairs = [("norm", "embed_ln", False), ("norm_out", "encoder.ln_f", False), ("out", "predict_action.0", True)]
-    pairs += [(name, f"embed_{name}", True) for name in ("return", "state", "action")]
-    for n in range(net.settings.n_layers):
-        for name, other in (("norm1", "ln_1"), ("norm2", "ln_2"), ("found", "attn.c_proj"), ("ff1", "mlp.c_fc")):
-            pairs.append((f"{n}.{name}", f"encoder.h.{n}.{other}", False))
-        pairs.append((f"{n}.ff2", f"encoder.h.{n}.mlp.c_proj", False))
-        for kind in ("weight", "bias"):
-            both = tensors[f"encoder.h.{n}.attn.c_attn.{kind}"].view(-1, 3 * width)
-            own[f"{n}.query.{kind}"].copy_(both[:, :width])
-            own[f"{n}.key_value.{kind}"].copy_(both[:, width:])
-    for name, other, transpose in pairs:
-        weight = tensors[f"{other}.weight"]
-        own[f"{name}.weight"].copy_((weight.t() if transpose else weight).reshape(own[f"{name}.weight"].shape))
-        copy(f"{name}.bias", tensors[f"{other}.bias"])
-
-
-def _linear(w: Mapping[str, Tensor], name: str, theirs: str, *, transpose: bool) -> dict[str, Tensor]:
-    weight = w[f"{name}.weight"]
-    return {f"{theirs}.weight": weight.t() if transpose else weight, f"{theirs}.bias": w[f"{name}.bias"][0]}
-
-
-def _norm(w: Mapping[str, Tensor], name: str, theirs: str) -> dict[str, Tensor]:
-    return {f"{theirs}.{kind}": w[f"{name}.{kind}"][0] for kind in ("weight", "bias")}

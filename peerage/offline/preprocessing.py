@@ -11,6 +11,7 @@ import numpy as np
 _NOTHING = np.zeros(0, np.float32)
 TARGET_QUANTILES = (0.1, 0.5, 0.9, 1.0)
 """The quantiles of the data's returns among the default targets."""
+MAX_ACTIONS = 100_000
 BEYOND = 0.2
 """The last default target exceeds the data's largest return by this share of its absolute value."""
 
@@ -37,6 +38,26 @@ class Preprocessing:
     """float32 [L]: the largest one."""
     returns: np.ndarray = field(default_factory=lambda: _NOTHING)
     """float32 [101]: the 0, 1, ..., 100% quantiles of the data's returns. Empty if they are unknown."""
+
+    def check(self) -> None:
+        """Raise ValueError if sizes or numbers are impossible. For statistics that come from a file."""
+        names = (each.name for each in fields(self) if each.name not in ("scale", "n_actions"))
+        arrays = {name: getattr(self, name) for name in names}
+        if bad := next((name for name, x in arrays.items() if not isinstance(x, np.ndarray) or x.ndim != 1), ""):
+            raise ValueError(f"{bad} is not a list of numbers")
+        if type(self.n_actions) is not int or not 0 <= self.n_actions <= MAX_ACTIONS:
+            raise ValueError("n_actions is not a number of actions")
+        if type(self.scale) not in (int, float) or not 0 < self.scale < np.inf:
+            raise ValueError("scale is not a positive number")
+        pairs = (("state_mean", "state_std"), ("low", "high"), ("rtg_low", "rtg_high"))
+        if bad := next((f"{a} and {b}" for a, b in pairs if len(arrays[a]) != len(arrays[b])), ""):
+            raise ValueError(f"{bad} have different lengths")
+        if not len(self.state_mean) or bool(self.n_actions) == bool(len(self.low)) or len(self.returns) not in (0, 101):
+            raise ValueError("the sizes do not fit together")
+        finite = all(np.isfinite(arrays[name]).all() for name in ("state_mean", "state_std", "returns"))
+        ordered = (self.low < self.high).all() and (self.rtg_low <= self.rtg_high).all()
+        if not finite or not ordered or not (self.state_std > 0).all() or (np.diff(self.returns) < 0).any():
+            raise ValueError("numbers are not finite, not positive or not in order")
 
     @property
     def obs_dim(self) -> int:

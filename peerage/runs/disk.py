@@ -12,8 +12,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-_UMASK = os.umask(0)
-os.umask(_UMASK)  # the umask can only be read by setting it
+UMASK = os.umask(0)
+os.umask(UMASK)  # the umask can only be read by setting it
 
 
 def sha256(path: Path) -> str:
@@ -24,15 +24,15 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+def save_tensors(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file. Raises OSError instead of the error of safetensors."""
     try:
-        save_file(tensors, path)
+        save_file(tensors, path, metadata)
     except SafetensorError as error:
         text = " ".join(str(error).split())
         code = errno.ENOSPC if "No space left" in text else errno.EIO
         raise OSError(code, os.strerror(code) if code == errno.ENOSPC else text, str(path)) from error
-    path.chmod(0o666 & ~_UMASK)  # the mode of a normal file; safetensors creates private ones
+    path.chmod(0o666 & ~UMASK)  # the mode of a normal file; safetensors creates private ones
 
 
 def sync(path: Path) -> None:
