@@ -32,6 +32,7 @@ __all__ = [
     "UserError",
     "__version__",
     "load",
+    "load_data",
     "register_adviser",
     "register_batched_env",
     "register_exchange",
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from peerage.envs.scripted import register_expert
     from peerage.errors import UserError
     from peerage.learners.base import Learner
+    from peerage.offline.trajectories import load_data
     from peerage.runs.listeners import Listener, RunInfo
     from peerage.sharing.adviser import Adviser
     from peerage.sharing.advisers import register_adviser
@@ -63,6 +65,7 @@ _MODULE_OF = {
     "Adviser": "peerage.sharing.adviser",
     "Run": "peerage.api",
     "load": "peerage.api",
+    "load_data": "peerage.offline.trajectories",
     "resume": "peerage.api",
     "train": "peerage.api",
     "Config": "peerage.config",

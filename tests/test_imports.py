@@ -25,6 +25,7 @@ ROOT = Path(__file__).parent.parent
 
 LAYERS = """
     version  errors  text  loading  append_buffer  processor
+    extras
     config
     nets  envs
     runs

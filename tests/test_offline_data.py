@@ -1,0 +1,249 @@
+"""Datasets of recorded episodes: reading them, and windows for sequence models."""
+
+from __future__ import annotations
+
+import json
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from minari.data_collector import EpisodeBuffer
+from minari.dataset.minari_storage import MinariStorage
+from scipy import stats
+
+import peerage.offline.windows as windows_module
+from peerage.errors import UserError
+from peerage.offline.episodes import Episode
+from peerage.offline.trajectories import Trajectories, load_data, trajectories
+from peerage.offline.windows import Windows, default_scale, returns_to_go, statistics
+
+
+def made(lengths: list[int], obs: int = 3, act: int = 2, seed: int = 0, **known) -> Trajectories:
+    """Random episodes; the first number of an observation is the number of its episode, the second one the step."""
+    rng = np.random.default_rng(seed)
+    episodes = []
+    for number, steps in enumerate(lengths):
+        seen = rng.normal(size=(steps + 1, obs)).astype(np.float32)
+        seen[:, 0], seen[:, 1] = number, np.arange(steps + 1)
+        actions = rng.uniform(-1, 1, (steps, act)).astype(np.float32)
+        episodes.append(Episode(seen, actions, rng.normal(size=steps).astype(np.float32), number % 2 == 0))
+    return trajectories(episodes, **known)
+
+
+@pytest.fixture(autouse=True)
+def datasets(tmp_path, monkeypatch):
+    """Minari's folder of datasets."""
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "datasets"))
+    return tmp_path / "datasets"
+
+
+def write(folder, episodes, observations, actions, spec=None, data_format="hdf5", **metadata) -> None:
+    """A Minari dataset, written by Minari."""
+    (folder / "data").mkdir(parents=True)
+    storage = MinariStorage.new(folder / "data", observations, actions, spec, data_format)
+    about = {"dataset_id": folder.name, "minari_version": "0.5.4", "algorithm_name": "by hand", **metadata}
+    storage.update_metadata(about)
+    storage.update_episodes(episodes)
+
+
+def buffer(obs, actions, rewards, terminated: bool) -> EpisodeBuffer:
+    ends = np.zeros(len(rewards), bool)
+    ends[-1] = True
+    flags = {"terminations": ends & terminated, "truncations": ends & ~terminated}
+    return EpisodeBuffer(observations=obs, actions=actions, rewards=rewards, **flags)
+
+
+# --- trajectories ---------------------------------------------------------------------------------
+
+
+def test_trajectories_by_hand() -> None:
+    one = Episode(np.array([[0, 1], [2, 3], [4, 5]]), np.array([[1], [2]]), np.array([1.0, 2.0]), True)
+    two = Episode(np.array([[6, 7], [8, 9]]), np.array([[3]]), np.array([5.0]), False)
+    data = trajectories([one, two], low=np.array([-3.0]), high=np.array([3.0]))
+    assert data.steps == 3 and data.episodes == 2 and data.lengths.tolist() == [2, 1]
+    assert data.returns.tolist() == [3, 5] and data.quantiles() == [3.2, 4, 4.8, 5]
+    assert data.obs.tolist() == [[0, 1], [2, 3], [6, 7]] and data.obs.dtype == np.float32
+    assert data.next_obs().tolist() == [[2, 3], [4, 5], [8, 9]] and data.last_obs.tolist() == [[4, 5], [8, 9]]
+    assert data.terminated.tolist() == [True, False] and data.starts.tolist() == [0, 2, 3]
+    assert data.source.low.tolist() == [-3] and data.source.n_actions == 0
+    best = data.select(data.returns > 4)
+    assert best.obs.tolist() == [[6, 7]] and best.starts.tolist() == [0, 1] and best.last_obs.tolist() == [[8, 9]]
+    assert best.source.fingerprint == trajectories([two]).source.fingerprint != data.source.fingerprint
+    assert data.select([1, 0]).actions.tolist() == [[3], [1], [2]]
+    with pytest.raises(ValueError):
+        data.select([])
+    with pytest.raises(ValueError):
+        data.obs[0, 0] = 1
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"rewards": np.zeros(0)}, "episode 1 is empty"),
+    ({"rewards": np.array([1.0, np.nan])}, "a reward is not finite (row 3)"),
+    ({"actions": np.zeros((3, 1))}, "3 actions and 2 rewards"),
+    ({"actions": np.zeros((2, 2))}, "an action is not a list of numbers"),
+    ({"obs": np.zeros((3, 4))}, "observations that are not flat, or of several sizes"),
+    ({"obs": np.full((3, 2), np.inf)}, "an observation is not finite"),
+    ({"obs": np.full((3, 2), 1e300)}, "an observation is not finite"),
+])  # fmt: skip
+def test_episodes_that_cannot_be_used_are_refused(change, words) -> None:
+    good = {"obs": np.zeros((3, 2)), "actions": np.zeros((2, 1)), "rewards": np.zeros(2), "terminated": True}
+    with pytest.raises(UserError, match=words.replace("(", r"\(").replace(")", r"\)")):
+        trajectories([Episode(**good), Episode(**(good | change))])
+
+
+@pytest.mark.parametrize("actions, words", [
+    ([1, 4], "actions from 1 to 4, but its space has 1 to 3"), ([0, 1], "actions from 0"), ([1, 1.5], "whole numbers"),
+])  # fmt: skip
+def test_discrete_actions_outside_the_space_are_refused(actions, words) -> None:
+    episode = Episode(np.zeros((3, 2)), np.array(actions), np.zeros(2), True)
+    with pytest.raises(UserError, match=words):
+        trajectories([episode], discrete=True, n_actions=3, start=1)
+
+
+# --- Minari ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("data_format", ["hdf5", "parquet", "arrow"])
+def test_a_minari_dataset_with_box_actions_is_read(datasets, data_format) -> None:
+    rng = np.random.default_rng(0)
+    env = gymnasium.make("Pendulum-v1", max_episode_steps=50, g=9.0)
+    episodes = [
+        buffer(rng.normal(size=(n + 1, 3)), rng.uniform(-2, 2, (n, 1)), rng.normal(size=n), n == 4) for n in (4, 7)
+    ]
+    spaces = env.observation_space, env.action_space
+    if data_format != "hdf5":  # its types are those of the space
+        for episode in episodes:
+            object.__setattr__(episode, "observations", episode.observations.astype(np.float32))
+            object.__setattr__(episode, "actions", episode.actions.astype(np.float32))
+    write(datasets / "pendulum" / "mixed-v0", episodes, *spaces, env.spec, data_format, description="a test")
+    data = load_data("pendulum/mixed-v0")
+    assert data.obs.tobytes() == np.concatenate([e.observations[:-1] for e in episodes]).astype("f4").tobytes()
+    assert data.actions.tobytes() == np.concatenate([e.actions for e in episodes]).astype("f4").tobytes()
+    assert data.rewards.tobytes() == np.concatenate([e.rewards for e in episodes]).astype("f4").tobytes()
+    assert (data.last_obs == np.stack([e.observations[-1] for e in episodes]).astype("f4")).all()
+    assert data.terminated.tolist() == [True, False] and data.lengths.tolist() == [4, 7]
+    source = data.source
+    assert (source.env, source.env_args) == ("Pendulum-v1", {"g": 9.0, "max_episode_steps": 50})
+    assert (source.low, source.high, source.provenance, source.name) == (-2, 2, "by hand", "pendulum/mixed-v0")
+    again = load_data(datasets / "pendulum" / "mixed-v0" / "data")
+    assert again.source.fingerprint == source.fingerprint
+
+
+def test_discrete_actions_and_dict_observations_of_a_minari_dataset(datasets) -> None:
+    box = gymnasium.spaces.Box(-1, 1, (2,))
+    space = gymnasium.spaces.Dict({"b": box, "a": box})
+    seen = {"a": np.arange(6).reshape(3, 2), "b": 10 + np.arange(6).reshape(3, 2)}
+    actions = gymnasium.spaces.Discrete(3, start=5)
+    write(datasets / "d-v1", [buffer(seen, np.array([5, 7]), np.zeros(2), True)], space, actions)
+    data = load_data("d")
+    assert data.actions.tolist() == [[0], [2]] and data.source.n_actions == 3 and data.source.low.shape == (0,)
+    flat = [gymnasium.spaces.flatten(space, {name: part[t] for name, part in seen.items()}) for t in range(2)]
+    assert (data.obs == np.stack(flat)).all()
+    assert data.source.env == ""
+
+
+def test_the_newest_version_of_a_name_is_loaded(datasets) -> None:
+    box, discrete = gymnasium.spaces.Box(-1, 1, (1,)), gymnasium.spaces.Discrete(2)
+    for version in (2, 10):
+        episode = buffer(np.zeros((2, 1)), np.array([0]), np.array([version]), True)
+        write(datasets / f"d-v{version}", [episode], box, discrete)
+    assert load_data("d").rewards.tolist() == [10] and load_data("d-v2").rewards.tolist() == [2]
+    with pytest.raises(UserError, match=r"no dataset 'd-v3' in .*did you mean 'd-v2'"):
+        load_data("d-v3")
+    with pytest.raises(UserError, match=r"there are d-v10, d-v2; `peerage data` lists them"):
+        load_data("something else")
+    with pytest.raises(UserError, match="no such file or folder"):
+        load_data("./d")
+
+
+def test_unsuitable_minari_datasets_are_refused_in_one_line(datasets) -> None:
+    box, discrete = gymnasium.spaces.Box(-1, 1, (1,)), gymnasium.spaces.Discrete(2)
+    image = gymnasium.spaces.Box(0, 255, (4, 4), np.uint8)
+    multi = gymnasium.spaces.MultiDiscrete([2, 2])
+    episode = buffer(np.zeros((2, 4, 4), np.uint8), np.array([0]), np.zeros(1), True)
+    write(datasets / "image-v0", [episode], image, discrete)
+    write(datasets / "multi-v0", [buffer(np.zeros((2, 1)), np.zeros((1, 2), int), np.zeros(1), True)], box, multi)
+    write(datasets / "none-v0", [], box, discrete)
+    for name, words in (("image", "observations Box"), ("multi", "actions MultiDiscrete"), ("none", "no episodes")):
+        with pytest.raises(UserError, match=words) as caught:
+            load_data(name)
+        assert "\n" not in str(caught.value)
+    metadata = datasets / "none-v0" / "data" / "metadata.json"
+    about = json.loads(metadata.read_text())
+    del about["observation_space"]
+    metadata.write_text(json.dumps(about | {"env_spec": json.dumps({"id": "x", "entry_point": "os:abort"})}))
+    with pytest.raises(UserError, match="does not describe its spaces"):
+        load_data("none")
+    metadata.write_text("{" * 100_000)
+    with pytest.raises(UserError, match="cannot be read"):
+        load_data("none")
+
+
+# --- windows --------------------------------------------------------------------------------------
+
+
+def test_returns_to_go_by_hand() -> None:
+    rewards = Episode(np.zeros((4, 1)), np.zeros((3, 1)), np.array([1, 2, 3]), True)
+    other = Episode(np.zeros((2, 1)), np.zeros((1, 1)), np.array([7]), True)
+    data = trajectories([rewards, other])
+    batch = Windows(data, 3, scale=10).sample(torch.tensor([0, 1, 3]))
+    assert torch.allclose(batch.rtg[..., 0], torch.tensor([[0.6, 0.5, 0.3], [0.5, 0.3, 0], [0.7, 0, 0]]))
+    assert batch.mask.tolist() == [[True] * 3, [True, True, False], [True, False, False]]
+    assert batch.timesteps.tolist() == [[0, 1, 2], [1, 2, 0], [0, 0, 0]]
+    assert returns_to_go(data, 0.5).tolist() == [1 + 1 + 0.75, 2 + 1.5, 3, 7]
+
+
+def test_windows_stay_in_their_episode_and_are_padded_with_zeros() -> None:
+    data = made([1, 4, 30, 2, 9])
+    windows = Windows(data, 5)
+    first = torch.arange(data.steps)
+    batch = windows.sample(first)
+    states = batch.states * torch.from_numpy(windows.state_std) + torch.from_numpy(windows.state_mean)
+    for t in range(data.steps):
+        episode = int(np.searchsorted(data.starts, t, "right")) - 1
+        n = min(5, int(data.starts[episode + 1]) - t)
+        assert batch.mask[t].tolist() == [True] * n + [False] * (5 - n)
+        assert torch.allclose(states[t, :n], torch.from_numpy(data.obs[t : t + n].copy()), atol=1e-5)
+        assert batch.actions[t, :n].tolist() == data.actions[t : t + n].tolist()
+        assert batch.timesteps[t, :n].tolist() == data.obs[t : t + n, 1].tolist()
+        assert not any(part[t, n:].any() for part in batch)
+    together = windows.sample(first[:6].view(2, 3).numpy())
+    assert together.states.shape == (2, 3, 5, 3) and together.timesteps.shape == (2, 3, 5)
+    assert torch.equal(together.rtg[1, 2], batch.rtg[5])
+
+
+def test_states_are_standardised_with_the_statistics_of_the_data() -> None:
+    data = made([40, 60])
+    constant = np.full((data.steps, 1), 12345.678, np.float32)
+    data = trajectories([Episode(np.hstack([data.obs, constant]), data.actions, data.rewards, True)])
+    mean, std = statistics(data)
+    states = Windows(data, 1).sample(torch.arange(data.steps)).states[:, 0].double()
+    assert torch.allclose(states.mean(0), torch.zeros(4).double(), atol=1e-3)
+    assert torch.allclose(states[:, :3].std(0, unbiased=False), torch.ones(3).double(), atol=1e-5)
+    assert mean[3] == constant[0] and std[3] == 1 and not states[:, 3].any()
+
+
+def test_first_steps_are_drawn_uniformly_over_all_steps() -> None:
+    """So episodes are drawn in proportion to their lengths."""
+    data = made([1, 3, 17, 50, 129])
+    windows = Windows(data, 4)
+    batch = windows.sample(torch.Generator().manual_seed(3), 40_000)
+    states = batch.states[:, 0].double() * torch.from_numpy(windows.state_std) + torch.from_numpy(windows.state_mean)
+    episode, step = states[:, 0].round().long(), batch.timesteps[:, 0]
+    counts = np.bincount(episode, minlength=5)
+    assert stats.chisquare(counts, 40_000 * data.lengths / data.steps).pvalue > 0.01
+    drawn = np.bincount(torch.from_numpy(data.starts.copy())[episode] + step, minlength=data.steps)
+    assert stats.chisquare(drawn).pvalue > 0.01
+    same = windows.sample(torch.Generator().manual_seed(3), 40_000)
+    assert all(torch.equal(a, b) for a, b in zip(batch, same))
+
+
+def test_the_scale_of_returns() -> None:
+    data = made([5, 5])
+    assert default_scale(data) == pytest.approx(np.abs(data.returns).max())
+    assert default_scale(made([5], env="Hopper-v5")) == windows_module.MUJOCO_SCALE
+    assert default_scale(trajectories([Episode(np.zeros((2, 1)), np.zeros((1, 1)), np.zeros(1), True)])) == 1
+    for wrong in ({"length": 0}, {"scale": 0.0}, {"gamma": 1.5}):
+        with pytest.raises(ValueError):
+            Windows(data, **({"length": 2} | wrong))
