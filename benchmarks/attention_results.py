@@ -11,6 +11,7 @@ environments with the same start states of evaluations.
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -27,6 +28,7 @@ from peerage.envs.make import EnvMaker
 from peerage.envs.vector import EnvGroup
 from peerage.evaluation.actors import GroupActor
 from peerage.evaluation.evaluate import Evaluator, episode_seeds
+from peerage.evaluation.importance import importance
 from peerage.runs.tables import read_evaluations
 from peerage.statistics import tests
 from peerage.statistics.summaries import spread
@@ -201,6 +203,28 @@ def selection(experiment: Experiment, episodes: int = 2000) -> str:
     )
 
 
+def importances(of: list[Experiment]) -> list[str]:
+    """A Markdown table of the importance of the features of CartPoleDistractors, relative to the sum over all features:
+    the share of the four features of CartPole, and the features that a measure ranks first."""
+    lines = ["| | measure | share of the four features of CartPole | first in rank |", "| --- | --- | --: | --- |"]
+    sentences = []
+    for e in of:
+        found = [importance(e.folder, replica=r, deletion=False) for r in range(e.replicas)]
+        real = np.array([not name.startswith("noise") for name in found[0].names])
+        for measure in found[0].measures:
+            values = np.stack([f.measures[measure] / f.measures[measure].sum() for f in found])  # [R, features]
+            first = Counter(found[0].names[k] for k in values.argmax(1))
+            most = ", ".join(f"{name} ({count})" for name, count in first.most_common())
+            lines.append(f"| {e.label} | {measure} | {interval(100 * values[:, real].sum(1), 1)}% | {most} |")
+        if "weight" in found[0].measures:
+            agreement = interval(np.array([f.correlations["weight, occlusion"] for f in found]), 2)
+            sentences.append(
+                f"Spearman's rank correlation of weight and occlusion over the features: {agreement}. Uniform weights "
+                f"would give the four features {100 * real.mean():.0f}%."
+            )
+    return [*lines, "", *sentences]
+
+
 def table(task: str) -> list[str]:
     """A Markdown table of the finished runs of a task, and a sentence for each comparison with the reference."""
     title, threshold, reference, _ = TASKS[task]
@@ -232,6 +256,8 @@ def table(task: str) -> list[str]:
             )
     if task == "marked" and (found := next((e for e in of if e.way == "attention"), None)):
         sentences.append(selection(found))
+    if task == "distractors":
+        sentences += ["", *importances(of)]
     return [*lines, "", *sentences]
 
 
