@@ -22,6 +22,7 @@ FORMS = {
     "random": "random",
     "constant": "constant or constant:NUMBER",
     "checkpoint": "checkpoint:PATH[:MEMBER][@best|@STEP]",
+    "dt": "dt:FOLDER[:MEMBER][@TARGET]",
     "turncoat": "turncoat",
     "convert": "convert",
     "regional": "regional:a or regional:b",
@@ -47,9 +48,10 @@ class AdviserWord:
     kind: str
     """The part before the first colon: a key of `FORMS`, or a registered name."""
     argument: str = ""
-    """checkpoint: `PATH[:MEMBER][@best|@STEP]`; regional: `a` or `b`; colluding: the name; otherwise empty."""
+    """checkpoint: `PATH[:MEMBER][@best|@STEP]`; dt: `FOLDER[:MEMBER]`; regional: `a` or `b`; colluding: the name;
+    otherwise empty."""
     number: float | None = None
-    """constant: the action, if given; noise: the scale."""
+    """constant: the action, if given; dt: the target return, if given; noise: the scale."""
     inner: AdviserWord | None = None
     """negated, sign-flip, noise: the adviser whose suggestions are changed."""
 
@@ -64,7 +66,7 @@ def parse_adviser(text: str, where: str = "") -> AdviserWord:
     kind, colon, rest = text.partition(":")
     if not re.fullmatch(r"[A-Za-z_][\w.-]*", kind):
         raise UserError(f"{where}: not the name of an adviser: use {', '.join(FORMS)}, or a registered name")
-    if text.count(":") > MAX_COLONS and kind != "checkpoint":
+    if text.count(":") > MAX_COLONS and kind not in ("checkpoint", "dt"):
         raise UserError(f"{where}: advisers are nested too deeply")
     word = AdviserWord(text, kind)
     return _read_argument(word, bool(colon), rest, where) if kind in FORMS else word
@@ -86,6 +88,14 @@ def _read_argument(word: AdviserWord, colon: bool, rest: str, where: str) -> Adv
         case "checkpoint" if rest:
             check_trained(rest, where)
             return replace(word, argument=rest)
+        case "dt" if rest:
+            path, at, target = rest.rpartition("@")
+            number = _finite(target) if at else None
+            if at and number is None and "/" not in target:
+                raise UserError(f"{where}: the target return after @ must be a number, got {target[:40]!r}")
+            path = rest if number is None else path
+            check_trained(path, where)
+            return replace(word, argument=path, number=number)
         case "regional" if rest in ("a", "b"):
             return replace(word, argument=rest)
         case "colluding" if rest:

@@ -162,8 +162,9 @@ class Config:
     """Number of members (learners) of the group, 1 to 64."""
     advisers: tuple[str, ...] = ()
     """Fixed advisers: expert, adversary, random, constant[:ACTION], negated:ADVISER,
-    checkpoint:PATH[:MEMBER][@best|@STEP]; for tests of trust: turncoat, convert, regional:a, regional:b,
-    noise:[SCALE:]ADVISER, sign-flip:ADVISER, colluding[:NAME]; or a name registered with `peerage.register_adviser`."""
+    checkpoint:PATH[:MEMBER][@best|@STEP], dt:FOLDER[:MEMBER][@TARGET] (a Decision Transformer); for tests of trust:
+    turncoat, convert, regional:a, regional:b, noise:[SCALE:]ADVISER, sign-flip:ADVISER, colluding[:NAME]; or a name
+    registered with `peerage.register_adviser`."""
     replicas: int = limited(1, "[1, 10000]")
     """Independent copies of the whole group with different seeds. Statistics treat each replica as one sample."""
     seed: int = limited(0, "[0, inf)")

@@ -54,9 +54,11 @@ class Contexts:
         Raises UserError for a step that has no timestep in the model.
         """
         rows = np.arange(self.n) if rows is None else rows
+        if not len(rows):
+            return np.zeros((0, self.preprocessing.act_dim), np.float32)
         net, prepared, k = self.net, self.preprocessing, self.net.settings.context_length
         now = self.lengths[rows]  # [b]
-        if len(now) and now.max() >= net.settings.max_ep_len:
+        if now.max() >= net.settings.max_ep_len:
             raise UserError(
                 f"step {now.max() + 1:,} of an episode: the Decision Transformer has timesteps for "
                 f"{net.settings.max_ep_len:,} steps only (max_ep_len)"
@@ -72,25 +74,38 @@ class Contexts:
         found = net(*(x.unflatten(0, (net.rows, -1)) for x in tensors), newest=True)  # [S, b / S, width]
         return prepared.to_env(found.flatten(0, 1).cpu().numpy())
 
-    def observe(self, obs: np.ndarray, actions: np.ndarray, rewards: np.ndarray, done: np.ndarray) -> None:
-        """One step of all episodes: the observations `[B, obs]` before it, the actions `[B, act]` that were executed,
-        in the environment's units, and the rewards `[B]`. Where `done` (bool `[B]`), a new episode with the same target
-        starts."""
+    def observe(
+        self,
+        obs: np.ndarray,
+        actions: np.ndarray,
+        rewards: np.ndarray,
+        done: np.ndarray,
+        rows: np.ndarray | None = None,
+    ) -> None:
+        """One step of some episodes (int64 `[b]`; None: all): the observations `[b, obs]` before it, the actions
+        `[b, act]` that were executed, in the environment's units, and the rewards `[b]`. Where `done` (bool `[b]`), a
+        new episode with the same target starts."""
+        rows = np.arange(self.n) if rows is None else rows
         newest = (
             (self.states, self.preprocessing.states(obs)),
-            (self.actions, self.preprocessing.to_model(np.asarray(actions).reshape(self.n, -1))),
-            (self.rtg, self._to_go(np.arange(self.n))),
+            (self.actions, self.preprocessing.to_model(np.asarray(actions).reshape(len(rows), -1))),
+            (self.rtg, self._to_go(rows)),
         )
         for window, step in newest:
-            window[:, :-1] = window[:, 1:]
-            window[:, -1] = step
-        self.left -= rewards
-        self.lengths += 1
-        self.begin(done, self.targets[done])
+            window[rows, :-1] = window[rows, 1:]
+            window[rows, -1] = step
+        self.left[rows] -= rewards
+        self.lengths[rows] += 1
+        self.begin(rows[done], self.targets[rows[done]])
 
     def _to_go(self, rows: np.ndarray) -> np.ndarray:
         """The returns-to-go of the current step, `[b]`."""
         return self.preprocessing.clipped(self.left[rows], self.lengths[rows]) if self.clip else self.left[rows]
+
+    def take(self, other: Contexts) -> None:
+        """Copy the windows of `other`, which has at most as many, to the first ones."""
+        for name in STATE:
+            getattr(self, name)[: other.n] = getattr(other, name)
 
     def state(self) -> dict[str, np.ndarray]:
         """The windows for a checkpoint."""

@@ -20,8 +20,10 @@ from peerage.envs import scripted
 from peerage.envs.make import Spec
 from peerage.errors import UserError, nearest
 from peerage.interop.pretrained import load_policy
+from peerage.interop.sequence_models import load_sequence_model
 from peerage.sharing.adviser import Adviser, Suggests, as_adviser, serves_all
 from peerage.sharing.byzantine import Negated, Noisy, check_scale, make_colluding
+from peerage.sharing.decision_transformer import DecisionTransformer
 from peerage.sharing.probes import make_regional, make_turning
 
 
@@ -138,6 +140,7 @@ _KINDS: dict[str, Callable[[AdviserWord, Spec], Adviser]] = {
     "checkpoint": lambda word, spec: Trained(
         *load_policy(word.argument, spec.observation_space, spec.action_space, spec.fingerprint, spec.image)
     ),
+    "dt": lambda word, spec: DecisionTransformer(load_sequence_model(word.argument), spec, word.number, word.text),
     "turncoat": lambda word, spec: make_turning(spec, turns_bad=True),
     "convert": lambda word, spec: make_turning(spec, turns_bad=False),
     "regional": lambda word, spec: make_regional(spec, word.argument),
