@@ -88,8 +88,13 @@ def test_stability_and_convergence(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "late spread" in printed and "250 (3 of 3)" in printed and "never (0 of 3)" in printed
     assert any("converged at" in path.read_text() for path in (tmp_path / "page").glob("*.html"))
-    short = compare([str(make(tmp_path / name, [12, 24, 36])) for name in "cd"], stability=True)
-    assert short.tasks[0].rows[0].late_spread is None  # a single late evaluation
+    sparse = [str(make(tmp_path / name, [12, 24, 36])) for name in "cd"]  # at 0, 100, 200 and 300
+    assert compare(sparse, stability=True).tasks[0].rows[0].late_spread is None  # a single late evaluation
+    assert main(["compare", *sparse, "--stability", "--out", str(tmp_path / "page")]) == 0
+    assert "but there is 1 from step 225 on: train with --eval-freq 75 or less" in capsys.readouterr().out
+    assert not any("--stability" in line for line in compare(sparse).warnings)
+    frequent = [str(make(tmp_path / name, [12, 24, 36], steps=(0, 75, 150, 225, 300))) for name in "ef"]
+    assert compare(frequent, stability=True).tasks[0].rows[0].late_spread is not None
 
 
 def test_a_known_answer(ab):

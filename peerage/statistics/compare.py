@@ -92,11 +92,26 @@ def compare(
             _refuse_unpaired(name, some)
         tasks.append(_task(name, some, metric, measure, threshold, target, paired, stability, seed))
         warnings += warnings_about(some)
+        if stability and tasks[-1].rows[0].late_spread is None:
+            warnings.append(_too_few_late(name, samples.common_steps(some)))
     if not tasks:
         raise UserError(_why_no_task(sides, by, reference))
     tasks = with_verdicts(tasks, metric, measure)
     together, once = overall(tasks, metric), tuple(dict.fromkeys(warnings))
     return Comparison(metric, measure, threshold, target, tuple(tasks), together, _differences(tasks), once)
+
+
+def _too_few_late(task: str, steps: np.ndarray) -> str:
+    """Why there are no numbers of `--stability` on a task whose sides were all evaluated at `steps`."""
+    first, last, late = int(steps[0]), int(steps[-1]), int(measures.is_late(steps).sum())
+    needed = "--stability needs two evaluations in the last quarter of the training that all sides have"
+    if first == last:
+        return f"{task}: {needed}, but they have only step {last:,} in common: train them with the same --eval-freq"
+    freq = max(1, int(measures.LATE * (last - first)))
+    return (
+        f"{task}: {needed}, but there is {late} from step {last - measures.LATE * (last - first):,.0f} on: train with "
+        f"--eval-freq {freq} or less"
+    )
 
 
 def _refuse_unpaired(task: str, sides: Sequence[Side]) -> None:
