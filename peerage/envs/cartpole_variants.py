@@ -12,6 +12,8 @@ import numpy as np
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 from gymnasium.spaces import Box
 
+from peerage.envs.draw import cartpole_picture
+
 BLOCK = 16
 """Steps whose distractors are drawn at once."""
 _ALL = np.array(list(itertools.permutations(range(4))))
@@ -34,6 +36,12 @@ class CartPoleVariant(CartPoleEnv):
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         obs, reward, terminated, truncated, info = super().step(action)
         return self._seen(obs), reward, terminated, truncated, info
+
+    def render(self) -> Any:
+        """With `render_mode="rgb_array"` an image, uint8 [300, 600, 3], drawn without pygame; otherwise as CartPole."""
+        if self.render_mode != "rgb_array" or self.state is None:
+            return super().render()
+        return cartpole_picture(float(self.state[0]), float(self.state[2]))
 
     def _begin(self) -> None:
         pass

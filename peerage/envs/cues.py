@@ -8,6 +8,8 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
+from peerage.envs.draw import cells_picture, grid_picture
+
 VALUE, MARK, QUESTION = range(3)
 """Positions in an observation of `MarkedCue`."""
 ASKED, KEYS = 1, 2
@@ -31,7 +33,10 @@ class MarkedCue(gymnasium.Env[np.ndarray, np.int64]):
     `marked(tokens)`. Raises ValueError for `n_values` under 1 and for an unknown action.
     """
 
-    def __init__(self, n_values: int = 8, plain: bool = False) -> None:
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012
+
+    def __init__(self, n_values: int = 8, plain: bool = False, render_mode: str | None = None) -> None:
+        self.render_mode = render_mode
         if isinstance(n_values, bool) or not isinstance(n_values, int) or n_values < 1:
             raise ValueError(f"n_values must be a whole number of at least 1, not {n_values!r}")
         self.n_values, self.plain = n_values, plain
@@ -57,6 +62,13 @@ class MarkedCue(gymnasium.Env[np.ndarray, np.int64]):
         right = bool(action == self._answer())
         return self.shown[-1].copy(), 1.0 if right else -1.0, True, False, {"is_success": right}
 
+    def render(self) -> np.ndarray | None:
+        """With `render_mode="rgb_array"` an image, uint8 [height, width, 3], otherwise None: the values so far, and
+        below each the other numbers of its observation, from top to bottom."""
+        if self.render_mode != "rgb_array":
+            return None
+        return cells_picture(self.shown[:, VALUE], self.shown[:, VALUE + 1 :], min(self.count, self.n_values))
+
     def _draw(self) -> np.ndarray:
         return draw_cues(self.np_random, self.n_values, self.plain)
 
@@ -76,8 +88,8 @@ class AskedCue(MarkedCue):
     episode (`--env-args history=9`), the question should attend to the slot `asked(tokens)`.
     """
 
-    def __init__(self, n_values: int = 8) -> None:
-        super().__init__(n_values)
+    def __init__(self, n_values: int = 8, render_mode: str | None = None) -> None:
+        super().__init__(n_values, render_mode=render_mode)
         self.observation_space = Box(np.append(-1, np.zeros(n_values + 1)).astype(np.float32), 1.0, dtype=np.float32)
 
     def _draw(self) -> np.ndarray:
@@ -147,7 +159,10 @@ class MarkedFeature(gymnasium.Env[np.ndarray, np.int64]):
     Raises ValueError for `n_values` or `steps` under 1 and for an unknown action.
     """
 
-    def __init__(self, n_values: int = 8, steps: int = 16) -> None:
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012
+
+    def __init__(self, n_values: int = 8, steps: int = 16, render_mode: str | None = None) -> None:
+        self.render_mode = render_mode
         for name, number in (("n_values", n_values), ("steps", steps)):
             if isinstance(number, bool) or not isinstance(number, int) or number < 1:
                 raise ValueError(f"{name} must be a whole number of at least 1, not {number!r}")
@@ -170,6 +185,13 @@ class MarkedFeature(gymnasium.Env[np.ndarray, np.int64]):
         self.count += 1
         right = bool(action == answers(self.features))
         return self._draw(), 1.0 if right else -1.0, self.count >= self.steps, False, {"is_success": right}
+
+    def render(self) -> np.ndarray | None:
+        """With `render_mode="rgb_array"` an image, uint8 [height, width, 3], otherwise None: the features with their
+        marks."""
+        if self.render_mode != "rgb_array":
+            return None
+        return cells_picture(self.features[:, VALUE], self.features[:, MARK:])
 
     def _draw(self) -> np.ndarray:
         self.features[:, VALUE] = self.np_random.uniform(-1, 1, self.n_values)
@@ -194,7 +216,10 @@ class TMaze(gymnasium.Env[np.ndarray, np.int64]):
     unknown action.
     """
 
-    def __init__(self, length: int = 20) -> None:
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
+
+    def __init__(self, length: int = 20, render_mode: str | None = None) -> None:
+        self.render_mode = render_mode
         if isinstance(length, bool) or not isinstance(length, int) or length < 1:
             raise ValueError(f"length must be a whole number of at least 1, not {length!r}")
         self.length = length
@@ -226,3 +251,12 @@ class TMaze(gymnasium.Env[np.ndarray, np.int64]):
         if self.x == 0:
             return np.array([0, 1, 1] if self.north else [1, 1, 0], np.float32)
         return np.array([0, 1, 0] if self.x == self.length else [1, 0, 1], np.float32)
+
+    def render(self) -> np.ndarray | None:
+        """With `render_mode="rgb_array"` an image, uint8 [height, width, 3], otherwise None. The goal is green; the
+        agent sees it only at the start."""
+        if self.render_mode != "rgb_array":
+            return None
+        walls = [(x, y) for x in range(self.length) for y in (0, 2)]
+        goal = (self.length, 2 if self.north else 0)
+        return grid_picture((self.length + 1, 3), (0, 1), goal, (self.x, 1), walls=walls)
