@@ -17,7 +17,7 @@ from peerage.config import RESUMABLE, Config
 from peerage.config.check import refuse_unused_trust_settings
 from peerage.config.file import to_dict, validate
 from peerage.envs.catalogue import is_known
-from peerage.envs.make import running_statistics
+from peerage.envs.make import Spec, running_statistics
 from peerage.envs.names import recorded_name
 from peerage.envs.vector import Maker
 from peerage.errors import Terminated, UserError, nearest
@@ -64,15 +64,17 @@ def run_training(
     env: Maker | None = None,
     advisers: Sequence[str | Suggests] | None = None,
     listeners: Sequence[Listener] = (),
+    spec: Spec | None = None,
 ) -> Path:
     """Train with `config` and return the run folder. `given`: keys of the settings that the user gave; those without
-    effect are refused. Raises UserError; invalid settings are reported before any file is written."""
+    effect are refused. `spec`: the result of `check_env_id`, if it is known. Raises UserError; invalid settings are
+    reported before any file is written."""
     if config.run.exp_name is not None:  # an existing run is refused before anything is built
         RunFolder.plan(config.run.log_dir, config.run.exp_name, "run", config.run.overwrite)
     if env is not None:
         config = replace(config, env=recorded_name(env))
     with guard():
-        trainer = Trainer(config, env=env, advisers=advisers)
+        trainer = Trainer(config, env=env, advisers=advisers, spec=spec)
     config = trainer.config
     try:
         refuse_unused_trust_settings(config.advice, given, len(trainer.names))

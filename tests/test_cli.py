@@ -25,13 +25,15 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture
 def train(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Runs `peerage train ...` up to the training, and returns its configuration."""
+    """Runs `peerage train ...` up to the check of the configuration in its environment, and returns the
+    configuration."""
     seen: list[tuple[Config, list[str]]] = []
 
-    def run_training(config: Config, command: list[str], given: list[str]) -> Path:
+    def run_training(config: Config, command: list[str], given: list[str], spec: Any) -> Path:
         seen.append((config, command))
         return Path("experiments/it")
 
+    monkeypatch.setattr("peerage.commands.actions.train.check_training", lambda config, given: None)
     monkeypatch.setattr(session, "run_training", run_training)
 
     def call(*words: str) -> Config:
@@ -172,7 +174,7 @@ def test_train_prints_the_output_files(train: Any, capsys: pytest.CaptureFixture
 
 def test_exit_status(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def failing(error: BaseException) -> Any:
-        def run_training(config: Config, command: list[str], given: list[str]) -> Path:
+        def run_training(config: Config, command: list[str], given: list[str], spec: Any) -> Path:
             raise error
 
         return run_training

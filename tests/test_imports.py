@@ -228,6 +228,45 @@ def test_commands_that_only_print_import_no_torch(words: list[str]) -> None:
     assert done.stderr.splitlines()[-1] == "[]"
 
 
+REFUSED = [
+    ("--ent-coef abc", "--ent-coef must be a number"),
+    ("--n-heads 3 --d-model 32", "--n-heads 3 does not divide"),
+    ("--n-envs 0", "--n-envs must be in"),
+    ("--config no-such-preset", "neither a file nor a preset"),
+    ("--env NoSuchTask-v0", "unknown environment"),
+    ("--n-heads 2", "no effect without --net attention"),
+    ("--sharing none --temperature 3", "--temperature has no effect"),
+    ("--algorithm sac", "sac does not fit"),
+    ("--algorithm ppo --batch-size 7", "--batch-size 7 does not divide"),
+    ("--algorithm ppo --ent-coef auto", "ppo needs a number"),
+    ("--algorithm ppo --n-envs 4 --n-peers 2 --sharing advice", "--n-envs 4 needs --sharing none"),
+    ("--algorithm ppo --n-envs 16 --total-timesteps 100", "--total-timesteps 100 is not a multiple"),
+    ("--algorithm ppo --n-peers 2 --exchange average --exchange-freq 3", "--exchange-freq 3 must be a multiple"),
+    ("--total-timesteps 10", "no member would learn"),
+    ("--n-peers 1 --only-follow-others", "--only-follow-others needs another adviser"),
+    ("--exp-name taken", "taken exists"),
+]
+"""Words after `peerage train --env CartPole-v1`, and a part of the error."""
+
+
+def test_settings_that_do_not_fit_are_refused_without_torch(tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "config.yaml").touch()
+    base = ["train", "--env", "CartPole-v1", "--log-dir", str(tmp_path)]
+    code = f"""
+import sys
+from peerage.cli import main
+for words in {[words for words, _ in REFUSED]}:
+    assert main({base} + words.split()) == 2, words
+    assert "torch" not in sys.modules, words
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = done.stderr.splitlines()
+    assert [line for line, (_, part) in zip(lines, REFUSED, strict=True) if part not in line] == []
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
 def test_a_training_imports_what_the_report_needs_after_its_last_step(tmp_path: Path) -> None:
     """Without a report nothing of it is imported at all; `peerage.load` does not import torch."""
     code = f"""

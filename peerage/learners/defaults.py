@@ -69,6 +69,14 @@ def member_settings(config: Config, discrete: bool) -> list[LearnerSettings]:
     return members
 
 
+def environments_per_member(members: Sequence[LearnerSettings]) -> int:
+    """The number of environments of each member. Raises UserError if it differs between members."""
+    counts = {getattr(settings, "n_envs", 1) for settings in members}
+    if len(counts) > 1:
+        raise UserError("all members must have the same number of environments: --n-envs above 1 is for groups of ppo")
+    return int(counts.pop())
+
+
 def one(values: Sequence[Any], member: int, name: str, n_peers: int) -> Any:
     """The value for `member` of a setting with one value for all members or one value per member."""
     if len(values) not in (1, n_peers):

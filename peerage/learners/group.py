@@ -21,6 +21,7 @@ from peerage.config.methods import LEARNERS, LearnerSettings
 from peerage.errors import UserError
 from peerage.learners.base import Learner, NoiseShape, Space
 from peerage.learners.critics import CriticFactory
+from peerage.learners.defaults import environments_per_member
 from peerage.learners.recent import Recent, RecentTransitions
 from peerage.learners.streams import StreamKey, Streams
 from peerage.learners.transition import Transition
@@ -43,14 +44,6 @@ def stack_positions(members: Sequence[LearnerSettings]) -> list[list[int]]:
     for i, settings in enumerate(members):
         stacks.setdefault(settings.stack_key, []).append(i)
     return list(stacks.values())
-
-
-def environments_per_member(members: Sequence[LearnerSettings]) -> int:
-    """The number of environments of each member. Raises UserError if it differs between members."""
-    counts = {getattr(settings, "n_envs", 1) for settings in members}
-    if len(counts) > 1:
-        raise UserError("all members must have the same number of environments: --n-envs above 1 is for groups of ppo")
-    return int(counts.pop())
 
 
 class Group:

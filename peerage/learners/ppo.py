@@ -71,7 +71,7 @@ class PPO(Learner):
         self.net = self._network()
         self._init([key.generator("init") for key in stream_keys])
         self.rollout = Rollout(self.rows, first.n_steps, self.envs, space.obs_dim, space.act_dim, self.device, dtype)
-        self.rollout_size = first.n_steps * first.n_envs
+        self.rollout_size = first.rollout_size
         self.gamma = column(settings, lambda s: s.gamma, like)
         self.gae_lambda = column(settings, lambda s: s.gae_lambda, like)
         self.learning_rate = column(settings, lambda s: s.learning_rate, like)

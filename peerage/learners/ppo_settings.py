@@ -69,6 +69,11 @@ class PPOSettings(LearnerSettings):
     """How the policy loss treats steps in which the member followed another adviser. skip: it leaves them out; learn:
     it treats the action as the member's own. The value function learns from all steps."""
 
+    @property
+    def rollout_size(self) -> int:
+        """Steps of a member between updates."""
+        return self.n_steps * self.n_envs
+
     def __post_init__(self) -> None:
         try:
             valid = math.isfinite(float(self.ent_coef)) and float(self.ent_coef) >= 0
@@ -82,7 +87,7 @@ class PPOSettings(LearnerSettings):
             raise UserError("--learning-starts has no effect on ppo, which learns from its own actions: remove it")
         if self.ent_coef.startswith("auto"):
             raise UserError(f"--ent-coef {self.ent_coef} is for sac; ppo needs a number >= 0")
-        rollout = self.n_steps * self.n_envs
+        rollout = self.rollout_size
         if rollout % self.batch_size:
             raise UserError(
                 f"--batch-size {self.batch_size} does not divide the rollout of ppo, {self.n_steps} steps x "

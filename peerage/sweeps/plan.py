@@ -30,14 +30,14 @@ from peerage.config.plain_yaml import to_yaml
 from peerage.config.presets import preset_names
 from peerage.envs.make import Spec, check_env_id
 from peerage.errors import UserError
-from peerage.learners.defaults import check_learning, member_settings, resolve
+from peerage.learners.defaults import check_learning, member_settings
 from peerage.loading import deferred
 from peerage.runs.folder import plain_data
 from peerage.sweeps.choices import Choice, settings_of
 from peerage.sweeps.file import FILES, PLACEHOLDER, SweepFile, read
 from peerage.sweeps.launch import Task
 from peerage.text import count, listing, one_line
-from peerage.trust.resolve import resolve_trust
+from peerage.training.prepare import prepare
 
 make_adviser = deferred("peerage.sharing.advisers:make_adviser")  # imports torch, and few sweeps have advisers
 MAX_RUNS = 10_000
@@ -250,7 +250,7 @@ def _resolve(config: Config) -> Config:
     for adviser in config.advisers:
         if not adviser.startswith("checkpoint:"):  # the checkpoint may not exist yet
             make_adviser(adviser, spec)
-    resolved = resolve_trust(resolve(config, spec.discrete), spec)
+    resolved = prepare(config, spec)
     check_learning(member_settings(resolved, spec.discrete), resolved.steps)
     return resolved
 

@@ -13,15 +13,16 @@ import torch
 from peerage.config import Config, RunConfig
 from peerage.config.adviser_words import parse_members
 from peerage.config.file import validate
-from peerage.config.methods import EXCHANGES, LEARNERS, loaded
+from peerage.config.methods import EXCHANGES, loaded
 from peerage.config.perturbations import Perturbations, with_perturbations
 from peerage.envs.changing import changing_of
+from peerage.envs.make import Spec
 from peerage.envs.names import display_name
 from peerage.envs.vector import EnvGroup, EnvMaker, Episode, Maker, Step, check_env_id
 from peerage.errors import UserError
 from peerage.interop.pretrained import load_members
 from peerage.learners.base import Learner, Space
-from peerage.learners.defaults import member_settings, resolve
+from peerage.learners.defaults import member_settings
 from peerage.learners.group import Group
 from peerage.nets.attention_net import Window
 from peerage.nets.cnn import Image
@@ -34,8 +35,8 @@ from peerage.sharing.exchanges.base import Exchange
 from peerage.sharing.none import NoSharing
 from peerage.sharing.steps import Before, make_transition
 from peerage.training.machine import pick_device, pick_threads
+from peerage.training.prepare import prepare, rollout_size
 from peerage.trust.build import make_signals
-from peerage.trust.resolve import resolve_trust
 from peerage.trust.signals import Signal
 from peerage.trust.suggestions import MAX_DEFERRED
 
@@ -56,8 +57,8 @@ class Trainer:
 
     `env` may be a function that makes an environment, and `advisers` may contain adviser objects (see
     `peerage.Adviser`); they replace what the configuration names. `pretrained=False` does not load the members of
-    `load_paths`, because a checkpoint will be loaded. `peerage.training.runner.Runner` adds logs, evaluations and
-    checkpoints.
+    `load_paths`, because a checkpoint will be loaded. `spec`: the result of `check_env_id`, if it is known.
+    `peerage.training.runner.Runner` adds logs, evaluations and checkpoints.
     """
 
     def __init__(
@@ -68,35 +69,24 @@ class Trainer:
         advisers: Sequence[str | Suggests] | None = None,
         dtype: torch.dtype = torch.float32,
         pretrained: bool = True,
+        spec: Spec | None = None,
     ) -> None:
         config = validate(config)
         maker: Maker = config.env if env is None else env
-        self.spec = check_env_id(maker, config.env_args)
+        self.spec = check_env_id(maker, config.env_args) if spec is None else spec
         self.env_name = display_name(maker, self.spec.id)
         chosen = config.advisers if advisers is None else tuple(advisers)
         self.names = adviser_names(config.n_peers, chosen)
         if advisers is not None:  # the configuration contains the names of the given objects
             named = tuple(a if isinstance(a, str) else n for a, n in zip(chosen, self.names[config.n_peers :]))
             config = replace(config, advisers=named)
-        if self.spec.image and config.advice.trust is None:  # the default compares vectors
-            config = replace(config, advice=replace(config.advice, trust="td"))
-        self.config = config = resolve_trust(resolve(config, self.spec.discrete), self.spec)
+        self.config = config = prepare(config, self.spec)
         self.device = pick_device(config.device)
         self.threads = pick_threads(config)
         self.steps, self.N, self.R = config.steps, config.n_peers, config.replicas
         advise = config.advice.sharing == "advice"
         copies = self.copies_of(chosen)
-        if advise and config.advice.only_follow_others and len(self.names) < 2:
-            raise UserError("--only-follow-others needs another adviser: use --n-peers 2 or more, or add --advisers")
         self.group = self._make_group(dtype)
-        if advise and len(self.names) > 1 and self.group.E > 1:
-            raise UserError(f"--n-envs {self.group.E} needs --sharing none: advice is for one environment per member")
-        if self.steps % self.group.E:
-            near = max(1, round(self.steps / self.group.E)) * self.group.E
-            raise UserError(f"--total-timesteps {self.steps} is not a multiple of --n-envs {self.group.E}: use {near}")
-        if advise and config.advice.use_critic and not self.group.has_action_value:
-            without = next(s.algorithm for s in self.group.settings if not LEARNERS[s.algorithm].has_action_value)
-            raise UserError(f"--use-critic needs Q-functions, but {without} has none: remove the flag")
         if pretrained:
             spaces = self.spec.observation_space, self.spec.action_space
             load_members(self.group, *spaces, self.spec.fingerprint, self.spec.image)
@@ -117,12 +107,6 @@ class Trainer:
             if advise and len(self.names) > 1
             else NoSharing(self.group)  # a member without other advisers always follows itself
         )
-        self.rollouts = {getattr(stack.learner, "rollout_size", 1) for stack in self.group.stacks}
-        if config.exchange and any(config.exchange_freq % rollout for rollout in self.rollouts):
-            raise UserError(
-                f"--exchange-freq {config.exchange_freq} must be a multiple of the rollout of ppo, n_steps x n_envs = "
-                f"{max(self.rollouts)}, so that networks do not change while it is collected"
-            )
         self.exchanges: dict[str, Exchange] = {}
         for name in config.exchange:
             method = EXCHANGES[name]
@@ -153,16 +137,6 @@ class Trainer:
         found = [EXCHANGES[name].critic for name in config.exchange]
         critics = [loaded(critic) for critic in found if critic is not None]
         members = member_settings(config, spec.discrete)
-        if critics and (other := [s.algorithm for s in members if not LEARNERS[s.algorithm].takes_critic]):
-            named = " ".join(config.exchange)
-            raise UserError(f"--exchange {named} replaces the critics of SAC and TD3; {other[0]} cannot take them")
-        if spec.image and (without := [s.algorithm for s in members if not LEARNERS[s.algorithm].images]):
-            able = ", ".join(name for name in LEARNERS if LEARNERS[name].images)
-            raise UserError(f"{without[0]} does not accept images, which {spec.id} has as observations: use {able}")
-        if spec.image and config.advice.sharing == "advice" and config.advice.use_trust and config.advice.trust != "td":
-            raise UserError(f"{config.advice.trust} trust needs vectors, and {spec.id} has images: use --trust td")
-        if len(critics) > 1:
-            raise UserError(f"--exchange {' '.join(config.exchange)}: only one exchange can replace the critics")
         return Group(
             members,
             self.R,
@@ -237,7 +211,7 @@ class Trainer:
     def run_info(self) -> dict[str, Any]:
         """The environment's name, the members' algorithms and the steps between long updates, for listeners."""
         algorithms = tuple(s.algorithm for s in self.group.settings)
-        return {"env": self.env_name, "algorithms": algorithms, "cycle": max(self.rollouts)}
+        return {"env": self.env_name, "algorithms": algorithms, "cycle": rollout_size(self.group.settings)}
 
     def metrics(self) -> list[MetricRow]:
         """(replica, member's name, name, value) since the last call. Call `advice_rows` first if both are needed,

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from peerage import session
 from peerage.commands.console import print_outputs
 from peerage.config import HARDWARE_FIELDS, AdviceConfig, Config
 from peerage.config.check import LEARNERS_RATE, flag
@@ -18,6 +17,13 @@ from peerage.config.presets import preset_names, seed_flags
 from peerage.envs.make import check_env_id
 from peerage.errors import UserError
 from peerage.learners.defaults import default_algorithm, fits, refuse_other_learners, refuse_unused_settings
+from peerage.loading import deferred
+from peerage.runs.folder import RunFolder
+from peerage.training.prepare import check_training
+
+# Both import torch, which takes seconds; errors of the settings are reported before
+run_training = deferred("peerage.session:run_training")
+resume_training = deferred("peerage.session:resume")
 
 PUBLISHED_FLAGS = ("use_phase_aware", "sequence_length", "warmup_steps")
 """Flags, besides `attention_*`, of the published transformer-trust code: a command with one of them means its
@@ -39,7 +45,10 @@ def train(args: argparse.Namespace, command: Sequence[str]) -> None:
     unnamed = config.run.exp_name is None and "exp_name" not in given  # `--exp-name none` is given
     if source in preset_names() and unnamed:  # presets may share an environment: name runs by them
         config = replace(config, run=replace(config.run, exp_name=f"{source}-seed-{config.seed}"))
-    run = session.run_training(config, command, given=list(given))
+    if config.run.exp_name is not None:
+        RunFolder.plan(config.run.log_dir, config.run.exp_name, "run", config.run.overwrite)
+    spec = check_training(config, given)
+    run = run_training(config, command, given=list(given), spec=spec)
     if config.run.verbose:
         print_outputs(run)
 
@@ -84,6 +93,6 @@ def resume(args: argparse.Namespace, command: Sequence[str]) -> None:
     length = {name: given.pop(name) for name in ("total_timesteps", "stretch_schedules")}
     checked = validate(override(Config(), given))
     settings = {name: getattr(checked if name in HARDWARE_FIELDS else checked.run, name) for name in given}
-    session.resume(run, command=command, **length, **settings)
+    resume_training(run, command=command, **length, **settings)
     if checked.run.verbose:
         print_outputs(run)
