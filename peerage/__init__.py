@@ -31,6 +31,7 @@ __all__ = [
     "Signal",
     "UserError",
     "__version__",
+    "collect",
     "load",
     "load_data",
     "register_adviser",
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from peerage.envs.batched import register_batched_env
     from peerage.envs.scripted import register_expert
     from peerage.errors import UserError
+    from peerage.evaluation.collect import collect
     from peerage.learners.base import Learner
     from peerage.offline.trajectories import load_data
     from peerage.runs.listeners import Listener, RunInfo
@@ -68,6 +70,7 @@ _MODULE_OF = {
     "load_data": "peerage.offline.trajectories",
     "resume": "peerage.api",
     "train": "peerage.api",
+    "collect": "peerage.evaluation.collect",
     "Config": "peerage.config",
     "Exchange": "peerage.sharing.exchanges.base",
     "Learner": "peerage.learners.base",

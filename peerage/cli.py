@@ -16,6 +16,7 @@ from typing import Any
 from peerage.commands.app import APP
 from peerage.commands.base import Command
 from peerage.commands.console import discard_unwritten_output
+from peerage.commands.data import COLLECT, DATA
 from peerage.commands.lists import ENVS, PRESETS
 from peerage.commands.runs import ATTENTION, COMPARE, EVALUATE, EXPORT, REPORT, VIDEO, WATCH
 from peerage.commands.sweep import SWEEP
@@ -32,8 +33,8 @@ ANSI_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 HOW_TO_CONTINUE = "`peerage resume` with the run's folder continues a training"
 COMMANDS: dict[str, Command] = {
     "train": TRAIN, "resume": RESUME, "sweep": SWEEP, "evaluate": EVALUATE, "video": VIDEO, "watch": WATCH,
-    "report": REPORT, "compare": COMPARE, "attention": ATTENTION, "export": EXPORT, "app": APP, "envs": ENVS,
-    "presets": PRESETS,
+    "report": REPORT, "compare": COMPARE, "attention": ATTENTION, "export": EXPORT, "collect": COLLECT,
+    "data": DATA, "app": APP, "envs": ENVS, "presets": PRESETS,
 }  # fmt: skip
 
 

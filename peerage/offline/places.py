@@ -15,7 +15,7 @@ from peerage.errors import UserError, nearest
 DATA = "data"
 """The subfolder of a Minari dataset that contains its files."""
 METADATA = "metadata.json"
-NAME = re.compile(r"(?:[-\w]+/)*[-\w]*?\w(-v(?P<version>\d{1,9}))?", re.ASCII)
+NAME = re.compile(r"(?:[-\w]{2,}/)*[-\w]*?\w(-v(?P<version>\d{1,9}))?", re.ASCII)
 
 
 def minari_root() -> Path:

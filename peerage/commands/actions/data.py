@@ -1,0 +1,64 @@
+"""`peerage collect` and `peerage data`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from peerage.commands.console import print_json, print_table
+from peerage.evaluation import collect as collecting
+from peerage.evaluation.replayed import from_replay
+from peerage.offline.listing import list_data
+from peerage.offline.places import minari_root
+from peerage.offline.trajectories import Trajectories
+from peerage.text import count, number
+
+NAMES = ("episodes", "env", "env_args", "seed", "noise", "max_episode_steps", "n_envs")
+
+
+def collect(args: argparse.Namespace, command: Sequence[str]) -> None:
+    if args.from_replay is not None:
+        more = {"replica": args.replica or 0, "episodes": args.episodes, "env": args.env}
+        data, note = from_replay(args.from_replay, args.out, overwrite=args.overwrite, **more)
+        print(note) if note else None
+    else:
+        given: dict[str, Any] = {name: getattr(args, name) for name in NAMES if getattr(args, name) is not None}
+        with _progress() as progress:
+            data = collecting.collect(args.sources, args.out, overwrite=args.overwrite, progress=progress, **given)
+    print(_summary(data))
+
+
+def print_data(args: argparse.Namespace, command: Sequence[str]) -> None:
+    rows = list_data(args.names)
+    if args.json:
+        print_json(rows)
+    elif not rows:
+        print(f"there are no datasets in {minari_root()}; `peerage collect` makes one")
+    else:
+        errors = any(row["error"] for row in rows)
+        print_table([{name: cell for name, cell in row.items() if errors or name != "error"} for row in rows])
+
+
+def _summary(data: Trajectories) -> str:
+    low, middle, high, top = map(number, data.quantiles())
+    returns = f"return quantiles 10% {low}, 50% {middle}, 90% {high}, 100% {top}"
+    return f"{data.source.name}: {count(data.episodes, 'episode')}, {count(data.steps, 'step')}, {returns}"
+
+
+@contextmanager
+def _progress() -> Iterator[Any]:
+    """A progress bar in a terminal; nothing elsewhere. Yields `progress(done, total)`."""
+    console = Console(stderr=True)
+    if not (console.is_terminal and sys.stderr is not None):
+        yield lambda done, total: None
+        return
+    columns = (TextColumn("episodes"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("episodes", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
