@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
+import sys
 
 import gymnasium
+import h5py
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from minari.data_collector import EpisodeBuffer
 from minari.dataset.minari_storage import MinariStorage
+from pyarrow import parquet
 from scipy import stats
 
 import peerage.offline.windows as windows_module
+from peerage.cli import main
 from peerage.errors import UserError
 from peerage.offline.episodes import Episode
 from peerage.offline.trajectories import Trajectories, load_data, trajectories
@@ -178,6 +185,136 @@ def test_unsuitable_minari_datasets_are_refused_in_one_line(datasets) -> None:
     metadata.write_text("{" * 100_000)
     with pytest.raises(UserError, match="cannot be read"):
         load_data("none")
+
+
+# --- Parquet --------------------------------------------------------------------------------------
+
+
+def table(**columns) -> pa.Table:
+    rows = {
+        "observations": [[[0.0, 1], [2, 3], [4, 5]], [[6.0, 7]]], "actions": [[[1.0], [2], [3]], [[4.0]]],
+        "rewards": [[1.0, 2, 3], [4.0]], "dones": [[False, False, True], [False]],
+    }  # fmt: skip
+    return pa.table({name: column for name, column in (rows | columns).items() if column is not None})
+
+
+def test_parquet_with_a_trajectory_in_each_row_is_read(tmp_path) -> None:
+    folder = tmp_path / "halfcheetah" / "data"
+    folder.mkdir(parents=True)
+    parquet.write_table(table(), folder / "train-0.parquet")
+    following = [[[2.0, 3], [4, 5], [8, 8]], [[9.0, 9]]]
+    parquet.write_table(table(next_observations=following), folder / "train-1.parquet", row_group_size=1)
+    one, both = load_data(folder / "train-0.parquet"), load_data(str(tmp_path / "halfcheetah"))
+    assert one.obs.tolist() == [[0, 1], [2, 3], [4, 5], [6, 7]] and one.actions.tolist() == [[1], [2], [3], [4]]
+    assert one.returns.tolist() == [6, 4] and one.terminated.tolist() == [True, False]
+    assert one.last_obs.tolist() == [[4, 5], [6, 7]]  # unknown
+    assert both.last_obs.tolist() == [[4, 5], [6, 7], [8, 8], [9, 9]] and both.starts.tolist() == [0, 3, 4, 7, 8]
+    assert both.source.env == "" and both.source.low == -np.inf and both.source.high == np.inf
+
+
+def test_parquet_with_discrete_actions_is_read(tmp_path) -> None:
+    parquet.write_table(table(actions=[[0, 3, 1], [2]]), tmp_path / "d.parquet")
+    data = load_data(tmp_path / "d.parquet")
+    assert data.actions.tolist() == [[0], [3], [1], [2]]
+    assert data.source.n_actions == 4 and data.source.low.shape == (0,)
+
+
+@pytest.mark.parametrize("columns, words", [
+    ({"dones": None}, "it has no column dones"),
+    ({"rewards": [[1.0, 2], [4.0]]}, "row 0 has 2 rewards and 3 dones"),
+    ({"rewards": [[1.0, None, 3], [4.0]]}, "rewards of row 0 has missing values"),
+    ({"rewards": [[1.0, 2, 3], None]}, "rewards of row 1 is empty"),
+    ({"rewards": [[], []], "dones": [[], []]}, "episode 0 is empty"),
+    ({"rewards": [[1.0, float("nan"), 3], [4.0]]}, "a reward is not finite"),
+    ({"observations": [[[0.0, 1], [2, 3], [4]], [[6.0, 7]]]}, "elements of several sizes"),
+    ({"observations": [[[0.0, 1], [2, 3], [4, 5]], [[6.0]]]}, "of several sizes"),
+    ({"observations": [[[[0.0]]] * 3, [[[1.0]]]]}, "is not flat"),
+    ({"rewards": ["abc", "d"]}, "is not a readable dataset"),
+    ({"rewards": [["a", "b", "c"], ["d"]]}, "a reward is not a list of numbers"),
+    ({"actions": [[0.5, 1, 1], [0.0]]}, "not whole numbers"),
+    ({"actions": [[-1, 1, 1], [0]]}, "has actions from -1"),
+])  # fmt: skip
+def test_unsuitable_parquet_is_refused_in_one_line(columns, words, tmp_path) -> None:
+    parquet.write_table(table(**columns), tmp_path / "d.parquet")
+    with pytest.raises(UserError, match=words) as caught:
+        load_data(tmp_path / "d.parquet")
+    assert "\n" not in str(caught.value)
+
+
+# --- hostile files --------------------------------------------------------------------------------
+
+
+class Trap:
+    """Creates a file if it is unpickled."""
+
+    def __init__(self, path) -> None:
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+def test_broken_and_hostile_files_are_refused_and_nothing_is_executed(datasets, tmp_path, monkeypatch, capsys) -> None:
+    """One line and status 2 each."""
+    sprung = tmp_path / "sprung"
+    trap = pickle.dumps(Trap(sprung))
+    (tmp_path / "data.pkl").write_bytes(trap)
+    (tmp_path / "data.parquet").write_bytes(trap)
+    parquet.write_table(table(), tmp_path / "cut.parquet")
+    (tmp_path / "cut.parquet").write_bytes((tmp_path / "cut.parquet").read_bytes()[:-20])
+    parquet.write_table(pa.table({"x": [trap]}), tmp_path / "pickled.parquet")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "a-pickle").mkdir()
+    np.save(tmp_path / "a-pickle" / "data.npy", np.array([Trap(sprung)], object), allow_pickle=True)
+    env = gymnasium.make("CartPole-v1")
+    spec = json.loads(env.spec.to_json())
+    hostile = {"id": "Hostile-v0", "entry_point": "builtins:open", "kwargs": {"file": str(sprung), "mode": "w"}}
+    for name in ("cut", "text", "pickled", "linked", "typed", "types", "pipe", "named"):
+        rows = np.zeros((3, 4), np.float32), np.zeros(2, int), np.zeros(2)
+        write(datasets / f"{name}-v0", [buffer(*rows, True)], env.observation_space, env.action_space)
+        data = datasets / f"{name}-v0" / "data"
+        about = json.loads((data / "metadata.json").read_text())
+        file = data / "main_data.hdf5"
+        if name == "cut":
+            file.write_bytes(file.read_bytes()[:2000])
+        elif name == "text":
+            file.write_bytes(b"not HDF5")
+        elif name == "pickled":
+            file.write_bytes(trap)
+        elif name == "linked":
+            with h5py.File(file, "a") as opened:
+                del opened["episode_0/rewards"]
+                opened["episode_0/rewards"] = h5py.ExternalLink(str(datasets / "named-v0" / "x.hdf5"), "/")
+        elif name == "typed":
+            with h5py.File(file, "a") as opened:
+                del opened["episode_0/rewards"]
+                opened["episode_0"].create_dataset("rewards", data=[b"a", b"b"])
+        elif name == "types":
+            about["observation_space"] = json.dumps({"type": "Box", "dtype": "O", "shape": [2], "low": 0, "high": 1})
+        elif name == "pipe":
+            file.unlink()
+            os.mkfifo(file)  # opening it would wait for ever
+        elif name == "named":
+            about["env_spec"] = json.dumps(spec | hostile)
+        (data / "metadata.json").write_text(json.dumps(about))
+    assert load_data("named").source.env == "Hostile-v0"  # named, not built
+    for name in ("cut", "text", "pickled", "linked", "typed", "types", "pipe"):
+        assert main(["data", name]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and f"{name}-v0" in error.replace(f"{name}: a reward", f"{name}-v0"), error
+    for name in ("data.pkl", "data.parquet", "cut.parquet", "pickled.parquet", "empty", "a-pickle"):
+        assert main(["data", str(tmp_path / name)]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and name in error, error
+    assert not sprung.exists()
+
+
+def test_a_missing_package_is_named(datasets, monkeypatch, capsys) -> None:
+    write(datasets / "d-v0", [], gymnasium.spaces.Box(-1, 1, (1,)), gymnasium.spaces.Discrete(2))
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    assert main(["data", "d"]) == 2
+    hint = 'a Minari dataset needs h5py, which is not installed: pip install "peerage[offline]"'
+    assert hint in capsys.readouterr().err
 
 
 # --- windows --------------------------------------------------------------------------------------

@@ -119,9 +119,9 @@ def _check_files(folder: Path, data_format: str) -> None:
         raise UserError(f"{folder} is incomplete: {path} is missing")
     try:
         with h5py.File(path, "r") as file:
-            for name in file:
-                if not isinstance(file.get(name, getlink=True), h5py.HardLink):
-                    raise ValueError(f"its entry {name!r} is a link to another file")
+            linked = file.visititems_links(lambda name, link: None if isinstance(link, h5py.HardLink) else name)
+            if linked is not None:
+                raise ValueError(f"its entry {linked!r} is a link")
     except Exception as error:
         raise _unreadable(folder, error) from error
 

@@ -19,6 +19,7 @@ import numpy as np
 from peerage.errors import UserError
 from peerage.offline.episodes import Episode, Recording
 from peerage.offline.minari_files import read_minari
+from peerage.offline.parquet_files import parquet_files, read_parquet
 from peerage.offline.places import find, is_minari
 
 QUANTILES = (0.1, 0.5, 0.9, 1.0)
@@ -115,14 +116,32 @@ class Trajectories:
 
 
 def load_data(name_or_path: str | Path) -> Trajectories:
-    """Load a dataset: the name of a local Minari dataset, or the path of its folder.
+    """Load a dataset: the name of a local Minari dataset, the path of its folder, or the path of a Parquet file or of a
+    folder of Parquet files with one trajectory in each row (`peerage.offline.parquet_files`).
 
     Nothing is downloaded or executed. Raises UserError, in one line, if there is no such dataset or it cannot be used.
     """
     path = find(str(name_or_path))
-    if not is_minari(path):
-        raise UserError(f"{path} is not a dataset: use a Minari dataset")
-    return trajectories_of(read_minari(path), str(name_or_path))
+    if is_minari(path):
+        recording = read_minari(path)
+    elif parquet_files(path):
+        recording = read_parquet(path)
+    else:
+        raise _not_data(path)
+    return trajectories_of(recording, str(name_or_path))
+
+
+PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".joblib", ".npy", ".npz")
+"""Files that can contain pickles."""
+
+
+def _not_data(path: Path) -> UserError:
+    """The error for something that is not a dataset."""
+    use = "use a Minari dataset, or Parquet with one trajectory in each row (docs/data.md)"
+    inside = path.iterdir() if path.is_dir() else [path]
+    if pickle := next((file for file in inside if file.suffix.lower() in PICKLES), None):
+        return UserError(f"{pickle} can contain a pickle, which executes code when it is opened: {use}")
+    return UserError(f"{path} is not a dataset: {use}")
 
 
 def trajectories_of(recording: Recording, name: str) -> Trajectories:
