@@ -261,7 +261,7 @@ class Run:
 
     @_with_python_names
     def video(self, out: Path | str | None = None, *, member: int = 0, **settings: Any) -> Path:
-        """Write a GIF of a member and return its path; by default
+        """Write a GIF or MP4 of a member and return its path; by default
         `member-<i>-replica-<r>[-<checkpoint>].gif` in the run folder.
 
         `settings`: `replica`, `episodes`, `seed`, `checkpoint`, `max_frames`, `overwrite`, as of

@@ -49,6 +49,7 @@ def test_the_policy_names_every_script_by_its_hash_and_allows_nothing_else():
         "script-src": [f"'sha256-{code}'" for code in hashes],
         "style-src": ["'unsafe-inline'"],
         "img-src": ["data:"],
+        "media-src": ["data:"],
         "base-uri": ["'none'"],
         "form-action": ["'none'"],
     }

@@ -1,8 +1,13 @@
-"""GIFs of trained members."""
+"""GIF and MP4 files of trained members."""
 
 from __future__ import annotations
 
+import base64
+import os
+import sys
+
 import gymnasium
+import imageio_ffmpeg
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,7 +16,11 @@ import peerage
 from peerage.cli import main
 from peerage.envs.make import make_env
 from peerage.evaluation.evaluate import SEED
-from peerage.evaluation.video import record, watch
+from peerage.evaluation.video import record, use_egl, watch
+from peerage.evaluation.video_files import Mp4
+from peerage.reports import videos
+from peerage.reports.report import render
+from peerage.runs.folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("no_reports")
 
@@ -65,8 +74,9 @@ def test_the_command_writes_a_video_and_overwrites_nothing(run, tmp_path, capsys
     ("words", "message"),
     [
         (["video", "--member", "2"], "has members 0 to 1 and replicas 0 to 1"),
-        (["video", "--out", "film.mp4"], "must end in .gif"),
-        (["video", "--out", "nowhere/film.gif"], "nowhere is not a folder"),
+        (["video", "--out", "film.avi"], "must end in .gif or .mp4"),
+        (["video", "--out", "nowhere/film.mp4"], "nowhere is not a folder"),
+        (["video", "--out", "film.mp4", "--member", "2"], "has members 0 to 1 and replicas 0 to 1"),
         (["watch"], "there is no screen: use `peerage video`"),
     ],
 )
@@ -77,7 +87,72 @@ def test_environments_that_cannot_be_recorded_give_a_one_line_error(run, monkeyp
     assert main([words[0], str(run.folder), *words[1:]]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
-    assert not list(run.folder.parent.rglob("*.gif*"))
+    assert not list(run.folder.parent.rglob("*.gif*")) + list(run.folder.parent.rglob("*.mp4*"))
+
+
+def mp4_frames(path) -> tuple[dict, list[np.ndarray]]:
+    """What ffmpeg says about a file, and its frames."""
+    reader = imageio_ffmpeg.read_frames(str(path))
+    about = next(reader)
+    width, height = about["size"]
+    return about, [np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader]
+
+
+def test_an_mp4_shows_what_a_gif_shows(run, tmp_path, monkeypatch, capsys):
+    """At up to 60 frames per second; the file is written under another name first, and the report embeds it."""
+    Bright.shown, Bright.fps = 0, 60
+    bright = peerage.load(run.folder, env=Bright)
+    path = bright.video(run.folder / "film.mp4", member=1, max_frames=12)
+    about, shown = mp4_frames(path)
+    assert about["fps"] == 60 and about["codec"] == "h264" and len(shown) == 12 and "yuv420p" in about["pix_fmt"]
+    assert [abs(frame.mean() - 3 * (k + 1)) < 2 for k, frame in enumerate(shown)] == [True] * 12
+    before = path.read_bytes()
+    Bright.shown = 0
+    bright.video(path, member=1, max_frames=12, overwrite=True)
+    assert path.read_bytes() == before
+    assert sorted(f.name for f in run.folder.iterdir() if "film" in f.name) == ["film.mp4"]
+    gif = run.video()
+    html = render(RunFolder.open(run.folder))
+    assert f"data:video/mp4;base64,{base64.b64encode(before).decode()}" in html
+    assert f"data:image/gif;base64,{base64.b64encode(gif.read_bytes()).decode()}" in html
+    monkeypatch.setattr(videos, "MAX_BYTES", 10)
+    html = render(RunFolder.open(run.folder))
+    assert "base64" not in html and "film.mp4 is not shown here" in html
+
+
+def test_mp4_files_of_odd_sizes_and_failures(tmp_path, monkeypatch):
+    film = Mp4(tmp_path / "odd.mp4")
+    film.rate = 41.5
+    for k in range(3):
+        film.add(np.full((7, 9, 4), 80 * k, np.uint8))
+    film.finish()
+    about, shown = mp4_frames(film.path)
+    assert about["size"] == (10, 8) and about["fps"] == 41.5 and len(shown) == 3
+    other = Mp4(tmp_path / "other.mp4")
+    other.add(np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(peerage.UserError, match="images of several sizes"):
+        other.add(np.zeros((8, 10, 3), np.uint8))
+    other.discard()
+    assert [path.name for path in tmp_path.iterdir()] == ["odd.mp4"]
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    with pytest.raises(peerage.UserError, match=r'needs imageio_ffmpeg, .*: pip install "peerage\[video\]"'):
+        Mp4(tmp_path / "x.mp4")
+
+
+def test_mujoco_renders_without_a_screen(monkeypatch):
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "MUJOCO_GL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sys, "platform", "linux")
+    environment = dict(os.environ)
+    use_egl()
+    assert os.environ["MUJOCO_GL"] == "egl"
+    for name, value, expected in (("MUJOCO_GL", "osmesa", "osmesa"), ("DISPLAY", ":0", None)):
+        monkeypatch.delenv("MUJOCO_GL", raising=False)
+        monkeypatch.setenv(name, value)
+        use_egl()
+        assert os.environ.get("MUJOCO_GL") == expected
+        monkeypatch.delenv(name)
+    assert dict(os.environ) == environment
 
 
 def test_an_environment_without_images_is_named(tmp_path, capsys):

@@ -193,17 +193,18 @@ def _video_arguments(parser: Parser) -> None:
     _watch_arguments(parser)
     about = "maximum number of frames (default: 1000)"
     parser.add_argument("--max-frames", type=number(1), default=1000, metavar="N", help=about)
-    about = "GIF file to write (default: member-I-replica-R[-CHECKPOINT].gif in the run folder)"
+    about = "file to write, FILE.gif or FILE.mp4 (default: member-I-replica-R[-CHECKPOINT].gif in the run folder)"
     parser.add_argument("--out", type=Path, metavar="FILE", help=about)
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
 
 
 VIDEO = Command(
     "RUN [--member N] [--replica N] [--checkpoint best|STEP] [--episodes N] [--seed N] [--out FILE] [flags]",
-    "Write a GIF of a trained member, which acts alone and without exploration.",
+    "Write a GIF or MP4 of a trained member, which acts alone and without exploration.",
     _video_arguments,
     "peerage.commands.actions.video:video",
-    "EXAMPLES\n  peerage video experiments/my-run --member 1 --episodes 3 --out lander.gif\n",
+    "EXAMPLES\n  peerage video experiments/my-run --member 1 --episodes 3 --out lander.gif\n"
+    "  peerage video experiments/my-run --out experiments/my-run/film.mp4 && peerage report experiments/my-run\n",
     check_run,
 )
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
+import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -162,7 +164,7 @@ def make_env(
         except TypeError as error:
             raise UserError(f"{name} could not be built: {_explain(error, env)}") from error
         except Exception as error:
-            reason = f"{type(error).__name__}: {first_line(error)}{place(error)}"
+            reason = f"{type(error).__name__}: {first_line(error)}{place(error)}{_graphics()}"
             raise UserError(f"{name} could not be built: {reason}") from error
     _show_once(caught)
     if not isinstance(built, gymnasium.Env):
@@ -204,6 +206,13 @@ def running_statistics(env: gymnasium.Env) -> str | None:
             )
         env = env.env
     return None
+
+
+def _graphics() -> str:
+    """A hint if MuJoCo was imported, or should be, with a kind of OpenGL that may be missing."""
+    kind = os.environ.get("MUJOCO_GL", "egl")
+    mujoco = any(name.partition(".")[0] == "mujoco" for name in sys.modules)
+    return f"; MUJOCO_GL={kind} may be the reason: use MUJOCO_GL=egl, or unset it" if mujoco and kind != "egl" else ""
 
 
 def _perturbations(data: Any) -> Perturbations:

@@ -45,6 +45,7 @@ nav a { display: inline-block; padding: .15rem 0; font-size: .93rem; }
 .state { border-left: 4px solid var(--dim); padding-left: .8rem; }
 .state.failed { border-color: var(--bad); } .state.done { border-color: var(--good); }
 figure { margin: 0 0 1rem; padding: .8rem .9rem; }
+figure > img, video { display: block; max-width: 100%; }
 figcaption { color: var(--dim); font-size: .9rem; line-height: 1.45; margin-top: .6rem; overflow-wrap: anywhere; }
 /* A shadow at a side with hidden content; the cover over it scrolls with the content. */
 .scroll { overflow-x: auto; margin: .5rem 0; background: linear-gradient(90deg, var(--card) 40%, transparent) 0 / 2rem
@@ -121,6 +122,7 @@ def render(
     allowed = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(c.encode()).digest()).decode()}'" for c in codes)
     policy = (
         f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; "
+        "media-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
     return (

@@ -16,6 +16,7 @@ from peerage.reports import charts, matrix, page, plots, provenance
 from peerage.reports.figures import make_figures
 from peerage.reports.heatmaps import capital
 from peerage.reports.page import Section
+from peerage.reports.videos import videos
 from peerage.runs import tables
 from peerage.runs.disturbances import disturbances
 from peerage.runs.folder import RunFolder, as_mapping, write_atomically
@@ -67,6 +68,7 @@ def render(run: RunFolder) -> str:
         "Who follows whom": "\n".join(filter(None, trust)),
         "Signals behind the scores": "\n".join(filter(None, behind)),
         "Members": _member_table(config, members, values, metrics, advice) if members else "",
+        "Videos": videos(run.path),
         "How to repeat the run": provenance.reproduce(run, name),
         "Settings": provenance.settings(run),
         "Versions and machine": provenance.machine(run),
