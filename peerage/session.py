@@ -17,7 +17,7 @@ from peerage.config import RESUMABLE, Config
 from peerage.config.check import refuse_unused_trust_settings
 from peerage.config.file import to_dict, validate
 from peerage.envs.catalogue import is_known
-from peerage.envs.make import Spec, running_statistics
+from peerage.envs.make import Spec
 from peerage.envs.names import recorded_name
 from peerage.envs.vector import Maker
 from peerage.errors import Terminated, UserError, nearest
@@ -27,6 +27,7 @@ from peerage.learners.defaults import check_learning
 from peerage.loading import deferred
 from peerage.nets import workers
 from peerage.nets.native import row_products
+from peerage.offline.trajectories import Trajectories
 from peerage.runs import checkpoint
 from peerage.runs.advice_columns import further_columns
 from peerage.runs.callbacks import load_callbacks
@@ -37,6 +38,7 @@ from peerage.runs.loggers import TensorBoardLog, WandbLog
 from peerage.runs.tables import CsvLog, check_offsets
 from peerage.sharing.adviser import Suggests
 from peerage.training.budget import guard
+from peerage.training.build import build_trainer
 from peerage.training.extend import command_of, describe_extension, extend, is_complete, steps_to_extend
 from peerage.training.machine import describe, device_name, differences
 from peerage.training.restore import Restored, check_budget, restore
@@ -65,20 +67,22 @@ def run_training(
     advisers: Sequence[str | Suggests] | None = None,
     listeners: Sequence[Listener] = (),
     spec: Spec | None = None,
+    data: Trajectories | None = None,
 ) -> Path:
     """Train with `config` and return the run folder. `given`: keys of the settings that the user gave; those without
-    effect are refused. `spec`: the result of `check_env_id`, if it is known. Raises UserError; invalid settings are
+    effect are refused. `spec`: the result of `check_env_id`, if it is known. `data`: the episodes of an offline training, if
+    `config` results from `peerage.offline.configured.load_configured`. Raises UserError; invalid settings are
     reported before any file is written."""
     if config.run.exp_name is not None:  # an existing run is refused before anything is built
         RunFolder.plan(config.run.log_dir, config.run.exp_name, "run", config.run.overwrite)
     if env is not None:
         config = replace(config, env=recorded_name(env))
     with guard():
-        trainer = Trainer(config, env=env, advisers=advisers, spec=spec)
+        trainer = build_trainer(config, env=env, advisers=advisers, spec=spec, data=data, keep_env="env" in given)
     config = trainer.config
     try:
         refuse_unused_trust_settings(config.advice, given, len(trainer.names))
-        if problem := running_statistics(trainer.envs.envs[0]):
+        if problem := trainer.environment_problem():
             raise UserError(problem)
     except UserError:
         trainer.close()
@@ -232,7 +236,7 @@ def resume(
         folder.reopen()
         folder.write_command(command or command_of(run, longer, stretch_schedules))
         _note_differences(restored, folder)
-        if problem := running_statistics(trainer.envs.envs[0]):  # of a run that an older version started
+        if problem := trainer.environment_problem():  # of a run that an older version started
             restored.messages.append(problem)
         runner = _runner(trainer, folder, log, [*loggers, *listeners], restored.messages)
         if restored.checkpoint is not None:

@@ -29,6 +29,7 @@ def check(config: Config) -> None:
                 raise UserError(f"{flag(setting.key)} must be {describe_interval(setting.interval)}, got {value:g}")
     _check_lengths(config)
     _check_learner(config)
+    _check_data(config)
     _check_exchanges(config)
     _check_group(config)
     _check_advice(config.advice)
@@ -74,6 +75,40 @@ def _check_learner(config: Config) -> None:
         for text in getattr(learner, name):
             if text != "none":
                 check_trained(text, f"{flag(name)} {text!r}")
+
+
+def is_offline(config: Config) -> bool:
+    """Whether the members learn from a dataset."""
+    return bool(config.data) or any(name != "auto" and LEARNERS[name].offline for name in config.learner.algorithm)
+
+
+def _check_data(config: Config) -> None:
+    known = ", ".join(name for name in LEARNERS if LEARNERS[name].offline)
+    if not is_offline(config):
+        for name in ("data_fraction", "data_epochs", "data_fingerprint"):
+            if getattr(config, name) not in (None, "", 1.0):
+                raise UserError(f"{flag(name)} has no effect without --data: it is for offline algorithms ({known})")
+        return
+    names = list(dict.fromkeys(config.learner.algorithm))
+    if online := [name for name in names if name == "auto" or not LEARNERS[name].offline]:
+        if config.data:
+            what = "an offline algorithm" if online[0] == "auto" else f"an offline algorithm, and {online[0]} is none"
+            raise UserError(f"--data needs {what}: use --algorithm with one of {known}")
+        raise UserError(f"{names[0]} learns from data and {online[0]} from steps: a group cannot mix them")
+    name = names[0]
+    if not config.data:
+        raise UserError(f"{name} learns from a dataset: add --data NAME|PATH (`peerage data` lists the local ones)")
+    unused = {
+        "advisers": config.advisers,
+        "perturb": config.perturb,
+        "exchange": config.exchange,
+        "sharing": config.advice.sharing == "advice",
+        "byzantine_members": config.advice.byzantine_members,
+        "eval_modes": "together" in config.run.eval_modes,
+    }
+    for key, given in unused.items():
+        if given:
+            raise UserError(f"{flag(key)} has no effect with {name}, whose members learn alone, from data: remove it")
 
 
 def _check_exchanges(config: Config) -> None:

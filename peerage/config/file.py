@@ -240,7 +240,8 @@ def with_sharing(config: Config) -> Config:
     if config.advice.sharing is not None:
         return config
     named = config.learner.algorithm
-    alone = not config.advisers and all(name != "auto" and LEARNERS[name].on_policy for name in named)
+    methods = [LEARNERS[name] for name in named if name != "auto"]
+    alone = not config.advisers and len(methods) == len(named) and all(m.on_policy or m.offline for m in methods)
     return with_part(config, "advice", sharing="none" if alone else "advice")
 
 

@@ -9,7 +9,7 @@ import argparse
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import NoneType
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
@@ -19,7 +19,7 @@ from peerage.config.file import convert
 from peerage.config.methods import LEARNERS
 from peerage.config.perturbations import overridden
 from peerage.config.plain_yaml import parse, parse_scalar, short
-from peerage.config.tree import OTHER_NAMES, Config, Setting, changed, key_of, method_parts, parts, settings
+from peerage.config.tree import OTHER_NAMES, Config, Setting, changed, key_of, method_parts, parts, released, settings
 from peerage.errors import UserError, nearest
 
 SECTIONS: dict[str, tuple[str, str]] = {
@@ -29,6 +29,7 @@ SECTIONS: dict[str, tuple[str, str]] = {
         "Named as in Stable-Baselines3. Give one value for all members, or one per member: "
         "--learning-rate 1e-3 5e-4.",
     ),
+    "data": ("data", "The dataset of an offline algorithm, which learns without an environment."),
     "advice": (
         "advice",
         "How members learn from each other: every --follow-steps steps, each member chooses an adviser to follow.",
@@ -38,11 +39,22 @@ SECTIONS: dict[str, tuple[str, str]] = {
 }
 """Heading and text of each section of the help. Other parts use their name and the first paragraph of their
 docstring."""
-SECTION_OF_FIELD = {"device": "run", "threads": "run", "exchange": "exchange", "exchange_freq": "exchange"}
+SECTION_OF_FIELD = {
+    "data": "data",
+    "data_fraction": "data",
+    "data_epochs": "data",
+    "data_fingerprint": "data",
+    "device": "run",
+    "threads": "run",
+    "exchange": "exchange",
+    "exchange_freq": "exchange",
+}
 """Top-level fields of the tree that the help lists in another section."""
 METAVARS = {
     "env": "ID",
     "env_args": "NAME=VALUE",
+    "data": "NAME|PATH",
+    "data_fingerprint": "SHA256",
     "perturb": "NAME=VALUE",
     "byzantine_members": "MEMBER:KIND",
     "advisers": "ADVISER",
@@ -295,9 +307,7 @@ def _described(part: str) -> tuple[str, str]:
 def override(config: Config, given: Mapping[str, Any]) -> Config:
     """`config` with fields replaced by flags of the command line. `given`: the words of each flag, by field name."""
     flags = {known.name: known for known in train_flags()}
-    # A number of epochs on the command line overrides a number of steps from a file.
-    if "n_epochs" in given and "total_timesteps" not in given:
-        config = replace(config, total_timesteps=None)
+    config = released(config, given)
     changes: dict[str, dict[str, Any]] = {part: {} for part in parts()}
     for name, words in given.items():
         chosen = flags[name]

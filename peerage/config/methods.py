@@ -124,6 +124,9 @@ class LearnerMethod(Method):
     """The learner accepts images as observations: `space.image` gives their layout in the flat observations."""
     on_policy: bool = False
     """The learner must be trained on its own actions."""
+    offline: bool = False
+    """The learner learns from a dataset instead of environment steps: `build` also takes `data`, a
+    `peerage.offline.trajectories.Trajectories`, or None for a learner that only acts."""
     takes_critic: bool = False
     """It accepts a `critic` (`peerage.learners.critics.CriticFactory`) when it is built."""
     has_action_value: bool = True

@@ -11,7 +11,7 @@ fields. Fields of `learner` are tuples: one value for all members, or one value 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, make_dataclass, replace
 from typing import Any, Literal
 
@@ -169,8 +169,20 @@ class Config:
     """Independent copies of the whole group with different seeds. Statistics treat each replica as one sample."""
     seed: int = limited(0, "[0, inf)")
     """Seed of all random numbers of the run."""
+    data: str = ""
+    """Dataset of an offline algorithm: the name of a local Minari dataset, or the path of one or of parquet files
+    (docs/methods/offline.md). The environment is that of the dataset, unless env names another."""
+    data_fraction: float = limited(1.0, "(0, 1]")
+    """Learn from the episodes with the highest returns that hold this share of the steps of the dataset. With bc, 0.1
+    is 10%-BC."""
+    data_epochs: int | None = limited(None, "[1, inf)")
+    """Length of an offline run in passes over the episodes: total_timesteps is this number times ceil(episodes /
+    batch_size)."""
+    data_fingerprint: str = ""
+    """SHA-256 of the dataset, which config.yaml records: other data is refused. By default that of the dataset."""
     total_timesteps: int | None = limited(None, "[1, inf)")
-    """Environment steps per member; overrides n_epochs. By default n_epochs * epoch_length."""
+    """Environment steps per member, in an offline run gradient steps; overrides n_epochs. By default n_epochs *
+    epoch_length."""
     n_epochs: int = limited(100, "[1, inf)")
     """Length of the run in epochs."""
     epoch_length: int = limited(1000, "[1, inf)")
@@ -266,7 +278,7 @@ def public_name(key: str) -> str:
     return PUBLIC_NAMES.get(key, key)
 
 
-OTHER_NAMES = {"clip_ratio": "clip_range"}
+OTHER_NAMES = {"clip_ratio": "clip_range", "epochs": "data_epochs"}
 """Names of published files and commands -> the keys of the same settings. Both are accepted everywhere."""
 
 
@@ -354,11 +366,9 @@ def changed(config: Config, changes: Mapping[str, Mapping[str, Any]]) -> Config:
 def with_settings(config: Config, values: Mapping[str, Any]) -> Config:
     """`config` with some settings replaced. `values`: key (see `settings`) -> value; lists become tuples.
 
-    `n_epochs` without `total_timesteps` resets `total_timesteps` to None, because that would override it. Raises
-    UserError for an unknown key.
+    Values that would override or contradict them are reset (`released`). Raises UserError for an unknown key.
     """
-    if "n_epochs" in values and "total_timesteps" not in values:
-        config = replace(config, total_timesteps=None)
+    config = released(config, {key_of(key) for key in values})
     known = settings()
     changes: dict[str, dict[str, Any]] = {part: {} for part in parts()}
     for key, value in values.items():
@@ -368,6 +378,16 @@ def with_settings(config: Config, values: Mapping[str, Any]) -> Config:
         setting = known[key]
         changes[setting.part][setting.name] = tuple(value) if isinstance(value, list) else value
     return changed(config, changes)
+
+
+def released(config: Config, given: Collection[str]) -> Config:
+    """`config` without the values that would override or contradict the settings `given` (keys): a number of epochs
+    resets a number of steps, and another dataset the fingerprint."""
+    if {"n_epochs", "data_epochs"} & set(given) and "total_timesteps" not in given:
+        config = replace(config, total_timesteps=None)
+    if "data" in given and "data_fingerprint" not in given:
+        config = replace(config, data_fingerprint="")
+    return config
 
 
 def with_part(config: Config, part: str, **values: Any) -> Config:
@@ -383,5 +403,5 @@ RESUMABLE = (
 applies to evaluations after the resume; logged values do not depend on the others."""
 HARDWARE_FIELDS = ("device", "threads")
 """Fields of `Config` that may change on resuming; the continued run is then not bit-identical."""
-FREE = {"exp_name", "log_dir", "overwrite", *RESUMABLE, *HARDWARE_FIELDS}
+FREE = {"exp_name", "log_dir", "overwrite", "data", *RESUMABLE, *HARDWARE_FIELDS}
 """Fields in which two configurations of the same training may differ."""

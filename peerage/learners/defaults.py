@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
-from peerage.config.check import flag
+from peerage.config.check import flag, is_offline
 from peerage.config.fields import hints
 from peerage.config.file import with_sharing
 from peerage.config.methods import EXCHANGES, LEARNERS, NETS, TRUST, LearnerSettings, column
@@ -54,7 +54,8 @@ def member_settings(config: Config, discrete: bool) -> list[LearnerSettings]:
         method = LEARNERS[algorithm]
         if not method.fits(discrete):
             space = "Discrete" if discrete else "Box"
-            fit = " or ".join(m.name for m in LEARNERS.methods.values() if m.fits(discrete))
+            alike = [m for m in LEARNERS.methods.values() if m.offline == method.offline]
+            fit = " or ".join(m.name for m in alike if m.fits(discrete))
             raise UserError(f"{algorithm} does not fit {config.env}, whose actions are {space}: use --algorithm {fit}")
         given = {
             name: one(getattr(config.learner, name), i, keys[name], config.n_peers)
@@ -103,6 +104,8 @@ def check_learning(members: Sequence[LearnerSettings], steps: int) -> list[str]:
     loaded, and members whose first gradient step is after the end of the run. Raises UserError if no member would learn
     and not all members are loaded, and for a batch that is larger than the replay buffer."""
     for member in members:
+        if LEARNERS[member.algorithm].offline:
+            continue
         batch, buffer = getattr(member, "batch_size", 0), getattr(member, "buffer_size", math.inf)
         if batch > buffer and member.load_paths == "none":
             raise UserError(
@@ -148,6 +151,8 @@ def refuse_other_learners(algorithms: Iterable[str], given: Iterable[str]) -> No
 def refuse_unused_settings(config: Config, given: Iterable[str]) -> None:
     """Raise UserError if one of the settings `given` (keys) belongs to a learner, a kind of trust or an exchange that
     is not used."""
+    if is_offline(config):
+        refuse_online_settings(config.learner.algorithm[0], given)
     refuse_other_learners(config.learner.algorithm, given)
     advice = resolve_advice(config.advice)
     trust = f"--trust {advice.trust}" if advice.sharing != "none" else "--sharing none"
@@ -169,6 +174,17 @@ def refuse_unused_settings(config: Config, given: Iterable[str]) -> None:
             raise UserError(f"--net-arch has no effect with --net {net}: use --d-model, --n-layers and --readout")
         if key == "exchange_freq" and not config.exchange:
             raise UserError("--exchange-freq has no effect without --exchange")
+
+
+def refuse_online_settings(algorithm: str, given: Iterable[str]) -> None:
+    """Raise UserError if one of the settings `given` (keys) has no effect on an offline `algorithm`."""
+    known = settings()
+    for key in given:
+        part = known[key].part if key in known else ""
+        if key == "exchange_freq" or (part == "advice" and key != "sharing"):
+            raise UserError(
+                f"{flag(key)} has no effect with {algorithm}, whose members learn alone, from data: remove it"
+            )
 
 
 def resolve_advice(advice: AdviceConfig, has_action_value: bool = True) -> AdviceConfig:

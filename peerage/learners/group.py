@@ -25,6 +25,7 @@ from peerage.learners.defaults import environments_per_member
 from peerage.learners.recent import Recent, RecentTransitions
 from peerage.learners.streams import StreamKey, Streams
 from peerage.learners.transition import Transition
+from peerage.offline.trajectories import Trajectories
 
 
 @dataclass
@@ -50,7 +51,7 @@ class Group:
     """`R` replicas of `N` members.
 
     `recent` is the number of last transitions to keep. `critic` makes the critics of the learners (SAC, TD3); by
-    default, learners use their own.
+    default, learners use their own. `data` are the episodes from which offline learners learn; None: they only act.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Group:
         *,
         recent: int = 1000,
         critic: CriticFactory | None = None,
+        data: Trajectories | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
@@ -71,7 +73,7 @@ class Group:
         self.E = environments_per_member(members)
         self.space, self.device, self.dtype = space, torch.device(device), dtype
         self.stream_keys = [StreamKey(seed, r, i) for r in range(replicas) for i in range(self.N)]
-        self.critic = critic
+        self.critic, self.data = critic, data
         self.stacks = [self._stack(positions, total_steps) for positions in stack_positions(members)]
         self.has_action_value = all(LEARNERS[s.algorithm].has_action_value for s in members)
         """Whether every member has a Q-function, so that `action_value` can be called."""
@@ -98,8 +100,10 @@ class Group:
         keys = [self.stream_keys[m] for m in rows]
         where: dict[str, Any] = {"device": self.device, "dtype": self.dtype}
         method = LEARNERS[settings[0].algorithm]
-        critic = {} if self.critic is None else {"critic": self.critic}
-        learner: Learner = method.load()(settings, keys, self.space, total_steps, **critic, **where)
+        more: dict[str, Any] = {} if self.critic is None else {"critic": self.critic}
+        if method.offline:
+            more["data"] = self.data
+        learner: Learner = method.load()(settings, keys, self.space, total_steps, **more, **where)
         return Stack(
             learner=learner,
             positions=positions,

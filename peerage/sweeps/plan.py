@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from peerage.config import AdviceConfig, Config, settings, with_settings
-from peerage.config.check import flag
+from peerage.config.check import flag, is_offline
 from peerage.config.file import load, to_dict, validate
 from peerage.config.methods import EXCHANGES, NETS, TRUST
 from peerage.config.perturbations import Perturbations, with_perturbations
@@ -32,6 +32,8 @@ from peerage.envs.make import Spec, check_env_id
 from peerage.errors import UserError
 from peerage.learners.defaults import check_learning, member_settings
 from peerage.loading import deferred
+from peerage.offline.configured import load_configured
+from peerage.offline.trajectories import Trajectories, load_data
 from peerage.runs.folder import plain_data
 from peerage.sweeps.choices import Choice, settings_of
 from peerage.sweeps.file import FILES, PLACEHOLDER, SweepFile, read
@@ -193,6 +195,11 @@ def _run(
             by[name] = axis
         config = _override(config, choice.settings)
     config = replace(config, seed=config.seed if seed is None else seed, threads=config.threads or 1)
+    if is_offline(config) and config.data:  # the environment is that of the data
+        try:
+            config, _ = load_configured(config, keep_env="env" in chosen["environment"].settings, load=_data)
+        except UserError as error:
+            raise UserError(f"data: {error}") from None
     labels = [chosen["environment"].label or config.env, *(c.label for n, c in chosen.items() if n in file.axes)]
     name = _name([*labels, f"seed{config.seed}"])
     run = replace(config.run, exp_name=name, log_dir=str(where), overwrite=False, verbose=0)
@@ -235,6 +242,11 @@ def _name_environments(runs: list[PlannedRun], combinations: list[dict[str, Choi
         replace(run, env=c["environment"].value) if ids.count(run.env) > 1 else run
         for run, c in zip(runs, combinations)
     ]
+
+
+@cache
+def _data(name: str) -> Trajectories:
+    return load_data(name)
 
 
 @cache

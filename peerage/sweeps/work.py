@@ -17,7 +17,7 @@ from peerage.runs.folder import RunFolder
 from peerage.runs.listeners import Listener
 from peerage.session import resume, run_training
 from peerage.sweeps.launch import Task
-from peerage.training.trainer import Trainer
+from peerage.training.build import build_trainer
 
 
 def work(task: Task, listeners: tuple[Listener, ...] = ()) -> str:
@@ -49,7 +49,7 @@ def measure(config: Config, steps: int) -> dict[str, float]:
     begin = 100
     starts = tuple(min(s, begin) for s in config.learner.learning_starts) or (begin,)
     config = replace(config, learner=replace(config.learner, learning_starts=starts))
-    trainer = Trainer(config)
+    trainer = build_trainer(config)
     workers.configure(trainer.threads)
     run = trainer.config.run
     seeds = episode_seeds(trainer.config, run.n_eval_episodes)

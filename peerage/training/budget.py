@@ -37,6 +37,7 @@ from peerage.learners.replay import Replay
 from peerage.learners.streams import Streams
 from peerage.nets.cnn import StackedCNN
 from peerage.nets.stacked import StackedMLP
+from peerage.offline.trajectories import Trajectories
 from peerage.runs.chunks import LARGE, SMALL
 from peerage.training.machine import available_memory
 from peerage.trust.attention import AttentionTrust, History
@@ -65,8 +66,10 @@ KINDS: tuple[tuple[type, str], ...] = (
     (StackedCNN, "networks"),
     (Group, "networks"),
     (EnvGroup, "environments"),
+    (Trajectories, "data"),
 )
 SETTINGS = {
+    "data": "a smaller --data-fraction",
     "replay": "a smaller --buffer-size",
     "networks": "a smaller --net-arch",
     "rollouts": "a smaller --n-steps",
@@ -198,7 +201,7 @@ def _walk(root: Any) -> Iterator[Found]:
             continue
         seen[id(thing)] = thing
         part = _part_of(thing) or part
-        in_state = in_state and part != "random streams"
+        in_state = in_state and part not in ("random streams", "data")
         yield thing, part, in_state
         if isinstance(thing, Mapping):
             todo += [(x, part, in_state) for x in thing.values()]

@@ -8,7 +8,7 @@ from peerage.config import Config
 from peerage.config.file import validate
 from peerage.envs.make import check_env_id
 from peerage.learners.defaults import resolve
-from peerage.training.trainer import Trainer
+from peerage.training.build import build_trainer
 
 
 def parameter_count(config: Config, member: int = 0) -> int:
@@ -22,7 +22,7 @@ def parameter_count(config: Config, member: int = 0) -> int:
     steps = max([1, *resolve(config, spec.discrete).learner.n_envs])  # the buffers of the learner are as small
     advice = replace(config.advice, sharing="none", byzantine_members=())
     small = replace(config, replicas=1, total_timesteps=steps, advisers=(), perturb={}, advice=advice)
-    trainer = Trainer(small, pretrained=False)
+    trainer = build_trainer(small, pretrained=False, learns=not config.data_fingerprint)
     try:
         stack = next(stack for stack in trainer.group.stacks if member in stack.positions)
         learned = stack.learner.exchanged()

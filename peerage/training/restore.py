@@ -20,6 +20,7 @@ from peerage.runs.serialisation import misfit
 from peerage.runs.tables import has_rows
 from peerage.sharing.adviser import Suggests
 from peerage.training.budget import check, estimate, guard
+from peerage.training.build import build_trainer
 from peerage.training.extend import is_extension, refuse_schedules
 from peerage.training.trainer import Trainer
 
@@ -80,7 +81,13 @@ def restore(
         raise UserError(f"{run} has rows but no checkpoint: its checkpoints were removed; train again from the start")
     try:
         with guard():
-            trainer = Trainer(config, env=env, advisers=() if purpose == "policies" else advisers, pretrained=fresh)
+            trainer = build_trainer(
+                config,
+                env=env,
+                advisers=() if purpose == "policies" else advisers,
+                pretrained=fresh,
+                learns=purpose == "resume",
+            )
     except UserError as error:
         known = config.env.startswith("<")  # the message says what to do
         started = folder.commands()[0] if folder.commands() else ""

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from peerage.config import Config
 from peerage.errors import UserError
-from peerage.training.trainer import Trainer
+from peerage.training.build import build_trainer
 
 
 def schedules_of(config: Config) -> list[str]:
@@ -16,7 +16,7 @@ def schedules_of(config: Config) -> list[str]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the training repeats them
         try:
-            trainer = Trainer(replace(config, replicas=1, device="cpu"), pretrained=False)
+            trainer = build_trainer(replace(config, replicas=1, device="cpu"), pretrained=False)
         except UserError:
             return []
     try:

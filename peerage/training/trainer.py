@@ -16,7 +16,7 @@ from peerage.config.file import validate
 from peerage.config.methods import EXCHANGES, loaded
 from peerage.config.perturbations import Perturbations, with_perturbations
 from peerage.envs.changing import changing_of
-from peerage.envs.make import Spec
+from peerage.envs.make import Spec, running_statistics
 from peerage.envs.names import display_name
 from peerage.envs.vector import EnvGroup, EnvMaker, Episode, Maker, Step, check_env_id
 from peerage.errors import UserError
@@ -26,6 +26,7 @@ from peerage.learners.defaults import member_settings
 from peerage.learners.group import Group
 from peerage.nets.attention_net import Window
 from peerage.nets.cnn import Image
+from peerage.offline.trajectories import Trajectories
 from peerage.runs.listeners import MetricRow
 from peerage.sharing.advice import Advice
 from peerage.sharing.adviser import Adviser, Suggests
@@ -57,8 +58,9 @@ class Trainer:
 
     `env` may be a function that makes an environment, and `advisers` may contain adviser objects (see
     `peerage.Adviser`); they replace what the configuration names. `pretrained=False` does not load the members of
-    `load_paths`, because a checkpoint will be loaded. `spec`: the result of `check_env_id`, if it is known.
-    `peerage.training.runner.Runner` adds logs, evaluations and checkpoints.
+    `load_paths`, because a checkpoint will be loaded. `spec`: the result of `check_env_id`, if it is known. `data` are
+    the episodes from which offline learners learn (`peerage.training.offline`). `peerage.training.runner.Runner` adds
+    logs, evaluations and checkpoints.
     """
 
     def __init__(
@@ -70,8 +72,10 @@ class Trainer:
         dtype: torch.dtype = torch.float32,
         pretrained: bool = True,
         spec: Spec | None = None,
+        data: Trajectories | None = None,
     ) -> None:
         config = validate(config)
+        self.data = data
         maker: Maker = config.env if env is None else env
         self.spec = check_env_id(maker, config.env_args) if spec is None else spec
         self.env_name = display_name(maker, self.spec.id)
@@ -112,13 +116,7 @@ class Trainer:
             method = EXCHANGES[name]
             settings = getattr(config, method.part) if method.part else None
             self.exchanges[name] = method.load()(settings, self.group, config.exchange_freq)
-        generators = [key.generator("environment") for key in self.group.stream_keys]
-        seeds = [int(rng.integers(2**31)) for rng in generators for _ in range(self.group.E)]
-        training = EnvMaker(maker, with_perturbations(config.env_args, perturbations), self.spec.own_random)
-        self.envs = EnvGroup([training] * len(seeds), seeds, keep=True, success=config.run.success)
-        changing = changing_of(self.envs.envs[0])
-        if self.group.E > 1 and changing is not None and changing.change_at is not None:
-            raise UserError("an environment that changes during the run needs --n-envs 1")
+        self._make_environments(maker, perturbations)
         self.evaluation_makers = [EnvMaker(maker, config.env_args, self.spec.own_random)] * self.group.M
         """Makers of the evaluation environments, one for each of the M members. They are not perturbed, so that
         evaluations of different runs are comparable."""
@@ -128,6 +126,21 @@ class Trainer:
         self.begun = False  # `begin` was called
         self._notes_left = NOTING
         self.episodes: list[Episode] = []  # finished since the last `metrics`
+
+    def _make_environments(self, maker: Maker, perturbations: Perturbations) -> None:
+        """Make the environments of the training."""
+        config = self.config
+        generators = [key.generator("environment") for key in self.group.stream_keys]
+        seeds = [int(rng.integers(2**31)) for rng in generators for _ in range(self.group.E)]
+        training = EnvMaker(maker, with_perturbations(config.env_args, perturbations), self.spec.own_random)
+        self.envs = EnvGroup([training] * len(seeds), seeds, keep=True, success=config.run.success)
+        changing = changing_of(self.envs.envs[0])
+        if self.group.E > 1 and changing is not None and changing.change_at is not None:
+            raise UserError("an environment that changes during the run needs --n-envs 1")
+
+    def environment_problem(self) -> str | None:
+        """An error message about wrappers of the environment that prevent an exact resume; None if there are none."""
+        return running_statistics(self.envs.envs[0])
 
     def _make_group(self, dtype: torch.dtype) -> Group:
         config, spec = self.config, self.spec
@@ -145,6 +158,7 @@ class Trainer:
             self.steps,
             recent=self._recent(),
             critic=critics[0] if critics else None,
+            data=self.data,
             device=self.device,
             dtype=dtype,
         )

@@ -10,14 +10,21 @@ from typing import Any
 
 from peerage.commands.console import print_outputs
 from peerage.config import HARDWARE_FIELDS, AdviceConfig, Config
-from peerage.config.check import LEARNERS_RATE, flag
+from peerage.config.check import LEARNERS_RATE, flag, is_offline
 from peerage.config.file import from_dict, load, validate, with_sharing
 from peerage.config.flags import override
 from peerage.config.presets import preset_names, seed_flags
 from peerage.envs.make import check_env_id
 from peerage.errors import UserError
-from peerage.learners.defaults import default_algorithm, fits, refuse_other_learners, refuse_unused_settings
+from peerage.learners.defaults import (
+    default_algorithm,
+    fits,
+    refuse_online_settings,
+    refuse_other_learners,
+    refuse_unused_settings,
+)
 from peerage.loading import deferred
+from peerage.offline.configured import check_fits, load_configured
 from peerage.runs.folder import RunFolder
 from peerage.training.prepare import check_training
 
@@ -47,15 +54,22 @@ def train(args: argparse.Namespace, command: Sequence[str]) -> None:
         config = replace(config, run=replace(config.run, exp_name=f"{source}-seed-{config.seed}"))
     if config.run.exp_name is not None:
         RunFolder.plan(config.run.log_dir, config.run.exp_name, "run", config.run.overwrite)
+    data = None
+    if is_offline(config):
+        config, data = load_configured(config, keep_env="env" in given)
     spec = check_training(config, given)
-    run = run_training(config, command, given=list(given), spec=spec)
+    if data is not None:
+        check_fits(data, spec)
+    run = run_training(config, command, given=list(given), spec=spec, data=data)
     if config.run.verbose:
         print_outputs(run)
 
 
 def _refuse_idle_flags(config: Config, given: Mapping[str, Any]) -> None:
     """UserError for a flag that has no effect."""
-    if with_sharing(config).advice.sharing == "none":
+    if is_offline(config):
+        refuse_online_settings(config.learner.algorithm[0], given)
+    elif with_sharing(config).advice.sharing == "none":
         for name in given:
             if name in AdviceConfig.__dataclass_fields__ and name != "sharing":
                 if config.advice.sharing is None:

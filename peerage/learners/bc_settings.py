@@ -1,0 +1,35 @@
+"""The settings of behaviour cloning, and those that all offline learners share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from peerage.config.fields import limited
+from peerage.config.methods import LEARNERS, LearnerMethod, LearnerSettings
+
+
+def unused(default: Any) -> Any:
+    """A field of the base class that has no effect on a learner: it is not a setting of the user."""
+    return field(default=default, metadata={"internal": True})
+
+
+@dataclass(frozen=True)
+class BCSettings(LearnerSettings):
+    """Settings of behaviour cloning."""
+
+    structural = ("net_arch", "batch_size", "normalize_obs")
+
+    net_arch: tuple[int, ...] = (256, 256)
+    batch_size: int = limited(256, "[1, inf)")
+    """Steps of the data in a gradient step. Typical: 64 to 4096."""
+    normalize_obs: bool = True
+    """Standardise observations with the mean and standard deviation of the data, clipped to [-10, 10]."""
+    gamma: float = unused(0.99)
+    learning_starts: int = unused(0)
+    load_paths: str = unused("none")
+
+
+LEARNERS.register(
+    LearnerMethod("bc", "peerage.learners.bc:BC", BCSettings, offline=True, has_action_value=False)
+)

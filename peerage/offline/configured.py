@@ -1,0 +1,89 @@
+"""The dataset that a configuration names: loading, the part to learn from, and the settings that follow from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from peerage.config import Config
+from peerage.config.methods import LEARNERS
+from peerage.envs.make import Spec
+from peerage.errors import UserError
+from peerage.offline.trajectories import Trajectories, load_data
+
+BOUNDS_TOLERANCE = 1e-6
+"""Relative difference below which two bounds of an action space are the same number, written by another program."""
+
+
+def load_configured(
+    config: Config, *, keep_env: bool = False, load: Callable[[str], Trajectories] = load_data
+) -> tuple[Config, Trajectories]:
+    """The episodes to learn from, and `config` with the settings that follow from the dataset.
+
+    The environment is that of the dataset if `config` has the default one; with `keep_env`, and for a configuration
+    that names the fingerprint of its data, it stays as it is. `load` reads a dataset by its name or path. Raises UserError for data that cannot be read, and for
+    data with another fingerprint.
+    """
+    data = load(config.data)
+    source = data.source
+    if config.data_fingerprint not in ("", source.fingerprint):
+        raise UserError(
+            f"the data in {config.data} has changed since it was first used (data_fingerprint "
+            f"{config.data_fingerprint[:12]}, now {source.fingerprint[:12]}): restore it, or train a new run"
+        )
+    if not keep_env and not config.data_fingerprint and config.env == Config.env:
+        if not source.env:
+            raise UserError(f"{config.data} does not name its environment: add --env ID")
+        config = replace(config, env=source.env, env_args={**source.env_args, **config.env_args})
+    chosen = best_episodes(data, config.data_fraction)
+    if config.data_epochs is not None and config.total_timesteps is None:
+        steps = config.data_epochs * math.ceil(chosen.episodes / _batch_size(config))
+        config = replace(config, total_timesteps=steps)
+    path = Path(config.data).expanduser()
+    name = str(path.absolute()) if path.exists() else config.data
+    return replace(config, data=name, data_fingerprint=source.fingerprint), chosen
+
+
+def _batch_size(config: Config) -> int:
+    """The largest batch of the members."""
+    defaults = [LEARNERS[name].settings() for name in config.learner.algorithm]
+    return max(config.learner.batch_size or [getattr(settings, "batch_size", 1) for settings in defaults])
+
+
+def best_episodes(data: Trajectories, fraction: float) -> Trajectories:
+    """The episodes with the highest returns that together have at most this share of the steps, in (0, 1], and at least
+    the best episode, in the order of the data. Of episodes with equal returns, earlier ones come first."""
+    if fraction == 1:
+        return data
+    order = np.argsort(-data.returns, kind="stable")
+    limit = fraction * data.steps * (1 + 1e-12)  # 0.29 * 100 is below 29
+    count = max(1, int(np.searchsorted(np.cumsum(data.lengths[order]), limit, side="right")))
+    return data.select(np.sort(order[:count]))
+
+
+def check_fits(data: Trajectories, spec: Spec) -> None:
+    """Raise UserError, which names both sides, if the spaces of the data are not those of the environment."""
+    source = data.source
+    discrete = source.n_actions > 0
+    ours = _spaces(data.obs.shape[1], source.n_actions, data.actions.shape[1], source.low, source.high)
+    theirs = _spaces(spec.obs_dim, spec.n_actions, spec.act_dim, spec.action_low, spec.action_high)
+    alike = data.obs.shape[1] == spec.obs_dim and discrete == spec.discrete and source.n_actions == spec.n_actions
+    if alike and not discrete:
+        alike = data.actions.shape[1] == spec.act_dim
+        for bound, other in ((source.low, spec.action_low), (source.high, spec.action_high)) if alike else ():
+            known = np.isfinite(bound)
+            alike = alike and np.allclose(bound[known], other[known], rtol=BOUNDS_TOLERANCE, atol=0)
+    if not alike:
+        raise UserError(f"the data in {source.name} has {ours}, but {spec.id} has {theirs}: name another with --env")
+
+
+def _spaces(obs: int, n_actions: int, act: int, low: np.ndarray, high: np.ndarray) -> str:
+    """The sizes of spaces in words."""
+    if n_actions:
+        return f"{obs} observations and {n_actions} discrete actions"
+    bounds = f"{low.min():g} to {high.max():g}" if np.isfinite(low).all() and np.isfinite(high).all() else "any number"
+    return f"{obs} observations and {act} actions ({bounds})"

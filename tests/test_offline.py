@@ -1,0 +1,251 @@
+"""Training from a dataset: the run, its resume, and what is refused; behaviour cloning against its equations."""
+
+from __future__ import annotations
+
+import shutil
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import balance, swing, write_dataset
+
+import peerage
+from peerage.cli import main
+from peerage.config import Config
+from peerage.errors import UserError
+from peerage.learners.base import Space
+from peerage.learners.bc import BC
+from peerage.learners.bc_settings import BCSettings
+from peerage.learners.streams import StreamKey
+from peerage.offline.configured import best_episodes
+from peerage.offline.episodes import Episode
+from peerage.offline.trajectories import load_data, trajectories
+from peerage.runs import checkpoint
+from peerage.runs.listeners import Listener
+from peerage.training.build import build_trainer
+
+pytestmark = pytest.mark.usefixtures("no_reports")
+
+TABLES = ("metrics.csv", "evaluations.csv")
+SHORT = {"total_timesteps": 60, "eval_freq": 30, "n_eval_episodes": 2, "log_freq": 10, "checkpoint_freq": 20}
+SMALL = {"net_arch": (16,), "batch_size": 32, "verbose": 0}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """The folder of Minari's datasets for this file: `cart` and `swing`."""
+    made = tmp_path_factory.mktemp("datasets")
+    write_dataset(made / "cart-v0", "CartPole-v1", balance, 8, max_episode_steps=60)
+    write_dataset(made / "swing-v0", "Pendulum-v1", swing, 4, max_episode_steps=40)
+    return made
+
+
+@pytest.fixture(autouse=True)
+def names(folder, monkeypatch) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(folder))
+
+
+def train(log_dir: Path, name: str, algorithm: object = "bc", data: str = "cart-v0", **settings) -> peerage.Run:
+    more = {**SHORT, **SMALL, "n_peers": 1, **settings}
+    return peerage.train(algorithm=algorithm, data=data, log_dir=str(log_dir), exp_name=name, **more)
+
+
+def content(run: peerage.Run) -> tuple:
+    """The tables, and the parameters and whole state of the last checkpoint."""
+    _, state, _ = checkpoint.load_one(run.folder, "")
+    return [(run.folder / table).read_bytes() for table in TABLES], state["trainer"]
+
+
+class Kill(Listener):
+    """Ends the training after some step as a kill would: without a checkpoint."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_metrics(self, step, rows) -> None:
+        if step == self.step:
+            raise KeyboardInterrupt
+
+
+# --- runs -----------------------------------------------------------------------------------------
+
+
+def test_a_killed_run_resumes_bit_for_bit(tmp_path, folder, same) -> None:
+    """Members with different settings, replicas, and a kill between two checkpoints; the data is named by its path. A
+    repetition from config.yaml and a longer run are the same, too. Trained members need no data."""
+    mine = tmp_path / "mine"
+    shutil.copytree(folder / "cart-v0", mine)
+    settings = {"data": str(mine), "n_peers": 2, "replicas": 2, "learning_rate": (1e-3, 3e-3)}
+    whole = train(tmp_path, "whole", **settings)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, "killed", **settings, listeners=[Kill(50)])
+    killed = peerage.load(tmp_path / "killed")
+    assert checkpoint.step_of(checkpoint.checkpoints(killed.folder)[-1]) == 40
+    peerage.resume(killed)
+    same(content(killed), content(whole))
+    config = whole.config
+    assert config.env == "CartPole-v1" and config.env_args == {"max_episode_steps": 60}
+    assert config.data == str(mine) and len(config.data_fingerprint) == 64 and config.advice.sharing == "none"
+    assert whole.evaluations["step"].unique().tolist() == [0, 30, 60] and whole.evaluations["length"].max() <= 60
+    losses = whole.metrics.query("name == 'loss/actor'").pivot(index="step", columns=["replica", "member"])["value"]
+    assert losses.shape == (6, 4) and (losses.iloc[-1] < losses.iloc[0]).all()
+    assert len(set(losses.iloc[-1])) == 4  # every member has its own networks and draws its own batches
+
+    again = peerage.train(config=whole.folder, log_dir=str(tmp_path), exp_name="again", verbose=0)
+    same(content(again), content(whole))
+    peerage.resume(again, total_timesteps=70)
+    same(content(again)[1], content(train(tmp_path, "long", **settings, total_timesteps=70))[1])
+
+    before = whole.evaluate(2), whole.policy(1)(np.zeros(4))
+    shutil.rmtree(mine)
+    assert before[0].equals(whole.evaluate(2)) and before[1] == whole.policy(1)(np.zeros(4))
+    with pytest.raises(UserError, match="no dataset at"):
+        peerage.resume(whole, total_timesteps=70)
+    write_dataset(mine, "CartPole-v1", balance, 8, seed=1, max_episode_steps=60)
+    now = content(whole)
+    with pytest.raises(UserError, match="has changed since it was first used"):
+        peerage.resume(whole, total_timesteps=70)
+    same(content(whole), now)
+
+
+def test_replicas_do_not_depend_on_each_other(tmp_path, same) -> None:
+    """A replica of a larger run, and a member beside others, have the bits of a smaller run."""
+    small = content(train(tmp_path, "small", replicas=2))[1]["group"]["stacks"]["0"]["learner"]
+    large = content(train(tmp_path, "large", replicas=3))[1]["group"]["stacks"]["0"]["learner"]
+    same(small["parameters"]["policy"], large["parameters"]["policy"][:2])
+    other = content(train(tmp_path, "other", replicas=2, seed=1))[1]["group"]["stacks"]["0"]["learner"]
+    assert not torch.equal(small["parameters"]["policy"], other["parameters"]["policy"])
+
+
+@pytest.mark.report
+def test_the_commands_work_on_a_run_from_data(tmp_path, capsys) -> None:
+    """A cloned policy balances the pole as the one that made the data; evaluate, compare, video, sweep and another
+    environment with the same spaces."""
+    words = ["--batch-size", "64", "--net-arch", "32", "--learning-rate", "3e-3", "--log-dir", str(tmp_path)]
+    words += ["--n-peers", "1", "--algorithm", "bc", "--n-eval-episodes", "2", "--data", "cart-v0"]
+    assert main(["train", *words, "--exp-name", "all", "--total-timesteps", "200", "--replicas", "2"]) == 0
+    best = ["--data-fraction", "0.3", "--epochs", "200", "--env", "CartPole-v1", "--env-args", "max_episode_steps=30"]
+    assert main(["train", *words, "--exp-name", "best", *best]) == 0
+    run, best = peerage.load(tmp_path / "all"), peerage.load(tmp_path / "best")
+    assert best.config.total_timesteps == 200 and best.config.env_args == {"max_episode_steps": 30}
+    assert run.evaluations.query("step == 200")["return"].min() == 60 and best.evaluations["length"].max() == 30
+    assert (run.folder / "report.html").stat().st_size > 1000
+    capsys.readouterr()
+    assert main(["evaluate", str(run.folder), "--episodes", "3"]) == 0
+    assert main(["compare", str(run.folder), str(best.folder), "--across-tasks", "--out", str(tmp_path / "c")]) == 0
+    assert main(["video", str(run.folder), "--max-frames", "3"]) == 0
+    assert "60.00" in capsys.readouterr().out
+
+
+def test_swinging_up_is_cloned_within_the_box(tmp_path) -> None:
+    policy = train(tmp_path, "box", data="swing-v0", learning_rate=1e-2, total_timesteps=150).policy()
+    data = load_data("swing-v0")
+    assert np.corrcoef(policy(data.obs.copy())[:, 0], data.actions[:, 0])[0, 1] > 0.95
+    assert np.abs(policy(100 * data.obs)).max() == 2
+
+
+@pytest.mark.parametrize("words, message", [
+    ("--algorithm bc", "bc learns from a dataset: add --data"),
+    ("--data cart-v0", "--data needs an offline algorithm: use --algorithm with one of bc"),
+    ("--algorithm dqn --data cart-v0", "an offline algorithm, and dqn is none"),
+    ("--algorithm bc dqn --n-peers 2 --data cart-v0", "an offline algorithm, and dqn is none"),
+    ("--data-fraction 0.1", "--data-fraction has no effect without --data"),
+    ("--epochs 3", "--data-epochs has no effect without --data"),
+    ("--algorithm bc --data nowhere", "no dataset 'nowhere'"),
+    ("--algorithm bc --data cart-v0 --env Pendulum-v1", "cart-v0 has 4 observations and 2 discrete actions, but "
+     "Pendulum-v1 has 3 observations and 1 actions (-2 to 2)"),
+    ("--algorithm bc --data swing-v0 --env MountainCarContinuous-v0", "but MountainCarContinuous-v0 has 2 obs"),
+    ("--algorithm bc --data cart-v0 --data-fingerprint 12", "has changed since it was first used"),
+    ("--algorithm bc --data cart-v0 --gamma 0.9", "--gamma has no effect: bc does not have this setting"),
+    ("--algorithm bc --data cart-v0 --learning-starts 9", "--learning-starts has no effect"),
+    ("--algorithm bc --data cart-v0 --advisers random", "--advisers has no effect with bc"),
+    ("--algorithm bc --data cart-v0 --sharing advice", "--sharing has no effect with bc"),
+    ("--algorithm bc --data cart-v0 --epsilon 0.1", "--epsilon has no effect with bc"),
+    ("--algorithm bc --data cart-v0 --trust td", "--trust has no effect with bc"),
+    ("--algorithm bc --data cart-v0 --perturb observation_noise=1", "--perturb has no effect with bc"),
+    ("--algorithm bc --data cart-v0 --n-peers 2 --exchange average", "--exchange has no effect with bc"),
+    ("--algorithm bc --data cart-v0 --data-fraction 0", "--data-fraction must be in (0, 1], got 0"),
+])  # fmt: skip
+def test_refusals_are_one_line_and_write_nothing(tmp_path, capsys, words, message) -> None:
+    assert main(["train", *words.split(), "--log-dir", str(tmp_path / "runs")]) == 2
+    said = capsys.readouterr().err.strip()
+    assert message in said and "\n" not in said
+    assert not (tmp_path / "runs").exists()
+
+
+# --- data -----------------------------------------------------------------------------------------
+
+
+def test_the_best_episodes_by_hand() -> None:
+    """Returns 5, 2, 9, 9, 1 with lengths 2, 3, 4, 1, 10: 20 steps."""
+    lengths, returns = [2, 3, 4, 1, 10], [5, 2, 9, 9, 1]
+    data = trajectories([
+        Episode(np.full((n + 1, 1), i), np.zeros((n, 1)), np.array([r] + [0] * (n - 1)), True)
+        for i, (n, r) in enumerate(zip(lengths, returns))
+    ])  # fmt: skip
+    for fraction, episodes in ((0.01, [2]), (0.2, [2]), (0.25, [2, 3]), (0.35, [0, 2, 3]), (0.99, [0, 1, 2, 3])):
+        assert best_episodes(data, fraction).last_obs[:, 0].tolist() == episodes
+    assert best_episodes(data, 1.0) is data
+
+
+# --- behaviour cloning ------------------------------------------------------------------------------
+
+
+def made(algorithm, settings, space: Space, data, rows: int = 1, **where):
+    return algorithm([settings] * rows, [StreamKey(0, r, 0) for r in range(rows)], space, 100, data=data, **where)
+
+
+def through(weights: torch.Tensor, sizes: list[int], x: torch.Tensor) -> torch.Tensor:
+    """A network with ReLU, written out: the parameters of all layers in one vector."""
+    for n, (i, o) in enumerate(pairwise(sizes)):
+        w, b, weights = weights[: i * o].view(i, o), weights[i * o : i * o + o], weights[i * o + o :]
+        x = x @ w + b
+        x = x.relu() if n < len(sizes) - 2 else x
+    return x
+
+
+@pytest.mark.parametrize("name, env", [("cart-v0", "CartPole-v1"), ("swing-v0", "Pendulum-v1")])
+def test_a_gradient_step_of_bc_follows_its_equations(name, env) -> None:
+    """Standardised inputs, the loss, and Adam's first step, in float64; the best 50% of the data."""
+    data = best_episodes(load_data(name), 0.5)
+    spec = build_trainer(Config(env=env)).spec
+    low, high = (None, None) if spec.discrete else (spec.action_low, spec.action_high)
+    space = Space(spec.obs_dim, spec.act_dim, spec.n_actions, low, high)
+    settings = BCSettings("bc", net_arch=(8,), batch_size=16, learning_rate=0.01)
+    learner = made(BC, settings, space, data, rows=2, dtype=torch.float64)
+    sizes = [spec.obs_dim, 8, spec.n_actions or 1]
+    mean, std = data.obs.astype(float).mean(0), np.sqrt(data.obs.astype(float).var(0) + 1e-8)
+    index = [(key.generator("data").random(16) * data.steps).astype(int) for key in learner.stream_keys]
+    before = learner.net.flat.clone()
+    learner.learn(1)
+    for row in range(2):
+        weights = before[row].clone().requires_grad_()
+        x = torch.tensor(((data.obs[index[row]] - mean) / std).clip(-10, 10))
+        actions = torch.tensor(data.actions[index[row]], dtype=torch.float64)
+        out = through(weights, sizes, x)
+        if spec.discrete:
+            loss = -out.log_softmax(1)[torch.arange(16), actions[:, 0].long()].mean()
+        else:
+            loss = (out - actions / 2).square().mean()
+        loss.backward()
+        expected = before[row] - 0.01 * weights.grad / (weights.grad.abs() + 1e-8)
+        torch.testing.assert_close(learner.net.flat[row], expected, rtol=1e-9, atol=1e-12)
+        assert learner.means.sums["loss/actor"][row].item() == pytest.approx(loss.item())
+    obs = torch.tensor(data.obs[:5], dtype=torch.float64).expand(2, -1, -1)
+    acted = learner.suggest(obs)[1]
+    out = through(learner.net.flat[1], sizes, torch.tensor(((data.obs[:5] - mean) / std).clip(-10, 10)))
+    assert torch.allclose(acted, out.argmax(1, True).double() if spec.discrete else out.clamp(-1, 1) * 2)
+
+
+def test_a_member_that_diverges_stops_alone(folder) -> None:
+    data = load_data("swing-v0")
+    space = Space(3, 1, 0, np.full(1, -2, np.float32), np.full(1, 2, np.float32))
+    learner = made(BC, BCSettings("bc", net_arch=(8,), batch_size=4), space, data, rows=2)
+    learner.net.flat[0, 0] = float("nan")
+    before = learner.net.flat.clone()
+    learner.learn(1)
+    assert learner.active.tolist() == [False, True]
+    assert torch.equal(learner.net.flat[0].isnan(), before[0].isnan())
+    assert not torch.equal(learner.net.flat[1], before[1])
