@@ -19,6 +19,8 @@ from peerage.learners.base import Space
 from peerage.learners.bc import BC
 from peerage.learners.bc_settings import BCSettings
 from peerage.learners.streams import StreamKey
+from peerage.learners.td3bc import TD3BC
+from peerage.learners.td3bc_settings import TD3BCSettings
 from peerage.offline.configured import best_episodes
 from peerage.offline.episodes import Episode
 from peerage.offline.trajectories import load_data, trajectories
@@ -249,3 +251,74 @@ def test_a_member_that_diverges_stops_alone(folder) -> None:
     assert learner.active.tolist() == [False, True]
     assert torch.equal(learner.net.flat[0].isnan(), before[0].isnan())
     assert not torch.equal(learner.net.flat[1], before[1])
+
+
+# --- TD3+BC -----------------------------------------------------------------------------------------
+
+
+def test_gradient_steps_of_td3bc_follow_its_equations() -> None:
+    """Two steps in float64, of which the second one updates the policy: TD3's targets with smoothing, and the policy
+    loss with `lambda = alpha / mean |Q|`. Two members with different alphas and streams."""
+    data = load_data("swing-v0")
+    space = Space(3, 1, 0, np.full(1, -2, np.float32), np.full(1, 2, np.float32))
+    common = {"net_arch": (8,), "batch_size": 16, "learning_rate": 0.01}
+    settings = [TD3BCSettings("td3bc", **common), TD3BCSettings("td3bc", **common, bc_alpha=0.5)]
+    keys = [StreamKey(0, 0, i) for i in range(2)]
+    learner = TD3BC(settings, keys, space, 100, data=data, dtype=torch.float64)
+    actor_sizes, critic_sizes = [3, 8, 1], [4, 8, 1]
+    start = learner.actor.flat.clone(), learner.critic.flat.clone()
+    learner.learn(1)
+    assert torch.equal(learner.actor.flat, start[0])
+    learner.learn(2)
+    mean, std = data.obs.astype(float).mean(0), np.sqrt(data.obs.astype(float).var(0) + 1e-8)
+    obs, next_obs = (torch.tensor(((x - mean) / std).clip(-10, 10)) for x in (data.obs, data.next_obs()))
+    actions, rewards = torch.tensor(data.actions.astype(float)) / 2, torch.tensor(data.rewards.astype(float))
+    ends = np.zeros(data.steps)
+    ends[data.starts[1:] - 1] = data.terminated
+    for row, alpha in enumerate((2.5, 0.5)):
+        actor, critics = (x[row].clone() for x in start)
+        critics = critics.view(2, -1)
+        actor_target, critics_target = actor.clone(), critics.clone()
+        actor.requires_grad_(), critics.requires_grad_()
+        of_actor, of_critics = (torch.optim.Adam([x], lr=0.01) for x in (actor, critics))
+        uniform, normal = keys[row].generator("replay"), keys[row].generator("update")
+        for step in (1, 2):
+            i = (uniform.random(16) * data.steps).astype(int)
+            noise = torch.tensor(normal.standard_normal((16, 1)))
+            with torch.no_grad():
+                act = through(actor_target, actor_sizes, next_obs[i]).tanh() + (0.2 * noise).clamp(-0.5, 0.5)
+                x = torch.cat((next_obs[i], act.clamp(-1, 1)), 1)
+                q = torch.minimum(*(through(c, critic_sizes, x)[:, 0] for c in critics_target))
+                y = rewards[i] + torch.tensor(1 - ends[i]) * 0.99 * q
+            x = torch.cat((obs[i], actions[i]), 1)
+            of_critics.zero_grad()
+            sum((through(c, critic_sizes, x)[:, 0] - y).square().mean() for c in critics).backward()
+            of_critics.step()
+            if step == 2:
+                of_actor.zero_grad()
+                act = through(actor, actor_sizes, obs[i]).tanh()
+                q = through(critics[0].detach(), critic_sizes, torch.cat((obs[i], act), 1))
+                weight = alpha / q.detach().abs().mean()
+                ((act - actions[i]).square().mean() - weight * q.mean()).backward()
+                of_actor.step()
+        close = {"rtol": 1e-8, "atol": 1e-10}
+        torch.testing.assert_close(learner.critic.flat[row], critics.detach().flatten(), **close)
+        torch.testing.assert_close(learner.actor.flat[row], actor.detach(), **close)
+        lagging = torch.lerp(actor_target, actor.detach(), 0.005)
+        torch.testing.assert_close(learner.actor_target.flat[row], lagging, **close)
+
+
+def test_members_with_other_algorithms_share_a_run_from_data(tmp_path, same) -> None:
+    """bc and td3bc in one group, killed and resumed; td3bc's critic is there, and its statistics are the data's."""
+    settings = {"algorithm": ("bc", "td3bc"), "data": "swing-v0", "n_peers": 2, "replicas": 2}
+    whole = train(tmp_path, "whole", **settings)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, "killed", **settings, listeners=[Kill(50)])
+    peerage.resume(tmp_path / "killed")
+    same(content(peerage.load(tmp_path / "killed")), content(whole))
+    learner = content(whole)[1]["group"]["stacks"]["1"]["learner"]
+    mean = load_data("swing-v0").obs.astype(float).mean(0)
+    assert np.allclose(learner["parameters"]["obs_mean"][1], mean) and "data" not in learner["replay"]
+    assert {"loss/critic", "loss/cloning", "q/mean"} <= set(whole.metrics.query("member == 'member-1'")["name"])
+    assert main(["train", "--algorithm", "td3bc", "--data", "cart-v0", "--log-dir", str(tmp_path / "no")]) == 2
+    assert not (tmp_path / "no").exists()

@@ -46,9 +46,7 @@ class OffPolicyLearner(Learner):
         self.tau = column(settings, lambda s: s.tau, like)
         self.learning_rate = column(settings, lambda s: s.learning_rate, like)
         self.max_grad_norm = clip_column(settings, like)
-        capacity = min(first.buffer_size, total_steps)
-        kind = Replay if space.image is None else ImageReplay
-        self.replay = kind(self.rows, capacity, space.obs_dim, space.act_dim, device, dtype)
+        self.replay = self.make_replay(min(first.buffer_size, total_steps))
         self.normalisation: Normalisation | None = None
         if first.normalize_obs or first.normalize_reward:
             if not self.supports_normalisation:
@@ -65,6 +63,11 @@ class OffPolicyLearner(Learner):
         """Random streams by name. `replay` draws batches, `[S, B]` in [0, 1); subclasses add others."""
         self.optimizers: dict[str, StackedAdam] = {}
         """Optimizers by the name of their parameters."""
+
+    def make_replay(self, capacity: int) -> Replay:
+        """The replay buffer of all members."""
+        kind = Replay if self.space.image is None else ImageReplay
+        return kind(self.rows, capacity, self.space.obs_dim, self.space.act_dim, self.device, self.dtype)
 
     def adam(self, name: str, flat: Tensor, grad: Tensor, *, clips: bool = True) -> StackedAdam:
         """Create the optimizer of the parameters `name`, with the members' learning rates and maximum gradient

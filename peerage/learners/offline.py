@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from peerage.learners.base import Learner, Space, clip_column, column
-from peerage.learners.normalisation import Normalisation
+from peerage.learners.normalisation import Normalisation, RunningMoments
+from peerage.learners.replay import Replay
 from peerage.learners.streams import StreamKey, Streams
 from peerage.nets.adam import StackedAdam
 from peerage.nets.stacked import Rows
@@ -37,11 +38,48 @@ def fixed_statistics(inputs: np.ndarray | None, width: int, like: Tensor) -> Nor
     Without inputs, they are to be loaded. `like [S, ...]` has the device."""
     found = Normalisation(width, like.new_ones(len(like), 1), obs=True, reward=False)
     if inputs is not None and found.obs is not None:
-        exact = inputs.astype(np.float64)
-        found.obs.mean.copy_(torch.from_numpy(exact.mean(axis=0)))
-        found.obs.var.copy_(torch.from_numpy(exact.var(axis=0)))
-        found.obs.count.fill_(len(exact))
+        set_statistics(found.obs, inputs)
     return found
+
+
+def set_statistics(moments: RunningMoments, inputs: np.ndarray) -> None:
+    """Set the moments of all members to those of `inputs [T, width]`."""
+    exact = inputs.astype(np.float64)
+    moments.mean.copy_(torch.from_numpy(exact.mean(axis=0)))
+    moments.var.copy_(torch.from_numpy(exact.var(axis=0)))
+    moments.count.fill_(len(exact))
+
+
+class DataReplay(Replay):
+    """A replay buffer that contains the steps of a dataset, the same for all members. It does not change, and is not
+    part of a checkpoint. `stored` converts actions of the environment as a learner stores them."""
+
+    budget_part = "data"
+
+    def __init__(
+        self,
+        data: Trajectories,
+        stored: Callable[[Tensor], Tensor],
+        device: torch.device | str,
+        dtype: torch.dtype,
+    ) -> None:
+        super().__init__(1, data.steps, data.obs.shape[1], data.actions.shape[1], device, dtype)
+        terminated = np.zeros(data.steps)
+        terminated[data.starts[1:] - 1] = data.terminated
+        arrays = (data.obs, data.actions, data.next_obs(), data.rewards[:, None], terminated[:, None])
+        obs, actions, *rest = (torch.tensor(x, device=device, dtype=dtype) for x in arrays)
+        self.data[0] = torch.cat((obs, stored(actions), *rest), dim=1)
+        self.size = data.steps
+
+    def add(self, obs: Tensor, actions: Tensor, rewards: Tensor, next_obs: Tensor, terminated: Tensor) -> None:
+        raise TypeError("a dataset does not change")
+
+    def state(self) -> dict[str, Any]:
+        return {"width": self.width}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        if state["width"] != self.width:
+            raise ValueError("the dataset has another width")
 
 
 class OfflineLearner(Learner):

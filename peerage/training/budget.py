@@ -274,7 +274,7 @@ def _chunks(trainer: Trainer, things: list[Found], saved: Mapping[str, int], kee
     total, freq = trainer.steps, trainer.config.run.checkpoint_freq
     capacities: dict[str, list[int]] = {}
     for thing, part, _ in things:
-        if isinstance(thing, Replay | RecentTransitions | History):
+        if isinstance(thing, Replay | RecentTransitions | History) and part != "data":
             capacities.setdefault(part, []).append(thing.capacity)
     disk, largest = {}, 0
     for part, sizes in capacities.items():
