@@ -75,8 +75,9 @@ def test_predictions_equal_those_of_hugging_face(attention):
                 assert (net(*batch, newest=True)[0] - theirs[:, -1]).abs().max() < 1e-12
 
 
-def test_a_prediction_depends_on_earlier_tokens_only():
-    net, batch = make_net(dtype=F64, tanh=False), make_batch(dtype=F64)
+@pytest.mark.parametrize("decoupled", [False, True])
+def test_a_prediction_depends_on_earlier_tokens_only(decoupled):
+    net, batch = make_net(dtype=F64, tanh=False, decoupled=decoupled), make_batch(dtype=F64)
     before = net(*batch)[0]
 
     def first_change(**changed):
@@ -93,9 +94,10 @@ def test_a_prediction_depends_on_earlier_tokens_only():
 
 
 @pytest.mark.parametrize("padded", ["left", "right"])
-def test_padding_has_no_effect(padded):
+@pytest.mark.parametrize("decoupled", [False, True])
+def test_padding_has_no_effect(padded, decoupled):
     """A window gives the same as its valid steps alone, whatever the padding holds."""
-    net, batch = make_net(dtype=F64), make_batch(dtype=F64, padded=padded)
+    net, batch = make_net(dtype=F64, decoupled=decoupled), make_batch(dtype=F64, padded=padded)
     found = net(*batch)[0]
     garbage = [part.masked_fill(~batch.mask.unsqueeze(3), float("nan")) for part in batch[:3]]
     timesteps = batch.timesteps.masked_fill(~batch.mask, 10**9)
@@ -126,6 +128,48 @@ def test_rows_of_a_stack_do_not_depend_on_each_other():
         alone = single.learn(own, lambda x, _, row=row: losses(x, slice(row, row + 1)), drawn)
         assert torch.equal(alone[0], loss[row])
         assert torch.equal(single.grad[0], net.grad[row])
+
+
+def test_a_decoupled_network_is_modulated_by_the_return_of_the_step():
+    """The equations of a network with one layer, written out for the last step of a window of two."""
+    settings = GPTSettings(context_length=2, d_model=4, n_layers=1, max_ep_len=9, decoupled=True)
+    net = StackedGPT(1, OBS, ACT, settings, dtype=F64)
+    net.init_([np.random.default_rng(0)])
+    net.flat.mul_(20)
+    batch = Sequences(*(part[:, :1, :2] for part in make_batch(dtype=F64)))._replace(timesteps=torch.tensor([[[3, 4]]]))
+    w = {name: x[0].numpy() for name, x in net.weights().items()}
+    states, actions, (_, R) = batch.states[0, 0].numpy(), batch.actions[0, 0].numpy(), batch.rtg[0, 0, :, 0].numpy()
+
+    def linear(name, x):
+        return x @ w[f"{name}.weight"] + w[f"{name}.bias"][0]
+
+    def norm(x):
+        return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+
+    def affine(name, x):
+        return norm(x) * w[f"{name}.weight"][0] + w[f"{name}.bias"][0]
+
+    time = w["timestep.weight"]
+    tokens = [linear("state", states[0]) + time[3], linear("action", actions[0]) + time[3]]
+    tokens = affine("norm", np.array([*tokens, linear("state", states[1]) + time[4]])) + w["position.weight"][0]
+    normed = affine("0.norm1", tokens)
+    keys, values = np.split(linear("0.key_value", normed), 2, axis=1)
+    logits = np.exp(linear("0.query", normed[2]) @ keys.T / 2)
+    x = tokens[2] + linear("0.found", logits / logits.sum() @ values)
+    x = x + linear("0.ff2", np.maximum(linear("0.ff1", affine("0.norm2", x)), 0))
+
+    def action(R):
+        hidden = linear("return", np.array([R]))
+        gamma, beta = np.split(linear("modulate", hidden / (1 + np.exp(-hidden))), 2)
+        return np.tanh(linear("out", norm(x) * (1 + gamma) + beta))
+
+    assert net(*batch)[0, 0, 1].numpy() == pytest.approx(action(R), abs=1e-12)
+    assert net(*batch, newest=True)[0, 0].numpy() == pytest.approx(action(R), abs=1e-12)
+    other = batch._replace(rtg=batch.rtg + torch.tensor([[[[1.0], [0.5]]]], dtype=F64))  # only the last one matters
+    assert net(*other, newest=True)[0, 0].numpy() == pytest.approx(action(R + 0.5), abs=1e-12)
+    assert np.abs(action(R) - action(R + 0.5)).max() > 0.01
+    with pytest.raises(UserError, match="Hugging Face has no Decoupled Decision Transformer"):
+        to_hf(net)
 
 
 def test_gradients_equal_those_of_hugging_face():

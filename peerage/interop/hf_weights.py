@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from peerage.errors import UserError
 from peerage.nets.gpt import TOKENS, StackedGPT
 from peerage.nets.gpt_settings import GPTSettings
 from peerage.text import one_line
@@ -17,13 +18,15 @@ POSITION = "encoder.wpe.weight"
 
 def positions(settings: GPTSettings) -> int:
     """The number of positions that is written. Earlier versions of transformers need one for every token."""
-    return max(1024, TOKENS * settings.context_length)
+    return max(1024, len(TOKENS) * settings.context_length)
 
 
 @torch.no_grad()
 def to_hf(net: StackedGPT, row: int = 0) -> dict[str, Tensor]:
     """The weights of one network by Hugging Face's names. The heads for states and returns, which have no effect on
-    actions, are 0."""
+    actions, are 0. Raises UserError for a decoupled network."""
+    if net.settings.decoupled:
+        raise UserError("Hugging Face has no Decoupled Decision Transformer: only dt can be written as such a folder")
     w = {name: x[row].clone() for name, x in net.weights().items()}
     width = net.settings.d_model
     found = {"embed_timestep.weight": w["timestep.weight"]}

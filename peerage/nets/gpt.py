@@ -6,6 +6,10 @@ actions. Equations: docs/methods/decision-transformer.md.
 
 The same weights give the same predictions as `transformers.DecisionTransformerModel`. The last layer computes only the
 state tokens, because no other token is read.
+
+The decoupled variant (arXiv 2601.15953) has the tokens s_1 a_1 s_2 a_2 ...; R_t scales and shifts the output at s_t:
+
+    LayerNorm(x_t) (1 + gamma(R_t)) + beta(R_t) -> Linear
 """
 
 from __future__ import annotations
@@ -21,14 +25,13 @@ from torch import Tensor
 from peerage.nets.attention import MASKED
 from peerage.nets.dropout import Dropout, Mask
 from peerage.nets.gpt_settings import GPTSettings
-from peerage.nets.layers import layer_norm, linear, norm_part
+from peerage.nets.layers import EPS, layer_norm, linear, norm_part
 from peerage.nets.stack import Part, Stack, Weights
 from peerage.nets.workers import by_rows
 
 STD = 0.02  # of the initial weights, as in GPT-2
 HIDDEN_PER_WIDTH = 4
-TOKENS = 3  # of a step: return-to-go, state, action
-STATE = 1  # the place of the state among them
+TOKENS = ("return", "state", "action")  # of a step
 
 
 class Sequences(NamedTuple):
@@ -44,6 +47,12 @@ class Sequences(NamedTuple):
     def of(self, rows: slice) -> Sequences:
         """The windows of some rows."""
         return Sequences(*(part[rows] for part in self))
+
+    def without_padding(self) -> Sequences:
+        """The same windows with zeros in padding steps, which may hold anything."""
+        padding = ~self.mask
+        states, actions, rtg = (part.masked_fill(padding.unsqueeze(3), 0.0) for part in self[:3])
+        return Sequences(states, actions, rtg, self.timesteps.masked_fill(padding, 0), self.mask)
 
 
 class StackedGPT(Stack):
@@ -71,6 +80,7 @@ class StackedGPT(Stack):
             raise ValueError("the network needs a positive max_ep_len")
         self.obs, self.act, self.out = obs, act, act if out is None else out
         self.settings, self.tanh = settings, tanh
+        self.tokens = TOKENS[1:] if settings.decoupled else TOKENS
         super().__init__(rows, self._parts(), device=device, dtype=dtype)
 
     def _parts(self) -> dict[str, Part]:
@@ -87,7 +97,11 @@ class StackedGPT(Stack):
             parts |= _linear_part(f"{n}.found", width, width, last)
             parts |= norm_part(f"{n}.norm2", width)
             parts |= _linear_part(f"{n}.ff1", width, hidden) | _linear_part(f"{n}.ff2", hidden, width, last)
-        return parts | norm_part("norm_out", width) | _linear_part("out", width, self.out)
+        if settings.decoupled:
+            parts |= _linear_part("modulate", width, 2 * width)
+        else:
+            parts |= norm_part("norm_out", width)
+        return parts | _linear_part("out", width, self.out)
 
     def __call__(
         self,
@@ -131,28 +145,34 @@ class StackedGPT(Stack):
 
     def forward(self, w: Weights, batch: Sequences, factors: Mask | None = None, *, newest: bool = False) -> Tensor:
         """The predictions of the rows with the parameters `w`, as in `__call__`. `factors` draws dropout's factors."""
-        k = batch.states.shape[2]
-        x = self._tokens(w, batch, factors)[:, :, : TOKENS * k - 1]  # no token reads the last action
-        bias = _attention_bias(batch.mask, x.dtype)
+        batch = batch.without_padding()
+        x = self._embedded(w, batch, factors)[:, :, :-1]  # no token reads the last action
+        bias = _attention_bias(batch.mask, len(self.tokens), x.dtype)
         # The tokens to compute in the last layer: the states, or the last state.
-        read = slice(x.shape[2] - 1, None) if newest else slice(STATE, None, TOKENS)
+        read = slice(x.shape[2] - 1, None) if newest else slice(self.tokens.index("state"), None, len(self.tokens))
         for n in range(self.settings.n_layers):
             last = n == self.settings.n_layers - 1
             x = self._layer(w, f"{n}", x, bias, factors, read if last else slice(None))
-        x = linear(w, "out", layer_norm(w, "norm_out", x))
+        x = linear(w, "out", self._normed(w, x, batch.rtg[:, :, -1:] if newest else batch.rtg))
         if self.tanh:
             x = x.tanh()
         return x[:, :, 0] if newest else x
 
-    def _tokens(self, w: Weights, batch: Sequences, factors: Mask | None) -> Tensor:
-        """The tokens of returns, states and actions in turn, `[s, B, 3 K, D]`."""
-        padding = ~batch.mask.unsqueeze(3)
-        time = _look_up(w["timestep.weight"], batch.timesteps.masked_fill(~batch.mask, 0))  # [s, B, K, D]
-        named = {"return": batch.rtg, "state": batch.states, "action": batch.actions}
-        embedded = [linear(w, name, x.masked_fill(padding, 0.0)) + time for name, x in named.items()]
+    def _embedded(self, w: Weights, batch: Sequences, factors: Mask | None) -> Tensor:
+        """The tokens of all steps in turn, `[s, B, T, D]`."""
+        time = _look_up(w["timestep.weight"], batch.timesteps)  # [s, B, K, D]
+        inputs = {"return": batch.rtg, "state": batch.states, "action": batch.actions}
+        embedded = [linear(w, name, inputs[name]) + time for name in self.tokens]
         x = layer_norm(w, "norm", torch.stack(embedded, dim=3).flatten(2, 3))
         x = x + w["position.weight"].unsqueeze(1)
         return x if factors is None else x * factors(tuple(x.shape))
+
+    def _normed(self, w: Weights, x: Tensor, rtg: Tensor) -> Tensor:
+        """The last LayerNorm of `x [s, B, n, D]`, modulated by the returns-to-go `[s, B, n, 1]` if decoupled."""
+        if not self.settings.decoupled:
+            return layer_norm(w, "norm_out", x)
+        gamma, beta = linear(w, "modulate", F.silu(linear(w, "return", rtg))).chunk(2, dim=3)
+        return torch.addcmul(beta, F.layer_norm(x, x.shape[-1:], eps=EPS), 1 + gamma)
 
     def _layer(self, w: Weights, name: str, x: Tensor, bias: Tensor, factors: Mask | None, read: slice) -> Tensor:
         """A pre-norm layer of GPT-2 for the tokens `read` of `x [s, B, T, D]`: `[s, B, n, D]`.
@@ -188,10 +208,10 @@ def _look_up(table: Tensor, index: Tensor) -> Tensor:
     return table[rows, index]
 
 
-def _attention_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """A summand for logits, `[s, B, T, T]` for the `T = 3 K - 1` tokens of a window without the last action: 0 where a
-    query may attend to a key, `MASKED` at padding and at later tokens. `mask [s, B, K]`."""
-    valid = mask.repeat_interleave(TOKENS, dim=2)[:, :, :-1]
+def _attention_bias(mask: Tensor, tokens: int, dtype: torch.dtype) -> Tensor:
+    """A summand for logits, `[s, B, T, T]` for the `T = tokens K - 1` tokens of a window without the last action: 0
+    where a query may attend to a key, `MASKED` at padding and at later tokens. `mask [s, B, K]`."""
+    valid = mask.repeat_interleave(tokens, dim=2)[:, :, :-1]
     t = valid.shape[2]
     seen = valid.unsqueeze(2) & torch.ones(t, t, dtype=torch.bool, device=mask.device).tril_()
     return torch.zeros(seen.shape, dtype=dtype, device=mask.device).masked_fill_(~seen, MASKED)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from peerage.config.fields import limited
@@ -30,6 +30,10 @@ class GPTSettings:
     max_ep_len: int = limited(0, "[0, inf)")
     """Number of timesteps with an embedding; later timesteps are refused. 0: the time limit of the environment or the
     longest episode of the data, whichever is longer."""
+
+    decoupled: bool = field(default=False, metadata={"internal": True})
+    """Decoupled Decision Transformer (arXiv 2601.15953): returns-to-go are no tokens; the one of a step modulates the
+    output of this step."""
 
     def __post_init__(self) -> None:
         if self.d_model % self.n_heads:
