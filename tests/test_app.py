@@ -287,8 +287,9 @@ def test_an_episode_is_stepped_through_with_its_attention(logs: Path) -> None:
     for head in range(4):
         drawn = np.array(charts[f"head {head}"][0]["z"])
         assert np.allclose(drawn, episode.weights["0"][3, head], atol=1e-6)
-    pooled = np.array(charts["Pooling weights during the episode"][0]["z"])
+    pooled = np.array(charts["Attention to features during the episode"][0]["z"])
     assert np.allclose(pooled, episode.weights["pool"].mean(axis=(1, 2)).T, atol=1e-6)
+    assert np.allclose(charts["Attention to features"][0]["z"], episode.weights["pool"][3, :, 0], atol=1e-6)
     assert not any("Without images" in each.value for each in test.caption)
     next(button for button in test.button if button.label == "Compute").click()
     found = importance(logs / "ppo", member=1, replica=2, episodes=3, deletion=False)
@@ -296,6 +297,28 @@ def test_an_episode_is_stepped_through_with_its_attention(logs: Path) -> None:
     assert list(charts["Mean attention weight"][0]["x"]) == pytest.approx(found.weight)
     assert list(charts["Occlusion (KL divergence)"][0]["x"]) == pytest.approx(found.occlusion)
     assert {path: path.stat().st_mtime_ns for path in sorted(logs.rglob("*"))} == before
+
+
+def test_attention_to_past_steps_is_a_matrix_of_layers_and_steps(tmp_path: Path) -> None:
+    peerage.train(
+        "MarkedCue-v0", env_args={"history": 9}, n_peers=1, algorithm="ppo", net="attention", n_heads=2, d_model=8,
+        n_steps=20, batch_size=20, update_epochs=1, total_timesteps=20, n_eval_episodes=1, exp_name="cue",
+        log_dir=str(tmp_path), verbose=0,
+    )  # fmt: skip
+    test = page(tmp_path, "Attention")
+    episode = play_episode(tmp_path / "cue", max_steps=attention_tab.MAX_STEPS)
+    next(each for each in test.slider if each.label == "Step of the episode").set_value(4)
+    charts = figures(run(test))
+    steps = [*(f"t-{age}" for age in range(8, 0, -1)), "t"]
+    drawn = charts["Attention to past steps"][0]
+    expected = np.concatenate([episode.weights["0"][4, :, -1], episode.weights["present"][4, :, 0]])
+    assert np.allclose(drawn["z"], expected, atol=1e-6) and list(drawn["x"]) == steps
+    assert list(drawn["y"]) == [f"{layer}, head {k}" for layer in ("self-attention 0", "present step") for k in (0, 1)]
+    seen = charts["Observation: past steps"][0]
+    assert np.allclose(np.array(seen["z"]).T.ravel(), episode.obs[4]) and list(seen["x"]) == steps
+    assert list(seen["y"]) == ["value", "mark", "question", "action[0]", "action[1]", "reward", "valid"]
+    during = charts["Attention to past steps during the episode"][0]
+    assert np.allclose(during["z"], episode.weights["present"].mean(axis=(1, 2)).T, atol=1e-6)
 
 
 def test_trust_and_choices_of_a_group(logs: Path) -> None:

@@ -23,6 +23,8 @@ from peerage.text import count, listing, number
 MAX_STEPS = 200
 """The length at which an episode is cut, so that it is there in seconds."""
 NEWEST = "newest"
+SUMMARISED = {"pool": "pooling", "present": "present step"}
+"""The layers that read the tokens for the output, with their names."""
 T = TypeVar("T")
 _one_at_a_time = threading.Lock()
 """Networks are computed for one visitor after the other."""
@@ -117,13 +119,17 @@ def _show_step(episode: Episode, step: int, where: str) -> None:
         st.caption(f"Action {action}, reward {reward}, return so far {number(total)}{note}")
     with policy:
         _show_policy(episode, step, where)
+        _show_observation(episode, step, where)
+    _show_summary(episode, step, where)
     for name, weights in episode.weights.items():
+        if name in SUMMARISED and weights.shape[2] == 1:
+            continue
         steps = next((tokens[1] for other, tokens in episode.tokens.items() if other != name), [])
         _show_layer(name, weights[step], episode.tokens[name], steps, f"{where}/{name}")
 
 
 def _show_policy(episode: Episode, step: int, where: str) -> None:
-    """Probabilities, values or the normal distribution of the actions, and the observation."""
+    """Probabilities, values or the normal distribution of the actions."""
     if (values := episode.probabilities if episode.probabilities is not None else episode.values) is not None:
         title = "Action probabilities" if episode.probabilities is not None else "Action values (Q)"
         names = [f"action {k}" for k in range(values.shape[1])]
@@ -138,9 +144,49 @@ def _show_policy(episode: Episode, step: int, where: str) -> None:
         made.update_traces(error_y=None if spread is None else {"type": "data", "array": spread})
     made.update_layout(height=220)
     curves.show(made, f"policy/{where}", alt=f"{title} at step {step}")
-    made = curves.bars({"observation": episode.obs[step].tolist()}, episode.names, "Observation")
-    made.update_layout(height=220)
+
+
+def _show_observation(episode: Episode, step: int, where: str) -> None:
+    """The numbers of an observation as bars; those of a window as a matrix of numbers and steps."""
+    if episode.window is None:
+        made = curves.bars({"observation": episode.obs[step].tolist()}, episode.names, "Observation")
+        made.update_layout(height=220)
+    else:
+        steps, numbers = episode.window
+        values = episode.obs[step].reshape(len(steps), len(numbers)).T
+        most = max(float(np.abs(values).max()), 1e-9)
+        made = curves.heatmap(values, numbers, steps, limits=(-most, most), title="Observation: past steps")
+        made.update_xaxes(tickangle=0)
     curves.show(made, f"obs/{where}", alt=f"The observation at step {step}")
+
+
+def _show_summary(episode: Episode, step: int, where: str) -> None:
+    """Where the output looks: a row for each layer and head. Of a layer of self-attention over the steps of a window it
+    is the row of the present step."""
+    rows: list[np.ndarray] = []
+    labels: list[str] = []
+    for name, weights in episode.weights.items():
+        past = attends_to_past(episode, name)
+        if name == "number.pool" or not (past or (name in SUMMARISED and weights.shape[2] == 1)):
+            continue
+        rows += list(weights[step, :, -1])
+        layer = SUMMARISED.get(name, f"self-attention {name}")
+        labels += [f"{layer}, head {k}" for k in range(weights.shape[1])]
+        keys, title = episode.tokens[name][1], attention_title(episode, name)
+    if rows:
+        made = curves.heatmap(np.stack(rows), labels, keys, limits=(0.0, 1.0), title=title)
+        made.update_xaxes(title="step" if past else "", tickangle=0 if past else None)
+        curves.show(made, f"attention/{where}", alt=f"{title}: layers and heads, and tokens, at step {step}")
+
+
+def attends_to_past(episode: Episode, name: str) -> bool:
+    """Whether the tokens of a layer are the steps of a window."""
+    return episode.window is not None and episode.tokens[name][1] == episode.window[0]
+
+
+def attention_title(episode: Episode, name: str) -> str:
+    """What the output attends to, according to a layer."""
+    return f"Attention to {'past steps' if attends_to_past(episode, name) else 'features'}"
 
 
 def _show_layer(
@@ -153,10 +199,6 @@ def _show_layer(
     if weights.ndim == 4:  # a query for each step
         weights, queries = weights[:, :, 0].swapaxes(0, 1), steps
     heads = [f"head {k}" for k in range(len(weights))]
-    if weights.shape[1] == 1:
-        made = curves.heatmap(weights[:, 0], heads, keys, limits=(0.0, 1.0))
-        curves.show(made, f"weights/{where}", alt=f"Attention weights of {name}: heads and tokens")
-        return
     for some in pairs(range(len(heads))):
         for column, k in zip(st.columns(2), some):
             with column:
@@ -167,23 +209,23 @@ def _show_layer(
 def layer_title(name: str) -> str:
     """What a layer does, in words."""
     known = {
-        "pool": "Pooling: the weight of each token in the summary",
-        "number.pool": "Pooling of the numbers of each step",
-        "present": "The present step attends to the window",
+        "pool": "Pooling: each query attends to the features",
+        "number.pool": "Pooling: each step attends to its numbers",
     }
     return known.get(name, f"Self-attention, layer {name}: rows attend to columns")
 
 
 def _show_episode(episode: Episode, where: str) -> None:
-    """The pooling weights over the whole episode, mean over heads and queries."""
-    name = next((name for name in ("pool", "present") if name in episode.weights), None)
+    """The weights of the last layer over the whole episode, mean over heads and queries."""
+    name = next((name for name in SUMMARISED if name in episode.weights), None)
     if name is None or len(episode.rewards) < 2:
         return
     weights = episode.weights[name].mean(axis=(1, 2))  # [T, keys]
     steps = [str(step) for step in range(len(weights))]
-    made = curves.heatmap(weights.T, episode.tokens[name][1], steps, title="Pooling weights during the episode")
-    made.update_xaxes(title="step", tickangle=0, nticks=10)
-    curves.show(made, f"pool/{where}", alt="Pooling weights during the episode")
+    title = f"{attention_title(episode, name)} during the episode"
+    made = curves.heatmap(weights.T, episode.tokens[name][1], steps, title=title)
+    made.update_xaxes(title="step of the episode", tickangle=0, nticks=10)
+    curves.show(made, f"pool/{where}", alt=title)
 
 
 # --- importance -----------------------------------------------------------------------------------------------
@@ -221,4 +263,3 @@ def importance_titles(found: Importance) -> dict[str, str]:
         "gradient": "Gradient per standard deviation",
     }
     return {measure: titles[measure] for measure in found.measures}
-

@@ -50,12 +50,21 @@ class FeatureNames:
         return [f"t-{age}" if age else "t" for age in reversed(range(self.window.length))]
 
     @property
+    def is_window(self) -> bool:
+        """Whether the observation is a window of steps."""
+        return self.window.length > 1 or bool(self.window.valid)
+
+    @property
+    def inside(self) -> list[str]:
+        """All numbers of a step of a window: features, actions, reward and the flag `valid`."""
+        return [*self.step, *["valid"] * self.window.valid]
+
+    @property
     def numbers(self) -> list[str]:
         """All numbers of an observation, including flags: `t-2: velocity`; without a window `velocity`."""
-        if self.window.length == 1 and not self.window.valid:
+        if not self.is_window:
             return self.step
-        inside = [*self.step, *["valid"] * self.window.valid]
-        return [f"{step}: {name}" for step in self.steps for name in inside]
+        return [f"{step}: {name}" for step in self.steps for name in self.inside]
 
     @property
     def flags(self) -> np.ndarray:

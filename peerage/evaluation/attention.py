@@ -51,6 +51,9 @@ class Episode:
     networks."""
     tokens: dict[str, tuple[list[str], list[str]]] = field(default_factory=dict)
     """The labels of queries and keys of each layer."""
+    window: tuple[list[str], list[str]] | None = None
+    """The labels of the steps of a window, `[steps]`, and of the numbers of a step, `[numbers]`, where the observation
+    is a window of past steps: `obs` is `[T, steps * numbers]`. None for other observations."""
     frames: list[np.ndarray] | None = None
     """Images uint8 [height, width, 3] before each action; None if they were not asked for."""
 
@@ -119,6 +122,7 @@ def _play(member: Member, seed: int, max_steps: int, frames: bool) -> Episode:
         ended=ended,
         weights=weights,
         tokens={name: token_labels(member, name) for name in weights},
+        window=(member.names.steps, member.names.inside) if member.names.is_window else None,
         frames=images if frames else None,
         **member.output(states).arrays(),
     )
