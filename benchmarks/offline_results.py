@@ -1,0 +1,378 @@
+"""Offline learning: trains the runs of docs/results/offline.md and writes the page. Nothing is downloaded.
+
+    python -m benchmarks.offline_results run [NAME ...]    make what is missing, e.g. cartpole-mixed-bc or 'hopper-*'
+    python -m benchmarks.offline_results page              tables and figures from the run folders
+
+An expert is trained for each task, its episodes are collected as two datasets (expert and mixed), and every offline
+algorithm learns from each of them with several seeds (replicas), on one thread. `--quick` does the same in a few steps
+in another folder, to try it. An algorithm that is not registered is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+
+from benchmarks import runs
+from benchmarks.trust_probes import with_part
+from peerage.config.methods import LEARNERS
+from peerage.offline.listing import list_data
+from peerage.offline.places import is_minari
+from peerage.offline.trajectories import Trajectories, load_data
+from peerage.runs import checkpoint
+from peerage.runs.tables import read_evaluations
+from peerage.statistics import tests
+from peerage.statistics.summaries import spread
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+PAGE = "offline.md"
+TOP = 0.1
+"""The share of episodes in the top decile."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is trained, and where the runs are."""
+
+    folder: Path
+    replicas: int = 5
+    episodes: int = 100
+    """Of each dataset."""
+    expert_share: float = 1.0
+    """Of the steps of an expert."""
+    step_share: float = 1.0
+    """Of the gradient steps of an offline run."""
+    eval_episodes: int = 20
+
+
+FULL = Size(Path("experiments/offline"))
+QUICK = Size(Path("experiments/offline-quick"), 2, 6, 0.02, 0.003, 2)
+
+
+@dataclass(frozen=True)
+class Task:
+    """An environment, and the expert that makes its data."""
+
+    name: str
+    env: str
+    flags: str
+    steps: int
+    """Of the expert."""
+
+
+TD3 = "--algorithm td3 --learning-starts 1000 --log-freq 1000"
+TASKS = {
+    task.name: task
+    for task in (
+        Task("halfcheetah", "HalfCheetah-v5", f"--env HalfCheetah-v5 {TD3}", 40_000),
+        Task("hopper", "Hopper-v5", f"--env Hopper-v5 {TD3}", 60_000),
+        Task("cartpole", "CartPole-v1", "--config ppo-cartpole", 100_000),
+    )
+}
+METHODS = {  # label, flags, gradient steps
+    "dt": ("Decision Transformer", "--algorithm dt", 20_000),
+    "ddt": ("Decoupled DT", "--algorithm ddt", 20_000),
+    "bc": ("behaviour cloning", "--algorithm bc", 20_000),
+    "bc10": ("10%-BC", "--algorithm bc --data-fraction 0.1", 20_000),
+    "rvs": ("return-conditioned MLP", "--algorithm rvs", 20_000),
+    "td3bc": ("TD3+BC", "--algorithm td3bc", 40_000),
+}
+BOX_ONLY = ("td3bc",)
+REFERENCE = "bc"
+DATA = ("expert", "mixed")
+NOISE = 0.1
+"""Exploration noise of all data."""
+
+
+@dataclass(frozen=True)
+class Expert:
+    task: Task
+    size: Size
+
+    @property
+    def name(self) -> str:
+        return f"{self.task.name}-online"
+
+    @property
+    def folder(self) -> Path:
+        return self.size.folder / self.name
+
+    def make(self) -> tuple[bool, str]:
+        steps = max(1024, round(self.size.expert_share * self.task.steps / 1024) * 1024)
+        quarter = steps // 4
+        more = f"--n-peers 1 --sharing none --total-timesteps {steps} --checkpoint-freq {quarter} --keep-checkpoints 4"
+        more += f" --eval-freq {quarter} --n-eval-episodes {self.size.eval_episodes}"
+        return runs.train([*self.task.flags.split(), *more.split()], self.folder, (1, steps))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    task: Task
+    kind: str
+    size: Size
+
+    @property
+    def name(self) -> str:
+        return f"{self.task.name}-{self.kind}-data"
+
+    @property
+    def folder(self) -> Path:
+        return self.size.folder / self.name
+
+    @property
+    def done(self) -> bool:
+        return is_minari(self.folder)
+
+    def make(self) -> tuple[bool, str]:
+        if self.done:
+            return True, f"{self.name}: already collected"
+        expert = Expert(self.task, self.size)
+        steps = [checkpoint.step_of(folder) for folder in checkpoint.checkpoints(expert.folder)]
+        sources = [str(expert.folder)] if self.kind == "expert" else [f"{expert.folder}@{step}" for step in steps]
+        sources += ["random"] if self.kind == "mixed" else []
+        words = [*sources, "--episodes", str(self.size.episodes), "--noise", str(NOISE), "--out", f"./{self.folder}"]
+        ended = subprocess.run([sys.executable, "-m", "peerage", "collect", *words], capture_output=True, text=True)
+        said = (ended.stderr if ended.returncode else ended.stdout).strip() or "failed"
+        return not ended.returncode, f"{self.name}: {said.splitlines()[-1]}"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    data: Dataset
+    method: str
+    size: Size
+
+    @property
+    def name(self) -> str:
+        return f"{self.data.task.name}-{self.data.kind}-{self.method}"
+
+    @property
+    def label(self) -> str:
+        return METHODS[self.method][0]
+
+    @property
+    def folder(self) -> Path:
+        return self.size.folder / self.name
+
+    @property
+    def done(self) -> bool:
+        return runs.done(self.folder)
+
+    @property
+    def steps(self) -> int:
+        return max(20, round(self.size.step_share * METHODS[self.method][2]))
+
+    def make(self) -> tuple[bool, str]:
+        more = f"--n-peers 1 --replicas {self.size.replicas} --n-eval-episodes {self.size.eval_episodes}"
+        more += f" --total-timesteps {self.steps} --eval-freq {self.steps // 4} --log-freq {max(1, self.steps // 40)}"
+        settings = [*METHODS[self.method][1].split(), "--data", str(self.data.folder), *more.split()]
+        return runs.train(settings, self.folder, (self.size.replicas, self.steps))
+
+
+Step = Expert | Dataset | Experiment
+
+
+def everything(size: Size) -> list[Step]:
+    """All experts, datasets and offline runs, each after what it needs."""
+    steps: list[Step] = []
+    for task in TASKS.values():
+        steps.append(Expert(task, size))
+        for kind in DATA:
+            data = Dataset(task, kind, size)
+            steps += [data, *(Experiment(data, method, size) for method in methods(task))]
+    return steps
+
+
+def methods(task: Task) -> list[str]:
+    """The methods that are registered and learn the task's kind of actions."""
+    discrete = task.env == "CartPole-v1"
+    known = [name for name, (_, flags, _) in METHODS.items() if flags.split()[1] in LEARNERS.methods]
+    return [name for name in known if not (discrete and name in BOX_ONLY)]
+
+
+def make(size: Size, patterns: list[str], refuse: Callable[[str], object]) -> None:
+    """Make what is missing of the chosen steps. A step that needs a failed one fails."""
+    chosen = runs.chosen(everything(size), patterns, refuse)
+    runs.train_all(chosen, 1, lambda step: step.make())
+
+
+# --- the page -------------------------------------------------------------------------------------------------
+
+
+def final(experiment: Experiment | Expert) -> np.ndarray:
+    """Mean return of the last evaluation `[R]`, for the first target where there are targets."""
+    frame = read_evaluations(experiment.folder)
+    last = frame[frame["step"] == frame["step"].max()]
+    return last.groupby("replica")["return"].mean().to_numpy()
+
+
+def by_target(experiment: Experiment) -> pd.DataFrame:
+    """The last evaluation for every target: one row per target, one column per replica; empty without targets."""
+    frame = read_evaluations(experiment.folder, None)
+    if "target" not in frame or frame["target"].isna().all():
+        return pd.DataFrame()
+    last = frame[(frame["step"] == frame["step"].max()) & frame["target"].notna()]
+    return last.pivot_table(index="target", columns="replica", values="return")
+
+
+def top_decile(data: Trajectories) -> float:
+    """The mean return of the best tenth of the episodes."""
+    best = np.sort(data.returns)[::-1]
+    return float(best[: max(1, round(TOP * len(best)))].mean())
+
+
+def interval(values: np.ndarray, digits: int = 1) -> str:
+    """Mean and 95% t-interval over replicas; the mean alone for one replica."""
+    s = spread(values)
+    mean = f"{float(s.mean):,.{digits}f}"
+    return mean if len(values) < 2 else f"{mean} [{float(s.low):,.{digits}f}, {float(s.high):,.{digits}f}]"
+
+
+def table(dataset: Dataset, size: Size) -> list[str]:
+    """A Markdown table of the finished runs on one dataset, and a sentence for each comparison with `REFERENCE`."""
+    data = load_data(dataset.folder)
+    row = list_data([str(dataset.folder)])[0]
+    quantiles = ", ".join(f"{name.split()[1]} {row[name]:,.0f}" for name in row if name.startswith("return "))
+    top = top_decile(data)
+    of = [e for method in methods(dataset.task) if (e := Experiment(dataset, method, size)).done]
+    lines = [
+        f"{data.episodes:,} episodes, {data.steps:,} steps; return quantiles {quantiles}; mean return of the best "
+        f"tenth {top:,.0f}.",
+        "",
+        f"| {dataset.task.env}, {dataset.kind} | replicas | gradient steps | return at the end | % of the best tenth |",
+        "| --- | --: | --: | --: | --: |",
+    ]
+    finals = {e.method: final(e) for e in of}
+    for e in of:
+        values = finals[e.method]
+        cells = [str(len(values)), f"{e.steps:,}", interval(values), interval(100 * values / top)]
+        lines.append(f"| {e.label} | " + " | ".join(cells) + " |")
+    expert = Expert(dataset.task, size)
+    if runs.done(expert.folder):
+        values = final(expert)
+        lines.append(f"| the expert (online) | {len(values)} | | {interval(values)} | {interval(100 * values / top)} |")
+    sentences = []
+    for e in of:
+        if e.method != REFERENCE and REFERENCE in finals:
+            p = tests.permutation_p(finals[e.method], finals[REFERENCE])
+            d = tests.difference(finals[e.method], finals[REFERENCE])
+            found = f"{d.estimate:+,.1f} [{d.low:,.1f}, {d.high:,.1f}], p = {p:.2g}"
+            sentences.append(f"Return at the end, {e.label} against {METHODS[REFERENCE][0]}: {found}.")
+    found = {e.label: achieved for e in of if len(achieved := by_target(e))}
+    return [*lines, "", *sentences, *(calibration(found, data) if found else [])]
+
+
+def calibration(found: dict[str, pd.DataFrame], data: Trajectories) -> list[str]:
+    """A Markdown table of achieved returns by target; `found`: label -> as of `by_target`. The correlation and the
+    error are over the targets within the returns of the data."""
+    low, high = float(data.returns.min()), float(data.returns.max())
+    targets = sorted({target for table in found.values() for target in table.index})
+    heads = [f"{target:,.0f}" for target in targets] + ["correlation", "mean error, % of the range"]
+    lines = ["", "Achieved return by target:", "", "| target | " + " | ".join(heads) + " |"]
+    lines.append("| --- |" + " --: |" * len(heads))
+    for label, achieved in found.items():
+        cells = [interval(achieved.loc[t].to_numpy(), 0) if t in achieved.index else "" for t in targets]
+        inside = achieved[(achieved.index >= low) & (achieved.index <= high)]
+        wanted, means = inside.index.to_numpy(float), inside.mean(axis=1).to_numpy()
+        error = 100 * np.abs(means - wanted).mean() / max(high - low, 1e-9) if len(wanted) else np.nan
+        varied = len(wanted) > 1 and wanted.std() > 0 and means.std() > 0
+        correlation = f"{np.corrcoef(wanted, means)[0, 1]:.2f}" if varied else "–"
+        lines.append(f"| {label} | " + " | ".join([*cells, correlation, f"{error:.0f}"]) + " |")
+    return lines
+
+
+def figure(size: Size, path: Path) -> None:
+    """Achieved return by target on the mixed data of every task, beside y = x and the histogram of the data. Nothing is
+    drawn without targets."""
+    found: dict[str, dict[str, pd.DataFrame]] = {}
+    for task in TASKS.values():
+        of = [Experiment(Dataset(task, "mixed", size), method, size) for method in methods(task)]
+        if tables := {e.label: achieved for e in of if e.done and len(achieved := by_target(e))}:
+            found[task.name] = tables
+    if not found:
+        return
+    drawn, panels = plt.subplots(1, len(found), figsize=(4.3 * len(found), 3.6), squeeze=False, layout="constrained")
+    for (name, tables), panel in zip(found.items(), panels[0]):
+        task = TASKS[name]
+        data = load_data(Dataset(task, "mixed", size).folder)
+        counts = panel.twinx()
+        counts.hist(data.returns, bins=20, color="#D9D9D9", zorder=0)
+        counts.set_yticks([])
+        panel.set_zorder(counts.get_zorder() + 1)
+        panel.patch.set_visible(False)
+        ends = [float(data.returns.min()), float(data.returns.max())]
+        panel.plot(ends, ends, color="#6B705C", linewidth=1, linestyle="--", label="achieved = target")
+        for label, achieved in tables.items():
+            s = spread(achieved.to_numpy())
+            panel.errorbar(achieved.index, s.mean, [s.mean - s.low, s.high - s.mean], marker="o", label=label)
+        panel.set(title=f"{task.env}, mixed", xlabel="target return")
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.legend(frameon=False, fontsize=8)
+    panels[0, 0].set_ylabel("achieved return")
+    drawn.savefig(path, dpi=100, metadata={"Software": None})
+    plt.close(drawn)
+
+
+HEAD = """# Offline learning: results
+
+Tables and figures are generated from run folders by `python -m benchmarks.offline_results page`; `... run` makes the
+data and trains the runs. Nothing is downloaded: an expert is trained for each task (TD3; PPO on CartPole-v1), and
+`peerage collect` records its episodes with noise 0.1. Expert data is of the trained expert. Mixed data has equal
+numbers of episodes of checkpoints at a quarter, half and three quarters of its training, of its end, and of random
+actions.
+
+Every run is one member with several seeds (replicas) that learn from the same data. Intervals are 95% t-intervals over
+replicas; differences and p-values are those of the permutation test of [statistics](../statistics.md). The return is
+that of 20 evaluation episodes of the last checkpoint; with a target return, that for the largest return of the data,
+which is chosen before the training.
+
+These numbers cannot be compared with published ones on D4RL, whose data and environments are others.
+"""
+
+
+def page(size: Size, docs: Path) -> None:
+    """Write the tables between the markers of the page, whose other text is kept, and the figure."""
+    path = docs / PAGE
+    docs.mkdir(parents=True, exist_ok=True)
+    text = path.read_text(encoding="utf-8") if path.exists() else HEAD
+    for task in TASKS.values():
+        for kind in DATA:
+            dataset = Dataset(task, kind, size)
+            if dataset.done and any(Experiment(dataset, method, size).done for method in methods(task)):
+                title = f"{task.name}-{kind}"
+                if f"<!-- {title} -->" not in text:
+                    text = f"{text.rstrip()}\n\n## {task.env}, {kind} data\n"
+                text = with_part(text, title, table(dataset, size))
+    image = docs / "offline-calibration.png"
+    figure(size, image)
+    if image.exists() and image.name not in text:
+        text = f"{text.rstrip()}\n\n## Targets\n\n![Achieved return by target on mixed data]({image.name})\n"
+    path.write_text(text, encoding="utf-8")
+
+
+def main(words: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.offline_results", description=__doc__.split("\n")[0])
+    parser.add_argument("command", choices=("run", "page"))
+    parser.add_argument("names", nargs="*", metavar="NAME", default=["*"], help="steps, or patterns (default: all)")
+    parser.add_argument("--quick", action="store_true", help="few steps, in experiments/offline-quick")
+    parser.add_argument("--docs", type=Path, help="folder of the page (default: docs/results; quick: the runs' folder)")
+    args = parser.parse_intermixed_args(words)
+    size = QUICK if args.quick else FULL
+    if args.command == "run":
+        make(size, args.names, parser.error)
+    else:
+        page(size, args.docs or (size.folder if args.quick else Path("docs/results")))
+
+
+if __name__ == "__main__":
+    main()
