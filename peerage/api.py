@@ -212,7 +212,7 @@ class Run:
     @property
     def evaluations(self) -> pd.DataFrame:
         """Every evaluation episode: step, replica, member, episode, return, length, success, mode (`alone` or
-        `together`, see `RunConfig.eval_modes`)."""
+        `together`, see `RunConfig.eval_modes`, or `targets`), target."""
         return read_evaluations(self.folder, mode=None)
 
     @property
@@ -240,6 +240,8 @@ class Run:
         seed: int | None = None,
         members: Sequence[int] | None = None,
         max_eval_steps: int | None = None,
+        target_return: Sequence[float] = (),
+        clip_targets: bool = False,
     ) -> pd.DataFrame:
         """Evaluate the newest checkpoint: every member alone, without exploration.
 
@@ -249,13 +251,16 @@ class Run:
             seed: seed of the episodes; by default that of the run's evaluations.
             members: numbers of the members to evaluate; by default all.
             max_eval_steps: the longest episode in steps; by default that of the run's evaluations.
+            target_return: target returns, for algorithms that act for one; by default those of the run.
+            clip_targets: limit targets and returns-to-go to the range of the data.
 
         Returns:
             A row per episode with the columns of `evaluations`: step (of the checkpoint), replica, member
             (`member-0`), episode (from 0), return (sum of rewards), length (steps), success (1.0, 0.0, or NaN if the
-            environment did not report it), mode (`alone`).
+            environment did not report it), mode (`alone`; `targets` for the second and later targets), target.
         """
-        more = {"which": checkpoint_word(checkpoint), "max_steps": max_eval_steps, "env": self.env}
+        more: dict[str, Any] = {"which": checkpoint_word(checkpoint), "max_steps": max_eval_steps, "env": self.env}
+        more |= {"target_return": target_return, "clip_targets": clip_targets}
         found = _evaluate_run(self.folder, episodes, seed, members, **more)
         return evaluation_table(found.step, found.rows)
 

@@ -23,6 +23,7 @@ from peerage.envs.vector import Maker
 from peerage.errors import Terminated, UserError, nearest
 from peerage.evaluation.actors import Evaluations
 from peerage.evaluation.evaluate import SEED, Evaluator, episode_seeds
+from peerage.evaluation.targets import Targets
 from peerage.learners.defaults import check_learning
 from peerage.loading import deferred
 from peerage.nets import workers
@@ -82,6 +83,7 @@ def run_training(
     config = trainer.config
     try:
         refuse_unused_trust_settings(config.advice, given, len(trainer.names))
+        _targets(trainer)
         if problem := trainer.environment_problem():
             raise UserError(problem)
     except UserError:
@@ -140,16 +142,25 @@ def _runner(
     run = trainer.config.run
     seeds = episode_seeds(trainer.config, run.n_eval_episodes)
     evaluator = Evaluator(trainer.evaluation_makers, seeds, run.success, run.max_eval_steps)
-    members = trainer.names[: trainer.N]
+    members, targets = trainer.names[: trainer.N], _targets(trainer)
+    evaluations = Evaluations(
+        evaluator, trainer.group, trainer.sharing, members, run.eval_modes, targets, all_targets_at=trainer.steps
+    )
     return Runner(
         trainer,
         Listeners([log, *listeners]),
         folder=folder,
-        evaluation=Evaluations(evaluator, trainer.group, trainer.sharing, members, run.eval_modes),
+        evaluation=evaluations,
         offsets=log.offsets,
         about=describe(trainer.device, trainer.threads),
-        messages=messages,
+        messages=[*messages, *targets.messages],
     )
+
+
+def _targets(trainer: Trainer) -> Targets:
+    """The target returns of the evaluations of a run. Raises UserError for targets that have no effect."""
+    run = trainer.config.run
+    return Targets(trainer.group, run.target_return, clip=run.clip_targets)
 
 
 def loggers_for(config: Config, folder: Path) -> list[Listener]:
@@ -262,16 +273,19 @@ def evaluate_run(
     members: Sequence[int] | None = None,
     *,
     max_steps: int | None = None,
+    target_return: Sequence[float] = (),
+    clip_targets: bool = False,
     env: Maker | None = None,
     which: str = "",
     say: Callable[[str], None] = lambda line: None,
 ) -> Evaluated:
     """Evaluate the newest intact checkpoint of a run, or another one: `which` is `best` or the number of a step.
-    Returns its step and rows (replica, member, episode, return, length, success, mode); mode is `alone`.
+    Returns its step and rows; their mode is `alone`, for the second and later target returns `targets`.
 
     `say` receives messages: the step of the checkpoint, newer checkpoints that are damaged, and truncated episodes.
     `members` selects members of each replica by number; by default all. `max_steps`: the longest episode; by default
-    that of the run's evaluations. Raises UserError for a member that does not exist.
+    that of the run's evaluations. `target_return` and `clip_targets`: as of `RunConfig`; by default those of the run.
+    Raises UserError for a member that does not exist, and for targets that have no effect.
     """
     restored = restore(run, "policies", env=env, which=which)
     trainer = restored.trainer
@@ -279,16 +293,20 @@ def evaluate_run(
     seeds = episode_seeds(trainer.config, episodes, SEED if seed is None else seed)
     longest = max_steps or trainer.config.run.max_eval_steps
     evaluator = Evaluator(trainer.evaluation_makers, seeds, trainer.config.run.success, longest)
-    evaluations = Evaluations(evaluator, trainer.group, trainer.sharing, trainer.names[: trainer.N], ("alone",))
+    names, run_config = trainer.names[: trainer.N], trainer.config.run
     try:
+        wanted, clip = target_return or run_config.target_return, clip_targets or run_config.clip_targets
+        targets = Targets(trainer.group, wanted, clip=clip)
+        evaluations = Evaluations(evaluator, trainer.group, trainer.sharing, names, ("alone",), targets)
         if unknown := [i for i in members or [] if not 0 <= i < trainer.N]:
             raise UserError(f"{run} has no member {unknown[0]}: its members are 0 to {trainer.N - 1}")
         for line in restored.messages:
             say(line)
         say(f"after {trainer.step:,} of {trainer.steps:,} steps")
         rows = evaluations.rows(trainer.step) or []
-        for line in evaluations.messages:
+        for line in (*targets.messages, *evaluations.messages):
             say(line)
+        evaluations.close()
     finally:
         trainer.close()
         evaluator.close()

@@ -140,6 +140,6 @@ def test_preprocessing_converts_actions_targets_and_itself():
     assert BOX.targets() == [] and BOX.largest == np.inf
     returns = np.arange(-100, 1, dtype=np.float32) - 50
     known = Preprocessing(BOX.state_mean, BOX.state_std, returns=returns)
-    assert known.targets() == [-140, -100, -60, -50, -40]
+    assert known.targets() == [-50, -140, -100, -60, -40]
     again = Preprocessing.of_state(known.state())
     assert again.targets() == known.targets() and again.state() == known.state()

@@ -368,11 +368,11 @@ def test_advice_of_an_expert_increases_the_return_of_episodes_together(tmp_path)
     config = replace(SMALL, n_peers=1, replicas=3, advisers=("expert",), total_timesteps=100,
                      advice=AdviceConfig(only_follow_others=True))  # fmt: skip
     run = peerage.train(config=config, log_dir=str(tmp_path), exp_name="run")
-    assert list(run.evaluations.columns)[-1] == "mode"
+    assert list(run.evaluations.columns)[-2:] == ["mode", "target"]
     lines = (run.folder / "evaluations.csv").read_text().splitlines()
-    assert lines[0] == "step,replica,member,episode,return,length,success,mode"
-    assert [line.rsplit(",", 1)[1] for line in lines[1:7]] == ["alone"] * 6
-    assert [line.rsplit(",", 1)[1] for line in lines[7:13]] == ["together"] * 6
+    assert lines[0] == "step,replica,member,episode,return,length,success,mode,target"
+    assert [line.rsplit(",", 2)[1] for line in lines[1:7]] == ["alone"] * 6
+    assert [line.rsplit(",", 2)[1] for line in lines[7:13]] == ["together"] * 6
     by_mode = run.evaluations.groupby("mode")
     assert by_mode["success"].mean()["together"] == 1 > by_mode["success"].mean()["alone"]
     together = by_mode["return"].mean()["together"]

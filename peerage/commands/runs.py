@@ -4,6 +4,7 @@ and `export`."""
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 from peerage.commands.base import Command, add_json, add_run, check_run, number
@@ -17,6 +18,17 @@ def _checkpoint(text: str) -> str:
     if not is_checkpoint(text):
         raise argparse.ArgumentTypeError(f"expected best or the number of a step, got {text[:40]!r}")
     return text
+
+
+def _finite(text: str) -> float:
+    """The type of an argument: a finite number."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"expected a number, got {text[:40]!r}")
+    return value
 
 
 def _add_checkpoint(parser: Parser) -> None:
@@ -41,6 +53,19 @@ def _evaluate_arguments(parser: Parser) -> None:
         type=number(1),
         metavar="N",
         help="maximum length of an episode in steps (default: that of the run's evaluations)",
+    )
+    parser.add_argument(
+        "--target-return",
+        type=_finite,
+        nargs="+",
+        default=[],
+        metavar="X",
+        help="target returns, for algorithms that act for one (default: those of the run)",
+    )
+    parser.add_argument(
+        "--clip-targets",
+        action="store_true",
+        help="limit target returns and returns-to-go to the range of the data",
     )
     parser.add_argument(
         "--perturb",

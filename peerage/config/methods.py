@@ -127,6 +127,8 @@ class LearnerMethod(Method):
     offline: bool = False
     """The learner learns from a dataset instead of environment steps: `build` also takes `data`, a
     `peerage.offline.trajectories.Trajectories`, or None for a learner that only acts."""
+    takes_target: bool = False
+    """The learner acts for a target return: it implements `conditioned`."""
     takes_critic: bool = False
     """It accepts a `critic` (`peerage.learners.critics.CriticFactory`) when it is built."""
     has_action_value: bool = True

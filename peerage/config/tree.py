@@ -120,6 +120,13 @@ class RunConfig:
     eval_modes: tuple[EvalMode, ...] = ("alone",)
     """Evaluation modes. alone: each member without advice; together: the group with advice, while neither members nor
     trust learn. Reports and comparisons use the episodes of mode alone."""
+    target_return: tuple[float, ...] = ()
+    """Target returns of evaluations, for algorithms that act for a target return. The first one is that of learning
+    curves and comparisons; the others are evaluated at the end. By default the largest return of the data, its 10, 50
+    and 90% quantiles, and 1.2 times the largest one."""
+    clip_targets: bool = False
+    """Limit the targets to the largest return of the data, and the returns-to-go in evaluations to its range at each
+    timestep."""
     success: Literal["last", "any"] = "last"
     """An episode is a success if the environment reports success in its last step (last) or in any step (any).
     Success rates are shown only if every evaluation episode reports it."""

@@ -13,6 +13,7 @@ from peerage.config.tree import EvalMode
 from peerage.envs.vector import Step
 from peerage.errors import UserError
 from peerage.evaluation.evaluate import Actor, Evaluator
+from peerage.evaluation.targets import Targets, takes_target
 from peerage.learners.group import Group
 from peerage.learners.transition import Transition
 from peerage.runs.listeners import EvaluationRow
@@ -109,44 +110,95 @@ def sharing_copy(sharing: Sharing, group: Group) -> Sharing:
 
 
 class Evaluations:
-    """Evaluates a group during its training in each of `modes` and returns rows of evaluations.csv."""
+    """Evaluates a group during its training in each of `modes` and returns rows of evaluations.csv.
+
+    A group that takes targets is evaluated for the first one, and from the training step `all_targets_at` on also for
+    the others (mode `targets`).
+    """
 
     def __init__(
-        self, evaluator: Evaluator, group: Group, sharing: Sharing, members: Sequence[str], modes: Sequence[EvalMode]
+        self,
+        evaluator: Evaluator,
+        group: Group,
+        sharing: Sharing,
+        members: Sequence[str],
+        modes: Sequence[EvalMode],
+        targets: Targets | None = None,
+        all_targets_at: int = 0,
     ) -> None:
-        self.evaluator, self.members = evaluator, list(members)
+        self.evaluator, self.group, self.members = evaluator, group, list(members)
         self.messages: list[str] = []
         """New messages for the user; the caller that shows them removes them. Each is added once."""
         self._said: set[str] = set()
         self._episodes = self._known = 0  # episodes so far, and those of them that reported success
+        self.targets = targets if targets is not None and targets.exist else None
+        self._others, self._all_targets_at = dict[int, Evaluator](), all_targets_at  # by the number of targets
         actors: Mapping[EvalMode, Callable[[int], Actor]] = {
-            "alone": lambda step: GroupActor(group),
+            "alone": lambda step: self._alone(),
             "together": lambda step: TogetherActor(group, sharing_copy(sharing, group), step),
         }
         self.actors = {mode: actors[mode] for mode in modes}
 
+    def _alone(self) -> Actor:
+        if self.targets is None:
+            return GroupActor(self.group)
+        return self.targets.actor(self.targets.values[:1], self.evaluator.episodes)
+
     def close(self) -> None:
         """Close the environments."""
-        self.evaluator.close()
+        for evaluator in (self.evaluator, *self._others.values()):
+            evaluator.close()
 
     def rows(self, trained: int, stop: Callable[[], bool] = lambda: False) -> list[EvaluationRow] | None:
         """Evaluate the group after `trained` steps of training. Returns None if `stop()` became true during it. Does
         not change the training."""
         rows: list[EvaluationRow] = []
         for mode, actor in self.actors.items():
-            played = self.evaluator.run(actor(trained), trained, stop)
-            if played is None:
+            values = self.targets.values[:1] if self.targets and mode == "alone" else []
+            found = self._played(self.evaluator, actor(trained), mode, values, trained, stop)
+            if found is None:
                 return None
-            self._episodes += len(played)
-            self._known += sum(e.success is not None for _, _, e in played)
-            self._notice()
-            for m, number, e in played:
-                replica, i = divmod(m, len(self.members))
-                success = None if e.success is None else float(e.success)
-                rows.append((replica, self.members[i], number, e.return_, e.length, success, mode))
+            rows += found
+        others = self.targets.values[1:] if self.targets and trained >= self._all_targets_at else []
+        if others and self.targets:
+            n = len(others)
+            seeds = [of_member * n for of_member in self.evaluator.seeds]  # the same episodes for every target
+            first = self.evaluator
+            again = self._others.setdefault(n, Evaluator(first.makers, seeds, first.success, first.max_steps))
+            found = self._played(again, self.targets.actor(others, first.episodes), "targets", others, trained, stop)
+            if found is None:
+                return None
+            rows += found
         return rows
 
-    def _notice(self) -> None:
+    def _played(
+        self,
+        evaluator: Evaluator,
+        actor: Actor,
+        mode: str,
+        targets: Sequence[float],
+        trained: int,
+        stop: Callable[[], bool],
+    ) -> list[EvaluationRow] | None:
+        """The rows of one evaluation, with as many episodes for each of `targets`; None if it was stopped."""
+        played = evaluator.run(actor, trained, stop)
+        if played is None:
+            return None
+        self._episodes += len(played)
+        self._known += sum(e.success is not None for _, _, e in played)
+        self._notice(evaluator)
+        rows = []
+        for m, number, e in played:
+            replica, i = divmod(m, len(self.members))
+            success = None if e.success is None else float(e.success)
+            which, episode = divmod(number, self.evaluator.episodes)
+            target = targets[which] if targets and takes_target(self.group.settings[i].algorithm) else None
+            row = EvaluationRow(replica, self.members[i], episode, e.return_, e.length, success, mode, target)
+            if mode != "targets" or target is not None:
+                rows.append(row)
+        return rows
+
+    def _notice(self, evaluator: Evaluator) -> None:
         """Add messages about truncated episodes, and about success that only some episodes reported."""
         partly = ""
         if 0 < self._known < self._episodes:
@@ -154,7 +206,7 @@ class Evaluations:
                 f"the environment reported success in {self._known:,} of {self._episodes:,} evaluation episodes: the "
                 "success rate is unknown unless every episode reports True or False"
             )
-        for key, text in (("cut", self.evaluator.note), ("success", partly)):
+        for key, text in (("cut", evaluator.note), ("success", partly)):
             if text and key not in self._said:
                 self._said.add(key)
                 self.messages.append(text)

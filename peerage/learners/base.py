@@ -16,6 +16,7 @@ from peerage.learners.transition import Transition
 from peerage.nets.attention_net import Window
 from peerage.nets.cnn import Image
 from peerage.nets.stacked import Rows
+from peerage.offline.context import Conditioned
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,11 @@ class Learner:
     def explore(self, actions: Tensor, step: int) -> Tensor:
         """Add exploration to the actions of members that follow themselves: `[S, act]` -> `[S, act]`."""
         return actions
+
+    def conditioned(self, episodes: int, *, clip: bool = False) -> Conditioned | None:
+        """Acts for target returns in `S * episodes` episodes, those of a member in consecutive rows; `clip` as of
+        `Conditioned`. None: the learner takes no target. Called only if it is registered with `takes_target`."""
+        return None
 
     def state_value(self, obs: Tensor, noise: Tensor | None) -> Tensor:
         """`V_i(s)`: `obs [S, B, obs]` -> `[S, B]`. The default is 0."""

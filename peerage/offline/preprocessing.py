@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 _NOTHING = np.zeros(0, np.float32)
-TARGET_QUANTILES = (0.1, 0.5, 0.9, 1.0)
-"""The quantiles of the data's returns among the default targets."""
+TARGET_QUANTILES = (1.0, 0.1, 0.5, 0.9)
+"""The quantiles of the data's returns among the default targets. The first one is that of learning curves."""
 MAX_ACTIONS = 100_000
 BEYOND = 0.2
 """The last default target exceeds the data's largest return by this share of its absolute value."""
@@ -26,6 +26,8 @@ class Preprocessing:
     """float32 [obs], positive"""
     scale: float = 1.0
     """Divides returns."""
+    gamma: float = 1.0
+    """Discount of returns-to-go, in (0, 1]."""
     n_actions: int = 0
     """Discrete: the number of actions; Box: 0."""
     low: np.ndarray = field(default_factory=lambda: _NOTHING)
@@ -41,7 +43,7 @@ class Preprocessing:
 
     def check(self) -> None:
         """Raise ValueError if sizes or numbers are impossible. For statistics that come from a file."""
-        names = (each.name for each in fields(self) if each.name not in ("scale", "n_actions"))
+        names = (each.name for each in fields(self) if each.name not in ("scale", "gamma", "n_actions"))
         arrays = {name: getattr(self, name) for name in names}
         if bad := next((name for name, x in arrays.items() if not isinstance(x, np.ndarray) or x.ndim != 1), ""):
             raise ValueError(f"{bad} is not a list of numbers")
@@ -49,6 +51,8 @@ class Preprocessing:
             raise ValueError("n_actions is not a number of actions")
         if type(self.scale) not in (int, float) or not 0 < self.scale < np.inf:
             raise ValueError("scale is not a positive number")
+        if type(self.gamma) not in (int, float) or not 0 < self.gamma <= 1:
+            raise ValueError("gamma is not in (0, 1]")
         pairs = (("state_mean", "state_std"), ("low", "high"), ("rtg_low", "rtg_high"))
         if bad := next((f"{a} and {b}" for a, b in pairs if len(arrays[a]) != len(arrays[b])), ""):
             raise ValueError(f"{bad} have different lengths")
@@ -116,12 +120,12 @@ class Preprocessing:
         return float(self.returns[-1]) if len(self.returns) else np.inf
 
     def targets(self) -> list[float]:
-        """The default targets of evaluations: the 10, 50, 90 and 100% quantiles of the data's returns, and 1.2 times
-        the largest one (for a negative one, 0.8 times). Empty if the returns are unknown."""
+        """The default targets of evaluations: the largest return of the data, its 10, 50 and 90% quantiles, and 1.2
+        times the largest one (for a negative one, 0.8 times). Empty if the returns are unknown."""
         if not len(self.returns):
             return []
         found = [float(self.returns[round(100 * q)]) for q in TARGET_QUANTILES]
-        return [*dict.fromkeys(found), found[-1] + BEYOND * abs(found[-1])]
+        return list(dict.fromkeys([*found, found[0] + BEYOND * abs(found[0])]))
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint or JSON: numbers and lists of numbers."""

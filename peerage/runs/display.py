@@ -98,8 +98,8 @@ class Display(Listener):
     def on_evaluations(self, step: int, rows: list[EvaluationRow]) -> None:
         self.step = step
         values: dict[str, list[float]] = {}
-        together = [total for *_, total, _, _, mode in rows if mode == "together"]
-        for _, member, _, total, _, _, mode in rows:
+        together = [row[3] for row in rows if row[6] == "together"]
+        for _, member, _, total, _, _, mode, *_ in rows:
             if mode == "alone":
                 values.setdefault(member, []).append(total)
         self.returns = {member: sum(v) / len(v) for member, v in values.items()}

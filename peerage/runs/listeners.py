@@ -12,16 +12,32 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from peerage.errors import Terminated
 from peerage.text import one_line, place
 
 MetricRow = tuple[int, str, str, float]
 """replica, member, name, value."""
-EvaluationRow = tuple[int, str, int, float, int, float | None, str]
-"""replica, member, episode, return, length (steps), success (0 or 1; None where the task has none), mode (alone or
-together)."""
+
+
+class EvaluationRow(NamedTuple):
+    """An episode of an evaluation."""
+
+    replica: int
+    member: str
+    episode: int
+    return_: float
+    length: int
+    """In steps."""
+    success: float | None
+    """0 or 1; None where the task has none."""
+    mode: str
+    """alone, together or targets."""
+    target: float | None = None
+    """The target return of a member that takes one."""
+
+
 AdviceRow = dict[str, Any]
 """The columns of advice.csv without `step`; a value that is missing or None was not computed."""
 

@@ -52,9 +52,11 @@ class ScalarLog(Listener):
 
     def on_evaluations(self, step: int, rows: list[EvaluationRow]) -> None:
         lists: dict[str, list[float]] = {}
-        self._unknown_success |= {row[-1] for row in rows if row[-2] is None}
-        for replica, member, _, total, length, success, mode in rows:
+        self._unknown_success |= {row[6] for row in rows if row[5] is None}
+        for replica, member, _, total, length, success, mode, *target in rows:
             head = "evaluation" if mode == "alone" else f"evaluation_{mode}"
+            if mode == "targets":
+                head += f"/{target[0]:g}"
             for name, value in (("return", total), ("length", length), ("success", success)):
                 if value is not None and (name != "success" or mode not in self._unknown_success):
                     lists.setdefault(f"{head}/{name}/replica-{replica}/{member}", []).append(value)

@@ -33,11 +33,14 @@ COLUMNS: dict[str, dict[str, str]] = {
         "length": "int",
         "success": "float",
         "mode": "str",
+        "target": "float",
     },
     "advice.csv": advice_columns.COLUMNS,
     "timing.csv": {"step": "int", "seconds": "float", "member_steps_per_second": "float"},
 }
 """File -> its columns in order, with their types."""
+MODES = ("alone", "together", "targets")
+"""The modes of evaluations."""
 _DTYPES: dict[str, str] = {"int": "int64", "float": "float64", "str": "object"}
 EMPTY = ["", "nan", "NaN", "NAN"]
 """Cells without a number: empty ones, as written here, and what other programs write."""
@@ -102,9 +105,9 @@ class CsvLog(Listener):
             self._files[name] = open(self.folder / name, "ab", buffering=0)  # noqa: SIM115
             if self._files[name].tell() == 0:
                 self._write(name, [self._columns[name]])
-        # A run that was begun before the column `mode` existed continues without it: its episodes are all alone.
+        # A run that was begun before the columns `mode` and `target` existed continues without them.
         with (self.folder / "evaluations.csv").open("rb") as file:
-            self._has_modes = file.readline() == _lines([COLUMNS["evaluations.csv"]])
+            self._evaluation_columns = file.readline().count(b",") + 1
 
     def _write(self, name: str, rows: Iterable[Iterable[Any]]) -> None:
         data = memoryview(_lines(rows))
@@ -115,7 +118,8 @@ class CsvLog(Listener):
         self._write("metrics.csv", ((step, *row) for row in rows))
 
     def on_evaluations(self, step: int, rows: list[EvaluationRow]) -> None:
-        self._write("evaluations.csv", ((step, *(row if self._has_modes else row[:-1])) for row in rows))
+        complete = ((step, *row, *[None] * (len(COLUMNS["evaluations.csv"]) - 1 - len(row))) for row in rows)
+        self._write("evaluations.csv", (row[: self._evaluation_columns] for row in complete))
 
     def on_advice(self, step: int, rows: list[AdviceRow]) -> None:
         names = self._columns["advice.csv"][1:]
@@ -148,7 +152,7 @@ class CsvLog(Listener):
             for name, file in self._files.items():
                 file.truncate(0)
                 self._write(name, [self._columns[name]])
-            self._has_modes = True
+            self._evaluation_columns = len(COLUMNS["evaluations.csv"])
             return
         for name, file in self._files.items():
             file.truncate(offsets[name])
@@ -199,8 +203,10 @@ def _read(folder: Path | str, name: str) -> pd.DataFrame:
         )
     except (ValueError, UnicodeError) as error:
         raise UserError(f"{path} is damaged: {_wrong_cell(data, columns) or error}") from error
-    if name == "evaluations.csv" and "mode" not in frame:  # written before the column existed
-        frame["mode"] = "alone"
+    if name == "evaluations.csv":  # written before these columns existed
+        for column, value in (("mode", "alone"), ("target", math.nan)):
+            if column not in frame:
+                frame[column] = value
     if list(frame.columns) != list(columns):
         raise UserError(f"{path} does not have the columns {','.join(columns)}")
     if "replica" in frame:
@@ -243,15 +249,17 @@ def read_metrics(folder: Path | str) -> pd.DataFrame:
 
 
 def read_evaluations(folder: Path | str, mode: str | None = "alone") -> pd.DataFrame:
-    """evaluations.csv: step, replica, member, episode, return, length, success (NaN: the task defines none), mode.
+    """evaluations.csv: step, replica, member, episode, return, length, success (NaN: the task defines none), mode,
+    target (NaN: the member takes none).
 
-    Only the episodes of `mode`: alone (each member by itself) or together (the group with advice); None: all of them.
+    Only the episodes of `mode`: alone (each member by itself), together (the group with advice) or targets (each member
+    by itself, for other target returns); None: all of them.
     """
     frame = _read(folder, "evaluations.csv")
-    unknown = frame[~frame["mode"].isin(["alone", "together"])]
+    unknown = frame[~frame["mode"].isin(MODES)]
     if len(unknown):
         row = unknown.iloc[0]
-        what = f"mode at step {row['step']} is {short(row['mode'])!r}, not alone or together"
+        what = f"mode at step {row['step']} is {short(row['mode'])!r}, not {', '.join(MODES)}"
         raise UserError(f"{Path(folder) / 'evaluations.csv'} is damaged: {what}")
     return frame if mode is None else frame[frame["mode"] == mode].reset_index(drop=True)
 
@@ -261,7 +269,7 @@ def evaluation_table(step: int, rows: Iterable[EvaluationRow]) -> pd.DataFrame:
     import pandas as pd
 
     columns = COLUMNS["evaluations.csv"]
-    frame = pd.DataFrame([(step, *row) for row in rows], columns=list(columns))
+    frame = pd.DataFrame([(step, *EvaluationRow(*row)) for row in rows], columns=list(columns))
     return frame.astype({name: _DTYPES[kind] for name, kind in columns.items()})
 
 

@@ -9,10 +9,12 @@ from pathlib import Path
 from peerage import session
 from peerage.commands.console import print_json, print_table
 from peerage.config.perturbations import parse_cases
+from peerage.errors import UserError
 from peerage.evaluation.perturbed import evaluate_perturbed
 from peerage.evaluation.robustness import in_words
+from peerage.text import number
 
-COLUMNS = ("replica", "member", "episode", "return", "length", "success", "mode")
+COLUMNS = ("replica", "member", "episode", "return", "length", "success", "mode", "target")
 
 
 def evaluate(args: argparse.Namespace, command: Sequence[str]) -> None:
@@ -20,6 +22,8 @@ def evaluate(args: argparse.Namespace, command: Sequence[str]) -> None:
     notes: list[str] = []
     more = {"which": which, "max_steps": args.max_eval_steps, "say": notes.append if args.json else print}
     if args.perturb or args.advised or args.byzantine_members or args.advisers:
+        if args.target_return or args.clip_targets:
+            raise UserError("--target-return cannot be combined with --perturb and --advised")
         more |= {name: getattr(args, name) for name in ("advised", "byzantine_members", "advisers")}
         found = evaluate_perturbed(run, parse_cases(args.perturb or []), args.episodes, args.seed, args.members, **more)
         if args.json:
@@ -31,22 +35,28 @@ def evaluate(args: argparse.Namespace, command: Sequence[str]) -> None:
         meaning = f"low and high: {found.interval}" if found.interval else "one replica: no interval"
         print(f"\n{'change: perturbed minus clean; ' if len(found.table()) > 1 else ''}{meaning}")
         return
+    more |= {"target_return": args.target_return, "clip_targets": args.clip_targets}
     step, rows = session.evaluate_run(run, args.episodes, args.seed, args.members, **more)
-    episodes = [dict(zip(COLUMNS, row)) for row in rows]
-    returns: dict[tuple[int, str], list[float]] = {}
+    has_targets = any(row.target is not None for row in rows)
+    episodes = [dict(zip(COLUMNS, row if has_targets else row[:-1])) for row in rows]
+    of_targets: dict[float | None, dict[tuple[int, str], list[float]]] = {}
     for row in rows:
-        returns.setdefault((row[0], row[1]), []).append(row[3])
+        of_targets.setdefault(row.target, {}).setdefault((row.replica, row.member), []).append(row.return_)
     members = [
-        {"replica": r, "member": m, "mean return": sum(v) / len(v), "episodes": len(v)}
+        {"replica": r, "member": m, **({"target": target} if has_targets else {}), "mean return": sum(v) / len(v),
+         "episodes": len(v)}
+        for target, returns in of_targets.items()
         for (r, m), v in returns.items()
-    ]
+    ]  # fmt: skip
     if args.json:
         print_json({"run": str(run), "step": step, "notes": notes, "episodes": episodes, "members": members})
         return
     print_table(episodes)
     print()
     print_table(members)
-    print(f"\n{_overall(returns)}")
+    print()
+    for target, returns in of_targets.items():
+        print(f"{'' if target is None else f'target {number(target)}: '}{_overall(returns)}")
 
 
 def _overall(returns: Mapping[tuple[int, str], list[float]]) -> str:

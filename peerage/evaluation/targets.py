@@ -1,0 +1,119 @@
+"""Evaluations of members that act for a target return, such as Decision Transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from peerage.config.methods import LEARNERS
+from peerage.envs.vector import Step
+from peerage.errors import UserError
+from peerage.evaluation.evaluate import Actor
+from peerage.learners.group import Group
+from peerage.offline.context import Conditioned
+from peerage.offline.preprocessing import Preprocessing
+from peerage.text import listing, number
+
+
+def takes_target(algorithm: str) -> bool:
+    """Whether the members of an algorithm act for a target return."""
+    return LEARNERS[algorithm].takes_target
+
+
+class TargetActor(Actor):
+    """Every member acts alone for target returns; members that take none act with the mode of their policies.
+
+    `targets [E]`: those of the E rows of each member. Each step is one batched forward pass for each stack of members.
+    Rows whose episode has ended are not computed where a stack has one member.
+    """
+
+    def __init__(self, group: Group, targets: Sequence[float], *, clip: bool = False) -> None:
+        self.group, self.targets, self.clip = group, np.asarray(targets, np.float64), clip
+
+    def begin(self, n: int) -> None:
+        E, M = len(self.targets), self.group.M
+        assert n == M * E, "one row for each member and target"
+        self.running = np.ones((M, E), bool)
+        self.conditioned: list[tuple[np.ndarray, Conditioned]] = []  # members, and what acts for them
+        for stack in self.group.stacks:
+            if takes_target(stack.learner.settings[0].algorithm):
+                conditioned = stack.learner.conditioned(E, clip=self.clip)
+                assert conditioned is not None, "a learner with takes_target implements conditioned"
+                conditioned.begin(np.arange(conditioned.n), np.tile(self.targets, len(stack.index)))
+                self.conditioned.append((stack.index.cpu().numpy(), conditioned))
+
+    def act(self, obs: np.ndarray) -> np.ndarray:
+        M, E = self.running.shape
+        self.obs = obs
+        if sum(len(members) for members, _ in self.conditioned) < M:  # some members take no target
+            tensor = torch.as_tensor(obs, device=self.group.device, dtype=self.group.dtype)
+            actions = self.group.mode(tensor.view(M, E, -1)).cpu().numpy()
+        else:
+            actions = np.zeros((M, E, self.group.space.act_dim), np.float32)
+        obs = obs.reshape(M, E, -1)
+        for members, conditioned in self.conditioned:
+            rows = np.flatnonzero(self.running[members]) if len(members) == 1 else np.arange(conditioned.n)
+            of_stack = actions[members].reshape(conditioned.n, -1)
+            of_stack[rows] = conditioned.act(obs[members].reshape(conditioned.n, -1)[rows], rows)
+            actions[members] = of_stack.reshape(len(members), E, -1)
+        self.actions = actions.reshape(M * E, -1)
+        return self.actions[:, 0].astype(np.int64) if self.group.space.discrete else self.actions
+
+    def observe_step(self, step: Step) -> None:
+        M, E = self.running.shape
+        self.running &= ~step.done.reshape(M, E)
+        columns = self.obs, self.actions, step.reward[:, None], step.done[:, None]
+        shaped = [x.reshape(M, E, -1) for x in columns]
+        for members, conditioned in self.conditioned:
+            obs, actions, rewards, done = (x[members].reshape(conditioned.n, -1) for x in shaped)
+            conditioned.observe(obs, actions, rewards[:, 0], done[:, 0])
+
+
+class Targets:
+    """The target returns of a group's evaluations.
+
+    `given`: those of the user; by default the largest return of the data, its 10, 50 and 90% quantiles, and 1.2 times
+    the largest one. The first one is the target of learning curves and comparisons.
+    """
+
+    def __init__(self, group: Group, given: Sequence[float] = (), *, clip: bool = False) -> None:
+        """Raises UserError for targets for a group that takes none, for a target that is not finite, and for a group
+        without targets whose data is unknown."""
+        self.group, self.clip, self.messages = group, clip, list[str]()
+        known = [p for stack in group.stacks if (p := preprocessing_of(stack.learner)) is not None]
+        self.exist = bool(known)
+        if not known:
+            if given or clip:
+                names = listing(sorted({s.algorithm for s in group.settings}))
+                takers = listing([m.name for m in LEARNERS.methods.values() if m.takes_target])
+                given_flag = "--target-return is" if given else "--clip-targets is"
+                raise UserError(f"{given_flag} for {takers or 'algorithms with a target return'}, but this is {names}")
+            return
+        if bad := [target for target in given if not np.isfinite(target)]:
+            raise UserError(f"--target-return {bad[0]:g} is not a finite number")
+        self.values = list(dict.fromkeys(map(float, given))) or known[0].targets()
+        if not self.values:
+            raise UserError("the returns of the data are unknown: choose target returns with --target-return")
+        largest = min(p.largest for p in known)
+        if clip:
+            self.values = list(dict.fromkeys(min(target, largest) for target in self.values))
+        elif given and max(self.values) > largest:
+            self.messages.append(
+                f"the target return {number(max(self.values))} exceeds the largest return of the data, "
+                f"{number(largest)}: models often become worse there (--clip-targets limits targets to the data)"
+            )
+
+    def actor(self, targets: Sequence[float], episodes: int) -> TargetActor:
+        """An actor that plays `episodes` episodes for each of `targets`, one target after the other."""
+        return TargetActor(self.group, np.repeat(targets, episodes).tolist(), clip=self.clip)
+
+
+def preprocessing_of(learner: object) -> Preprocessing | None:
+    """The statistics of the data of a learner that takes targets; None for other learners."""
+    algorithm = learner.settings[0].algorithm  # type: ignore[attr-defined]
+    if not takes_target(algorithm):
+        return None
+    conditioned = learner.conditioned(1)  # type: ignore[attr-defined]
+    return None if conditioned is None else conditioned.preprocessing
