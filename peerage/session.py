@@ -71,9 +71,9 @@ def run_training(
     data: Trajectories | None = None,
 ) -> Path:
     """Train with `config` and return the run folder. `given`: keys of the settings that the user gave; those without
-    effect are refused. `spec`: the result of `check_env_id`, if it is known. `data`: the episodes of an offline training, if
-    `config` results from `peerage.offline.configured.load_configured`. Raises UserError; invalid settings are
-    reported before any file is written."""
+    effect are refused. `spec`: the result of `check_env_id`, if it is known. `data`: the episodes of an offline
+    training, if `config` results from `peerage.offline.configured.load_configured`. Raises UserError; invalid settings
+    are reported before any file is written."""
     if config.run.exp_name is not None:  # an existing run is refused before anything is built
         RunFolder.plan(config.run.log_dir, config.run.exp_name, "run", config.run.overwrite)
     if env is not None:

@@ -29,7 +29,7 @@ def train(monkeypatch: pytest.MonkeyPatch) -> Any:
     configuration."""
     seen: list[tuple[Config, list[str]]] = []
 
-    def run_training(config: Config, command: list[str], given: list[str], spec: Any) -> Path:
+    def run_training(config: Config, command: list[str], given: list[str], **known: Any) -> Path:
         seen.append((config, command))
         return Path("experiments/it")
 
@@ -174,7 +174,7 @@ def test_train_prints_the_output_files(train: Any, capsys: pytest.CaptureFixture
 
 def test_exit_status(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def failing(error: BaseException) -> Any:
-        def run_training(config: Config, command: list[str], given: list[str], spec: Any) -> Path:
+        def run_training(config: Config, command: list[str], given: list[str], **known: Any) -> Path:
             raise error
 
         return run_training

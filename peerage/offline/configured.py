@@ -25,8 +25,8 @@ def load_configured(
     """The episodes to learn from, and `config` with the settings that follow from the dataset.
 
     The environment is that of the dataset if `config` has the default one; with `keep_env`, and for a configuration
-    that names the fingerprint of its data, it stays as it is. `load` reads a dataset by its name or path. Raises UserError for data that cannot be read, and for
-    data with another fingerprint.
+    that names the fingerprint of its data, it stays as it is. `load` reads a dataset by its name or path. Raises
+    UserError for data that cannot be read, and for data with another fingerprint.
     """
     data = load(config.data)
     source = data.source

@@ -26,9 +26,9 @@ def build_trainer(
     keep_env: bool = False,
     learns: bool = True,
 ) -> Trainer:
-    """The trainer of `config`; arguments as of `Trainer`. For offline algorithms, it loads the dataset, unless `data`
-    is given or the trainer does not learn (`learns`). The environment is then that of the dataset, unless `env`, `keep_env` or the
-    configuration select another one. Raises UserError."""
+    """The trainer of `config`; arguments as of `Trainer`. For offline algorithms, it loads the dataset unless `data` is
+    known or the trainer does not learn (`learns`). The environment is then that of the dataset, unless `env`,
+    `keep_env` or the configuration select another one. Raises UserError."""
     config = validate(config)
     if not is_offline(config):
         return Trainer(config, env=env, advisers=advisers, pretrained=pretrained, spec=spec)
