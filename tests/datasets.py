@@ -26,9 +26,12 @@ def swing(obs: np.ndarray, episode: int, rng: np.random.Generator) -> np.ndarray
     return np.clip([torque], -2, 2).astype(np.float32)
 
 
-def write_dataset(folder: Path, env: str, policy: Policy, episodes: int, seed: int = 0, **env_args: Any) -> Path:
+def write_dataset(
+    folder: Path, env: str | gymnasium.Env, policy: Policy, episodes: int, seed: int = 0, **env_args: Any
+) -> Path:
     """A dataset of `episodes` episodes of `policy`, which gets observation, number of the episode and a generator."""
-    made, rng = gymnasium.make(env, **env_args), np.random.default_rng(seed)
+    made = gymnasium.make(env, **env_args) if isinstance(env, str) else env
+    rng = np.random.default_rng(seed)
     played = []
     for episode in range(episodes):
         obs, _ = made.reset(seed=seed + episode)

@@ -188,7 +188,7 @@ def _published(data: dict[Any, Any]) -> dict[Any, Any]:
 
 def to_dict(config: Any) -> dict[str, Any]:
     """The configuration as nested plain data, in the order of its fields."""
-    plain = {f.name: _to_plain(getattr(config, f.name)) for f in fields(config)}
+    plain = {f.name: _to_plain(getattr(config, f.name)) for f in fields(config) if not f.metadata.get("internal")}
     if isinstance(config, Config):
         methods, run = plain.pop("methods"), plain.pop("run")
         plain |= {**methods, "run": run}

@@ -134,6 +134,9 @@ class LearnerMethod(Method):
     has_action_value: bool = True
     """The learner implements `action_value`, its Q-function, which the critic term of advice needs."""
 
+    net: NetMethod | None = None
+    """The kind of network that only this learner has; its settings are a part of the configuration."""
+
     def fits(self, discrete: bool) -> bool:
         """Whether the learner supports Discrete actions (Box actions if not `discrete`)."""
         return ("discrete" if discrete else "box") in self.actions
@@ -258,6 +261,7 @@ def methods_with_parts() -> list[TrustMethod | ExchangeMethod | NetMethod]:
     """The methods whose settings are a part of the configuration."""
     every: list[TrustMethod | ExchangeMethod | NetMethod] = [*TRUST.methods.values()]
     every += [*EXCHANGES.methods.values(), *NETS.methods.values()]
+    every += list(dict.fromkeys(m.net for m in LEARNERS.methods.values() if m.net is not None))
     return [method for method in every if method.part]
 
 R = TypeVar("R")

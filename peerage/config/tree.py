@@ -321,7 +321,7 @@ def settings() -> Mapping[str, Setting]:
     for part, cls in parts().items():
         texts, limits, types = _texts(part, cls), intervals(cls), hints(cls)
         for f in fields(cls):
-            if not part and f.name in ("learner", "advice", "methods", "run"):
+            if (not part and f.name in ("learner", "advice", "methods", "run")) or f.name not in types:
                 continue
             key = f.name if owners[f.name] == part else f"{part}_{f.name}"
             default = f.default_factory() if callable(f.default_factory) else f.default

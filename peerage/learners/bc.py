@@ -58,10 +58,6 @@ class BC(OfflineLearner):
         """The number of inputs of the network."""
         return self.space.obs_dim
 
-    def conditioned(self, obs: Tensor, rows: Rows) -> Tensor:
-        """The inputs with which the members `rows` act on `obs [s, B, obs]`: `[s, B, width]`."""
-        return obs
-
     @torch.no_grad()
     def suggest(self, obs: Tensor, noise: Tensor | None = None) -> Tensor:
         """The cloned action `[S, B, act]`; for Discrete actions the one with the largest logit. `noise` is not used."""
@@ -69,7 +65,7 @@ class BC(OfflineLearner):
 
     @torch.no_grad()
     def suggest_rows(self, obs: Tensor, noise: Tensor | None, rows: Rows) -> Tensor:
-        out = self.net(self.normalised(self.conditioned(obs, rows), rows), rows=rows)
+        out = self.net(self.normalised(obs, rows), rows=rows)
         if self.space.discrete:
             return out.argmax(dim=-1, keepdim=True).to(self.dtype)
         return self.box.to_env(out.clamp(-1, 1))

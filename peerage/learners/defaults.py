@@ -63,7 +63,8 @@ def member_settings(config: Config, discrete: bool) -> list[LearnerSettings]:
             if name != "algorithm" and getattr(config.learner, name)
         }
         made = method.settings(algorithm=algorithm, **given)
-        if part := NETS[made.net].part if hasattr(made, "net") else "":
+        net = method.net or (NETS[made.net] if hasattr(made, "net") else None)
+        if net is not None and (part := net.part):
             made = replace(made, net_settings=getattr(config, part))
         made.check()
         members.append(made)
@@ -169,6 +170,9 @@ def refuse_unused_settings(config: Config, given: Iterable[str]) -> None:
         nets = [m.name for m in NETS.methods.values() if m.part and m.part == part]
         if nets and not set(nets) & set(getattr(config.learner, "net", ())):
             raise UserError(f"{flag(key)} has no effect without --net {' or '.join(nets)}")
+        learners = [m.name for m in LEARNERS.methods.values() if m.net is not None and m.net.part == part]
+        if learners and not set(learners) & set(config.learner.algorithm):
+            raise UserError(f"{flag(key)} is for --algorithm {' or '.join(learners)}")
         if key == "net_arch" and config.learner.net and "mlp" not in config.learner.net:
             net = config.learner.net[0]
             raise UserError(f"--net-arch has no effect with --net {net}: use --d-model, --n-layers and --readout")

@@ -16,6 +16,9 @@ class StackedAdam:
     """Adam (arXiv 1412.6980, Algorithm 1) on `flat [S, P]` with gradients `grad [S, P]`, where every row has its own
     learning rate and limit of the gradient norm and can be frozen.
 
+    With `decay [S, P]`, the weight decay of every parameter, it is AdamW (arXiv 1711.05101): a step first multiplies
+    the parameters by `1 - lr decay`.
+
     `lr [S, 1]`; `max_grad_norm [S, 1]` (infinite: no clipping). The parameters of a row that is not active in
     `step(active)` keep their bits, whatever its gradients are. With `row_steps`, each row counts its own steps, for
     learners whose rows skip steps; otherwise a row that is inactive once remains inactive, and all rows share one
@@ -32,7 +35,9 @@ class StackedAdam:
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         row_steps: bool = False,
+        decay: Tensor | None = None,
     ) -> None:
+        self.decay = decay
         self.flat, self.grad = flat, grad
         self.max_grad_norm = max_grad_norm
         self.betas, self.eps = betas, eps
@@ -66,6 +71,8 @@ class StackedAdam:
         self.steps += 1
         if self.steps_of_row is not None:
             self.steps_of_row += active.cpu().numpy()
+        if self.decay is not None:
+            self.flat.mul_(1 - self.lr * self.decay * active.unsqueeze(1))
         if self.rows_by_lr:
             self._fused_step(active.tolist())
         else:

@@ -11,6 +11,7 @@ import numpy as np
 
 from peerage.config import Config
 from peerage.config.methods import LEARNERS
+from peerage.config.tree import with_part
 from peerage.envs.make import Spec
 from peerage.errors import UserError
 from peerage.offline.trajectories import Trajectories, load_data
@@ -52,6 +53,20 @@ def _batch_size(config: Config) -> int:
     """The largest batch of the members."""
     defaults = [LEARNERS[name].settings() for name in config.learner.algorithm]
     return max(config.learner.batch_size or [getattr(settings, "batch_size", 1) for settings in defaults])
+
+
+def with_longest_episode(config: Config, spec: Spec, data: Trajectories) -> Config:
+    """`config` with the settings that are the length of the longest episode: the time limit of the environment or the
+    longest episode of the data, whichever is longer. Raises UserError for a shorter length."""
+    longest = int(max(spec.max_episode_steps or 0, data.lengths.max()))
+    nets = {net.part for name in config.learner.algorithm if (net := LEARNERS[name].net) is not None}
+    for part in nets:
+        given = getattr(config, part).max_ep_len
+        if 0 < given < longest:
+            what = "the longest episode of the data" if longest > (spec.max_episode_steps or 0) else f"{spec.id}"
+            raise UserError(f"--max-ep-len {given:,} is less than the {longest:,} steps of {what}: increase it")
+        config = with_part(config, part, max_ep_len=given or longest)
+    return config
 
 
 def best_episodes(data: Trajectories, fraction: float) -> Trajectories:

@@ -24,7 +24,7 @@ from typing import Any
 from peerage.config import AdviceConfig, Config, settings, with_settings
 from peerage.config.check import flag, is_offline
 from peerage.config.file import load, to_dict, validate
-from peerage.config.methods import EXCHANGES, NETS, TRUST
+from peerage.config.methods import EXCHANGES, LEARNERS, NETS, TRUST
 from peerage.config.perturbations import Perturbations, with_perturbations
 from peerage.config.plain_yaml import to_yaml
 from peerage.config.presets import preset_names
@@ -320,6 +320,7 @@ def _effective(config: Config) -> Config:
     used = {TRUST[advice.trust].part} if advice.trust and advice.sharing != "none" else set[str]()
     used |= {EXCHANGES[name].part for name in config.exchange}
     used |= {NETS[name].part for name in config.learner.net}
+    used |= {net.part for name in config.learner.algorithm if (net := LEARNERS[name].net) is not None}
     return replace(
         config,
         advice=advice,

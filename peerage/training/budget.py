@@ -38,6 +38,7 @@ from peerage.learners.streams import Streams
 from peerage.nets.cnn import StackedCNN
 from peerage.nets.stacked import StackedMLP
 from peerage.offline.trajectories import Trajectories
+from peerage.offline.windows import Windows
 from peerage.runs.chunks import LARGE, SMALL
 from peerage.training.machine import available_memory
 from peerage.trust.attention import AttentionTrust, History
@@ -67,6 +68,7 @@ KINDS: tuple[tuple[type, str], ...] = (
     (Group, "networks"),
     (EnvGroup, "environments"),
     (Trajectories, "data"),
+    (Windows, "data"),
 )
 SETTINGS = {
     "data": "a smaller --data-fraction",

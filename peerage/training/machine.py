@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from peerage.config import Config
-from peerage.config.methods import TRUST
+from peerage.config.methods import LEARNERS, TRUST
 from peerage.errors import UserError
 from peerage.nets.native import row_products
 from peerage.processor import cpu_model
@@ -48,6 +48,7 @@ def pick_threads(config: Config) -> int:
     batch = max(config.learner.batch_size, default=0)
     trust = config.advice.trust if config.advice.sharing != "none" else None
     threaded = trust is not None and TRUST[trust].uses_threads
+    threaded |= any(name in LEARNERS and LEARNERS[name].net is not None for name in config.learner.algorithm)
     return min(cores, 4) if threaded or widest * batch >= 128 * 128 else 1
 
 

@@ -12,15 +12,20 @@ from peerage.config.methods import EXCHANGES, LEARNERS, LearnerSettings
 from peerage.envs.make import Spec, check_env_id
 from peerage.errors import UserError
 from peerage.learners.defaults import check_learning, environments_per_member, member_settings, resolve
+from peerage.offline.configured import with_longest_episode
+from peerage.offline.trajectories import Trajectories
 from peerage.trust.resolve import resolve_trust
 
 
-def prepare(config: Config, spec: Spec) -> Config:
-    """`config`, which is valid, with every default filled in for the environment `spec`. `config.advisers` names all
-    fixed advisers. Raises UserError for settings that do not fit together or do not fit the environment."""
+def prepare(config: Config, spec: Spec, data: Trajectories | None = None) -> Config:
+    """`config`, which is valid, with every default filled in for the environment `spec` and, in an offline training,
+    for its `data`. `config.advisers` names all fixed advisers. Raises UserError for settings that do not fit together
+    or do not fit the environment."""
     if spec.image and config.advice.trust is None:  # the default compares vectors
         config = replace(config, advice=replace(config.advice, trust="td"))
     config = resolve_trust(resolve(config, spec.discrete), spec)
+    if data is not None:
+        config = with_longest_episode(config, spec, data)
     members = member_settings(config, spec.discrete)
     _check_advice(config, members)
     _check_images(config, members, spec)

@@ -84,7 +84,7 @@ class Trainer:
         if advisers is not None:  # the configuration contains the names of the given objects
             named = tuple(a if isinstance(a, str) else n for a, n in zip(chosen, self.names[config.n_peers :]))
             config = replace(config, advisers=named)
-        self.config = config = prepare(config, self.spec)
+        self.config = config = prepare(config, self.spec, data)
         self.device = pick_device(config.device)
         self.threads = pick_threads(config)
         self.steps, self.N, self.R = config.steps, config.n_peers, config.replicas
