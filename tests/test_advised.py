@@ -107,7 +107,7 @@ def test_trust_in_an_adviser_that_became_wrong_falls(folder):
 
 def test_followers_of_the_expert_succeed_and_followers_of_its_opposite_fail(folder):
     found = evaluate_perturbed(folder / "one", episodes=4, advised=True, advisers=["sign-flip:expert"])
-    clean, wrong = found.table()
+    clean, wrong = found.records()
     assert clean["case"] == "clean" and wrong["case"] == "advisers sign-flip:expert"
     assert (clean["success"], wrong["success"]) == (1.0, 0.0)
     assert wrong["change"] == wrong["return"] - clean["return"] < 0
@@ -128,10 +128,10 @@ def test_an_environment_that_changed_keeps_its_state(tmp_path):
     turned = {"change_at": 40, "change": {"reward_scale": -1.0}}
     config = replace(FOLLOWERS, n_peers=1, advisers=("expert",), replicas=1, env_args=turned, total_timesteps=60)
     run = peerage.train(config=config, log_dir=str(tmp_path), exp_name="run").folder
-    assert evaluate_perturbed(run, episodes=2, advised=True).table()[0]["return"] < -20
+    assert evaluate_perturbed(run, episodes=2, advised=True).records()[0]["return"] < -20
     early = replace(config, env_args={**turned, "change_at": 70})
     run = peerage.train(config=early, log_dir=str(tmp_path), exp_name="early").folder
-    assert evaluate_perturbed(run, episodes=4, advised=True).table()[0]["return"] > 20
+    assert evaluate_perturbed(run, episodes=4, advised=True).records()[0]["return"] > 20
 
 
 def test_the_checkpoint_that_is_used_is_named(folder, tmp_path, capsys):
@@ -176,8 +176,8 @@ def test_a_perturbation_that_the_environment_already_has_is_not_a_case(tmp_path)
     weak, strong = Perturbations(action_noise=0.25), Perturbations(action_noise=0.5)
     for cases in ([weak, strong], [strong, weak]):
         found = evaluate_perturbed(run, cases, 1)
-        assert [line["case"] for line in found.table()] == ["action_noise=0.25", "action_noise=0.5"]
-        assert found.table()[0]["change"] == 0
+        assert [line["case"] for line in found.records()] == ["action_noise=0.25", "action_noise=0.5"]
+        assert found.records()[0]["change"] == 0
 
 
 def test_the_seed_can_be_chosen(tmp_path):
@@ -227,7 +227,7 @@ def test_a_perturbation_that_is_part_of_the_environment_is_named(tmp_path):
     run = peerage.train(config=config, log_dir=str(tmp_path), exp_name="run").folder
     found = evaluate_perturbed(run, [Perturbations(observation_noise=0.5)], 1)
     names = ["action_noise=0.25", "observation_noise=0.5 action_noise=0.25"]
-    assert [line["case"] for line in found.table()] == names
+    assert [line["case"] for line in found.records()] == names
 
 
 @pytest.mark.parametrize(

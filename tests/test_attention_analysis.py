@@ -243,7 +243,10 @@ def test_importance_of_attention_in_windows_and_of_a_q_function(runs):
     }
     assert set(found.correlations) == {"weight, occlusion", "weight, gradient", "occlusion, gradient"}
     assert set(found.deletion.curves) == {"weight", "occlusion", "gradient", "random"}
-    assert found.table()[2]["feature"] == "t" and found.table()[2]["occlusion"] > 0
+    table = found.table()
+    assert table.columns.tolist() == ["feature", "weight", "occlusion", "gradient"]
+    assert table["feature"].tolist() == found.names and table["occlusion"].tolist() == found.occlusion.tolist()
+    assert table.iloc[2]["feature"] == "t" and table.iloc[2]["occlusion"] > 0
     again = importance(runs["both"].folder, episodes=2, seed=4)
     assert (again.occlusion == found.occlusion).all() and again.deletion.curves["weight"] is not None
     features = importance(runs["both"].folder, episodes=1, of="features", deletion=False)
@@ -283,7 +286,7 @@ def test_the_command_prints_json_like_python(runs, capsys, tmp_path):
     assert main(words) == 0
     data = json.loads(capsys.readouterr().out)
     found = runs["plain"].attention(episodes=1, seed=3, deletion=False)
-    assert data["features"] == found.table() and data["deletion"] is None and data["figures"] == []
+    assert data["features"] == found.records() and data["deletion"] is None and data["figures"] == []
     assert not (runs["plain"].folder / "figures").exists()
     assert main([*words, "--out", str(tmp_path / "new")]) == 0
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["importance.png"]  # no weights, no deletion

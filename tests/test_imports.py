@@ -237,6 +237,7 @@ REFUSED = [
     ("--n-heads 2", "no effect without --net attention"),
     ("--sharing none --temperature 3", "--temperature has no effect"),
     ("--algorithm sac", "sac does not fit"),
+    ("--algorithm ppo --net attention --n-queries 3", "--n-queries has no effect without --tokens set"),
     ("--algorithm ppo --batch-size 7", "--batch-size 7 does not divide"),
     ("--algorithm ppo --ent-coef auto", "ppo needs a number"),
     ("--algorithm ppo --n-envs 4 --n-peers 2 --sharing advice", "--n-envs 4 needs --sharing none"),

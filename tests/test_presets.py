@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 
+from peerage.cli import main
 from peerage.config import AdviceConfig, Config, LearnerConfig
 from peerage.config.file import dump, from_dict, load, validate
 from peerage.config.plain_yaml import parse, to_yaml
-from peerage.config.presets import describe, preset, preset_names
+from peerage.config.presets import describe, preset, preset_groups, preset_names
 from peerage.errors import UserError
 
 PROBES = [name for name in preset_names() if name.startswith("probe-")]
@@ -155,3 +157,20 @@ def test_attention() -> None:
     learner = published.learner
     assert (learner.algorithm, learner.net, learner.clip_range) == (("ppo",), ("attention",), (0.2,))
     assert (learner.learning_rate, learner.gamma, published.steps) == ((3e-4,), (0.99,), 100_000)
+
+
+def test_presets_are_listed_by_system(capsys):
+    assert main(["presets"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    group = {name: heading for heading, names in preset_groups().items() for name in names}
+    assert list(group) == preset_names() and len(set(group.values())) == 7
+    width, heading = max(map(len, group)), ""
+    shown = {}
+    for line in lines[:-2]:
+        if line.startswith("  "):
+            shown[line[2 : 2 + width].strip()] = heading
+        else:
+            heading = line or heading
+    assert shown == group
+    assert main(["presets", "--json"]) == 0
+    assert [row["group"] for row in json.loads(capsys.readouterr().out)] == list(group.values())

@@ -705,7 +705,8 @@ def test_cases_are_evaluated_on_the_seeds_of_the_clean_environment(run):
     noisy = [row for row in found.rows if row.case == "action_noise=1 reward_scale=1"]
     # All actions are random, with the same draws for all members of a replica
     assert [len({row.perturbed for row in noisy if row.replica == k}) for k in range(3)] == [1, 1, 1]
-    table = found.table()
+    table = found.records()
+    assert found.table()["case"].tolist() == ["clean", *map(str, cases)] and found.table()["change"][0] == 0
     assert [line["case"] for line in table] == ["clean", *map(str, cases)]
     assert found.interval == "95% t-interval" and table[0]["change"] == table[0]["change low"] == 0
     # The change from r to -r is -2 r; the lower end of the interval is the worse one

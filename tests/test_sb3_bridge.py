@@ -410,6 +410,16 @@ def test_an_export_continues_to_learn_in_stable_baselines3(tmp_path):
     sb3.SAC.load(path, env=gym.make("Pendulum-v1"), device="cpu", buffer_size=100).learn(20)
 
 
+@pytest.mark.parametrize(("n_steps", "n_envs", "batch_size"), [(6, 2, 4), (4, 1, 1), (1, 4, 2)])
+@pytest.mark.filterwarnings("error")
+def test_an_export_of_ppo_learns_without_warnings(tmp_path, n_steps, n_envs, batch_size):
+    rollout = {"n_steps": (n_steps,), "n_envs": (n_envs,), "batch_size": (batch_size,), "net_arch": ((8,),)}
+    make_run(tmp_path / "run", "CartPole-v1", 1, 1, algorithm=("ppo",), update_epochs=(1,), **rollout)
+    model = sb3.PPO.load(export_member(tmp_path / "run", 0), env=gym.make("CartPole-v1"), device="cpu")
+    assert model.n_steps % model.batch_size == 0 and model.normalize_advantage == (batch_size > 1)
+    model.learn(2 * model.n_steps)
+
+
 def test_export_refuses_missing_members_and_existing_files(tmp_path, monkeypatch):
     run = tmp_path / "run"
     make_run(run, n=2)

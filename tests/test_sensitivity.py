@@ -68,11 +68,12 @@ def test_sensitivity_by_hand(tmp_path):
     assert (gamma.best.low, gamma.best.high) == pytest.approx((6.5 - half, 6.5 + half))
     assert tau.best is None and tau.levels[0].value == 0.5
     assert len(found.notes) == 2 and "not finished" in found.notes[0] and "missing" in found.notes[1]
-    assert [(line["hyper-parameter"], line["best"]) for line in found.table()] == [
+    assert [(line["hyper-parameter"], line["best"]) for line in found.records()] == [
         ("gamma", "0.99"),
         ("tau", "not significant"),
     ]
-    assert found.table()[0]["return"] == pytest.approx(6.5) and found.table()[1]["return"] is None
+    assert found.table()["return"][0] == pytest.approx(6.5)
+    assert found.records()[0]["return"] == pytest.approx(6.5) and found.records()[1]["return"] is None
 
 
 def of(*samples, seeds=None):
@@ -134,7 +135,7 @@ def test_repeated_replicas_change_nothing(tmp_path):
     (alone,), both = sensitivity(tmp_path / "1").axes, sensitivity(tmp_path / "4").axes
     assert both[0] == alone and alone.replicas == 3 and alone.chance == pytest.approx(1 / 3)
     assert (both[1].name, both[1].verdict, both[1].effect) == ("b", "no difference", 0)
-    line = sensitivity(tmp_path / "4").table()[1]
+    line = sensitivity(tmp_path / "4").records()[1]
     assert (line["eta squared"], line["low"], line["return"]) == (None, None, None)
 
 

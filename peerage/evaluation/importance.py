@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+import pandas as pd
 import torch
 
 from peerage.envs.make import Maker
@@ -91,7 +92,7 @@ class Importance:
             for name, weights in self.layers.items()
         }
         return {
-            "features": self.table(),
+            "features": self.records(),
             "occlusion_unit": self.unit,
             "correlations": self.correlations,
             "deletion": curves,
@@ -101,7 +102,11 @@ class Importance:
             "step": self.step,
         }
 
-    def table(self) -> list[dict[str, Any]]:
+    def table(self) -> pd.DataFrame:
+        """`records` as a table."""
+        return pd.DataFrame(self.records())
+
+    def records(self) -> list[dict[str, Any]]:
         """A row per feature."""
         rows = zip(*(values.tolist() for values in self.measures.values()))
         return [{"feature": name, **dict(zip(self.measures, row))} for name, row in zip(self.names, rows)]

@@ -1,7 +1,7 @@
 """Evaluation of trained runs under perturbations, from their newest checkpoints.
 
     found = evaluate_perturbed("experiments/my-run", parse_cases(["observation_noise=0.1,0.2"]), episodes=20)
-    for row in found.table(): ...
+    print(found.table())
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from peerage.config.perturbations import Perturbations
 from peerage.evaluation.evaluate import Played
@@ -51,7 +52,11 @@ class Robustness:
 
     rows: list[Row]
 
-    def table(self) -> list[dict[str, Any]]:
+    def table(self) -> pd.DataFrame:
+        """`records` as a table."""
+        return pd.DataFrame(self.records())
+
+    def records(self) -> list[dict[str, Any]]:
         """A row for each case: return and its change (perturbed minus clean), both with an interval over replicas (see
         `interval`), and the share of successful episodes if every episode reported success. The table of a single case
         has no change."""

@@ -139,7 +139,8 @@ def _model(settings: Any, env: gym.Env) -> Any:
             gae_lambda=s.gae_lambda,
             clip_range=s.clip_range,
             clip_range_vf=s.clip_range_vf or None,
-            normalize_advantage=s.normalize_advantage,
+            # A single advantage is not normalised here; Stable-Baselines3 refuses to
+            normalize_advantage=s.normalize_advantage and s.batch_size > 1,
             ent_coef=float(s.ent_coef),
             vf_coef=s.vf_coef,
             max_grad_norm=s.max_grad_norm or math.inf,

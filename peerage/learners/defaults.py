@@ -173,6 +173,8 @@ def refuse_unused_settings(config: Config, given: Iterable[str]) -> None:
         learners = [m.name for m in LEARNERS.methods.values() if m.net is not None and m.net.part == part]
         if learners and not set(learners) & set(config.learner.algorithm):
             raise UserError(f"{flag(key)} is for --algorithm {' or '.join(learners)}")
+        if key == "n_queries" and getattr(config, known[key].part).tokens != "set":
+            raise UserError("--n-queries has no effect without --tokens set: the other tokens have one query")
         if key == "net_arch" and config.learner.net and "mlp" not in config.learner.net:
             net = config.learner.net[0]
             raise UserError(f"--net-arch has no effect with --net {net}: use --d-model, --n-layers and --readout")

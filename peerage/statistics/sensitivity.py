@@ -1,7 +1,7 @@
 """How the final return of a sweep depends on each hyper-parameter.
 
     found = sensitivity("experiments/my-sweep")             # its folder or its sweep.yaml, or a list of run folders
-    for row in found.table(): ...
+    print(found.table())
 
 The unit of statistics is the replica of a group, as everywhere. A sweep trains the same replica (seed) once per value
 of its other axes: those runs are averaged first, since they are not independent replicas.
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 
 from peerage.config.file import to_dict
@@ -98,7 +99,11 @@ class Sensitivity:
     notes: list[str] = field(default_factory=list)
     """Runs that are left out and why; hyper-parameters whose effects cannot be separated."""
 
-    def table(self) -> list[dict[str, Any]]:
+    def table(self) -> pd.DataFrame:
+        """`records` as a table."""
+        return pd.DataFrame(self.records())
+
+    def records(self) -> list[dict[str, Any]]:
         """A row per axis; low and high are the limits of the effect."""
         return [
             {

@@ -37,7 +37,7 @@ def attention(args: argparse.Namespace, command: Sequence[str]) -> None:
 
 def _print(found: Importance) -> None:
     print(f"{count(found.states, 'state')} of {count(found.episodes, 'episode')}\n")
-    print_table([{name: _short(value) for name, value in row.items()} for row in found.table()])
+    print_table([{name: _short(value) for name, value in row.items()} for row in found.records()])
     print()
     if found.weight is not None:
         print("weight: mean attention weight, which is no measure of importance by itself")

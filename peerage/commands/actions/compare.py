@@ -42,7 +42,7 @@ def _print_sensitivity(names: Sequence[str], as_data: bool) -> None:
     is_sweep = len(names) == 1 and not (Path(names[0]) / "config.yaml").exists() and "*" not in names[0]
     found = sensitivity(names[0] if is_sweep else [source.folder for source in find_runs(names)])
     if as_data:
-        print_json({"settings": found.table(), "notes": found.notes})
+        print_json({"settings": found.records(), "notes": found.notes})
         return
-    print_table(found.table())
+    print_table(found.records())
     print("".join(f"\n{note}" for note in found.notes))

@@ -28,12 +28,12 @@ def evaluate(args: argparse.Namespace, command: Sequence[str]) -> None:
         found = evaluate_perturbed(run, parse_cases(args.perturb or []), args.episodes, args.seed, args.members, **more)
         if args.json:
             members = [{**row._asdict(), "change": row.change} for row in found.rows]
-            table = {"rows": found.table(), "interval": found.interval or None, "members": members}
+            table = {"rows": found.records(), "interval": found.interval or None, "members": members}
             print_json({"run": str(run), "notes": notes, **table})
             return
-        print_table(found.table())
+        print_table(found.records())
         meaning = f"low and high: {found.interval}" if found.interval else "one replica: no interval"
-        print(f"\n{'change: perturbed minus clean; ' if len(found.table()) > 1 else ''}{meaning}")
+        print(f"\n{'change: perturbed minus clean; ' if len(found.records()) > 1 else ''}{meaning}")
         return
     more |= {"target_return": args.target_return, "clip_targets": args.clip_targets}
     step, rows = session.evaluate_run(run, args.episodes, args.seed, args.members, **more)

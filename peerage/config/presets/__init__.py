@@ -34,6 +34,11 @@ def preset_names() -> list[str]:
     return list(_recipes())
 
 
+def preset_groups() -> dict[str, list[str]]:
+    """Heading -> the names of the presets below it, in the order of `peerage presets`."""
+    return {heading: list(group) for heading, group in _groups().items()}
+
+
 def preset(name: str) -> dict[str, Any]:
     """The settings of a preset, nested as in a YAML file. Other settings keep their defaults."""
     data: dict[str, Any] = {}
@@ -71,14 +76,28 @@ def _read(name: str) -> dict[str, Any]:
 
 
 @lru_cache
+def _groups() -> dict[str, dict[str, _Recipe]]:
+    """Heading -> the presets below it, by name."""
+    own = {
+        path.stem: _Recipe((data := _read(path.stem))["title"], (data["config"],))
+        for path in sorted(FOLDER.glob("*.yaml"))
+        if path.stem not in PRODUCT
+    }
+    families, settings = _read("families"), _read("settings")
+    return {
+        "To start with": own,
+        "Peer learning (arXiv 2312.09950)": _product(families, settings),
+        "Peer learning: which signals of an adviser's value matter": _ablation(families, settings),
+        "Peer learning: the open questions of the paper": _open(_read("open")),
+        "Transformer trust, with the published settings": _seed(_read("seed")),
+        "Probes of trust: advisers that are known to be right or wrong": _probes(_read("probes")),
+        "PPO and attention networks": _ppo(_read("ppo")),
+    }
+
+
+@lru_cache
 def _recipes() -> dict[str, _Recipe]:
-    recipes = {}
-    for path in sorted(FOLDER.glob("*.yaml")):
-        if path.stem not in PRODUCT:
-            own = _read(path.stem)
-            recipes[path.stem] = _Recipe(own["title"], (own["config"],))
-    papers = _product(_read("families"), _read("settings")) | _seed(_read("seed"))
-    return recipes | papers | _probes(_read("probes")) | _open(_read("open")) | _ppo(_read("ppo"))
+    return {name: recipe for group in _groups().values() for name, recipe in group.items()}
 
 
 def seed_flags(algorithm: str) -> dict[str, Any]:
@@ -144,22 +163,31 @@ def _open(made: dict[str, Any]) -> dict[str, _Recipe]:
 
 
 def _product(shared: dict[str, Any], made: dict[str, Any]) -> dict[str, _Recipe]:
-    families, settings = shared["families"], made["settings"]
-
-    def recipe(family: str, setting: str, title: str, *more: dict[str, Any]) -> _Recipe:
-        of_family, of_setting = families[family], settings[setting]
-        special = of_setting.get("families", {}).get(family, {})
-        base = (shared["common"], shared[of_family["like"]], of_family["config"])
-        return _Recipe(title, (*base, of_setting["config"], special, *more))
-
+    """`SETTING-FAMILY`, and single presets of the paper."""
     recipes = {}
-    for setting, of_setting in settings.items():
-        for family, of_family in families.items():
+    for setting, of_setting in made["settings"].items():
+        for family, of_family in shared["families"].items():
             # A family's title contains the size of the group, which a setting can change: use only the environment
             title = f"{of_family['title'].split(',')[0]}: {of_setting['title']}"
-            recipes[f"{setting}-{family}"] = recipe(family, setting, title)
+            recipes[f"{setting}-{family}"] = _of_paper(shared, made, family, setting, title)
     for name, other in made["others"].items():
-        recipes[name] = recipe(other["family"], other["setting"], other["title"], other["config"])
+        family, setting, title, config = (other[key] for key in ("family", "setting", "title", "config"))
+        recipes[name] = _of_paper(shared, made, family, setting, title, config)
+    return recipes
+
+
+def _of_paper(
+    shared: dict[str, Any], made: dict[str, Any], family: str, setting: str, title: str, *more: dict[str, Any]
+) -> _Recipe:
+    of_family, of_setting = shared["families"][family], made["settings"][setting]
+    special = of_setting.get("families", {}).get(family, {})
+    base = (shared["common"], shared[of_family["like"]], of_family["config"])
+    return _Recipe(title, (*base, of_setting["config"], special, *more))
+
+
+def _ablation(shared: dict[str, Any], made: dict[str, Any]) -> dict[str, _Recipe]:
+    """`ablation-FAMILY-VALUES-SIGNALS`, for every subset of the signals."""
+    recipes = {}
     signals = made["ablation"]["signals"]
     for family in made["ablation"]["families"]:
         for values in ("advantage", "none"):
@@ -167,8 +195,9 @@ def _product(shared: dict[str, Any], made: dict[str, Any]) -> dict[str, _Recipe]
                 for subset in combinations(signals, size):
                     switches = {field: signal in subset for signal, field in signals.items()}
                     advice = {"advice": {**switches, "use_advantage": values == "advantage"}}
-                    env = families[family]["config"]["env"]
+                    env = shared["families"][family]["config"]["env"]
                     of = "advantages" if values == "advantage" else "returns"
                     title = f"{env}: peer learning by {' + '.join(subset)}, of {of}"
-                    recipes[f"ablation-{family}-{values}-{'-'.join(subset)}"] = recipe(family, "peer", title, advice)
+                    name = f"ablation-{family}-{values}-{'-'.join(subset)}"
+                    recipes[name] = _of_paper(shared, made, family, "peer", title, advice)
     return recipes
