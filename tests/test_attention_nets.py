@@ -575,3 +575,18 @@ def test_the_benchmark_measures_every_case():
     found = attention.measure(rows=2, batch=4, rounds=1)
     assert list(found) == [attention.BASE, *attention.CASES]
     assert all(0 <= seconds < math.inf for seconds in found.values())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_single_row_acts_with_the_bits_of_the_same_row_in_a_larger_stack(kind):
+    """The actor of a single member, with a few states as in a step of its environments."""
+    pair, whole = make(kind, 2, F32), make(kind, 8, F32)
+    pair.flat.copy_(whole.flat[:2])
+    for states in (1, 2, 7):
+        x = observations(whole, states, F32)
+        expected = whole(x[0::2], rows=slice(0, None, 2))[:1]
+        assert torch.equal(pair(x[:1], rows=slice(0, None, 2)), expected)
+        assert torch.equal(whole(x[:1], rows=slice(0, 1)), expected)
+        assert torch.equal(whole(x[:1], rows=torch.tensor([0])), expected)
+    pair.flat.mul_(2)
+    assert not torch.equal(pair(x[:1], rows=slice(0, None, 2)), expected)  # the parameters are not copies

@@ -98,6 +98,7 @@ class StackedAttention(Stack):
         parts = self._parts(gain) | {name: Part(shape, constant=0.0) for name, shape in (extra or {}).items()}
         super().__init__(rows, parts, device=device, dtype=dtype)
         self.constants, self.parameters = self.weights(), self.weights(grad=True)
+        self._twice: dict[tuple[int, int, int], Weights] = {}
 
     def _parts(self, gain: float) -> dict[str, Part]:
         settings, window, width = self.settings, self.window, self.settings.d_model
@@ -164,7 +165,10 @@ class StackedAttention(Stack):
         with torch.no_grad():
             if isinstance(rows, slice) and rows == ALL_ROWS and self._by_rows(x):
                 return by_rows(lambda part: self._forward(self.weights(part), x[part]), self.rows, x.device)
-            return self._forward(self._some(rows), x)
+            if len(x) > 1:
+                return self._forward(self._some(rows), x)
+            # Products of a single row differ in the last bits from those of the same row beside others
+            return self._forward(self._some_twice(rows), x.expand(2, *x.shape[1:]))[:1]
 
     def attention(self, x: Tensor, *, rows: Rows = slice(None)) -> dict[str, Tensor]:
         """The attention weights for `x [s, B, inputs]`, by the name of the layer, in the order of the layers.
@@ -203,6 +207,16 @@ class StackedAttention(Stack):
         if isinstance(rows, Tensor):
             return Weights({name: w[rows] for name, w in self.constants.items()}, {})
         return self.weights(rows)
+
+    def _some_twice(self, rows: Rows) -> Weights:
+        """The parameters of one row as if it were two."""
+        key = rows.indices(self.rows) if isinstance(rows, slice) else None
+        if key is None or key not in self._twice:
+            found = {name: part.expand(2, *part.shape[1:]) for name, part in self._some(rows).items()}
+            if key is None:
+                return Weights(found, {})
+            self._twice[key] = Weights(found, {})
+        return self._twice[key]
 
     def _forward(self, w: Weights, x: Tensor, mask: Mask | None = None, keep: list[Tensor] | None = None) -> Tensor:
         """The networks of the `s` rows of `w`. `keep` receives the attention weights."""
