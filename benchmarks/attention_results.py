@@ -52,7 +52,8 @@ POOL = "--net attention --n-layers 0"
 
 
 @dataclass(frozen=True)
-class Experiment:
+class Experiment(runs.Experiment):
+    root = FOLDER
     task: str
     way: str
     label: str
@@ -62,14 +63,6 @@ class Experiment:
     @property
     def name(self) -> str:
         return f"{self.task}-{self.way}"
-
-    @property
-    def folder(self) -> Path:
-        return FOLDER / self.name
-
-    @property
-    def done(self) -> bool:
-        return runs.done(self.folder)
 
     def settings(self) -> list[str]:
         return [*self.flags.split(), "--n-peers", "1", "--replicas", str(self.replicas)]

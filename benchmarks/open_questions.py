@@ -77,7 +77,8 @@ misses the true value in 5% of cases, so some of the many comparisons are wrong.
 
 
 @dataclass(frozen=True)
-class Experiment:
+class Experiment(runs.Experiment):
+    root = FOLDER
     preset: str
     """The preset's name without `open-`."""
     single: bool
@@ -88,14 +89,6 @@ class Experiment:
             return self.preset
         task = self.preset.rsplit("-", 1)[0] if self.preset.startswith("size-") else self.preset
         return f"{task}-single"
-
-    @property
-    def folder(self) -> Path:
-        return FOLDER / self.name
-
-    @property
-    def done(self) -> bool:
-        return runs.done(self.folder)
 
     @property
     def counterpart(self) -> Experiment:

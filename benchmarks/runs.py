@@ -8,17 +8,30 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import ClassVar, TypeVar
 
 from peerage.config.file import load
 
 
-class Named(Protocol):
+class Experiment:
+    """A run of a script, in the folder with its `name` in `root`."""
+
+    root: ClassVar[Path]
+
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        raise NotImplementedError
+
+    @property
+    def folder(self) -> Path:
+        return self.root / self.name
+
+    @property
+    def done(self) -> bool:
+        return done(self.folder)
 
 
-E = TypeVar("E", bound=Named)
+E = TypeVar("E", bound=Experiment)
 
 
 def done(folder: Path) -> bool:

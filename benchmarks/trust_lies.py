@@ -31,7 +31,8 @@ KINDS = ("uniform", "td", "in-context")
 
 
 @dataclass(frozen=True)
-class Experiment:
+class Experiment(runs.Experiment):
+    root = FOLDER
     place: str
     kind: str
 
@@ -61,7 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
     chosen = runs.chosen(EXPERIMENTS, args.only, parser.error)
 
     def train(experiment: Experiment) -> tuple[bool, str]:
-        return runs.train(experiment.settings(args.replicas), FOLDER / experiment.name, (args.replicas, STEPS))
+        return runs.train(experiment.settings(args.replicas), experiment.folder, (args.replicas, STEPS))
 
     runs.train_all(chosen, args.jobs, train)
 

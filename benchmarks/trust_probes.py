@@ -80,7 +80,8 @@ COLOURS = dict(zip(VARIANTS, (
 
 
 @dataclass(frozen=True)
-class Experiment:
+class Experiment(runs.Experiment):
+    root = FOLDER
     env: str
     probe: str
     variant: str
@@ -88,14 +89,6 @@ class Experiment:
     @property
     def name(self) -> str:
         return f"{self.env}-{self.probe}-{self.variant}"
-
-    @property
-    def folder(self) -> Path:
-        return FOLDER / self.name
-
-    @property
-    def done(self) -> bool:
-        return runs.done(self.folder)
 
     def settings(self, replicas: int, steps: int) -> list[str]:
         """The flags of `peerage train`, without those of the run folder."""

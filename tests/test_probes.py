@@ -350,7 +350,7 @@ def test_intervals():
 
 @pytest.mark.long
 def test_a_run_from_training_to_page(tmp_path: Path, monkeypatch, capsys):
-    monkeypatch.setattr(trust_probes, "FOLDER", tmp_path / "runs")
+    monkeypatch.setattr(trust_probes.Experiment, "root", tmp_path / "runs")
     monkeypatch.setattr(trust_probes, "PAGE", tmp_path / "docs" / "page.md")
     monkeypatch.setattr(trust_probes, "ENVS", {"room": "Room-v21"})
     experiment = trust_probes.Experiment("room", "turncoat", "td")
@@ -384,6 +384,6 @@ def test_a_run_from_training_to_page(tmp_path: Path, monkeypatch, capsys):
 
 
 def test_a_failed_run_is_reported(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(trust_probes, "FOLDER", tmp_path)
+    monkeypatch.setattr(trust_probes.Experiment, "root", tmp_path)
     well, line = trust_probes.train(trust_probes.Experiment("room", "plain", "td"), 0, 100)
     assert not well and line.startswith("room-plain-td: peerage: --replicas must be") and "\n" not in line
