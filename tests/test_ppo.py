@@ -18,6 +18,8 @@ from torch import nn
 from transitions import transition
 
 import peerage
+from peerage.config import Config
+from peerage.config.tree import learner_part
 from peerage.errors import UserError
 from peerage.interop.sb3 import sb3_views
 from peerage.interop.sb3_export import export_member
@@ -25,10 +27,12 @@ from peerage.learners.base import Space
 from peerage.learners.defaults import default_settings
 from peerage.learners.policies import Categorical, DiagonalNormal
 from peerage.learners.ppo import PPO
+from peerage.learners.recent import RecentTransitions
 from peerage.learners.rollout import advantages
 from peerage.learners.streams import StreamKey
 from peerage.nets.adam import StackedAdam
 from peerage.training.restore import restore
+from peerage.training.trainer import Trainer
 
 F64 = torch.float64
 OBS, ARCH, ENVS, STEPS, TOTAL = 5, (16, 12), 2, 9, 1000
@@ -574,3 +578,22 @@ def test_a_new_policy_is_nearly_uniform_and_weights_are_orthogonal():
     assert_close(product, 2 * torch.eye(OBS), 1e-5)
     policy = Categorical(learner.net(torch.randn(4, 3, OBS))[0::2])
     assert (policy.p - 0.25).abs().max() < 0.01 and policy.entropy().min() > math.log(4) - 1e-3
+
+
+def test_the_last_transitions_are_kept_per_member_not_per_environment(tmp_path):
+    learner = learner_part()(algorithm=("ppo",), n_envs=(4,), n_steps=(16,), batch_size=(32,))
+    trainer = Trainer(Config(env="CartPole-v1", n_peers=2, total_timesteps=6400, learner=learner))
+    trainer.begin()
+    for _ in range(3):
+        trainer.advance()
+    recent = trainer.group.recent
+    assert recent.data.shape[:2] == (2 * 4, 254) and recent.size == 3  # 1,016 of each member
+    dumped = trainer.member_state(1)["transitions"]
+    assert dumped["obs"].shape == (4 * 3, 4) and torch.equal(dumped["next_obs"][::3], trainer.obs[4:])
+    trainer.close()
+    more, fewer = (RecentTransitions(2, kept, 3, 1, "cpu", torch.float32) for kept in (10, 4))
+    for _ in range(12):
+        more.add(transition(torch.randn(2, 3)))
+    fewer.load_state(more.state())  # of an earlier version
+    age = torch.arange(4).expand(2, -1)
+    assert torch.equal(fewer.gather(age).obs, more.gather(age).obs)

@@ -9,6 +9,7 @@ of the tensors of a step, which are `[M E, ...]`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -50,8 +51,9 @@ def stack_positions(members: Sequence[LearnerSettings]) -> list[list[int]]:
 class Group:
     """`R` replicas of `N` members.
 
-    `recent` is the number of last transitions to keep. `critic` makes the critics of the learners (SAC, TD3); by
-    default, learners use their own. `data` are the episodes from which offline learners learn; None: they only act.
+    `recent` is the number of last transitions to keep of each member, of all its environments together. `critic` makes
+    the critics of the learners (SAC, TD3); by default, learners use their own. `data` are the episodes from which
+    offline learners learn; None: they only act.
     """
 
     def __init__(
@@ -90,9 +92,8 @@ class Group:
         self.learning_starts = np.where(trained, 0, starts)  # [M]
         low, high = (None if b is None else torch.as_tensor(b, device=device) for b in (space.low, space.high))
         self._low, self._high = (None if b is None else b.to(dtype) for b in (low, high))
-        self.recent = RecentTransitions(
-            self.M * self.E, max(1, min(recent, total_steps)), space.obs_dim, space.act_dim, device, dtype
-        )
+        kept = math.ceil(max(1, min(recent, total_steps)) / self.E)  # of each environment
+        self.recent = RecentTransitions(self.M * self.E, kept, space.obs_dim, space.act_dim, device, dtype)
 
     def _stack(self, positions: list[int], total_steps: int) -> Stack:
         rows = [r * self.N + p for r in range(self.R) for p in positions]

@@ -274,11 +274,13 @@ class Trainer:
         return np.flatnonzero(~self.group.active() & ~self.group.pretrained & ~known)
 
     def member_state(self, m: int) -> dict[str, Any]:
-        """The networks and last transitions of member `m`, for debugging."""
-        age = torch.arange(min(DUMPED, self.group.recent.size), device=self.device)
+        """The networks of member `m` and the last transitions of its environments, one environment after the other, for
+        debugging."""
+        age = torch.arange(min(math.ceil(DUMPED / self.group.E), self.group.recent.size), device=self.device)
         batch = self.group.recent_transitions(age.expand(self.envs.n, -1))
         first = m * self.group.E  # its first environment
-        transitions = {name: getattr(batch, name)[first] for name in batch._fields}
+        own = slice(first, first + self.group.E)
+        transitions = {name: getattr(batch, name)[own].flatten(0, 1) for name in batch._fields}
         return {"networks": self.group.member_parameters(m), "transitions": transitions}
 
     # --- state ----------------------------------------------------------------------------------------------
