@@ -37,6 +37,7 @@ from peerage.sweeps.plan import plan_sweep
 from peerage.sweeps.progress import Progress
 from peerage.sweeps.state import Speeds, inspect_run, total_duration
 from peerage.sweeps.work import work
+from peerage.text import duration
 from peerage.training.parameters import parameter_count
 
 ROOT = Path(__file__).parent.parent
@@ -442,6 +443,25 @@ def test_dry_run(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[2].endswith("about 0:00:20, from 1 finished run of this kind")
     assert lines[-1] == "training time: about 0:03:10"
+
+
+def test_the_expected_time_of_runs_of_another_size(tmp_path, capsys):
+    """Runs with other numbers of members and replicas and other evaluations, also of another sweep, have been timed."""
+    source = write(tmp_path, TINY + "axes: {batch_size: [4, 6]}\nreplicas: 2\n")
+    runs = plan_sweep(source, log_dir=str(tmp_path / "runs")).runs
+    dqn = runs[0].resolved
+    small = replace(dqn, n_peers=1, replicas=1, run=replace(dqn.run, eval_freq=7))
+    pretend(tmp_path / "other-sweep" / "small", small, "100,10.0,1\n")  # 0.1 s for a step of a member
+    assert run(source, dry_run=True, log_dir=str(tmp_path / "runs"), jobs=1) == 0
+    lines = capsys.readouterr().out.splitlines()
+    seconds = 0.1 * dqn.steps * dqn.n_peers * dqn.replicas
+    assert lines[1].endswith(f"about {duration(seconds)}, from 1 unfinished run of another size")
+    assert lines[2].endswith("unknown: use --measure")
+    speeds = Speeds()
+    speeds.add_run(small, tmp_path / "other-sweep" / "small")
+    assert not speeds.known(dqn)  # --measure still times it
+    wide = replace(dqn, learner=replace(dqn.learner, net_arch=((256, 256),)))
+    assert speeds.remaining_seconds(wide, 0) is None and speeds.basis(wide) == ""
 
 
 def test_the_basis_of_an_estimate(tmp_path):

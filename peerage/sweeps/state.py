@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from peerage.config import FREE, Config, with_part
 from peerage.config.file import to_dict
+from peerage.config.methods import NETS
 from peerage.config.plain_yaml import short
 from peerage.errors import UserError
 from peerage.processor import cpu_model
@@ -83,17 +84,33 @@ def _shown(value: Any) -> Any:
 # --- expected time ------------------------------------------------------------------------------------------
 
 
-def speed_key(config: Config) -> tuple[Any, ...]:
-    """The settings of a resolved configuration that determine the speed: environment, learners, group, sharing,
-    evaluations, device and threads. Runs with equal keys are of one kind."""
-    learner, advice, run = config.learner, config.advice, config.run
+LEARNING = (
+    "algorithm", "net", "net_arch", "batch_size", "train_freq", "gradient_steps", "n_envs", "n_steps", "update_epochs",
+)  # fmt: skip
+"""Settings of learners that determine the speed."""
+
+
+def similar_key(config: Config) -> tuple[Any, ...]:
+    """The settings of a resolved configuration that determine the time of a step of one member: environment, learners
+    and their networks, sharing and device. Runs with equal keys are similar."""
+    learner, advice = config.learner, config.advice
     shares = (advice.trust, advice.use_trust, advice.use_critic) if advice.sharing == "advice" else ()
+    nets = [NETS[name].part for name in getattr(learner, "net", ()) if name in NETS]
     return (
-        (config.env, str(config.env_args), config.n_peers, config.advisers, config.replicas),
-        (learner.algorithm, learner.net_arch, learner.batch_size, learner.train_freq, learner.gradient_steps),
+        (config.env, str(config.env_args), len(config.advisers)),
+        tuple(getattr(learner, name, ()) for name in LEARNING),
+        tuple(str(config.methods[part]) for part in nets if part),
         shares,
-        (run.eval_freq, run.n_eval_episodes, config.device, config.threads),
+        config.device,
     )
+
+
+def speed_key(config: Config) -> tuple[Any, ...]:
+    """The settings of a resolved configuration that determine the speed: those of `similar_key`, the size of the group,
+    evaluations and threads. Runs with equal keys are of one kind."""
+    run = config.run
+    size = (config.n_peers, config.advisers, config.replicas, config.threads)
+    return (*similar_key(config), size, (run.eval_freq, run.n_eval_episodes))
 
 
 class _Timing(NamedTuple):
@@ -102,13 +119,15 @@ class _Timing(NamedTuple):
     steps: int
     seconds: float
     finished: bool
+    members: int
+    """Members of all replicas."""
 
 
 class Speeds:
     """Seconds per step of each kind of run, from runs trained on this model of processor or from measurements."""
 
     def __init__(self) -> None:
-        self._timings: dict[tuple[Any, ...], dict[Path, _Timing]] = {}
+        self._timings: dict[tuple[Any, ...], dict[Path, _Timing]] = {}  # of runs of one kind, and of similar runs
         self._measured: dict[tuple[Any, ...], tuple[int, dict[str, float]]] = {}
         self._cpu = cpu_model()
 
@@ -121,24 +140,29 @@ class Speeds:
         run = RunFolder(folder)
         here = run.environment().get("hardware", {})
         if (steps := rows[-1][0] - first[0]) and isinstance(here, dict) and here.get("cpu") == self._cpu:
-            timing_now = _Timing(steps, rows[-1][1] - first[1], run.status()[0] == "DONE")
-            self._timings.setdefault(speed_key(config), {})[folder] = timing_now
+            members = config.n_peers * config.replicas
+            timing_now = _Timing(steps, rows[-1][1] - first[1], run.status()[0] == "DONE", members)
+            for key in (speed_key(config), similar_key(config)):
+                self._timings.setdefault(key, {})[folder] = timing_now
 
     def add_sweep(self, sweep: Sweep, states: Mapping[str, State]) -> None:
-        """Use the timing of the sweep's runs, and of runs of the same kinds next to its folder."""
+        """Use the timing of the sweep's runs, and of similar runs next to its folder and in other sweeps there."""
         for run in sweep.runs:
             if states[run.name].status in ("done", "resume", "elsewhere"):
                 self.add_run(run.resolved, sweep.folder(run))
-        kinds = {speed_key(run.resolved) for run in sweep.runs}
+        kinds = {similar_key(run.resolved) for run in sweep.runs}
         first = tuple({f"\nenv: {run.config.env}\n" for run in sweep.runs})  # parsing YAML is slow
-        for path in sorted(sweep.where.parent.glob("*/config.yaml")):
+        beside = sweep.where.parent
+        for path in sorted([*beside.glob("*/config.yaml"), *beside.glob("*/*/config.yaml")]):
             try:
+                if path.parent.parent == sweep.where:
+                    continue
                 if not (path.is_file() and (path.parent / "timing.csv").is_file()):  # reading a pipe would block
                     continue
                 text = path.read_text(encoding="utf-8")
                 if any(line in text for line in first):
                     config = RunFolder(path.parent).resolved()
-                    if speed_key(config) in kinds:
+                    if similar_key(config) in kinds:
                         self.add_run(config, path.parent)
             except (OSError, UnicodeError, UserError):
                 continue  # not a valid run
@@ -148,8 +172,8 @@ class Speeds:
         self._measured[speed_key(config)] = steps, answer
 
     def known(self, config: Config) -> bool:
-        """Whether there is an estimate for this kind of run."""
-        return self.remaining_seconds(config, 0) is not None
+        """Whether runs of this kind have been timed."""
+        return speed_key(config) in self._timings or speed_key(config) in self._measured
 
     def remaining_seconds(self, config: Config, step: int) -> float | None:
         """The estimate for a run from `step` to its end; None if its speed is unknown."""
@@ -160,18 +184,28 @@ class Speeds:
             every, answer = config.run.eval_freq, measured[1]
             evaluations = left // every + (step == 0) if every else 0
             return left * answer["step"] + evaluations * answer["evaluation"]
+        if similar := self._timings.get(similar_key(config)):
+            each = sum(run.seconds for run in similar.values()) / sum(r.steps * r.members for r in similar.values())
+            return left * each * config.n_peers * config.replicas
         return None
 
     def basis(self, config: Config) -> str:
         """The basis of the estimate, such as `from 2 finished runs of this kind`; empty without an estimate."""
         if timed := self._timings.get(speed_key(config)):
-            finished = sum(run.finished for run in timed.values())
-            numbers = {"finished": finished, "unfinished": len(timed) - finished}
-            parts = [f"{number} {word}" for word, number in numbers.items() if number]
-            return f"from {' and '.join(parts)} {'run' if len(timed) == 1 else 'runs'} of this kind"
+            return f"from {_counted(timed)} of this kind"
         if measured := self._measured.get(speed_key(config)):
             return f"from {measured[0]} timed steps"
+        if similar := self._timings.get(similar_key(config)):
+            return f"from {_counted(similar)} of another size"
         return ""
+
+
+def _counted(runs: Mapping[Path, _Timing]) -> str:
+    """`2 finished and 1 unfinished runs`."""
+    finished = sum(run.finished for run in runs.values())
+    numbers = {"finished": finished, "unfinished": len(runs) - finished}
+    parts = [f"{number} {word}" for word, number in numbers.items() if number]
+    return f"{' and '.join(parts)} {'run' if len(runs) == 1 else 'runs'}"
 
 
 def total_duration(seconds: Iterable[float], jobs: int) -> float:
