@@ -191,7 +191,8 @@ class ExchangeMethod(Method):
     part: str = ""
     """The part of a configuration that holds the settings. Empty: no part."""
     critic: str | Callable[..., Any] | None = None
-    """A `peerage.learners.critics.CriticFactory` for the members' critics; None: the learners' own critics."""
+    """A `peerage.learners.critics.CriticFactory` for the members' critics; None: the learners' own critics. With a
+    `part`, it also receives `settings`, this part, and `n_peers`, the number of members of a replica."""
 
 
 @dataclass(frozen=True)

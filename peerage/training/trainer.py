@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -147,9 +148,12 @@ class Trainer:
         low, high = (None, None) if spec.discrete else (spec.action_low, spec.action_high)
         image = Image.of(spec.image) if spec.image else None
         window = Window(*astuple(spec.history)) if spec.history else None
-        found = [EXCHANGES[name].critic for name in config.exchange]
-        critics = [loaded(critic) for critic in found if critic is not None]
         members = member_settings(config, spec.discrete)
+        critics: list[Callable[..., Any]] = []
+        for method in (EXCHANGES[name] for name in config.exchange):
+            if method.critic is not None:
+                more = {"settings": getattr(config, method.part), "n_peers": len(members)} if method.part else {}
+                critics.append(partial(loaded(method.critic), **more))
         return Group(
             members,
             self.R,

@@ -1,0 +1,61 @@
+"""The exchange of FedFormer (Hebert et al. 2022, arXiv 2205.13697): every member gives away the encoders of its two
+critics, and nothing else. Details: docs/methods/fedformer.md."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from peerage.errors import UserError
+from peerage.learners.fedformer_critic import FedFormerCritic
+from peerage.learners.group import Group
+from peerage.sharing.exchanges.base import Exchange
+
+
+class FedFormer(Exchange):
+    """Copies the online encoders of all learning members into `received`, from which the critics of the other members
+    read. A member that has diverged is not copied: the others keep its last encoder."""
+
+    def __init__(self, settings: Any, group: Group, every: int) -> None:
+        super().__init__(settings, group, every)
+        if len(group.stacks) > 1:
+            raise UserError(
+                "--exchange fedformer needs members with the same --algorithm, --net-arch and other structural settings"
+            )
+        self.learner: Any = group.stacks[0].learner
+        critic = self.learner.critic
+        assert isinstance(critic, FedFormerCritic)
+        self.critic = critic
+
+    @torch.no_grad()
+    def after_learning(self, group: Group, step: int) -> None:
+        sends = self.learner.active.view(group.R, group.N)
+        received = self.critic.received
+        received.copy_(torch.where(sends[..., None, None], self.critic.encoders, received))
+        self.critic.heard |= sends
+
+    def metrics(self) -> list[tuple[int, int, str, float]]:
+        """`fedformer/attention_cls` and `fedformer/attention_J` for each member J: the mean attention weights in the
+        updates since the last call."""
+        weights = self.critic.take_attention()
+        if weights is None:
+            return []
+        names = ["cls", *map(str, range(self.group.N))]
+        return [
+            (*divmod(row, self.group.N), f"fedformer/attention_{name}", value)
+            for row, values in enumerate(weights.tolist())
+            for name, value in zip(names, values, strict=True)
+        ]
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "received": self.critic.received,
+            "heard": self.critic.heard,
+            "attention": self.critic.attention_state(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.critic.received.copy_(state["received"])
+        self.critic.heard.copy_(state["heard"])
+        self.critic.load_attention_state(state["attention"])
