@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -72,8 +72,7 @@ class FedFormerCritic:
         self.flat, self.grad = self.stack.flat.view(rows, -1), self.stack.grad.view(rows, -1)
         of_encoder = 2 * width * (DEPTH + 1) * n_peers  # received and mixed
         self.activations = self.stack.rows * (of_encoder + (n_peers + 1) * width * 12 * self.layers + 8 * width)
-        own = torch.eye(n_peers, dtype=torch.bool, device=device).repeat(rows // n_peers, 1)
-        self._own = own.repeat_interleave(N_CRITICS, dim=0)  # [2 S, N]: the member's own place
+        self._places = _places(rows // n_peers, n_peers, torch.device(device))
         self._weights_sum, self._weights_count = torch.zeros(rows, n_peers + 1, **where), 0
 
     @property
@@ -96,32 +95,38 @@ class FedFormerCritic:
 
     def __call__(self, obs_actions: Tensor, *, grad: bool = False, only_first: bool = False) -> Tensor:
         """`[S, B, obs + act]` (actions in [-1, 1]) -> `[S, 2, B]`; `[S, 1, B]`, the first critic, with `only_first`."""
-        others = self._others(obs_actions)  # [2 S, N, B, D]
-        rows, batch = self.stack.rows, obs_actions.shape[1]
-        valid = torch.cat((torch.ones_like(self._own[:, :1]), self._valid()), dim=1)  # [2 S, N + 1]
-        attention: list[Tensor | None] = [None] * rows
+        rows, batch, device = self.stack.rows, obs_actions.shape[1], obs_actions.device
+        others = self._others(obs_actions)  # [2 S, N - 1, B, D]
+        of_row = None if others is None else others.unbind()
+        heard = self.heard.repeat_interleave(N_CRITICS * self.n_peers, dim=0).gather(1, self._places.others)
+        valid = torch.cat((torch.ones_like(heard[:, :1].expand(-1, 2)), heard), dim=1)  # [2 S, N + 1]
+        attention: list[Tensor] = [valid] * rows  # replaced below
 
         def work(part: slice) -> Tensor:
             w = self.stack.weights(part, grad=grad)
             x = obs_actions[_members(part)].repeat_interleave(N_CRITICS, dim=0)[: part.stop - part.start]
+            received = None if of_row is None else torch.stack(of_row[part])
             kept: list[Tensor] = []
-            received = None if others is None else others[part]
-            out = self._forward(w, x, received, self._own[part], valid[part], kept)
+            out = self._forward(w, x, received, self._places.of_tokens[part], valid[part], kept)
             if grad:
                 for row, weights in zip(range(part.start, part.stop), kept[-1].detach(), strict=True):
                     attention[row] = weights.mean(dim=(0, 1, 2))  # over samples and heads: [N + 1]
             return out
 
         if only_first:
-            chosen = range(0, rows, N_CRITICS)
-            q = torch.cat([work(slice(row, row + 1)) for row in chosen])
+            q = torch.cat([work(slice(row, row + 1)) for row in range(0, rows, N_CRITICS)])
         else:
-            q = by_rows(work, rows, obs_actions.device)
-        if grad:
-            weights = torch.stack([row for row in attention if row is not None])
-            self._weights_sum += weights.view(self.rows, -1, self.n_peers + 1).mean(dim=1)
-            self._weights_count += 1
+            q = by_rows(work, rows, device)
+        if grad and not only_first:
+            self._count_weights(torch.stack(attention))
         return q.view(self.rows, -1, batch)
+
+    def _count_weights(self, weights: Tensor) -> None:
+        """`weights [2 S, tokens]` in the order of the tokens."""
+        places = self._places.of_tokens[:, : weights.shape[1]]
+        of_members = weights.new_zeros(len(weights), self.n_peers + 1).scatter(1, places, weights)
+        self._weights_sum += of_members.view(self.rows, N_CRITICS, -1).mean(dim=1)
+        self._weights_count += 1
 
     def take_attention(self) -> Tensor | None:
         """The mean attention weights of CLS in the last layer `[S, N + 1]` (CLS, members), over the updates since the
@@ -139,34 +144,34 @@ class FedFormerCritic:
     def load_attention_state(self, state: dict[str, Any]) -> None:
         self._weights_sum, self._weights_count = state["sum"].to(self.flat), int(state["count"])
 
-    def _valid(self) -> Tensor:
-        """Which members' encoders a critic attends to: its own and those that it has heard of, `[2 S, N]`."""
-        return self._own | self.heard.repeat_interleave(N_CRITICS * self.n_peers, dim=0)
-
     def _others(self, obs_actions: Tensor) -> Tensor | None:
-        """What the received encoders of all members say of the samples of every member: `[2 S, N, B, D]`, for critic
+        """What the received encoders of the other members say of a member's samples: `[2 S, N - 1, B, D]`, for critic
         `k` of a member with the encoders of the critics `k`. None: nothing was received.
 
-        Encoder `j` of a replica sees the samples of all its members in one product.
+        Encoder `j` of a replica sees the samples of all other members in one product.
         """
         if not bool(self.heard.any()):
             return None
         n, (_, batch, inputs) = self.n_peers, obs_actions.shape
-        x = obs_actions.view(-1, 1, n * batch, inputs).expand(-1, N_CRITICS * n, -1, -1)
-        out = _mlp(self._received.weights(), "encoder", x.reshape(self.stack.rows, n * batch, inputs))
-        by_encoder = out.view(-1, n, N_CRITICS, n, batch, out.shape[-1])  # [R, encoder, critic, member, B, D]
-        return by_encoder.permute(0, 3, 2, 1, 4, 5).reshape(self.stack.rows, n, batch, -1)
+        x = obs_actions.view(-1, n, batch, inputs)[:, self._places.seen_by]  # [R, encoder, N - 1, B, in]
+        x = x.unsqueeze(2).expand(-1, -1, N_CRITICS, -1, -1, -1)
+        out = _mlp(self._received.weights(), "encoder", x.reshape(self.stack.rows, (n - 1) * batch, inputs))
+        swapped: Tensor = _Permute.apply(out.view(-1, batch, out.shape[-1]), self._places.order, self._places.inverse)
+        return swapped.view(self.stack.rows, n - 1, batch, -1)
 
     def _forward(
-        self, w: Weights, x: Tensor, others: Tensor | None, own: Tensor, valid: Tensor, keep: list[Tensor]
+        self, w: Weights, x: Tensor, others: Tensor | None, places: Tensor, valid: Tensor, keep: list[Tensor]
     ) -> Tensor:
-        """Some rows: `x [s, B, in]`, `others [s, N, B, D]` -> `[s, B]`. `own [s, N]`, `valid [s, N + 1]`."""
+        """Some rows: `x [s, B, in]`, `others [s, N - 1, B, D]` -> `[s, B]`. The tokens are CLS, the member's own and
+        the others; `places [s, N + 1]` are their positions, `valid [s, N + 1]` tells which of them are attended to."""
         mine = _mlp(w, "encoder", x)  # [s, B, D]
-        place = own[:, :, None, None]
-        encoded = mine.unsqueeze(1) * place if others is None else torch.where(place, mine.unsqueeze(1), others)
         cls = w["cls"].unsqueeze(1).expand(-1, 1, x.shape[1], -1)
-        tokens = torch.cat((cls, encoded), dim=1) + w["position"].unsqueeze(2)  # [s, N + 1, B, D]
-        seen = valid.unsqueeze(2).expand(-1, -1, x.shape[1])
+        encoded = [cls, mine.unsqueeze(1)] if others is None else [cls, mine.unsqueeze(1), others]
+        tokens = torch.cat(encoded, dim=1)
+        count, width = tokens.shape[1], tokens.shape[3]
+        position = w["position"].gather(1, places[:, :count].unsqueeze(2).expand(-1, -1, width))
+        tokens = tokens + position.unsqueeze(2)  # [s, N + 1, B, D]
+        seen = None if others is None else valid.unsqueeze(2).expand(-1, -1, x.shape[1])
         for n in range(self.layers):
             last = n == self.layers - 1
             queries = tokens[:, :1] if last else tokens  # the decoder reads CLS alone
@@ -174,8 +179,44 @@ class FedFormerCritic:
         return _mlp(w, "decoder", torch.cat((tokens[:, 0], mine), dim=2)).squeeze(2)
 
 
+class _Places(NamedTuple):
+    """Where the encodings of `R` replicas of `N` members go."""
+
+    others: Tensor  # [2 S, N - 1]: the other members of a row's member, in order
+    of_tokens: Tensor  # [2 S, N + 1]: the positions of CLS, of the row's own member and of the others
+    seen_by: Tensor  # [N, N - 1]: the members whose samples an encoder sees
+    order: Tensor  # [2 S (N - 1)]: from (replica, encoder, critic, member) to (replica, member, critic, encoder)
+    inverse: Tensor  # [2 S (N - 1)]
+
+
+def _places(replicas: int, n: int, device: torch.device) -> _Places:
+    others = torch.tensor([[j for j in range(n) if j != i] for i in range(n)], dtype=torch.long).view(n, n - 1)
+    own = torch.arange(n).unsqueeze(1)
+    tokens = torch.cat((torch.zeros_like(own), own + 1, others + 1), dim=1)  # [N, N + 1]
+    of_rows = [x.repeat_interleave(N_CRITICS, dim=0).repeat(replicas, 1).to(device) for x in (others, tokens)]
+    number = torch.arange(replicas * n * N_CRITICS * (n - 1)).view(replicas, n, N_CRITICS, n - 1)
+    # Member i is the sample `i` of the encoders j > i, and the sample `i - 1` of the encoders j < i
+    sample = torch.where(others > own, own, own - 1)
+    order = number[:, others, :, sample]  # [N, N - 1, R, 2]: member, encoder, replica, critic
+    order = order.permute(2, 0, 3, 1).flatten()
+    return _Places(*of_rows, others.to(device), order.to(device), order.argsort().to(device))
+
+
+class _Permute(torch.autograd.Function):
+    """`x[order]`; `inverse` is the inverse permutation."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
+        ctx.save_for_backward(inverse)
+        return x.index_select(0, order)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return grads[0].index_select(0, *ctx.saved_tensors), None, None
+
+
 def _layer(
-    w: Weights, name: str, queries: Tensor, tokens: Tensor, heads: int, valid: Tensor, keep: list[Tensor] | None
+    w: Weights, name: str, queries: Tensor, tokens: Tensor, heads: int, valid: Tensor | None, keep: list[Tensor] | None
 ) -> Tensor:
     """A post-norm layer as `torch.nn.TransformerEncoderLayer`, for some of the tokens: `queries [s, n, B, D]`,
     `tokens [s, T, B, D]` -> `[s, n, B, D]`."""
