@@ -16,6 +16,8 @@ from peerage.learners.defaults import default_settings
 from peerage.learners.group import Group
 from peerage.sharing.exchanges.average import Average, mean_of_members, pooled_moments
 from peerage.sharing.exchanges.average_settings import AverageSettings
+from peerage.sharing.exchanges.fedavg import FedAvg
+from peerage.sharing.exchanges.fedavg_settings import FedAvgSettings
 from peerage.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("no_reports")
@@ -201,3 +203,39 @@ def test_groups_that_cannot_be_averaged_give_a_one_line_error(tmp_path):
         Trainer(mixed)
     with pytest.raises(UserError, match="--exchange needs at least two members"):
         Trainer(Config(env="Room-v6", n_peers=1, exchange=("average",)))
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "networks", "averaged"),
+    [
+        ("sac", "all", {"actor", "critic", "critic_target"}),
+        ("sac", "critics", {"critic", "critic_target"}),
+        ("td3", "critics", {"critic", "critic_target"}),
+        ("dqn", "critics", {"q", "q_target"}),
+        ("ppo", "critics", {"critic"}),
+    ],
+)
+def test_federated_averaging_changes_the_chosen_networks_alone(algorithm, networks, averaged):
+    g = group(algorithm)
+    learner = g.stacks[0].learner
+    for values in learner.parameters().values():
+        values.add_(torch.rand(values.shape, generator=torch.Generator().manual_seed(0)))
+    before = copies(g)
+    FedAvg(FedAvgSettings(networks), g, 10).after_learning(g, 10)
+    for name, values in learner.parameters().items():
+        if name in averaged:
+            mean = mean_of_members(before[name].view(2, 3, -1), torch.ones(2, 3, dtype=torch.bool))
+            assert torch.equal(values, mean.repeat_interleave(3, dim=0)) and not torch.equal(values, before[name])
+        else:
+            assert torch.equal(values, before[name]), name
+    assert averaged < set(before) or algorithm == "dqn"
+
+
+def test_federated_averaging_of_identical_members_changes_no_bit():
+    g = group("sac")
+    learner = g.stacks[0].learner
+    for values in learner.parameters().values():
+        values.copy_(values[:1].expand_as(values).clone())
+    before = copies(g)
+    FedAvg(FedAvgSettings(), g, 10).after_learning(g, 10)
+    assert all(torch.equal(values, before[name]) for name, values in learner.parameters().items())

@@ -3,6 +3,7 @@ weights. Details: docs/methods/exchanges.md."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -20,20 +21,12 @@ class Average(Exchange):
 
     def __init__(self, settings: Any, group: Group, every: int) -> None:
         super().__init__(settings, group, every)
-        if len(group.stacks) > 1:
-            raise UserError(
-                "--exchange average needs members with the same --algorithm, --net-arch and other structural settings"
-            )
+        check_equal_members("average", group)
 
     @torch.no_grad()
     def after_learning(self, group: Group, step: int) -> None:
         learner = group.stacks[0].learner
-        parameters = learner.exchanged()
-        for name, values in parameters.items():  # [M, P], replica after replica
-            online = name.removesuffix("_target")
-            source = parameters[online] if self.settings.average_targets == "copy" else values
-            mean = mean_of_members(source.view(group.R, group.N, -1), learner.active.view(group.R, group.N))
-            values.copy_(torch.where(learner.active.unsqueeze(1), mean.repeat_interleave(group.N, dim=0), values))
+        average_(group, learner.exchanged(), copy_targets=self.settings.average_targets == "copy")
         statistics = learner.statistics()
         for name in [name.removesuffix("_count") for name in statistics if name.endswith("_count")]:
             moments = [statistics[f"{name}_{part}"] for part in ("mean", "var", "count")]
@@ -41,6 +34,24 @@ class Average(Exchange):
             pooled = pooled_moments(mean, var, count, learner.active.view(group.R, group.N))
             for values, merged in zip(moments, pooled, strict=True):
                 values.copy_(torch.where(learner.active.unsqueeze(1), merged.repeat_interleave(group.N, dim=0), values))
+
+
+def check_equal_members(name: str, group: Group) -> None:
+    """Raise UserError if the members of `group` have networks of different shapes."""
+    if len(group.stacks) > 1:
+        raise UserError(
+            f"--exchange {name} needs members with the same --algorithm, --net-arch and other structural settings"
+        )
+
+
+def average_(group: Group, parameters: Mapping[str, Tensor], *, copy_targets: bool = False) -> None:
+    """Replace `parameters`, by name `[M, P]`, of every learning member by their mean over the learning members of its
+    replica; with `copy_targets`, those of target networks by the mean of the online networks. A group of one stack."""
+    active = group.stacks[0].learner.active
+    for name, values in parameters.items():  # replica after replica
+        source = parameters[name.removesuffix("_target")] if copy_targets else values
+        mean = mean_of_members(source.view(group.R, group.N, -1), active.view(group.R, group.N))
+        values.copy_(torch.where(active.unsqueeze(1), mean.repeat_interleave(group.N, dim=0), values))
 
 
 def pooled_moments(mean: Tensor, var: Tensor, count: Tensor, active: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from peerage.errors import UserError
 from peerage.learners.fedformer_critic import FedFormerCritic
 from peerage.learners.group import Group
+from peerage.sharing.exchanges.average import check_equal_members
 from peerage.sharing.exchanges.base import Exchange
 
 
@@ -19,10 +19,7 @@ class FedFormer(Exchange):
 
     def __init__(self, settings: Any, group: Group, every: int) -> None:
         super().__init__(settings, group, every)
-        if len(group.stacks) > 1:
-            raise UserError(
-                "--exchange fedformer needs members with the same --algorithm, --net-arch and other structural settings"
-            )
+        check_equal_members("fedformer", group)
         self.learner: Any = group.stacks[0].learner
         critic = self.learner.critic
         assert isinstance(critic, FedFormerCritic)
