@@ -12,6 +12,7 @@ from torch import nn
 
 import peerage
 from peerage.errors import UserError
+from peerage.interop.sb3_export import export_member
 from peerage.learners.base import Space
 from peerage.learners.defaults import default_settings
 from peerage.learners.fedformer_critic import FedFormerCritic
@@ -318,3 +319,10 @@ def test_refusals(tmp_path):
     with pytest.raises(UserError, match="needs members with the same"):
         peerage.train(**{**SMALL, **where, "net_arch": ((8,), (4,))})
     assert not list(tmp_path.iterdir())
+
+
+def test_a_member_cannot_be_exported(tmp_path):
+    run = peerage.train(**{**SMALL, "log_dir": str(tmp_path), "total_timesteps": 30, "eval_freq": 0})
+    with pytest.raises(UserError, match="with the critics of --exchange fedformer cannot be exported"):
+        export_member(run.folder, 0)
+    assert not (run.folder / "export").exists()

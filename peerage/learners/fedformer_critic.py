@@ -193,13 +193,13 @@ def _places(replicas: int, n: int, device: torch.device) -> _Places:
     others = torch.tensor([[j for j in range(n) if j != i] for i in range(n)], dtype=torch.long).view(n, n - 1)
     own = torch.arange(n).unsqueeze(1)
     tokens = torch.cat((torch.zeros_like(own), own + 1, others + 1), dim=1)  # [N, N + 1]
-    of_rows = [x.repeat_interleave(N_CRITICS, dim=0).repeat(replicas, 1).to(device) for x in (others, tokens)]
+    by_row, of_tokens = (x.repeat_interleave(N_CRITICS, dim=0).repeat(replicas, 1) for x in (others, tokens))
     number = torch.arange(replicas * n * N_CRITICS * (n - 1)).view(replicas, n, N_CRITICS, n - 1)
     # Member i is the sample `i` of the encoders j > i, and the sample `i - 1` of the encoders j < i
     sample = torch.where(others > own, own, own - 1)
     order = number[:, others, :, sample]  # [N, N - 1, R, 2]: member, encoder, replica, critic
     order = order.permute(2, 0, 3, 1).flatten()
-    return _Places(*of_rows, others.to(device), order.to(device), order.argsort().to(device))
+    return _Places(*(x.to(device) for x in (by_row, of_tokens, others, order, order.argsort())))
 
 
 class _Permute(torch.autograd.Function):

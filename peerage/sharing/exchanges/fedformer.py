@@ -20,8 +20,8 @@ class FedFormer(Exchange):
     def __init__(self, settings: Any, group: Group, every: int) -> None:
         super().__init__(settings, group, every)
         check_equal_members("fedformer", group)
-        self.learner: Any = group.stacks[0].learner
-        critic = self.learner.critic
+        self.learner = group.stacks[0].learner
+        critic = getattr(self.learner, "critic", None)
         assert isinstance(critic, FedFormerCritic)
         self.critic = critic
 
