@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import pairwise
 from types import SimpleNamespace
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from torch import nn
 
 import peerage
 from peerage.errors import UserError
+from peerage.interop.pretrained import load_policy
 from peerage.interop.sb3_export import export_member
 from peerage.learners.base import Space
 from peerage.learners.defaults import default_settings
@@ -41,6 +44,11 @@ def exchange(g: Group) -> FedFormer:
     return FedFormer(SETTINGS, g, 10)
 
 
+def spaces(env):
+    made = gymnasium.make(env)
+    return made.observation_space, made.action_space
+
+
 def random(*shape, seed=0):
     return torch.randn(*shape, dtype=F64, generator=torch.Generator().manual_seed(seed))
 
@@ -49,7 +57,7 @@ def random(*shape, seed=0):
 
 
 def mlp(*sizes):
-    layers = [layer for a, b in zip(sizes, sizes[1:]) for layer in (nn.Linear(a, b, dtype=F64), nn.ReLU())]
+    layers = [layer for a, b in pairwise(sizes) for layer in (nn.Linear(a, b, dtype=F64), nn.ReLU())]
     return nn.Sequential(*layers[:-1])
 
 
@@ -321,8 +329,18 @@ def test_refusals(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_member_cannot_be_exported(tmp_path):
-    run = peerage.train(**{**SMALL, "log_dir": str(tmp_path), "total_timesteps": 30, "eval_freq": 0})
-    with pytest.raises(UserError, match="with the critics of --exchange fedformer cannot be exported"):
+def test_a_trained_member_can_advise_but_not_move(tmp_path):
+    """Its critics need the other members of its group."""
+    run = peerage.train(**{**SMALL, "log_dir": str(tmp_path), "exp_name": "federated", "total_timesteps": 30})
+    message = "belong to .*fedformer.*: its members cannot be exported or become members of another group"
+    with pytest.raises(UserError, match=message):
         export_member(run.folder, 0)
-    assert not (run.folder / "export").exists()
+    plain = {**SMALL, "log_dir": str(tmp_path), "exchange": (), "total_timesteps": 30, "sharing": "advice"}
+    plain = {key: value for key, value in plain.items() if not key.startswith("fedformer") and key != "exchange_freq"}
+    with pytest.raises(UserError, match=message):
+        peerage.train(**plain, init_from=(f"{run.folder}:1", "none"))
+    policy, _ = load_policy(f"{run.folder}:1", *(space for space in spaces("Pendulum-v1")))
+    obs = np.array([[0.3, 0.9, -1.0]], np.float32)
+    acted = policy.suggest(torch.as_tensor(obs)[None], None)[0, 0].numpy()
+    np.testing.assert_array_equal(acted, run.policy(1)(obs[0]))
+    peerage.train(**plain, exp_name="advised", advisers=[f"checkpoint:{run.folder}:1"])

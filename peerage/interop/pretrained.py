@@ -21,7 +21,7 @@ from torch import Tensor
 
 from peerage.config import file as configfile
 from peerage.config.adviser_words import split_checkpoint
-from peerage.config.methods import LearnerSettings
+from peerage.config.methods import EXCHANGES, LearnerSettings
 from peerage.envs.adapted import CombinedAction
 from peerage.envs.make import check_env_id
 from peerage.envs.trial import described_space
@@ -69,7 +69,7 @@ def load_policy(
     does not exist or does not fit the spaces.
     """
     space = space_of(observation_space, action_space, image)
-    return _load(spec, space, {}, fingerprint), space.discrete
+    return _load(spec, space, {}, fingerprint, acting=True), space.discrete
 
 
 def load_members(
@@ -121,13 +121,17 @@ def _to_start_from(source: Learner, learner: Learner, row: int, spec: str) -> di
 
 
 def _load(
-    spec: str, space: Space, runs: dict[tuple[Path, str], SavedRun], fingerprint: Mapping[str, Any]
+    spec: str,
+    space: Space,
+    runs: dict[tuple[Path, str], SavedRun],
+    fingerprint: Mapping[str, Any],
+    acting: bool = False,
 ) -> Learner:
-    """Load a trained member. `runs` caches the runs that were read."""
+    """Load a trained member. `runs` caches the runs that were read; `acting` as in `SavedRun.learner`."""
     path, member, which = parse_spec(spec)
     if os.path.isdir(path):
         saved = runs[path, which] if (path, which) in runs else SavedRun(path, which)
-        learner = saved.learner(member, 0, space)
+        learner = saved.learner(member, 0, space, acting)
         if (path, which) not in runs and (other := saved.other_environment(fingerprint)):
             warnings.warn(f"{path} was trained on another environment ({other})", stacklevel=2)
         runs[path, which] = saved
@@ -183,8 +187,10 @@ class SavedRun:
         except (AttributeError, LookupError, OverflowError, TypeError, ValueError):
             raise self._damaged() from None
 
-    def learner(self, member: int, replica: int, space: Space) -> Learner:
-        """Load a member as a learner of one row. Raises UserError if it does not exist or does not fit `space`."""
+    def learner(self, member: int, replica: int, space: Space, acting: bool = False) -> Learner:
+        """Load a member as a learner of one row. Raises UserError if it does not exist or does not fit `space`, and for
+        a member with critics of an exchange, which need the other members; with `acting` such a member is loaded
+        without its critics."""
         for what, number, count in (
             ("member", member, len(self.members)),
             ("replica", replica, self.config.replicas),
@@ -198,12 +204,20 @@ class SavedRun:
         if not space.discrete:
             self._check_bounds(space)
         learner = single(settings, space)
+        replaced = [name for name in self.config.exchange if EXCHANGES[name].critic is not None]
+        if replaced and not acting:
+            raise UserError(
+                f"the critics of {self.path} belong to --exchange {replaced[0]}: its members cannot be exported or "
+                "become members of another group, but they can be advisers"
+            )
         k, positions = next((k, p) for k, p in enumerate(stack_positions(self.members)) if member in p)
         rows, row = self.config.replicas * len(positions), replica * len(positions) + positions.index(member)
         try:
             if any(len(values) != rows for values in self.parts[k].values()):
                 raise ValueError("the checkpoint of another number of members")
             weights = {name: values[row : row + 1] for name, values in self.parts[k].items()}
+            if replaced:
+                weights |= {name: own for name, own in learner.parameters().items() if name.startswith("critic")}
             set_member_parameters(learner, 0, weights)
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError):
             raise self._damaged() from None

@@ -12,7 +12,6 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from peerage.config.methods import EXCHANGES
 from peerage.errors import UserError
 from peerage.interop.pretrained import SavedRun
 from peerage.interop.sb3 import ACTORS, sb3_views
@@ -58,9 +57,6 @@ def export_member(run: Path, member: int, replica: int = 0, out: Path | None = N
     if getattr(saved.members[member], "net", "mlp") != "mlp":
         net = saved.members[member].net  # type: ignore[attr-defined]
         raise UserError(f"{net} networks cannot be exported: Stable-Baselines3 has no equivalent")
-    if any(EXCHANGES[name].critic is not None for name in saved.config.exchange):
-        named = " ".join(saved.config.exchange)
-        raise UserError(f"members with the critics of --exchange {named} cannot be exported: no equivalent there")
     env = _spaces(observation_space, action_space)
     model = _model(saved.members[member], env)
     model.policy.load_state_dict({name: view.clone() for name, view in sb3_views(learner, 0).items()})
