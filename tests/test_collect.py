@@ -17,6 +17,7 @@ from peerage.cli import main
 from peerage.config.sources import divided, parse_source
 from peerage.envs.make import check_env_id
 from peerage.errors import UserError
+from peerage.evaluation.member import opened
 from peerage.evaluation.replayed import cut, from_replay
 from peerage.interop.pretrained import load_policy
 from peerage.offline.minari_files import read_metadata
@@ -151,6 +152,36 @@ def test_episodes_of_unequal_lengths_and_advisers_with_memory(tmp_path) -> None:
     assert data.source.n_actions == 2 and data.source.provenance == "counting (11 episodes)"
     one = peerage.collect(CountingSteps(), tmp_path / "one", n_envs=1, **given)
     assert one.source.fingerprint == data.source.fingerprint  # the policy is not random
+
+
+def test_members_can_sample_their_actions(run, tmp_path, capsys) -> None:
+    """The mode of a new PPO policy is one action nearly everywhere; its samples are both."""
+    made = peerage.train(
+        "CartPole-v1", n_peers=1, algorithm="ppo", total_timesteps=8, n_steps=8, batch_size=8, eval_freq=0,
+        learning_rate=1e-9, log_dir=str(tmp_path), exp_name="ppo", verbose=0,
+    )  # fmt: skip
+    given = {"episodes": 20, "seed": 1, "max_episode_steps": 40}
+    mode, sampled, again = (
+        peerage.collect(f"noise:0:checkpoint:{made.folder}", tmp_path / name, sample=sample, **given)
+        for name, sample in (("mode", False), ("sampled", True), ("again", True))
+    )
+    drawn = policy_probabilities(made.folder, sampled.obs)
+    # The share of action 1 is that of its probabilities, within 4 standard deviations
+    deviation = np.sqrt((drawn * (1 - drawn)).sum())
+    assert abs(sampled.actions.sum() - drawn.sum()) < 4 * deviation
+    larger = policy_probabilities(made.folder, mode.obs) - 0.5
+    assert ((mode.actions[:, 0] == (larger > 0)) | (np.abs(larger) < 1e-5)).all()
+    assert sampled.source.fingerprint == again.source.fingerprint and "sampled" in sampled.source.provenance
+    assert main(["collect", str(run), "--sample", "--out", "x"]) == 2
+    assert "td3 has no policy to sample from" in capsys.readouterr().err
+    assert main(["collect", "random", "--env", "CartPole-v1", "--sample", "--out", "x"]) == 2
+    assert "no source is a trained member" in capsys.readouterr().err
+
+
+def policy_probabilities(folder, obs: np.ndarray) -> np.ndarray:
+    """The probability of action 1 of member 0."""
+    with opened(folder) as member:
+        return member.output(obs.copy()).p[:, 1].numpy()
 
 
 def made_shifted(**env_args) -> gymnasium.Env:

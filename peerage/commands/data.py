@@ -10,7 +10,7 @@ from peerage.config.sources import divided, parse_source
 from peerage.config.tree import settings
 from peerage.errors import UserError
 
-ONLY_FOR_SOURCES = ("env_args", "seed", "noise", "max_episode_steps", "n_envs")
+ONLY_FOR_SOURCES = ("env_args", "seed", "noise", "sample", "max_episode_steps", "n_envs")
 """Arguments that --from-replay excludes."""
 
 
@@ -42,6 +42,8 @@ def _collect_arguments(parser: Parser) -> None:
     parser.add_argument("--env-args", metavar="NAME=VALUE", nargs="+", help=about)
     about = "exploration noise; Box: standard deviation in halves of the range; Discrete: probability (default: 0)"
     parser.add_argument("--noise", type=_noise, metavar="SCALE", help=about)
+    about = "trained members sample their actions (sac, ppo; default: the mode of their policies)"
+    parser.add_argument("--sample", action="store_true", default=None, help=about)
     about = "length after which an episode is truncated (default: the environment's time limit)"
     parser.add_argument("--max-episode-steps", type=number(1), metavar="N", help=about)
     parser.add_argument("--seed", type=number(0), metavar="N", help="seed of the episodes and the noise (default: 0)")

@@ -34,7 +34,7 @@ from peerage.offline.writing import Target, Written, target, write
 from peerage.runs.environment import versions
 from peerage.runs.folder import RunFolder
 from peerage.sharing.adviser import Adviser, Suggests, as_adviser
-from peerage.sharing.advisers import make_adviser
+from peerage.sharing.advisers import Trained, make_adviser
 from peerage.sharing.byzantine import Noisy, check_scale
 from peerage.sharing.fixed_advisers import FixedAdvisers
 from peerage.text import count, number
@@ -77,6 +77,7 @@ def collect(
     env_args: Mapping[str, Any] | None = None,
     seed: int = 0,
     noise: float = 0.0,
+    sample: bool = False,
     max_episode_steps: int | None = None,
     n_envs: int = N_ENVS,
     overwrite: bool = False,
@@ -86,14 +87,15 @@ def collect(
 
     Args:
         sources: trained members (`RUN[:MEMBER][@best|@STEP]`, or a zip file of Stable-Baselines3), names of advisers,
-            or adviser objects. The episodes are shared equally, or by the weights in `SOURCE=SHARE`. Members act
-            without exploration.
+            or adviser objects. The episodes are shared equally, or by the weights in `SOURCE=SHARE`.
         out: the name of the dataset, which is then in Minari's folder, or the path of a folder.
         env: the environment; by default that of the first run among the sources.
         env_args: its arguments, in addition to those of the run.
         seed: the seed of the episodes and of the noise.
         noise: exploration noise. Box: normal noise with a standard deviation of `noise` times half of the range of each
             number; Discrete: the probability of a uniformly drawn action.
+        sample: trained members sample their actions, as in their training; by default they take the mode of their
+            policies. For SAC and PPO.
         max_episode_steps: the length after which an episode is truncated.
         n_envs: the number of environments that are stepped together. The data depends on it where a policy is random.
         overwrite: whether to replace an existing dataset.
@@ -116,7 +118,7 @@ def collect(
     if spec.image is not None:
         raise UserError(f"{spec.id} has images as observations; a dataset needs flat observations")
     maker = replace(maker, own_random=spec.own_random)
-    parts = _parts(given, spec, episodes, noise)
+    parts = _parts(given, spec, episodes, noise, sample)
     done = 0
 
     def one_more() -> None:
@@ -128,14 +130,14 @@ def collect(
         key = StreamKey(seed, 0, position)
         part.recorded = _play(part, maker, spec, key, min(n_envs, part.episodes), max_episode_steps, one_more)
     settings = {
-        "seed": seed, "noise": noise, "n_envs": n_envs, "max_episode_steps": max_episode_steps,
+        "seed": seed, "noise": noise, "sample": sample, "n_envs": n_envs, "max_episode_steps": max_episode_steps,
         "sources": [
             {"source": part.name, "share": part.share, **statistics([episode.rewards for episode in part.recorded])}
             for part in parts
         ],
     }  # fmt: skip
     provenance = ", ".join(f"{part.name} ({count(part.episodes, 'episode')})" for part in parts)
-    provenance += f", noise {noise:g}" if noise else ""
+    provenance += ", sampled" * sample + (f", noise {noise:g}" if noise else "")
     return save(where, [e for part in parts for e in part.recorded], maker, spec, provenance, settings)
 
 
@@ -229,7 +231,9 @@ def _environment(sources: Sequence[Source], env: Maker | None, env_args: dict[st
     return EnvMaker(config.env, {**config.env_args, **env_args})
 
 
-def _parts(given: Sequence[Source | Suggests], spec: Spec, episodes: int, noise: float) -> list[_Part]:
+def _parts(
+    given: Sequence[Source | Suggests], spec: Spec, episodes: int, noise: float, sample: bool
+) -> list[_Part]:
     shares = [source.share if isinstance(source, Source) else 1.0 for source in given]
     counts = divided(episodes, shares)
     parts = []
@@ -241,11 +245,22 @@ def _parts(given: Sequence[Source | Suggests], spec: Spec, episodes: int, noise:
             name = str(getattr(source, "name", type(source).__name__.lower()))
         if not n:
             raise UserError(f"{name} gets none of {count(episodes, 'episode')}: raise --episodes or its share")
+        if sample and (trained := _trained(policy)) is not None:
+            trained.sample()
         if noise:
             check_scale(noise, spec.discrete, f"--noise {noise:g}")
             policy = Noisy(policy, spec.action_space, noise)
         parts.append(_Part(name, policy, n, share))
+    if sample and not any(_trained(part.policy) for part in parts):
+        raise UserError("--sample has no effect: no source is a trained member")
     return parts
+
+
+def _trained(policy: Any) -> Trained | None:
+    """The trained member inside an adviser."""
+    while policy is not None and not isinstance(policy, Trained):
+        policy = getattr(policy, "inner", None)
+    return policy
 
 
 def _play(

@@ -91,9 +91,23 @@ class Trained(Adviser):
 
     def __init__(self, learner: Any, discrete: bool) -> None:
         self.learner, self.discrete = learner, discrete
+        self.samples = False
+
+    def sample(self) -> None:
+        """Suggest samples of the policy instead of its mode. Raises UserError if that is not possible."""
+        if self.learner.noise_shape is None:
+            raise UserError(f"{self.learner.settings[0].algorithm} has no policy to sample from: use noise")
+        if getattr(self.learner.settings[0], "use_sde", False):
+            raise UserError("policies with gSDE cannot be sampled step by step: use noise")
+        self.samples, self.stateless = True, False
 
     def suggest(self, obs: np.ndarray, rows: np.ndarray, first: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        actions = self.learner.suggest(torch.as_tensor(obs).unsqueeze(0), None)[0].numpy()
+        noise = None
+        if self.samples:
+            kind, width = self.learner.noise_shape
+            draw = rng.standard_normal if kind == "normal" else rng.random
+            noise = torch.as_tensor(draw((1, len(obs), width)), dtype=torch.float32)
+        actions = self.learner.suggest(torch.as_tensor(obs).unsqueeze(0), noise)[0].numpy()
         return actions[:, 0].astype(np.int64) if self.discrete else actions
 
     def state(self) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from peerage.offline.places import minari_root
 from peerage.offline.trajectories import Trajectories
 from peerage.text import count, number
 
-NAMES = ("episodes", "env", "env_args", "seed", "noise", "max_episode_steps", "n_envs")
+NAMES = ("episodes", "env", "env_args", "seed", "noise", "sample", "max_episode_steps", "n_envs")
 
 
 def collect(args: argparse.Namespace, command: Sequence[str]) -> None:
