@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import gymnasium
@@ -12,6 +13,7 @@ import torch
 from gymnasium.spaces import Box, Discrete
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from test_ppo import ENVS, STEPS, Given, feed, feed_reference, rollout_data
 
 import peerage
 from peerage.config import Config, with_settings
@@ -24,10 +26,11 @@ from peerage.interop.single import space_of
 from peerage.learners.base import Space
 from peerage.learners.defaults import default_settings
 from peerage.learners.dqn import DQN
+from peerage.learners.ppo import PPO
 from peerage.learners.recent import RecentTransitions
 from peerage.learners.replay import Batch, ImageReplay, Replay
 from peerage.learners.streams import StreamKey
-from peerage.nets.cnn import CONVOLUTIONS, Image, StackedCNN
+from peerage.nets.cnn import CONVOLUTIONS, Image, StackedCNN, build_cnn
 from peerage.runs import checkpoint
 from peerage.training.trainer import Trainer
 
@@ -148,6 +151,142 @@ def test_an_update_equals_one_of_stable_baselines3(monkeypatch):
         torch.testing.assert_close(learner.q.flat[row], expected, rtol=0, atol=1e-9)
 
 
+def views_of_ppo(learner, member):
+    """The parameters of a member of PPO under the names of Stable-Baselines3's CnnPolicy."""
+    w, views = learner.net.weights(), {}
+    for row, (features, hidden, last, outputs) in enumerate(
+        [
+            ("pi_features_extractor", "mlp_extractor.policy_net", "action_net", None),
+            ("vf_features_extractor", "mlp_extractor.value_net", "value_net", 1),
+        ],
+        start=2 * member,
+    ):
+        for n in range(len(CONVOLUTIONS)):
+            views |= {f"{features}.cnn.{2 * n}.{kind}": w[f"conv{n}.{kind}"][row] for kind in ("weight", "bias")}
+        for n, name in enumerate((f"{features}.linear.0", f"{hidden}.0", last)):
+            used = slice(outputs if n == 2 else None)
+            views |= {f"{name}.weight": w[f"{n}.weight"][row].T[used], f"{name}.bias": w[f"{n}.bias"][row, 0][used]}
+    return views
+
+
+def test_an_update_of_ppo_equals_one_of_stable_baselines3(monkeypatch):
+    """In float64, with separate encoders of actor and critic, terminations, truncations and clipping."""
+    monkeypatch.setattr("stable_baselines3.common.policies.preprocess_obs", lambda obs, *args, **kwargs: obs / 255)
+
+    class Four(Pixels):
+        action_space = Discrete(4)
+
+    settings = [
+        replace(
+            default_settings("ppo"), net="cnn", net_arch=(16,), n_envs=ENVS, n_steps=STEPS, batch_size=7,
+            update_epochs=2, learning_rate=rate, ent_coef="0.01",
+        )
+        for rate in (1e-3, 1e-4)
+    ]  # fmt: skip
+    space = Space(int(np.prod(SHAPE)), 1, n_actions=4, image=Image.of(SHAPE))
+    learner = PPO(settings, KEYS, space, 1000, dtype=F64)
+    count, rng = STEPS * ENVS, np.random.default_rng(5)
+    orders, flat, models = [[rng.permutation(count) for _ in range(2)] for _ in range(2)], [], []
+    for s in range(2):
+        model = sb3.PPO(
+            "CnnPolicy", sb3.common.vec_env.DummyVecEnv([lambda: Four(SHAPE)] * ENVS), n_steps=STEPS, batch_size=7,
+            n_epochs=2, learning_rate=settings[s].learning_rate, ent_coef=0.01, device="cpu", seed=s,
+            policy_kwargs={"net_arch": [16], "share_features_extractor": False},
+        )  # fmt: skip
+        model.policy.double()
+        model.set_logger(Logger(None, []))
+        theirs, views = model.policy.state_dict(), views_of_ppo(learner, s)
+        # Its state also has the extractor of a shared encoder, which is that of the actor
+        assert views.keys() == {name for name in theirs if not name.startswith("features_extractor.")}
+        with torch.no_grad():
+            for name, view in views.items():
+                view.copy_(theirs[name])
+        data = rollout_data(s, space)
+        data.obs, data.final_obs = (
+            rng.integers(256, size=(*x.shape[:2], *SHAPE)).astype(float) for x in (data.obs, data.final_obs)
+        )
+        feed_reference(model, data)
+        given = iter([(epoch[s] % ENVS) * STEPS + epoch[s] // ENVS for epoch in orders])
+        monkeypatch.setattr(np.random, "permutation", lambda n, given=given: next(given))
+        model.train()
+        models.append(model)
+        data.obs, data.final_obs = (x.reshape(*x.shape[:2], -1) for x in (data.obs, data.final_obs))
+        flat.append(data)
+    feed(learner, flat)
+    assert learner.rollout.obs.dtype == torch.uint8
+    learner.shuffle = Given([torch.tensor(np.stack([np.argsort(o) for o in epoch])) / count for epoch in orders])
+    before = learner.net.flat.clone()
+    learner.update()
+    assert (learner.net.flat != before).any(dim=1).all()
+    for s, model in enumerate(models):
+        theirs = model.policy.state_dict()
+        for name, view in views_of_ppo(learner, s).items():
+            torch.testing.assert_close(view, theirs[name], rtol=0, atol=1e-9)
+
+
+def test_new_networks_of_ppo_for_images_are_orthogonal():
+    net = build_cnn(2, 0, 3, SimpleNamespace(net_arch=(8,)), image=Image.of(SHAPE), extra={"log_std": (3,)}, dtype=F64)
+    net.init_([key.generator("init") for key in KEYS])
+    w = net.weights()
+    for n, (out, *_) in enumerate(CONVOLUTIONS):
+        matrix = w[f"conv{n}.weight"][1].flatten(1)
+        torch.testing.assert_close(matrix @ matrix.T, 2 * torch.eye(out, dtype=F64))
+        assert not w[f"conv{n}.bias"].any()
+    torch.testing.assert_close(w["1.weight"][0].T @ w["1.weight"][0], 2 * torch.eye(8, dtype=F64))
+    torch.testing.assert_close(w["2.weight"][0].T @ w["2.weight"][0], torch.eye(3, dtype=F64))
+    assert net.head == "2" and not w["log_std"].any()
+
+
+@pytest.mark.parametrize("box", [False, True])
+def test_ppo_learns_from_images_and_resumes_bit_for_bit(tmp_path, box):
+    class Env(Pixels):
+        action_space = Box(-1, 1, (1,), np.float32) if box else Pixels.action_space
+
+        def step(self, action):
+            return super().step(int(action[0] > 0) if box else action)
+
+    class Stop(peerage.Listener):
+        essential = True
+
+        def on_metrics(self, step, rows):
+            if step == 20:
+                raise KeyboardInterrupt
+
+    place = {
+        "log_dir": str(tmp_path), "algorithm": "ppo", "n_peers": 2, "n_envs": 2, "n_steps": 8, "batch_size": 8,
+        "update_epochs": 1, "total_timesteps": 32, "eval_freq": 16, "n_eval_episodes": 1, "log_freq": 4, "verbose": 0,
+        "net_arch": (8,),
+    }  # fmt: skip
+    whole = peerage.train(Env, exp_name="whole", **place)
+    assert whole.config.learner.net == ("cnn",)
+    with pytest.raises(KeyboardInterrupt):
+        peerage.train(Env, exp_name="run", listeners=[Stop()], net="cnn", **place)
+    run = peerage.resume(peerage.load(tmp_path / "run", env=Env))
+    for name in ("metrics.csv", "evaluations.csv"):
+        assert (run.folder / name).read_bytes() == (whole.folder / name).read_bytes(), name
+    picture, _ = Env().reset(seed=0)
+    assert np.array_equal(whole.policy(1)(picture), run.policy(1)(picture))
+    with pytest.raises(peerage.UserError, match="cannot be exported"):
+        export_member(run.folder, 0)
+
+
+@pytest.mark.parametrize(
+    ("env", "settings", "message"),
+    [
+        ("Room-v3", {"net": "cnn"}, 'net="cnn" is for images, and Room-v3 has flat observations: use net="mlp"'),
+        (Pixels, {"net": "mlp"}, 'net="mlp" is for flat observations, and Pixels has images: use net="cnn"'),
+        (Pixels, {"net": "attention"}, 'net="attention" is for flat observations'),
+        (Pixels, {"normalize_obs": True}, "does not support images"),
+        (Pixels, {"algorithm": "dqn", "net": "cnn"}, "is for ppo: dqn uses cnn for images by itself"),
+    ],
+)
+def test_networks_that_do_not_fit_the_observations_are_refused_in_one_line(tmp_path, env, settings, message):
+    with pytest.raises(peerage.UserError) as caught:
+        peerage.train(env, **{"algorithm": "ppo", "log_dir": str(tmp_path), "verbose": 0, **settings})
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_replay_buffer_of_images_holds_what_one_of_numbers_holds(same):
     images, numbers = ImageReplay(2, 4, 10, 1), Replay(2, 4, 10, 1)
     rng = np.random.default_rng(2)
@@ -240,7 +379,7 @@ def test_the_toy_task_is_learned_from_pixels(tmp_path):
     ("settings", "message"),
     [
         ({"trust": "in-context"}, "in-context trust needs vectors"),
-        ({"train_freq": 4, "algorithm": "sac"}, "sac does not accept images, which Moves has as observations: use dqn"),
+        ({"train_freq": 4, "algorithm": "sac"}, "sac does not accept images, which Moves has as observations: use ppo"),
     ],
 )
 def test_settings_that_do_not_support_images_give_a_one_line_error(tmp_path, settings, message):

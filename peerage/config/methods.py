@@ -199,10 +199,12 @@ class ExchangeMethod(Method):
 class NetMethod(Method):
     """A kind of network. `build(rows, inputs, outputs, settings, *, window, extra, device, dtype)` returns a
     `peerage.nets.stack.Stack` of `rows` networks that is called as `StackedMLP`. `settings` are those of a member;
-    `settings.net_settings` are those of the network."""
+    `settings.net_settings` are those of the network. With `images`, `build` also gets the layout `image`."""
 
     part: str = ""
     """The part of a configuration that holds the settings. Empty: no part."""
+    images: bool = False
+    """The network is for images as observations; other networks are for flat observations."""
 
 
 M = TypeVar("M", bound=Method)

@@ -145,6 +145,8 @@ def refuse_other_learners(algorithms: Iterable[str], given: Iterable[str]) -> No
     names = sorted(set(algorithms))
     for key in given:
         if not any(fits(key, name) for name in names):
+            if key == "net" and all(LEARNERS[name].images for name in names):
+                raise UserError(f"--net is for ppo: {' and '.join(names)} uses cnn for images by itself, leave it out")
             have = "do not have" if len(names) > 1 else "does not have"
             raise UserError(f"{flag(key)} has no effect: {' and '.join(names)} {have} this setting")
 
@@ -175,7 +177,7 @@ def refuse_unused_settings(config: Config, given: Iterable[str]) -> None:
             raise UserError(f"{flag(key)} is for --algorithm {' or '.join(learners)}")
         if key == "n_queries" and getattr(config, known[key].part).tokens != "set":
             raise UserError("--n-queries has no effect without --tokens set: the other tokens have one query")
-        if key == "net_arch" and config.learner.net and "mlp" not in config.learner.net:
+        if key == "net_arch" and config.learner.net and all(NETS[net].part for net in config.learner.net):
             net = config.learner.net[0]
             raise UserError(f"--net-arch has no effect with --net {net}: use --d-model, --n-layers and --readout")
         if key == "exchange_freq" and not config.exchange:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from peerage.config.methods import NETS
+from peerage.errors import UserError
 from peerage.learners.base import Learner, NoiseShape, Space, clip_column, column
 from peerage.learners.normalisation import Normalisation
 from peerage.learners.policies import Categorical, DiagonalNormal
@@ -27,8 +28,9 @@ from peerage.nets.stacked import Rows
 
 ADAM_EPS = 1e-5
 KL_FACTOR = 1.5  # an update ends at this multiple of target_kl, as in Stable-Baselines3
-PASS = 4096
-"""Transitions of a member in one forward pass over a rollout."""
+PASS, PASS_IMAGES = 4096, 128
+"""Transitions of a member in one forward pass over a rollout; with images, which take thousands of times as much
+memory."""
 
 
 class Minibatch(NamedTuple):
@@ -70,7 +72,11 @@ class PPO(Learner):
         self.noise_shape = NoiseShape("uniform", 1) if space.discrete else NoiseShape("normal", space.act_dim)
         self.net = self._network()
         self._init([key.generator("init") for key in stream_keys])
-        self.rollout = Rollout(self.rows, first.n_steps, self.envs, space.obs_dim, space.act_dim, self.device, dtype)
+        images = space.image is not None
+        self.rollout = Rollout(
+            self.rows, first.n_steps, self.envs, space.obs_dim, space.act_dim, self.device, dtype, images
+        )
+        self.in_pass = PASS_IMAGES if images else PASS
         self.rollout_size = first.rollout_size
         self.gamma = column(settings, lambda s: s.gamma, like)
         self.gae_lambda = column(settings, lambda s: s.gae_lambda, like)
@@ -93,6 +99,10 @@ class PPO(Learner):
             row_steps=True,
         )
         self.normalisation: Normalisation | None = None
+        if first.normalize_obs and images:
+            raise UserError(
+                "--normalize-obs does not support images, which the networks scale to [0, 1]: remove the flag"
+            )
         if first.normalize_obs or first.normalize_reward:
             self.normalisation = Normalisation(
                 space.obs_dim, self.gamma, obs=first.normalize_obs, reward=first.normalize_reward, envs=self.envs
@@ -105,6 +115,7 @@ class PPO(Learner):
 
     def _network(self) -> Any:
         space, first = self.space, self.settings[0]
+        layout = {} if space.image is None else {"image": space.image}
         return NETS[first.net].load()(
             2 * self.rows,
             space.obs_dim,
@@ -112,6 +123,7 @@ class PPO(Learner):
             first,
             window=space.window,
             extra=None if space.discrete else {"log_std": (space.act_dim,)},
+            **layout,
             device=self.device,
             dtype=self.dtype,
         )
@@ -213,7 +225,8 @@ class PPO(Learner):
         if self.normalisation is not None:
             rewards = self.normalisation.see_rewards(rewards, terminated + truncated > 0, self.active)
         obs, actions = self.normalised(r.obs[:, :size].flatten(1, 2)), r.actions[:, :size].flatten(1, 2)
-        outputs = torch.cat([self.net(_twice(part)) for part in obs.split(PASS, dim=1)], dim=1)  # [2 S, T E, out]
+        passes = obs.split(self.in_pass, dim=1)
+        outputs = torch.cat([self.net(_twice(part)) for part in passes], dim=1)  # [2 S, T E, out]
         values = outputs[1::2, :, 0].view(rewards.shape)
         # V(s') is V of the next stored observation, but after the last step and after truncations. One step after the
         # other, so that a member's bits do not depend on the truncations of other members.
@@ -306,7 +319,7 @@ class PPO(Learner):
         return [f"members of ppo learned from a last rollout that was cut at step {length:,}"]
 
     def batch_floats(self) -> int:
-        rollout = min(self.rollout.steps * self.envs, PASS)
+        rollout = min(self.rollout.steps * self.envs, self.in_pass)
         without_gradients = rollout * self.net.activations // 4  # a few layers at a time
         return max(without_gradients, 2 * self.batch_size * self.net.activations)
 

@@ -28,7 +28,8 @@ class PPOSettings(LearnerSettings):
     )
 
     net: str = one_of("mlp", NETS)
-    """Kind of network of the actor and the critic."""
+    """Kind of network of the actor and the critic. cnn is for images, for which it is the default; the others are for
+    flat observations."""
     max_grad_norm: float = 0.5
     n_envs: int = limited(1, "[1, 4096]")
     """Environments per member, which step together. Steps are counted over all of them: one step of each of 8
@@ -102,4 +103,6 @@ def _nearest_divisor(number: int, near: int) -> int:
     return min({*divisors, *(number // d for d in divisors)}, key=lambda d: (abs(d - near), -d))
 
 
-LEARNERS.register(LearnerMethod("ppo", "peerage.learners.ppo:PPO", PPOSettings, on_policy=True, has_action_value=False))
+LEARNERS.register(
+    LearnerMethod("ppo", "peerage.learners.ppo:PPO", PPOSettings, on_policy=True, has_action_value=False, images=True)
+)

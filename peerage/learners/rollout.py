@@ -11,17 +11,26 @@ from peerage.learners.transition import Transition
 
 
 class Rollout:
-    """`T` steps of `E` environments of each of `S` members."""
+    """`T` steps of `E` environments of each of `S` members. Observations that are images are stored as bytes."""
 
     budget_part = "rollouts"
 
     def __init__(
-        self, rows: int, steps: int, envs: int, obs_dim: int, act_dim: int, device: torch.device, dtype: torch.dtype
+        self,
+        rows: int,
+        steps: int,
+        envs: int,
+        obs_dim: int,
+        act_dim: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        images: bool = False,
     ) -> None:
         like: dict[str, Any] = {"device": device, "dtype": dtype}
+        seen: dict[str, Any] = {"device": device, "dtype": torch.uint8 if images else dtype}
         self.rows, self.steps, self.envs = rows, steps, envs
-        self.obs = torch.zeros(rows, steps, envs, obs_dim, **like)
-        self.next_obs = torch.zeros(rows, steps, envs, obs_dim, **like)
+        self.obs = torch.zeros(rows, steps, envs, obs_dim, **seen)
+        self.next_obs = torch.zeros(rows, steps, envs, obs_dim, **seen)
         """The observations that followed the actions: the true last ones where an episode ended."""
         self.actions = torch.zeros(rows, steps, envs, act_dim, **like)
         """The actions as chosen, before they were clipped to the box."""

@@ -37,6 +37,9 @@ class Part(NamedTuple):
             return np.full(self.shape, self.constant)
         if self.bound is not None:
             return rng.uniform(-self.bound, self.bound, size=self.shape)
+        if self.gain is not None and len(self.shape) > 2:  # a convolution [out, in, k, k]
+            matrix = self.shape[0], math.prod(self.shape[1:])
+            return orthogonal(rng.standard_normal(matrix), self.gain).reshape(self.shape)
         if self.gain is not None:
             return orthogonal(rng.standard_normal(self.shape[::-1]), self.gain).T
         return self.std * rng.standard_normal(self.shape)

@@ -6,12 +6,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from peerage.config import Config
+from peerage.config import Config, with_part
 from peerage.config.check import refuse_unused_trust_settings
-from peerage.config.methods import EXCHANGES, LEARNERS, LearnerSettings
+from peerage.config.fields import hints
+from peerage.config.methods import EXCHANGES, LEARNERS, NETS, LearnerSettings
 from peerage.envs.make import Spec, check_env_id
 from peerage.errors import UserError
-from peerage.learners.defaults import check_learning, environments_per_member, member_settings, resolve
+from peerage.learners.defaults import (
+    check_learning,
+    default_algorithm,
+    environments_per_member,
+    member_settings,
+    resolve,
+)
 from peerage.offline.configured import with_longest_episode
 from peerage.offline.trajectories import Trajectories
 from peerage.trust.resolve import resolve_trust
@@ -23,6 +30,8 @@ def prepare(config: Config, spec: Spec, data: Trajectories | None = None) -> Con
     or do not fit the environment."""
     if spec.image and config.advice.trust is None:  # the default compares vectors
         config = replace(config, advice=replace(config.advice, trust="td"))
+    if spec.image and not config.learner.net and _has_setting(config, spec, "net"):
+        config = with_part(config, "learner", net=("cnn",))
     config = resolve_trust(resolve(config, spec.discrete), spec)
     if data is not None:
         config = with_longest_episode(config, spec, data)
@@ -49,6 +58,12 @@ def rollout_size(members: Iterable[LearnerSettings]) -> int:
     return max(getattr(member, "rollout_size", 1) for member in members)
 
 
+def _has_setting(config: Config, spec: Spec, name: str) -> bool:
+    """Whether the learner of any member has a setting."""
+    named = {default_algorithm(spec.discrete) if each == "auto" else each for each in config.learner.algorithm}
+    return any(name in hints(LEARNERS[each].settings) for each in named)
+
+
 def _has_advice(config: Config) -> bool:
     return config.advice.sharing == "advice" and config.n_peers + len(config.advisers) > 1
 
@@ -64,10 +79,16 @@ def _check_advice(config: Config, members: list[LearnerSettings]) -> None:
 
 
 def _check_images(config: Config, members: list[LearnerSettings], spec: Spec) -> None:
+    for member in members:
+        net = NETS[member.net] if hasattr(member, "net") else None
+        if net is not None and net.images and not spec.image:
+            raise UserError(f"--net {net.name} is for images, and {spec.id} has flat observations: use --net mlp")
+        if net is not None and spec.image and not net.images:
+            raise UserError(f"--net {net.name} is for flat observations, and {spec.id} has images: use --net cnn")
     if not spec.image:
         return
     if without := [m.algorithm for m in members if not LEARNERS[m.algorithm].images]:
-        able = ", ".join(name for name in LEARNERS if LEARNERS[name].images)
+        able = " or ".join(m.name for m in LEARNERS.methods.values() if m.images and m.fits(spec.discrete))
         raise UserError(f"{without[0]} does not accept images, which {spec.id} has as observations: use {able}")
     advice = config.advice
     if advice.sharing == "advice" and advice.use_trust and advice.trust != "td":

@@ -13,8 +13,8 @@ from peerage.config.presets import describe, preset, preset_groups, preset_names
 def print_presets(args: argparse.Namespace, command: Sequence[str]) -> None:
     if args.json:
         groups = preset_groups().items()
-        names = [{"name": name, "group": group, "about": describe(name)} for group, some in groups for name in some]
-        print_json(names if args.name is None else preset(args.name))
+        listed = [{"name": name, "group": group, "about": describe(name)} for group, some in groups for name in some]
+        print_json(listed if args.name is None else preset(args.name))
         return
     if args.name is not None:
         print(f"# {args.name}: {describe(args.name)}\n{to_yaml(preset(args.name))}", end="")
