@@ -269,8 +269,8 @@ class Run:
         """Write a GIF or MP4 of a member and return its path; by default
         `member-<i>-replica-<r>[-<checkpoint>].gif` in the run folder.
 
-        `settings`: `replica`, `episodes`, `seed`, `checkpoint`, `max_frames`, `overwrite`, as of
-        `peerage.evaluation.video.record`.
+        `settings`: `replica`, `episodes`, `seed`, `checkpoint`, `max_frames`, `overwrite`, `target_return`,
+        `clip_targets`, as of `peerage.evaluation.video.record`.
         """
         path: Path = _record(self.folder, out, member=member, env=self.env, **settings).path
         return path

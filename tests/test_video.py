@@ -11,9 +11,11 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 from PIL import Image
+from test_targets import Untrained, settings
 
 import peerage
 from peerage.cli import main
+from peerage.config.methods import LEARNERS
 from peerage.envs.make import make_env
 from peerage.evaluation.evaluate import SEED
 from peerage.evaluation.video import record, use_egl, watch
@@ -77,6 +79,7 @@ def test_the_command_writes_a_video_and_overwrites_nothing(run, tmp_path, capsys
         (["video", "--out", "film.avi"], "must end in .gif or .mp4"),
         (["video", "--out", "nowhere/film.mp4"], "nowhere is not a folder"),
         (["video", "--out", "film.mp4", "--member", "2"], "has members 0 to 1 and replicas 0 to 1"),
+        (["video", "--target-return", "5"], "--target-return has no effect: dqn takes no target return"),
         (["watch"], "there is no screen: use `peerage video`"),
     ],
 )
@@ -174,6 +177,30 @@ def test_an_environment_without_images_is_named(tmp_path, capsys):
     Blind.render = gymnasium.Env.render
     with pytest.raises(peerage.UserError, match="its method render must return an image"):
         blind.video()
+
+
+def test_a_member_is_shown_acting_for_a_target(tmp_path, monkeypatch, capsys):
+    """The returns are those of the evaluation for this target, for every member and replica."""
+    monkeypatch.setattr(LEARNERS, "methods", dict(LEARNERS.methods))
+    peerage.register_learner("untrained", Untrained, takes_target=True)
+    run = peerage.train("CartPole-v1", **settings(log_dir=str(tmp_path), exp_name="run", eval_freq=0))
+    found = {}
+    for target in (5.0, 60.0):
+        table = run.evaluate(2, target_return=[target])
+        for member, replica in ((0, 0), (1, 1)):
+            which = {"member": member, "replica": replica, "episodes": 2, "target_return": target, "max_frames": 200}
+            shown = record(run.folder, tmp_path / "film.gif", overwrite=True, **which)
+            rows = table[(table["member"] == f"member-{member}") & (table["replica"] == replica)]
+            assert shown.returns == rows.sort_values("episode")["return"].tolist()
+            found[target, member] = shown.returns
+    assert found[5.0, 0] != found[60.0, 0] or found[5.0, 1] != found[60.0, 1]
+    default = record(run.folder, tmp_path / "film.gif", overwrite=True)
+    assert default.returns == run.evaluate(1, target_return=[100.0])["return"].tolist()[:1]
+    words = ["video", str(run.folder), "--out", str(tmp_path / "film.gif"), "--overwrite", "--target-return"]
+    with pytest.warns(UserWarning, match=r"exceeds the largest return of the data, 100\.0"):
+        record(run.folder, tmp_path / "film.gif", overwrite=True, target_return=500)
+    assert main([*words, "500", "--clip-targets"]) == 0 and "film.gif" in capsys.readouterr().out
+    assert main([*words, "much"]) == 2
 
 
 class Bright(gymnasium.Wrapper):

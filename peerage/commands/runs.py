@@ -212,6 +212,10 @@ def _watch_arguments(parser: Parser) -> None:
     parser.add_argument("--episodes", type=number(1), default=1, metavar="N", help="episodes (default: 1)")
     about = "seed of the first episode (default: that of the run's evaluations)"
     parser.add_argument("--seed", type=number(0), metavar="N", help=about)
+    about = "target return, for algorithms that act for one (default: the first of the run's evaluations)"
+    parser.add_argument("--target-return", type=_finite, metavar="X", help=about)
+    about = "limit the target return and returns-to-go to the range of the data"
+    parser.add_argument("--clip-targets", action="store_true", help=about)
 
 
 def _video_arguments(parser: Parser) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+import warnings
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,10 +24,13 @@ from peerage.envs.vector import EnvGroup, Step
 from peerage.errors import UserError
 from peerage.evaluation.actors import MemberActor
 from peerage.evaluation.evaluate import SEED, Actor, episode_seeds, limit_episodes, play
+from peerage.evaluation.targets import Targets, takes_target
 from peerage.evaluation.video_files import VideoFile, video_file
+from peerage.learners.group import Group
 from peerage.nets import workers
 from peerage.text import first_line
 from peerage.training.restore import restore
+from peerage.training.trainer import Trainer
 
 FPS = 30
 """Frames per second if the environment does not define it."""
@@ -45,6 +49,47 @@ class Video:
 
 class _FrameLimit(Exception):
     """The maximum number of frames was reached."""
+
+
+class MemberTargetActor(Actor):
+    """One member acts alone for a target return in one row. `row`: `replica * n_peers + member`."""
+
+    parallel = False
+
+    def __init__(self, group: Group, row: int, target: float, *, clip: bool = False) -> None:
+        self.group, self.row, self.target, self.clip = group, row, target, clip
+
+    def begin(self, n: int) -> None:
+        stack = next(stack for stack in self.group.stacks if self.row in stack.index.tolist())
+        conditioned = stack.learner.conditioned(1, clip=self.clip)
+        assert n == 1 and conditioned is not None
+        self.conditioned, self.place = conditioned, stack.index.tolist().index(self.row)
+        conditioned.begin(np.arange(conditioned.n), self.target)
+
+    def act(self, obs: np.ndarray) -> np.ndarray:
+        self.obs = np.repeat(obs, self.conditioned.n, axis=0)  # the whole stack sees the episode of this member
+        actions = self.conditioned.act(self.obs)[self.place]
+        self.actions = np.tile(actions, (self.conditioned.n, 1))
+        return self.actions[:1, 0].astype(np.int64) if self.group.space.discrete else self.actions[:1]
+
+    def observe(self, rewards: np.ndarray, done: np.ndarray) -> None:
+        n = self.conditioned.n
+        self.conditioned.observe(self.obs, self.actions, np.repeat(rewards, n), np.repeat(done, n))
+
+
+def _actor(trainer: Trainer, row: int, target: float | None, clip: bool) -> Actor:
+    """A member that acts alone; for a target return, by default the first one of the run's evaluations. Raises
+    UserError for a target of a member that takes none."""
+    settings, run = trainer.group.settings[row % trainer.N], trainer.config.run
+    given = list(run.target_return) if target is None else [target]
+    if not takes_target(settings.algorithm):
+        if target is not None:
+            raise UserError(f"--target-return has no effect: {settings.algorithm} takes no target return")
+        return MemberActor(trainer.group, row)
+    targets = Targets(trainer.group, given, clip=clip or run.clip_targets)
+    for message in targets.messages:
+        warnings.warn(message, stacklevel=2)
+    return MemberTargetActor(trainer.group, row, targets.values[0], clip=targets.clip)
 
 
 class _RecordedActor(Actor):
@@ -78,7 +123,11 @@ class _RecordedActor(Actor):
                 hint = "; MuJoCo needs a screen, or MUJOCO_GL=egl and a driver of EGL, such as that of Mesa"
             raise UserError(f"{self.envs.names[0]} cannot be rendered: {first_line(error)}{hint}") from error
 
+    def begin(self, n: int) -> None:
+        self.actor.begin(n)
+
     def observe_step(self, step: Step) -> None:
+        self.actor.observe_step(step)
         self.returns += [episode.return_ for episode in step.episodes]
 
 
@@ -93,6 +142,8 @@ def record(
     checkpoint: str | int = "",
     max_frames: int = MAX_FRAMES,
     overwrite: bool = False,
+    target_return: float | None = None,
+    clip_targets: bool = False,
     env: Maker | None = None,
 ) -> Video:
     """Play `episodes` episodes of a member without exploration and write them as a GIF or MP4.
@@ -101,7 +152,8 @@ def record(
     `member-<i>-replica-<r>[-<checkpoint>].gif` in the run folder. Evaluations start from the same states, unless `seed`
     is given. `checkpoint`: `"best"` or a step; by default the newest. The video ends after `max_frames` frames, at
     least 1. An environment with more than 50 frames per second (MP4: 60) is shown at its speed with every second frame,
-    or fewer.
+    or fewer. `target_return`: for members that act for one; by default the first one of the run's evaluations.
+    `clip_targets` limits it and returns-to-go to the range of the data.
 
     Raises UserError if the file exists and `overwrite` is false, for a member that does not exist, and for an
     environment that cannot be rendered.
@@ -118,7 +170,8 @@ def record(
         raise UserError(f"{path.parent} is not a folder: create it first")
     use_egl()
     try:
-        returns = _play(run, "rgb_array", file, max_frames, member, replica, episodes, seed, which, env)
+        actor = member, replica, target_return, clip_targets
+        returns = _play(run, "rgb_array", file, max_frames, actor, episodes, seed, which, env)
         file.finish()
     except BaseException:
         file.discard()
@@ -145,13 +198,17 @@ def watch(
     episodes: int = 1,
     seed: int | None = None,
     checkpoint: str | int = "",
+    target_return: float | None = None,
+    clip_targets: bool = False,
     env: Maker | None = None,
 ) -> list[float]:
-    """Show a member in a window. Returns the return of every episode. Raises UserError without a screen."""
+    """Show a member in a window; arguments as of `record`. Returns the return of every episode. Raises UserError
+    without a screen."""
     if sys.platform.startswith("linux") and not _has_screen():
         raise UserError("there is no screen: use `peerage video` to write a file")
     # In this mode, `reset` and `step` of an environment render and wait between frames.
-    return _play(run, "human", None, MAX_FRAMES, member, replica, episodes, seed, checkpoint_word(checkpoint), env)
+    actor = member, replica, target_return, clip_targets
+    return _play(run, "human", None, MAX_FRAMES, actor, episodes, seed, checkpoint_word(checkpoint), env)
 
 
 def _play(
@@ -159,20 +216,22 @@ def _play(
     mode: str,
     file: VideoFile | None,
     max_frames: int,
-    member: int,
-    replica: int,
+    actor: tuple[int, int, float | None, bool],
     episodes: int,
     seed: int | None,
     which: str,
     env: Maker | None,
 ) -> list[float]:
-    """Play the episodes and add their images to `file`. Returns the return of every complete episode."""
+    """Play the episodes and add their images to `file`. Returns the return of every complete episode. `actor`: member,
+    replica, target return, and whether it is clipped."""
+    member, replica, target, clip = actor
     trainer = restore(run, "policies", env=env, which=which).trainer
     workers.configure(trainer.threads)
     try:
         if not (0 <= member < trainer.N and 0 <= replica < trainer.R):
             raise UserError(f"{run} has members 0 to {trainer.N - 1} and replicas 0 to {trainer.R - 1}")
         row = replica * trainer.N + member
+        player = _actor(trainer, row, target, clip)
         maker = trainer.evaluation_makers[row]
         maker = replace(maker, env_args={**maker.env_args, "render_mode": mode})
         seeds = episode_seeds(trainer.config, episodes, SEED if seed is None else seed)[row]
@@ -190,10 +249,10 @@ def _play(
             fps = float(envs.envs[0].metadata.get("render_fps") or FPS)
             every = math.ceil(fps / file.max_fps)
             file.rate = fps / every
-        actor = _RecordedActor(MemberActor(trainer.group, row), envs, file, every, max_frames)
+        recorded = _RecordedActor(player, envs, file, every, max_frames)
         with suppress(_FrameLimit):
-            play(envs, actor, episodes, rest=True)
-        return actor.returns
+            play(envs, recorded, episodes, rest=True)
+        return recorded.returns
     finally:
         envs.close()
         trainer.close()

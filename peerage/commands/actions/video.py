@@ -21,7 +21,8 @@ def watch(args: argparse.Namespace, command: Sequence[str]) -> None:
 
 
 def _which(args: argparse.Namespace) -> dict[str, Any]:
-    chosen = {name: getattr(args, name) for name in ("member", "replica", "episodes", "seed")}
+    names = ("member", "replica", "episodes", "seed", "target_return", "clip_targets")
+    chosen = {name: getattr(args, name) for name in names}
     return {**chosen, "checkpoint": args.checkpoint or ""}
 
 
