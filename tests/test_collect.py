@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 
 import gymnasium
 import minari
 import numpy as np
 import pytest
 import torch
+from conftest import assert_same
+from test_targets import Untrained, settings
 
 import peerage
 from peerage import session
 from peerage.cli import main
+from peerage.config.methods import LEARNERS
 from peerage.config.sources import divided, parse_source
 from peerage.envs.make import check_env_id
 from peerage.errors import UserError
@@ -22,6 +26,7 @@ from peerage.evaluation.replayed import cut, from_replay
 from peerage.interop.pretrained import load_policy
 from peerage.offline.minari_files import read_metadata
 from peerage.offline.trajectories import load_data
+from peerage.runs import checkpoint
 from peerage.sharing.adviser import Adviser
 
 pytestmark = pytest.mark.usefixtures("no_reports")
@@ -182,6 +187,37 @@ def policy_probabilities(folder, obs: np.ndarray) -> np.ndarray:
     """The probability of action 1 of member 0."""
     with opened(folder) as member:
         return member.output(obs.copy()).p[:, 1].numpy()
+
+
+def test_a_member_with_a_target_is_recorded_as_it_is_evaluated(tmp_path, monkeypatch) -> None:
+    """It acts for the largest return of its data, 100, in every step of an episode; as an adviser it does the same, and
+    a training with it resumes bit for bit."""
+    monkeypatch.setattr(LEARNERS, "methods", dict(LEARNERS.methods))
+    peerage.register_learner("untrained", Untrained, takes_target=True)
+    made = peerage.train("CartPole-v1", **settings(log_dir=str(tmp_path), exp_name="run", eval_freq=0, replicas=1))
+    data = peerage.collect(f"{made.folder}:1", tmp_path / "data", episodes=6, n_envs=4)
+    learner, _ = load_policy(f"{made.folder}:1", *_spaces("CartPole-v1"))
+    episodes = learner.conditioned(1, clip=True)
+    for start, stop in zip(data.starts, data.starts[1:]):
+        episodes.begin(np.arange(1), 100.0)
+        for t in range(start, stop):
+            action = episodes.act(data.obs[t : t + 1])
+            assert action == data.actions[t]
+            episodes.observe(data.obs[t : t + 1], action, data.rewards[t : t + 1], np.zeros(1, bool))
+    given = {
+        "env_args": {"max_episode_steps": LIMIT}, "advisers": [f"checkpoint:{made.folder}:1"], "n_peers": 2,
+        "learning_starts": 20, "batch_size": 4, "net_arch": (8,), "eval_freq": 0, "log_dir": str(tmp_path),
+        "algorithm": "dqn", "seed": 3, "verbose": 0,
+    }  # fmt: skip
+    straight = peerage.train("CartPole-v1", total_timesteps=60, checkpoint_freq=33, exp_name="straight", **given)
+    shutil.copytree(straight.folder, tmp_path / "cut")
+    for path in (tmp_path / "cut" / "checkpoints").glob("step_000000060*"):
+        shutil.rmtree(path)
+    (tmp_path / "cut" / "DONE").unlink()
+    assert [checkpoint.step_of(folder) for folder in checkpoint.checkpoints(tmp_path / "cut")] == [33]
+    peerage.resume(tmp_path / "cut")
+    states = [checkpoint.load_one(folder, "")[1]["trainer"] for folder in (straight.folder, tmp_path / "cut")]
+    assert_same(states[0], states[1])
 
 
 def made_shifted(**env_args) -> gymnasium.Env:

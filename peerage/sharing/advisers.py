@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from peerage.config.adviser_words import FORMS, AdviserWord, parse_adviser
+from peerage.config.methods import LEARNERS
 from peerage.envs import scripted
 from peerage.envs.make import Spec
 from peerage.errors import UserError, nearest
@@ -25,6 +26,7 @@ from peerage.sharing.adviser import Adviser, Suggests, as_adviser, serves_all
 from peerage.sharing.byzantine import Negated, Noisy, check_scale, make_colluding
 from peerage.sharing.decision_transformer import DecisionTransformer
 from peerage.sharing.probes import make_regional, make_turning
+from peerage.sharing.targeted import Targeted
 
 
 @dataclass
@@ -122,6 +124,13 @@ class Trained(Adviser):
         self.learner.load_parameters(state)
 
 
+def _checkpoint(word: AdviserWord, spec: Spec) -> Adviser:
+    spaces = spec.observation_space, spec.action_space
+    learner, discrete = load_policy(word.argument, *spaces, spec.fingerprint, spec.image)
+    takes_target = LEARNERS[learner.settings[0].algorithm].takes_target
+    return Targeted(learner, discrete, word.text) if takes_target else Trained(learner, discrete)
+
+
 def _negated(word: AdviserWord, spec: Spec) -> Adviser:
     return Negated(_inner(word, spec), spec.id, spec.action_space)
 
@@ -151,9 +160,7 @@ _KINDS: dict[str, Callable[[AdviserWord, Spec], Adviser]] = {
     "adversary": lambda word, spec: Scripted(scripted.adversary_for(spec.id, spec), -1),
     "random": lambda word, spec: Random(spec.action_space),
     "constant": lambda word, spec: Constant(spec.action_space, word.number),
-    "checkpoint": lambda word, spec: Trained(
-        *load_policy(word.argument, spec.observation_space, spec.action_space, spec.fingerprint, spec.image)
-    ),
+    "checkpoint": _checkpoint,
     "dt": lambda word, spec: DecisionTransformer(load_sequence_model(word.argument), spec, word.number, word.text),
     "turncoat": lambda word, spec: make_turning(spec, turns_bad=True),
     "convert": lambda word, spec: make_turning(spec, turns_bad=False),
