@@ -92,6 +92,18 @@ REFERENCE = "bc"
 DATA = ("expert", "mixed")
 NOISE = 0.1
 """Exploration noise of all data."""
+NOVICES = {  # flags, steps per member
+    "cartpole": ("--env CartPole-v1 --algorithm dqn", 20_000),
+    "halfcheetah": (f"--env HalfCheetah-v5 {TD3}", 20_000),
+}
+"""Tasks in which groups of novices get advice."""
+WAYS = {  # label, sharing, method of the run that advises
+    "alone": ("alone", "none", ""),
+    "each-other": ("each other", "advice", ""),
+    "dt": ("each other and a Decision Transformer", "advice", "dt"),
+    "bc": ("each other and a clone (bc)", "advice", "bc"),
+}
+N_NOVICES = 4
 
 
 @dataclass(frozen=True)
@@ -179,17 +191,51 @@ class Experiment:
         return runs.train(settings, self.folder, (self.size.replicas, self.steps))
 
 
-Step = Expert | Dataset | Experiment
+@dataclass(frozen=True)
+class Novices:
+    """A group of members that learn online, with or without a member of a run on the mixed data as an adviser."""
+
+    task: Task
+    way: str
+    size: Size
+
+    @property
+    def name(self) -> str:
+        return f"{self.task.name}-novices-{self.way}"
+
+    @property
+    def folder(self) -> Path:
+        return self.size.folder / self.name
+
+    @property
+    def done(self) -> bool:
+        return runs.done(self.folder)
+
+    def make(self) -> tuple[bool, str]:
+        flags, steps = NOVICES[self.task.name]
+        steps = round(self.size.expert_share * steps)
+        _, sharing, method = WAYS[self.way]
+        more = f"--n-peers {N_NOVICES} --replicas {self.size.replicas} --total-timesteps {steps} --sharing {sharing}"
+        more += f" --eval-freq {steps // 10} --n-eval-episodes {self.size.eval_episodes}"
+        adviser = Experiment(Dataset(self.task, "mixed", self.size), method, self.size).folder if method else None
+        words = ["--advisers", f"checkpoint:{adviser}"] if adviser else []
+        return runs.train([*flags.split(), *more.split(), *words], self.folder, (self.size.replicas, steps))
+
+
+Step = Expert | Dataset | Experiment | Novices
 
 
 def everything(size: Size) -> list[Step]:
-    """All experts, datasets and offline runs, each after what it needs."""
+    """All experts, datasets, offline runs and groups of novices, each after what it needs."""
     steps: list[Step] = []
     for task in TASKS.values():
         steps.append(Expert(task, size))
         for kind in DATA:
             data = Dataset(task, kind, size)
             steps += [data, *(Experiment(data, method, size) for method in methods(task))]
+        if task.name in NOVICES:
+            known = [way for way, (_, _, method) in WAYS.items() if not method or method in methods(task)]
+            steps += [Novices(task, way, size) for way in known]
     return steps
 
 
@@ -209,7 +255,7 @@ def make(size: Size, patterns: list[str], refuse: Callable[[str], object]) -> No
 # --- the page -------------------------------------------------------------------------------------------------
 
 
-def final(experiment: Experiment | Expert) -> np.ndarray:
+def final(experiment: Experiment | Expert | Novices) -> np.ndarray:
     """Mean return of the last evaluation `[R]`, for the first target where there are targets."""
     frame = read_evaluations(experiment.folder)
     last = frame[frame["step"] == frame["step"].max()]
@@ -291,6 +337,30 @@ def calibration(found: dict[str, pd.DataFrame], data: Trajectories) -> list[str]
     return lines
 
 
+def novices(task: Task, size: Size) -> list[str]:
+    """A Markdown table of the groups of novices of a task, and a sentence for each comparison with `each-other`."""
+    of = [group for way in WAYS if (group := Novices(task, way, size)).done]
+    curves = {
+        group.way: read_evaluations(group.folder).pivot_table(index="step", columns="replica", values="return")
+        for group in of
+    }
+    areas = {way: tests.area_under_curve(c.index.to_numpy(), c.to_numpy().T) for way, c in curves.items()}
+    lines = [
+        f"| {task.env}: advice of | replicas | steps per member | return alone at the end | area under the curve |",
+        "| --- | --: | --: | --: | --: |",
+    ]
+    for group in of:
+        cells = [str(size.replicas), f"{curves[group.way].index[-1]:,}", interval(final(group))]
+        lines.append(f"| {WAYS[group.way][0]} | " + " | ".join([*cells, interval(areas[group.way])]) + " |")
+    sentences = []
+    for way, values in areas.items():
+        if way != "each-other" and "each-other" in areas:
+            p, d = tests.permutation_p(values, areas["each-other"]), tests.difference(values, areas["each-other"])
+            found = f"{d.estimate:+,.1f} [{d.low:,.1f}, {d.high:,.1f}], p = {p:.2g}"
+            sentences.append(f"Area under the curve, {WAYS[way][0]} against {WAYS['each-other'][0]}: {found}.")
+    return [*lines, "", *sentences]
+
+
 def figure(size: Size, path: Path) -> None:
     """Achieved return by target on the mixed data of every task, beside y = x and the histogram of the data. Nothing is
     drawn without targets."""
@@ -336,6 +406,9 @@ replicas; differences and p-values are those of the permutation test of [statist
 that of 20 evaluation episodes of the last checkpoint; with a target return, that for the largest return of the data,
 which is chosen before the training.
 
+Novices are groups of four members that learn online (DQN on CartPole-v1, TD3 elsewhere). A member of a run on the mixed
+data is one of their advisers; returns are those of the novices alone.
+
 These numbers cannot be compared with published ones on D4RL, whose data and environments are others.
 """
 
@@ -353,6 +426,12 @@ def page(size: Size, docs: Path) -> None:
                 if f"<!-- {title} -->" not in text:
                     text = f"{text.rstrip()}\n\n## {task.env}, {kind} data\n"
                 text = with_part(text, title, table(dataset, size))
+    for task in TASKS.values():
+        if any(Novices(task, way, size).done for way in WAYS):
+            title = f"{task.name}-novices"
+            if f"<!-- {title} -->" not in text:
+                text = f"{text.rstrip()}\n\n## {task.env}, advisers of novices\n"
+            text = with_part(text, title, novices(task, size))
     image = docs / "offline-calibration.png"
     figure(size, image)
     if image.exists() and image.name not in text:

@@ -17,14 +17,17 @@ from peerage.offline.trajectories import trajectories
 def test_the_flags_of_all_steps_are_valid() -> None:
     for step in script.everything(script.FULL):
         if not isinstance(step, script.Dataset):
-            flags = step.task.flags if isinstance(step, script.Expert) else script.METHODS[step.method][1]
+            flags = step.task.flags if isinstance(step, script.Expert) else ""
+            flags = script.METHODS[step.method][1] if isinstance(step, script.Experiment) else flags
+            flags = script.NOVICES[step.task.name][0] if isinstance(step, script.Novices) else flags
             words = [word for word in flags.split() if word != "--config" and not word.startswith("ppo-")]
             parser = Parser(prog="peerage train")
             add_flags(parser, train_flags())
             override(Config(), vars(parser.parse(words)))
     names = [step.name for step in script.everything(script.FULL)]
     assert len(names) == len(set(names)) and "cartpole-mixed-bc10" in names and "hopper-expert-td3bc" in names
-    assert "cartpole-mixed-td3bc" not in names
+    assert "cartpole-mixed-td3bc" not in names and "cartpole-novices-dt" in names
+    assert names.index("cartpole-novices-dt") > names.index("cartpole-mixed-dt")
 
 
 def test_the_page_of_small_runs(tmp_path) -> None:
@@ -37,6 +40,8 @@ def test_the_page_of_small_runs(tmp_path) -> None:
     assert real.make() == (True, "cartpole-mixed-bc10: trained")
     assert real.make() == (True, "cartpole-mixed-bc10: already done")
     make(script.Experiment(dataset, "bc", size).folder, [10.0, 30.0])
+    make(script.Novices(task, "each-other", size).folder, [10.0, 30.0])
+    make(script.Novices(task, "dt", size).folder, [50.0, 60.0])
     script.page(size, tmp_path / "docs")
     text = (tmp_path / "docs" / "offline.md").read_text()
     best = np.sort(data.returns)[-1]
@@ -45,6 +50,8 @@ def test_the_page_of_small_runs(tmp_path) -> None:
     assert f"| 10%-BC | 2 | 20 | {script.interval(achieved)} | {script.interval(100 * achieved / best)} |" in text
     assert f"| behaviour cloning | 2 | 20 | {script.interval(np.array([10.0, 30.0]))} |" in text
     assert "Return at the end, 10%-BC against behaviour cloning: " in text
+    assert f"| each other | 2 | 300 | {script.interval(np.array([10.0, 30.0]))} |" in text
+    assert "Area under the curve, each other and a Decision Transformer against each other: +17.5 [" in text
     assert "Achieved return by target" not in text and "the expert" not in text.split("<!--")[1]
     (tmp_path / "docs" / "offline.md").write_text(text + "\nMore text.\n")
     script.page(size, tmp_path / "docs")
