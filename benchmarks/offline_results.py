@@ -213,7 +213,7 @@ class Novices:
 
     def make(self) -> tuple[bool, str]:
         flags, steps = NOVICES[self.task.name]
-        steps = round(self.size.expert_share * steps)
+        steps = max(1200, round(self.size.expert_share * steps))
         _, sharing, method = WAYS[self.way]
         more = f"--n-peers {N_NOVICES} --replicas {self.size.replicas} --total-timesteps {steps} --sharing {sharing}"
         more += f" --eval-freq {steps // 10} --n-eval-episodes {self.size.eval_episodes}"
