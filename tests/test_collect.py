@@ -196,6 +196,7 @@ def test_a_member_with_a_target_is_recorded_as_it_is_evaluated(tmp_path, monkeyp
     peerage.register_learner("untrained", Untrained, takes_target=True)
     made = peerage.train("CartPole-v1", **settings(log_dir=str(tmp_path), exp_name="run", eval_freq=0, replicas=1))
     data = peerage.collect(f"{made.folder}:1", tmp_path / "data", episodes=6, n_envs=4)
+    assert peerage.collect(made.folder, tmp_path / "other", episodes=1).episodes == 1
     learner, _ = load_policy(f"{made.folder}:1", *_spaces("CartPole-v1"))
     episodes = learner.conditioned(1, clip=True)
     for start, stop in zip(data.starts, data.starts[1:]):

@@ -7,7 +7,8 @@ import pandas as pd
 from test_compare import make
 
 import peerage
-from benchmarks import offline_results as script
+from benchmarks import offline_results as results
+from benchmarks import offline_runs as script
 from peerage.config.flags import Parser, add_flags, override, train_flags
 from peerage.config.tree import Config
 from peerage.offline.episodes import Episode
@@ -42,19 +43,19 @@ def test_the_page_of_small_runs(tmp_path) -> None:
     make(script.Experiment(dataset, "bc", size).folder, [10.0, 30.0])
     make(script.Novices(task, "each-other", size).folder, [10.0, 30.0])
     make(script.Novices(task, "dt", size).folder, [50.0, 60.0])
-    script.page(size, tmp_path / "docs")
+    results.page(size, tmp_path / "docs")
     text = (tmp_path / "docs" / "offline.md").read_text()
     best = np.sort(data.returns)[-1]
-    achieved = script.final(real)
+    achieved = results.final(real)
     assert f"5 episodes, {data.steps} steps" in text and f"mean return of the best tenth {best:,.0f}." in text
-    assert f"| 10%-BC | 2 | 20 | {script.interval(achieved)} | {script.interval(100 * achieved / best)} |" in text
-    assert f"| behaviour cloning | 2 | 20 | {script.interval(np.array([10.0, 30.0]))} |" in text
+    assert f"| 10%-BC | 2 | 20 | {results.interval(achieved)} | {results.interval(100 * achieved / best)} |" in text
+    assert f"| behaviour cloning | 2 | 20 | {results.interval(np.array([10.0, 30.0]))} |" in text
     assert "Return at the end, 10%-BC against behaviour cloning: " in text
-    assert f"| each other | 2 | 300 | {script.interval(np.array([10.0, 30.0]))} |" in text
+    assert f"| each other | 2 | 300 | {results.interval(np.array([10.0, 30.0]))} |" in text
     assert "Area under the curve, each other and a Decision Transformer against each other: +17.5 [" in text
     assert "Achieved return by target" not in text and "the expert" not in text.split("<!--")[1]
     (tmp_path / "docs" / "offline.md").write_text(text + "\nMore text.\n")
-    script.page(size, tmp_path / "docs")
+    results.page(size, tmp_path / "docs")
     assert (tmp_path / "docs" / "offline.md").read_text() == text + "\nMore text.\n"
     assert [path.name for path in (tmp_path / "docs").iterdir()] == ["offline.md"]
 
@@ -63,7 +64,7 @@ def test_calibration_by_hand(tmp_path) -> None:
     rewards = [np.array([value]) for value in (0.0, 50.0, 100.0)]
     data = trajectories([Episode(np.zeros((2, 1)), np.zeros((1, 1)), reward, True) for reward in rewards])
     achieved = pd.DataFrame({0: [10.0, 40.0, 90.0, 60.0], 1: [30.0, 60.0, 90.0, 60.0]}, index=[0.0, 50.0, 100.0, 120.0])
-    lines = script.calibration({"dt": achieved}, data)
+    lines = results.calibration({"dt": achieved}, data)
     assert lines[3].startswith("| target | 0 | 50 | 100 | 120 | correlation |")
     # Within the data: means 20, 50, 90 for the targets 0, 50, 100; errors 20, 0, 10
     assert lines[5].endswith(f"| {np.corrcoef([0, 50, 100], [20, 50, 90])[0, 1]:.2f} | 10 |")
@@ -73,5 +74,5 @@ def test_calibration_by_hand(tmp_path) -> None:
 def test_the_best_tenth() -> None:
     one = np.zeros((2, 1)), np.zeros((1, 1))
     data = trajectories([Episode(*one, np.array([float(k)]), True) for k in range(20)])
-    assert script.top_decile(data) == 18.5
-    assert script.top_decile(data.select([3])) == 3
+    assert results.top_decile(data) == 18.5
+    assert results.top_decile(data.select([3])) == 3

@@ -69,7 +69,7 @@ class _Part:
 
 
 def collect(
-    sources: str | Suggests | Sequence[str | Suggests],
+    sources: str | Path | Suggests | Sequence[str | Path | Suggests],
     out: str | Path,
     *,
     episodes: int = EPISODES,
@@ -108,7 +108,7 @@ def collect(
     where = target(out, overwrite)
     if isinstance(sources, str) or not isinstance(sources, Sequence):
         sources = [sources]
-    given = [parse_source(source) if isinstance(source, str) else source for source in sources]
+    given = [parse_source(str(source)) if isinstance(source, str | Path) else source for source in sources]
     if not given:
         raise UserError("there is nothing to collect: name at least one source")
     if not 0 <= noise < np.inf or n_envs < 1 or episodes < 1 or (max_episode_steps or 1) < 1 or seed < 0:
