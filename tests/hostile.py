@@ -226,8 +226,10 @@ def ask(*words: str, folder: Path) -> Answer:
     err = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="backslashreplace")
     before, home = signal.signal(signal.SIGALRM, wake), os.getcwd()
     signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    datasets = os.environ.get("MINARI_DATASETS_PATH")
     try:
         os.chdir(folder)
+        os.environ["MINARI_DATASETS_PATH"] = str(folder / "datasets")
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings.catch_warnings():
             warnings.simplefilter("always")
             for category in (DeprecationWarning, PendingDeprecationWarning, ResourceWarning):  # not shown
@@ -237,6 +239,8 @@ def ask(*words: str, folder: Path) -> Answer:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
         os.chdir(home)
+        os.environ.pop("MINARI_DATASETS_PATH")
+        os.environ |= {} if datasets is None else {"MINARI_DATASETS_PATH": datasets}
         sys.path[:] = [path for path in sys.path if path != str(folder)]
     out.flush()
     err.flush()

@@ -242,7 +242,9 @@ def test_an_environment_that_minari_cannot_describe(datasets) -> None:
 
 def test_nothing_is_overwritten_unasked_or_left_after_a_failure(datasets, tmp_path, monkeypatch, capsys) -> None:
     words = ["collect", "random", "--env", "CartPole-v1", "--episodes", "2", "--out"]
-    assert main([*words, "twice"]) == 0
+    (datasets / ".twice-v0.partial" / "data").mkdir(parents=True)  # left by a process that was killed
+    assert main(["data"]) == 0 and main([*words, "twice"]) == 0
+    assert [path.name for path in datasets.iterdir()] == ["twice-v0"]
     before = load_data("twice").source.fingerprint
     capsys.readouterr()
     assert main([*words, "twice", "--seed", "1"]) == 2
