@@ -246,11 +246,11 @@ def test_a_printed_preset_is_a_config_file(
 def test_the_help_has_the_defaults_of_every_learner(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--help"]) == 0
     text = " ".join(capsys.readouterr().out.split()).replace("- ", "-")  # lines break after a hyphen
-    rates = "bc 0.0003, dqn 0.0005, ppo 0.0003, sac 0.0003, td3 0.0003, td3bc 0.0003"
+    rates = "bc 0.0003, dqn 0.0005, dt 0.0001, ddt 0.0001, ppo 0.0003, rvs 0.0003, sac 0.0003, td3 0.0003, td3bc 0.0003"
     assert f"(default: {rates}; in Stable-Baselines3: dqn 0.0001, td3 0.001)" in text
-    widths = "bc 256,256, dqn 64,64, ppo 64,64, sac 256,256, td3 256,256, td3bc 256,256"
+    widths = "bc 256,256, dqn 64,64, ppo 64,64, rvs 256,256, sac 256,256, td3 256,256, td3bc 256,256"
     assert f"(default: {widths}; in Stable-Baselines3: td3 400,300)" in text
-    assert "Discount factor. (default: 0.99)" in text and "(default: off)" in text
+    assert "Discount factor. (default: dqn 0.99, dt 1, ddt 1, ppo 0.99, sac 0.99," in text and "(default: off)" in text
     assert main(["resume", "--help"]) == 0 and main(["sweep", "--help"]) == 0
 
 

@@ -18,6 +18,8 @@ from peerage.errors import UserError
 from peerage.learners.base import Space
 from peerage.learners.bc import BC
 from peerage.learners.bc_settings import BCSettings
+from peerage.learners.rvs import RvS
+from peerage.learners.rvs_settings import RvSSettings
 from peerage.learners.streams import StreamKey
 from peerage.learners.td3bc import TD3BC
 from peerage.learners.td3bc_settings import TD3BCSettings
@@ -322,3 +324,57 @@ def test_members_with_other_algorithms_share_a_run_from_data(tmp_path, same) -> 
     assert {"loss/critic", "loss/cloning", "q/mean"} <= set(whole.metrics.query("member == 'member-1'")["name"])
     assert main(["train", "--algorithm", "td3bc", "--data", "cart-v0", "--log-dir", str(tmp_path / "no")]) == 2
     assert not (tmp_path / "no").exists()
+
+
+# --- RvS --------------------------------------------------------------------------------------------
+
+
+def test_rvs_acts_for_the_average_return_per_remaining_step(tmp_path, same) -> None:
+    """The inputs of training and acting by hand; a killed and resumed run; evaluations for targets."""
+    data = trajectories(
+        [Episode(np.array([[0.0], [1], [2], [3]]), np.zeros((3, 1)), np.array([1.0, 2, 3]), True)],
+        low=np.full(1, -1, np.float32), high=np.full(1, 1, np.float32),
+    )  # fmt: skip
+    settings = RvSSettings("rvs", net_arch=(8,), batch_size=4, return_horizon=5)
+    space = Space(1, 1, 0, np.full(1, -1, np.float32), np.full(1, 1, np.float32))
+    learner = made(RvS, settings, space, data, rows=2)
+    assert learner.inputs(data).tolist() == [[0, 6 / 5], [1, 5 / 4], [2, 1]]
+    seen: list[list[float]] = []
+    act = learner.acted
+    learner.acted = lambda inputs: (seen.append(inputs[:, 0].tolist()), act(inputs))[1]
+    episodes = learner.conditioned(1)
+    episodes.begin(np.arange(2), np.array([10.0, -10.0]))
+    for reward in (2.0, 1.0):
+        actions = episodes.act(np.full((2, 1), 7.0))
+        episodes.observe(np.full((2, 1), 7.0), actions, np.full(2, reward), np.zeros(2, bool))
+    assert seen == [[[7, 10 / 5], [7, -10 / 5]], [[7, 8 / 4], [7, -12 / 4]]]
+
+    whole = train(tmp_path, "whole", "rvs", replicas=2)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, "killed", "rvs", replicas=2, listeners=[Kill(50)])
+    peerage.resume(tmp_path / "killed")
+    same(content(peerage.load(tmp_path / "killed")), content(whole))
+    assert whole.config.learner.return_horizon == (60,)
+    best = load_data("cart-v0").returns.max()
+    assert whole.evaluations.query("mode == 'alone'")["target"].unique().tolist() == [best]
+    assert whole.evaluations.query("mode == 'targets'")["target"].max() == pytest.approx(1.2 * best)
+    given = ["train", "--algorithm", "rvs", "--data", "cart-v0", "--return-horizon", "9"]
+    assert main([*given, "--log-dir", str(tmp_path / "no")]) == 2 and not (tmp_path / "no").exists()
+
+
+def test_rvs_follows_its_target() -> None:
+    """Data in which an action is the reward of a step: the policy takes the action that the target asks for."""
+    rng = np.random.default_rng(0)
+    levels = rng.uniform(-1, 1, 40)
+    data = trajectories(
+        [Episode(rng.normal(size=(6, 1)), np.full((5, 1), x), np.full(5, x), False) for x in levels],
+        low=np.full(1, -1, np.float32), high=np.full(1, 1, np.float32),
+    )  # fmt: skip
+    settings = RvSSettings("rvs", net_arch=(32,), batch_size=64, return_horizon=5, learning_rate=1e-2)
+    space = Space(1, 1, 0, np.full(1, -1, np.float32), np.full(1, 1, np.float32))
+    learner = made(RvS, settings, space, data)
+    for step in range(1, 301):
+        learner.learn(step)
+    episodes, targets = learner.conditioned(5), np.array([-4.0, -2, 0, 2, 4])
+    episodes.begin(np.arange(5), targets)
+    assert np.abs(episodes.act(rng.normal(size=(5, 1)))[:, 0] - targets / 5).max() < 0.1

@@ -15,16 +15,22 @@ from peerage.config.presets import describe, preset, preset_groups, preset_names
 from peerage.errors import UserError
 
 PROBES = [name for name in preset_names() if name.startswith("probe-")]
-SEED = [name for name in preset_names() if name.startswith("seed-")]
+OFFLINE = ["corl-dt", "seed-dt"]
+SEED = [name for name in preset_names() if name.startswith("seed-") and name not in OFFLINE]
 OPEN = [name for name in preset_names() if name.startswith("open-")]
 PPO = [name for name in preset_names() if name.startswith(("ppo-", "attention-"))]
-PAPER = [name for name in preset_names() if name not in ("quick-lunarlander", *SEED, *PROBES, *OPEN, *PPO)]
+PAPER = [name for name in preset_names() if name not in ("quick-lunarlander", *SEED, *PROBES, *OPEN, *PPO, *OFFLINE)]
 FAMILIES = ["halfcheetah", "ant", "hopper", "walker2d", "room-v21", "room-v27"]
 
 
 @pytest.mark.parametrize("name", preset_names())
 def test_loads(name: str) -> None:
-    config = validate(load(name))
+    config = load(name)
+    if name in OFFLINE:
+        with pytest.raises(UserError, match="dt learns from a dataset: add --data"):
+            validate(config)
+        config = replace(config, data="halfcheetah-expert-v2")
+    config = validate(config)
     assert from_dict(parse(dump(config), name)) == config
     assert from_dict(parse(to_yaml(preset(name)), name)) == from_dict(preset(name))
     assert describe(name) and "\n" not in describe(name)
@@ -163,7 +169,7 @@ def test_presets_are_listed_by_system(capsys):
     assert main(["presets"]) == 0
     lines = capsys.readouterr().out.splitlines()
     group = {name: heading for heading, names in preset_groups().items() for name in names}
-    assert list(group) == preset_names() and len(set(group.values())) == 7
+    assert list(group) == preset_names() and len(set(group.values())) == 8
     width, heading = max(map(len, group)), ""
     shown = {}
     for line in lines[:-2]:
@@ -174,3 +180,16 @@ def test_presets_are_listed_by_system(capsys):
     assert shown == group
     assert main(["presets", "--json"]) == 0
     assert [row["group"] for row in json.loads(capsys.readouterr().out)] == list(group.values())
+
+
+def test_the_published_decision_transformers() -> None:
+    """The published settings for half-cheetah: 16 steps an epoch of 1,000 episodes; and those of CORL."""
+    seed, corl = map(load, sorted(OFFLINE, reverse=True))
+    for config in (seed, corl):
+        learner, gpt = config.learner, config.gpt
+        assert (learner.algorithm, learner.weight_decay, learner.warmup_ratio) == (("dt",), (1e-4,), (0.1,))
+        assert (learner.max_grad_norm, config.n_peers, config.data_fraction) == ((0.25,), 1, 1)
+        assert (gpt.context_length, gpt.d_model, gpt.n_layers, gpt.n_heads, gpt.dropout) == (20, 128, 3, 1, 0.1)
+    assert (seed.learner.batch_size, seed.learner.learning_rate, seed.learner.anneal_lr) == ((64,), (1e-4,), (True,))
+    assert (seed.data_epochs, seed.total_timesteps) == (120, None)
+    assert (corl.learner.batch_size, corl.learner.learning_rate, corl.steps) == ((4096,), (8e-4,), 100_000)

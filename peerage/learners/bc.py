@@ -65,7 +65,12 @@ class BC(OfflineLearner):
 
     @torch.no_grad()
     def suggest_rows(self, obs: Tensor, noise: Tensor | None, rows: Rows) -> Tensor:
-        out = self.net(self.normalised(obs, rows), rows=rows)
+        return self.acted(obs, rows)
+
+    @torch.no_grad()
+    def acted(self, inputs: Tensor, rows: Rows = slice(None)) -> Tensor:
+        """The actions of the members `rows` for `inputs [s, B, width]` of their networks: `[s, B, act]`."""
+        out = self.net(self.normalised(inputs, rows), rows=rows)
         if self.space.discrete:
             return out.argmax(dim=-1, keepdim=True).to(self.dtype)
         return self.box.to_env(out.clamp(-1, 1))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from peerage.config.fields import limited
 from peerage.config.methods import LEARNERS, LearnerMethod, LearnerSettings
@@ -18,7 +18,7 @@ def unused(default: Any) -> Any:
 class BCSettings(LearnerSettings):
     """Settings of behaviour cloning."""
 
-    structural = ("net_arch", "batch_size", "normalize_obs")
+    structural: ClassVar[tuple[str, ...]] = ("net_arch", "batch_size", "normalize_obs")
 
     net_arch: tuple[int, ...] = (256, 256)
     batch_size: int = limited(256, "[1, inf)")
@@ -30,6 +30,4 @@ class BCSettings(LearnerSettings):
     load_paths: str = unused("none")
 
 
-LEARNERS.register(
-    LearnerMethod("bc", "peerage.learners.bc:BC", BCSettings, offline=True, has_action_value=False)
-)
+LEARNERS.register(LearnerMethod("bc", "peerage.learners.bc:BC", BCSettings, offline=True, has_action_value=False))

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from peerage.learners.base import Space, column
 from peerage.learners.dt_settings import DTSettings
+from peerage.learners.kept import KeptStatistics, first_actions
 from peerage.learners.offline import OfflineLearner
 from peerage.learners.streams import StreamKey
 from peerage.nets.adam import StackedAdam
@@ -24,12 +24,8 @@ from peerage.nets.dropout import Dropout
 from peerage.nets.gpt import Sequences, StackedGPT
 from peerage.offline.context import Contexts
 from peerage.offline.prepared import preprocessing_of
-from peerage.offline.preprocessing import Preprocessing
 from peerage.offline.trajectories import Trajectories
 from peerage.offline.windows import Windows
-
-ARRAYS = ("state_mean", "state_std", "rtg_low", "rtg_high", "returns")
-NUMBERS = ("scale", "gamma")
 
 
 class DT(OfflineLearner):
@@ -52,17 +48,11 @@ class DT(OfflineLearner):
         first = settings[0]
         gpt = replace(first.net_settings, decoupled=first.algorithm == "ddt")
         width = space.n_actions or space.act_dim
-        self.net = StackedGPT(
-            self.rows, space.obs_dim, width, gpt, tanh=not space.discrete, device=device, dtype=dtype
-        )
+        self.net = StackedGPT(self.rows, space.obs_dim, width, gpt, tanh=not space.discrete, device=device, dtype=dtype)
         self.net.init_([key.generator("init") for key in stream_keys])
         self.optimizer = self._adamw()
         self.dropout = Dropout(gpt.dropout, [key.generator("dropout") for key in stream_keys], device, dtype)
-        sizes = {name: space.obs_dim for name in ARRAYS[:2]} | {"rtg_low": gpt.max_ep_len, "rtg_high": gpt.max_ep_len}
-        sizes |= {"returns": 101} | dict.fromkeys(NUMBERS, 1)
-        exact = {"device": device, "dtype": torch.float64}
-        self.kept = {name: torch.ones(self.rows, size, **exact) for name, size in sizes.items()}  # type: ignore[arg-type]
-        """The statistics of the data, `[S, n]`, equal for all members."""
+        self.kept = KeptStatistics(self.rows, space, gpt.max_ep_len, device)
         if data is not None:
             self._prepare(data)
 
@@ -88,34 +78,18 @@ class DT(OfflineLearner):
         found = preprocessing_of(
             data, length, self.space.low, self.space.high, scale=first.return_scale, gamma=first.gamma
         )
-        for name, values in self.kept.items():
-            values.copy_(torch.as_tensor(np.array(getattr(found, name)), device=self.device))
+        self.kept.set(found)
         of_model = replace(data, actions=found.to_model(data.actions))
-        self.windows = Windows(
-            of_model, self.net.settings.context_length, found.scale, found.gamma, device=self.device
-        )
-
-    @property
-    def preprocessing(self) -> Preprocessing:
-        """The statistics of the data."""
-        arrays = {name: self.kept[name][0].cpu().numpy().astype(np.float32) for name in ARRAYS}
-        numbers = {name: float(self.kept[name][0]) for name in NUMBERS}
-        space = self.space
-        bounds = {} if space.low is None or space.high is None else {"low": space.low, "high": space.high}
-        return Preprocessing(**arrays, **numbers, n_actions=space.n_actions, **bounds)
+        self.windows = Windows(of_model, self.net.settings.context_length, found.scale, found.gamma, device=self.device)
 
     def conditioned(self, episodes: int, *, clip: bool = False) -> Contexts:
-        return Contexts(self.net, self.preprocessing, self.rows * episodes, clip=clip)
+        return Contexts(self.net, self.kept.preprocessing(), self.rows * episodes, clip=clip)
 
     @torch.no_grad()
     def suggest(self, obs: Tensor, noise: Tensor | None = None) -> Tensor:
         """The actions `[S, B, act]` in the first step of episodes whose target is the largest return of the data.
         Later steps depend on the earlier ones: see `conditioned`."""
-        rows, size = obs.shape[:2]
-        contexts = self.conditioned(size)
-        contexts.begin(np.arange(contexts.n), contexts.preprocessing.largest)
-        actions = contexts.act(obs.flatten(0, 1).cpu().numpy())
-        return torch.as_tensor(actions, device=self.device, dtype=self.dtype).view(rows, size, -1)
+        return first_actions(self.conditioned(obs.shape[1]), obs)
 
     def learn(self, step: int) -> None:
         index = (self.streams["data"].next() * self.windows.steps).long()
@@ -177,10 +151,10 @@ class DT(OfflineLearner):
         return self.rows * self.settings[0].batch_size * tokens * per_token
 
     def parameters(self) -> dict[str, Tensor]:
-        return {"policy": self.net.flat, **self.kept}
+        return {"policy": self.net.flat, **self.kept.tensors}
 
     def statistics(self) -> dict[str, Tensor]:
-        return self.kept
+        return self.kept.tensors
 
     def state(self) -> dict[str, Any]:
         return {**super().state(), "dropout": self.dropout.state()}

@@ -14,7 +14,7 @@ from peerage.learners.td3_settings import TD3Settings
 class TD3BCSettings(TD3Settings):
     """Settings of TD3+BC: those of TD3 that do not concern environment steps, and the weight of the Q-function."""
 
-    structural = ("net_arch", "batch_size")
+    structural = ("net_arch", "batch_size")  # type: ignore[assignment]  # the others are not settings
 
     sb3_defaults = {}  # noqa: RUF012
 
@@ -30,6 +30,4 @@ class TD3BCSettings(TD3Settings):
     load_paths: str = unused("none")
 
 
-LEARNERS.register(
-    LearnerMethod("td3bc", "peerage.learners.td3bc:TD3BC", TD3BCSettings, actions=("box",), offline=True)
-)
+LEARNERS.register(LearnerMethod("td3bc", "peerage.learners.td3bc:TD3BC", TD3BCSettings, actions=("box",), offline=True))

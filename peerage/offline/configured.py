@@ -66,7 +66,9 @@ def with_longest_episode(config: Config, spec: Spec, data: Trajectories) -> Conf
             what = "the longest episode of the data" if longest > (spec.max_episode_steps or 0) else f"{spec.id}"
             raise UserError(f"--max-ep-len {given:,} is less than the {longest:,} steps of {what}: increase it")
         config = with_part(config, part, max_ep_len=given or longest)
-    return config
+    if short := [h for h in config.learner.return_horizon if 0 < h < longest]:
+        raise UserError(f"--return-horizon {short[0]:,} is less than the {longest:,} steps of an episode: increase it")
+    return with_part(config, "learner", return_horizon=tuple(h or longest for h in config.learner.return_horizon))
 
 
 def best_episodes(data: Trajectories, fraction: float) -> Trajectories:

@@ -3,7 +3,7 @@
 The experiments of the peer-learning paper are the product of environments (families.yaml) and settings (settings.yaml),
 the probes of trust the product of environments and groups of advisers (probes.yaml), and the presets of the published
 transformer-trust code the product of kinds of trust and environments (seed.yaml), those of PPO a list of tasks
-(ppo.yaml). The paper's open questions are a list
+(ppo.yaml), and those of trainings from a dataset another one (offline.yaml). The paper's open questions are a list
 (open.yaml). Every other YAML file here is a single preset.
 """
 
@@ -21,7 +21,7 @@ from peerage.config.tree import parts
 from peerage.errors import UserError, nearest
 
 FOLDER = Path(__file__).parent
-PRODUCT = ("families", "settings", "seed", "probes", "open", "ppo")
+PRODUCT = ("families", "settings", "seed", "probes", "open", "ppo", "offline")
 
 
 class _Recipe(NamedTuple):
@@ -92,6 +92,7 @@ def _groups() -> dict[str, dict[str, _Recipe]]:
         "Transformer trust, with the published settings": _seed(_read("seed")),
         "Probes of trust: advisers that are known to be right or wrong": _probes(_read("probes")),
         "PPO and attention networks": _ppo(_read("ppo")),
+        "Learning from a dataset, to be added with --data": _offline(_read("offline")),
     }
 
 
@@ -132,6 +133,11 @@ def _probes(made: dict[str, Any]) -> dict[str, _Recipe]:
             title = f"{of_env['title']}: {of_probe['title']}"
             recipes[f"probe-{env}-{probe}"] = _Recipe(title, (made["common"], of_env["config"], advisers))
     return recipes
+
+
+def _offline(made: dict[str, Any]) -> dict[str, _Recipe]:
+    common = made.pop("common")
+    return {name: _Recipe(own["title"], (common, own["config"])) for name, own in made.items()}
 
 
 def _ppo(made: dict[str, Any]) -> dict[str, _Recipe]:
