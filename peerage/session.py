@@ -92,7 +92,7 @@ def run_training(
     fingerprint = _confirmed_fingerprint(trainer)
     messages = [*_remarks(trainer, fingerprint), *check_budget(trainer, Path(config.run.log_dir))]
     algorithms = [s.algorithm for s in trainer.group.settings]
-    default = default_name(trainer.spec.id, algorithms, config.n_peers, config.seed)
+    default = default_name(trainer.spec.id, algorithms, config.n_peers, config.seed, config.data)
     planned = RunFolder.plan(config.run.log_dir, config.run.exp_name, default, config.run.overwrite)
     loggers = loggers_for(config, planned.path)  # a missing package is reported before anything is written
     messages += check_learning(trainer.group.settings, trainer.steps)

@@ -51,7 +51,7 @@ def names(folder, monkeypatch) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(folder))
 
 
-def train(log_dir: Path, name: str, algorithm: object = "bc", data: str = "cart-v0", **settings) -> peerage.Run:
+def train(log_dir: Path, name: str | None, algorithm: object = "bc", data: str = "cart-v0", **settings) -> peerage.Run:
     more = {**SHORT, **SMALL, "n_peers": 1, **settings}
     return peerage.train(algorithm=algorithm, data=data, log_dir=str(log_dir), exp_name=name, **more)
 
@@ -144,7 +144,9 @@ def test_the_commands_work_on_a_run_from_data(tmp_path, capsys) -> None:
 
 
 def test_swinging_up_is_cloned_within_the_box(tmp_path) -> None:
-    policy = train(tmp_path, "box", data="swing-v0", learning_rate=1e-2, total_timesteps=150).policy()
+    run = train(tmp_path, None, data="swing-v0", learning_rate=1e-2, total_timesteps=150)
+    policy = run.policy()
+    assert run.folder.name == "swing-v0_bc_1_seed0"
     data = load_data("swing-v0")
     assert np.corrcoef(policy(data.obs.copy())[:, 0], data.actions[:, 0])[0, 1] > 0.95
     assert np.abs(policy(100 * data.obs)).max() == 2

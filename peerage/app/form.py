@@ -10,6 +10,7 @@ import json
 import shlex
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
@@ -26,7 +27,8 @@ from peerage.learners.defaults import default_algorithm, refuse_unused_settings
 from peerage.runs.folder import default_name
 
 IMPORTANT = (
-    "env", "algorithm", "net", "n_peers", "sharing", "total_timesteps", "learning_rate", "gamma", "replicas", "seed",
+    "env", "data", "algorithm", "net", "n_peers", "sharing", "total_timesteps", "learning_rate", "gamma", "replicas",
+    "seed",
 )  # fmt: skip
 """Settings that are always shown, if they exist; the others are behind a heading for each section."""
 OWN = ("exp_name", "log_dir", "overwrite")
@@ -147,6 +149,10 @@ def proposed_name(config: Config, preset: str) -> str:
     if preset:
         return f"{preset}-seed-{config.seed}"
     env, algorithms = config.env, list(config.learner.algorithm)
+    if config.data:
+        path = Path(config.data).expanduser()
+        data = str(path.absolute()) if path.exists() else config.data
+        return default_name(env, algorithms, config.n_peers, config.seed, data)
     if ":" in env:  # the module is imported by the training only
         return default_name(env, algorithms, config.n_peers, config.seed)
     name, discrete = _checked_env(env, json.dumps(config.env_args, sort_keys=True))

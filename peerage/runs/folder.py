@@ -39,12 +39,14 @@ FILES += ["metrics.csv", "evaluations.csv", "advice.csv", "timing.csv", "wandb_r
 FOLDERS = ("checkpoints", "checkpoints/chunks", "figures", "dumps", "export", "tensorboard", "wandb")
 
 
-def default_name(env: str, algorithms: Sequence[str], n: int, seed: int) -> str:
-    """The name of a run without `--exp-name`: `<env>_<algorithms>_<n>_seed<k>`.
+def default_name(env: str, algorithms: Sequence[str], n: int, seed: int, data: str = "") -> str:
+    """The name of a run without `--exp-name`: `<env>_<algorithms>_<n>_seed<k>`; for one from a dataset, its name or the
+    last part of its path instead of the environment.
 
     >>> default_name("ALE/Pong-v5", ("dqn", "dqn"), 2, 0)
     'ALE-Pong-v5_dqn_2_seed0'
     """
+    env = (os.path.basename(os.path.normpath(data)) if os.path.isabs(data) else data) or env
     name = f"{env}_{'+'.join(dict.fromkeys(algorithms))}_{n}_seed{seed}"
     return re.sub(r"[^A-Za-z0-9._+=-]+", "-", name).lstrip(".-")[:150] or "run"
 
