@@ -28,6 +28,7 @@ from peerage.learners.defaults import check_learning
 from peerage.loading import deferred
 from peerage.nets import workers
 from peerage.nets.native import row_products
+from peerage.offline.preprocessing import described
 from peerage.offline.trajectories import Trajectories
 from peerage.runs import checkpoint
 from peerage.runs.advice_columns import further_columns
@@ -101,7 +102,8 @@ def run_training(
     trainer.set_run_config(config.run)
 
     def write(made: RunFolder) -> None:
-        made.write_environment(trainer.spec.id, device_name(trainer.device), row_products(), fingerprint)
+        data = {} if trainer.data is None else described(trainer.data)
+        made.write_environment(trainer.spec.id, device_name(trainer.device), row_products(), fingerprint, data)
         made.write_command(command or ["peerage", "train", "(from Python)"])
 
     name, settings = planned.path.name, to_dict(config)

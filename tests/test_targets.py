@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -18,7 +20,9 @@ from peerage.nets.gpt import StackedGPT
 from peerage.nets.gpt_settings import GPTSettings
 from peerage.offline.context import Contexts
 from peerage.offline.preprocessing import Preprocessing
+from peerage.reports.report import write_report
 from peerage.runs.tables import CsvLog, read_evaluations
+from peerage.statistics.calibration import calibration, histogram
 from peerage.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("no_reports", "one_thread")
@@ -150,3 +154,40 @@ def test_files_without_the_column_still_load_and_continue(tmp_path):
     assert (tmp_path / "evaluations.csv").read_bytes().endswith(b"alone\n10,0,member-0,0,2,6,,alone\n")
     table = read_evaluations(tmp_path)
     assert table["return"].tolist() == [1, 2] and table["target"].isna().all()
+
+
+def test_calibration_by_hand(tmp_path):
+    """Two replicas with two members; the correlation and the error leave out the target beyond the data."""
+    log = CsvLog(tmp_path)
+    achieved = {0.0: 10.0, 50.0: 40.0, 100.0: 90.0, 120.0: 0.0}
+    for step in (10, 20):
+        rows = [
+            (r, f"member-{i}", 0, value + step - 20 + 4 * r + 2 * i - 3, 5, None, mode, target)
+            for target, value in achieved.items() for r in range(2) for i in range(2)
+            for mode in ["targets" if target else "alone"]
+        ]  # fmt: skip
+        log.on_evaluations(step, rows)
+    log.close()
+    evaluations = read_evaluations(tmp_path, mode=None)
+    found = calibration(evaluations, np.linspace(0, 100, 101).tolist())
+    assert found.step == 20 and found.targets.tolist() == [0, 50, 100, 120]
+    assert found.achieved.to_numpy().tolist() == [[8, 12], [38, 42], [88, 92], [-2, 2]]
+    assert found.correlation == pytest.approx(np.corrcoef([0, 50, 100], [10, 40, 90])[0, 1])
+    assert found.error == pytest.approx(0.1)
+    edges, shares = histogram(found.returns, 4)
+    assert edges.tolist() == [0, 25, 50, 75, 100] and shares.tolist() == [0.25] * 4
+    unknown = calibration(evaluations, "edited")
+    assert not len(unknown.returns) and np.isnan(unknown.error)
+    assert calibration(read_evaluations(tmp_path)) is None
+
+
+def test_the_report_shows_achieved_and_target_returns(run):
+    """The returns of the data come from environment.json; a file that was edited does no harm."""
+    path = run.folder / "environment.json"
+    environment = json.loads(path.read_text())
+    for returns, text in ((np.linspace(-5, 95, 101).tolist(), "between −5.000 and 95.0"), ([None], "Target returns")):
+        path.write_text(json.dumps({**environment, "data": {"returns": returns}}))
+        html = write_report(run.folder).read_text()
+        assert text in html and '<section id="target-returns"' in html
+        assert ("Returns of the data" in html) == (len(returns) > 1)
+        assert (run.folder / "figures" / "target_returns.png").stat().st_size > 1000

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from peerage.offline.trajectories import Trajectories
+
 _NOTHING = np.zeros(0, np.float32)
 TARGET_QUANTILES = (1.0, 0.1, 0.5, 0.9)
 """The quantiles of the data's returns among the default targets. The first one is that of learning curves."""
@@ -137,3 +139,15 @@ class Preprocessing:
         """The inverse of `state`. Raises TypeError or ValueError for something else."""
         arrays = {name: np.asarray(value, np.float32) for name, value in state.items() if isinstance(value, list)}
         return cls(**{**state, **arrays})
+
+
+def described(data: Trajectories) -> dict[str, Any]:
+    """A description of a dataset for environment.json: name, fingerprint, sizes, and the 0, 1, ..., 100% quantiles of
+    the returns."""
+    return {
+        "name": data.source.name,
+        "fingerprint": data.source.fingerprint,
+        "episodes": data.episodes,
+        "steps": data.steps,
+        "returns": [float(f"{q:.9g}") for q in np.quantile(data.returns, np.linspace(0, 1, 101))],
+    }

@@ -19,7 +19,8 @@ from peerage.reports.plots import Look, Series
 from peerage.runs.listeners import is_member
 from peerage.statistics import summaries
 from peerage.statistics.advice_log import signals_in_use, trust_curves
-from peerage.text import count, listing
+from peerage.statistics.calibration import Calibration, histogram
+from peerage.text import count, listing, number
 
 POINTS = 120
 """Largest number of points of a curve: enough for its shape, with several episodes per point."""
@@ -57,6 +58,49 @@ def learning(evaluations: pd.DataFrame, metrics: pd.DataFrame) -> str:
         curve(training, "Training return", "return of training episodes"),
     ]
     return "\n".join(filter(None, parts))
+
+
+def offline(metrics: pd.DataFrame) -> str:
+    """Loss and error of the actions of members that learn from a dataset."""
+    error = summaries.metric(metrics, "error/action")
+    if error.empty:
+        return ""
+    note = "Box: mean absolute error, with actions scaled to [-1, 1]; Discrete: share of other actions."
+    look = Look(ylim=(0.0, None))
+    return "\n".join(
+        (
+            curve(summaries.metric(metrics, "loss/actor"), "Loss of the policy", "loss on batches of the data"),
+            curve(error, "Error of the actions", "difference from the actions of the data", note, look),
+        )
+    )
+
+
+def targets(found: Calibration | None) -> str:
+    """Achieved return against target return, and how often the data has such returns."""
+    if found is None:
+        return ""
+    targets, result = found.targets, found.spread
+    identity = Series("achieved = target", targets, targets, colour="#888888", dash=True, thin=True)
+    series = [identity, Series("achieved return", targets, result.mean, *_band(result))]
+    text = f"Mean return over episodes and members for each target return, after {found.step:,} steps."
+    if result.kind:
+        text += f" The band is the {result.kind} over {result.replicas} replicas."
+    if len(found.returns):
+        low, high = found.returns[0], found.returns[-1]
+        text += f" The returns of the data are between {number(low)} and {number(high)}."
+    if math.isfinite(found.correlation):
+        text += f" Over the targets inside the data, the correlation is {found.correlation:.2f}"
+        text += f" and the mean error {found.error:.0%} of this range." if math.isfinite(found.error) else "."
+    ends = [targets.min(), targets.max(), *found.returns[[0, -1]]] if len(found.returns) else [targets.min()]
+    look = Look(xlabel="target return", xlim=(float(min(ends)), float(max(*ends, targets.max()))))
+    parts = [plots.curves(series, "achieved return", "Achieved and target return", caption=text, look=look)]
+    if len(found.returns) and found.returns[0] < found.returns[-1]:
+        edges, shares = histogram(found.returns)
+        bars = Series("episodes of the data", np.repeat(edges, 2)[1:-1], np.repeat(100 * shares, 2))
+        words = f"Returns of the episodes of the data, in {len(shares)} bins."
+        shape = Look(unit="%", xlabel="return", xlim=look.xlim, ylim=(0.0, None))
+        parts.append(plots.curves([bars], "share of episodes", "Returns of the data", caption=words, look=shape))
+    return "\n".join(parts)
 
 
 def curve(

@@ -30,6 +30,7 @@ FIXED_COLOURS = {
     "adversary": "#D55E00",
     "random": "#9A9A9A",
     "checkpoint": "#E3B505",
+    "dt": "#4D7C0F",
     "constant": "#8C6D46",
     "negated": "#A63A1E",
     "sign-flip": "#CC3311",

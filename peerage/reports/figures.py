@@ -6,13 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from peerage.reports import advice_figures
-from peerage.reports.drawing import Draft, common_style, curve, png
+from peerage.reports.drawing import Draft, common_style, curve, legend, new_figure, png
 from peerage.runs import tables
-from peerage.runs.folder import write_atomically
+from peerage.runs.folder import RunFolder, as_mapping, write_atomically
 from peerage.statistics import summaries
+from peerage.statistics.calibration import Calibration, calibration, histogram
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ def make_figures(folder: Path | str) -> list[Drawn]:
         lambda: evaluation_return(evaluations),
         lambda: evaluation_success(evaluations),
         lambda: training_return(metrics),
+        lambda: target_returns(run_calibration(folder)),
         *advice_figures.makers(metrics, advice),
     ]
     target = Path(folder) / "figures"
@@ -63,6 +66,12 @@ def fresh_figures(folder: Path | str) -> list[Path]:
     return [item.path for item in make_figures(folder)]
 
 
+def run_calibration(folder: Path | str) -> Calibration | None:
+    """Achieved returns for each target return of a run; None for a run without several targets."""
+    data = as_mapping(RunFolder.open(folder).environment().get("data"))
+    return calibration(tables.read_evaluations(folder, mode=None), data.get("returns", ()))
+
+
 # --- learning curves ------------------------------------------------------------------------------
 
 
@@ -83,3 +92,37 @@ def training_return(metrics: pd.DataFrame) -> Draft | None:
     """Return of training episodes."""
     values = summaries.metric(metrics, "train/return")
     return curve("training_return", "Training return", "return while training", values)
+
+
+def target_returns(found: Calibration | None) -> Draft | None:
+    """Achieved return against target return, above a histogram of the returns of the data."""
+    if found is None:
+        return None
+    figure = new_figure(4.8)
+    axes = figure.subplots()
+    targets, result = found.targets, found.spread
+    if len(found.returns):
+        edges, shares = histogram(found.returns)
+        below = axes.twinx()
+        bars = below.bar(edges[:-1], shares, np.diff(edges), align="edge", color="#9BB4C7", alpha=0.5)
+        bars.set_label("returns of the data")
+        below.set_ylim(0, 4 * max(shares))  # the lower quarter
+        below.axis("off")
+        axes.set_zorder(below.get_zorder() + 1)
+        axes.patch.set_visible(False)
+    axes.plot(targets, targets, color="#888888", ls=":", lw=1.5, label="achieved = target")
+    if result.kind:
+        errors = np.abs(np.stack([result.low, result.high]) - result.mean)
+        label = f"mean, {result.kind} over {result.replicas} replicas"
+        axes.errorbar(targets, result.mean, errors, color="#0072B2", marker="o", lw=2, capsize=4, label=label)
+    else:
+        axes.plot(targets, result.mean, color="#0072B2", marker="o", lw=2, label="mean over members and episodes")
+    axes.set_xlabel("target return")
+    axes.set_ylabel("achieved return")
+    axes.set_title("Achieved and target return", loc="left", fontweight="bold")
+    handles, labels = axes.get_legend_handles_labels()
+    if len(found.returns):
+        handles, labels = ([*own, *more] for own, more in zip((handles, labels), below.get_legend_handles_labels()))
+    legend(figure, handles, labels)
+    caption = f"Achieved return for each target return, after {found.step:,} steps."
+    return Draft("target_returns", "Achieved and target return", caption, figure)

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from peerage.reports import charts, matrix, page, plots, provenance
-from peerage.reports.figures import make_figures
+from peerage.reports.figures import make_figures, run_calibration
 from peerage.reports.heatmaps import capital
 from peerage.reports.page import Section
 from peerage.reports.videos import videos
@@ -64,7 +64,8 @@ def render(run: RunFolder) -> str:
     if single := charts.traces(advice):
         behind.append(page.details("Every signal, per asking member", single))
     parts = {
-        "Learning": charts.learning(evaluations, metrics),
+        "Learning": "\n".join(filter(None, (charts.learning(evaluations, metrics), charts.offline(metrics)))),
+        "Target returns": charts.targets(run_calibration(run.path)),
         "Who follows whom": "\n".join(filter(None, trust)),
         "Signals behind the scores": "\n".join(filter(None, behind)),
         "Members": _member_table(config, members, values, metrics, advice) if members else "",

@@ -245,11 +245,19 @@ class RunFolder:
             raise UserError(f"{self.path / 'config.yaml'}: {error}") from error
 
     def write_environment(
-        self, env: str, device: str, products: str | None = None, fingerprint: Mapping[str, Any] = MappingProxyType({})
+        self,
+        env: str,
+        device: str,
+        products: str | None = None,
+        fingerprint: Mapping[str, Any] = MappingProxyType({}),
+        data: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         """Write environment.json: versions, git commit of the current directory, hardware (with how wide layers are
-        computed, see `peerage.nets.native.row_products`), environment id and its fingerprint."""
+        computed, see `peerage.nets.native.row_products`), environment id and its fingerprint, and a description of the
+        dataset of an offline run."""
         content = describe_environment(env, device, products, fingerprint)
+        if data:
+            content["data"] = dict(data)
         write_atomically(self.path / "environment.json", json.dumps(content, indent=2) + "\n")
 
     def note_resume(self, step: int, now: Mapping[str, Any], differences: Sequence[str]) -> None:
