@@ -26,7 +26,7 @@ from benchmarks.trust_probes import with_part
 from peerage.envs.cues import marked
 from peerage.envs.make import EnvMaker
 from peerage.envs.vector import EnvGroup
-from peerage.evaluation.actors import GroupActor
+from peerage.evaluation.alone import GroupActor
 from peerage.evaluation.evaluate import Evaluator, episode_seeds
 from peerage.evaluation.importance import importance
 from peerage.runs.tables import read_evaluations

@@ -23,7 +23,7 @@ from peerage.envs.vector import Maker
 from peerage.errors import Terminated, UserError, nearest
 from peerage.evaluation.actors import Evaluations
 from peerage.evaluation.evaluate import SEED, Evaluator, episode_seeds
-from peerage.evaluation.targets import Targets
+from peerage.evaluation.targets import targets_of
 from peerage.learners.defaults import check_learning
 from peerage.loading import deferred
 from peerage.nets import workers
@@ -84,7 +84,7 @@ def run_training(
     config = trainer.config
     try:
         refuse_unused_trust_settings(config.advice, given, len(trainer.names))
-        _targets(trainer)
+        targets_of(trainer.group, trainer.config)
         if problem := trainer.environment_problem():
             raise UserError(problem)
     except UserError:
@@ -144,7 +144,7 @@ def _runner(
     run = trainer.config.run
     seeds = episode_seeds(trainer.config, run.n_eval_episodes)
     evaluator = Evaluator(trainer.evaluation_makers, seeds, run.success, run.max_eval_steps)
-    members, targets = trainer.names[: trainer.N], _targets(trainer)
+    members, targets = trainer.names[: trainer.N], targets_of(trainer.group, trainer.config)
     evaluations = Evaluations(
         evaluator, trainer.group, trainer.sharing, members, run.eval_modes, targets, all_targets_at=trainer.steps
     )
@@ -157,12 +157,6 @@ def _runner(
         about=describe(trainer.device, trainer.threads),
         messages=[*messages, *targets.messages],
     )
-
-
-def _targets(trainer: Trainer) -> Targets:
-    """The target returns of the evaluations of a run. Raises UserError for targets that have no effect."""
-    run = trainer.config.run
-    return Targets(trainer.group, run.target_return, clip=run.clip_targets)
 
 
 def loggers_for(config: Config, folder: Path) -> list[Listener]:
@@ -295,10 +289,9 @@ def evaluate_run(
     seeds = episode_seeds(trainer.config, episodes, SEED if seed is None else seed)
     longest = max_steps or trainer.config.run.max_eval_steps
     evaluator = Evaluator(trainer.evaluation_makers, seeds, trainer.config.run.success, longest)
-    names, run_config = trainer.names[: trainer.N], trainer.config.run
+    names = trainer.names[: trainer.N]
     try:
-        wanted, clip = target_return or run_config.target_return, clip_targets or run_config.clip_targets
-        targets = Targets(trainer.group, wanted, clip=clip)
+        targets = targets_of(trainer.group, trainer.config, target_return, clip=clip_targets)
         evaluations = Evaluations(evaluator, trainer.group, trainer.sharing, names, ("alone",), targets)
         if unknown := [i for i in members or [] if not 0 <= i < trainer.N]:
             raise UserError(f"{run} has no member {unknown[0]}: its members are 0 to {trainer.N - 1}")

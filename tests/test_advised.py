@@ -15,7 +15,7 @@ from peerage.cli import main
 from peerage.config import AdviceConfig, Config, LearnerConfig, RunConfig
 from peerage.config.perturbations import Perturbations
 from peerage.errors import UserError
-from peerage.evaluation.actors import GroupActor
+from peerage.evaluation.alone import GroupActor
 from peerage.evaluation.company import advised_episodes
 from peerage.evaluation.evaluate import Evaluator
 from peerage.evaluation.perturbed import evaluate_perturbed

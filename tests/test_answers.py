@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from peerage.config import AdviceConfig
-from peerage.evaluation.actors import MemberActor
+from peerage.evaluation.alone import MemberActor
 from peerage.learners.base import Learner, Space
 from peerage.learners.defaults import default_settings
 from peerage.learners.group import Group

@@ -22,7 +22,8 @@ from peerage.envs import success
 from peerage.envs.make import EnvMaker, make_env
 from peerage.errors import UserError
 from peerage.evaluation import evaluate
-from peerage.evaluation.actors import Evaluations, GroupActor, TogetherActor, sharing_copy
+from peerage.evaluation.actors import Evaluations, TogetherActor, sharing_copy
+from peerage.evaluation.alone import GroupActor
 from peerage.evaluation.evaluate import SEED, Actor, Evaluator, episode_seeds
 from peerage.evaluation.perturbed import evaluate_perturbed
 from peerage.runs import CsvLog, RunFolder, read_evaluations

@@ -25,7 +25,7 @@ from peerage.envs.changing import Changing
 from peerage.envs.make import check_env_id, make_env
 from peerage.envs.vector import EnvGroup, EnvMaker
 from peerage.errors import UserError
-from peerage.evaluation.actors import GroupActor
+from peerage.evaluation.alone import GroupActor
 from peerage.evaluation.evaluate import Evaluator, episode_seeds
 from peerage.training.restore import restore
 from peerage.training.trainer import Trainer

@@ -285,18 +285,26 @@ ATTENTION = Command(
 
 def _export_arguments(parser: Parser) -> None:
     _member_arguments(parser)
-    about = "format: a zip file of Stable-Baselines3 (default: sb3)"
-    parser.add_argument("--to", choices=["sb3"], default="sb3", metavar="sb3", help=about)
-    parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="file to write (default: a file in the run folder)"
-    )
+    about = "format: sb3, a zip file of Stable-Baselines3; hf, a folder of Hugging Face's DecisionTransformerModel"
+    parser.add_argument("--to", choices=["sb3", "hf"], default="sb3", help=f"{about} (default: sb3)")
+    about = "with --to hf and a folder of Hugging Face instead of a run: the dataset whose statistics complete it"
+    parser.add_argument("--stats-from", metavar="DATASET", help=about)
+    about = "file or folder to write (default: in the run folder)"
+    parser.add_argument("--out", type=Path, metavar="PATH", help=about)
+
+
+def _check_export(args: argparse.Namespace) -> None:
+    if args.to != "hf" or not (Path(args.run) / "config.json").is_file():
+        check_run(args)
 
 
 EXPORT = Command(
-    "RUN [--member N] [--replica N] [--checkpoint best|STEP] [--to sb3] [--out FILE]",
+    "RUN [--member N] [--replica N] [--checkpoint best|STEP] [--to sb3|hf] [--stats-from DATASET] [--out PATH]",
     "Export one member of a run to the format of another library.",
     _export_arguments,
     "peerage.commands.actions.export:export",
-    "EXAMPLES\n  peerage export experiments/my-run --member 0 --to sb3\n",
-    check_run,
+    "EXAMPLES\n  peerage export experiments/my-run --member 0 --to sb3\n"
+    "  peerage export experiments/my-dt --to hf --out my-model\n"
+    "  peerage export a-model-of-others --to hf --stats-from halfcheetah-expert-v0 --out my-model\n",
+    _check_export,
 )

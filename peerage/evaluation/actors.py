@@ -1,4 +1,4 @@
-"""Actors for the evaluation of a group: members without advice, and the group together with advice."""
+"""The evaluations of a group during its training: members without advice, and the group together with advice."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from peerage.config.tree import EvalMode
 from peerage.envs.vector import Step
 from peerage.errors import UserError
+from peerage.evaluation.alone import GroupActor, for_envs
 from peerage.evaluation.evaluate import Actor, Evaluator
 from peerage.evaluation.targets import Targets, takes_target
 from peerage.learners.group import Group
@@ -20,32 +21,6 @@ from peerage.runs.listeners import EvaluationRow
 from peerage.sharing.advice import Advice
 from peerage.sharing.steps import Before, Sharing, make_transition
 from peerage.text import one_line, place
-
-
-class GroupActor(Actor):
-    """Every member acts alone, with the mode of its policy. Each step is one batched forward pass for all members and
-    episodes."""
-
-    def __init__(self, group: Group) -> None:
-        self.group = group
-
-    def act(self, obs: np.ndarray) -> np.ndarray:
-        """`obs [M * E, obs]`, with the E episodes of a member in consecutive rows -> actions."""
-        tensor = torch.as_tensor(obs, device=self.group.device, dtype=self.group.dtype)
-        actions = self.group.mode(tensor.view(self.group.M, -1, tensor.shape[1]))
-        return _for_envs(actions.view(len(obs), -1).cpu().numpy(), self.group)
-
-
-class MemberActor(Actor):
-    """One member acts alone, with the mode of its policy. `row`: `replica * n_peers + member`."""
-
-    def __init__(self, group: Group, row: int) -> None:
-        self.group, self.row = group, row
-
-    def act(self, obs: np.ndarray) -> np.ndarray:
-        """`obs [n, obs]` -> actions."""
-        batch = torch.as_tensor(obs, dtype=self.group.dtype, device=self.group.device)
-        return _for_envs(self.group.mode_of(self.row, batch).cpu().numpy(), self.group)
 
 
 class TogetherActor(Actor):
@@ -73,7 +48,7 @@ class TogetherActor(Actor):
         self.chosen = self.sharing.act(self.obs, obs, self.first, max(self.step, 1), greedy=True)
         self.actions = self.group.clip(self.chosen)
         self.host_actions = self.actions.cpu().numpy()
-        return _for_envs(self.host_actions, self.group)
+        return for_envs(self.host_actions, self.group)
 
     def observe_step(self, step: Step) -> None:
         self.sharing.observe(self.transition(step))
@@ -86,11 +61,6 @@ class TogetherActor(Actor):
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.as_tensor(array, device=self.group.device, dtype=self.group.dtype)
-
-
-def _for_envs(actions: np.ndarray, group: Group) -> np.ndarray:
-    """Convert actions `[n, act]` of the group for `EnvGroup.step`."""
-    return actions[:, 0].astype(np.int64) if group.space.discrete else actions
 
 
 def sharing_copy(sharing: Sharing, group: Group) -> Sharing:
@@ -134,15 +104,10 @@ class Evaluations:
         self.targets = targets if targets is not None and targets.exist else None
         self._others, self._all_targets_at = dict[int, Evaluator](), all_targets_at  # by the number of targets
         actors: Mapping[EvalMode, Callable[[int], Actor]] = {
-            "alone": lambda step: self._alone(),
+            "alone": lambda step: self.targets.alone(evaluator.episodes) if self.targets else GroupActor(group),
             "together": lambda step: TogetherActor(group, sharing_copy(sharing, group), step),
         }
         self.actors = {mode: actors[mode] for mode in modes}
-
-    def _alone(self) -> Actor:
-        if self.targets is None:
-            return GroupActor(self.group)
-        return self.targets.actor(self.targets.values[:1], self.evaluator.episodes)
 
     def close(self) -> None:
         """Close the environments."""

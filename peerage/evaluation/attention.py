@@ -17,7 +17,7 @@ import numpy as np
 from peerage.envs.make import Maker
 from peerage.envs.vector import EnvGroup
 from peerage.errors import UserError
-from peerage.evaluation.actors import MemberActor
+from peerage.evaluation.alone import MemberActor
 from peerage.evaluation.evaluate import limit_episodes
 from peerage.evaluation.member import Member, opened
 from peerage.text import one_line

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from peerage.envs.vector import EnvGroup
-from peerage.evaluation.actors import MemberActor
+from peerage.evaluation.alone import MemberActor
 from peerage.evaluation.evaluate import Actor, limit_episodes, play
 from peerage.evaluation.member import Member
 from peerage.statistics.intervals import interval

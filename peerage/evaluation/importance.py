@@ -21,7 +21,7 @@ import torch
 from peerage.envs.make import Maker
 from peerage.envs.vector import EnvGroup, Step
 from peerage.errors import UserError
-from peerage.evaluation.actors import MemberActor
+from peerage.evaluation.alone import MemberActor
 from peerage.evaluation.attention import token_labels
 from peerage.evaluation.deletion import Deletion, delete
 from peerage.evaluation.evaluate import SEED, episode_seeds, limit_episodes, play

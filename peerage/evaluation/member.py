@@ -16,6 +16,7 @@ from peerage.envs.feature_names import FeatureNames, feature_names
 from peerage.envs.make import EnvMaker, Maker
 from peerage.errors import UserError
 from peerage.evaluation.outputs import Actions, Normal, Output, Probabilities, Values
+from peerage.evaluation.targets import refuse_targets
 from peerage.learners.dqn import DQN
 from peerage.learners.policies import Categorical
 from peerage.learners.ppo import PPO
@@ -114,6 +115,7 @@ def opened(
     try:
         if not (0 <= member < trainer.N and 0 <= replica < trainer.R):
             raise UserError(f"{run} has members 0 to {trainer.N - 1} and replicas 0 to {trainer.R - 1}")
+        refuse_targets(trainer.group.settings[member].algorithm, "the analysis is for functions of one observation")
         if trainer.spec.image is not None:
             raise UserError(f"{run} observes images: the analysis is for flat observations")
         yield Member(trainer, replica * trainer.N + member)

@@ -14,10 +14,10 @@ from peerage.config.adviser_words import parse_members
 from peerage.config.perturbations import Perturbations, with_perturbations
 from peerage.envs.make import EnvMaker, Maker
 from peerage.errors import UserError
-from peerage.evaluation.actors import GroupActor
 from peerage.evaluation.company import advised_episodes
 from peerage.evaluation.evaluate import SEED, Evaluator, Played, episode_seeds
 from peerage.evaluation.robustness import Case, Robustness, Row, means
+from peerage.evaluation.targets import targets_of
 from peerage.nets import workers
 from peerage.sharing.advice import Advice
 from peerage.sharing.byzantine import ByzantineMembers
@@ -138,7 +138,8 @@ def _alone(
     seeds = episode_seeds(trainer.config, episodes, seed)
     evaluator = Evaluator(makers, seeds, trainer.config.run.success, max_steps)
     try:
-        return evaluator.run(GroupActor(trainer.group), trainer.step) or [], evaluator.note
+        actor = targets_of(trainer.group, trainer.config).alone(episodes)
+        return evaluator.run(actor, trainer.step) or [], evaluator.note
     finally:
         evaluator.close()
 

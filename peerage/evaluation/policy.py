@@ -13,6 +13,7 @@ import torch
 from peerage.envs.actions import ActionConverter
 from peerage.envs.make import Maker, Spec
 from peerage.errors import UserError
+from peerage.evaluation.targets import refuse_targets
 from peerage.learners.group import Group
 from peerage.training.restore import restore
 
@@ -55,4 +56,5 @@ def policy_of(run: Path, member: int, replica: int, env: Maker | None = None, wh
     trainer.close()
     if not (0 <= member < trainer.N and 0 <= replica < trainer.R):
         raise UserError(f"{run} has members 0 to {trainer.N - 1} and replicas 0 to {trainer.R - 1}")
+    refuse_targets(trainer.group.settings[member].algorithm, "run.policy() is a function of one observation")
     return Policy(trainer.group, replica * trainer.N + member, trainer.spec)

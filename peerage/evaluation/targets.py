@@ -8,8 +8,10 @@ import numpy as np
 import torch
 
 from peerage.config.methods import LEARNERS
+from peerage.config.tree import Config
 from peerage.envs.vector import Step
 from peerage.errors import UserError
+from peerage.evaluation.alone import GroupActor, MemberActor, for_envs
 from peerage.evaluation.evaluate import Actor
 from peerage.learners.group import Group
 from peerage.offline.context import Conditioned
@@ -20,6 +22,12 @@ from peerage.text import listing, number
 def takes_target(algorithm: str) -> bool:
     """Whether the members of an algorithm act for a target return."""
     return LEARNERS[algorithm].takes_target
+
+
+def refuse_targets(algorithm: str, why: str) -> None:
+    """Raise UserError for an algorithm that acts for a target return, which depends on the steps of the episode."""
+    if takes_target(algorithm):
+        raise UserError(f"members of {algorithm} act for a target return and remember the episode, but {why}")
 
 
 class TargetActor(Actor):
@@ -59,7 +67,7 @@ class TargetActor(Actor):
             of_stack[rows] = conditioned.act(obs[members].reshape(conditioned.n, -1)[rows], rows)
             actions[members] = of_stack.reshape(len(members), E, -1)
         self.actions = actions.reshape(M * E, -1)
-        return self.actions[:, 0].astype(np.int64) if self.group.space.discrete else self.actions
+        return for_envs(self.actions, self.group)
 
     def observe_step(self, step: Step) -> None:
         M, E = self.running.shape
@@ -69,6 +77,32 @@ class TargetActor(Actor):
         for members, conditioned in self.conditioned:
             obs, actions, rewards, done = (x[members].reshape(conditioned.n, -1) for x in shaped)
             conditioned.observe(obs, actions, rewards[:, 0], done[:, 0])
+
+
+class MemberTargetActor(Actor):
+    """One member acts alone for the return `target`. `row`: `replica * n_peers + member`."""
+
+    def __init__(self, group: Group, row: int, target: float, *, clip: bool = False) -> None:
+        self.group, self.row, self.target, self.clip = group, row, target, clip
+
+    def begin(self, n: int) -> None:
+        stack = next(stack for stack in self.group.stacks if self.row in stack.index.tolist())
+        conditioned = stack.learner.conditioned(n, clip=self.clip)
+        assert conditioned is not None, "a learner with takes_target implements conditioned"
+        self.conditioned, self.copies = conditioned, len(stack.index)
+        place = stack.index.tolist().index(self.row)
+        self.own = slice(place * n, (place + 1) * n)
+        self.conditioned.begin(np.arange(self.conditioned.n), self.target)
+
+    def act(self, obs: np.ndarray) -> np.ndarray:
+        # A stack computes all of its members: the others see the same.
+        self.obs = np.tile(obs, (self.copies, 1))
+        self.actions = self.conditioned.act(self.obs)[self.own]
+        return for_envs(self.actions, self.group)
+
+    def observe(self, rewards: np.ndarray, done: np.ndarray) -> None:
+        actions = np.tile(self.actions, (self.copies, 1))
+        self.conditioned.observe(self.obs, actions, np.tile(rewards, self.copies), np.tile(done, self.copies))
 
 
 class Targets:
@@ -108,6 +142,22 @@ class Targets:
     def actor(self, targets: Sequence[float], episodes: int) -> TargetActor:
         """An actor that plays `episodes` episodes for each of `targets`, one target after the other."""
         return TargetActor(self.group, np.repeat(targets, episodes).tolist(), clip=self.clip)
+
+    def alone(self, episodes: int) -> Actor:
+        """An actor that plays `episodes` episodes of every member alone, for the first target if there is one."""
+        return self.actor(self.values[:1], episodes) if self.exist else GroupActor(self.group)
+
+    def member(self, row: int) -> Actor:
+        """An actor for one member alone, for the first target if it takes one. `row`: `replica * n_peers + member`."""
+        settings = self.group.settings[row % self.group.N]
+        if self.exist and takes_target(settings.algorithm):
+            return MemberTargetActor(self.group, row, self.values[0], clip=self.clip)
+        return MemberActor(self.group, row)
+
+
+def targets_of(group: Group, config: Config, given: Sequence[float] = (), *, clip: bool = False) -> Targets:
+    """The targets `given`, or those of the configuration of a run. Raises UserError as `Targets`."""
+    return Targets(group, given or config.run.target_return, clip=clip or config.run.clip_targets)
 
 
 def preprocessing_of(learner: object) -> Preprocessing | None:

@@ -22,15 +22,12 @@ from peerage.config.adviser_words import checkpoint_word
 from peerage.envs.make import Maker
 from peerage.envs.vector import EnvGroup, Step
 from peerage.errors import UserError
-from peerage.evaluation.actors import MemberActor
 from peerage.evaluation.evaluate import SEED, Actor, episode_seeds, limit_episodes, play
-from peerage.evaluation.targets import Targets, takes_target
+from peerage.evaluation.targets import targets_of
 from peerage.evaluation.video_files import VideoFile, video_file
-from peerage.learners.group import Group
 from peerage.nets import workers
 from peerage.text import first_line
 from peerage.training.restore import restore
-from peerage.training.trainer import Trainer
 
 FPS = 30
 """Frames per second if the environment does not define it."""
@@ -49,47 +46,6 @@ class Video:
 
 class _FrameLimit(Exception):
     """The maximum number of frames was reached."""
-
-
-class MemberTargetActor(Actor):
-    """One member acts alone for a target return in one row. `row`: `replica * n_peers + member`."""
-
-    parallel = False
-
-    def __init__(self, group: Group, row: int, target: float, *, clip: bool = False) -> None:
-        self.group, self.row, self.target, self.clip = group, row, target, clip
-
-    def begin(self, n: int) -> None:
-        stack = next(stack for stack in self.group.stacks if self.row in stack.index.tolist())
-        conditioned = stack.learner.conditioned(1, clip=self.clip)
-        assert n == 1 and conditioned is not None
-        self.conditioned, self.place = conditioned, stack.index.tolist().index(self.row)
-        conditioned.begin(np.arange(conditioned.n), self.target)
-
-    def act(self, obs: np.ndarray) -> np.ndarray:
-        self.obs = np.repeat(obs, self.conditioned.n, axis=0)  # the whole stack sees the episode of this member
-        actions = self.conditioned.act(self.obs)[self.place]
-        self.actions = np.tile(actions, (self.conditioned.n, 1))
-        return self.actions[:1, 0].astype(np.int64) if self.group.space.discrete else self.actions[:1]
-
-    def observe(self, rewards: np.ndarray, done: np.ndarray) -> None:
-        n = self.conditioned.n
-        self.conditioned.observe(self.obs, self.actions, np.repeat(rewards, n), np.repeat(done, n))
-
-
-def _actor(trainer: Trainer, row: int, target: float | None, clip: bool) -> Actor:
-    """A member that acts alone; for a target return, by default the first one of the run's evaluations. Raises
-    UserError for a target of a member that takes none."""
-    settings, run = trainer.group.settings[row % trainer.N], trainer.config.run
-    given = list(run.target_return) if target is None else [target]
-    if not takes_target(settings.algorithm):
-        if target is not None:
-            raise UserError(f"--target-return has no effect: {settings.algorithm} takes no target return")
-        return MemberActor(trainer.group, row)
-    targets = Targets(trainer.group, given, clip=clip or run.clip_targets)
-    for message in targets.messages:
-        warnings.warn(message, stacklevel=2)
-    return MemberTargetActor(trainer.group, row, targets.values[0], clip=targets.clip)
 
 
 class _RecordedActor(Actor):
@@ -231,7 +187,10 @@ def _play(
         if not (0 <= member < trainer.N and 0 <= replica < trainer.R):
             raise UserError(f"{run} has members 0 to {trainer.N - 1} and replicas 0 to {trainer.R - 1}")
         row = replica * trainer.N + member
-        player = _actor(trainer, row, target, clip)
+        given = [] if target is None else [target]
+        targets = targets_of(trainer.group, trainer.config, given, clip=clip)
+        for message in targets.messages:
+            warnings.warn(message, stacklevel=2)
         maker = trainer.evaluation_makers[row]
         maker = replace(maker, env_args={**maker.env_args, "render_mode": mode})
         seeds = episode_seeds(trainer.config, episodes, SEED if seed is None else seed)[row]
@@ -249,7 +208,7 @@ def _play(
             fps = float(envs.envs[0].metadata.get("render_fps") or FPS)
             every = math.ceil(fps / file.max_fps)
             file.rate = fps / every
-        recorded = _RecordedActor(player, envs, file, every, max_frames)
+        recorded = _RecordedActor(targets.member(row), envs, file, every, max_frames)
         with suppress(_FrameLimit):
             play(envs, recorded, episodes, rest=True)
         return recorded.returns

@@ -10,7 +10,7 @@ import torch
 
 from peerage.config import Config
 from peerage.config.file import from_dict
-from peerage.evaluation.actors import GroupActor
+from peerage.evaluation.alone import GroupActor
 from peerage.evaluation.evaluate import Evaluator, episode_seeds
 from peerage.nets import workers
 from peerage.runs.folder import RunFolder

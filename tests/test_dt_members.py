@@ -1,0 +1,114 @@
+"""Trained Decision Transformers outside of their training: export, adviser, video, perturbed evaluation, refusals."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from datasets import balance, write_dataset
+
+import peerage
+from peerage.cli import main
+from peerage.errors import UserError
+from peerage.interop.hf_dt import read_hf
+from peerage.interop.sequence_models import load_sequence_model
+from peerage.text import number
+from peerage.training.restore import restore
+
+pytestmark = pytest.mark.usefixtures("no_reports", "one_thread")
+
+LIMIT = 20
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with the dataset `cart` and the run `run` of two members in two replicas."""
+    made = tmp_path_factory.mktemp("dt")
+    write_dataset(made / "cart-v0", "CartPole-v1", balance, 8, max_episode_steps=LIMIT)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("peerage.session.write_report", lambda folder: folder)
+        peerage.train(
+            algorithm="dt", data=str(made / "cart-v0"), log_dir=str(made), exp_name="run", total_timesteps=6, verbose=0,
+            gpt_d_model=8, gpt_n_layers=1, gpt_context_length=4, batch_size=8, n_peers=2, replicas=2, eval_freq=0,
+            learning_rate=0.01, threads=1,
+        )  # fmt: skip
+    return made
+
+
+def test_a_member_is_exported_to_hugging_face_and_read_back(place, tmp_path, capsys):
+    transformers = pytest.importorskip("transformers")
+    out = tmp_path / "model"
+    words = ["export", str(place / "run"), "--to", "hf"]
+    assert main([*words, "--member", "1", "--replica", "1", "--out", str(out)]) == 0
+    capsys.readouterr()
+    model = read_hf(out)
+    learner = restore(place / "run", "policies").trainer.group.stacks[0].learner
+    assert np.array_equal(model.net.flat[0].numpy(), learner.net.flat[3].numpy())
+    assert model.preprocessing.state() == learner.preprocessing.state()
+    assert model.env == "CartPole-v1" and model.env_args["max_episode_steps"] == LIMIT
+    theirs = transformers.DecisionTransformerModel.from_pretrained(out)
+    assert not theirs.config.action_tanh and theirs.config.act_dim == 2
+    assert main([*words, "--member", "1", "--out", str(out)]) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert main([*words, "--stats-from", "cart", "--out", str(tmp_path / "no")]) == 2
+    assert "--stats-from has no effect on a run" in capsys.readouterr().err
+    assert load_sequence_model(f"{place / 'run'}:1").net.settings == model.net.settings
+    assert main(["export", str(place / "run")]) == 2  # sb3 has no Decision Transformer
+    assert main([*words]) == 0
+    assert (place / "run" / "export" / "member-0-replica-0" / "model.safetensors").is_file()
+
+
+def test_a_foreign_folder_is_completed_by_the_statistics_of_a_dataset(place, tmp_path, capsys):
+    assert main(["export", str(place / "run"), "--to", "hf", "--out", str(tmp_path / "foreign")]) == 0
+    path = tmp_path / "foreign" / "config.json"
+    config = json.loads(path.read_text())
+    complete = read_hf(tmp_path / "foreign").preprocessing.state()
+    for name in ("state_mean", "state_std", "scale", "peerage"):
+        del config[name]
+    path.write_text(json.dumps(config))
+    words = ["export", str(tmp_path / "foreign"), "--to", "hf", "--out", str(tmp_path / "own")]
+    assert main(words) == 2
+    assert "complete it with `peerage export" in capsys.readouterr().err
+    assert main([*words, "--stats-from", str(place / "cart-v0")]) == 0
+    found = read_hf(tmp_path / "own")
+    state = found.preprocessing.state()
+    longest = len(state["rtg_low"])
+    assert {**state, "rtg_low": 0, "rtg_high": 0} == {**complete, "rtg_low": 0, "rtg_high": 0}
+    assert state["rtg_low"] == complete["rtg_low"][:longest] and found.env == "CartPole-v1"
+    assert main([*words[:2], "--stats-from", "cart-v0"]) == 2
+
+
+def test_a_member_of_a_run_is_an_adviser(place, tmp_path, capsys):
+    words = ["train", "--env", "CartPole-v1", "--env-args", f"max_episode_steps={LIMIT}", "--total-timesteps", "60"]
+    words += ["--algorithm", "dqn", "--learning-starts", "10", "--batch-size", "8", "--n-peers", "2", "--verbose", "0"]
+    words += ["--eval-freq", "0", "--log-dir", str(tmp_path), "--log-freq", "20", "--advisers"]
+    assert main([*words, f"dt:{place / 'run'}:1@20"]) == 0
+    [run] = tmp_path.iterdir()
+    assert (peerage.load(run).advice["adviser"] == f"dt:{place / 'run'}:1@20").any()
+    for name, text in (
+        (f"checkpoint:{place / 'run'}:1", f"is a Decision Transformer, .*: use dt:{place / 'run'}:1"),
+        (f"dt:{place / 'run'}:7", "has no member 7"),
+        (f"dt:{run}", "is a dqn learner, not a Decision Transformer"),
+    ):
+        assert main([*words, name, "--exp-name", "refused"]) == 2
+        err = capsys.readouterr().err
+        assert text.split(" .*:")[0] in err and text.split(".*: ")[-1] in err
+    assert not (tmp_path / "refused").exists()
+
+
+def test_members_are_shown_and_evaluated_with_their_targets(place, tmp_path, capsys):
+    """A video shows the episodes of the evaluation of this member for this target."""
+    table = peerage.load(place / "run").evaluate(2, target_return=[7])
+    own = table[(table["replica"] == 1) & (table["member"] == "member-1")]["return"].tolist()
+    words = ["video", str(place / "run"), "--out", str(tmp_path / "a.gif"), "--member", "1", "--replica", "1"]
+    assert main([*words, "--target-return", "7", "--episodes", "2", "--max-frames", "100"]) == 0
+    assert f"return {' '.join(map(number, own))}" in capsys.readouterr().out
+    assert main(["evaluate", str(place / "run"), "--perturb", "observation_noise=0.1", "--episodes", "1"]) == 0
+
+
+def test_what_needs_a_function_of_one_observation_refuses_members_with_memory(place, capsys):
+    with pytest.raises(UserError, match=r"members of dt act for a target return .* run.policy\(\) is a function"):
+        peerage.load(place / "run").policy(0)
+    assert main(["attention", str(place / "run")]) == 2
+    assert "act for a target return" in capsys.readouterr().err
