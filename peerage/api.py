@@ -144,6 +144,8 @@ def train(
         advisers = [advisers]
     if isinstance(env, str):
         settings["env"], env = env, None
+    if isinstance(settings.get("data"), Path):
+        settings["data"] = str(settings["data"])
     if advisers is not None and all(isinstance(a, str) for a in advisers):
         settings["advisers"], advisers = tuple(advisers), None
     checked = validate(with_settings(start, settings))

@@ -212,7 +212,7 @@ def test_one_trajectory_is_replayed(tmp_path) -> None:
     )
     run = train(
         tmp_path, "run", ("dt", "ddt"), data=str(data), env=Wave, n_peers=2, total_timesteps=150, eval_freq=150,
-        n_eval_episodes=1, gpt_dropout=0.0, learning_rate=5e-3, batch_size=16, gpt_context_length=4,
+        n_eval_episodes=1, gpt_dropout=0.0, learning_rate=5e-3, gpt_context_length=4,
     )  # fmt: skip
     returns = run.evaluations.query("mode == 'alone'").pivot(index="step", columns="member", values="return")
     assert returns.loc[0].max() < 9 and returns.loc[150].min() > 11.5

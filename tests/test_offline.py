@@ -152,6 +152,37 @@ def test_swinging_up_is_cloned_within_the_box(tmp_path) -> None:
     assert np.abs(policy(100 * data.obs)).max() == 2
 
 
+class Linear(peerage.Learner):
+    """A learner of a user, as in docs/extending.md: least squares."""
+
+    def __init__(self, *args, data=None, **where):
+        super().__init__(*args, **where)
+        self.trajectories = data
+        self.weights = torch.zeros(self.rows, self.space.obs_dim, self.space.act_dim)
+
+    def suggest(self, obs, noise):
+        return obs @ self.weights
+
+    def learn(self, step):
+        obs, actions = (torch.tensor(x) for x in (self.trajectories.obs, self.trajectories.actions))
+        self.weights[:] = torch.linalg.lstsq(obs, actions).solution
+
+    def parameters(self):
+        return {"policy": self.weights.flatten(1)}
+
+
+def test_a_learner_of_a_user_learns_from_data(tmp_path, folder) -> None:
+    peerage.register_learner("linear", Linear, actions=("box",), offline=True)
+    settings = {"algorithm": "linear", "data": folder / "swing-v0", "n_peers": 1, "verbose": 0}
+    settings["log_dir"] = str(tmp_path)
+    run = peerage.train(**settings, exp_name="run", total_timesteps=2, eval_freq=0)
+    found = np.linalg.lstsq(load_data("swing-v0").obs, load_data("swing-v0").actions)[0]
+    assert run.policy()(np.eye(3))[:, 0] == pytest.approx(found[:, 0].clip(-2, 2), abs=1e-3)
+    peerage.resume(run, total_timesteps=3)
+    with pytest.raises(UserError, match="linear learns from a dataset"):
+        peerage.train(**{**settings, "data": ""}, exp_name="other")
+
+
 @pytest.mark.parametrize("words, message", [
     ("--algorithm bc", "bc learns from a dataset: add --data"),
     ("--data cart-v0", "--data needs an offline algorithm: use --algorithm with one of bc"),
@@ -162,8 +193,11 @@ def test_swinging_up_is_cloned_within_the_box(tmp_path) -> None:
     ("--algorithm bc --data nowhere", "no dataset 'nowhere'"),
     ("--algorithm bc --data cart-v0 --env Pendulum-v1", "cart-v0 has 4 observations and 2 discrete actions, but "
      "Pendulum-v1 has 3 observations and 1 actions (-2 to 2)"),
-    ("--algorithm bc --data swing-v0 --env MountainCarContinuous-v0", "but MountainCarContinuous-v0 has 2 obs"),
+    ("--algorithm bc --data swing-v0 --batch-size 9 --env MountainCarContinuous-v0",
+     "but MountainCarContinuous-v0 has 2 obs"),
     ("--algorithm bc --data cart-v0 --data-fingerprint 12", "has changed since it was first used"),
+    ("--algorithm bc --data cart-v0 --batch-size 4096", "--batch-size 4,096 is more than the"),
+    ("--algorithm bc --data cart-v0 --data-fraction 0.1", "--batch-size 256 is more than the"),
     ("--algorithm bc --data cart-v0 --gamma 0.9", "--gamma has no effect: bc does not have this setting"),
     ("--algorithm bc --data cart-v0 --learning-starts 9", "--learning-starts has no effect"),
     ("--algorithm bc --data cart-v0 --advisers random", "--advisers has no effect with bc"),

@@ -37,7 +37,8 @@ def register_learner(
     `build(settings, stream_keys, space, total_steps, *, device, dtype)` returns a `peerage.Learner`; it is usually a
     subclass. A string `"module:attribute"` is imported when a run is built. `capabilities` are fields of
     `LearnerMethod`: `actions` (default both kinds), `on_policy`, `has_action_value` (default False here),
-    `takes_critic`, `about`. Raises ValueError for an invalid argument or a name that is taken.
+    `takes_critic`, `offline`, `takes_target`, `about`. Raises ValueError for an invalid argument or a name that is
+    taken.
     """
     method = _described(LearnerMethod, name, build, settings, {"has_action_value": False, **capabilities})
     if not method.actions or not set(method.actions) <= {"discrete", "box"}:

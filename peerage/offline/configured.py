@@ -41,8 +41,12 @@ def load_configured(
             raise UserError(f"{config.data} does not name its environment: add --env ID")
         config = replace(config, env=source.env, env_args={**source.env_args, **config.env_args})
     chosen = best_episodes(data, config.data_fraction)
+    batch = _batch_size(config)
+    if batch > chosen.steps:
+        what = f"{chosen.steps:,} {'' if chosen is data else 'chosen '}steps of the data"
+        raise UserError(f"--batch-size {batch:,} is more than the {what}: decrease it")
     if config.data_epochs is not None and config.total_timesteps is None:
-        steps = config.data_epochs * math.ceil(chosen.episodes / _batch_size(config))
+        steps = config.data_epochs * math.ceil(chosen.episodes / batch)
         config = replace(config, total_timesteps=steps)
     path = Path(config.data).expanduser()
     name = str(path.absolute()) if path.exists() else config.data
