@@ -45,6 +45,7 @@ bench: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
 	$(BIN)/python -m benchmarks.bench
 	$(BIN)/python -m benchmarks.ppo_speed
+	$(BIN)/python -m benchmarks.dt_speed
 
 results: setup
 	$(BIN)/python -m benchmarks.peer_learning run

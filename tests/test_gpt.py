@@ -8,6 +8,7 @@ import torch
 
 from peerage.errors import UserError
 from peerage.interop.hf_weights import from_hf, to_hf
+from peerage.nets import kernels
 from peerage.nets.dropout import Dropout
 from peerage.nets.gpt import Sequences, StackedGPT
 from peerage.nets.gpt_settings import GPTSettings
@@ -187,6 +188,27 @@ def test_gradients_equal_those_of_hugging_face():
     from_hf(as_net, grads)
     assert (as_net.flat - net.grad).abs().max() < 1e-12
     assert net.grad.abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("rowwise", [True, False])
+def test_products_in_bfloat16_are_close_and_rows_stay_independent(rowwise, monkeypatch):
+    """Row by row, as on most CPUs, and batched; parameters, gradients and predictions stay float32."""
+    monkeypatch.setattr(kernels.native, "row_products", lambda: "torch" if rowwise else None)
+    exact, low, batch = make_net(2), make_net(2, precision="bf16"), make_batch(2, padded="right")
+    low.copy_(exact)
+
+    def loss(predictions, rows):
+        return ((predictions - batch.actions[rows]).square() * batch.mask[rows].unsqueeze(3)).flatten(1).mean(dim=1)
+
+    found, expected = low(*batch), exact(*batch)
+    assert found.dtype == torch.float32 and not torch.equal(found, expected)
+    assert (found - expected)[batch.mask].abs().max() < 0.05
+    losses = low.learn(batch, loss)
+    torch.testing.assert_close(losses, exact.learn(batch, loss), rtol=0.02, atol=0.01)
+    assert torch.cosine_similarity(low.grad, exact.grad).min() > 0.999
+    single = make_net(1, precision="bf16")
+    single.flat.copy_(low.flat[1:])
+    assert torch.equal(single(*batch.of(slice(1, 2)))[0], found[1])
 
 
 def test_initial_weights_are_those_of_gpt_2():

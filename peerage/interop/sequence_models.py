@@ -67,6 +67,6 @@ def export_hf(
 def _completed(folder: Path, name: str) -> SequenceModel:
     """A model of Hugging Face with the statistics of a dataset. Raises UserError if they do not fit."""
     data = load_data(name)
-    box = {} if data.source.n_actions else {"low": data.source.low, "high": data.source.high}
-    found = preprocessing_of(data, int(data.lengths.max()), **box)
+    low, high = (None, None) if data.source.n_actions else (data.source.low, data.source.high)
+    found = preprocessing_of(data, int(data.lengths.max()), low, high)
     return replace(read_hf(folder, found), env=data.source.env, env_args=data.source.env_args)

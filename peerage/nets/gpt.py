@@ -81,7 +81,7 @@ class StackedGPT(Stack):
         self.obs, self.act, self.out = obs, act, act if out is None else out
         self.settings, self.tanh = settings, tanh
         self.tokens = TOKENS[1:] if settings.decoupled else TOKENS
-        super().__init__(rows, self._parts(), device=device, dtype=dtype)
+        super().__init__(rows, self._parts(), device=device, dtype=dtype, bf16=settings.precision == "bf16")
 
     def _parts(self) -> dict[str, Part]:
         settings, width = self.settings, self.settings.d_model

@@ -31,6 +31,9 @@ class GPTSettings:
     """Number of timesteps with an embedding; later timesteps are refused. 0: the time limit of the environment or the
     longest episode of the data, whichever is longer."""
 
+    precision: Literal["float32", "bf16"] = "float32"
+    """Precision of the matrix products of linear layers. bf16 is faster on GPUs and on processors with AMX (Intel,
+    since 2023), and slower on others; parameters and gradients stay float32."""
     decoupled: bool = field(default=False, metadata={"internal": True})
     """Decoupled Decision Transformer (arXiv 2601.15953): returns-to-go are no tokens; the one of a step modulates the
     output of this step."""

@@ -40,6 +40,7 @@ class Layer:
     weight_grad: Tensor | None = None  # gradients are added here; None: not wanted
     bias_grad: Tensor | None = None
     factors: Tensor | None = None  # [S, B, out], of dropout; none is negative
+    bf16: bool = False  # matrix products in bfloat16, for float32 parameters and activations
 
     def select(self, rows: Tensor) -> Layer:
         """A copy of some rows, without gradients; `rows [s]`, long."""
@@ -90,7 +91,7 @@ def run(x: Tensor, layers: Sequence[Layer], *, rowwise: bool | None = None) -> T
     if torch.is_grad_enabled() and (layers[0].weight.requires_grad or x.requires_grad):
         recorded: Tensor = _Pass.apply(x, layers[0].weight, layers, products)
         return recorded
-    if len(x) == 1 and products is not BATCHED:  # less overhead than `_forward`
+    if len(x) == 1 and not products.batched:  # less overhead than `_forward`
         one = _through(x.reshape(-1, x.shape[-1]), [layer.rows[0] for layer in layers], products, None)
         return one.unsqueeze(0) if x.dim() == 3 else one.view(*x.shape[:-1], one.shape[-1])
     out = _forward(_flat(x), layers, products, None)
@@ -116,9 +117,13 @@ def _select_products(x: Tensor, layers: Sequence[Layer], rowwise: bool | None = 
         rowwise = x.shape[1] >= ROWWISE_MIN_BATCH and (
             max(layer.weight.shape[1] * layer.weight.shape[2] for layer in layers) >= ROWWISE_MIN_WEIGHTS
         )
+    low = layers[0].bf16 and x.dtype == torch.float32
     if not rowwise or x.dtype != torch.float32 or x.device.type != "cpu":
-        return BATCHED
-    return ROW_PRODUCTS[native.row_products()]
+        return BATCHED_BF16 if low else BATCHED
+    by_row = native.row_products()
+    if low:
+        return BATCHED_BF16 if by_row is None else ROW_BF16
+    return ROW_PRODUCTS[by_row]
 
 
 class _Pass(torch.autograd.Function):
@@ -146,8 +151,8 @@ def _flat(x: Tensor) -> Tensor:
 def _forward(x: Tensor, layers: Sequence[Layer], products: _Products, kept: list[Any] | None) -> Tensor:
     """`kept` receives what the backward pass needs: the input and the output of every layer; for several rows row by
     row, a list of these for each row."""
-    if products is BATCHED:
-        return _through(x, [layer.detached for layer in layers], BATCHED, kept)
+    if products.batched:
+        return _through(x, [layer.detached for layer in layers], products, kept)
     if len(x) == 1:
         return _through(x[0], [layer.rows[0] for layer in layers], products, kept).unsqueeze(0)
     inputs = x.unbind()
@@ -167,8 +172,8 @@ def _backward(
     grad: Tensor, layers: Sequence[Layer], products: _Products, kept: list[Any], *, input_grad: bool
 ) -> Tensor | None:
     """Adds the parameters' gradients; returns the input's if it is wanted."""
-    if products is BATCHED:
-        return _back_through(grad, [layer.detached for layer in layers], BATCHED, kept, input_grad)
+    if products.batched:
+        return _back_through(grad, [layer.detached for layer in layers], products, kept, input_grad)
     grad = grad.contiguous()
     if len(grad) == 1:
         of_one = _back_through(grad[0], [layer.rows[0] for layer in layers], products, kept, input_grad)
@@ -232,6 +237,10 @@ def _activate_(x: Tensor, activation: Activation | None) -> Tensor:
 class _Products(Protocol):
     """The three products of a layer: its output, the gradients of its parameters, the gradient of its input."""
 
+    @property
+    def batched(self) -> bool:
+        """Whether they are those of all rows at once."""
+
     def output(self, x: Tensor, layer: Layer) -> Tensor: ...
 
     def add_gradients(self, x: Tensor, grad: Tensor, weight_grad: Tensor, bias_grad: Tensor) -> None: ...
@@ -241,6 +250,8 @@ class _Products(Protocol):
 
 class _Batched:
     """The products of all rows at once: activations are `[S, B, width]`."""
+
+    batched = True
 
     def output(self, x: Tensor, layer: Layer) -> Tensor:
         return _activate_(torch.baddbmm(layer.bias, x, layer.weight), layer.activation)
@@ -255,6 +266,8 @@ class _Batched:
 
 class _OneDNNRow:
     """The products of one row with oneDNN: activations are `[B, width]`."""
+
+    batched = False
 
     def output(self, x: Tensor, layer: Layer) -> Tensor:
         return native.onednn_linear(x, layer.weight.t(), layer.bias, layer.activation)
@@ -273,6 +286,8 @@ class _OneDNNRow:
 class _TorchRow:
     """The products of one row with torch's own functions: activations are `[B, width]`."""
 
+    batched = False
+
     def output(self, x: Tensor, layer: Layer) -> Tensor:
         return _activate_(torch.addmm(layer.bias, x, layer.weight), layer.activation)
 
@@ -284,6 +299,24 @@ class _TorchRow:
         return torch.mm(grad, weight.t())
 
 
+@dataclass(frozen=True)
+class _BF16:
+    """The products in bfloat16, as of `torch.autocast`: parameters, activations and gradients stay float32."""
+
+    batched: bool
+
+    def output(self, x: Tensor, layer: Layer) -> Tensor:
+        return _activate_((x.bfloat16() @ layer.weight.bfloat16()).float().add_(layer.bias), layer.activation)
+
+    def add_gradients(self, x: Tensor, grad: Tensor, weight_grad: Tensor, bias_grad: Tensor) -> None:
+        weight_grad.add_(x.bfloat16().mT @ grad.bfloat16())
+        bias_grad.add_(grad.sum(dim=-2, keepdim=self.batched))
+
+    def input_gradient(self, grad: Tensor, weight: Tensor) -> Tensor:
+        return (grad.bfloat16() @ weight.bfloat16().mT).float()
+
+
 BATCHED = _Batched()
+BATCHED_BF16, ROW_BF16 = _BF16(batched=True), _BF16(batched=False)
 ROW_PRODUCTS: dict[str | None, _Products] = {"oneDNN": _OneDNNRow(), "torch": _TorchRow(), None: BATCHED}
 """By the result of `native.row_products`."""

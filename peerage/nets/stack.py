@@ -61,9 +61,9 @@ class Weights(Mapping[str, Tensor]):
     `Stack.grad`; their own `.grad` is always None.
     """
 
-    def __init__(self, tensors: dict[str, Tensor], grads: dict[str, Tensor]) -> None:
-        """`grads`: for each tensor where its gradient is added; empty without gradients."""
-        self._tensors, self._grads = tensors, grads
+    def __init__(self, tensors: dict[str, Tensor], grads: dict[str, Tensor], bf16: bool = False) -> None:
+        """`grads`: for each tensor where its gradient is added; empty without gradients. `bf16`: as of `Layer`."""
+        self._tensors, self._grads, self._bf16 = tensors, grads, bf16
         self._layers: dict[tuple[str, Activation | None], Layer] = {}
         for name, grad in grads.items():
             tensors[name].requires_grad_().register_post_accumulate_grad_hook(partial(_move_gradient, grad))
@@ -83,7 +83,8 @@ class Weights(Mapping[str, Tensor]):
         if key not in self._layers:
             weight, bias = f"{name}.weight", f"{name}.bias"
             grads = self._grads.get(weight), self._grads.get(bias)
-            self._layers[key] = Layer(self._tensors[weight], self._tensors[bias], activation, *grads)
+            tensors = self._tensors[weight], self._tensors[bias]
+            self._layers[key] = Layer(*tensors, activation, *grads, bf16=self._bf16)
         return self._layers[key]
 
 
@@ -97,7 +98,8 @@ def _move_gradient(to: Tensor, leaf: Tensor) -> None:
 class Stack:
     """Named parameters of `S` models: `flat [S, P]` and their gradients `grad [S, P]`, both zero at first.
 
-    `parts` gives name, shape and initial values; the columns of `flat` are in its order.
+    `parts` gives name, shape and initial values; the columns of `flat` are in its order. `bf16`: linear layers compute
+    matrix products in bfloat16.
     """
 
     def __init__(
@@ -107,8 +109,9 @@ class Stack:
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        bf16: bool = False,
     ) -> None:
-        self.rows, self.parts = rows, dict(parts)
+        self.rows, self.parts, self.bf16 = rows, dict(parts), bf16
         self.count = sum(math.prod(part.shape) for part in parts.values())  # parameters of a row
         self.flat = torch.zeros(rows, self.count, device=device, dtype=dtype)
         self.grad = torch.zeros_like(self.flat)
@@ -119,7 +122,7 @@ class Stack:
         key = (*rows.indices(self.rows), grad)
         if key not in self._weights:
             grads = self._views(self.grad[rows]) if grad else {}
-            self._weights[key] = Weights(self._views(self.flat[rows]), grads)
+            self._weights[key] = Weights(self._views(self.flat[rows]), grads, self.bf16)
         return self._weights[key]
 
     def grads(self) -> dict[str, Tensor]:
@@ -135,7 +138,7 @@ class Stack:
 
     def select(self, members: Sequence[int]) -> Stack:
         """A copy of some rows, in this order."""
-        out = Stack(len(members), self.parts, device=self.flat.device, dtype=self.flat.dtype)
+        out = Stack(len(members), self.parts, device=self.flat.device, dtype=self.flat.dtype, bf16=self.bf16)
         out.flat.copy_(self.flat[torch.as_tensor(list(members), device=self.flat.device)])
         return out
 
