@@ -59,6 +59,32 @@ def test_a_member_is_exported_to_hugging_face_and_read_back(place, tmp_path, cap
     assert (place / "run" / "export" / "member-0-replica-0" / "model.safetensors").is_file()
 
 
+def test_a_folder_is_evaluated_as_the_member_that_it_is_from(place, tmp_path, capsys):
+    assert main(["export", str(place / "run"), "--to", "hf", "--member", "1", "--out", str(tmp_path / "model")]) == 0
+    own = peerage.load(place / "run").evaluate(2, target_return=[7, 15], seed=5)
+    own = own[(own["replica"] == 0) & (own["member"] == "member-1")]
+    capsys.readouterr()
+    words = ["evaluate", str(tmp_path / "model"), "--episodes", "2", "--seed", "5", "--target-return", "7", "15"]
+    assert main([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["episodes"]
+    columns = ["episode", "return", "length", "mode", "target"]
+    assert [[row[name] for name in columns] for row in found] == own[columns].to_numpy().tolist()
+    for more, text in (
+        (["--env", "Pendulum-v1"], "4 observations and 2 discrete actions; Pendulum-v1 has 3"),
+        (["--members", "0"], "is a folder with a single model"),
+        (["--advised"], "is not a run: remove"),
+    ):
+        assert main([*words, *more]) == 2
+        assert text in capsys.readouterr().err
+    path = tmp_path / "model" / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "peerage": {**config["peerage"], "env": "hostile_module:make"}}))
+    assert main(words) == 2
+    assert "names the environment hostile_module:make, which would execute code: add" in capsys.readouterr().err
+    assert main([*words, "--env", "CartPole-v1"]) == 2  # its episodes are longer than the model's
+    assert "timesteps for 20 steps (max_ep_len)" in capsys.readouterr().err
+
+
 def test_a_foreign_folder_is_completed_by_the_statistics_of_a_dataset(place, tmp_path, capsys):
     assert main(["export", str(place / "run"), "--to", "hf", "--out", str(tmp_path / "foreign")]) == 0
     path = tmp_path / "foreign" / "config.json"

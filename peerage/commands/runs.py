@@ -36,8 +36,16 @@ def _add_checkpoint(parser: Parser) -> None:
     parser.add_argument("--checkpoint", type=_checkpoint, metavar="best|STEP", help=about)
 
 
+def _check_run_or_model(args: argparse.Namespace) -> None:
+    """UserError unless RUN is a run folder, or a folder of Hugging Face's DecisionTransformerModel."""
+    if not (Path(args.run) / "config.json").is_file():
+        check_run(args)
+
+
 def _evaluate_arguments(parser: Parser) -> None:
     add_run(parser)
+    about = "environment for a folder of Hugging Face's DecisionTransformerModel instead of a run (default: its own)"
+    parser.add_argument("--env", metavar="ID", help=about)
     _add_checkpoint(parser)
     parser.add_argument(
         "--episodes", type=number(1), default=10, metavar="N", help="episodes per member (default: 10)"
@@ -105,7 +113,7 @@ EVALUATE = Command(
     "EXAMPLES\n  peerage evaluate experiments/my-run --episodes 20 --members 0 2\n"
     "  peerage evaluate experiments/my-run --perturb observation_noise=0,0.1,0.2 action_noise=0.05\n"
     "  peerage evaluate experiments/my-run --advised --perturb dropped_advice=0.5 --byzantine-members 1:sign-flip\n",
-    check_run,
+    _check_run_or_model,
 )
 
 
@@ -294,8 +302,9 @@ def _export_arguments(parser: Parser) -> None:
 
 
 def _check_export(args: argparse.Namespace) -> None:
-    if args.to != "hf" or not (Path(args.run) / "config.json").is_file():
+    if args.to != "hf":
         check_run(args)
+    _check_run_or_model(args)
 
 
 EXPORT = Command(

@@ -34,7 +34,7 @@ class DecisionTransformer(Adviser):
 
     def __init__(self, model: SequenceModel, spec: Spec, target: float | None, word: str = "dt") -> None:
         self.model, self.discrete = model, spec.discrete
-        _check_spaces(model, spec, word)
+        check_spaces(model, spec, word)
         if target is None and not len(model.preprocessing.returns):
             raise UserError(f"{word}: the returns of its data are unknown; write its target return, as in {word}@1000")
         self.target = model.preprocessing.largest if target is None else target
@@ -82,7 +82,8 @@ class DecisionTransformer(Adviser):
         self.contexts.load_state(state["contexts"])
 
 
-def _check_spaces(model: SequenceModel, spec: Spec, word: str) -> None:
+def check_spaces(model: SequenceModel, spec: Spec, word: str) -> None:
+    """Raise UserError, which begins with `word` and names both sides, if a model cannot act in an environment."""
     prepared, length = model.preprocessing, model.net.settings.max_ep_len
     theirs = _sizes(prepared.obs_dim, prepared.n_actions, prepared.act_dim)
     ours = _sizes(spec.obs_dim, spec.n_actions, spec.act_dim)
