@@ -42,6 +42,7 @@ class Browser:
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
+        self.call("Page.setLifecycleEventsEnabled", enabled=True)
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """The answer to one command of the DevTools protocol."""
@@ -86,14 +87,25 @@ class Browser:
         self.call("Emulation.setDeviceMetricsOverride", **size)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", media=media, features=[scheme])
-        self.call("Page.navigate", url="about:blank")
+        self._load("about:blank")
         self.events.clear()
-        self.call("Page.navigate", url=url)
-        end = time.monotonic() + SECONDS
-        while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
-            self.events.append(self._read(end))
+        self._load(url)
         time.sleep(0.05)  # pending events, such as a violation of the policy, arrive before the next answer
         self.run("0")
+
+    def _load(self, url: str) -> None:
+        """Open a page and wait until it has loaded. Its events are told from those of the page before by the number of
+        the loader, because they may still arrive."""
+        loader = self.call("Page.navigate", url=url)["loaderId"]
+        end = time.monotonic() + SECONDS
+
+        def loaded(event: dict[str, Any]) -> bool:
+            about = event.get("params", {})
+            named = event.get("method") == "Page.lifecycleEvent" and about["name"] == "load"
+            return named and about["loaderId"] == loader
+
+        while not any(map(loaded, self.events)):
+            self.events.append(self._read(end))
 
     def run(self, code: str) -> Any:
         """The value of a JavaScript expression in the page, also where its own scripts are switched off."""
