@@ -204,6 +204,7 @@ class PPO(Learner):
         for numbers in [self.shuffle.next() for _ in range(self.epochs)]:
             shuffled = _gather(data, numbers[:, :count].argsort(dim=1))
             for start in range(0, count, self.batch_size):
+                # Members that have stopped are computed, too: with usual limits of the KL they are 1% of the work
                 going &= self.step(Minibatch(*(x[:, start : start + self.batch_size] for x in shuffled)), going)
             if self.dropout is None and not going.any():
                 break
