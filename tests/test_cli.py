@@ -238,9 +238,6 @@ def test_a_printed_preset_is_a_config_file(
     assert train("--config", "early-advice-ant", "--exp-name", "x").run.exp_name == "x"
     assert train("--config", "early-advice-ant", "--exp-name", "none").run.exp_name is None
     assert train("--n-peers", "2", "--net-arch", "64,", "32,").learner.net_arch == ((64,), (32,))
-    capsys.readouterr()
-    assert main(["presets"]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == len(preset_names())
 
 
 def test_the_help_has_the_defaults_of_every_learner(capsys: pytest.CaptureFixture[str]) -> None:
