@@ -145,8 +145,16 @@ def _runner(
     seeds = episode_seeds(trainer.config, run.n_eval_episodes)
     evaluator = Evaluator(trainer.evaluation_makers, seeds, run.success, run.max_eval_steps)
     members, targets = trainer.names[: trainer.N], targets_of(trainer.group, trainer.config)
+    test = Evaluator(trainer.test_makers, seeds, run.success, run.max_eval_steps) if trainer.test_makers else None
     evaluations = Evaluations(
-        evaluator, trainer.group, trainer.sharing, members, run.eval_modes, targets, all_targets_at=trainer.steps
+        evaluator,
+        trainer.group,
+        trainer.sharing,
+        members,
+        run.eval_modes,
+        targets,
+        all_targets_at=trainer.steps,
+        test=test,
     )
     return Runner(
         trainer,

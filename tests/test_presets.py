@@ -19,7 +19,9 @@ OFFLINE = ["corl-dt", "seed-dt"]
 SEED = [name for name in preset_names() if name.startswith("seed-") and name not in OFFLINE]
 OPEN = [name for name in preset_names() if name.startswith("open-")]
 PPO = [name for name in preset_names() if name.startswith(("ppo-", "attention-"))]
-PAPER = [name for name in preset_names() if name not in ("quick-lunarlander", *SEED, *PROBES, *OPEN, *PPO, *OFFLINE)]
+FED = [name for name in preset_names() if name.startswith("fedformer-")]
+OTHERS = ("quick-lunarlander", *SEED, *PROBES, *OPEN, *PPO, *OFFLINE, *FED)
+PAPER = [name for name in preset_names() if name not in OTHERS]
 FAMILIES = ["halfcheetah", "ant", "hopper", "walker2d", "room-v21", "room-v27"]
 
 
@@ -165,11 +167,28 @@ def test_attention() -> None:
     assert (learner.learning_rate, learner.gamma, published.steps) == ((3e-4,), (0.99,), 100_000)
 
 
+def test_fedformer_presets() -> None:
+    names = FED
+    assert len(names) == 9
+    for name in names:
+        config = load(name)
+        assert (config.env, config.env_args, config.n_peers) == ("metaworld/reach-v3", {"goals": 5}, 5)
+        assert (config.run.eval_modes, config.run.success) == (("alone", "test"), "any")
+        method = {"sac": (), "fedavg": ("fedavg",)}.get(name.rsplit("-", 1)[1], ("fedformer",))
+        assert config.exchange == method
+    paper = load("fedformer-paper")
+    learner = paper.learner
+    assert (paper.steps, paper.exchange_freq) == (250 * 400, 400)  # epochs of 400 steps with 600 updates
+    assert (learner.train_freq, learner.gradient_steps, learner.batch_size) == ((400,), (600,), (1200,))
+    fed = paper.fedformer
+    assert (fed.fedformer_width, fed.fedformer_heads, fed.fedformer_layers, fed.fedformer_hidden) == (400, 4, 2, 2048)
+
+
 def test_presets_are_listed_by_system(capsys):
     assert main(["presets"]) == 0
     lines = capsys.readouterr().out.splitlines()
     group = {name: heading for heading, names in preset_groups().items() for name in names}
-    assert list(group) == preset_names() and len(set(group.values())) == 8
+    assert list(group) == preset_names() and len(set(group.values())) == 9
     width, heading = max(map(len, group)), ""
     shown = {}
     for line in lines[:-2]:

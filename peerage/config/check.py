@@ -144,7 +144,7 @@ def _check_run(run: RunConfig) -> None:
         raise UserError("--log-dir is empty or cannot be a path")
     if "alone" not in run.eval_modes or len(set(run.eval_modes)) < len(run.eval_modes):
         given = " ".join(run.eval_modes) or "nothing"
-        raise UserError(f"--eval-modes must be alone, or alone and together, got {given}")
+        raise UserError(f"--eval-modes must be alone, with or without together and test, got {given}")
     for text in run.callback:
         if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", text):
             raise UserError(f"--callback must be MODULE:CLASS, such as my_module:MyListener, got {text!r}")

@@ -28,7 +28,7 @@ from peerage.config.methods import (
 from peerage.errors import UserError, nearest
 
 Choice = Literal["standardised", "paper", "greedy", "uniform"]
-EvalMode = Literal["alone", "together"]
+EvalMode = Literal["alone", "together", "test"]
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,8 @@ class RunConfig:
     environment, or 100,000 steps if it has none."""
     eval_modes: tuple[EvalMode, ...] = ("alone",)
     """Evaluation modes. alone: each member without advice; together: the group with advice, while neither members nor
-    trust learn. Reports and comparisons use the episodes of mode alone."""
+    trust learn; test: each member without advice in the split `test` of the environment, such as other goals. Reports
+    and comparisons use the episodes of mode alone."""
     target_return: tuple[float, ...] = ()
     """Target returns of evaluations, for algorithms that act for a target return. The first one is that of learning
     curves and comparisons; the others are evaluated at the end. By default the largest return of the data, its 10, 50

@@ -33,3 +33,9 @@ _register("TMaze-v0", "cues:TMaze", 100)
 _register("CartPoleDistractors-v0", "cartpole_variants:CartPoleDistractors", 500)
 _register("CartPoleShuffled-v0", "cartpole_variants:CartPoleShuffled", 500)
 _register("CartPoleNoVelocities-v0", "cartpole_variants:CartPoleNoVelocities", 500)
+# The names are those of peerage.envs.metaworld.MT10, which imports MuJoCo
+for _task in (
+    "reach-v3", "push-v3", "pick-place-v3", "door-open-v3", "drawer-open-v3", "drawer-close-v3",
+    "button-press-topdown-v3", "peg-insert-side-v3", "window-open-v3", "window-close-v3", "mt10",
+):  # fmt: skip
+    _register(f"metaworld/{_task}", "metaworld:MetaWorld", 500, task=_task)

@@ -41,6 +41,11 @@ _TABLE: list[tuple[str, int, str, str]] = [
     ("Ant-v5", 105, "Box(8)", "MuJoCo; observes contact forces, unlike v4"),
     ("Humanoid-v4", 376, "Box(17)", "MuJoCo"),
     ("Humanoid-v5", 348, "Box(17)", "MuJoCo"),
+    *[
+        (env_id, 39, "Box(4)", "Meta-World; goals of its own for each member")
+        for env_id in gymnasium.registry
+        if env_id.startswith("metaworld/")
+    ],
 ]
 
 

@@ -29,7 +29,11 @@ from peerage.envs.trial import fingerprint, run_trial
 from peerage.errors import UserError, nearest
 from peerage.text import first_line, place
 
-EXTRAS = {"Box2D": ("Box2D", "box2d"), "mujoco": ("MuJoCo", "mujoco")}
+EXTRAS = {
+    "Box2D": ("Box2D", "box2d"),
+    "mujoco": ("MuJoCo", "mujoco"),
+    "metaworld": ("Meta-World", "metaworld"),
+}
 """Modules of optional simulators: their names, and the extras of Peerage that install them."""
 
 
@@ -185,6 +189,20 @@ def make_env(
     except UserError:
         built.close()
         raise
+
+
+def makers_of(maker: EnvMaker, members: int, replicas: int) -> list[EnvMaker]:
+    """Makers for each member of each replica, `[R * N]`. An environment whose constructor takes `member` gets the
+    number of the member, so that members can have tasks or goals of their own, unless `env_args` contains it."""
+    if "member" in maker.env_args or not takes(maker.env, "member"):
+        return [maker] * (members * replicas)
+    of_members = [replace(maker, env_args={**maker.env_args, "member": i}) for i in range(members)]
+    return of_members * replicas
+
+
+def takes(env: Maker, parameter: str) -> bool:
+    """Whether the constructor of an environment has a parameter of this name."""
+    return parameter in _parameters(imported(env))
 
 
 NORMALISERS: dict[type[gymnasium.Wrapper], str] = {

@@ -8,7 +8,9 @@ for an observation does not depend on the other observations in the batch.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from gymnasium.spaces import Box, Discrete, Space
@@ -20,6 +22,9 @@ from peerage.errors import UserError
 Policy = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 Region = Callable[[np.ndarray], np.ndarray]
 """`region(obs [B, obs]) -> bool [B]`: True in region a of the task, False in region b."""
+
+MIXED = "metaworld/mt10"
+"""The environment in which members have different tasks, so that there is no expert for all of them."""
 
 _experts: dict[str, Policy] = {}
 _adversaries: dict[str, Policy] = {}
@@ -39,6 +44,8 @@ def expert_for(env_id: str, spec: Spec) -> Policy:
     """The expert of an environment. Raises UserError, which names the environments with an expert, if it has none."""
     policy = _experts.get(_bare(env_id)) or _experts.get(spec.id)
     family = _family(env_id)
+    if policy is None and family.startswith("metaworld/") and family != MIXED:
+        policy = metaworld_expert(_bare(env_id))
     if policy is None and family in WINDOW_EXPERTS:
         return _of_window(WINDOW_EXPERTS[family], env_id, spec)
     if policy is None and family in EXPERTS:
@@ -49,6 +56,23 @@ def expert_for(env_id: str, spec: Spec) -> Policy:
         known = _none("expert", env_id, [*EXPERTS, "LunarLander", *WINDOW_EXPERTS, *_experts])
         raise UserError(f"{known}; use checkpoint:PATH of a trained agent, or register one (docs/environments.md)")
     return _of_present(policy, spec)
+
+
+def metaworld_expert(env_id: str) -> Policy:
+    """Meta-World's own scripted policy for `metaworld/TASK`: obs [B, 39] -> actions float32 [B, 4]. It succeeds at some
+    step of an episode, in some tasks not at the last one."""
+    from metaworld.policies import ENV_POLICY_MAP  # an optional package
+
+    make: Any = ENV_POLICY_MAP[env_id.removeprefix("metaworld/")]
+    policy = make()
+
+    def act(obs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # "Constant(s) may be too high": the actions are clipped
+            actions = [policy.get_action(row) for row in obs.astype(np.float64)]
+        return np.clip(np.array(actions, np.float32), -1.0, 1.0)
+
+    return act
 
 
 def adversary_for(env_id: str, spec: Spec) -> Policy:
@@ -65,7 +89,8 @@ def adversary_for(env_id: str, spec: Spec) -> Policy:
 def has_expert(env_id: str) -> bool:
     """Whether the environment has an expert that needs no memory."""
     family = _family(env_id)
-    return _bare(env_id) in _experts or family in EXPERTS or family.startswith("LunarLander")
+    prefixes = ("LunarLander", "metaworld/")
+    return _bare(env_id) in _experts or family in EXPERTS or (family.startswith(prefixes) and family != MIXED)
 
 
 def has_adversary(env_id: str) -> bool:

@@ -95,7 +95,9 @@ class Evaluations:
         modes: Sequence[EvalMode],
         targets: Targets | None = None,
         all_targets_at: int = 0,
+        test: Evaluator | None = None,
     ) -> None:
+        """`test`: the environments of the mode `test`."""
         self.evaluator, self.group, self.members = evaluator, group, list(members)
         self.messages: list[str] = []
         """New messages for the user; the caller that shows them removes them. Each is added once."""
@@ -106,21 +108,25 @@ class Evaluations:
         actors: Mapping[EvalMode, Callable[[int], Actor]] = {
             "alone": lambda step: self.targets.alone(evaluator.episodes) if self.targets else GroupActor(group),
             "together": lambda step: TogetherActor(group, sharing_copy(sharing, group), step),
+            "test": lambda step: self._alone(),
         }
+        self._test = test
         self.actors = {mode: actors[mode] for mode in modes}
 
     def close(self) -> None:
         """Close the environments."""
-        for evaluator in (self.evaluator, *self._others.values()):
-            evaluator.close()
+        for evaluator in (self.evaluator, self._test, *self._others.values()):
+            if evaluator is not None:
+                evaluator.close()
 
     def rows(self, trained: int, stop: Callable[[], bool] = lambda: False) -> list[EvaluationRow] | None:
         """Evaluate the group after `trained` steps of training. Returns None if `stop()` became true during it. Does
         not change the training."""
         rows: list[EvaluationRow] = []
         for mode, actor in self.actors.items():
-            values = self.targets.values[:1] if self.targets and mode == "alone" else []
-            found = self._played(self.evaluator, actor(trained), mode, values, trained, stop)
+            values = self.targets.values[:1] if self.targets and mode in ("alone", "test") else []
+            evaluator = self._test if mode == "test" and self._test is not None else self.evaluator
+            found = self._played(evaluator, actor(trained), mode, values, trained, stop)
             if found is None:
                 return None
             rows += found

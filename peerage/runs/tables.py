@@ -39,7 +39,7 @@ COLUMNS: dict[str, dict[str, str]] = {
     "timing.csv": {"step": "int", "seconds": "float", "member_steps_per_second": "float"},
 }
 """File -> its columns in order, with their types."""
-MODES = ("alone", "together", "targets")
+MODES = ("alone", "together", "test", "targets")
 """The modes of evaluations."""
 _DTYPES: dict[str, str] = {"int": "int64", "float": "float64", "str": "object"}
 EMPTY = ["", "nan", "NaN", "NAN"]

@@ -17,7 +17,7 @@ from peerage.config.file import validate
 from peerage.config.methods import EXCHANGES, loaded
 from peerage.config.perturbations import Perturbations, with_perturbations
 from peerage.envs.changing import changing_of
-from peerage.envs.make import Spec, running_statistics
+from peerage.envs.make import Spec, makers_of, running_statistics, takes
 from peerage.envs.names import display_name
 from peerage.envs.vector import EnvGroup, EnvMaker, Episode, Maker, Step, check_env_id
 from peerage.errors import UserError
@@ -118,9 +118,14 @@ class Trainer:
             settings = getattr(config, method.part) if method.part else None
             self.exchanges[name] = method.load()(settings, self.group, config.exchange_freq)
         self._make_environments(maker, perturbations)
-        self.evaluation_makers = [EnvMaker(maker, config.env_args, self.spec.own_random)] * self.group.M
+        evaluation = EnvMaker(maker, config.env_args, self.spec.own_random)
+        self.evaluation_makers = makers_of(evaluation, self.N, self.R)
         """Makers of the evaluation environments, one for each of the M members. They are not perturbed, so that
         evaluations of different runs are comparable."""
+        self.test_makers: list[EnvMaker] = []
+        """Those of the split `test`, for the evaluation mode `test`."""
+        if "test" in config.run.eval_modes:
+            self.test_makers = makers_of(self._test_split(evaluation), self.N, self.R)
         self.step = 0
         self.stride = self.group.E
         """Steps of a member per call of `advance`."""
@@ -134,10 +139,19 @@ class Trainer:
         generators = [key.generator("environment") for key in self.group.stream_keys]
         seeds = [int(rng.integers(2**31)) for rng in generators for _ in range(self.group.E)]
         training = EnvMaker(maker, with_perturbations(config.env_args, perturbations), self.spec.own_random)
-        self.envs = EnvGroup([training] * len(seeds), seeds, keep=True, success=config.run.success)
+        makers = [made for made in makers_of(training, self.N, self.R) for _ in range(self.group.E)]
+        self.envs = EnvGroup(makers, seeds, keep=True, success=config.run.success)
         changing = changing_of(self.envs.envs[0])
         if self.group.E > 1 and changing is not None and changing.change_at is not None:
             raise UserError("an environment that changes during the run needs --n-envs 1")
+
+    def _test_split(self, maker: EnvMaker) -> EnvMaker:
+        """The same environment with its test split. Raises UserError if it has none."""
+        if not takes(maker.env, "split"):
+            raise UserError(
+                f"--eval-modes test needs an environment whose constructor takes `split`, and {self.spec.id} does not"
+            )
+        return replace(maker, env_args={**maker.env_args, "split": "test"})
 
     def environment_problem(self) -> str | None:
         """An error message about wrappers of the environment that prevent an exact resume; None if there are none."""

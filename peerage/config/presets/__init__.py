@@ -1,10 +1,10 @@
 """Experiments by name: `peerage train --config NAME`.
 
 The experiments of the peer-learning paper are the product of environments (families.yaml) and settings (settings.yaml),
-the probes of trust the product of environments and groups of advisers (probes.yaml), and the presets of the published
-transformer-trust code the product of kinds of trust and environments (seed.yaml), those of PPO a list of tasks
-(ppo.yaml), and those of trainings from a dataset another one (offline.yaml). The paper's open questions are a list
-(open.yaml). Every other YAML file here is a single preset.
+the probes of trust the product of environments and groups of advisers (probes.yaml), the presets of the published
+transformer-trust code the product of kinds of trust and environments (seed.yaml), and those of FedFormer the product of
+sizes and methods (fedformer.yaml). Those of PPO (ppo.yaml), of trainings from a dataset (offline.yaml) and of the
+paper's open questions (open.yaml) are lists. Every other YAML file here is a single preset.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from peerage.config.tree import parts
 from peerage.errors import UserError, nearest
 
 FOLDER = Path(__file__).parent
-PRODUCT = ("families", "settings", "seed", "probes", "open", "ppo", "offline")
+PRODUCT = ("families", "settings", "seed", "probes", "open", "ppo", "fedformer", "offline")
 
 
 class _Recipe(NamedTuple):
@@ -92,6 +92,7 @@ def _groups() -> dict[str, dict[str, _Recipe]]:
         "Transformer trust, with the published settings": _seed(_read("seed")),
         "Probes of trust: advisers that are known to be right or wrong": _probes(_read("probes")),
         "PPO and attention networks": _ppo(_read("ppo")),
+        "FedFormer on Meta-World (arXiv 2205.13697)": _fedformer(_read("fedformer")),
         "Learning from a dataset, to be added with --data": _offline(_read("offline")),
     }
 
@@ -152,6 +153,19 @@ def _ppo(made: dict[str, Any]) -> dict[str, _Recipe]:
     for name, other in made["attention"].items():
         layers = (made["common"], tasks.get(other.get("task"), {}), other["config"])
         recipes[name] = _Recipe(other["title"], layers)
+    return recipes
+
+
+def _fedformer(made: dict[str, Any]) -> dict[str, _Recipe]:
+    """`fedformer-SIZE`, and the same settings with other methods, `fedformer-SIZE-METHOD`."""
+    recipes = {}
+    for size, of_size in made["sizes"].items():
+        for method, of_method in made["methods"].items():
+            config = of_size["config"]
+            unused = ("fedformer", *(() if of_method["config"] else ("exchange_freq",))) if method else ()
+            layers = (made["common"], {k: v for k, v in config.items() if k not in unused}, of_method["config"])
+            title = f"reach-v3, 5 SAC members with goals of their own, {of_method['title']}: {of_size['title']}"
+            recipes[f"fedformer-{size}{method}"] = _Recipe(title, layers)
     return recipes
 
 
