@@ -105,10 +105,14 @@ class Evaluations:
         self._episodes = self._known = 0  # episodes so far, and those of them that reported success
         self.targets = targets if targets is not None and targets.exist else None
         self._others, self._all_targets_at = dict[int, Evaluator](), all_targets_at  # by the number of targets
+
+        def alone(step: int) -> Actor:
+            return self.targets.alone(evaluator.episodes) if self.targets else GroupActor(group)
+
         actors: Mapping[EvalMode, Callable[[int], Actor]] = {
-            "alone": lambda step: self.targets.alone(evaluator.episodes) if self.targets else GroupActor(group),
+            "alone": alone,
             "together": lambda step: TogetherActor(group, sharing_copy(sharing, group), step),
-            "test": lambda step: self._alone(),
+            "test": alone,
         }
         self._test = test
         self.actors = {mode: actors[mode] for mode in modes}
