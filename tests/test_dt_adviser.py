@@ -105,7 +105,7 @@ def test_the_memory_has_the_executed_actions_of_all_askers(begin, folder):
         first = result.done
     followed = np.array(followed)
     assert 20 < followed.sum() < 200
-    contexts, prepared = fixed.adviser.contexts, fixed.adviser.model.preprocessing
+    contexts, prepared = fixed.adviser.episodes, fixed.adviser.model.preprocessing
     states = np.array([obs for obs, *_ in steps[-K:]]).transpose(1, 0, 2)
     inside = contexts.lengths >= K
     assert inside.any()

@@ -45,7 +45,7 @@ def test_a_member_is_exported_to_hugging_face_and_read_back(place, tmp_path, cap
     model = read_hf(out)
     learner = restore(place / "run", "policies").trainer.group.stacks[0].learner
     assert np.array_equal(model.net.flat[0].numpy(), learner.net.flat[3].numpy())
-    assert model.preprocessing.state() == learner.preprocessing.state()
+    assert model.preprocessing.state() == learner.conditioned(1).preprocessing.state()
     assert model.env == "CartPole-v1" and model.env_args["max_episode_steps"] == LIMIT
     theirs = transformers.DecisionTransformerModel.from_pretrained(out)
     assert not theirs.config.action_tanh and theirs.config.act_dim == 2
@@ -113,13 +113,11 @@ def test_a_member_of_a_run_is_an_adviser(place, tmp_path, capsys):
     [run] = tmp_path.iterdir()
     assert (peerage.load(run).advice["adviser"] == f"dt:{place / 'run'}:1@20").any()
     for name, text in (
-        (f"checkpoint:{place / 'run'}:1", f"is a Decision Transformer, .*: use dt:{place / 'run'}:1"),
         (f"dt:{place / 'run'}:7", "has no member 7"),
         (f"dt:{run}", "is a dqn learner, not a Decision Transformer"),
     ):
         assert main([*words, name, "--exp-name", "refused"]) == 2
-        err = capsys.readouterr().err
-        assert text.split(" .*:")[0] in err and text.split(".*: ")[-1] in err
+        assert text in capsys.readouterr().err
     assert not (tmp_path / "refused").exists()
 
 

@@ -51,7 +51,7 @@ def test_our_loop_equals_the_trainer(tmp_path, monkeypatch, env, policy, anneal)
     model = read_hf(folder)
     assert (learner.net.flat - start).abs().max() > 1e-3
     torch.testing.assert_close(model.net.flat, learner.net.flat.float(), rtol=1e-6, atol=1e-7)
-    assert model.preprocessing.state() == learner.preprocessing.state() and model.env == env
+    assert model.preprocessing.state() == learner.conditioned(1).preprocessing.state() and model.env == env
     with pytest.raises(UserError, match="exists already"):
         hf_trainer.train_hf(data, folder, steps=1)
     unknown = replace(data, source=replace(data.source, low=np.float32([-np.inf]), high=np.float32([1]), n_actions=0))

@@ -91,7 +91,7 @@ def train_hf(
         )
         trainer.train()
     from_hf(learner.net, model.state_dict())
-    return write_hf(SequenceModel(learner.net, learner.preprocessing, source.env, source.env_args), out)
+    return write_hf(SequenceModel(learner.net, learner.conditioned(1).preprocessing, source.env, source.env_args), out)
 
 
 def _model(transformers: Any, learner: DT) -> Any:

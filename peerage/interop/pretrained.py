@@ -30,7 +30,6 @@ from peerage.interop import sb3
 from peerage.interop.single import set_member_parameters, shape_of, single, space_of
 from peerage.learners.base import Learner, Space
 from peerage.learners.defaults import member_settings
-from peerage.learners.dt import DT
 from peerage.learners.group import Group, stack_positions
 from peerage.nets.attention_net import Window
 from peerage.runs import checkpoint
@@ -70,10 +69,7 @@ def load_policy(
     does not exist or does not fit the spaces.
     """
     space = space_of(observation_space, action_space, image)
-    learner = _load(spec, space, {}, fingerprint, acting=True)
-    if isinstance(learner, DT):
-        raise UserError(f"{spec} is a Decision Transformer, which remembers the steps of an episode: use dt:{spec}")
-    return learner, space.discrete
+    return _load(spec, space, {}, fingerprint, acting=True), space.discrete
 
 
 def load_members(

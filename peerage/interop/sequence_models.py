@@ -38,7 +38,7 @@ def _member(path: Path, member: int, replica: int, which: str) -> SequenceModel:
     if not isinstance(learner, DT):
         algorithm = saved.members[member].algorithm
         raise UserError(f"{path}: member {member} is a {algorithm} learner, not a Decision Transformer")
-    return SequenceModel(learner.net, learner.preprocessing, saved.config.env, saved.config.env_args)
+    return SequenceModel(learner.net, learner.conditioned(1).preprocessing, saved.config.env, saved.config.env_args)
 
 
 def export_hf(

@@ -1,7 +1,6 @@
 """`dt:FOLDER[:MEMBER][@TARGET]`: a Decision Transformer as a fixed adviser.
 
-It remembers the last steps of every asker, with the actions that were executed, whichever adviser was followed, and the
-rewards that were earned. One object serves the askers of all replicas with one forward pass.
+One object serves the askers of all replicas with one forward pass.
 """
 
 from __future__ import annotations
@@ -15,60 +14,38 @@ import torch
 
 from peerage.envs.make import Spec
 from peerage.errors import UserError
-from peerage.learners.transition import HostTransition
-from peerage.offline.context import Contexts
+from peerage.offline.context import Conditioned
 from peerage.offline.model import SequenceModel
 from peerage.offline.preprocessing import Preprocessing
-from peerage.sharing.adviser import Adviser
+from peerage.sharing.targeted import TargetAdviser
 
 
-class DecisionTransformer(Adviser):
+class DecisionTransformer(TargetAdviser):
     """The actions of `model` for the return `target`; by default the largest return of its data.
 
-    The model gets returns-to-go within the data's range at each timestep, because an asker that follows others may earn
-    more or less than any episode of the data. Raises UserError for a model that does not fit the environment, and for
-    a model without a target that does not know the returns of its data. `word` is the name in messages.
+    Raises UserError for a model that does not fit the environment, and for a model without a target that does not know
+    the returns of its data. `word` is the name in messages.
     """
 
-    shared = True
-
     def __init__(self, model: SequenceModel, spec: Spec, target: float | None, word: str = "dt") -> None:
-        self.model, self.discrete = model, spec.discrete
+        self.model = model
         check_spaces(model, spec, word)
         if target is None and not len(model.preprocessing.returns):
             raise UserError(f"{word}: the returns of its data are unknown; write its target return, as in {word}@1000")
-        self.target = model.preprocessing.largest if target is None else target
-        self.contexts = model.contexts(0, clip=True)
+        super().__init__(spec.discrete, model.preprocessing.largest if target is None else target)
 
-    def suggest(self, obs: np.ndarray, rows: np.ndarray, first: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        contexts = self._for(rows)
-        contexts.begin(rows[first], self.target)
-        actions = contexts.act(obs, rows)
-        return actions[:, 0].astype(np.int64) if self.discrete else actions
-
-    def observe(self, transition: HostTransition, rows: np.ndarray) -> None:
-        contexts = self._for(rows)
-        contexts.begin(rows[transition.first], self.target)
-        contexts.observe(transition.obs, transition.actions, transition.rewards, transition.done, rows)
-
-    def _for(self, rows: np.ndarray) -> Contexts:
-        """The windows, with room for `rows`."""
-        if len(rows) and (needed := int(rows.max()) + 1) > self.contexts.n:
-            larger = self.model.contexts(needed, clip=True)
-            larger.begin(np.arange(needed), self.target)
-            larger.take(self.contexts)
-            self.contexts = larger
-        return self.contexts
+    def conditioned(self, n: int) -> Conditioned:
+        return self.model.contexts(n, clip=True)
 
     def state(self) -> dict[str, Any]:
-        """The windows, and the model, because the folder that it was loaded from may have changed when the run is
+        """The episodes, and the model, because the folder that it was loaded from may have changed when the run is
         resumed."""
         prepared = self.model.preprocessing
         return {
             "parameters": self.model.net.flat,
             "preprocessing": {each.name: getattr(prepared, each.name) for each in fields(prepared)},
             "target": self.target,
-            "contexts": self.contexts.state(),
+            "episodes": self.episodes.state(),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -78,8 +55,7 @@ class DecisionTransformer(Adviser):
         self.model.net.flat.copy_(flat)
         self.model = replace(self.model, preprocessing=Preprocessing(**state["preprocessing"]))
         self.target = float(state["target"])
-        self.contexts = self.model.contexts(len(state["contexts"]["lengths"]), clip=True)
-        self.contexts.load_state(state["contexts"])
+        self.load_episodes(state["episodes"])
 
 
 def check_spaces(model: SequenceModel, spec: Spec, word: str) -> None:

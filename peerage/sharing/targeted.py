@@ -1,4 +1,4 @@
-"""`checkpoint:PATH[:MEMBER]` for a member that acts for a target return."""
+"""Advisers that act for a target return and remember the episodes of their askers."""
 
 from __future__ import annotations
 
@@ -9,23 +9,27 @@ import numpy as np
 
 from peerage.errors import UserError
 from peerage.learners.transition import HostTransition
+from peerage.offline.context import Conditioned
 from peerage.sharing.adviser import Adviser
 
 
-class Targeted(Adviser):
-    """The actions of a trained member for the largest return of its data. It follows every asker's episode, with the
-    actions that were executed, whoever suggested them; returns-to-go stay within the data's range at each timestep.
+class TargetAdviser(Adviser):
+    """Base class: the actions of a model for the return `target`. It follows every asker's episode, with the actions
+    that were executed and the rewards that were earned, whichever adviser was followed; returns-to-go stay within the
+    data's range at each timestep, because an asker that follows others may leave it.
 
-    `learner` has one row and implements `conditioned`. Raises UserError if the returns of its data are unknown.
+    Subclasses implement `conditioned` and the state of their model.
     """
 
     shared = True
 
-    def __init__(self, learner: Any, discrete: bool, word: str) -> None:
-        self.learner, self.discrete = learner, discrete
-        self.episodes = learner.conditioned(1, clip=True)
-        if not len(self.episodes.preprocessing.returns):
-            raise UserError(f"{word} acts for a target return, but the returns of its data are unknown")
+    def __init__(self, discrete: bool, target: float) -> None:
+        self.discrete, self.target = discrete, target
+        self.episodes = self.conditioned(0)
+
+    def conditioned(self, n: int) -> Conditioned:
+        """What acts in `n` episodes."""
+        raise NotImplementedError
 
     def suggest(self, obs: np.ndarray, rows: np.ndarray, first: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         self._follow(rows, first)
@@ -40,10 +44,33 @@ class Targeted(Adviser):
     def _follow(self, rows: np.ndarray, first: np.ndarray) -> None:
         """Make room for the askers `rows`, and begin the episodes in which this step is the `first`."""
         if len(rows) and (needed := int(rows.max()) + 1) > self.episodes.n:
-            before, self.episodes = self.episodes, self.learner.conditioned(needed, clip=True)
-            self.episodes.begin(np.arange(needed), self.episodes.preprocessing.largest)
+            before, self.episodes = self.episodes, self.conditioned(needed)
+            self.episodes.begin(np.arange(needed), self.target)
             self.episodes.take(before)
-        self.episodes.begin(rows[first], self.episodes.preprocessing.largest)
+        self.episodes.begin(rows[first], self.target)
+
+    def load_episodes(self, state: Mapping[str, Any]) -> None:
+        """Restore a `state` of `episodes`."""
+        self.episodes = self.conditioned(len(state["lengths"]))
+        self.episodes.load_state(state)
+
+
+class Targeted(TargetAdviser):
+    """`checkpoint:PATH[:MEMBER]` for a member that acts for a target return: the largest one of its data.
+
+    `learner` has one row and implements `conditioned`. Raises UserError if the returns of its data are unknown.
+    """
+
+    def __init__(self, learner: Any, discrete: bool, word: str) -> None:
+        self.learner = learner
+        known = learner.conditioned(1).preprocessing
+        if not len(known.returns):
+            raise UserError(f"{word} acts for a target return, but the returns of its data are unknown")
+        super().__init__(discrete, known.largest)
+
+    def conditioned(self, n: int) -> Conditioned:
+        found: Conditioned = self.learner.conditioned(n, clip=True)
+        return found
 
     def state(self) -> dict[str, Any]:
         """The episodes, and the parameters, because the file that they were loaded from may have changed when the run
@@ -56,5 +83,4 @@ class Targeted(Adviser):
             if name not in saved or values.shape != saved[name].shape:
                 raise UserError(f"the adviser's checkpoint changed since the run was started: {name} differs")
         self.learner.load_parameters(saved)
-        self.episodes = self.learner.conditioned(len(state["episodes"]["lengths"]), clip=True)
-        self.episodes.load_state(state["episodes"])
+        self.load_episodes(state["episodes"])
