@@ -544,7 +544,7 @@ def test_scalars_and_the_display_keep_the_modes_apart():
 
 @pytest.mark.parametrize("modes", [(), ("together",), ("alone", "alone")])
 def test_modes_that_are_refused(modes):
-    with pytest.raises(UserError, match="--eval-modes must be alone, or alone and together"):
+    with pytest.raises(UserError, match="--eval-modes must be alone, with or without together and test"):
         check(replace(SMALL, run=replace(SMALL.run, eval_modes=modes)))
 
 

@@ -79,7 +79,7 @@ def test_the_command_writes_a_video_and_overwrites_nothing(run, tmp_path, capsys
         (["video", "--out", "film.avi"], "must end in .gif or .mp4"),
         (["video", "--out", "nowhere/film.mp4"], "nowhere is not a folder"),
         (["video", "--out", "film.mp4", "--member", "2"], "has members 0 to 1 and replicas 0 to 1"),
-        (["video", "--target-return", "5"], "--target-return has no effect: dqn takes no target return"),
+        (["video", "--target-return", "5"], "--target-return is for dt, ddt and rvs, but this is dqn"),
         (["watch"], "there is no screen: use `peerage video`"),
     ],
 )
