@@ -27,10 +27,12 @@ class Size:
     step_share: float = 1.0
     """Of the gradient steps of an offline run."""
     eval_episodes: int = 20
+    flags: str = ""
+    """Further flags of the offline runs."""
 
 
 FULL = Size(Path("experiments/offline"))
-QUICK = Size(Path("experiments/offline-quick"), 2, 6, 0.02, 0.003, 2)
+QUICK = Size(Path("experiments/offline-quick"), 2, 6, 0.02, 0.003, 2, "--batch-size 8")
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,7 @@ class Experiment:
     def make(self) -> tuple[bool, str]:
         more = f"--n-peers 1 --replicas {self.size.replicas} --n-eval-episodes {self.size.eval_episodes}"
         more += f" --total-timesteps {self.steps} --eval-freq {self.steps // 4} --log-freq {max(1, self.steps // 40)}"
+        more += f" {self.size.flags}"
         settings = [*METHODS[self.method][1].split(), "--data", str(self.data.folder), *more.split()]
         return runs.train(settings, self.folder, (self.size.replicas, self.steps))
 

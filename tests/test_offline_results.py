@@ -33,7 +33,7 @@ def test_the_flags_of_all_steps_are_valid() -> None:
 
 def test_the_page_of_small_runs(tmp_path) -> None:
     """One dataset, one real run of two replicas on it, and a run by hand beside it."""
-    size = script.Size(tmp_path, replicas=2, episodes=5, step_share=0.001, eval_episodes=1)
+    size = script.Size(tmp_path, replicas=2, episodes=5, step_share=0.001, eval_episodes=1, flags="--batch-size 8")
     task = script.TASKS["cartpole"]
     dataset = script.Dataset(task, "mixed", size)
     data = peerage.collect("random", dataset.folder, env="CartPole-v1", episodes=5)
