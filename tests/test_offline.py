@@ -140,6 +140,8 @@ def test_the_commands_work_on_a_run_from_data(tmp_path, capsys) -> None:
     assert main(["evaluate", str(run.folder), "--episodes", "3"]) == 0
     assert main(["compare", str(run.folder), str(best.folder), "--across-tasks", "--out", str(tmp_path / "c")]) == 0
     assert main(["video", str(run.folder), "--max-frames", "3"]) == 0
+    found = run.attention(episodes=2, deletion=False)
+    assert found.occlusion.shape == (4,) and found.occlusion[2:].max() > 0.02 and "KL" in found.unit
     assert "60.00" in capsys.readouterr().out
 
 
@@ -346,7 +348,7 @@ def test_gradient_steps_of_td3bc_follow_its_equations() -> None:
         torch.testing.assert_close(learner.actor_target.flat[row], lagging, **close)
 
 
-def test_members_with_other_algorithms_share_a_run_from_data(tmp_path, same) -> None:
+def test_members_with_other_algorithms_share_a_run_from_data(tmp_path, same, capsys) -> None:
     """bc and td3bc in one group, killed and resumed; td3bc's critic is there, and its statistics are the data's."""
     settings = {"algorithm": ("bc", "td3bc"), "data": "swing-v0", "n_peers": 2, "replicas": 2}
     whole = train(tmp_path, "whole", **settings)
@@ -354,6 +356,8 @@ def test_members_with_other_algorithms_share_a_run_from_data(tmp_path, same) -> 
         train(tmp_path, "killed", **settings, listeners=[Kill(50)])
     peerage.resume(tmp_path / "killed")
     same(content(peerage.load(tmp_path / "killed")), content(whole))
+    assert main(["evaluate", str(whole.folder), "--advised"]) == 2
+    assert "was trained without advice: remove --advised" in capsys.readouterr().err
     learner = content(whole)[1]["group"]["stacks"]["1"]["learner"]
     mean = load_data("swing-v0").obs.astype(float).mean(0)
     assert np.allclose(learner["parameters"]["obs_mean"][1], mean) and "data" not in learner["replay"]

@@ -17,6 +17,7 @@ from peerage.envs.make import EnvMaker, Maker
 from peerage.errors import UserError
 from peerage.evaluation.outputs import Actions, Normal, Output, Probabilities, Values
 from peerage.evaluation.targets import refuse_targets
+from peerage.learners.bc import BC
 from peerage.learners.dqn import DQN
 from peerage.learners.policies import Categorical
 from peerage.learners.ppo import PPO
@@ -60,6 +61,8 @@ class Member:
             return Normal(found, policy.log_std[0])
         if isinstance(self.learner, DQN):
             return Values(torch.cat(parts))
+        if self._has_logits:
+            return Probabilities(torch.cat(parts))
         low, high = self.group.space.low, self.group.space.high
         scale = torch.ones(1) if low is None or high is None else torch.as_tensor((high - low) / 2)
         return Actions(torch.cat(parts), scale)
@@ -72,6 +75,8 @@ class Member:
         if isinstance(learner, DQN):
             q = learner.q(self._inputs(obs), rows=rows)
             return learner.in_reward_units(q.expand(learner.rows, -1, -1))[self.place]
+        if isinstance(learner, BC) and self._has_logits:
+            return learner.net(self._inputs(obs), rows=rows)[0]
         return self.group.mode_of(self.row, obs)
 
     @torch.no_grad()
@@ -85,6 +90,11 @@ class Member:
         parts = np.split(obs, range(chunk, len(obs), chunk))
         found = [net.attention(self._inputs(self._tensor(part)), rows=self._actor) for part in parts]
         return {name: torch.cat([each[name][0] for each in found]).numpy() for name in found[0]}
+
+    @property
+    def _has_logits(self) -> bool:
+        """Whether the policy is a network from observations to the logits of Discrete actions (bc)."""
+        return type(self.learner) is BC and self.group.space.discrete
 
     @property
     def _rows(self) -> slice:

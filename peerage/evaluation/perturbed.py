@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from peerage.config.adviser_words import parse_members
+from peerage.config.check import is_offline
 from peerage.config.perturbations import Perturbations, with_perturbations
 from peerage.envs.make import EnvMaker, Maker
 from peerage.errors import UserError
@@ -19,6 +20,7 @@ from peerage.evaluation.evaluate import SEED, Evaluator, Played, episode_seeds
 from peerage.evaluation.robustness import Case, Robustness, Row, means
 from peerage.evaluation.targets import targets_of
 from peerage.nets import workers
+from peerage.runs.folder import RunFolder
 from peerage.sharing.advice import Advice
 from peerage.sharing.byzantine import ByzantineMembers
 from peerage.training.restore import Restored, restore
@@ -110,6 +112,8 @@ def _perturbed(makers: Sequence[EnvMaker], perturbations: Perturbations) -> list
 def _restored(run: Path | str, env: Maker | None, case: Case, advised: bool, which: str) -> Restored:
     """Restore the newest checkpoint of the run, or `which`; with `advised`, including advice with the disturbances of
     `case`."""
+    if advised and is_offline(RunFolder.open(run).resolved()):
+        raise UserError(f"{run} was trained without advice: remove --advised")
     restored = restore(run, "company" if advised else "policies", env=env, device="cpu", which=which)
     trainer = restored.trainer
     if not advised:
