@@ -19,6 +19,7 @@ from peerage.config.flags import _assignments, train_flags
 from peerage.config.presets import preset_names
 from peerage.errors import UserError
 from peerage.manual import page
+from peerage.runs.listeners import EvaluationRow
 
 ROOT = Path(__file__).parent.parent
 
@@ -192,7 +193,8 @@ def test_other_commands(
     (tmp_path / "config.yaml").write_text("")
     run = str(tmp_path)
     calls: list[Any] = []
-    rows = [(0, "member-0", 0, 1.234, 10, None, "alone"), (0, "member-1", 10, 2.0, 9, 1.0, "alone")]
+    rows = [EvaluationRow(0, "member-0", 0, 1.234, 10, None, "alone")]
+    rows += [EvaluationRow(0, "member-1", 10, 2.0, 9, 1.0, "alone")]
     monkeypatch.setattr(session, "resume", lambda run, **overrides: calls.append((run, overrides)))
     monkeypatch.setattr(session, "evaluate_run", lambda *a, which, **_: calls.append((*a, which)) or (500, rows))
     assert main(["resume", run, "--checkpoint-freq", "9", "--verbose", "0"]) == 0
@@ -214,7 +216,8 @@ def test_other_commands(
         "",
         "mean over members: 1.617; one replica, so there is no interval",
     ]
-    rows += [(1, "member-0", 0, 3.234, 10, None, "alone"), (1, "member-1", 10, 4.0, 9, 1.0, "alone")]
+    rows += [EvaluationRow(1, "member-0", 0, 3.234, 10, None, "alone")]
+    rows += [EvaluationRow(1, "member-1", 10, 4.0, 9, 1.0, "alone")]
     assert main(["evaluate", run, "--episodes", "3"]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
     assert last == "mean over members and 2 replicas: 2.617 [1.617, 3.617], min–max"
