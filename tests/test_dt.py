@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from datasets import balance, swing, write_dataset
+from small_data import balance, swing, write_dataset
 
 import peerage
 from peerage.cli import main

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from datasets import balance, write_dataset
+from small_data import balance, write_dataset
 
 import peerage
 from peerage.cli import main

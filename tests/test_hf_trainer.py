@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from datasets import balance, swing, write_dataset
+from small_data import balance, swing, write_dataset
 
 from peerage.errors import UserError
 from peerage.interop import hf_trainer
@@ -29,12 +29,10 @@ GPT = GPTSettings(context_length=5, d_model=16, n_layers=2, dropout=0.0, max_ep_
 @pytest.mark.parametrize(
     ("env", "policy", "anneal"), [("CartPole-v1", balance, False), ("Pendulum-v1", swing, True)]
 )
-def test_our_loop_equals_the_trainer(tmp_path, monkeypatch, env, policy, anneal):
+def test_our_loop_equals_the_trainer(tmp_path, env, policy, anneal):
     """20 steps without dropout, with weight decay (of embeddings, not of biases and LayerNorms), warm-up and clipping,
     in float64."""
     pytest.importorskip("accelerate")
-    # The module `datasets` of these tests has the name of an optional library of Hugging Face.
-    monkeypatch.setattr("transformers.trainer.is_datasets_available", lambda: False)
     data = load_data(write_dataset(tmp_path / "data-v0", env, policy, 4, max_episode_steps=30))
     settings = DTSettings(
         "dt", net_settings=GPT, batch_size=8, learning_rate=1e-3, weight_decay=0.1, warmup_ratio=0.2, anneal_lr=anneal

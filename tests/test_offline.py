@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from datasets import balance, swing, write_dataset
+from small_data import balance, swing, write_dataset
 
 import peerage
 from peerage.cli import main

@@ -116,9 +116,9 @@ def returns_to_go(data: Trajectories, gamma: float = 1.0) -> np.ndarray:
 
 
 def default_scale(data: Trajectories) -> float:
-    """A scale of returns: 1,000 for Gymnasium's MuJoCo environments; otherwise the largest absolute return of the data,
-    1 if all returns are 0."""
+    """A scale of returns: 1,000 for Gymnasium's MuJoCo environments; otherwise the largest absolute return-to-go of the
+    data, 1 if all are 0."""
     spec = gymnasium.registry.get(data.source.env)
     if spec is not None and str(spec.entry_point).startswith("gymnasium.envs.mujoco"):
         return MUJOCO_SCALE
-    return float(np.abs(data.returns).max()) or 1.0
+    return float(np.abs(returns_to_go(data)).max()) or 1.0

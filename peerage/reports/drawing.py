@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from peerage.reports.plot_scales import STEPS
 from peerage.runs.listeners import is_member
 from peerage.statistics import summaries
 
@@ -187,7 +188,7 @@ class StepScale:
         return np.asarray(steps, dtype=float) / self.unit
 
     def label(self, axes: Axes) -> None:
-        axes.set_xlabel(f"environment steps per member{f' ({self.name})' if self.unit > 1 else ''}")
+        axes.set_xlabel(f"{STEPS}{f' ({self.name})' if self.unit > 1 else ''}")
         axes.set_xlim(left=0, right=None if self.last <= 0 else self.last / self.unit * 1.01)
 
 

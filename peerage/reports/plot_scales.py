@@ -11,8 +11,9 @@ import numpy as np
 
 from peerage.text import thousands
 
-STEPS = "environment steps per member"
-"""The label of most x axes; their values are written in short form: 5,000, 24k, 1.5M."""
+STEPS = "steps per member"
+"""The label of most x axes: environment steps, or gradient steps of an offline run. Their values are written in short
+form: 5,000, 24k, 1.5M."""
 DIVERGED = 1e100
 """Larger values, from a learner that diverges, are not drawn."""
 
