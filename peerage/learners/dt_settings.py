@@ -28,8 +28,8 @@ class DTSettings(LearnerSettings):
     """Share of the run in which the learning rate increases linearly from 0."""
     anneal_lr: bool = False
     return_scale: float = limited(0.0, "[0, inf)")
-    """Divides returns-to-go; 0: 1,000 for Gymnasium's MuJoCo environments, otherwise the largest absolute return of the
-    data."""
+    """Divides returns-to-go; 0: 1,000 for Gymnasium's MuJoCo environments, otherwise the largest absolute
+    return-to-go of the data."""
     net_arch: tuple[int, ...] = unused((64, 64))
     learning_starts: int = unused(0)
     load_paths: str = unused("none")
