@@ -11,6 +11,7 @@ from peerage.envs.make import EnvMaker, make_env, makers_of
 from peerage.envs.metaworld import MT10
 from peerage.envs.scripted import expert_for
 from peerage.errors import UserError
+from peerage.statistics.compare import compare
 
 pytestmark = pytest.mark.usefixtures("no_reports")
 
@@ -122,6 +123,11 @@ def test_a_run_evaluates_both_splits_and_resumes_bit_for_bit(tmp_path):
     assert set(rows["mode"]) == {"alone", "test"} and len(rows) == 3 * 2 * 2
     by_mode = rows[rows["step"] == 60].groupby("mode")["return"]
     assert by_mode.get_group("alone").tolist() != by_mode.get_group("test").tolist()
+    runs = [str(whole.folder), str(resumed.folder)]
+    found = {mode: compare(runs, mode=mode).tasks[0].rows[0].mean.estimate for mode in ("alone", "test")}
+    assert found["test"] == pytest.approx(by_mode.get_group("test").mean()) and found["test"] != found["alone"]
+    with pytest.raises(UserError, match="no evaluations of mode together: train it with --eval-modes alone together"):
+        compare(runs, mode="together")
 
 
 def test_refusals(tmp_path):

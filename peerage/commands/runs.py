@@ -159,6 +159,8 @@ def _compare_arguments(parser: Parser) -> None:
         default="final",
         help="compared quantity: the last evaluation, or the area under the learning curve (default: final)",
     )
+    about = "evaluations: members alone, together with advice, or alone in the test split (default: alone)"
+    parser.add_argument("--mode", choices=["alone", "together", "test"], default="alone", help=about)
     parser.add_argument("--threshold", type=float, metavar="X", help="report the steps until a group's mean reaches X")
     about = "report the spread of evaluations late in the training, and the steps until a group converged"
     parser.add_argument("--stability", action="store_true", help=about)
@@ -179,8 +181,8 @@ def _compare_arguments(parser: Parser) -> None:
 
 
 NOT_FOR_SENSITIVITY = (
-    "by", "reference", "latex", "metric", "measure", "threshold", "target", "stability", "paired", "across_tasks",
-    "out",
+    "by", "reference", "latex", "metric", "measure", "mode", "threshold", "target", "stability", "paired",
+    "across_tasks", "out",
 )  # fmt: skip
 """Arguments of `peerage compare` that --sensitivity excludes."""
 
@@ -190,7 +192,7 @@ def _check_compare(args: argparse.Namespace) -> None:
         raise UserError("--json and --latex cannot be combined: choose one")
     if args.sensitivity:
         for name in NOT_FOR_SENSITIVITY:
-            if getattr(args, name, None) not in (None, False, "return", "final"):
+            if getattr(args, name, None) not in (None, False, "return", "final", "alone"):
                 flag = name.replace("_", "-")
                 raise UserError(f"--sensitivity and --{flag} cannot be combined: remove one of them")
 

@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -78,7 +79,8 @@ def _name(comparison: Comparison) -> str:
         for side in task.sides
     ]
     paired = [v.paired for task in comparison.tasks for v in task.versus]
-    asked = [comparison.metric, comparison.measure, comparison.threshold, comparison.target]
+    asked: list[Any] = [comparison.metric, comparison.measure, comparison.threshold, comparison.target]
+    asked += [comparison.mode] if comparison.mode != "alone" else []
     what = json.dumps([sides, paired, asked])
     checksum = hashlib.sha256(what.encode()).hexdigest()[:6]  # separates comparisons of sides with the same names
     return _slug("-vs-".join(short(name, 50) for name in names[:2]) + more) + f"-{checksum}"
@@ -97,7 +99,7 @@ def render(comparison: Comparison, command: Sequence[str]) -> str:
     last = max(task.step for task in comparison.tasks)
     tasks = [task.name for task in comparison.tasks]
     where = listing(tasks) if len(tasks) < 5 else f"{len(tasks)} tasks"
-    what = subject(comparison.metric, comparison.measure, last)
+    what = subject(comparison.metric, comparison.measure, last, comparison.mode)
     parts: list[str | page.Section] = [
         _with_breaks(f"<h1>{escape(_breakable(title))}</h1>"),
         page.paragraph(f"Compared quantity: {what}, on {where}. The unit is the replica."),
@@ -155,7 +157,7 @@ def _task(comparison: Comparison, task: Task) -> str:
     rows = [[_breakable(row[0]), *row[1:]] for row in rows]
     parts = [_with_breaks(page.table(heads, rows, caption=formats.title(comparison, task), wrap=True))]
     parts += [page.paragraph(f"{v.verdict}.") for v in task.versus]
-    metric, what = comparison.metric, subject(comparison.metric, comparison.measure, task.step)
+    metric, what = comparison.metric, subject(comparison.metric, comparison.measure, task.step, comparison.mode)
     bands = [band(side, i, task.step, metric) for i, side in enumerate(task.sides)]
     caption = "Interquartile mean over replicas of the mean over members, with the 95% interval of each step."
     if comparison.measure == "area":
@@ -210,7 +212,7 @@ def _profile(comparison: Comparison, task: Task) -> str:
             short(side.name, 40), heights, reached, low_share, high_share, colour=colour, dash=dashed
         )
         series.append(line)
-    what = subject(comparison.metric, comparison.measure, task.step)
+    what = subject(comparison.metric, comparison.measure, task.step, comparison.mode)
     look = plots.Look(xlabel=what, xlim=(None, None), ylim=(0.0, 1.0))
     caption = f"Share of the replicas whose {what} is above the value on the x axis."
     return plots.curves(series, "share of replicas", "Performance profile", caption=caption, look=look)

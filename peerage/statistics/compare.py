@@ -34,6 +34,7 @@ def compare(
     reference: str | None = None,
     metric: Metric = "return",
     measure: Measure = "final",
+    mode: str = "alone",
     threshold: float | None = None,
     target: float | None = None,
     paired: bool = False,
@@ -48,6 +49,7 @@ def compare(
         reference: name of the side that all others are compared with, by default the first.
         metric: metric of the evaluation episodes.
         measure: compare the last evaluation, or the area under the learning curve.
+        mode: of the evaluations: alone, together or test (`RunConfig.eval_modes`).
         threshold: also report the steps until the mean of a replica's members first reaches it.
         target: also report the optimality gap below it.
         paired: treat replicas with the same seed as pairs; all sides must have the same seeds.
@@ -66,7 +68,7 @@ def compare(
         raise UserError("--by and --across-tasks cannot be combined: remove one of them")
     found = sources.find_runs(words)
     chosen = found if by is None else sources.by_axis(found, by)
-    sides, left_out = samples.read_sides(chosen, metric, across_tasks)
+    sides, left_out = samples.read_sides(chosen, metric, across_tasks, mode)
     by_task = samples.tasks(sides, across_tasks)
     names = list(dict.fromkeys(side.name for some in by_task.values() for side in some))
     if by is not None and reference is not None and (full_name := f"{by}={reference}") in names:
@@ -98,7 +100,7 @@ def compare(
         raise UserError(_why_no_task(sides, by, reference))
     tasks = with_verdicts(tasks, metric, measure)
     together, once = overall(tasks, metric), tuple(dict.fromkeys(warnings))
-    return Comparison(metric, measure, threshold, target, tuple(tasks), together, _differences(tasks), once)
+    return Comparison(metric, measure, mode, threshold, target, tuple(tasks), together, _differences(tasks), once)
 
 
 def _too_few_late(task: str, steps: np.ndarray) -> str:

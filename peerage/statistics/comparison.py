@@ -84,6 +84,8 @@ class Comparison:
 
     metric: Metric
     measure: Measure
+    mode: str
+    """Of the evaluations: `alone`, `together` or `test`."""
     threshold: float | None
     target: float | None
     tasks: tuple[Task, ...]

@@ -68,7 +68,8 @@ def differing(comparison: Comparison) -> list[tuple[str, str]]:
 
 def title(comparison: Comparison, task: Task) -> str:
     """The title of the table of a task."""
-    return f"{task.name}: {subject(comparison.metric, comparison.measure, task.step)}; 95% intervals over replicas"
+    what = subject(comparison.metric, comparison.measure, task.step, comparison.mode)
+    return f"{task.name}: {what}; 95% intervals over replicas"
 
 
 def as_text(comparison: Comparison) -> str:
@@ -103,6 +104,7 @@ def as_json(comparison: Comparison) -> str:
     data = {
         "metric": comparison.metric,
         "measure": comparison.measure,
+        "mode": comparison.mode,
         "threshold": comparison.threshold,
         "target": comparison.target,
         "tasks": tasks,
@@ -121,7 +123,7 @@ def as_latex(comparison: Comparison) -> str:
     """
     metric, measure, step = comparison.metric, comparison.measure, max(task.step for task in comparison.tasks)
     lines = [
-        f"% {subject(metric, measure, step)}; needs \\usepackage{{booktabs}}",
+        f"% {subject(metric, measure, step, comparison.mode)}; needs \\usepackage{{booktabs}}",
         f"% IQM and mean over replicas with 95% intervals; P: {improvement_name(metric)}, against the first row",
         *([] if metric == "length" else ["% bold: significantly better than the first row, or the first than all"]),
         r"\begin{tabular}{llrrrrrr}",

@@ -96,7 +96,7 @@ class _MetricMissing(UserError):
 
 
 def read_sides(
-    sources: Sequence[Source], metric: Metric = "return", across_tasks: bool = False
+    sources: Sequence[Source], metric: Metric = "return", across_tasks: bool = False, mode: str = "alone"
 ) -> tuple[list[Side], list[str]]:
     """Group runs into sides, in the order of `sources`; returns the sides and a message per run that is left out.
 
@@ -113,7 +113,7 @@ def read_sides(
     kinds: dict[tuple[str, str], list[list[dict[str, Any]]]] = {}
     for source in sources:
         try:
-            side = _read(source, metric)
+            side = _read(source, metric, mode)
         except _MetricMissing as error:
             without_metric.append(error)
             continue
@@ -176,10 +176,10 @@ def budget(config: Mapping[str, Any]) -> int:
     return int(config["n_epochs"]) * int(config["epoch_length"]) if total is None else int(total)
 
 
-def _read(source: Source, metric: Metric) -> Side:
+def _read(source: Source, metric: Metric, mode: str) -> Side:
     run = RunFolder.open(source.folder)
     config = to_dict(run.resolved())
-    evaluations = tables.read_evaluations(run.path)
+    evaluations = tables.read_evaluations(run.path, mode)
     _check(run, config, evaluations, metric)
     is_success = metric == "success"
     values = summaries.success_values(evaluations) if is_success else summaries.member_values(evaluations, metric)
@@ -192,6 +192,8 @@ def _read(source: Source, metric: Metric) -> Side:
             )
         if len(evaluations):
             raise _MetricMissing(f"{run.path}: {config['env']} reports no {metric}")
+        if mode != "alone":
+            raise UserError(f"{run.path} has no evaluations of mode {mode}: train it with --eval-modes alone {mode}")
         raise UserError(f"{run.path} has no evaluations: nothing to compare (was it trained with --eval-freq 0?)")
     kept, warnings = complete_evaluations(run, config, evaluations)
     table = summaries.by_replica(values[values["step"].isin(kept)])

@@ -22,11 +22,13 @@ SIGNIFICANCE = 0.05
 """A difference is significant if its p value is below this."""
 
 
-def subject(metric: Metric, measure: Measure, step: int) -> str:
-    """The quantity that is compared, such as `return at step 6,000`."""
+def subject(metric: Metric, measure: Measure, step: int, mode: str = "alone") -> str:
+    """The quantity that is compared, such as `return at step 6,000`. `mode` of the evaluations is named unless it is
+    alone."""
+    what = metric if mode == "alone" else f"{metric} (mode {mode})"
     if measure == "final":
-        return f"{metric} at step {step:,}"
-    return f"mean {metric} up to step {step:,} (area under the learning curve)"
+        return f"{what} at step {step:,}"
+    return f"mean {what} up to step {step:,} (area under the learning curve)"
 
 
 def comparatives(metric: Metric) -> tuple[str, str]:

@@ -24,6 +24,7 @@ def compare(args: argparse.Namespace, command: Sequence[str]) -> None:
         reference=args.reference,
         metric=args.metric,
         measure=args.measure,
+        mode=args.mode,
         threshold=args.threshold,
         target=args.target,
         paired=args.paired,
