@@ -161,7 +161,7 @@ def test_a_length_is_not_negative(tmp_path):
     path = folders[0] / "evaluations.csv"
     lines = path.read_text().splitlines()
     # replicas of 1, 1 and 40 steps: mean 14, standard error 13; 14 - 4.3 x 13 is negative
-    kept = [re.sub(r",10,,alone$", f",{(1, 1, 40)[int(line.split(',')[1])]},,alone", line) for line in lines[1:]]
+    kept = [re.sub(r",10,,alone,$", f",{(1, 1, 40)[int(line.split(',')[1])]},,alone,", line) for line in lines[1:]]
     path.write_text("\n".join([lines[0], *kept]) + "\n")
     row = compare([str(f) for f in folders], metric="length").tasks[0].rows[0]
     assert row.mean.estimate == 14 and row.mean.low == 0 and row.mean.high == pytest.approx(14 + 13 * 4.3026527)
@@ -186,7 +186,7 @@ def test_invalid_success_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"b: the success of member-0 in replica 0 at step 0 is 2\.000, out of"):
         compare([str(a), str(b)], metric="success")
     lines = (a / "evaluations.csv").read_text().splitlines()
-    lines[3] = re.sub(r",[^,]*,alone$", ",,alone", lines[3])
+    lines[3] = re.sub(r",[^,]*,alone,$", ",,alone,", lines[3])
     (a / "evaluations.csv").write_text("\n".join(lines) + "\n")
     with pytest.raises(UserError, match=r"a: .* reports success in \d+ of \d+ evaluation episodes only"):
         compare([str(a)], metric="success")

@@ -94,9 +94,9 @@ def test_comparisons_without_a_test_are_not_counted(tmp_path):
 def test_length_has_no_winner(tmp_path):
     """Shorter episodes are better in some tasks and longer ones in others, so there is no winner."""
     words = two(tmp_path, [1] * 5, [1] * 5)
-    edit(words[0], r",10,,alone$", ",200,,alone")
-    edit(words[0], r"^(\d+,(\d),.*),200,,alone$", r"\1,20\2,,alone")
-    edit(words[1], r"^(\d+,(\d),.*),10,,alone$", r"\1,1\2,,alone")
+    edit(words[0], r",10,,alone,$", ",200,,alone,")
+    edit(words[0], r"^(\d+,(\d),.*),200,,alone,$", r"\1,20\2,,alone,")
+    edit(words[1], r"^(\d+,(\d),.*),10,,alone,$", r"\1,1\2,,alone,")
     found = compare(words, metric="length")
     (v,) = found.tasks[0].versus
     assert v.winner is None and v.higher == "a" and v.difference.estimate == pytest.approx(-190)
@@ -113,7 +113,7 @@ def test_several_tasks_by_length(tmp_path):
     words = []
     for env in ("Room-v6", "CartPole-v1"):
         words += two(tmp_path / env, [1] * 5, [1] * 5, env=env)
-        edit(words[-1], r"^(\d+,(\d),.*),10,,alone$", r"\1,1\2,,alone")  # 10 to 14 steps, and 10
+        edit(words[-1], r"^(\d+,(\d),.*),10,,alone,$", r"\1,1\2,,alone,")  # 10 to 14 steps, and 10
     (line,) = compare(words, metric="length").overall
     # of five and five ties, and four of five above: (1/2 + 4) / 5
     assert line == "b against a: longer on 0, shorter on 0 of 2 environments; mean probability of being longer 0.90"
@@ -355,7 +355,7 @@ def test_a_huge_replica_number_is_refused_without_memory(tmp_path, capsys):
 def test_nan_is_an_empty_cell(tmp_path):
     word = make(tmp_path / "a", [1, 2, 3], success=[1, 0, 1])
     for name in ("nan", "NaN", "NAN"):
-        edit(word, r"^(200,1,member-0,1,.*),[^,]*,alone$", rf"\1,{name},alone")
+        edit(word, r"^(200,1,member-0,1,.*),[^,]*,alone,$", rf"\1,{name},alone,")
         frame = tables.read_evaluations(word)
         assert frame["success"].isna().sum() == 1 and frame["success"].dtype == float
     edit(word, r"^200,1,member-0,1,[^,]*,", "200,1,member-0,1,ten,")

@@ -462,7 +462,8 @@ def test_the_published_commands_run(env, tmp_path, monkeypatch):
     monkeypatch.setattr("peerage.session.WandbLog", lambda project, figures: Listener())
     monkeypatch.setattr(Evaluations, "rows", lambda self, step, stop=None: [])
     monkeypatch.setattr("peerage.session.write_report", lambda folder: folder)
-    monkeypatch.setattr("peerage.session.check_learning", lambda members, steps: [])  # their learning begins later
+    for module in ("peerage.session", "peerage.training.prepare"):  # their learning begins later
+        monkeypatch.setattr(f"{module}.check_learning", lambda members, steps: [])
     epoch = 5000 if env.startswith("Room") else 1000
     words = COMMANDS[env].format(steps=45, epoch=epoch, folder=tmp_path).split()
     assert main(["train", "--env", env, *words]) == 0
@@ -532,7 +533,7 @@ def test_invalid_input_gives_a_one_line_error_and_nothing_is_written(tmp_path, c
     peerage.register_features("wide-block", wrong_width)
     peerage.register_features("third-phase", third_of_two_phases)
     folder = tmp_path / "runs"
-    assert main(["train", *words.split(), "--total-timesteps", "50", "--log-dir", str(folder)]) == 2
+    assert main(["train", *words.split(), "--total-timesteps", "2000", "--log-dir", str(folder)]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and error.startswith("peerage: ") and said in error
     assert not folder.exists()

@@ -273,7 +273,7 @@ def test_an_older_run_with_such_a_wrapper_resumes_with_a_message(tmp_path, monke
         return normalised_env(NormalizeObservation)
 
     with monkeypatch.context() as patched:
-        patched.setattr(session, "running_statistics", lambda env: None)
+        patched.setattr("peerage.training.trainer.running_statistics", lambda env: None)
         patched.setattr(Trainer, "advance", stop_at(5))
         with pytest.raises(Stop):
             train(tmp_path, env=env, total_timesteps=15)
