@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from itertools import pairwise
 from pathlib import Path
@@ -215,6 +216,38 @@ def test_refusals_are_one_line_and_write_nothing(tmp_path, capsys, words, messag
     said = capsys.readouterr().err.strip()
     assert message in said and "\n" not in said
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_module_of_an_environment_that_a_dataset_names_is_not_executed(tmp_path, monkeypatch, capsys) -> None:
+    """A dataset of a stranger, with a module beside it."""
+    folder = write_dataset(tmp_path / "strange-v0", "CartPole-v1", balance, 4, max_episode_steps=20)
+    (tmp_path / "traps.py").write_text("open('executed', 'w')")
+    monkeypatch.chdir(tmp_path)
+    metadata = folder / "data" / "metadata.json"
+    about = json.loads(metadata.read_text())
+    traps = {"env_spec": json.dumps({"id": "traps:CartPole-v1"})}, {"peerage": {"env": "traps:f", "env_args": {}}}
+    for changes in traps:
+        metadata.write_text(json.dumps(about | changes))
+        assert main(["train", "--algorithm", "bc", "--data", str(folder), "--log-dir", "runs"]) == 2
+        assert "whose module would be executed: add --env traps:" in capsys.readouterr().err
+    assert not (tmp_path / "executed").exists() and not (tmp_path / "runs").exists()
+
+
+def test_a_name_without_a_version_stays_that_of_the_data(tmp_path, monkeypatch) -> None:
+    """A run resumes although a newer version was collected."""
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    write_dataset(tmp_path / "cart-v0", "CartPole-v1", balance, 4, max_episode_steps=20)
+    run = train(tmp_path, "run", data="cart", total_timesteps=20, eval_freq=0)
+    write_dataset(tmp_path / "cart-v1", "CartPole-v1", balance, 4, seed=9, max_episode_steps=20)
+    assert run.config.data == "cart-v0"
+    peerage.resume(run, total_timesteps=30)
+
+
+def test_an_environment_in_a_file_is_kept_although_it_is_the_default(tmp_path, capsys) -> None:
+    file = tmp_path / "lander.yaml"
+    file.write_text("env: LunarLander-v3\ndata: cart-v0\nlearner: {algorithm: bc}\n")
+    assert main(["train", "--config", str(file), "--log-dir", str(tmp_path / "runs")]) == 2
+    assert "but LunarLander-v3 has 8 observations" in capsys.readouterr().err
 
 
 # --- data -----------------------------------------------------------------------------------------

@@ -92,15 +92,24 @@ def test_trajectories_by_hand() -> None:
     ({"obs": np.zeros((3, 4))}, "observations that are not flat, or of several sizes"),
     ({"obs": np.full((3, 2), np.inf)}, "an observation is not finite"),
     ({"obs": np.full((3, 2), 1e300)}, "an observation is not finite"),
+    ({"actions": np.array([[0.5], [2.0]])}, "an action 2 outside its space, -1 to 1"),
 ])  # fmt: skip
 def test_episodes_that_cannot_be_used_are_refused(change, words) -> None:
     good = {"obs": np.zeros((3, 2)), "actions": np.zeros((2, 1)), "rewards": np.zeros(2), "terminated": True}
     with pytest.raises(UserError, match=words.replace("(", r"\(").replace(")", r"\)")):
-        trajectories([Episode(**good), Episode(**(good | change))])
+        trajectories([Episode(**good), Episode(**(good | change))], low=np.full(1, -1.0), high=np.ones(1))
+
+
+def test_box_actions_that_leave_the_space_by_rounding_are_clipped() -> None:
+    episode = Episode(np.zeros((3, 2)), np.array([[1 + 1e-6], [-0.5]]), np.zeros(2), True)
+    assert trajectories([episode], low=-np.ones(1), high=np.ones(1)).actions.tolist() == [[1], [-0.5]]
+    with pytest.raises(UserError, match="actions of 1 numbers, but its space has 3"):
+        trajectories([episode], low=-np.ones(3), high=np.ones(3))
 
 
 @pytest.mark.parametrize("actions, words", [
     ([1, 4], "actions from 1 to 4, but its space has 1 to 3"), ([0, 1], "actions from 0"), ([1, 1.5], "whole numbers"),
+    ([1, np.nan], "whole numbers"), (["a", "b"], "not numbers"),
 ])  # fmt: skip
 def test_discrete_actions_outside_the_space_are_refused(actions, words) -> None:
     episode = Episode(np.zeros((3, 2)), np.array(actions), np.zeros(2), True)
@@ -176,6 +185,11 @@ def test_unsuitable_minari_datasets_are_refused_in_one_line(datasets) -> None:
         with pytest.raises(UserError, match=words) as caught:
             load_data(name)
         assert "\n" not in str(caught.value)
+    two = buffer(np.zeros((4, 1)), np.zeros((3, 1)), np.zeros(3), True)
+    two.terminations[0] = True
+    write(datasets / "two-v0", [two], box, box)
+    with pytest.raises(UserError, match="episode 0 ends at step 1 but has 3 steps"):
+        load_data("two")
     metadata = datasets / "none-v0" / "data" / "metadata.json"
     about = json.loads(metadata.read_text())
     del about["observation_space"]
@@ -219,6 +233,12 @@ def test_parquet_with_discrete_actions_is_read(tmp_path) -> None:
     assert data.source.n_actions == 4 and data.source.low.shape == (0,)
 
 
+def test_parquet_with_one_real_number_per_action_is_box(tmp_path) -> None:
+    parquet.write_table(table(actions=[[0.5, 1, 1], [0.0]]), tmp_path / "d.parquet")
+    data = load_data(tmp_path / "d.parquet")
+    assert data.actions.tolist() == [[0.5], [1], [1], [0]] and data.source.n_actions == 0
+
+
 @pytest.mark.parametrize("columns, words", [
     ({"dones": None}, "it has no column dones"),
     ({"rewards": [[1.0, 2], [4.0]]}, "row 0 has 2 rewards and 3 dones"),
@@ -231,7 +251,8 @@ def test_parquet_with_discrete_actions_is_read(tmp_path) -> None:
     ({"observations": [[[[0.0]]] * 3, [[[1.0]]]]}, "is not flat"),
     ({"rewards": ["abc", "d"]}, "is not a readable dataset"),
     ({"rewards": [["a", "b", "c"], ["d"]]}, "a reward is not a list of numbers"),
-    ({"actions": [[0.5, 1, 1], [0.0]]}, "not whole numbers"),
+    ({"dones": [[True, False, True], [False]]}, "row 0 ends at step 1 but has 3 steps"),
+    ({"next_observations": [[[0.0, 1]], [[6.0, 7]]]}, "row 0 has 3 observations and 1 next_observations"),
     ({"actions": [[-1, 1, 1], [0]]}, "has actions from -1"),
 ])  # fmt: skip
 def test_unsuitable_parquet_is_refused_in_one_line(columns, words, tmp_path) -> None:
@@ -329,6 +350,10 @@ def test_returns_to_go_by_hand() -> None:
     assert batch.mask.tolist() == [[True] * 3, [True, True, False], [True, False, False]]
     assert batch.timesteps.tolist() == [[0, 1, 2], [1, 2, 0], [0, 0, 0]]
     assert returns_to_go(data, 0.5).tolist() == [1 + 1 + 0.75, 2 + 1.5, 3, 7]
+    few = made([50, 40], seed=1)  # computed by episode, and 60 episodes by step
+    rewards = np.split(few.rewards, few.starts[1:-1]) * 30
+    together = trajectories([Episode(np.zeros((len(r) + 1, 1)), np.zeros((len(r), 1)), r, True) for r in rewards])
+    np.testing.assert_array_equal(returns_to_go(together, 0.9)[:90], returns_to_go(few, 0.9))
 
 
 def test_windows_stay_in_their_episode_and_are_padded_with_zeros() -> None:

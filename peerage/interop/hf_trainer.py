@@ -63,6 +63,8 @@ def train_hf(
     space = Space(data.obs.shape[1], data.actions.shape[1], source.n_actions, low, high)
     settings = DTSettings("dt") if settings is None else settings
     gpt = settings.net_settings or GPTSettings()
+    if 0 < gpt.max_ep_len < (longest := int(data.lengths.max())):
+        raise UserError(f"max_ep_len {gpt.max_ep_len:,} is less than the {longest:,} steps of the longest episode")
     gpt = replace(gpt, max_ep_len=gpt.max_ep_len or int(data.lengths.max()))
     settings = replace(settings, algorithm="dt", net_settings=gpt)
     learner = DT([settings], [StreamKey(seed, 0, 0)], space, steps, data=data, dtype=dtype)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
@@ -14,7 +13,9 @@ from peerage.config.methods import LEARNERS
 from peerage.config.tree import with_part
 from peerage.envs.make import Spec
 from peerage.errors import UserError
+from peerage.offline.places import find, is_path, minari_root
 from peerage.offline.trajectories import Trajectories, load_data
+from peerage.text import one_line
 
 BOUNDS_TOLERANCE = 1e-6
 """Relative difference below which two bounds of an action space are the same number, written by another program."""
@@ -39,6 +40,12 @@ def load_configured(
     if not keep_env and not config.data_fingerprint and config.env == Config.env:
         if not source.env:
             raise UserError(f"{config.data} does not name its environment: add --env ID")
+        if ":" in source.env:
+            named = one_line(source.env)[:80]
+            raise UserError(
+                f"{config.data} names the environment {named}, whose module would be executed: add --env {named} if "
+                "you trust it"
+            )
         config = replace(config, env=source.env, env_args={**source.env_args, **config.env_args})
     chosen = best_episodes(data, config.data_fraction)
     batch = _batch_size(config)
@@ -48,9 +55,15 @@ def load_configured(
     if config.data_epochs is not None and config.total_timesteps is None:
         steps = config.data_epochs * math.ceil(chosen.episodes / batch)
         config = replace(config, total_timesteps=steps)
-    path = Path(config.data).expanduser()
-    name = str(path.absolute()) if path.exists() else config.data
-    return replace(config, data=name, data_fingerprint=source.fingerprint), chosen
+    return replace(config, data=_pinned(config.data), data_fingerprint=source.fingerprint), chosen
+
+
+def _pinned(name_or_path: str) -> str:
+    """What finds the same dataset later: an absolute path, or a name with its version."""
+    path = find(name_or_path)
+    if not is_path(name_or_path) and path.is_relative_to(minari_root()):
+        return path.relative_to(minari_root()).as_posix()
+    return str(path.absolute())
 
 
 def _batch_size(config: Config) -> int:

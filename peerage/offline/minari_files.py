@@ -56,15 +56,21 @@ def read_minari(folder: Path) -> Recording:
         raise _unreadable(folder, error) from error
     observations, actions = storage.observation_space, storage.action_space
     _check_spaces(folder, observations, actions)
-    episodes = []
+    episodes: list[Episode] = []
     try:
         for found in storage.get_episodes(range(storage.total_episodes)):
             terminated = np.asarray(found["terminations"])
             obs = _flat(found["observations"], observations)
+            over = terminated | np.asarray(found["truncations"])
+            if over[:-1].any():
+                where = f"{folder}: episode {len(episodes)}"
+                raise UserError(f"{where} ends at step {int(over.argmax()) + 1:,} but has {len(over):,} steps")
             ended = bool(terminated[-1]) if len(terminated) else False
             episodes.append(Episode(obs, np.asarray(found["actions"]), np.asarray(found["rewards"]), ended))
     except MemoryError as error:
         raise UserError(f"{folder} does not fit into the memory") from error
+    except UserError:
+        raise
     except Exception as error:
         raise _unreadable(folder, error) from error
     env, env_args = environment(metadata)

@@ -38,7 +38,8 @@ def read_parquet(path: Path) -> Recording:
                 if missing := [name for name in COLUMNS if name not in names]:
                     raise ValueError(f"it has no column {listing(missing)}; it needs {listing(list(COLUMNS))}")
                 table = opened.read(columns=[*COLUMNS, *([NEXT] if NEXT in names else [])])
-            scalar = _depth(table.schema.field("actions").type) == 1
+            kind = table.schema.field("actions").type
+            scalar = _depth(kind) == 1 and "int" in str(kind.value_type)
             if discrete not in (None, scalar):
                 raise ValueError("its actions have another type than those of the other files")
             discrete = scalar
@@ -57,9 +58,16 @@ def _episode(cells: dict[str, Any], row: int) -> Episode:
     obs, dones = arrays["observations"], arrays["dones"]
     if len(dones) != len(arrays["rewards"]):
         raise ValueError(f"row {row} has {len(arrays['rewards'])} rewards and {len(dones)} dones")
+    if dones[:-1].any():
+        raise ValueError(f"row {row} ends at step {int(np.argmax(dones)) + 1:,} but has {len(dones):,} steps")
+    if len(arrays.get(NEXT, ())) not in (0, len(obs)):
+        raise ValueError(f"row {row} has {len(obs)} observations and {len(arrays[NEXT])} {NEXT}")
     if NEXT in arrays and len(arrays[NEXT]):
         obs = np.concatenate([obs, arrays[NEXT][-1:]])
-    return Episode(obs, arrays["actions"], arrays["rewards"], bool(len(dones) and dones[-1]))
+    actions = arrays["actions"]
+    if actions.ndim == 1 and np.issubdtype(actions.dtype, np.floating):
+        actions = actions[:, None]  # Box actions of one number
+    return Episode(obs, actions, arrays["rewards"], bool(len(dones) and dones[-1]))
 
 
 def _array(cell: Any, what: str) -> np.ndarray:

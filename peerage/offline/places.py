@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 
 from peerage.errors import UserError, nearest
+from peerage.text import short
 
 DATA = "data"
 """The subfolder of a Minari dataset that contains its files."""
@@ -42,17 +43,29 @@ def local_names() -> list[str]:
     return sorted(found)
 
 
+def expanded(path: str) -> Path:
+    """A path with `~` replaced. Raises UserError for the home of an unknown user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{short(path, 100)}: there is no such home folder") from error
+
+
 def find(name_or_path: str) -> Path:
     """The folder or file of a dataset.
 
     Raises UserError if there is none, and names the nearest local dataset.
     """
-    given = Path(name_or_path).expanduser()
     if not name_or_path or "\0" in name_or_path:
         raise UserError("the name of a dataset is empty or invalid")
-    if is_path(name_or_path) or given.exists():
-        if not given.exists():
-            raise UserError(f"no dataset at {name_or_path}: there is no such file or folder")
+    given = expanded(name_or_path)
+    try:
+        there = given.exists()
+    except OSError:  # a name that is too long, for example
+        there = False
+    if is_path(name_or_path) or there:
+        if not there:
+            raise UserError(f"no dataset at {short(name_or_path, 100)}: there is no such file or folder")
         return given
     names = local_names()
     if name_or_path in names:
@@ -65,7 +78,7 @@ def find(name_or_path: str) -> Path:
     if versions:
         return minari_root() / versions[max(versions)]
     hint = nearest(name_or_path, names) or (f"; there are {_some(names)}" if names else "; there is none")
-    raise UserError(f"no dataset {name_or_path!r} in {minari_root()}{hint}; `peerage data` lists them")
+    raise UserError(f"no dataset {short(name_or_path, 100)!r} in {minari_root()}{hint}; `peerage data` lists them")
 
 
 def _some(names: list[str]) -> str:

@@ -22,6 +22,8 @@ from peerage.offline.minari_files import read_minari
 from peerage.offline.parquet_files import parquet_files, read_parquet
 from peerage.offline.places import find, is_minari
 
+BOX_TOLERANCE = 1e-4
+"""By how much an action may leave a Box through rounding, relative to its size."""
 QUANTILES = (0.1, 0.5, 0.9, 1.0)
 """Quantiles of the returns that describe a dataset."""
 
@@ -164,7 +166,7 @@ def trajectories_of(recording: Recording, name: str) -> Trajectories:
     lengths = [len(episode.rewards) for episode in episodes]
     data = Trajectories(
         obs=_joined([e.obs[:n] for e, n in zip(episodes, lengths)], name, "an observation", 2),
-        actions=_actions(recording, name),
+        actions=_actions(recording, name, low, high),
         rewards=_joined([e.rewards for e in episodes], name, "a reward", 1),
         starts=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         terminated=np.array([e.terminated for e in episodes], bool),
@@ -175,26 +177,40 @@ def trajectories_of(recording: Recording, name: str) -> Trajectories:
     return _finished(replace(data, source=replace(data.source, n_actions=n_actions, provenance=recording.provenance)))
 
 
-def _actions(recording: Recording, name: str) -> np.ndarray:
-    """float32 [T, act]"""
+def _actions(recording: Recording, name: str, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """float32 [T, act]; Box actions that leave the space by rounding are clipped."""
     episodes = recording.episodes
     if not recording.discrete:
-        return _joined([e.actions for e in episodes], name, "an action", 2)
+        found = _joined([e.actions for e in episodes], name, "an action", 2)
+        if found.shape[1:] != low.shape:
+            raise UserError(f"{name} has actions of {found.shape[1]} numbers, but its space has {len(low)}")
+        inside = np.clip(found, low, high)
+        if (np.abs(found - inside) > BOX_TOLERANCE * np.maximum(1, np.abs(inside))).any():
+            worst = found.flat[np.abs(found - inside).argmax()]
+            raise UserError(f"{name} has an action {worst:g} outside its space, {low.min():g} to {high.max():g}")
+        return inside
     found = np.concatenate([np.asarray(e.actions).reshape(len(e.rewards), -1) for e in episodes])
-    index = found.astype(np.int64) - recording.start
-    if found.shape[1:] != (1,) or (found != found.astype(np.int64)).any():
+    try:
+        found = found.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{name} has Discrete actions that are not numbers") from error
+    if found.shape[1:] != (1,) or not np.isfinite(found).all() or (found != np.floor(found)).any():
         raise UserError(f"{name} has Discrete actions that are not whole numbers")
+    index = found.astype(np.int64) - recording.start
     if index.min() < 0 or (recording.n_actions and index.max() >= recording.n_actions):
         first, last = recording.start, recording.start + recording.n_actions - 1
-        raise UserError(f"{name} has actions from {found.min()} to {found.max()}, but its space has {first} to {last}")
+        given = f"{found.min():g} to {found.max():g}"
+        raise UserError(f"{name} has actions from {given}, but its space has {first} to {last}")
     return index.astype(np.float32)
 
 
 def _bounds(bound: np.ndarray | None, recording: Recording, sign: int) -> np.ndarray:
     if recording.discrete:
         return np.zeros(0, np.float32)
-    width = np.shape(recording.episodes[0].actions)[-1]
-    return np.full(width, sign * np.inf, np.float32) if bound is None else np.asarray(bound, np.float32)
+    if bound is not None:
+        return np.asarray(bound, np.float32)
+    shape = np.shape(recording.episodes[0].actions)
+    return np.full(shape[-1] if len(shape) > 1 else 1, sign * np.inf, np.float32)
 
 
 def _joined(parts: list[Any], name: str, what: str, dimensions: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from gymnasium.spaces import Box, Discrete
 from peerage.errors import UserError
 from peerage.extras import optional
 from peerage.offline.minari_files import OURS
-from peerage.offline.places import DATA, NAME, is_minari, is_path, minari_root
+from peerage.offline.places import DATA, NAME, expanded, is_minari, is_path, minari_root
 from peerage.runs import disk
 from peerage.text import one_line
 
@@ -59,7 +59,7 @@ def target(out: str | Path, overwrite: bool = False) -> Target:
     """
     text = str(out)
     if isinstance(out, Path) or is_path(text):
-        path = Path(text).expanduser().absolute()
+        path = expanded(text).absolute()
         base = re.sub(r"[^-\w]+", "-", path.name, flags=re.ASCII).strip("-") or "data"
         where = Target(path, _versioned(base), False)
         if not path.name or "\0" in text:

@@ -32,6 +32,7 @@ from peerage.training.prepare import check_training
 run_training = deferred("peerage.session:run_training")
 resume_training = deferred("peerage.session:resume")
 
+UNNAMED = "unnamed"
 PUBLISHED_FLAGS = ("use_phase_aware", "sequence_length", "warmup_steps")
 """Flags, besides `attention_*`, of the published transformer-trust code: a command with one of them means its
 settings."""
@@ -56,13 +57,18 @@ def train(args: argparse.Namespace, command: Sequence[str]) -> None:
         RunFolder.plan(config.run.log_dir, config.run.exp_name, "run", config.run.overwrite)
     data = None
     if is_offline(config):
-        config, data = load_configured(config, keep_env="env" in given)
+        config, data = load_configured(config, keep_env="env" in given or _names_env(source))
     spec = check_training(config, given)
     if data is not None:
         check_fits(data, spec)
     run = run_training(config, command, given=list(given), spec=spec, data=data)
     if config.run.verbose:
         print_outputs(run)
+
+
+def _names_env(source: str | Path | None) -> bool:
+    """Whether a configuration file or preset names an environment, be it the default one."""
+    return source is not None and load(source, Config(env=UNNAMED)).env != UNNAMED
 
 
 def _refuse_idle_flags(config: Config, given: Mapping[str, Any]) -> None:
