@@ -18,7 +18,7 @@ from peerage.config import Config, with_settings
 from peerage.config.adviser_words import checkpoint_word
 from peerage.config.check import flag as flag_of
 from peerage.config.file import load as load_config
-from peerage.config.file import validate
+from peerage.config.file import validate, with_members
 from peerage.config.tree import Setting, key_of, public_name
 from peerage.config.tree import settings as all_settings
 from peerage.errors import UserError
@@ -139,7 +139,6 @@ def train(
 
     Raises UserError for an invalid setting, before anything is written.
     """
-    start = config if isinstance(config, Config) else Config() if config is None else load_config(config)
     if isinstance(advisers, str):
         advisers = [advisers]
     if isinstance(env, str):
@@ -148,7 +147,12 @@ def train(
         settings["data"] = str(settings["data"])
     if advisers is not None and all(isinstance(a, str) for a in advisers):
         settings["advisers"], advisers = tuple(advisers), None
-    checked = validate(with_settings(start, settings))
+
+    def configured(base: Config) -> Config:
+        start = base if config is None else config if isinstance(config, Config) else load_config(config, base)
+        return with_settings(start, settings)
+
+    checked = validate(with_members(configured))
     given = [key_of(name) for name, value in settings.items() if value != ()]
     refuse_unused_settings(checked, given)
     folder = _run_training(checked, given=given, env=env, advisers=advisers, listeners=listeners)

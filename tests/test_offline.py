@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,8 +14,11 @@ import torch
 from small_data import balance, swing, write_dataset
 
 import peerage
+from peerage.app.form import yaml_of
 from peerage.cli import main
 from peerage.config import Config
+from peerage.config.file import from_dict, load, with_members
+from peerage.config.plain_yaml import parse
 from peerage.errors import UserError
 from peerage.learners.base import Space
 from peerage.learners.bc import BC
@@ -29,6 +33,7 @@ from peerage.offline.episodes import Episode
 from peerage.offline.trajectories import load_data, trajectories
 from peerage.runs import checkpoint
 from peerage.runs.listeners import Listener
+from peerage.sweeps.plan import plan_sweep
 from peerage.training.build import build_trainer
 
 pytestmark = pytest.mark.usefixtures("no_reports")
@@ -53,7 +58,7 @@ def names(folder, monkeypatch) -> None:
 
 
 def train(log_dir: Path, name: str | None, algorithm: object = "bc", data: str = "cart-v0", **settings) -> peerage.Run:
-    more = {**SHORT, **SMALL, "n_peers": 1, **settings}
+    more = {**SHORT, **SMALL, **settings}
     return peerage.train(algorithm=algorithm, data=data, log_dir=str(log_dir), exp_name=name, **more)
 
 
@@ -129,12 +134,13 @@ def test_the_commands_work_on_a_run_from_data(tmp_path, capsys) -> None:
     """A cloned policy balances the pole as the one that made the data; evaluate, compare, video, sweep and another
     environment with the same spaces."""
     words = ["--batch-size", "64", "--net-arch", "32", "--learning-rate", "3e-3", "--log-dir", str(tmp_path)]
-    words += ["--n-peers", "1", "--algorithm", "bc", "--n-eval-episodes", "2", "--data", "cart-v0"]
+    words += ["--algorithm", "bc", "--n-eval-episodes", "2", "--data", "cart-v0"]
     assert main(["train", *words, "--exp-name", "all", "--total-timesteps", "200", "--replicas", "2"]) == 0
     best = ["--data-fraction", "0.3", "--epochs", "200", "--env", "CartPole-v1", "--env-args", "max_episode_steps=30"]
     assert main(["train", *words, "--exp-name", "best", *best]) == 0
     run, best = peerage.load(tmp_path / "all"), peerage.load(tmp_path / "best")
     assert best.config.total_timesteps == 200 and best.config.env_args == {"max_episode_steps": 30}
+    assert run.config.n_peers == best.config.n_peers == 1
     assert run.evaluations.query("step == 200")["return"].min() == 60 and best.evaluations["length"].max() == 30
     assert (run.folder / "report.html").stat().st_size > 1000
     capsys.readouterr()
@@ -153,6 +159,20 @@ def test_swinging_up_is_cloned_within_the_box(tmp_path) -> None:
     data = load_data("swing-v0")
     assert np.corrcoef(policy(data.obs.copy())[:, 0], data.actions[:, 0])[0, 1] > 0.95
     assert np.abs(policy(100 * data.obs)).max() == 2
+
+
+def test_an_offline_run_has_one_member_by_default(tmp_path) -> None:
+    """In files and sweeps, too; a given number stays, also if it is that of online runs."""
+    (tmp_path / "default.yaml").write_text("data: cart-v0\nlearner: {algorithm: bc}\n")
+    (tmp_path / "four.yaml").write_text("data: cart-v0\nn_peers: 4\nlearner: {algorithm: bc}\n")
+    for name, size in (("default", 1), ("four", 4)):
+        config = with_members(partial(load, tmp_path / f"{name}.yaml"))
+        assert config.n_peers == size
+        assert with_members(partial(from_dict, parse(yaml_of(config), "the live page"))).n_peers == size
+    sweep = tmp_path / "sweep.yaml"
+    sweep.write_text('base: "{file}.yaml"\nwhere: runs\ncommon: {batch_size: 8}\naxes: {file: [default, four]}\n')
+    assert [run.config.n_peers for run in plan_sweep(str(sweep)).runs] == [1, 4]
+    assert with_members(lambda base: base).n_peers == 4
 
 
 class Linear(peerage.Learner):
@@ -176,7 +196,7 @@ class Linear(peerage.Learner):
 
 def test_a_learner_of_a_user_learns_from_data(tmp_path, folder) -> None:
     peerage.register_learner("linear", Linear, actions=("box",), offline=True)
-    settings = {"algorithm": "linear", "data": folder / "swing-v0", "n_peers": 1, "verbose": 0}
+    settings = {"algorithm": "linear", "data": folder / "swing-v0", "verbose": 0}
     settings["log_dir"] = str(tmp_path)
     run = peerage.train(**settings, exp_name="run", total_timesteps=2, eval_freq=0)
     found = np.linalg.lstsq(load_data("swing-v0").obs, load_data("swing-v0").actions)[0]
@@ -201,6 +221,7 @@ def test_a_learner_of_a_user_learns_from_data(tmp_path, folder) -> None:
     ("--algorithm bc --data cart-v0 --data-fingerprint 12", "has changed since it was first used"),
     ("--algorithm bc --data cart-v0 --batch-size 4096", "--batch-size 4,096 is more than the"),
     ("--algorithm bc --data cart-v0 --data-fraction 0.1", "--batch-size 256 is more than the"),
+    ("--algorithm bc --data cart-v0 --learning-rate 1e-3 1e-4", "2 values for 1 member; give one value"),
     ("--algorithm bc --data cart-v0 --gamma 0.9", "--gamma has no effect: bc does not have this setting"),
     ("--algorithm bc --data cart-v0 --learning-starts 9", "--learning-starts has no effect"),
     ("--algorithm bc --data cart-v0 --advisers random", "--advisers has no effect with bc"),

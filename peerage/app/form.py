@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from peerage.config import Config, with_part, with_settings
 from peerage.config.check import flag
-from peerage.config.file import load, to_dict, validate
+from peerage.config.file import default_members, load, to_dict, validate
 from peerage.config.flags import SECTIONS, Flag, train_flags
 from peerage.config.plain_yaml import to_yaml
 from peerage.config.presets import preset_names
@@ -174,7 +174,8 @@ def named(config: Config, log_dir: str, name: str) -> Config:
 
 def yaml_of(config: Config) -> str:
     """The settings that differ from the defaults, as the YAML of `peerage train --config`."""
-    return to_yaml(_difference(to_dict(config), to_dict(Config())))
+    usual = Config(n_peers=default_members(config))
+    return to_yaml(_difference(to_dict(config), to_dict(usual)))
 
 
 def _difference(data: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:

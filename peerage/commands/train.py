@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from peerage.commands.base import Command, add_run, check_run, number
 from peerage.config import HARDWARE_FIELDS, RESUMABLE, Config
-from peerage.config.file import load, validate
+from peerage.config.file import load, validate, with_members
 from peerage.config.flags import Parser, add_flags, override, train_flags
 from peerage.errors import UserError
 
@@ -40,7 +40,7 @@ def _train_arguments(parser: Parser) -> None:
 def _check_train(args: argparse.Namespace) -> None:
     given = dict(vars(args))
     source = given.pop("config")
-    validate(override(Config() if source is None else load(source), given))
+    validate(with_members(lambda base: override(base if source is None else load(source, base), given)))
 
 
 TRAIN = Command(

@@ -11,6 +11,7 @@ from peerage.config.methods import LEARNERS, TRUST
 from peerage.config.perturbations import Perturbations
 from peerage.config.tree import AdviceConfig, Config, RunConfig, public_name, settings
 from peerage.errors import UserError
+from peerage.text import count
 
 
 def flag(name: str) -> str:
@@ -52,7 +53,7 @@ def _check_lengths(config: Config) -> None:
     per_member |= {name: getattr(config.advice, name) for name in ("temperature", "temperature_decay")}
     for name, values in per_member.items():
         if len(values) not in (0, 1, config.n_peers):
-            given = f"{len(values)} values for {config.n_peers} members"
+            given = f"{len(values)} values for {count(config.n_peers, 'member')}"
             raise UserError(f"{flag(name)} has {given}; give one value, or one per member")
     for name in ("algorithm", "temperature_decay"):
         if not per_member[name]:

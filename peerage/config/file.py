@@ -10,14 +10,14 @@ Unknown keys, duplicate keys, wrong types and tags are errors.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from peerage.config import presets
-from peerage.config.check import check
+from peerage.config.check import check, is_offline
 from peerage.config.fields import hints
 from peerage.config.methods import LEARNERS, NETS, column
 from peerage.config.plain_yaml import parse, short, to_yaml
@@ -28,6 +28,8 @@ from peerage.loading import RUN_MARK
 T = TypeVar("T")
 MAX_BYTES = 1_000_000
 MAX_INT = 2**63 - 1
+OFFLINE_PEERS = 1
+"""Default of `n_peers` for offline learners."""
 
 
 def _number(value: object, where: str, expected: str) -> int | float:
@@ -233,6 +235,19 @@ def load(source: str | Path, base: Config | None = None) -> Config:
     except UserError as error:
         message = str(error)
         raise UserError(message if message.startswith(str(path)) else f"{path}: {message}") from None
+
+
+def with_members(made: Callable[[Config], Config]) -> Config:
+    """The configuration that `made` derives from the defaults. The default of `n_peers` is 1 for offline learners,
+    whose members do not learn from each other. Raises UserError for values of wrong types."""
+    config = made(Config())
+    n_peers = default_members(from_dict(to_dict(config)))
+    return config if n_peers == Config.n_peers else made(Config(n_peers=n_peers))
+
+
+def default_members(config: Config) -> int:
+    """The default of `n_peers` for the learners of a configuration."""
+    return OFFLINE_PEERS if is_offline(config) else Config.n_peers
 
 
 def with_sharing(config: Config) -> Config:

@@ -167,7 +167,7 @@ class Config:
     action_delay, dropped_advice, and parameters of the environment (gravity, mass_scale, ...) as a value or as a range
     LOW..HIGH that is sampled in every episode (docs/robustness.md)."""
     n_peers: int = limited(4, "[1, 64]")
-    """Number of members (learners) of the group, 1 to 64."""
+    """Number of members (learners) of the group, 1 to 64. With an offline algorithm the default is 1."""
     advisers: tuple[str, ...] = ()
     """Fixed advisers: expert, adversary, random, constant[:ACTION], negated:ADVISER,
     checkpoint:PATH[:MEMBER][@best|@STEP], dt:FOLDER[:MEMBER][@TARGET] (a Decision Transformer); for tests of trust:

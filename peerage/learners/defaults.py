@@ -13,6 +13,7 @@ from peerage.config.file import with_sharing
 from peerage.config.methods import EXCHANGES, LEARNERS, NETS, TRUST, LearnerSettings, column
 from peerage.config.tree import AdviceConfig, Config, learner_part, settings
 from peerage.errors import UserError
+from peerage.text import count
 
 ADVICE_DEFAULTS: dict[str, dict[str, Any]] = {
     "paper": {"trust": "td", "temperature": 1.0, "lr": 0.001, "epsilon": 0.0, "self_share": 0.0},
@@ -82,7 +83,7 @@ def environments_per_member(members: Sequence[LearnerSettings]) -> int:
 def one(values: Sequence[Any], member: int, name: str, n_peers: int) -> Any:
     """The value for `member` of a setting with one value for all members or one value per member."""
     if len(values) not in (1, n_peers):
-        given = f"{len(values)} values for {n_peers} members"
+        given = f"{len(values)} values for {count(n_peers, 'member')}"
         raise UserError(f"{flag(name)} has {given}: give one value, or one per member")
     return values[0] if len(values) == 1 else values[member]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from peerage.config import AdviceConfig, Config, learner_part
 from peerage.config import settings as known_settings
-from peerage.config.file import from_dict, validate
+from peerage.config.file import default_members, from_dict, validate
 from peerage.config.methods import LEARNERS
 from peerage.errors import UserError
 from peerage.learners.defaults import ADVICE_DEFAULTS, resolve
@@ -78,7 +78,7 @@ def non_default_settings(data: Mapping[str, Any]) -> list[list[str]] | None:
         use_trust=usual.use_trust,
     )
     defaults = {
-        "": replace(standard, n_peers=Config.n_peers),
+        "": replace(standard, n_peers=default_members(config)),
         "learner": replace(standard.learner, algorithm=algorithms),
         "advice": advice,
     }

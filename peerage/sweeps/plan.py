@@ -23,7 +23,7 @@ from typing import Any
 
 from peerage.config import AdviceConfig, Config, settings, with_settings
 from peerage.config.check import flag, is_offline
-from peerage.config.file import load, to_dict, validate
+from peerage.config.file import load, to_dict, validate, with_members
 from peerage.config.methods import EXCHANGES, LEARNERS, NETS, TRUST
 from peerage.config.perturbations import Perturbations, with_perturbations
 from peerage.config.plain_yaml import to_yaml
@@ -139,7 +139,7 @@ def _plan(file: SweepFile, log_dir: str | None, overrides: dict[str, Any]) -> Sw
     left = [c for c in combinations if not any(_matches(c, entry) for entry in file.excluded)]
     if not left:
         raise UserError("exclude: no combination is left")
-    bases = cache(lambda name: _base(file, name))
+    bases = cache(lambda name, n_peers: _base(file, name, n_peers))
     with warnings.catch_warnings(record=True) as caught:
         runs = [_run(file, where, c, seed, bases, overrides) for seed in file.seeds for c in left]
     asked = {**file.data, **({"overrides": plain_data(overrides)} if overrides else {})}
@@ -157,11 +157,13 @@ def _notes(said: Sequence[str]) -> tuple[str, ...]:
     return (*([about] if old else []), *others)
 
 
-def _base(file: SweepFile, name: str) -> Config:
-    """The base configuration: a file next to the sweep file, or anything that `--config` accepts."""
+def _base(file: SweepFile, name: str, n_peers: int) -> Config:
+    """The base configuration: a file next to the sweep file, or anything that `--config` accepts. `n_peers` is the
+    default of this setting."""
     beside = file.path.parent / name
     try:
-        return load(beside if name not in preset_names() and beside.exists() else name)
+        source = beside if name not in preset_names() and beside.exists() else name
+        return load(source, Config(n_peers=n_peers))
     except UserError as error:
         raise UserError(f"base: {error}") from None
 
@@ -171,7 +173,7 @@ def _run(
     where: Path,
     chosen: dict[str, Choice],
     seed: int | None,
-    bases: Callable[[str], Config],
+    bases: Callable[[str, int], Config],
     overrides: dict[str, Any],
 ) -> PlannedRun:
     """One combination as a run, resolved and checked."""
@@ -179,11 +181,7 @@ def _run(
     for name in file.words:
         if words[name] is None:
             raise UserError(f"axes.{name}: `base` accepts words and whole numbers only")
-    config = Config()
-    if file.template:
-        config = bases(PLACEHOLDER.sub(lambda place: str(words[place[1]]), file.template))
-    for layer in (file.common, chosen["environment"].settings, overrides):
-        config = _override(config, layer)
+    layers = [file.common, chosen["environment"].settings, overrides]
     by: dict[str, str] = {}  # field -> the axis that sets it
     for axis, choice in chosen.items():
         if axis == "environment":
@@ -193,7 +191,16 @@ def _run(
             if name != "env_args" and other != axis:
                 raise UserError(f"axes.{axis} and {other} both set {name}")
             by[name] = axis
-        config = _override(config, choice.settings)
+        layers.append(choice.settings)
+
+    def configured(config: Config) -> Config:
+        if file.template:
+            config = bases(PLACEHOLDER.sub(lambda place: str(words[place[1]]), file.template), config.n_peers)
+        for layer in layers:
+            config = _override(config, layer)
+        return config
+
+    config = with_members(configured)
     config = replace(config, seed=config.seed if seed is None else seed, threads=config.threads or 1)
     if is_offline(config) and config.data:  # the environment is that of the data
         try:

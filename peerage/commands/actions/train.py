@@ -11,7 +11,7 @@ from typing import Any
 from peerage.commands.console import print_outputs
 from peerage.config import HARDWARE_FIELDS, AdviceConfig, Config
 from peerage.config.check import LEARNERS_RATE, flag, is_offline
-from peerage.config.file import from_dict, load, validate, with_sharing
+from peerage.config.file import from_dict, load, validate, with_members, with_sharing
 from peerage.config.flags import override
 from peerage.config.presets import preset_names, seed_flags
 from peerage.envs.make import check_env_id
@@ -41,11 +41,15 @@ settings."""
 def train(args: argparse.Namespace, command: Sequence[str]) -> None:
     given = vars(args)
     source = given.pop("config")
-    base = Config() if source is None else load(source)
-    start = _as_published(base, given) if source is None else base
-    config = validate(override(start, given))
+    published = source is None and _is_published(given)
+
+    def configured(base: Config) -> Config:
+        start = base if source is None else load(source, base)
+        return override(_as_published(start, given) if published else start, given)
+
+    config = validate(with_members(configured))
     _refuse_idle_flags(config, given)
-    if start is not base and config.run.verbose:
+    if published and config.run.verbose:
         print(
             "These flags select the published transformer trust: its choice rule (paper) and its learners' settings. "
             "Add --trust hybrid for Peerage's own settings."
@@ -92,12 +96,15 @@ def _refuse_idle_flags(config: Config, given: Mapping[str, Any]) -> None:
     refuse_other_learners(algorithms, given)
 
 
-def _as_published(config: Config, given: Mapping[str, Any]) -> Config:
-    """`config` with the settings of the published transformer trust, if the flags are those of its commands and do not
-    themselves say how to trust or choose."""
+def _is_published(given: Mapping[str, Any]) -> bool:
+    """Whether the flags are those of the commands of the published transformer trust, and do not themselves say how to
+    trust or choose."""
     published = any(name in PUBLISHED_FLAGS or name.startswith("attention_") for name in given)
-    if not published or "trust" in given or "choice" in given:
-        return config
+    return published and "trust" not in given and "choice" not in given
+
+
+def _as_published(config: Config, given: Mapping[str, Any]) -> Config:
+    """`config` with the settings of the published transformer trust."""
     named = override(config, {name: given[name] for name in ("env", "env_args") if name in given})
     return from_dict(seed_flags(_default_algorithm(named)), config)
 
