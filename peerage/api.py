@@ -246,7 +246,7 @@ class Run:
         seed: int | None = None,
         members: Sequence[int] | None = None,
         max_eval_steps: int | None = None,
-        target_return: Sequence[float] = (),
+        target_return: float | Sequence[float] = (),
         clip_targets: bool = False,
     ) -> pd.DataFrame:
         """Evaluate the newest checkpoint: every member alone, without exploration.
@@ -257,7 +257,7 @@ class Run:
             seed: seed of the episodes; by default that of the run's evaluations.
             members: numbers of the members to evaluate; by default all.
             max_eval_steps: the longest episode in steps; by default that of the run's evaluations.
-            target_return: target returns, for algorithms that act for one; by default those of the run.
+            target_return: one or several target returns, for algorithms that act for one; by default those of the run.
             clip_targets: limit targets and returns-to-go to the range of the data.
 
         Returns:
@@ -271,14 +271,41 @@ class Run:
         return evaluation_table(found.step, found.rows)
 
     @_with_python_names
-    def video(self, out: Path | str | None = None, *, member: int = 0, **settings: Any) -> Path:
-        """Write a GIF or MP4 of a member and return its path; by default
-        `member-<i>-replica-<r>[-<checkpoint>].gif` in the run folder.
+    def video(
+        self,
+        out: Path | str | None = None,
+        *,
+        member: int = 0,
+        replica: int = 0,
+        episodes: int = 1,
+        seed: int | None = None,
+        checkpoint: str | int = "",
+        max_frames: int = 1000,
+        overwrite: bool = False,
+        target_return: float | None = None,
+        clip_targets: bool = False,
+    ) -> Path:
+        """Write a GIF or MP4 of a member, which acts alone and without exploration, and return its path.
 
-        `settings`: `replica`, `episodes`, `seed`, `checkpoint`, `max_frames`, `overwrite`, `target_return`,
-        `clip_targets`, as of `peerage.evaluation.video.record`.
+        Args:
+            out: the file, which ends in .gif or .mp4 (extra `video`); by default
+                `member-<i>-replica-<r>[-<checkpoint>].gif` in the run folder.
+            member: number of the member.
+            replica: number of the replica.
+            episodes: number of episodes.
+            seed: seed of the episodes; by default they start as those of `evaluate`.
+            checkpoint: as in `evaluate`.
+            max_frames: the largest number of frames, at least 1.
+            overwrite: whether to replace an existing file.
+            target_return: for a member that acts for one; by default the first one of the run's evaluations.
+            clip_targets: limit the target and returns-to-go to the range of the data.
+
+        Raises UserError if the file exists, and for an environment that cannot be rendered.
         """
-        path: Path = _record(self.folder, out, member=member, env=self.env, **settings).path
+        which: dict[str, Any] = {"member": member, "replica": replica, "checkpoint": checkpoint, "env": self.env}
+        played: dict[str, Any] = {"episodes": episodes, "seed": seed, "max_frames": max_frames, "overwrite": overwrite}
+        targets: dict[str, Any] = {"target_return": target_return, "clip_targets": clip_targets}
+        path: Path = _record(self.folder, out, **which, **played, **targets).path
         return path
 
     @_with_python_names

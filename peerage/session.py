@@ -277,7 +277,7 @@ def evaluate_run(
     members: Sequence[int] | None = None,
     *,
     max_steps: int | None = None,
-    target_return: Sequence[float] = (),
+    target_return: float | Sequence[float] = (),
     clip_targets: bool = False,
     env: Maker | None = None,
     which: str = "",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -125,6 +126,9 @@ def test_evaluate_takes_targets(run, capsys):
         run.evaluate(2, target_return=[5, float("nan")])
     table = run.evaluate(2, target_return=[5, 6])
     assert table.groupby(["mode", "target"]).size().to_dict() == {("alone", 5): 8, ("targets", 6): 8}
+    five = table.query("target == 5").reset_index(drop=True)
+    for one in (5, np.float64(5), np.array([5])):
+        pd.testing.assert_frame_equal(run.evaluate(2, target_return=one), five)
     assert main([*words, "--target-return", "nan"]) == 2
     assert "expected a number, got 'nan'" in capsys.readouterr().err
     assert main([*words, "--target-return", "5", "--perturb", "observation_noise=0.1"]) == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import sys
+from inspect import signature
 
 import gymnasium
 import imageio_ffmpeg
@@ -194,6 +195,12 @@ def test_a_member_is_shown_acting_for_a_target(tmp_path, monkeypatch, capsys):
             assert shown.returns == rows.sort_values("episode")["return"].tolist()
             found[target, member] = shown.returns
     assert found[5.0, 0] != found[60.0, 0] or found[5.0, 1] != found[60.0, 1]
+    assert run.video(tmp_path / "own.gif", member=1, replica=1, episodes=2, target_return=60, max_frames=200).exists()
+    assert (tmp_path / "own.gif").read_bytes() == (tmp_path / "film.gif").read_bytes()
+    ours, theirs = signature(peerage.Run.video).parameters, signature(record).parameters
+    assert {name: p.default for name, p in theirs.items() if name not in ("run", "env")} == {
+        name: p.default for name, p in ours.items() if name != "self"
+    }
     default = record(run.folder, tmp_path / "film.gif", overwrite=True)
     assert default.returns == run.evaluate(1, target_return=[100.0])["return"].tolist()[:1]
     words = ["video", str(run.folder), "--out", str(tmp_path / "film.gif"), "--overwrite", "--target-return"]

@@ -155,9 +155,10 @@ class Targets:
         return MemberActor(self.group, row)
 
 
-def targets_of(group: Group, config: Config, given: Sequence[float] = (), *, clip: bool = False) -> Targets:
-    """The targets `given`, or those of the configuration of a run. Raises UserError as `Targets`."""
-    return Targets(group, given or config.run.target_return, clip=clip or config.run.clip_targets)
+def targets_of(group: Group, config: Config, given: float | Sequence[float] = (), *, clip: bool = False) -> Targets:
+    """The target or targets `given`, or those of the configuration of a run. Raises UserError as `Targets`."""
+    values = np.atleast_1d(given).tolist() or config.run.target_return
+    return Targets(group, values, clip=clip or config.run.clip_targets)
 
 
 def preprocessing_of(learner: object) -> Preprocessing | None:
