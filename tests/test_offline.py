@@ -34,6 +34,7 @@ from peerage.offline.trajectories import load_data, trajectories
 from peerage.runs import checkpoint
 from peerage.runs.listeners import Listener
 from peerage.sweeps.plan import plan_sweep
+from peerage.text import number
 from peerage.training.build import build_trainer
 
 pytestmark = pytest.mark.usefixtures("no_reports")
@@ -142,8 +143,14 @@ def test_the_commands_work_on_a_run_from_data(tmp_path, capsys) -> None:
     assert best.config.total_timesteps == 200 and best.config.env_args == {"max_episode_steps": 30}
     assert run.config.n_peers == best.config.n_peers == 1
     assert run.evaluations.query("step == 200")["return"].min() == 60 and best.evaluations["length"].max() == 30
-    assert (run.folder / "report.html").stat().st_size > 1000
-    capsys.readouterr()
+    printed = capsys.readouterr().out
+    data = load_data("cart-v0")
+    part = best_episodes(data, 0.3)
+    low, high = (number(x) for x in (data.returns.min(), data.returns.max()))
+    whole = f"cart-v0, 8 episodes ({data.steps} steps), returns {low} to {high}; by hand"
+    size = f"{part.episodes} of 8 episodes ({100 * part.steps / data.steps:.2g}% of the steps)"
+    for run_of, line in ((run, whole), (best, f"cart-v0, {size}, return {high}; by hand")):
+        assert f"data: {line}\n" in printed and f"Data: {line}." in (run_of.folder / "report.html").read_text()
     assert main(["evaluate", str(run.folder), "--episodes", "3"]) == 0
     assert main(["compare", str(run.folder), str(best.folder), "--across-tasks", "--out", str(tmp_path / "c")]) == 0
     assert main(["video", str(run.folder), "--max-frames", "3"]) == 0

@@ -142,12 +142,15 @@ class Preprocessing:
 
 
 def described(data: Trajectories) -> dict[str, Any]:
-    """A description of a dataset for environment.json: name, fingerprint, sizes, and the 0, 1, ..., 100% quantiles of
-    the returns."""
+    """A description of the episodes to learn from, for environment.json: name, fingerprint, provenance, sizes, and the
+    0, 1, ..., 100% quantiles of the returns. `all_episodes` and `all_steps` are those of the whole dataset."""
     return {
         "name": data.source.name,
         "fingerprint": data.source.fingerprint,
         "episodes": data.episodes,
         "steps": data.steps,
+        "all_episodes": data.source.all_episodes,
+        "all_steps": data.source.all_steps,
+        "provenance": data.source.provenance,
         "returns": [float(f"{q:.9g}") for q in np.quantile(data.returns, np.linspace(0, 1, 101))],
     }

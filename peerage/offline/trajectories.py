@@ -47,6 +47,9 @@ class DataSource:
     """One line about the policies that acted."""
     fingerprint: str = ""
     """SHA-256 of the arrays, in hexadecimal."""
+    all_episodes: int = 0
+    """Episodes of the whole dataset, of which `select` may have selected some."""
+    all_steps: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,7 +174,16 @@ def trajectories_of(recording: Recording, name: str) -> Trajectories:
         starts=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         terminated=np.array([e.terminated for e in episodes], bool),
         last_obs=_joined([e.obs[-1:] for e in episodes], name, "an observation", 2),
-        source=DataSource(name, recording.env, recording.env_args, recording.n_actions, low, high),
+        source=DataSource(
+            name,
+            recording.env,
+            recording.env_args,
+            recording.n_actions,
+            low,
+            high,
+            all_episodes=len(episodes),
+            all_steps=sum(lengths),
+        ),
     )
     n_actions = recording.n_actions or (int(data.actions.max()) + 1 if recording.discrete else 0)
     return _finished(replace(data, source=replace(data.source, n_actions=n_actions, provenance=recording.provenance)))

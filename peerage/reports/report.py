@@ -19,6 +19,7 @@ from peerage.reports.page import Section
 from peerage.reports.videos import videos
 from peerage.runs import tables
 from peerage.runs.disturbances import disturbances
+from peerage.runs.environment import data_in_words
 from peerage.runs.folder import RunFolder, as_mapping, write_atomically
 from peerage.runs.listeners import is_member
 from peerage.statistics import summaries
@@ -77,6 +78,7 @@ def render(run: RunFolder) -> str:
     top = [
         f"<h1>{escape(name)}</h1>",
         page.paragraph(_what_ran(config, members, metrics, evaluations, advice)),
+        page.paragraph(f"Data: {data}.") if (data := data_in_words(as_mapping(run.environment().get("data")))) else "",
         _disturbances(config, advice),
         _all_loaded(config),
         page.state(*status_text(run)),

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from peerage.runs.disturbances import disturbances
-from peerage.runs.hyperparameters import advice_settings, hyperparameters
+from peerage.runs.hyperparameters import about_run
 from peerage.runs.listeners import AdviceRow, EvaluationRow, Listener, MetricRow, RunInfo, is_member, role
 from peerage.runs.pace import Pace
 from peerage.text import count, duration, number, thousands
@@ -64,7 +64,7 @@ class Display(Listener):
         if self.console.is_terminal:
             from rich.live import Live
 
-            for line in (*hyperparameters(info), *advice_settings(info)):
+            for line in about_run(info):
                 self._print(line)
 
             # Without a refresh thread: `on_progress` draws.
@@ -72,7 +72,7 @@ class Display(Listener):
             self._live.start(refresh=True)
         else:
             self._print(_headline(info))
-            for line in (*hyperparameters(info), *advice_settings(info)):
+            for line in about_run(info):
                 self._print(line)
             if disturbed := _disturbed(info):
                 self._print(disturbed)

@@ -11,6 +11,7 @@ from importlib import metadata
 from typing import Any
 
 from peerage.processor import cpu_model
+from peerage.text import count, number, one_line
 from peerage.version import __version__
 
 PACKAGES = ("peerage", "torch", "numpy", "gymnasium", "mujoco", "box2d", "stable-baselines3")
@@ -86,6 +87,23 @@ def _steps_difference(before: Any, now: Any) -> str:
 def _as_text(name: str, value: Any) -> str:
     text = " > ".join(map(str, value)) if name == "wrappers" and isinstance(value, list) else str(value)
     return text if len(text) <= 120 else f"{text[:117]}..."
+
+
+def data_in_words(data: Mapping[str, Any]) -> str:
+    """The data of an offline training as a line, such as `mine, 2 of 20 episodes (10% of the steps), returns -900 to
+    -877; random`. `data`: that of environment.json. Earlier versions did not record the size of the whole dataset.
+    Empty if there is no data, or if the file was edited."""
+    try:
+        episodes, steps, returns = int(data["episodes"]), int(data["steps"]), [float(x) for x in data["returns"]]
+        of, of_steps = int(data.get("all_episodes") or episodes), int(data.get("all_steps") or steps)
+        size = f"{count(episodes, 'episode')} ({count(steps, 'step')})"
+        if episodes < of:
+            size = f"{episodes:,} of {count(of, 'episode')} ({100 * steps / of_steps:.2g}% of the steps)"
+        low, high = number(returns[0]), number(returns[-1])
+        line = f"{data['name']}, {size}, {f'returns {low} to {high}' if low != high else f'return {low}'}"
+        return one_line(f"{line}; {data['provenance']}" if data.get("provenance") else line)
+    except (LookupError, TypeError, ValueError, OverflowError, ZeroDivisionError):
+        return ""
 
 
 def versions() -> dict[str, str | None]:

@@ -1,4 +1,4 @@
-"""The settings of the members and of advice in words, for the start of a training."""
+"""The data, and the settings of the members and of advice, in words, for the start of a training."""
 
 from __future__ import annotations
 
@@ -16,6 +16,12 @@ from peerage.text import count, listing
 
 MAX_LINES = 8
 """Largest number of lines: members with equal settings share one."""
+
+
+def about_run(info: RunInfo) -> list[str]:
+    """The lines about the data, the members and advice."""
+    data = [f"data: {info.data}"] if info.data else []
+    return [*data, *hyperparameters(info), *advice_settings(info)]
 
 
 def hyperparameters(info: RunInfo) -> list[str]:

@@ -69,6 +69,8 @@ class RunInfo:
     """Steps per member from one long update to the next: the rollout of PPO. 1: there are no long updates."""
     stride: int = 1
     """Steps per member that the training makes at a time: the environments of a member."""
+    data: str = ""
+    """The data of an offline training in words."""
 
 
 class Listener:

@@ -10,6 +10,8 @@ from peerage.config.perturbations import Perturbations
 from peerage.envs.make import Maker, running_statistics
 from peerage.learners.group import Group
 from peerage.offline.configured import check_fits
+from peerage.offline.preprocessing import described
+from peerage.runs.environment import data_in_words
 from peerage.training.trainer import Trainer
 
 
@@ -34,6 +36,10 @@ class OfflineTrainer(Trainer):
             return running_statistics(env)
         finally:
             env.close()
+
+    def run_info(self) -> dict[str, Any]:
+        words = "" if self.data is None else data_in_words(described(self.data))
+        return {**super().run_info(), "data": words}
 
     def begin(self) -> None:
         self.begun = True
