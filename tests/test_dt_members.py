@@ -114,7 +114,7 @@ def test_a_member_of_a_run_is_an_adviser(place, tmp_path, capsys):
     assert (peerage.load(run).advice["adviser"] == f"dt:{place / 'run'}:1@20").any()
     for name, text in (
         (f"dt:{place / 'run'}:7", "has no member 7"),
-        (f"dt:{run}", "is a dqn learner, not a Decision Transformer"),
+        (f"dt:{run}", "learns with dqn and is not a Decision Transformer"),
     ):
         assert main([*words, name, "--exp-name", "refused"]) == 2
         assert text in capsys.readouterr().err
@@ -132,7 +132,7 @@ def test_members_are_shown_and_evaluated_with_their_targets(place, tmp_path, cap
 
 
 def test_what_needs_a_function_of_one_observation_refuses_members_with_memory(place, capsys):
-    with pytest.raises(UserError, match=r"members of dt act for a target return .* run.policy\(\) is a function"):
+    with pytest.raises(UserError, match=r"members of dt act for a target return, .*: use run.evaluate\(target_return=\.\.\.\)"):
         peerage.load(place / "run").policy(0)
     assert main(["attention", str(place / "run")]) == 2
     assert "act for a target return" in capsys.readouterr().err

@@ -56,5 +56,7 @@ def policy_of(run: Path, member: int, replica: int, env: Maker | None = None, wh
     trainer.close()
     if not (0 <= member < trainer.N and 0 <= replica < trainer.R):
         raise UserError(f"{run} has members 0 to {trainer.N - 1} and replicas 0 to {trainer.R - 1}")
-    refuse_targets(trainer.group.settings[member].algorithm, "run.policy() is a function of one observation")
+    instead = "use run.evaluate(target_return=...), or the member as an adviser, checkpoint:RUN:MEMBER"
+    why = f"run.policy() is a function of one observation: {instead}"
+    refuse_targets(trainer.group.settings[member].algorithm, why)
     return Policy(trainer.group, replica * trainer.N + member, trainer.spec)

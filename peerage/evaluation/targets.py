@@ -27,7 +27,7 @@ def takes_target(algorithm: str) -> bool:
 def refuse_targets(algorithm: str, why: str) -> None:
     """Raise UserError for an algorithm that acts for a target return, which depends on the steps of the episode."""
     if takes_target(algorithm):
-        raise UserError(f"members of {algorithm} act for a target return and remember the episode, but {why}")
+        raise UserError(f"members of {algorithm} act for a target return, which depends on past rewards, but {why}")
 
 
 class TargetActor(Actor):

@@ -37,7 +37,7 @@ def _member(path: Path, member: int, replica: int, which: str) -> SequenceModel:
     learner = saved.learner(member, replica, space_of(observation_space, action_space))
     if not isinstance(learner, DT):
         algorithm = saved.members[member].algorithm
-        raise UserError(f"{path}: member {member} is a {algorithm} learner, not a Decision Transformer")
+        raise UserError(f"{path}: member {member} learns with {algorithm} and is not a Decision Transformer")
     return SequenceModel(learner.net, learner.conditioned(1).preprocessing, saved.config.env, saved.config.env_args)
 
 
