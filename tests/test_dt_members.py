@@ -132,7 +132,7 @@ def test_members_are_shown_and_evaluated_with_their_targets(place, tmp_path, cap
 
 
 def test_what_needs_a_function_of_one_observation_refuses_members_with_memory(place, capsys):
-    with pytest.raises(UserError, match=r"members of dt act for a target return, .*: use run.evaluate\(target_return=\.\.\.\)"):
+    with pytest.raises(UserError, match=r"members of dt act for a target return, .*: use run.evaluate\(target_return"):
         peerage.load(place / "run").policy(0)
     assert main(["attention", str(place / "run")]) == 2
     assert "act for a target return" in capsys.readouterr().err

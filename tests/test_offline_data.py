@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import sys
+from dataclasses import replace
 
 import gymnasium
 import h5py
@@ -75,6 +76,9 @@ def test_trajectories_by_hand() -> None:
     assert data.terminated.tolist() == [True, False] and data.starts.tolist() == [0, 2, 3]
     assert data.source.low.tolist() == [-3] and data.source.n_actions == 0
     best = data.select(data.returns > 4)
+    assert repr(data) == "Trajectories(the data, 2 episodes, 3 steps, returns 3 to 5)"
+    named = replace(best, source=replace(best.source, name="lean-v0", env="CartPole-v1"))
+    assert repr(named) == "Trajectories(lean-v0: CartPole-v1, 1 episode, 1 step, returns 5 to 5)"
     assert best.obs.tolist() == [[6, 7]] and best.starts.tolist() == [0, 1] and best.last_obs.tolist() == [[8, 9]]
     assert best.source.fingerprint == trajectories([two]).source.fingerprint != data.source.fingerprint
     assert data.select([1, 0]).actions.tolist() == [[3], [1], [2]]

@@ -21,6 +21,7 @@ from peerage.offline.episodes import Episode, Recording
 from peerage.offline.minari_files import read_minari
 from peerage.offline.parquet_files import parquet_files, read_parquet
 from peerage.offline.places import find, is_minari
+from peerage.text import count
 
 BOX_TOLERANCE = 1e-4
 """By how much an action may leave a Box through rounding, relative to its size."""
@@ -70,6 +71,11 @@ class Trajectories:
     """float32 [E, obs]: the observation after the last step. Where a file does not contain it (parquet), the last
     observation."""
     source: DataSource
+
+    def __repr__(self) -> str:
+        name = ": ".join(filter(None, (self.source.name, self.source.env)))
+        size = f"{count(self.episodes, 'episode')}, {count(self.steps, 'step')}"
+        return f"Trajectories({name + ', ' if name else ''}{size}, returns {self.returns.min():,g} to {self.returns.max():,g})"
 
     @property
     def steps(self) -> int:
