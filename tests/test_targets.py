@@ -24,6 +24,7 @@ from peerage.offline.preprocessing import Preprocessing
 from peerage.reports.report import write_report
 from peerage.runs.tables import CsvLog, read_evaluations
 from peerage.statistics.calibration import calibration, histogram
+from peerage.text import number
 from peerage.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("no_reports", "one_thread")
@@ -71,9 +72,15 @@ def run(tmp_path):
     return peerage.train("CartPole-v1", **settings(log_dir=str(tmp_path), exp_name="run"))
 
 
-def test_evaluations_of_a_training_have_targets(run):
-    """The first target in every evaluation, the others at the end, with the same episodes."""
-    rows = run.evaluations
+def test_evaluations_of_a_training_have_targets(tmp_path, capsys):
+    """The first target in every evaluation, the others at the end, with the same episodes. The lines of the display
+    name the target."""
+    run = peerage.train("CartPole-v1", **settings(log_dir=str(tmp_path), verbose=1))
+    rows, printed = run.evaluations, capsys.readouterr().out
+    means = rows[rows["step"] == 40].groupby("target")["return"].mean()
+    for target, mean in means.items():
+        assert f"step 40: evaluation for target {number(target)}: {number(mean)}" in printed
+    assert printed.count("evaluation for target") == 2 + len(means) == 7
     assert list(rows.columns)[-2:] == ["mode", "target"]
     sizes = rows.groupby(["step", "mode", "target"]).size()
     members = 2 * 2 * 3
@@ -97,8 +104,8 @@ def test_a_batch_of_targets_equals_single_episodes(run, capsys):
     together = Evaluator([maker] * 4, repeated).run(targets.actor(targets.values, 2))
     assert len(together) == 4 * 2 * 2
     learner = trainer.group.stacks[0].learner
-    for m, number, episode in together:
-        target, seed = [5.0, 60.0][number // 2], repeated[m][number]
+    for m, which, episode in together:
+        target, seed = [5.0, 60.0][which // 2], repeated[m][which]
         net = StackedGPT(1, learner.net.obs, learner.net.act, learner.net.settings, tanh=False)
         net.flat.copy_(learner.net.flat[m : m + 1])
         contexts, env = Contexts(net, learner.preprocessing, 1), maker.make()
@@ -192,6 +199,8 @@ def test_the_report_shows_achieved_and_target_returns(run):
     for returns, text in ((np.linspace(-5, 95, 101).tolist(), "between −5.000 and 95.0"), ([None], "Target returns")):
         path.write_text(json.dumps({**environment, "data": {"returns": returns}}))
         html = write_report(run.folder).read_text()
+        assert "evaluation for the target return 100.0 at step 40" in html
+        assert "Members act for the target return 100.0." in html
         assert text in html and '<section id="target-returns"' in html
         assert ("Returns of the data" in html) == (len(returns) > 1)
         assert (run.folder / "figures" / "target_returns.png").stat().st_size > 1000

@@ -45,6 +45,8 @@ def learning(evaluations: pd.DataFrame, metrics: pd.DataFrame) -> str:
     success = summaries.success_values(evaluations)
     success["value"] *= 100
     greedy, training = summaries.member_values(evaluations, "return"), summaries.metric(metrics, "train/return")
+    target = summaries.for_target(evaluations)
+    note = f"Members act{target}." if target else ""
     known = int(evaluations["success"].notna().sum())
     partly = ""
     if 0 < known < len(evaluations):
@@ -52,7 +54,7 @@ def learning(evaluations: pd.DataFrame, metrics: pd.DataFrame) -> str:
         what = f"The environment reported success in {only} only: the success rate is unknown."
         partly = page.paragraph(what, dim=True)
     parts = [
-        curve(greedy, "Evaluation return", "return of episodes without exploration and advice"),
+        curve(greedy, "Evaluation return", "return of episodes without exploration and advice", note),
         curve(success, "Success in evaluations", "share of these episodes with success", "", _percent(), (0, 100)),
         partly,
         curve(training, "Training return", "return of training episodes"),

@@ -82,7 +82,7 @@ def render(run: RunFolder) -> str:
         _disturbances(config, advice),
         _all_loaded(config),
         page.state(*status_text(run)),
-        page.facts(_facts(values, advice)),
+        page.facts(_facts(values, advice, summaries.for_target(evaluations))),
         page.paragraph(_listening(advice)) if len(advice) else "",
     ]
     sections = [Section(title, html) for title, html in parts.items() if html]
@@ -150,13 +150,14 @@ def status_text(run: RunFolder) -> tuple[str, str]:
     return "The run has not ended; this is its state so far.", ""
 
 
-def _facts(values: pd.DataFrame, advice: pd.DataFrame) -> list[tuple[str, str]]:
-    """The cards at the top: final return, best and worst member, and the adviser that is followed most."""
+def _facts(values: pd.DataFrame, advice: pd.DataFrame, for_target: str) -> list[tuple[str, str]]:
+    """The cards at the top: final return, best and worst member, and the adviser that is followed most. `for_target`:
+    the target return of the evaluations in words, or empty."""
     facts = []
     if len(values):
         last = values[values["step"] == values["step"].max()]
         result = summaries.spread(summaries.by_replica(last).to_numpy()[0])
-        note = f"mean return without exploration, evaluation at step {int(last['step'].iloc[0]):,}"
+        note = f"mean return without exploration, evaluation{for_target} at step {int(last['step'].iloc[0]):,}"
         facts.append((_plus_minus(result), note + _spread_note(result)))
         facts += _best_and_worst(last)
     return facts + _followed_most(advice)

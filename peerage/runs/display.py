@@ -36,6 +36,8 @@ class Display(Listener):
         self.info: RunInfo | None = None
         self.step = 0
         self.message = ""
+        self.target: float | None = None  # the first target return of that evaluation
+        self.modes: dict[str, float] = {}  # mode of that evaluation, other than alone -> mean return
         self.evaluated_at = 0
         self.returns: dict[str, float] = {}  # member -> mean return of the last evaluation
         self.shares: dict[str, dict[str, float]] = {}  # asker -> adviser -> share of choices
@@ -97,12 +99,20 @@ class Display(Listener):
 
     def on_evaluations(self, step: int, rows: list[EvaluationRow]) -> None:
         self.step = step
+        rows = [EvaluationRow(*row) for row in rows]
         values: dict[str, list[float]] = {}
-        together = [row[3] for row in rows if row[6] == "together"]
-        for _, member, _, total, _, _, mode, *_ in rows:
-            if mode == "alone":
-                values.setdefault(member, []).append(total)
+        modes: dict[str, list[float]] = {}
+        others: dict[float, list[float]] = {}
+        for row in rows:
+            if row.mode == "alone":
+                values.setdefault(row.member, []).append(row.return_)
+            elif row.target is None or row.mode == "test":
+                modes.setdefault(row.mode, []).append(row.return_)
+            else:
+                others.setdefault(row.target, []).append(row.return_)
         self.returns = {member: sum(v) / len(v) for member, v in values.items()}
+        self.modes = {mode: sum(v) / len(v) for mode, v in modes.items()}
+        self.target = next((row.target for row in rows if row.mode == "alone" and row.target is not None), None)
         self.evaluated_at = step
         if self._live is None and self.returns:
             mean = sum(self.returns.values()) / len(self.returns)
@@ -110,8 +120,11 @@ class Display(Listener):
             if len(self.returns) > MAX_ROWS:
                 parts.append(f"and {len(self.returns) - MAX_ROWS} more")
             detail = f" ({', '.join(parts)})" if len(self.returns) > 1 else ""
-            detail += f", together {number(sum(together) / len(together))}" if together else ""
-            self._say(1, f"step {step:,}: evaluation {number(mean)}{detail}")
+            detail += "".join(f", {mode} {number(value)}" for mode, value in self.modes.items())
+            target = f" for target {number(self.target)}:" if self.target is not None else ""
+            self._say(1, f"step {step:,}: evaluation{target} {number(mean)}{detail}")
+        for other, found in others.items():
+            self._say(1, f"step {step:,}: evaluation for target {number(other)}: {number(sum(found) / len(found))}")
 
     def on_advice(self, step: int, rows: list[AdviceRow]) -> None:
         counts: dict[tuple[int, str], dict[str, float]] = {}
@@ -266,7 +279,9 @@ class Display(Listener):
     def _caption(self) -> str:
         parts = []
         if self.returns:
-            parts.append(f"return: mean of the evaluation at step {self.evaluated_at:,}")
+            target = f" for target {number(self.target)}" if self.target is not None else ""
+            modes = "".join(f", {mode} {number(value)}" for mode, value in self.modes.items())
+            parts.append(f"return: mean of the evaluation{target} at step {self.evaluated_at:,}{modes}")
         if self.shares:
             parts.append("columns: share of choices, %")
         return "; ".join(parts)

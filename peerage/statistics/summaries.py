@@ -15,6 +15,7 @@ import pandas as pd
 from scipy import stats
 
 from peerage.runs.listeners import is_member, role
+from peerage.text import number
 
 LATE = 0.2
 """Share of a run, at its end, over which choices are averaged: the last fifth."""
@@ -57,6 +58,12 @@ def member_values(frame: pd.DataFrame, value: str) -> pd.DataFrame:
     """Columns step, replica, member, value: the mean over all other columns (episodes)."""
     means = frame.groupby(["step", "replica", "member"], sort=True)[value].mean()
     return means.rename("value").dropna().reset_index()
+
+
+def for_target(evaluations: pd.DataFrame) -> str:
+    """` for the target return 50`, the target of the last evaluation; empty for members that take none."""
+    targets = evaluations["target"].dropna()
+    return f" for the target return {number(float(targets.iloc[-1]))}" if len(targets) else ""
 
 
 def success_values(evaluations: pd.DataFrame) -> pd.DataFrame:
