@@ -39,6 +39,7 @@ from peerage.runs.listeners import EvaluationRow, Listener, Listeners
 from peerage.runs.loggers import TensorBoardLog, WandbLog
 from peerage.runs.tables import CsvLog, check_offsets
 from peerage.sharing.adviser import Suggests
+from peerage.sharing.targeted import check_length
 from peerage.training.budget import guard
 from peerage.training.build import build_trainer
 from peerage.training.extend import command_of, describe_extension, extend, is_complete, steps_to_extend
@@ -85,6 +86,8 @@ def run_training(
     try:
         refuse_unused_trust_settings(config.advice, given, len(trainer.names))
         targets_of(trainer.group, trainer.config)
+        for name, adviser in trainer.fixed.items():
+            check_length(adviser.max_steps, trainer.spec, name)
         if problem := trainer.environment_problem():
             raise UserError(problem)
     except UserError:

@@ -112,13 +112,25 @@ def test_a_member_of_a_run_is_an_adviser(place, tmp_path, capsys):
     assert main([*words, f"dt:{place / 'run'}:1@20"]) == 0
     [run] = tmp_path.iterdir()
     assert (peerage.load(run).advice["adviser"] == f"dt:{place / 'run'}:1@20").any()
-    for name, text in (
-        (f"dt:{place / 'run'}:7", "has no member 7"),
-        (f"dt:{run}", "learns with dqn and is not a Decision Transformer"),
-    ):
-        assert main([*words, name, "--exp-name", "refused"]) == 2
+    own = f"{place / 'run'}:1"
+    endless = f"has timesteps for {LIMIT} steps (max_ep_len), but CartPole-v1 has no time limit: shorten its episodes"
+    longer = "but episodes of CartPole-v1 have up to 21"
+    for name, limit, text in (
+        (f"dt:{place / 'run'}:7", LIMIT, "has no member 7"),
+        (f"dt:{run}", LIMIT, "learns with dqn and is not a Decision Transformer"),
+        *((name, -1, f"{name} {endless} with --env-args max_episode_steps={LIMIT}")
+          for name in (f"dt:{own}", f"checkpoint:{own}", f"noise:0.1:dt:{own}", f"negated:checkpoint:{own}")),
+        *((f"{kind}:{own}", LIMIT + 1, longer) for kind in ("dt", "checkpoint")),
+    ):  # fmt: skip
+        changed = ["--env-args", f"max_episode_steps={limit}", "--exp-name", "refused"]
+        assert main([*words, name, *changed]) == 2
         assert text in capsys.readouterr().err
     assert not (tmp_path / "refused").exists()
+    sweep = tmp_path / "sweep.yaml"
+    common = {"env": "CartPole-v1", "env_args": {"max_episode_steps": -1}, "n_peers": 2, "advisers": [f"dt:{own}"]}
+    sweep.write_text(json.dumps({"common": {**common, "total_timesteps": 20}, "axes": {"gamma": [0.9, 0.99]}}))
+    assert main(["sweep", str(sweep), "--dry-run"]) == 2
+    assert endless in capsys.readouterr().err
 
 
 def test_members_are_shown_and_evaluated_with_their_targets(place, tmp_path, capsys):

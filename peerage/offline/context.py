@@ -30,6 +30,8 @@ class Conditioned:
 
     state_names: tuple[str, ...] = ("lengths", "left", "targets")
     """The arrays of `state`, with one row per episode."""
+    max_steps: int | None = None
+    """The longest episode in which it can act, in steps; None: any."""
 
     def __init__(self, preprocessing: Preprocessing, n: int, *, clip: bool = False) -> None:
         self.preprocessing, self.n, self.clip = preprocessing, n, clip
@@ -108,6 +110,7 @@ class Contexts(Conditioned):
         if n % net.rows:
             raise ValueError(f"{n} episodes cannot be shared equally by {net.rows} networks")
         self.net, k = net, net.settings.context_length
+        self.max_steps = net.settings.max_ep_len
         self.states = np.zeros((n, k, net.obs), np.float32)  # standardised
         self.actions = np.zeros((n, k, net.act), np.float32)  # of the model
         self.rtg = np.zeros((n, k), np.float64)  # as the model got it, not yet divided by the scale

@@ -31,6 +31,9 @@ class Adviser:
     """Whether a single object can serve the askers of all replicas although it has memory. It must keep separate memory
     for each asker's row. If it uses `rng`, which all replicas share, the results of a replica depend on the number of
     replicas."""
+    max_steps: int | None = None
+    """The longest episode in which the adviser can act, in steps; None: any. Trainings in environments with longer
+    episodes are refused."""
 
     def suggest(self, obs: np.ndarray, rows: np.ndarray, first: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Actions for `B` askers.

@@ -128,7 +128,7 @@ def _checkpoint(word: AdviserWord, spec: Spec) -> Adviser:
     spaces = spec.observation_space, spec.action_space
     learner, discrete = load_policy(word.argument, *spaces, spec.fingerprint, spec.image)
     takes_target = LEARNERS[learner.settings[0].algorithm].takes_target
-    return Targeted(learner, discrete, word.text) if takes_target else Trained(learner, discrete)
+    return Targeted(learner, spec, word.text) if takes_target else Trained(learner, discrete)
 
 
 def _negated(word: AdviserWord, spec: Spec) -> Adviser:

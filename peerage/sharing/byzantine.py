@@ -58,7 +58,7 @@ class Changed(Adviser):
     it."""
 
     def __init__(self, inner: Adviser) -> None:
-        self.inner = inner
+        self.inner, self.max_steps = inner, inner.max_steps
         delegate(self, inner, ("observe", "begin", "schedule", "at", "state", "load_state"))
 
 

@@ -17,7 +17,7 @@ from peerage.errors import UserError
 from peerage.offline.context import Conditioned
 from peerage.offline.model import SequenceModel
 from peerage.offline.preprocessing import Preprocessing
-from peerage.sharing.targeted import TargetAdviser
+from peerage.sharing.targeted import TargetAdviser, check_length
 
 
 class DecisionTransformer(TargetAdviser):
@@ -60,7 +60,7 @@ class DecisionTransformer(TargetAdviser):
 
 def check_spaces(model: SequenceModel, spec: Spec, word: str) -> None:
     """Raise UserError, which begins with `word` and names both sides, if a model cannot act in an environment."""
-    prepared, length = model.preprocessing, model.net.settings.max_ep_len
+    prepared = model.preprocessing
     theirs = _sizes(prepared.obs_dim, prepared.n_actions, prepared.act_dim)
     ours = _sizes(spec.obs_dim, spec.n_actions, spec.act_dim)
     if theirs != ours:
@@ -69,11 +69,7 @@ def check_spaces(model: SequenceModel, spec: Spec, word: str) -> None:
     if prepared.bounded and not all(np.allclose(there, here) for there, here in pairs):
         there, here = (f"{low.min():g} to {high.max():g}" for low, high in zip(*pairs))
         raise UserError(f"{word} was trained with actions bounded by {there}; {spec.id} has bounds {here}")
-    if spec.max_episode_steps is not None and spec.max_episode_steps > length:
-        raise UserError(
-            f"{word} has timesteps for {length:,} steps (max_ep_len), but episodes of {spec.id} have up to "
-            f"{spec.max_episode_steps:,}: shorten them with --env-args max_episode_steps={length}"
-        )
+    check_length(model.net.settings.max_ep_len, spec, word, endless=True)
 
 
 def _sizes(obs: int, n_actions: int, act: int) -> str:

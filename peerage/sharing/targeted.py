@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from peerage.envs.make import Spec
 from peerage.errors import UserError
 from peerage.learners.transition import HostTransition
 from peerage.offline.context import Conditioned
@@ -26,6 +27,7 @@ class TargetAdviser(Adviser):
     def __init__(self, discrete: bool, target: float) -> None:
         self.discrete, self.target = discrete, target
         self.episodes = self.conditioned(0)
+        self.max_steps = self.episodes.max_steps
 
     def conditioned(self, n: int) -> Conditioned:
         """What acts in `n` episodes."""
@@ -58,15 +60,17 @@ class TargetAdviser(Adviser):
 class Targeted(TargetAdviser):
     """`checkpoint:PATH[:MEMBER]` for a member that acts for a target return: the largest one of its data.
 
-    `learner` has one row and implements `conditioned`. Raises UserError if the returns of its data are unknown.
+    `learner` has one row and implements `conditioned`. Raises UserError if the returns of its data are unknown, and if
+    it cannot act in all steps of the episodes.
     """
 
-    def __init__(self, learner: Any, discrete: bool, word: str) -> None:
+    def __init__(self, learner: Any, spec: Spec, word: str) -> None:
         self.learner = learner
         known = learner.conditioned(1).preprocessing
         if not len(known.returns):
             raise UserError(f"{word} acts for a target return, but the returns of its data are unknown")
-        super().__init__(discrete, known.largest)
+        super().__init__(spec.discrete, known.largest)
+        check_length(self.max_steps, spec, word, endless=True)
 
     def conditioned(self, n: int) -> Conditioned:
         found: Conditioned = self.learner.conditioned(n, clip=True)
@@ -84,3 +88,16 @@ class Targeted(TargetAdviser):
                 raise UserError(f"the adviser's checkpoint changed since the run was started: {name} differs")
         self.learner.load_parameters(saved)
         self.load_episodes(state["episodes"])
+
+
+def check_length(longest: int | None, spec: Spec, word: str, *, endless: bool = False) -> None:
+    """Raise UserError, which begins with `word`, if episodes of an environment can have more than `longest` steps
+    (None: any number is possible). With `endless`, an environment without a time limit is accepted."""
+    limit = spec.max_episode_steps
+    if longest is None or (endless if limit is None else limit <= longest):
+        return
+    theirs = f"{spec.id} has no time limit" if limit is None else f"episodes of {spec.id} have up to {limit:,}"
+    raise UserError(
+        f"{word} has timesteps for {longest:,} steps (max_ep_len), but {theirs}: shorten its episodes with --env-args "
+        f"max_episode_steps={longest}"
+    )

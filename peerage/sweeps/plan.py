@@ -42,6 +42,7 @@ from peerage.text import count, listing, one_line
 from peerage.training.prepare import prepare
 
 make_adviser = deferred("peerage.sharing.advisers:make_adviser")  # imports torch, and few sweeps have advisers
+check_length = deferred("peerage.sharing.targeted:check_length")
 MAX_RUNS = 10_000
 _UNSAFE = re.compile(r"[^A-Za-z0-9._+=,-]+")
 
@@ -268,7 +269,7 @@ def _resolve(config: Config) -> Config:
         _spec(config.env, json.dumps(with_perturbations(config.env_args, Perturbations.of(config.perturb))))
     for adviser in config.advisers:
         if not adviser.startswith("checkpoint:"):  # the checkpoint may not exist yet
-            make_adviser(adviser, spec)
+            check_length(make_adviser(adviser, spec).max_steps, spec, adviser)
     resolved = prepare(config, spec)
     check_learning(member_settings(resolved, spec.discrete), resolved.steps)
     return resolved

@@ -91,6 +91,8 @@ class Trainer:
         self.steps, self.N, self.R = config.steps, config.n_peers, config.replicas
         advise = config.advice.sharing == "advice"
         copies = self.copies_of(chosen)
+        self.fixed = {name: some[0] for name, some in zip(self.names[self.N :], copies, strict=True)}
+        """The fixed advisers by their names, those of replica 0."""
         self.group = self._make_group(dtype)
         if pretrained:
             spaces = self.spec.observation_space, self.spec.action_space
