@@ -143,6 +143,38 @@ def test_members_are_shown_and_evaluated_with_their_targets(place, tmp_path, cap
     assert main(["evaluate", str(place / "run"), "--perturb", "observation_noise=0.1", "--episodes", "1"]) == 0
 
 
+def test_episodes_without_a_time_limit_end_with_the_timesteps_of_the_model(place, tmp_path, capsys):
+    """In evaluations during and after the training, alone and with advice, in videos and in recorded data."""
+    write_dataset(tmp_path / "short-v0", "CartPole-v1", balance, 4, max_episode_steps=5)  # the pole stays up longer
+    small = {"env_args": {"max_episode_steps": -1}, "log_dir": str(tmp_path), "n_peers": 1, "replicas": 1, "threads": 1}
+    run = peerage.train(
+        "CartPole-v1", algorithm="dt", data=str(tmp_path / "short-v0"), exp_name="run", total_timesteps=2, eval_freq=2,
+        gpt_d_model=8, gpt_n_layers=1, gpt_context_length=4, batch_size=8, n_eval_episodes=2, verbose=1, **small,
+    )  # fmt: skip
+    note = "truncated after 5 steps: the model has timesteps for no more (max_ep_len)"
+    assert set(run.evaluations["length"]) == {5} and capsys.readouterr().out.count(note) == 1
+    evaluate = ["evaluate", str(run.folder), "--episodes", "2"]
+    for more in ([], ["--max-eval-steps", "9"], ["--perturb", "observation_noise=0.1"]):
+        assert main([*evaluate, *more]) == 0
+        assert note in (found := capsys.readouterr()).out + found.err
+    assert main([*evaluate, "--max-eval-steps", "4"]) == 0
+    assert "after 4 steps (--max-eval-steps sets this limit)" in (found := capsys.readouterr()).out + found.err
+    assert main(["video", str(run.folder), "--episodes", "1", "--out", str(tmp_path / "a.gif")]) == 0
+    data = peerage.collect(run.folder, tmp_path / "data", episodes=3, noise=0.1)
+    assert data.lengths.tolist() == [5, 5, 5] and not data.terminated.any()
+    assert main(["export", str(run.folder), "--to", "hf", "--out", str(tmp_path / "model")]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", str(tmp_path / "model"), "--episodes", "2"]) == 0
+    assert note in (found := capsys.readouterr()).out + found.err
+    group = peerage.train(
+        "CartPole-v1", algorithm="dqn", exp_name="group", total_timesteps=20, eval_freq=0, learning_starts=10,
+        batch_size=4, net_arch=(8,), advisers=["random"], verbose=0, **small,
+    )  # fmt: skip
+    capsys.readouterr()
+    assert main(["evaluate", str(group.folder), "--episodes", "1", "--advised", "--advisers", f"dt:{run.folder}"]) == 0
+    assert note in (found := capsys.readouterr()).out + found.err
+
+
 def test_what_needs_a_function_of_one_observation_refuses_members_with_memory(place, capsys):
     with pytest.raises(UserError, match=r"members of dt act for a target return, .*: use run.evaluate\(target_return"):
         peerage.load(place / "run").policy(0)

@@ -38,6 +38,8 @@ class TogetherActor(Actor):
 
     def __init__(self, group: Group, sharing: Sharing, step: int) -> None:
         self.group, self.sharing, self.step = group, sharing, step
+        fixed = sharing.fixed_advisers.advisers if isinstance(sharing, Advice) else []
+        self.max_steps = min((f.adviser.max_steps for f in fixed if f.adviser.max_steps is not None), default=None)
 
     def begin(self, n: int) -> None:
         self.first = np.ones(n, bool)  # first step of an episode

@@ -96,7 +96,8 @@ def collect(
             number; Discrete: the probability of a uniformly drawn action.
         sample: trained members sample their actions, as in their training; by default they take the mode of their
             policies. For SAC and PPO.
-        max_episode_steps: the length after which an episode is truncated.
+        max_episode_steps: the length after which an episode is truncated. A Decision Transformer as a source truncates
+            episodes after its timesteps (`max_ep_len`).
         n_envs: the number of environments that are stepped together. The data depends on it where a policy is random.
         overwrite: whether to replace an existing dataset.
         progress: called with the numbers of finished and of all episodes.
@@ -275,7 +276,8 @@ def _play(
     """Play the episodes of a source in `n_envs` environments. Environment i plays the episodes i, i + n_envs, ..., so
     that short episodes are not played more often than long ones."""
     seeds = key.generator("episodes").integers(2**31, size=part.episodes).tolist()
-    envs = limit_episodes(EnvGroup([maker] * n_envs, [seeds[i::n_envs] for i in range(n_envs)]), max_steps)
+    envs = EnvGroup([maker] * n_envs, [seeds[i::n_envs] for i in range(n_envs)])
+    limit_episodes(envs, max_steps, part.policy.max_steps)
     try:
         askers: Any = _Askers(n_envs, space_of(spec.observation_space, spec.action_space))
         advisers = FixedAdvisers([[part.policy]], askers, key.seed, 2**31, shuffle=False)

@@ -47,9 +47,9 @@ def advised_episodes(
     """
     envs = EnvGroup(makers, seeds, success=trainer.config.run.success)
     try:
-        limit_episodes(envs, max_steps)
-        envs.set_clock(trainer.step, running=False)
         actor = LearningTrustActor(trainer.group, trainer.sharing, trainer.step)
-        return play(envs, actor, episodes, rest=False) or [], note_on_cut(envs)
+        limit_episodes(envs, max_steps, actor.max_steps)
+        envs.set_clock(trainer.step, running=False)
+        return play(envs, actor, episodes, rest=False) or [], note_on_cut(envs, actor.max_steps)
     finally:
         envs.close()

@@ -45,6 +45,8 @@ class Actor:
     parallel = True
     """True: the episodes of a member run in parallel, each in its own row. False: each member has one row, in which its
     episodes run one after another."""
+    max_steps: int | None = None
+    """The longest episode in which the actor can act, in steps; None: any. Longer episodes are truncated."""
 
     def begin(self, n: int) -> None:
         """Called at the start of an evaluation, when `n` rows start their first episodes."""
@@ -104,20 +106,24 @@ def episode_seeds(config: Config, episodes: int, seed: int = SEED) -> list[list[
     return [[start + e for e in range(episodes)] for start in starts]
 
 
-def limit_episodes(envs: EnvGroup, max_steps: int | None) -> EnvGroup:
+def limit_episodes(envs: EnvGroup, max_steps: int | None, possible: int | None = None) -> EnvGroup:
     """Make `envs` truncate its episodes after `max_steps` steps, and return it. None: after `MAX_STEPS` steps in
-    environments without a time limit."""
+    environments without a time limit. `possible`: the longest episode in which the actor can act (`Actor.max_steps`);
+    longer episodes are truncated in any case."""
     never = np.iinfo(np.int64).max
     limits = [max_steps or (MAX_STEPS if limit is None else never) for limit in envs.limits]
-    envs.max_steps = np.array(limits, np.int64)
+    envs.max_steps = np.minimum(np.array(limits, np.int64), possible or never)
     return envs
 
 
-def note_on_cut(envs: EnvGroup) -> str:
-    """A message about the episodes that `max_steps` has truncated; empty without any."""
+def note_on_cut(envs: EnvGroup, possible: int | None = None) -> str:
+    """A message about the episodes that `max_steps` has truncated; empty without any. `possible`: as of
+    `limit_episodes`."""
     if not envs.cut:
         return ""
     what = f"an evaluation episode of {envs.names[0]} did not end and was truncated after {envs.cut:,} steps"
+    if envs.cut == possible:
+        return f"{what}: the model has timesteps for no more (max_ep_len)"
     return f"{what} (--max-eval-steps sets this limit)"
 
 
@@ -126,7 +132,7 @@ class Evaluator:
 
     `makers`: for each member, what builds its environments; `seeds [M][episodes]`: the seeds of its episodes. `success`
     is the rule that determines the success of an episode. Episodes are truncated after `max_steps` steps; None: after
-    `MAX_STEPS` steps in environments without a time limit.
+    `MAX_STEPS` steps in environments without a time limit. Episodes that are too long for an actor are truncated, too.
     """
 
     def __init__(
@@ -150,12 +156,12 @@ class Evaluator:
         an environment fails.
         """
         try:
-            envs = self._envs(actor.parallel)
+            envs = limit_episodes(self._envs(actor.parallel), self.max_steps, actor.max_steps)
             envs.set_clock(trained, running=False)
             played = play(envs, actor, 1 if actor.parallel else self.episodes, rest=actor.parallel, stop=stop)
         except UserError as error:
             raise UserError(f"in an evaluation after {trained:,} steps: {error}") from error
-        self.note = self.note or note_on_cut(envs)
+        self.note = self.note or note_on_cut(envs, actor.max_steps)
         if played is None or not actor.parallel:
             return played
         return [(*divmod(row, self.episodes), episode) for row, _, episode in played]
@@ -171,7 +177,7 @@ class Evaluator:
                 envs = EnvGroup(makers, [seed for some in self.seeds for seed in some], success=self.success)
             else:
                 envs = EnvGroup(self.makers, self.seeds, success=self.success)
-            self.envs[parallel] = limit_episodes(envs, self.max_steps)
+            self.envs[parallel] = envs
         return envs
 
     def close(self) -> None:

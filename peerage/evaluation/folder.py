@@ -23,6 +23,7 @@ class SequenceActor(Actor):
 
     def __init__(self, model: SequenceModel, targets: Sequence[float], *, clip: bool = False) -> None:
         self.model, self.targets, self.clip = model, np.asarray(targets, np.float64), clip
+        self.max_steps = model.net.settings.max_ep_len
 
     def begin(self, n: int) -> None:
         self.contexts = self.model.contexts(n, clip=self.clip)

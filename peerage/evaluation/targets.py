@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,6 +40,8 @@ class TargetActor(Actor):
 
     def __init__(self, group: Group, targets: Sequence[float], *, clip: bool = False) -> None:
         self.group, self.targets, self.clip = group, np.asarray(targets, np.float64), clip
+        limits = [found.max_steps for s in group.stacks if (found := _conditioned(s.learner)) is not None]
+        self.max_steps = min((n for n in limits if n is not None), default=None)
 
     def begin(self, n: int) -> None:
         E, M = len(self.targets), self.group.M
@@ -84,9 +87,12 @@ class MemberTargetActor(Actor):
 
     def __init__(self, group: Group, row: int, target: float, *, clip: bool = False) -> None:
         self.group, self.row, self.target, self.clip = group, row, target, clip
+        self.stack = next(stack for stack in group.stacks if row in stack.index.tolist())
+        found = _conditioned(self.stack.learner)
+        self.max_steps = None if found is None else found.max_steps
 
     def begin(self, n: int) -> None:
-        stack = next(stack for stack in self.group.stacks if self.row in stack.index.tolist())
+        stack = self.stack
         conditioned = stack.learner.conditioned(n, clip=self.clip)
         assert conditioned is not None, "a learner with takes_target implements conditioned"
         self.conditioned, self.copies = conditioned, len(stack.index)
@@ -161,10 +167,15 @@ def targets_of(group: Group, config: Config, given: float | Sequence[float] = ()
     return Targets(group, values, clip=clip or config.run.clip_targets)
 
 
-def preprocessing_of(learner: object) -> Preprocessing | None:
+def preprocessing_of(learner: Any) -> Preprocessing | None:
     """The statistics of the data of a learner that takes targets; None for other learners."""
-    algorithm = learner.settings[0].algorithm  # type: ignore[attr-defined]
-    if not takes_target(algorithm):
+    found = _conditioned(learner)
+    return None if found is None else found.preprocessing
+
+
+def _conditioned(learner: Any) -> Conditioned | None:
+    """What acts in one episode of each member of a learner; None if the learner takes no targets."""
+    if not takes_target(learner.settings[0].algorithm):
         return None
-    conditioned = learner.conditioned(1)  # type: ignore[attr-defined]
-    return None if conditioned is None else conditioned.preprocessing
+    found: Conditioned | None = learner.conditioned(1)
+    return found

@@ -195,7 +195,8 @@ def _play(
         maker = replace(maker, env_args={**maker.env_args, "render_mode": mode})
         seeds = episode_seeds(trainer.config, episodes, SEED if seed is None else seed)[row]
         envs = EnvGroup([maker], [seeds], success=trainer.config.run.success, batched=False)
-        limit_episodes(envs, trainer.config.run.max_eval_steps)
+        acting = targets.member(row)
+        limit_episodes(envs, trainer.config.run.max_eval_steps, acting.max_steps)
     except UserError as error:
         trainer.close()
         if "argument" in str(error):  # it was just built without this argument
@@ -208,7 +209,7 @@ def _play(
             fps = float(envs.envs[0].metadata.get("render_fps") or FPS)
             every = math.ceil(fps / file.max_fps)
             file.rate = fps / every
-        recorded = _RecordedActor(targets.member(row), envs, file, every, max_frames)
+        recorded = _RecordedActor(acting, envs, file, every, max_frames)
         with suppress(_FrameLimit):
             play(envs, recorded, episodes, rest=True)
         return recorded.returns
