@@ -143,8 +143,11 @@ def train(
         advisers = [advisers]
     if isinstance(env, str):
         settings["env"], env = env, None
-    if isinstance(settings.get("data"), Path):
-        settings["data"] = str(settings["data"])
+    data = settings.get("data")
+    if isinstance(data, Path):
+        settings["data"] = str(data)
+    elif hasattr(data, "save"):  # Trajectories, which need imports
+        raise UserError('data is in memory: save it with data.save("NAME"), and train with data="NAME"')
     if advisers is not None and all(isinstance(a, str) for a in advisers):
         settings["advisers"], advisers = tuple(advisers), None
 

@@ -248,7 +248,7 @@ def test_nothing_is_overwritten_unasked_or_left_after_a_failure(datasets, tmp_pa
     before = load_data("twice").source.fingerprint
     capsys.readouterr()
     assert main([*words, "twice", "--seed", "1"]) == 2
-    assert "exists: choose another --out, or replace it with --overwrite" in capsys.readouterr().err
+    assert "exists: choose another name, or replace it with --overwrite" in capsys.readouterr().err
     assert main([*words, "twice", "--seed", "1", "--overwrite"]) == 0
     assert load_data("twice").source.fingerprint != before
     (tmp_path / "folder").mkdir()
@@ -272,7 +272,7 @@ def test_nothing_is_overwritten_unasked_or_left_after_a_failure(datasets, tmp_pa
 @pytest.mark.parametrize("words, message", [
     (["random", "--out", "x"], "no source names the environment: add --env"),
     (["random", "--env", "CartPole-v1", "--noise", "2", "--out", "x"], "the scale is a probability"),
-    (["random", "--env", "CartPole-v1", "--out", "x y"], "neither a name"),
+    (["random", "--env", "CartPole-v1", "--out", "x y"], "neither the name of a dataset"),
     (["random", "--env", "CartPole-v1", "--out", ".."], "is not a dataset"),
     (["random", "--out", "x", "--replica", "1"], "--replica has no effect without --from-replay"),
     (["--out", "x"], "there is nothing to collect"),

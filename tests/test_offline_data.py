@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import gymnasium
 import h5py
+import minari
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -19,6 +22,7 @@ from minari.dataset.minari_storage import MinariStorage
 from pyarrow import parquet
 from scipy import stats
 
+import peerage
 import peerage.offline.windows as windows_module
 from peerage.cli import main
 from peerage.errors import UserError
@@ -86,6 +90,44 @@ def test_trajectories_by_hand() -> None:
         data.select([])
     with pytest.raises(ValueError):
         data.obs[0, 0] = 1
+
+
+@pytest.mark.parametrize("discrete", (True, False))
+def test_selected_episodes_become_a_dataset(discrete, datasets, tmp_path) -> None:
+    """What is read back is the same, every bit, also if the first action is not 0 or the bounds are unknown."""
+    rng, episodes = np.random.default_rng(0), []
+    for steps in (4, 3, 2):
+        actions = np.array([5, 7, 5, 7])[:steps] if discrete else rng.normal(size=(steps, 1)).astype(np.float32)
+        rewards = rng.normal(size=steps).astype(np.float32)
+        episodes.append(Episode(rng.normal(size=(steps + 1, 2)).astype(np.float32), actions, rewards, steps == 2))
+    space = {"discrete": True, "n_actions": 4, "start": 5} if discrete else {"low": np.array([-9.0]), "high": None}
+    data = trajectories(episodes, env="Mine-v0", env_args={"size": 3}, provenance="by hand", **space)
+    saved = data.select([2, 0]).save("mine/best")
+    read = load_data("mine/best")
+    assert read.source.fingerprint == saved.source.fingerprint == data.select([2, 0]).source.fingerprint
+    assert saved.source.name == "mine/best-v0" and read.source.provenance == "by hand"
+    assert (read.source.env, read.source.env_args) == ("Mine-v0", {"size": 3})
+    for name in ("n_actions", "start", "low", "high"):
+        assert np.array_equal(getattr(read.source, name), getattr(data.source, name))
+    first = minari.load_dataset("mine/best-v0")[0]
+    assert first.actions.tolist() == ([5, 7] if discrete else data.actions[-2:].tolist())
+    assert first.terminations.tolist() == [False, True] and first.observations.shape == (3, 2)
+    with pytest.raises(UserError, match="exists: choose another name"):
+        data.save("mine/best")
+    data.save("mine/best", overwrite=True)
+    assert load_data(datasets / "mine" / "best-v0").episodes == 3
+    assert data.save(tmp_path / "there").source.name == str(tmp_path / "there")
+    with pytest.raises(UserError, match=r'data is in memory: save it with data.save\("NAME"\)'):
+        peerage.train(algorithm="bc", data=data)
+
+
+@pytest.mark.long
+def test_the_example_of_offline_learning_runs(tmp_path) -> None:
+    example = [sys.executable, str(Path(__file__).parents[1] / "examples" / "offline.py")]
+    done = subprocess.run(example, capture_output=True, text=True, cwd=tmp_path, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert "room: Room-v6, 60 episodes, 3,000 steps" in done.stdout and done.stdout.count("Trajectories(") == 2
+    assert load_data(tmp_path / "room-best").episodes >= 30 and "Name: return" in done.stdout
 
 
 @pytest.mark.parametrize("change, words", [

@@ -30,14 +30,14 @@ from peerage.learners.streams import StreamKey
 from peerage.learners.transition import HostTransition
 from peerage.offline.episodes import Episode, Recording
 from peerage.offline.trajectories import Trajectories, trajectories_of
-from peerage.offline.writing import Target, Written, target, write
+from peerage.offline.writing import Target, Written, description, statistics, target, write
 from peerage.runs.environment import versions
 from peerage.runs.folder import RunFolder
 from peerage.sharing.adviser import Adviser, Suggests, as_adviser
 from peerage.sharing.advisers import Trained, make_adviser
 from peerage.sharing.byzantine import Noisy, check_scale
 from peerage.sharing.fixed_advisers import FixedAdvisers
-from peerage.text import count, number
+from peerage.text import count
 
 EPISODES = 100
 N_ENVS = 16
@@ -170,7 +170,7 @@ def save(
             spec.action_space,
             None if callable(imported(maker.env)) else built,
             algorithm=provenance,
-            description=_description(name or spec.id, returns),
+            description=f"{description(name or spec.id, returns)}; recorded by peerage collect",
             requirements=[f"{package}=={version}" for package, version in packages.items()],
             about=about,
         )
@@ -185,36 +185,10 @@ def save(
     return trajectories_of(recording, where.name if where.in_minari else str(where.path))
 
 
-def statistics(rewards: Sequence[np.ndarray]) -> dict[str, Any]:
-    """What metadata.json says about the rewards of some episodes: their number, steps, returns and lengths."""
-    returns = np.array([np.sum(each, dtype=np.float64) for each in rewards])
-    lengths = np.array([len(each) for each in rewards])
-    if not len(returns):
-        return {"episodes": 0, "steps": 0}
-    quantiles = np.quantile(returns, [0, 0.1, 0.5, 0.9, 1])
-    return {
-        "episodes": len(returns),
-        "steps": int(lengths.sum()),
-        "return_mean": float(returns.mean()),
-        "return_std": float(returns.std()),
-        "return_quantiles": dict(zip(("0", "10", "50", "90", "100"), map(float, quantiles))),
-        "length_min": int(lengths.min()),
-        "length_mean": float(lengths.mean()),
-        "length_max": int(lengths.max()),
-    }
-
-
 def plain(env_args: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of an environment that a file can hold; other objects are left out."""
     kinds = (bool, int, float, str, type(None), list, tuple, dict)
     return {name: value for name, value in env_args.items() if isinstance(value, kinds)}
-
-
-def _description(env: str, about: Mapping[str, Any]) -> str:
-    quantiles = about["return_quantiles"]
-    spread = f"{number(quantiles['0'])} to {number(quantiles['100'])}, median {number(quantiles['50'])}"
-    what = f"{count(about['episodes'], 'episode')} of {env}, {count(about['steps'], 'step')}, returns {spread}"
-    return f"{what}; recorded by peerage collect"
 
 
 def _environment(sources: Sequence[Source], env: Maker | None, env_args: dict[str, Any]) -> EnvMaker:

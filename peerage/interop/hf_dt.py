@@ -27,6 +27,7 @@ from peerage.nets.gpt_settings import GPTSettings
 from peerage.offline.model import SequenceModel
 from peerage.offline.preprocessing import Preprocessing
 from peerage.runs import disk
+from peerage.runs.tensor_file import save_tensors
 from peerage.text import one_line
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -60,7 +61,7 @@ def write_hf(model: SequenceModel, folder: Path) -> Path:
         partial.chmod(0o777 & ~disk.UMASK)
         (partial / CONFIG).write_text(json.dumps(_config(model), indent=2) + "\n", encoding="utf-8")
         tensors = {name: x.cpu().contiguous() for name, x in to_hf(model.net).items()}
-        disk.save_tensors(tensors, partial / WEIGHTS, {"format": "pt"})  # transformers asks for this entry
+        save_tensors(tensors, partial / WEIGHTS, {"format": "pt"})  # transformers asks for this entry
         for path in (*partial.iterdir(), partial):
             disk.sync(path)
         os.rename(partial, folder)

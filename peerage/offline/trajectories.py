@@ -15,12 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gymnasium.spaces import Box, Discrete
 
 from peerage.errors import UserError
 from peerage.offline.episodes import Episode, Recording
 from peerage.offline.minari_files import read_minari
 from peerage.offline.parquet_files import parquet_files, read_parquet
 from peerage.offline.places import find, is_minari
+from peerage.offline.writing import Written, description, statistics, target, write
+from peerage.runs.environment import versions
 from peerage.text import count
 
 BOX_TOLERANCE = 1e-4
@@ -40,6 +43,8 @@ class DataSource:
     env_args: Mapping[str, Any] = field(default_factory=dict)
     n_actions: int = 0
     """Discrete: the number of actions; Box: 0."""
+    start: int = 0
+    """Discrete: the first action of the environment."""
     low: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
     """Box: float32 [act], -inf where the bounds are unknown; Discrete: [0]."""
     high: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
@@ -75,7 +80,8 @@ class Trajectories:
     def __repr__(self) -> str:
         name = ": ".join(filter(None, (self.source.name, self.source.env)))
         size = f"{count(self.episodes, 'episode')}, {count(self.steps, 'step')}"
-        return f"Trajectories({name + ', ' if name else ''}{size}, returns {self.returns.min():,g} to {self.returns.max():,g})"
+        returns = f"returns {self.returns.min():,g} to {self.returns.max():,g}"
+        return f"Trajectories({name + ', ' if name else ''}{size}, {returns})"
 
     @property
     def steps(self) -> int:
@@ -124,6 +130,36 @@ class Trajectories:
                 last_obs=self.last_obs[rows],
             )
         )
+
+
+    def save(self, name_or_path: str | Path, *, overwrite: bool = False) -> Trajectories:
+        """Write the episodes as a Minari dataset, for `peerage train --data` and `peerage.train(data=...)`.
+
+        `name_or_path`: the name of the dataset, which is then in Minari's folder, or the path of a folder (a `Path`,
+        or text that begins with `./`, `../`, `~` or `/`). An existing dataset is replaced only with `overwrite`.
+        Returns the episodes with this name. Raises UserError, before anything is written.
+        """
+        where, source = target(name_or_path, overwrite), self.source
+        discrete = source.n_actions > 0
+        rewards = np.split(self.rewards, self.starts[1:-1])
+        actions = self.actions[:, 0].astype(np.int64) + source.start if discrete else self.actions
+        returns = statistics(rewards)
+        about = {"env": source.env, "env_args": dict(source.env_args), "provenance": source.provenance, **returns}
+        parts = zip(np.split(self.obs, self.starts[1:-1]), np.split(actions, self.starts[1:-1]), rewards)
+        write(
+            where,
+            [
+                Written(np.concatenate([obs, last[None]]), acted, earned, bool(ended))
+                for (obs, acted, earned), last, ended in zip(parts, self.last_obs, self.terminated)
+            ],
+            Box(-np.inf, np.inf, self.obs.shape[1:], np.float32),
+            Discrete(source.n_actions, start=source.start) if discrete else Box(source.low, source.high),
+            None,
+            algorithm=source.provenance,
+            description=description(source.env or "an unknown environment", returns),
+            about={**about, "versions": versions(), "selected_from": source.name},
+        )
+        return replace(self, source=replace(source, name=where.name if where.in_minari else str(where.path)))
 
 
 def load_data(name_or_path: str | Path) -> Trajectories:
@@ -185,6 +221,7 @@ def trajectories_of(recording: Recording, name: str) -> Trajectories:
             recording.env,
             recording.env_args,
             recording.n_actions,
+            recording.start,
             low,
             high,
             all_episodes=len(episodes),

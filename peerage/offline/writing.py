@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+import numpy as np
 from gymnasium.spaces import Box, Discrete
 
 from peerage.errors import UserError
@@ -19,7 +20,7 @@ from peerage.extras import optional
 from peerage.offline.minari_files import OURS
 from peerage.offline.places import DATA, NAME, expanded, is_minari, is_path, minari_root
 from peerage.runs import disk
-from peerage.text import one_line
+from peerage.text import count, number, one_line
 
 FIRST_VERSION = "-v0"
 
@@ -63,19 +64,21 @@ def target(out: str | Path, overwrite: bool = False) -> Target:
         base = re.sub(r"[^-\w]+", "-", path.name, flags=re.ASCII).strip("-") or "data"
         where = Target(path, _versioned(base), False)
         if not path.name or "\0" in text:
-            raise UserError(f"--out {text!r} is not the path of a folder")
+            raise UserError(f"{text!r} is not the path of a folder")
     else:
         if not NAME.fullmatch(text):
             example = "hopper-mixed-v0 or mine/hopper-mixed-v0"
-            raise UserError(f"--out {text!r} is neither a name, as {example}, nor a path, as ./hopper-mixed")
+            raise UserError(f"{text!r} is neither the name of a dataset, as {example}, nor a path, as ./hopper-mixed")
         name = _versioned(text)
         where = Target(minari_root().absolute() / name, name, True)
     if not os.path.lexists(where.path):
         return where
     if not is_minari(where.path):
-        raise UserError(f"{where.path} exists and is not a dataset: choose another --out")
+        raise UserError(f"{where.path} exists and is not a dataset: choose another name or path")
     if not overwrite:
-        raise UserError(f"{where.path} exists: choose another --out, or replace it with --overwrite")
+        raise UserError(
+            f"{where.path} exists: choose another name, or replace it with --overwrite (in Python overwrite=True)"
+        )
     return where
 
 
@@ -134,6 +137,32 @@ def write(
     disk.remove(old)
     if where.in_minari:
         _add_namespaces(where.name)
+
+
+def statistics(rewards: Sequence[np.ndarray]) -> dict[str, Any]:
+    """What metadata.json says about the rewards of some episodes: their number, steps, returns and lengths."""
+    returns = np.array([np.sum(each, dtype=np.float64) for each in rewards])
+    lengths = np.array([len(each) for each in rewards])
+    if not len(returns):
+        return {"episodes": 0, "steps": 0}
+    quantiles = np.quantile(returns, [0, 0.1, 0.5, 0.9, 1])
+    return {
+        "episodes": len(returns),
+        "steps": int(lengths.sum()),
+        "return_mean": float(returns.mean()),
+        "return_std": float(returns.std()),
+        "return_quantiles": dict(zip(("0", "10", "50", "90", "100"), map(float, quantiles))),
+        "length_min": int(lengths.min()),
+        "length_mean": float(lengths.mean()),
+        "length_max": int(lengths.max()),
+    }
+
+
+def description(env: str, about: Mapping[str, Any]) -> str:
+    """One line about the episodes of an environment with these `statistics`."""
+    quantiles = about["return_quantiles"]
+    spread = f"{number(quantiles['0'])} to {number(quantiles['100'])}, median {number(quantiles['50'])}"
+    return f"{count(about['episodes'], 'episode')} of {env}, {count(about['steps'], 'step')}, returns {spread}"
 
 
 def rebuildable_spec(env: gymnasium.Env | None) -> Any:

@@ -30,6 +30,7 @@ from peerage.errors import UserError
 from peerage.runs import disk
 from peerage.runs.chunks import Chunk, write_chunks
 from peerage.runs.serialisation import flatten, unflatten
+from peerage.runs.tensor_file import save_tensors
 from peerage.text import listing, one_line
 
 FORMAT = 3
@@ -86,7 +87,7 @@ def save(
     try:
         chunks = {place: write_chunks(chunks_folder, place, b, known.get(place, [])) for place, b in buffers.items()}
         partial.mkdir()
-        disk.save_tensors(tensors, partial / FILES[0])
+        save_tensors(tensors, partial / FILES[0])
         (partial / FILES[1]).write_text(json.dumps(tree))
         manifest = {
             "format": FORMAT,
@@ -320,5 +321,5 @@ def dump(run: Path, name: str, state: dict[str, Any]) -> Path:
     folder.mkdir(exist_ok=True)
     tensors: dict[str, torch.Tensor] = {}
     flatten(state, "", tensors, {})
-    disk.save_tensors({key: value.clone() for key, value in tensors.items()}, folder / f"{name}.safetensors")
+    save_tensors({key: value.clone() for key, value in tensors.items()}, folder / f"{name}.safetensors")
     return folder / f"{name}.safetensors"

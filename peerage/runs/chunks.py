@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from peerage.append_buffer import AppendBuffer
 from peerage.runs import disk
+from peerage.runs.tensor_file import save_tensors
 
 SMALL = 1 << 20
 """A last chunk of fewer bytes is merged with the new entries, so that many checkpoints do not make many files."""
@@ -57,7 +58,7 @@ def write_chunks(folder: Path, place: str, buffer: AppendBuffer, known: list[Chu
         b = min(a + step, buffer.stop)
         name = f"{re.sub(r'[^a-z0-9_]+', '-', place.lower())}-{a:09d}-{b:09d}.safetensors"
         partial = folder / f".{name}.partial"
-        disk.save_tensors({key: x.detach().contiguous().cpu() for key, x in buffer.read(a, b).items()}, partial)
+        save_tensors({key: x.detach().contiguous().cpu() for key, x in buffer.read(a, b).items()}, partial)
         disk.sync(partial)
         made = Chunk(a, b, name, partial.stat().st_size, disk.sha256(partial))
         os.replace(partial, folder / name)

@@ -8,10 +8,6 @@ import os
 import shutil
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
-
 UMASK = os.umask(0)
 os.umask(UMASK)  # the umask can only be read by setting it
 
@@ -22,17 +18,6 @@ def sha256(path: Path) -> str:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def save_tensors(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file. Raises OSError instead of the error of safetensors."""
-    try:
-        save_file(tensors, path, metadata)
-    except SafetensorError as error:
-        text = " ".join(str(error).split())
-        code = errno.ENOSPC if "No space left" in text else errno.EIO
-        raise OSError(code, os.strerror(code) if code == errno.ENOSPC else text, str(path)) from error
-    path.chmod(0o666 & ~UMASK)  # the mode of a normal file; safetensors creates private ones
 
 
 def sync(path: Path) -> None:
