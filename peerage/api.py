@@ -72,12 +72,14 @@ def python_names(text: str) -> str:
             return f"{name}={not negated}{rest}"
         if value in _words(setting):
             return f'{name}="{value}"'
+        if value and setting.hint is str and re.fullmatch(r"[A-Z]+(\|[A-Z]+)*", value):  # NAME|PATH
+            return f'{name}="{value.partition("|")[0]}"'
         if not value or not re.match(r"-?\d", value):
             return f"{name}{rest}"
         return f"{name}=({value.replace(',', ', ')})" if "," in value else f"{name}={value}"
 
     text = re.sub(r"`peerage resume (?P<path>[^`]+)`", _resume_call, text)
-    return re.sub(r"(?<![\w-])(?P<flag>--[a-z][a-z0-9-]*)(?: (?P<value>(?!--)[\w.+,-]*\w))?", python_name, text)
+    return re.sub(r"(?<![\w-])(?P<flag>--[a-z][a-z0-9-]*)(?: (?P<value>(?!--)[\w.+,|-]*\w))?", python_name, text)
 
 
 def _resume_call(found: re.Match[str]) -> str:

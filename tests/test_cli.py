@@ -306,6 +306,7 @@ def test_errors_in_python_name_settings_as_in_python(capsys: pytest.CaptureFixtu
         ("--choice uniform and --no-use-trust: remove one", 'choice="uniform" and use_trust=False: remove one'),
         ("--epsilon --self-share and --epsilon 0.5.", "epsilon self_share and epsilon=0.5."),
         ("set --net-arch 16,12 (--trust in-context)", 'set net_arch=(16, 12) (trust="in-context")'),
+        ("add --data NAME|PATH (or --env ID)", 'add data="NAME" (or env="ID")'),
         ("add --advised, --json or --no-such; x--lr, `peerage train --help`", None),
     ):
         assert python_names(text) == (named or text)

@@ -62,7 +62,9 @@ def test_sources_and_shares(run) -> None:
     assert parse_source(f"{run}:1@50=2").adviser.text == f"checkpoint:{run}:1@50"
     assert parse_source("noise:0.3:expert").adviser.inner.text == "expert"
     for text, words in (
-        ("random=0", "must be positive"),
+        ("random=0", "random=0: the share after = must be a positive number"),
+        ("random=x", "random=x: the share after = must be a positive number"),
+        (f"{run}:1=half", "the share after = must be a positive number"),
         (f"{run}x:1", "no run folder or file"),
         (f"checkpoint:{run}x:1", "no run folder or file"),
         ("model.zip", "no run folder or file"),

@@ -70,7 +70,7 @@ def test_a_folder_is_evaluated_as_the_member_that_it_is_from(place, tmp_path, ca
     columns = ["episode", "return", "length", "mode", "target"]
     assert [[row[name] for name in columns] for row in found] == own[columns].to_numpy().tolist()
     for more, text in (
-        (["--env", "Pendulum-v1"], "4 observations and 2 discrete actions; Pendulum-v1 has 3"),
+        (["--env", "Pendulum-v1"], "observations of 4 numbers and 2 discrete actions; Pendulum-v1 has obs"),
         (["--members", "0"], "is a folder with a single model"),
         (["--advised"], "is not a run: remove"),
     ):

@@ -16,8 +16,8 @@ from small_data import balance, swing, write_dataset
 import peerage
 from peerage.app.form import yaml_of
 from peerage.cli import main
-from peerage.config import Config
-from peerage.config.file import from_dict, load, with_members
+from peerage.config import Config, with_settings
+from peerage.config.file import from_dict, load, validate, with_members
 from peerage.config.plain_yaml import parse
 from peerage.errors import UserError
 from peerage.learners.base import Space
@@ -28,7 +28,7 @@ from peerage.learners.rvs_settings import RvSSettings
 from peerage.learners.streams import StreamKey
 from peerage.learners.td3bc import TD3BC
 from peerage.learners.td3bc_settings import TD3BCSettings
-from peerage.offline.configured import best_episodes
+from peerage.offline.configured import best_episodes, load_configured
 from peerage.offline.episodes import Episode
 from peerage.offline.trajectories import load_data, trajectories
 from peerage.runs import checkpoint
@@ -178,6 +178,9 @@ def test_an_offline_run_has_one_member_by_default(tmp_path) -> None:
         assert with_members(partial(from_dict, parse(yaml_of(config), "the live page"))).n_peers == size
     sweep = tmp_path / "sweep.yaml"
     sweep.write_text('base: "{file}.yaml"\nwhere: runs\ncommon: {batch_size: 8}\naxes: {file: [default, four]}\n')
+    epochs = {"data_epochs": 2, "exp_name": "few", "eval_freq": 0, "data_fraction": 0.2}
+    config, data = load_configured(validate(with_settings(with_members(partial(load, tmp_path / "four.yaml")), epochs)))
+    assert config.learner.batch_size == (data.steps,) and data.steps < 256 and config.steps == 2  # not the default 256
     assert [run.config.n_peers for run in plan_sweep(str(sweep)).runs] == [1, 4]
     assert with_members(lambda base: base).n_peers == 4
 
@@ -216,18 +219,20 @@ def test_a_learner_of_a_user_learns_from_data(tmp_path, folder) -> None:
 @pytest.mark.parametrize("words, message", [
     ("--algorithm bc", "bc learns from a dataset: add --data"),
     ("--data cart-v0", "--data needs an offline algorithm: use --algorithm with one of bc"),
-    ("--algorithm dqn --data cart-v0", "an offline algorithm, and dqn is none"),
-    ("--algorithm bc dqn --n-peers 2 --data cart-v0", "an offline algorithm, and dqn is none"),
+    ("--algorithm dqn --data cart-v0", "an offline algorithm, and dqn is not one"),
+    ("--algorithm bc dqn --n-peers 2 --data cart-v0", "an offline algorithm, and dqn is not one"),
     ("--data-fraction 0.1", "--data-fraction has no effect without --data"),
     ("--epochs 3", "--data-epochs has no effect without --data"),
     ("--algorithm bc --data nowhere", "no dataset 'nowhere'"),
-    ("--algorithm bc --data cart-v0 --env Pendulum-v1", "cart-v0 has 4 observations and 2 discrete actions, but "
-     "Pendulum-v1 has 3 observations and 1 actions (-2 to 2)"),
+    ("--algorithm bc --data cart-v0 --env Pendulum-v1", "cart-v0 has observations of 4 numbers and 2 discrete "
+     "actions, but "
+     "Pendulum-v1 has observations of 3 numbers and actions of 1 number (-2 to 2): use data and an"),
     ("--algorithm bc --data swing-v0 --batch-size 9 --env MountainCarContinuous-v0",
-     "but MountainCarContinuous-v0 has 2 obs"),
+     "but MountainCarContinuous-v0 has observations of 2 numbers"),
     ("--algorithm bc --data cart-v0 --data-fingerprint 12", "has changed since it was first used"),
     ("--algorithm bc --data cart-v0 --batch-size 4096", "--batch-size 4,096 is more than the"),
-    ("--algorithm bc --data cart-v0 --data-fraction 0.1", "--batch-size 256 is more than the"),
+    ("--algorithm bc --data cart-v0 --data-fraction 0.1 --batch-size 200", "--batch-size 200 is more than the"),
+    ("--algorithm td3bc --data cart-v0", "use --algorithm with one of bc, dt, ddt, rvs"),
     ("--algorithm bc --data cart-v0 --learning-rate 1e-3 1e-4", "2 values for 1 member; give one value"),
     ("--algorithm bc --data cart-v0 --gamma 0.9", "--gamma has no effect: bc does not have this setting"),
     ("--algorithm bc --data cart-v0 --learning-starts 9", "--learning-starts has no effect"),

@@ -93,8 +93,8 @@ def _check_data(config: Config) -> None:
     names = list(dict.fromkeys(config.learner.algorithm))
     if online := [name for name in names if name == "auto" or not LEARNERS[name].offline]:
         if config.data:
-            what = "an offline algorithm" if online[0] == "auto" else f"an offline algorithm, and {online[0]} is none"
-            raise UserError(f"--data needs {what}: use --algorithm with one of {known}")
+            what = "" if online[0] == "auto" else f", and {online[0]} is not one"
+            raise UserError(f"--data needs an offline algorithm{what}: use --algorithm with one of {known}")
         raise UserError(f"{names[0]} learns from data and {online[0]} from steps: a group cannot mix them")
     name = names[0]
     if not config.data:

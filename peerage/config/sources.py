@@ -29,10 +29,13 @@ def parse_source(text: str) -> Source:
     may be followed by `=SHARE`. Raises UserError for a malformed text and for a path that does not exist."""
     name, equals, after = text.rpartition("=")
     share = 1.0
-    if equals and re.fullmatch(r"\d+(\.\d*)?|\.\d+", after) and not os.path.exists(text):
+    if equals and not os.path.exists(text):
+        is_number = re.fullmatch(r"\d+(\.\d*)?|\.\d+", after)
+        if not is_number and not (name in FORMS or trained_path(name).exists()):
+            name, after = text, "1"  # = is a part of a path or of the name of a registered adviser
+        elif not is_number or not float(after) > 0:
+            raise UserError(f"source {text}: the share after = must be a positive number")
         text, share = name, float(after)
-        if not share > 0:
-            raise UserError(f"{text}={after}: the share of a source must be positive")
     where = f"source {text!r}"
     kind = text.partition(":")[0]
     path = trained_path(text)

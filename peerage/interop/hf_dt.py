@@ -123,8 +123,8 @@ def read_hf(folder: Path, statistics: Preprocessing | None = None) -> SequenceMo
         raise UserError(f"{folder / WEIGHTS} has no tensor {one_line(error)[:100]}") from error
     prepared = _preprocessing(folder, config, act) if statistics is None else statistics
     if (prepared.obs_dim, prepared.width) != (obs, act):
-        sizes = f"{prepared.obs_dim} observations and {prepared.width} actions"
-        raise UserError(f"{folder} has {obs} observations and {act} actions, but its statistics have {sizes}")
+        sizes = f"{prepared.obs_dim} and {prepared.width}"
+        raise UserError(f"{folder} has observations of {obs} and actions of {act} numbers, but its statistics {sizes}")
     tanh = config.get("action_tanh", True)
     if tanh != prepared.bounded:
         what = "bounded Box" if prepared.bounded else "Discrete or unbounded Box"

@@ -56,8 +56,9 @@ def member_settings(config: Config, discrete: bool) -> list[LearnerSettings]:
         if not method.fits(discrete):
             space = "Discrete" if discrete else "Box"
             alike = [m for m in LEARNERS.methods.values() if m.offline == method.offline]
-            fit = " or ".join(m.name for m in alike if m.fits(discrete))
-            raise UserError(f"{algorithm} does not fit {config.env}, whose actions are {space}: use --algorithm {fit}")
+            fit = ", ".join(m.name for m in alike if m.fits(discrete))
+            why = f"{algorithm} does not fit {config.env}, whose actions are {space}"
+            raise UserError(f"{why}: use --algorithm with one of {fit}")
         given = {
             name: one(getattr(config.learner, name), i, keys[name], config.n_peers)
             for name in hints(method.settings)

@@ -15,7 +15,7 @@ from peerage.envs.make import Spec
 from peerage.errors import UserError
 from peerage.offline.places import find, is_path, minari_root
 from peerage.offline.trajectories import Trajectories, load_data
-from peerage.text import one_line
+from peerage.text import count, one_line
 
 BOUNDS_TOLERANCE = 1e-6
 """Relative difference below which two bounds of an action space are the same number, written by another program."""
@@ -27,8 +27,9 @@ def load_configured(
     """The episodes to learn from, and `config` with the settings that follow from the dataset.
 
     The environment is that of the dataset if `config` has the default one; with `keep_env`, and for a configuration
-    that names the fingerprint of its data, it stays as it is. `load` reads a dataset by its name or path. Raises
-    UserError for data that cannot be read, and for data with another fingerprint.
+    that names the fingerprint of its data, it stays as it is. Default batch sizes are at most the steps of the data.
+    `load` reads a dataset by its name or path. Raises UserError for data that cannot be read, and for data with another
+    fingerprint.
     """
     data = load(config.data)
     source = data.source
@@ -48,7 +49,10 @@ def load_configured(
             )
         config = replace(config, env=source.env, env_args={**source.env_args, **config.env_args})
     chosen = best_episodes(data, config.data_fraction)
-    batch = _batch_size(config)
+    defaults = [getattr(LEARNERS[name].settings(), "batch_size", 1) for name in config.learner.algorithm]
+    if not config.learner.batch_size and max(defaults) > chosen.steps:
+        config = with_part(config, "learner", batch_size=tuple(min(size, chosen.steps) for size in defaults))
+    batch = max(config.learner.batch_size or defaults)
     if batch > chosen.steps:
         what = f"{chosen.steps:,} {'' if chosen is data else 'chosen '}steps of the data"
         raise UserError(f"--batch-size {batch:,} is more than the {what}: decrease it")
@@ -64,12 +68,6 @@ def _pinned(name_or_path: str) -> str:
     if not is_path(name_or_path) and path.is_relative_to(minari_root()):
         return path.relative_to(minari_root()).as_posix()
     return str(path.absolute())
-
-
-def _batch_size(config: Config) -> int:
-    """The largest batch of the members."""
-    defaults = [LEARNERS[name].settings() for name in config.learner.algorithm]
-    return max(config.learner.batch_size or [getattr(settings, "batch_size", 1) for settings in defaults])
 
 
 def with_longest_episode(config: Config, spec: Spec, data: Trajectories) -> Config:
@@ -112,12 +110,14 @@ def check_fits(data: Trajectories, spec: Spec) -> None:
             known = np.isfinite(bound)
             alike = alike and np.allclose(bound[known], other[known], rtol=BOUNDS_TOLERANCE, atol=0)
     if not alike:
-        raise UserError(f"the data in {source.name} has {ours}, but {spec.id} has {theirs}: name another with --env")
+        same = "use data and an environment (--env) with the same spaces"
+        raise UserError(f"the data in {source.name} has {ours}, but {spec.id} has {theirs}: {same}")
 
 
 def _spaces(obs: int, n_actions: int, act: int, low: np.ndarray, high: np.ndarray) -> str:
     """The sizes of spaces in words."""
+    seen = f"observations of {count(obs, 'number')}"
     if n_actions:
-        return f"{obs} observations and {n_actions} discrete actions"
+        return f"{seen} and {n_actions} discrete actions"
     bounds = f"{low.min():g} to {high.max():g}" if np.isfinite(low).all() and np.isfinite(high).all() else "any number"
-    return f"{obs} observations and {act} actions ({bounds})"
+    return f"{seen} and actions of {count(act, 'number')} ({bounds})"

@@ -18,6 +18,7 @@ from peerage.offline.context import Conditioned
 from peerage.offline.model import SequenceModel
 from peerage.offline.preprocessing import Preprocessing
 from peerage.sharing.targeted import TargetAdviser, check_length
+from peerage.text import count
 
 
 class DecisionTransformer(TargetAdviser):
@@ -73,4 +74,5 @@ def check_spaces(model: SequenceModel, spec: Spec, word: str) -> None:
 
 
 def _sizes(obs: int, n_actions: int, act: int) -> str:
-    return f"{obs} observations and {f'{n_actions} discrete actions' if n_actions else f'Box({act}) actions'}"
+    actions = f"{n_actions} discrete actions" if n_actions else f"Box({act}) actions"
+    return f"observations of {count(obs, 'number')} and {actions}"
