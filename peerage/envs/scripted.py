@@ -53,7 +53,7 @@ def expert_for(env_id: str, spec: Spec) -> Policy:
     elif policy is None and _family(env_id).startswith("LunarLander"):
         policy = lunar_lander_discrete if spec.discrete else lunar_lander_continuous
     if policy is None:
-        known = _none("expert", env_id, [*EXPERTS, "LunarLander", *WINDOW_EXPERTS, *_experts])
+        known = _none("expert", env_id, [*EXPERTS, "LunarLander", "metaworld/TASK", *WINDOW_EXPERTS, *_experts])
         raise UserError(f"{known}; use checkpoint:PATH of a trained agent, or register one (docs/environments.md)")
     return _of_present(policy, spec)
 
