@@ -119,6 +119,11 @@ def test_a_killed_run_resumes_bit_for_bit(tmp_path, folder, same) -> None:
     with pytest.raises(UserError, match="has changed since it was first used"):
         peerage.resume(whole, total_timesteps=70)
     same(content(whole), now)
+    more = {"config": whole.folder, "log_dir": str(tmp_path), "total_timesteps": 1, "eval_freq": 0, "verbose": 0}
+    with pytest.raises(UserError, match='restore it, or train a new run on the new data with data="NAME"'):
+        peerage.train(**more, exp_name="other")
+    other = peerage.train(**more, exp_name="other", data=str(mine)).config
+    assert other.data_fingerprint == load_data(mine).source.fingerprint != config.data_fingerprint
 
 
 def test_replicas_do_not_depend_on_each_other(tmp_path, same) -> None:
