@@ -36,7 +36,8 @@ def load_configured(
     if config.data_fingerprint not in ("", source.fingerprint):
         raise UserError(
             f"the data in {config.data} has changed since it was first used (data_fingerprint "
-            f"{config.data_fingerprint[:12]}, now {source.fingerprint[:12]}): restore it, or train a new run on the new data with --data NAME"
+            f"{config.data_fingerprint[:12]}, now {source.fingerprint[:12]}): "
+            "restore it, or train a new run on the new data with --data NAME"
         )
     if not keep_env and not config.data_fingerprint and config.env == Config.env:
         if not source.env:
