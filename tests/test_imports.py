@@ -6,6 +6,7 @@ The source is read with `ast`, so that imports inside functions and under TYPE_C
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -220,7 +221,9 @@ LIGHT = [
 ]
 
 
-@pytest.mark.parametrize("words", [["sweep"], ["sweep", "quick", "--dry-run"], ["envs"], ["presets", "--json"]])
+@pytest.mark.parametrize(
+    "words", [["sweep"], ["sweep", "quick", "--dry-run"], ["envs"], ["presets", "--json"], ["data"]]
+)
 def test_commands_that_only_print_import_no_torch(words: list[str]) -> None:
     code = f"import sys; from peerage.cli import main; assert main({words}) == 0; "
     code += "sys.exit(str([name for name in ('torch', 'pandas', 'scipy', 'matplotlib') if name in sys.modules]))"
@@ -265,6 +268,22 @@ for words in {[words for words, _ in REFUSED]}:
     assert done.returncode == 0, done.stderr
     lines = done.stderr.splitlines()
     assert [line for line, (_, part) in zip(lines, REFUSED, strict=True) if part not in line] == []
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+def test_mistakes_of_collect_are_refused_without_torch(tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    code = """
+import sys
+from peerage.cli import main
+for words in ("expert --out new", "noise:0.1:expert --out new", "random --out ./taken"):
+    assert main(["collect", *words.split(), "--env", "CartPole-v1"]) == 2
+    assert "torch" not in sys.modules, words
+"""
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert ["there is no expert for" in line for line in done.stderr.splitlines()] == [True, True, False]
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 

@@ -73,6 +73,11 @@ def runs_of(sources: Sequence[Source]) -> list[Path]:
     return list(found)
 
 
+def adviser_kinds(source: Source) -> set[str]:
+    """The kinds of the adviser of a source and of the advisers inside it, such as `expert`."""
+    return {word.kind for word in _chain(source.adviser)}
+
+
 def divided(episodes: int, shares: Sequence[float]) -> list[int]:
     """How many of the episodes each source gets: in proportion to its share, rounded by largest remainders."""
     exact = [episodes * share / sum(shares) for share in shares]

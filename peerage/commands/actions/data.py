@@ -12,25 +12,37 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from peerage.commands.console import print_json, print_table
-from peerage.evaluation import collect as collecting
-from peerage.evaluation.replayed import from_replay
+from peerage.config.sources import adviser_kinds, parse_source
+from peerage.envs.make import check_env_id
+from peerage.envs.scripted import expert_for
+from peerage.loading import deferred
 from peerage.offline.listing import list_data
 from peerage.offline.places import minari_root
 from peerage.offline.trajectories import Trajectories
+from peerage.offline.writing import target
 from peerage.text import count, number
+
+# Both import torch, which takes seconds
+record = deferred("peerage.evaluation.collect:collect")
+from_replay = deferred("peerage.evaluation.replayed:from_replay")
 
 NAMES = ("episodes", "env", "env_args", "seed", "noise", "sample", "max_episode_steps", "n_envs")
 
 
 def collect(args: argparse.Namespace, command: Sequence[str]) -> None:
+    target(args.out, args.overwrite)
     if args.from_replay is not None:
         more = {"replica": args.replica or 0, "episodes": args.episodes, "env": args.env}
         data, note = from_replay(args.from_replay, args.out, overwrite=args.overwrite, **more)
         print(note) if note else None
     else:
+        kinds = {kind for source in args.sources for kind in adviser_kinds(parse_source(source))}
+        if args.env is not None and "expert" in kinds:
+            spec = check_env_id(args.env, args.env_args or {})
+            expert_for(spec.id, spec)
         given: dict[str, Any] = {name: getattr(args, name) for name in NAMES if getattr(args, name) is not None}
         with _progress() as progress:
-            data = collecting.collect(args.sources, args.out, overwrite=args.overwrite, progress=progress, **given)
+            data = record(args.sources, args.out, overwrite=args.overwrite, progress=progress, **given)
     print(_summary(data))
 
 
