@@ -83,7 +83,8 @@ def table(dataset: Dataset, size: Size) -> list[str]:
     """A Markdown table of the finished runs on one dataset, and a sentence for each comparison with `REFERENCE`."""
     data = load_data(dataset.folder)
     row = list_data([str(dataset.folder)])[0]
-    quantiles = ", ".join(f"{name.split()[1]} {row[name]:,.0f}" for name in row if name.startswith("return "))
+    of_returns = [name for name in row if name.startswith("return_")]
+    quantiles = ", ".join(f"{name.removeprefix('return_')}% {row[name]:,.0f}" for name in of_returns)
     top = top_decile(data)
     of = [e for method in methods(dataset.task) if (e := Experiment(dataset, method, size)).done]
     lines = [

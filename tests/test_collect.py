@@ -368,11 +368,20 @@ def test_datasets_are_listed(datasets, capsys) -> None:
     assert [row["name"] for row in rows] == ["mine/broken-v0", "mine/two-v0", "one-v0"]
     assert "does not describe its spaces" in rows[0]["error"] and rows[0]["episodes"] is None
     assert rows[2]["episodes"] == 4 and rows[2]["steps"] == data.steps and rows[2]["environment"] == "CartPole-v1"
-    assert [rows[2][f"return {q}%"] for q in (10, 50, 90, 100)] == data.quantiles()
+    assert [rows[2][f"return_{q}"] for q in (10, 50, 90, 100)] == data.quantiles()
     assert rows[2]["source"] == "random (4 episodes)" and rows[2]["error"] is None
     assert main(["data", "one", str(datasets / "mine" / "two-v0")]) == 0
     assert "error" not in (out := capsys.readouterr().out) and len(out.splitlines()) == 3
-    assert main(["data", "mine/broken-v0"]) == 2 and main(["data", "nine"]) == 2
+    assert "return 10%" in out
+    assert main(["data"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[-1].startswith("mine/broken-v0 cannot be read: ") and max(map(len, out[:-1])) < 160
+    assert main(["data", "one", "nine", "mine/two", "mine/broken-v0"]) == 2
+    said = capsys.readouterr()
+    assert ["one" in said.out, "mine/two" in said.out, "nine" in said.out] == [True, True, False]
+    assert "no dataset 'nine'" in said.err and "describe its spaces" in said.err and said.err.count("\n") == 1
+    assert main(["data", "one", "nine", "--json"]) == 2
+    assert [row["error"] is None for row in json.loads(capsys.readouterr().out)] == [True, False]
 
 
 def test_help_texts(capsys) -> None:

@@ -9,16 +9,14 @@ from peerage.errors import UserError
 from peerage.offline.places import local_names
 from peerage.offline.trajectories import QUANTILES, load_data
 
-COLUMNS = [f"return {quantile:.0%}" for quantile in QUANTILES]
+COLUMNS = [f"return_{quantile * 100:.0f}" for quantile in QUANTILES]
+"""Keys of the quantiles of the returns: `return_10`, ..."""
 
 
 def list_data(names: Sequence[str] = ()) -> list[dict[str, Any]]:
     """A row for each dataset: its name, environment, episodes, steps, return quantiles, lengths and source. Without
-    `names`, all datasets in Minari's folder; one that cannot be read has a row with its error.
-
-    Raises UserError for a dataset in `names` that cannot be read.
-    """
-    return [_row(name) for name in names] if names else [_row_or_error(name) for name in local_names()]
+    `names`, all datasets in Minari's folder. A dataset that cannot be read has a row with its error."""
+    return [_row_or_error(name) for name in names or local_names()]
 
 
 def _row(name: str) -> dict[str, Any]:

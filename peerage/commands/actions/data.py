@@ -15,6 +15,7 @@ from peerage.commands.console import print_json, print_table
 from peerage.config.sources import adviser_kinds, parse_source
 from peerage.envs.make import check_env_id
 from peerage.envs.scripted import expert_for
+from peerage.errors import UserError
 from peerage.loading import deferred
 from peerage.offline.listing import list_data
 from peerage.offline.places import minari_root
@@ -53,8 +54,19 @@ def print_data(args: argparse.Namespace, command: Sequence[str]) -> None:
     elif not rows:
         print(f"there are no datasets in {minari_root()}; `peerage collect` makes one")
     else:
-        errors = any(row["error"] for row in rows)
-        print_table([{name: cell for name, cell in row.items() if errors or name != "error"} for row in rows])
+        if readable := [row for row in rows if not row["error"]]:
+            print_table([{_title(key): cell for key, cell in row.items() if key != "error"} for row in readable])
+        for row in rows if not args.names else ():
+            if row["error"]:
+                print(f"{row['name']} cannot be read: {row['error']}")
+    if args.names and (errors := [row["error"] for row in rows if row["error"]]):
+        raise UserError("; ".join(errors))
+
+
+def _title(key: str) -> str:
+    """The heading of a column: `return 10%` for `return_10`."""
+    name, _, quantile = key.partition("_")
+    return f"{name} {quantile}%" if quantile else key
 
 
 def _summary(data: Trajectories) -> str:
