@@ -390,3 +390,30 @@ def test_real_runs(tmp_path, monkeypatch):
     found = compare(words)
     assert [(r.side, r.replicas) for r in found.tasks[0].rows] == [("one", 6), ("alone", 3)]
     assert "advice.sharing" in found.differences and found.warnings == ()
+
+
+def test_offline_and_online_runs_are_compared_at_their_last_evaluations(tmp_path, capsys):
+    """Gradient steps and environment steps have no common scale; only step 0 is common here."""
+    bc = make(tmp_path / "bc", [30, 31, 32], data="mine-v0", total_timesteps=50, steps=(0, 50),
+              learner=LearnerConfig(algorithm=("bc",)))  # fmt: skip
+    cp = make(tmp_path / "cp", [10, 11, 12])
+    words = [str(bc), str(cp)]
+    (task,) = (found := compare(words)).tasks
+    assert found.measure == "last" and [row.mean.estimate for row in task.rows] == pytest.approx([31, 11])
+    assert [row.final.estimate for row in task.rows] == pytest.approx([31, 11])
+    kinds = "steps of bc are gradient steps, those of cp are environment steps"
+    assert found.warnings[0] == kinds and not any("budgets" in line for line in found.warnings)
+    assert main(["compare", *words, "--out", str(tmp_path / "page")]) == 0
+    printed, html = capsys.readouterr().out, (tmp_path / "page" / "comparison.html").read_text()
+    assert "return at the last evaluation of each run" in printed and "50 (gradient)" in printed
+    assert f"S{kinds[1:]}." in html and "NaN" not in as_json(found) and "NaN" not in html
+    for flags in (["--measure", "area"], ["--measure", "final"], ["--threshold", "5"], ["--stability"]):
+        assert main(["compare", *words, *flags]) == 2
+        flag = " ".join(flags).removesuffix(" 5")
+        assert f"{flag} needs steps of one kind, but {kinds}" in capsys.readouterr().err
+    other = str(make(tmp_path / "other", [20, 21, 22], total_timesteps=50, steps=(0, 50), trust="hybrid"))
+    assert main(["compare", words[1], other]) == 2 and "or use --measure last" in capsys.readouterr().err
+    found = compare([words[1], other], measure="last")
+    assert [row.iqm.estimate for row in found.tasks[0].rows] == pytest.approx([11, 21])
+    with pytest.raises(UserError, match="--threshold needs common steps"):
+        compare([words[1], other], measure="last", threshold=3)

@@ -28,7 +28,11 @@ from peerage.statistics.verdicts import improvement_name
 from peerage.text import listing, number
 
 METRICS = ("return", "success", "length")
-MEASURES = {"final": "the last evaluation", "area": "the area under the learning curve"}
+MEASURES = {
+    "": "the last evaluation",
+    "area": "the area under the learning curve",
+    "last": "the last evaluation of each run, whatever its step",
+}
 FIRST = 3
 """Runs that are chosen without asking."""
 
@@ -87,7 +91,7 @@ def _comparison(folders: Sequence[Path], metric: Any, measure: Any, paired: bool
 
     def make() -> Comparison | UserError:
         try:
-            return compare(words, metric=metric, measure=measure, paired=paired)
+            return compare(words, metric=metric, measure=measure or None, paired=paired)
         except UserError as error:
             return error
 

@@ -155,9 +155,10 @@ def _compare_arguments(parser: Parser) -> None:
     )
     parser.add_argument(
         "--measure",
-        choices=["final", "area"],
-        default="final",
-        help="compared quantity: the last evaluation, or the area under the learning curve (default: final)",
+        choices=["final", "area", "last"],
+        help="compared quantity: the last evaluation that all runs have (final), the area under the learning curve, or "
+        "the last evaluation of each run, whatever its step (last) (default: last if offline and online runs are "
+        "compared, otherwise final)",
     )
     about = "evaluations: members alone, together with advice, or alone in the test split (default: alone)"
     parser.add_argument("--mode", choices=["alone", "together", "test"], default="alone", help=about)

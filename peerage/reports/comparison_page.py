@@ -15,10 +15,11 @@ import numpy as np
 
 from peerage.errors import UserError
 from peerage.reports import drawing, page, plots
+from peerage.reports.heatmaps import capital
 from peerage.runs.folder import write_atomically
 from peerage.statistics import formats, tests
 from peerage.statistics.comparison import Comparison, Task
-from peerage.statistics.samples import RANGES, Metric, Side
+from peerage.statistics.samples import RANGES, Metric, Side, kinds_of_steps
 from peerage.statistics.verdicts import MIN_REPLICAS, comparatives, improvement_name, subject
 from peerage.text import count, listing, number, short
 
@@ -160,6 +161,8 @@ def _task(comparison: Comparison, task: Task) -> str:
     metric, what = comparison.metric, subject(comparison.metric, comparison.measure, task.step, comparison.mode)
     bands = [band(side, i, task.step, metric) for i, side in enumerate(task.sides)]
     caption = "Interquartile mean over replicas of the mean over members, with the 95% interval of each step."
+    if kinds := kinds_of_steps(task.sides):
+        caption += f" {capital(kinds)}."
     if comparison.measure == "area":
         caption += " The compared quantity is the mean height of each replica's curve: the area under it over the"
         caption += " common steps, divided by their range."
@@ -243,7 +246,8 @@ def _png(comparison: Comparison, task: Task) -> bytes:
             axes.plot(one.steps, one.estimate, color=one.colour, ls="--" if one.dash else "-", label=label)
             if one.low is not None:
                 axes.fill_between(one.steps, one.low, one.high, color=one.colour, alpha=0.15, lw=0)
-        axes.set(xlabel=plots.STEPS, ylabel=comparison.metric, title=f"{task.name}: IQM over replicas, 95% intervals")
+        steps = f"steps ({kinds_of_steps(task.sides)})" if kinds_of_steps(task.sides) else plots.STEPS
+        axes.set(xlabel=steps, ylabel=comparison.metric, title=f"{task.name}: IQM over replicas, 95% intervals")
         axes.legend(fontsize=8)
         if comparison.threshold is not None:
             axes.axhline(comparison.threshold, color="#888888", ls=":", label=number(comparison.threshold))

@@ -24,7 +24,7 @@ from peerage.statistics.tests import Interval
 from peerage.statistics.verdicts import overall, task_differences, warnings_about, with_verdicts
 from peerage.text import listing
 
-SAME_STEPS = "train them with the same --eval-freq and --total-timesteps"
+SAME_STEPS = "train them with the same --eval-freq and --total-timesteps, or use --measure last"
 
 
 def compare(
@@ -33,7 +33,7 @@ def compare(
     by: str | None = None,
     reference: str | None = None,
     metric: Metric = "return",
-    measure: Measure = "final",
+    measure: Measure | None = None,
     mode: str = "alone",
     threshold: float | None = None,
     target: float | None = None,
@@ -48,7 +48,9 @@ def compare(
         by: compare the values of this axis of a sweep, other settings fixed (`peerage.statistics.sources.by_axis`).
         reference: name of the side that all others are compared with, by default the first.
         metric: metric of the evaluation episodes.
-        measure: compare the last evaluation, or the area under the learning curve.
+        measure: `final`: compare the last evaluation that all sides have; `area`: the area under the learning curve;
+            `last`: the last evaluation of each side, whatever its step. Default: `last` if offline and online runs are
+            compared on a task, whose steps are of different kinds, otherwise `final`.
         mode: of the evaluations: alone, together or test (`RunConfig.eval_modes`).
         threshold: also report the steps until the mean of a replica's members first reaches it.
         target: also report the optimality gap below it.
@@ -77,6 +79,9 @@ def compare(
         guess = nearest(reference, names)
         there = listing([repr(name) for name in names])  # in quotes, as names may contain commas
         raise UserError(f"--reference {short(reference)}: there is no such side{guess}; the sides are {there}")
+    kinds = next(filter(None, (samples.kinds_of_steps(some) for some in by_task.values())), "")
+    measure = measure or ("last" if kinds else "final")
+    _refuse_common_steps(kinds, measure, threshold, stability)
     if len(sides) < 2:
         runs = f"{len(sides[0].runs)} runs with the same settings" if len(sides[0].runs) > 1 else "one run"
         raise UserError(f"there is nothing to compare {runs} with: name another run")
@@ -93,7 +98,7 @@ def compare(
         if paired:
             _refuse_unpaired(name, some)
         tasks.append(_task(name, some, metric, measure, threshold, target, paired, stability, seed))
-        warnings += warnings_about(some)
+        warnings += warnings_about(some, measure)
         if stability and tasks[-1].rows[0].late_spread is None:
             warnings.append(_too_few_late(name, samples.common_steps(some)))
     if not tasks:
@@ -101,6 +106,16 @@ def compare(
     tasks = with_verdicts(tasks, metric, measure)
     together, once = overall(tasks, metric), tuple(dict.fromkeys(warnings))
     return Comparison(metric, measure, mode, threshold, target, tuple(tasks), together, _differences(tasks), once)
+
+
+def _refuse_common_steps(kinds: str, measure: Measure, threshold: float | None, stability: bool) -> None:
+    """Raise UserError for what needs common steps, if steps are of different `kinds` or the measure is `last`."""
+    if kinds and measure != "last":
+        raise UserError(f"--measure {measure} needs steps of one kind, but {kinds}: use --measure last")
+    for flag, given in (("threshold", threshold is not None), ("stability", stability)):
+        if given and measure == "last":
+            why = f"steps of one kind, but {kinds}" if kinds else "common steps, which --measure last does not use"
+            raise UserError(f"--{flag} needs {why}: remove {'it' if kinds else 'one of the two'}")
 
 
 def _too_few_late(task: str, steps: np.ndarray) -> str:
@@ -152,17 +167,9 @@ def _task(
     stability: bool,
     seed: int,
 ) -> Task:
-    common = samples.common_steps(sides)
-    if not len(common):
-        listed = listing([side.name for side in sides])
-        raise UserError(f"{listed} were never evaluated at the same step: {SAME_STEPS}")
-    step = int(common[-1])
-    if step == 0 and any(side.steps[-1] > 0 for side in sides):
-        listed = listing([side.name for side in sides])
-        how = SAME_STEPS
-        if any(run_warnings := [line for side in sides for line in side.warnings]):
-            how = f"{len(run_warnings)} of their runs are incomplete; continue them (`peerage resume`, `peerage sweep`)"
-        raise UserError(f"{listed} have only step 0 in common: {how}")
+    last = measure == "last"
+    common = samples.common_steps(sides) if last else _common_steps(sides)
+    step = max(int(side.steps[-1]) for side in sides) if last else int(common[-1])
     values, rows = [], []
     low, high = RANGES[metric]
 
@@ -172,9 +179,10 @@ def _task(
 
     for side in sides:
         curves = side.at(common)  # at common steps: area and threshold depend on the steps
-        final, area = curves[:, -1], tests.area_under_curve(common, curves)
+        final = side.curves[:, -1] if last else curves[:, -1]
+        area = np.full(side.n, math.nan) if last else tests.area_under_curve(common, curves)
         reached = None if threshold is None else np.sort(tests.steps_to_threshold(common, curves, threshold))
-        x = final if measure == "final" else area
+        x = area if measure == "area" else final
         late = stability and int(measures.is_late(common).sum()) > 1
         spread = tests.interval(measures.late_spread(common, curves), "iqm", seed=seed) if late else None
         converged = np.sort(measures.convergence_steps(common, curves)) if late else None
@@ -187,7 +195,7 @@ def _task(
                 mean=interval(x, "mean"),
                 median=tests.median(x),
                 final=interval(final),
-                area=interval(area),
+                area=replace(_without_limits(interval(final)), estimate=math.nan) if last else interval(area),
                 threshold=None if reached is None else _reached(reached),
                 gap=None if target is None else _optimality_gap(x, target, low, seed),
                 late_spread=None if spread is None else _of_spread(spread, side.n),
@@ -196,6 +204,19 @@ def _task(
         )
     versus = [_versus(sides[0], side, values[0], x, metric, paired, seed) for side, x in zip(sides[1:], values[1:])]
     return Task(name, step, tuple(sides), tuple(values), tuple(rows), tuple(versus))
+
+
+def _common_steps(sides: Sequence[Side]) -> np.ndarray:
+    """The steps at which all sides were evaluated. Raises UserError if there is none, or only step 0."""
+    common, listed = samples.common_steps(sides), listing([side.name for side in sides])
+    if not len(common):
+        raise UserError(f"{listed} were never evaluated at the same step: {SAME_STEPS}")
+    if common[-1] == 0 and any(side.steps[-1] > 0 for side in sides):
+        how = SAME_STEPS
+        if any(run_warnings := [line for side in sides for line in side.warnings]):
+            how = f"{len(run_warnings)} of their runs are incomplete; continue them (`peerage resume`, `peerage sweep`)"
+        raise UserError(f"{listed} have only step 0 in common: {how}")
+    return common
 
 
 def _reached(steps: np.ndarray) -> tuple[int, float]:

@@ -10,8 +10,9 @@ import numpy as np
 from peerage.statistics.samples import Metric, Side
 from peerage.statistics.tests import Interval
 
-Measure = Literal["final", "area"]
-"""The value at the last evaluation, or the area under the learning curve."""
+Measure = Literal["final", "area", "last"]
+"""The value at the last common evaluation, the area under the learning curve, or the value at the last evaluation of
+each side, whatever its step."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +25,9 @@ class Row:
     mean: Interval
     median: float
     final: Interval
-    """IQM at the last evaluation."""
+    """IQM at the last common evaluation; with the measure `last` at the last one of this side."""
     area: Interval
-    """IQM of the mean height of the learning curve."""
+    """IQM of the mean height of the learning curve; NaN with the measure `last`."""
     threshold: tuple[int, float] | None
     """Number of replicas that reached the threshold, and the step at which half of all had (infinite: fewer did)."""
     gap: Interval | None
@@ -69,7 +70,7 @@ class Task:
 
     name: str
     step: int
-    """The last step at which all sides were evaluated."""
+    """The last step at which all sides were evaluated; with the measure `last` the largest last step of a side."""
     sides: tuple[Side, ...]
     """The reference first."""
     samples: tuple[np.ndarray, ...]

@@ -21,19 +21,23 @@ def table(comparison: Comparison, task: Task) -> tuple[list[str], list[list[str]
     """The column heads and rows of the table of a task."""
     more, less = comparatives(comparison.metric)
     heads = ["", "verdict", f"P({more})", "replicas", "IQM", "mean", "median"]
-    heads.append("area" if comparison.measure == "final" else "IQM at the end")
+    heads.append({"final": "area", "area": "IQM at the end", "last": "step"}[comparison.measure])
     heads += [f"steps to {number(comparison.threshold)}"] if comparison.threshold is not None else []
     heads += [f"gap below {number(comparison.target)}"] if comparison.target is not None else []
     has_late = any(row.late_spread is not None for row in task.rows)
     heads += ["late spread", "converged at"] if has_late else []
     rows = []
     against = {v.b: v for v in task.versus}
-    for row in task.rows:
+    for row, side in zip(task.rows, task.sides):
         v = against.get(row.side)
         word = "reference" if v is None else "no test" if math.isnan(v.p) else _word(v, more, less)
         better = "" if v is None else f"{v.improvement.estimate:.2f} {in_brackets(v.improvement, '.2f')}"
         cells = [row.side, word, better, str(row.replicas), _with_range(row.iqm), _with_range(row.mean)]
-        cells += [number(row.median), _with_range(row.area if comparison.measure == "final" else row.final)]
+        cells.append(number(row.median))
+        if comparison.measure == "last":
+            cells.append(f"{side.steps[-1]:,}{' (gradient)' if side.offline else ''}")
+        else:
+            cells.append(_with_range(row.area if comparison.measure == "final" else row.final))
         if row.threshold is not None:
             cells.append(_reached(row.threshold, row.replicas))
         if row.gap is not None:

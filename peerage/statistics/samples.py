@@ -24,7 +24,7 @@ from peerage.runs.environment import other_environment
 from peerage.runs.folder import RunFolder
 from peerage.statistics import summaries
 from peerage.statistics.sources import Source
-from peerage.text import number
+from peerage.text import listing, number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,6 +77,11 @@ class Side:
     def n(self) -> int:
         """The number of replicas."""
         return len(self.curves)
+
+    @property
+    def offline(self) -> bool:
+        """Whether the members learn from a dataset, so that steps are gradient steps."""
+        return bool(self.config.get("data"))
 
     def until(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Steps and curves up to `step`."""
@@ -342,6 +347,14 @@ def tasks(sides: Sequence[Side], across: bool = False) -> dict[str, list[Side]]:
     for side in sides:
         found.setdefault(side.task, []).append(side)
     return found
+
+
+def kinds_of_steps(sides: Sequence[Side]) -> str:
+    """A sentence about sides whose steps are of different kinds; empty if those of all sides are of one kind."""
+    offline, online = ([side.name for side in sides if side.offline == kind] for kind in (True, False))
+    if not offline or not online:
+        return ""
+    return f"steps of {listing(offline)} are gradient steps, those of {listing(online)} are environment steps"
 
 
 def common_steps(sides: Sequence[Side]) -> np.ndarray:

@@ -14,7 +14,7 @@ from peerage.runs.environment import other_environment
 from peerage.runs.folder import as_mapping
 from peerage.statistics import tests
 from peerage.statistics.comparison import Measure, Task, Versus
-from peerage.statistics.samples import MIN_REPLICAS, Metric, Side, budget, common_steps, replica_key
+from peerage.statistics.samples import MIN_REPLICAS, Metric, Side, budget, common_steps, kinds_of_steps, replica_key
 from peerage.statistics.tests import Interval
 from peerage.text import listing, number
 
@@ -26,6 +26,8 @@ def subject(metric: Metric, measure: Measure, step: int, mode: str = "alone") ->
     """The quantity that is compared, such as `return at step 6,000`. `mode` of the evaluations is named unless it is
     alone."""
     what = metric if mode == "alone" else f"{metric} (mode {mode})"
+    if measure == "last":
+        return f"{what} at the last evaluation of each run"
     if measure == "final":
         return f"{what} at step {step:,}"
     return f"mean {what} up to step {step:,} (area under the learning curve)"
@@ -72,7 +74,7 @@ def _verdict(
     `ahead`: the side with significantly higher values before the correction for `comparisons` comparisons; `v.p` is
     the corrected value.
     """
-    of = "" if measure == "final" else f" of the mean {metric} up to step {task.step:,}"
+    of = "" if measure != "area" else f" of the mean {metric} up to step {task.step:,}"
     on = f" on IQM{of}" if of else ""
     d, n = v.difference, v.replicas
     each = f"{n[0]} replicas each" if n[0] == n[1] else f"{n[0]} and {n[1]} replicas"
@@ -154,9 +156,11 @@ def _p(p: float) -> str:
 # --- warnings -------------------------------------------------------------------------------------------------
 
 
-def warnings_about(sides: Sequence[Side]) -> list[str]:
+def warnings_about(sides: Sequence[Side], measure: Measure = "final") -> list[str]:
     """A line for each difference that makes a comparison of these sides doubtful; runs of one side are checked too."""
-    lines = [*(line for side in sides for line in side.warnings), *task_differences(sides)]
+    kinds = kinds_of_steps(sides)
+    lines = [kinds] if kinds else []
+    lines += [*(line for side in sides for line in side.warnings), *task_differences(sides)]
 
     def differ(what: str, values: Sequence[Sequence[Any]], why: str) -> None:
         lines.extend(_differ(sides, what, values, why))
@@ -164,10 +168,12 @@ def warnings_about(sides: Sequence[Side]) -> list[str]:
     def environment(part: str, name: str) -> list[list[Any]]:
         return [[as_mapping(e.get(part)).get(name) for e in side.environments] for side in sides]
 
-    budgets = [[budget(config) for config in side.configs] for side in sides]
-    differ("budgets", budgets, "schedules depend on the length of a run")
+    if not kinds:
+        budgets = [[budget(config) for config in side.configs] for side in sides]
+        differ("budgets", budgets, "schedules depend on the length of a run")
     last = [[int(side.steps[-1])] for side in sides]
-    differ("last evaluations", last, "compared at the last common step")
+    why = "each run is compared at its own" if measure == "last" else "compared at the last common step"
+    differ("last evaluations", last, why)
     for i, side in enumerate(sides):
         for other in sides[:i]:
             if replica_key(side.config) == replica_key(other.config) and set(side.seeds) & set(other.seeds):
@@ -180,7 +186,7 @@ def warnings_about(sides: Sequence[Side]) -> list[str]:
     differ("rules of success", rules, "the same episode can succeed under one rule and fail under the other")
     longest = [[config["run"]["max_eval_steps"] for config in side.configs] for side in sides]
     differ("limits of evaluation episodes", longest, "--max-eval-steps may have cut episodes at different steps")
-    lines += _grids(sides)
+    lines += [] if measure == "last" else _grids(sides)
     for side in sides:
         if not all(as_mapping(e.get("versions")) for e in side.environments):
             lines.append(f"{side.name}: environment.json does not name the versions that it was trained with")
