@@ -185,13 +185,14 @@ def test_an_exchange_takes_place_only_when_it_is_due(begin):
     assert not {6, 13, 20, 27} & set(equal)  # they learn every 4 steps, each from its own memory
 
 
-def test_an_exchange_works_with_and_without_advice(tmp_path):
+def test_an_exchange_works_with_and_without_advice(tmp_path, capsys):
     for sharing in ("none", "advice"):
         run = peerage.train(
             "Room-v6", n_peers=2, sharing=sharing, exchange=("average",), exchange_freq=50, total_timesteps=100,
-            learning_starts=10, eval_freq=50, n_eval_episodes=1, log_dir=str(tmp_path), exp_name=sharing, verbose=0,
+            learning_starts=10, eval_freq=50, n_eval_episodes=1, log_dir=str(tmp_path), exp_name=sharing, verbose=1,
             env_args={"max_episode_steps": 60},
         )  # fmt: skip
+        assert "\nexchange: average every 50 steps\n" in capsys.readouterr().out
         obs = np.random.default_rng(0).random((50, 4), np.float32)
         assert [run.policy(0)(o) for o in obs] == [run.policy(1)(o) for o in obs]
         assert "exchange: [average]" in (run.folder / "config.yaml").read_text()

@@ -1,4 +1,4 @@
-"""The data, and the settings of the members and of advice, in words, for the start of a training."""
+"""The data, and the settings of the members, of advice and of exchanges, in words, for the start of a training."""
 
 from __future__ import annotations
 
@@ -19,9 +19,17 @@ MAX_LINES = 8
 
 
 def about_run(info: RunInfo) -> list[str]:
-    """The lines about the data, the members and advice."""
+    """The lines about the data, the members, advice and exchanges."""
     data = [f"data: {info.data}"] if info.data else []
-    return [*data, *hyperparameters(info), *advice_settings(info)]
+    return [*data, *hyperparameters(info), *advice_settings(info), *exchange_settings(info)]
+
+
+def exchange_settings(info: RunInfo) -> list[str]:
+    """A line such as `exchange: fedformer every 500 steps`; none without exchanges."""
+    names = info.config.get("exchange")
+    if not isinstance(names, list | tuple) or not names:
+        return []
+    return [f"exchange: {listing([str(name) for name in names])} every {count(info.config['exchange_freq'], 'step')}"]
 
 
 def hyperparameters(info: RunInfo) -> list[str]:
