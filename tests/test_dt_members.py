@@ -152,7 +152,10 @@ def test_episodes_without_a_time_limit_end_with_the_timesteps_of_the_model(place
         gpt_d_model=8, gpt_n_layers=1, gpt_context_length=4, batch_size=8, n_eval_episodes=2, verbose=1, **small,
     )  # fmt: skip
     note = "truncated after 5 steps: the model has timesteps for no more (max_ep_len)"
-    assert set(run.evaluations["length"]) == {5} and capsys.readouterr().out.count(note) == 1
+    printed = capsys.readouterr().out
+    assert set(run.evaluations["length"]) == {5} and printed.count(note) == 1
+    network = "gpt_context_length 4, gpt_d_model 8, gpt_n_layers 1, gpt_n_heads 1, gpt_dropout 0.1, "
+    assert network in next(line for line in printed.splitlines() if line.startswith("member-0: dt, "))
     evaluate = ["evaluate", str(run.folder), "--episodes", "2"]
     for more in ([], ["--max-eval-steps", "9"], ["--perturb", "observation_noise=0.1"]):
         assert main([*evaluate, *more]) == 0

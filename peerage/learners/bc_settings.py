@@ -22,9 +22,11 @@ class BCSettings(LearnerSettings):
 
     net_arch: tuple[int, ...] = (256, 256)
     batch_size: int = limited(256, "[1, inf)")
-    """Steps of the data in a gradient step. Typical: 64 to 4096."""
+    """Size of the batch of a gradient step: transitions of the replay buffer or the rollout, offline steps of the data,
+    and for dt and ddt windows of the data. Typical: 32 to 512, offline 64 to 4096."""
     normalize_obs: bool = True
-    """Standardise observations with the mean and standard deviation of the data, clipped to [-10, 10]."""
+    """Standardise observations by running means and standard deviations, offline by those of the data, and clip them to
+    [-10, 10] (docs/normalisation.md)."""
     gamma: float = unused(0.99)
     learning_starts: int = unused(0)
     load_paths: str = unused("none")

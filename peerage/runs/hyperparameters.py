@@ -8,7 +8,8 @@ from peerage.config.check import without_td
 from peerage.config.fields import hints
 from peerage.config.file import from_dict
 from peerage.config.flags import written
-from peerage.config.methods import LEARNERS
+from peerage.config.methods import LEARNERS, NETS
+from peerage.config.tree import settings
 from peerage.errors import UserError
 from peerage.runs.folder import as_mapping
 from peerage.runs.listeners import RunInfo
@@ -40,12 +41,17 @@ def hyperparameters(info: RunInfo) -> list[str]:
         algorithm = _of(info.algorithms, i, len(info.members))
         if algorithm not in LEARNERS:
             continue
-        parts = [str(algorithm)]
-        for name in hints(LEARNERS[algorithm].settings):
+        method, parts = LEARNERS[algorithm], [str(algorithm)]
+        for name in hints(method.settings):
             value = _of(learner.get(name), i, len(info.members))
             if value is None or name == "algorithm" or (name in ("load_paths", "init_from") and value == "none"):
                 continue
-            parts.append(f"{name} {written(tuple(value) if isinstance(value, list) else value)}")
+            parts.append(f"{name} {_written(value)}")
+        net = _of(learner.get("net"), i, len(info.members)) if "net" in hints(method.settings) else None
+        if kind := method.net or (NETS[net] if net in NETS else None):
+            of_net = as_mapping(info.config.get(kind.part)) if kind.part else {}
+            known = [setting for setting in settings().values() if setting.part == kind.part]
+            parts += [f"{setting.key} {_written(of_net[setting.name])}" for setting in known if setting.name in of_net]
         same.setdefault(", ".join(parts), []).append(member)
     lines = [
         f"{'all members' if 1 < len(members) == len(info.members) else listing(members)}: {text}"
@@ -72,6 +78,10 @@ def advice_settings(info: RunInfo) -> list[str]:
     if not without_td(advice, len(info.advisers)) and advice.lr is not None:
         parts.append(f"trust_lr {written(advice.lr)}")
     return [f"advice: {', '.join(parts)}"]
+
+
+def _written(value: Any) -> str:
+    return written(tuple(value) if isinstance(value, list) else value)
 
 
 def _of(values: Any, member: int, members: int) -> Any:
