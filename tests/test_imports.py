@@ -19,6 +19,7 @@ import peerage
 from peerage import api, session
 from peerage.cli import COMMANDS
 from peerage.loading import load_function
+from peerage.runs.folder import HEADER
 from peerage.sweeps import plan
 from peerage.sweeps.worker import WORK
 
@@ -246,6 +247,8 @@ REFUSED = [
     ("--algorithm ppo --n-envs 4 --n-peers 2 --sharing advice", "--n-envs 4 needs --sharing none"),
     ("--algorithm ppo --n-envs 16 --total-timesteps 100", "--total-timesteps 100 is not a multiple"),
     ("--algorithm ppo --n-peers 2 --exchange average --exchange-freq 3", "--exchange-freq 3 must be a multiple"),
+    ("--target-return 5", "--target-return is for"),
+    ("--clip-targets", "but this is dqn"),
     ("--total-timesteps 10", "no member would learn"),
     ("--n-peers 1 --only-follow-others", "--only-follow-others needs another adviser"),
     ("--exp-name taken", "taken exists"),
@@ -255,7 +258,7 @@ REFUSED = [
 
 def test_settings_that_do_not_fit_are_refused_without_torch(tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
-    (tmp_path / "taken" / "config.yaml").touch()
+    (tmp_path / "taken" / "config.yaml").write_text(HEADER + "env: CartPole-v1\nlearner:\n  algorithm: [dqn]\n")
     base = ["train", "--env", "CartPole-v1", "--log-dir", str(tmp_path)]
     code = f"""
 import sys
@@ -263,11 +266,15 @@ from peerage.cli import main
 for words in {[words for words, _ in REFUSED]}:
     assert main({base} + words.split()) == 2, words
     assert "torch" not in sys.modules, words
+for command in ("evaluate", "video", "watch"):
+    assert main([command, {str(tmp_path / "taken")!r}, "--target-return", "5"]) == 2
+    assert "torch" not in sys.modules, command
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    lines = done.stderr.splitlines()
-    assert [line for line, (_, part) in zip(lines, REFUSED, strict=True) if part not in line] == []
+    targets = [("", "--target-return is for dt, ddt and rvs, but this is dqn")] * 3
+    parts = [part for _, part in [*REFUSED, *targets]]
+    assert [line for line, part in zip(done.stderr.splitlines(), parts, strict=True) if part not in line] == []
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 

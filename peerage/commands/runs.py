@@ -9,8 +9,10 @@ from pathlib import Path
 
 from peerage.commands.base import Command, add_json, add_run, check_run, number
 from peerage.config.adviser_words import is_checkpoint
+from peerage.config.check import refuse_target_settings
 from peerage.config.flags import Parser
 from peerage.errors import UserError
+from peerage.runs.folder import RunFolder
 
 
 def _checkpoint(text: str) -> str:
@@ -36,10 +38,18 @@ def _add_checkpoint(parser: Parser) -> None:
     parser.add_argument("--checkpoint", type=_checkpoint, metavar="best|STEP", help=about)
 
 
+def _check_run_with_targets(args: argparse.Namespace) -> None:
+    """UserError unless RUN is a run folder, and for target returns for members that take none."""
+    check_run(args)
+    targets, clip = getattr(args, "target_return", None) not in (None, []), getattr(args, "clip_targets", False)
+    if targets or clip:
+        refuse_target_settings(RunFolder.open(args.run).resolved().learner.algorithm, targets, clip)
+
+
 def _check_run_or_model(args: argparse.Namespace) -> None:
     """UserError unless RUN is a run folder, or a folder of Hugging Face's DecisionTransformerModel."""
     if not (Path(args.run) / "config.json").is_file():
-        check_run(args)
+        _check_run_with_targets(args)
 
 
 def _evaluate_arguments(parser: Parser) -> None:
@@ -245,7 +255,7 @@ VIDEO = Command(
     "peerage.commands.actions.video:video",
     "EXAMPLES\n  peerage video experiments/my-run --member 1 --episodes 3 --out lander.gif\n"
     "  peerage video experiments/my-run --out experiments/my-run/film.mp4 && peerage report experiments/my-run\n",
-    check_run,
+    _check_run_with_targets,
 )
 
 
@@ -254,7 +264,7 @@ WATCH = Command(
     "Show a trained member in a window.",
     _watch_arguments,
     "peerage.commands.actions.video:watch",
-    check=check_run,
+    check=_check_run_with_targets,
 )
 
 

@@ -11,7 +11,7 @@ from peerage.config.methods import LEARNERS, TRUST
 from peerage.config.perturbations import Perturbations
 from peerage.config.tree import AdviceConfig, Config, RunConfig, public_name, settings
 from peerage.errors import UserError
-from peerage.text import count
+from peerage.text import count, listing
 
 
 def flag(name: str) -> str:
@@ -76,6 +76,16 @@ def _check_learner(config: Config) -> None:
         for text in getattr(learner, name):
             if text != "none":
                 check_trained(text, f"{flag(name)} {text!r}")
+
+
+def refuse_target_settings(algorithms: Iterable[str], targets: bool, clip: bool) -> None:
+    """Raise UserError if --target-return (`targets`) or --clip-targets (`clip`) is given and none of `algorithms` takes
+    a target return."""
+    names = sorted(set(algorithms))
+    given = "--target-return" if targets else "--clip-targets" if clip else ""
+    if given and not any(name in LEARNERS and LEARNERS[name].takes_target for name in names):
+        takers = listing([method.name for method in LEARNERS.methods.values() if method.takes_target])
+        raise UserError(f"{given} is for {takers or 'algorithms with a target return'}, but this is {listing(names)}")
 
 
 def is_offline(config: Config) -> bool:

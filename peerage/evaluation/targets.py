@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from peerage.config.check import refuse_target_settings
 from peerage.config.methods import LEARNERS
 from peerage.config.tree import Config
 from peerage.envs.vector import Step
@@ -17,7 +18,7 @@ from peerage.evaluation.evaluate import Actor
 from peerage.learners.group import Group
 from peerage.offline.context import Conditioned
 from peerage.offline.preprocessing import Preprocessing
-from peerage.text import listing, number
+from peerage.text import number
 
 
 def takes_target(algorithm: str) -> bool:
@@ -125,11 +126,7 @@ class Targets:
         known = [p for stack in group.stacks if (p := preprocessing_of(stack.learner)) is not None]
         self.exist = bool(known)
         if not known:
-            if given or clip:
-                names = listing(sorted({s.algorithm for s in group.settings}))
-                takers = listing([m.name for m in LEARNERS.methods.values() if m.takes_target])
-                given_flag = "--target-return is" if given else "--clip-targets is"
-                raise UserError(f"{given_flag} for {takers or 'algorithms with a target return'}, but this is {names}")
+            refuse_target_settings([s.algorithm for s in group.settings], bool(given), clip)
             return
         if bad := [target for target in given if not np.isfinite(target)]:
             raise UserError(f"--target-return {bad[0]:g} is not a finite number")

@@ -48,7 +48,7 @@ def hyperparameters(info: RunInfo) -> list[str]:
                 continue
             parts.append(f"{name} {_written(value)}")
         net = _of(learner.get("net"), i, len(info.members)) if "net" in hints(method.settings) else None
-        if kind := method.net or (NETS[net] if net in NETS else None):
+        if kind := method.net or NETS.methods.get(str(net)):
             of_net = as_mapping(info.config.get(kind.part)) if kind.part else {}
             known = [setting for setting in settings().values() if setting.part == kind.part]
             parts += [f"{setting.key} {_written(of_net[setting.name])}" for setting in known if setting.name in of_net]

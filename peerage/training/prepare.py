@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from peerage.config import Config, with_part
-from peerage.config.check import refuse_unused_trust_settings
+from peerage.config.check import refuse_target_settings, refuse_unused_trust_settings
 from peerage.config.fields import hints
 from peerage.config.methods import EXCHANGES, LEARNERS, NETS, LearnerSettings
 from peerage.envs.make import Spec, check_env_id
@@ -49,7 +49,10 @@ def check_training(config: Config, given: Iterable[str]) -> Spec:
     spec = check_env_id(config.env, config.env_args)
     prepared = prepare(config, spec)
     refuse_unused_trust_settings(prepared.advice, given, prepared.n_peers + len(prepared.advisers))
-    check_learning(member_settings(prepared, spec.discrete), prepared.steps)
+    members = member_settings(prepared, spec.discrete)
+    run = prepared.run
+    refuse_target_settings([member.algorithm for member in members], bool(run.target_return), run.clip_targets)
+    check_learning(members, prepared.steps)
     return spec
 
 
