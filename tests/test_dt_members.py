@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,9 +11,11 @@ from small_data import balance, write_dataset
 
 import peerage
 from peerage.cli import main
+from peerage.envs.make import check_env_id
 from peerage.errors import UserError
 from peerage.interop.hf_dt import read_hf
 from peerage.interop.sequence_models import load_sequence_model
+from peerage.sharing.advisers import make_adviser
 from peerage.text import number
 from peerage.training.restore import restore
 
@@ -131,6 +134,33 @@ def test_a_member_of_a_run_is_an_adviser(place, tmp_path, capsys):
     sweep.write_text(json.dumps({"common": {**common, "total_timesteps": 20}, "axes": {"gamma": [0.9, 0.99]}}))
     assert main(["sweep", str(sweep), "--dry-run"]) == 2
     assert endless in capsys.readouterr().err
+
+
+def test_a_member_as_adviser_keeps_its_target_when_its_run_changes(place, tmp_path):
+    """The largest return of the data of the first run, and its network, in the episodes after a resume."""
+    spec = check_env_id("CartPole-v1", {"max_episode_steps": LIMIT})
+    shutil.copytree(place / "run", tmp_path / "run")
+    name = f"checkpoint:{tmp_path / 'run'}:1"
+    adviser, rng, first, row = make_adviser(name, spec), np.random.default_rng(0), np.array([True]), np.array([0])
+    obs = rng.normal(size=(1, 4)).astype(np.float32)
+    action = adviser.suggest(obs, row, first, rng)
+    state = adviser.state()
+    assert adviser.target == adviser.episodes.left[0] == LIMIT
+    other = peerage.train(
+        config=peerage.load(tmp_path / "run").config, data=str(write_falling(tmp_path / "falls-v0")),
+        exp_name="other", log_dir=str(tmp_path), max_ep_len=LIMIT,
+    )  # fmt: skip
+    shutil.rmtree(tmp_path / "run")
+    other.folder.rename(tmp_path / "run")
+    restored = make_adviser(name, spec)
+    assert restored.target < LIMIT
+    restored.load_state(state)
+    assert np.array_equal(restored.suggest(obs, row, first, rng), action)
+    assert restored.target == restored.episodes.left[0] == LIMIT
+
+
+def write_falling(folder):
+    return write_dataset(folder, "CartPole-v1", lambda obs, episode, rng: 1, 4, max_episode_steps=LIMIT)
 
 
 def test_members_are_shown_and_evaluated_with_their_targets(place, tmp_path, capsys):

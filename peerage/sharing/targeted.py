@@ -87,6 +87,7 @@ class Targeted(TargetAdviser):
             if name not in saved or values.shape != saved[name].shape:
                 raise UserError(f"the adviser's checkpoint changed since the run was started: {name} differs")
         self.learner.load_parameters(saved)
+        self.target = self.learner.conditioned(1).preprocessing.largest  # of the loaded parameters
         self.load_episodes(state["episodes"])
 
 
