@@ -31,7 +31,7 @@ ROOM = check_env_id("Room-v6", {})
 PENDULUM = check_env_id("Pendulum-v1", {})
 
 
-def make_model(spec=ROOM, seed=0, **statistics):
+def make_model(spec=ROOM, seed=0, heads=1, **statistics):
     rng = np.random.default_rng(seed)
     bounds = {"n_actions": spec.n_actions} if spec.discrete else {"low": spec.action_low, "high": spec.action_high}
     returns = np.linspace(0, 50, 101, dtype=np.float32)
@@ -40,7 +40,7 @@ def make_model(spec=ROOM, seed=0, **statistics):
         np.full(spec.obs_dim, 0.5, np.float32), np.full(spec.obs_dim, 0.3, np.float32), 20.0, **bounds,
         **{**known, **statistics},
     )  # fmt: skip
-    settings = GPTSettings(context_length=K, d_model=8, n_layers=2, max_ep_len=200)
+    settings = GPTSettings(context_length=K, d_model=8, n_layers=2, n_heads=heads, max_ep_len=200)
     net = StackedGPT(1, prepared.obs_dim, prepared.width, settings, tanh=prepared.bounded)
     net.init_([rng])
     net.flat.mul_(12)  # actions that depend on the whole window, but not at the ends of the box
@@ -161,6 +161,20 @@ def test_suggestions_depend_on_the_target_and_the_memory():
     restored.load_state(high.state())
     step = random_step(rng, 3, first)
     assert np.array_equal(restored.suggest(step.obs, rows, first, rng), high.suggest(step.obs, rows, first, rng))
+
+
+def test_another_network_with_as_many_parameters_is_refused():
+    """States of older versions, without the settings, are loaded."""
+    one, two = (DecisionTransformer(make_model(PENDULUM, heads=heads), PENDULUM, 1.0) for heads in (1, 2))
+    state, rng, first, rows = one.state(), np.random.default_rng(0), np.ones(2, bool), np.arange(2)
+    step = random_step(rng, 2, first)
+    assert one.model.net.flat.shape == two.model.net.flat.shape
+    with pytest.raises(UserError, match="changed since the run was started: its n_heads was 1 and is now 2"):
+        two.load_state(state)
+    del state["settings"]
+    again = DecisionTransformer(make_model(PENDULUM, seed=3), PENDULUM, 2.0)
+    again.load_state(state)
+    assert np.array_equal(again.suggest(step.obs, rows, first, rng), one.suggest(step.obs, rows, first, rng))
 
 
 def test_the_default_target_is_the_largest_return_of_the_data(tmp_path, folder):

@@ -157,6 +157,8 @@ def test_a_member_as_adviser_keeps_its_target_when_its_run_changes(place, tmp_pa
     restored.load_state(state)
     assert np.array_equal(restored.suggest(obs, row, first, rng), action)
     assert restored.target == restored.episodes.left[0] == LIMIT
+    with pytest.raises(UserError, match="changed since the run was started: its activation was gelu and is now relu"):
+        restored.load_state({**state, "settings": {**state["settings"], "activation": "gelu"}})
 
 
 def write_falling(folder):

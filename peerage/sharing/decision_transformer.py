@@ -17,7 +17,7 @@ from peerage.errors import UserError
 from peerage.offline.context import Conditioned
 from peerage.offline.model import SequenceModel
 from peerage.offline.preprocessing import Preprocessing
-from peerage.sharing.targeted import TargetAdviser, check_length
+from peerage.sharing.targeted import TargetAdviser, check_length, network_settings, refuse_other_network
 from peerage.text import count
 
 
@@ -44,12 +44,14 @@ class DecisionTransformer(TargetAdviser):
         prepared = self.model.preprocessing
         return {
             "parameters": self.model.net.flat,
+            "settings": network_settings(self.model.net),
             "preprocessing": {each.name: getattr(prepared, each.name) for each in fields(prepared)},
             "target": self.target,
             "episodes": self.episodes.state(),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
+        refuse_other_network(self.model.net, state)
         flat = torch.as_tensor(state["parameters"])
         if flat.shape != self.model.net.flat.shape:
             raise UserError("the Decision Transformer changed since the run was started: its network has another size")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from peerage.envs.make import Spec
 from peerage.errors import UserError
 from peerage.learners.transition import HostTransition
+from peerage.nets.gpt import StackedGPT
 from peerage.offline.context import Conditioned
 from peerage.sharing.adviser import Adviser
 
@@ -79,9 +81,13 @@ class Targeted(TargetAdviser):
     def state(self) -> dict[str, Any]:
         """The episodes, and the parameters, because the file that they were loaded from may have changed when the run
         is resumed."""
-        return {"parameters": self.learner.parameters(), "episodes": self.episodes.state()}
+        state = {"parameters": self.learner.parameters(), "episodes": self.episodes.state()}
+        net = getattr(self.learner, "net", None)
+        return {**state, "settings": network_settings(net)} if isinstance(net, StackedGPT) else state
 
     def load_state(self, state: Mapping[str, Any]) -> None:
+        if isinstance(net := getattr(self.learner, "net", None), StackedGPT):
+            refuse_other_network(net, state)
         saved = state["parameters"]
         for name, values in self.learner.parameters().items():
             if name not in saved or values.shape != saved[name].shape:
@@ -102,3 +108,20 @@ def check_length(longest: int | None, spec: Spec, word: str, *, endless: bool = 
         f"{word} has timesteps for {longest:,} steps (max_ep_len), but {theirs}: shorten its episodes with --env-args "
         f"max_episode_steps={longest}"
     )
+
+
+def network_settings(net: StackedGPT) -> dict[str, Any]:
+    """What determines the actions of a network besides its parameters."""
+    return {**asdict(net.settings), "tanh": net.tanh}
+
+
+def refuse_other_network(net: StackedGPT, state: Mapping[str, Any]) -> None:
+    """Raise UserError if a `state` with `network_settings` is that of another network. Older states have no settings;
+    dropout has no effect on actions."""
+    own = network_settings(net)
+    for name, saved in state.get("settings", {}).items():
+        if name != "dropout" and own[name] != saved:
+            raise UserError(
+                f"the Decision Transformer of an adviser changed since the run was started: its {name} was {saved} "
+                f"and is now {own[name]}"
+            )
