@@ -959,7 +959,7 @@ def test_no_memory_for_the_program_itself(tmp_path):
     """Too little memory to import the libraries, as in a small container."""
     limit = 250 * 2**20
     ended = subprocess.run(
-        [sys.executable, "-m", "peerage", *map(str, words(tmp_path))],
+        [sys.executable, "-m", "peerage", *map(str, words(tmp_path, tiny("CartPole-v1")))],
         capture_output=True, text=True, cwd=ROOT, env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
     )  # fmt: skip
