@@ -28,6 +28,14 @@ RUN_MARK = "# Peerage run:"
 """The beginning of config.yaml in every run folder."""
 
 
+def not_a_run(folder: str | os.PathLike[str]) -> str:
+    """What a folder without config.yaml is instead of a run, for an error message."""
+    if os.path.isfile(os.path.join(folder, "config.json")):
+        users = "`peerage evaluate`, `peerage export` and the adviser dt:FOLDER take it"
+        return f"{folder} is a model of Hugging Face, not a run folder: {users}"
+    return f"{folder} is not a run folder: it has no config.yaml"
+
+
 def is_standard(module: str) -> bool:
     """Whether a module has the name of a module of the standard library."""
     return module.partition(".")[0] in sys.stdlib_module_names

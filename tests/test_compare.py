@@ -271,7 +271,7 @@ def test_several_environments(tmp_path):
     "spoil, words",
     [
         ("missing", "there is no run folder"),
-        ("empty", "is not a run: it has no config.yaml"),
+        ("empty", "is not a run folder: it has no config.yaml"),
         ("foreign", "was not written by Peerage"),
         ("no evaluations", "has no evaluations: nothing to compare"),
         ("damaged csv", "does not have the columns"),

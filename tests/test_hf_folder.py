@@ -11,6 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import peerage
+from peerage.cli import main
 from peerage.errors import UserError
 from peerage.interop.hf_dt import is_hf, read_hf, write_hf
 from peerage.nets.gpt import StackedGPT
@@ -188,3 +190,23 @@ def test_impossible_statistics_are_found():
     ):  # fmt: skip
         with pytest.raises(ValueError, match=r"length|order|sizes|scale"):
             replace(good, **wrong).check()
+
+
+def test_commands_for_runs_say_what_takes_a_folder_of_hugging_face(tmp_path, capsys):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    words = "is a model of Hugging Face, not a run folder: `peerage evaluate`, `peerage export` and the adviser dt"
+    with pytest.raises(UserError, match=words):
+        peerage.load(folder)
+    for command in (
+        ["video", str(folder)],
+        ["resume", str(folder)],
+        ["train", "--env", "CartPole-v1", "--init-from", str(folder), "--log-dir", str(tmp_path / "runs")],
+        ["collect", str(folder), "--out", str(tmp_path / "data")],
+    ):
+        assert main(command) == 2
+        assert words in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    for name in ("evaluate", "export"):
+        assert main([name, "--help"]) == 0 and "RUN|FOLDER" in capsys.readouterr().out

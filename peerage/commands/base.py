@@ -14,7 +14,7 @@ from pathlib import Path
 
 from peerage.config.flags import Parser
 from peerage.errors import UserError
-from peerage.loading import load_function
+from peerage.loading import load_function, not_a_run
 
 
 def no_check(args: argparse.Namespace) -> None:
@@ -51,9 +51,12 @@ class Command:
         load_function(self.action)(args, ["peerage", name, *words])
 
 
-def add_run(parser: Parser, nargs: str | None = None) -> None:
-    """The argument RUN, or several of them."""
-    parser.add_argument("run", metavar="RUN", nargs=nargs, help="a run folder, such as experiments/my-run")
+def add_run(parser: Parser, nargs: str | None = None, hugging_face: bool = False) -> None:
+    """The argument RUN, or several of them. With `hugging_face`, it may also be a folder with such a model."""
+    about = "a run folder, such as experiments/my-run"
+    if hugging_face:
+        about += ", or a folder of Hugging Face's DecisionTransformerModel"
+    parser.add_argument("run", metavar="RUN|FOLDER" if hugging_face else "RUN", nargs=nargs, help=about)
 
 
 def add_json(parser: Parser, about: str = "print JSON instead of a table") -> None:
@@ -65,7 +68,7 @@ def check_run(args: argparse.Namespace) -> None:
     """UserError unless every RUN is a run folder."""
     for name in [args.run] if isinstance(args.run, str) else args.run:
         if not (Path(name) / "config.yaml").is_file():
-            raise UserError(f"{name!r} is not a run folder: it has no config.yaml")
+            raise UserError(not_a_run(name))
 
 
 def number(low: int) -> Callable[[str], int]:

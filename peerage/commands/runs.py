@@ -53,7 +53,7 @@ def _check_run_or_model(args: argparse.Namespace) -> None:
 
 
 def _evaluate_arguments(parser: Parser) -> None:
-    add_run(parser)
+    add_run(parser, hugging_face=True)
     about = "environment for a folder of Hugging Face's DecisionTransformerModel instead of a run (default: its own)"
     parser.add_argument("--env", metavar="ID", help=about)
     _add_checkpoint(parser)
@@ -115,8 +115,8 @@ def _evaluate_arguments(parser: Parser) -> None:
 
 
 EVALUATE = Command(
-    "RUN [--checkpoint best|STEP] [--episodes N] [--members N ...] [--perturb NAME=VALUE ...] [--advised] [--json] "
-    "[flags]",
+    "RUN|FOLDER [--checkpoint best|STEP] [--episodes N] [--members N ...] [--perturb NAME=VALUE ...] [--advised] "
+    "[--json] [flags]",
     "Evaluate the trained members of a run without exploration, alone or advised, and print their returns.",
     _evaluate_arguments,
     "peerage.commands.actions.evaluate:evaluate",
@@ -221,8 +221,8 @@ COMPARE = Command(
 )
 
 
-def _member_arguments(parser: Parser) -> None:
-    add_run(parser)
+def _member_arguments(parser: Parser, hugging_face: bool = False) -> None:
+    add_run(parser, hugging_face=hugging_face)
     _add_checkpoint(parser)
     parser.add_argument("--member", type=number(0), default=0, metavar="N", help="member, from 0 (default: 0)")
     parser.add_argument("--replica", type=number(0), default=0, metavar="N", help="replica, from 0 (default: 0)")
@@ -305,7 +305,7 @@ ATTENTION = Command(
 
 
 def _export_arguments(parser: Parser) -> None:
-    _member_arguments(parser)
+    _member_arguments(parser, hugging_face=True)
     about = "format: sb3, a zip file of Stable-Baselines3; hf, a folder of Hugging Face's DecisionTransformerModel"
     parser.add_argument("--to", choices=["sb3", "hf"], default="sb3", help=f"{about} (default: sb3)")
     about = "with --to hf and a folder of Hugging Face instead of a run: the dataset whose statistics complete it"
@@ -321,7 +321,7 @@ def _check_export(args: argparse.Namespace) -> None:
 
 
 EXPORT = Command(
-    "RUN [--member N] [--replica N] [--checkpoint best|STEP] [--to sb3|hf] [--stats-from DATASET] [--out PATH]",
+    "RUN|FOLDER [--member N] [--replica N] [--checkpoint best|STEP] [--to sb3|hf] [--stats-from DATASET] [--out PATH]",
     "Export one member of a run to the format of another library.",
     _export_arguments,
     "peerage.commands.actions.export:export",

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from peerage.config.adviser_words import FORMS, AdviserWord, parse_adviser, split_checkpoint
 from peerage.errors import UserError
+from peerage.loading import not_a_run
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def parse_source(text: str) -> Source:
         return Source(word, text, share)
     if path.exists():
         if path.is_dir() and not (path / "config.yaml").is_file():
-            raise UserError(f"{where}: {path} is not a run folder: it has no config.yaml")
+            raise UserError(f"{where}: {not_a_run(path)}")
         return Source(parse_adviser(f"checkpoint:{text}", where), text, share)
     if os.sep in text or "/" in text or text.endswith(".zip"):
         raise UserError(f"{where}: there is no run folder or file {str(path)!r}")

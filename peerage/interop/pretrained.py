@@ -31,6 +31,7 @@ from peerage.interop.single import set_member_parameters, shape_of, single, spac
 from peerage.learners.base import Learner, Space
 from peerage.learners.defaults import member_settings
 from peerage.learners.group import Group, stack_positions
+from peerage.loading import not_a_run
 from peerage.nets.attention_net import Window
 from peerage.runs import checkpoint
 from peerage.runs.environment import other_environment, versions
@@ -172,7 +173,7 @@ class SavedRun:
 
     def __init__(self, path: Path, which: str = "") -> None:
         if not (path / "config.yaml").is_file():
-            raise UserError(f"{path} is not a run folder: it contains no config.yaml")
+            raise UserError(not_a_run(path))
         self.path, self.environment = path, RunFolder.open(path).environment()
         self.config = configfile.validate(configfile.load(path / "config.yaml"))
         # config.yaml contains all defaults, so every algorithm is known

@@ -20,7 +20,7 @@ from peerage.config import Config
 from peerage.config.file import from_run
 from peerage.config.plain_yaml import parse, to_yaml
 from peerage.errors import UserError
-from peerage.loading import RUN_MARK
+from peerage.loading import RUN_MARK, not_a_run
 from peerage.runs.environment import describe_environment
 from peerage.text import one_line
 
@@ -203,7 +203,7 @@ class RunFolder:
         if not folder.path.is_dir():
             raise UserError(f"there is no run folder {folder.path}")
         if not (folder.path / "config.yaml").is_file():
-            raise UserError(f"{folder.path} is not a run: it has no config.yaml")
+            raise UserError(not_a_run(folder.path))
         folder._refuse_links()
         return folder
 
