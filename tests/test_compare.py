@@ -394,7 +394,7 @@ def test_real_runs(tmp_path, monkeypatch):
 
 def test_offline_and_online_runs_are_compared_at_their_last_evaluations(tmp_path, capsys):
     """Gradient steps and environment steps have no common scale; only step 0 is common here."""
-    bc = make(tmp_path / "bc", [30, 31, 32], data="mine-v0", total_timesteps=50, steps=(0, 50),
+    bc = make(tmp_path / "bc", [30, 31, 32], data="mine-v0", data_fingerprint="0f", total_timesteps=50, steps=(0, 50),
               learner=LearnerConfig(algorithm=("bc",)))  # fmt: skip
     cp = make(tmp_path / "cp", [10, 11, 12])
     words = [str(bc), str(cp)]
@@ -402,6 +402,7 @@ def test_offline_and_online_runs_are_compared_at_their_last_evaluations(tmp_path
     assert found.measure == "last" and [row.mean.estimate for row in task.rows] == pytest.approx([31, 11])
     assert [row.final.estimate for row in task.rows] == pytest.approx([31, 11])
     kinds = "steps of bc are gradient steps, those of cp are environment steps"
+    assert "data" in found.differences and "data_fingerprint" not in found.differences
     assert found.warnings[0] == kinds and not any("budgets" in line for line in found.warnings)
     assert main(["compare", *words, "--out", str(tmp_path / "page")]) == 0
     printed, html = capsys.readouterr().out, (tmp_path / "page" / "comparison.html").read_text()

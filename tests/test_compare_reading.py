@@ -53,6 +53,10 @@ def test_two_replicas_per_side_have_no_winner(tmp_path):
     assert "is better" not in html and 'class="bar"' not in html and "NaN" not in as_json(found)
     drawn = json.loads(re.findall(r'<script type="application/json">(.*?)</script>', html)[0])["series"]
     assert all(value is None for line in drawn for key in "lh" for value in line.get(key) or [])
+    single = compare(two(tmp_path / "single", [1], [90]))
+    text, html = as_text(single), render(single, [])
+    assert "one replica each is too few for a test" in text and "1.00 [" not in text and "1 replicas" not in text
+    assert "no test, one replica" in html and "no significant difference" not in html
     few = make(tmp_path / "few", [1, 2], n_peers=3)
     many = make(tmp_path / "many", [11 + k for k in range(8)], n_peers=4)
     (v,) = compare([str(few), str(many)]).tasks[0].versus

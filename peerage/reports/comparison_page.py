@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import shlex
 from collections.abc import Sequence
@@ -146,6 +147,9 @@ def _facts(comparison: Comparison) -> list[tuple[str, str]]:
     for task in comparison.tasks:
         for v in sorted(task.versus, key=lambda v: v.higher is None)[:3]:
             word = f"{short(v.b, 30)}: no significant difference"
+            if math.isnan(v.p):
+                fewest = min(v.replicas)
+                word = f"{short(v.b, 30)}: no test, {'one replica' if fewest == 1 else f'{fewest} replicas'}"
             if v.higher:
                 word = f"{short(v.higher, 30)} is {comparatives(comparison.metric)[0]}"
             verdict = f"{v.verdict}." if len(comparison.tasks) == 1 else f"{task.name}: {v.verdict}."

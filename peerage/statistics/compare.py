@@ -286,4 +286,6 @@ def _differences(tasks: Sequence[Task]) -> dict[str, dict[str, Any]]:
             values = {side: of_side.get(name) for side, of_side in settings.items()}
             if name not in ("seed", "replicas") and len({json.dumps(v, sort_keys=True) for v in values.values()}) > 1:
                 found[name] = values | found.get(name, {})
+    if "data" in found:  # the fingerprint follows from it
+        found.pop("data_fingerprint", None)
     return found

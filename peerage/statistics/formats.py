@@ -32,6 +32,7 @@ def table(comparison: Comparison, task: Task) -> tuple[list[str], list[list[str]
         v = against.get(row.side)
         word = "reference" if v is None else "no test" if math.isnan(v.p) else _word(v, more, less)
         better = "" if v is None else f"{v.improvement.estimate:.2f} {in_brackets(v.improvement, '.2f')}"
+        better = "–" if v is not None and v.replicas == (1, 1) else better  # 0, 0.5 or 1, whatever the runs are
         cells = [row.side, word, better, str(row.replicas), _with_range(row.iqm), _with_range(row.mean)]
         cells.append(number(row.median))
         if comparison.measure == "last":

@@ -148,6 +148,8 @@ def differing_settings(folders: Sequence[Path]) -> list[SweepRun]:
         same_env = [other for other, its in zip(settings, configs) if its["env"] == config["env"]]
         names = [n for n in own if n not in ("env", "seed", "replicas")]
         differing = [n for n in names if len({json.dumps(its[n], sort_keys=True) for its in same_env}) > 1]
+        if "data" in differing:  # the fingerprint follows from it
+            differing = [n for n in differing if n != "data_fingerprint"]
         axes = {n: value for n, value in compared_settings(config).items() if n in differing}
         runs.append(SweepRun(folder, str(config["env"]), axes))
     return runs

@@ -16,7 +16,7 @@ from peerage.statistics import tests
 from peerage.statistics.comparison import Measure, Task, Versus
 from peerage.statistics.samples import MIN_REPLICAS, Metric, Side, budget, common_steps, kinds_of_steps, replica_key
 from peerage.statistics.tests import Interval
-from peerage.text import listing, number
+from peerage.text import count, listing, number
 
 SIGNIFICANCE = 0.05
 """A difference is significant if its p value is below this."""
@@ -77,10 +77,11 @@ def _verdict(
     of = "" if measure != "area" else f" of the mean {metric} up to step {task.step:,}"
     on = f" on IQM{of}" if of else ""
     d, n = v.difference, v.replicas
-    each = f"{n[0]} replicas each" if n[0] == n[1] else f"{n[0]} and {n[1]} replicas"
+    each = f"{count(n[0], 'replica')} each" if n[0] == n[1] else f"{n[0]} and {n[1]} replicas"
     if min(n) < MIN_REPLICAS:
+        few = "one replica each is" if n == (1, 1) else f"{each} are"
         return (
-            f"{v.b} against {v.a}{on}: {_signed(d.estimate)}; {each} are too few for a test: "
+            f"{v.b} against {v.a}{on}: {_signed(d.estimate)}; {few} too few for a test: "
             f"train at least {MIN_REPLICAS}, better 5 or more (--replicas)"
         )
     curves = [side.curves for side in task.sides if side.name in (v.a, v.b)]
