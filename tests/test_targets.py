@@ -126,6 +126,7 @@ def test_evaluate_takes_targets(run, capsys):
     out = capsys.readouterr().out
     assert "the target return 500.0 exceeds the largest return of the data, 100.0" in out
     assert "target 50.0: " in out and "target 500.0: " in out
+    assert "success  target\n" in out and "alone" not in out
     assert main([*words, "--target-return", "50", "500", "--clip-targets", "--json"]) == 0
     out = capsys.readouterr().out
     assert '"target": 100.0' in out and "500" not in out

@@ -62,7 +62,8 @@ def evaluate(args: argparse.Namespace, command: Sequence[str]) -> None:
     if args.json:
         print_json({"run": str(run), "step": step, "notes": notes, "episodes": episodes, "members": members})
         return
-    print_table(episodes)
+    # The mode says which target was the first: the column target says more
+    print_table([{name: row[name] for name in row if name != "mode" or not has_targets} for row in episodes])
     print()
     print_table(members)
     print()
