@@ -684,3 +684,12 @@ def test_without_scripts_and_in_print(browser, report):
     assert browser.run(fits)
     browser.open(other, 400)  # four advisers, and their names, on a phone
     assert browser.run(fits)
+
+
+def test_evaluations_on_the_test_split_have_a_curve(tmp_path):
+    run = make_run(tmp_path, rows=3)
+    assert "Test return" not in render(RunFolder.open(run))
+    path = run / "evaluations.csv"
+    head, *lines = path.read_text().splitlines()
+    path.write_text("\n".join([head, *lines, *(line.replace(",alone", ",test") for line in lines)]) + "\n")
+    assert "Test return" in render(RunFolder.open(run))

@@ -62,6 +62,11 @@ def learning(evaluations: pd.DataFrame, metrics: pd.DataFrame) -> str:
     return "\n".join(filter(None, parts))
 
 
+def test_split(values: pd.DataFrame) -> str:
+    """Return of evaluations of the mode test; `values`: as from `summaries.member_values`."""
+    return curve(values, "Test return", "return of evaluations on the test split")
+
+
 def offline(metrics: pd.DataFrame) -> str:
     """Loss and error of the actions of members that learn from a dataset."""
     error = summaries.metric(metrics, "error/action")

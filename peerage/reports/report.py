@@ -51,6 +51,7 @@ def render(run: RunFolder) -> str:
     evaluations, metrics = tables.read_evaluations(run.path), tables.read_metrics(run.path)
     advice = tables.read_advice(run.path)
     values = summaries.member_values(evaluations, "return")
+    test = summaries.member_values(tables.read_evaluations(run.path, "test"), "return")
     members = _members(metrics, evaluations, advice)
     name = run.path.resolve().name
     trust = [
@@ -65,7 +66,9 @@ def render(run: RunFolder) -> str:
     if single := charts.traces(advice):
         behind.append(page.details("Every signal, per asking member", single))
     parts = {
-        "Learning": "\n".join(filter(None, (charts.learning(evaluations, metrics), charts.offline(metrics)))),
+        "Learning": "\n".join(
+            filter(None, (charts.learning(evaluations, metrics), charts.test_split(test), charts.offline(metrics)))
+        ),
         "Target returns": charts.targets(run_calibration(run.path)),
         "Who follows whom": "\n".join(filter(None, trust)),
         "Signals behind the scores": "\n".join(filter(None, behind)),
