@@ -12,7 +12,6 @@ from typing import NamedTuple
 import gymnasium
 import numpy as np
 import torch
-from scipy.signal import lfilter
 from torch import Tensor
 
 from peerage.offline.trajectories import Trajectories
@@ -112,6 +111,8 @@ def returns_to_go(data: Trajectories, gamma: float = 1.0) -> np.ndarray:
     """float64 [T]: the sum of the reward of each step and all later ones of its episode, discounted by `gamma`."""
     found = data.rewards.astype(np.float64)
     if data.episodes < data.lengths.max():  # one call for each episode, otherwise one operation for each step
+        from scipy.signal import lfilter  # takes a second to import, which other trainings do not need
+
         for start, end in pairwise(data.starts.tolist()):
             found[start:end] = lfilter([1.0], [1.0, -gamma], found[start:end][::-1])[::-1]
         return found
