@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from peerage.app.markdown import plain
 from peerage.cli import main
 from peerage.commands import app as app_command
 from peerage.config import Config
-from peerage.config.file import from_dict
+from peerage.config.file import from_dict, with_members
 from peerage.config.flags import train_flags
 from peerage.config.plain_yaml import parse
 from peerage.errors import UserError
@@ -113,7 +114,8 @@ def test_the_form_of_a_preset_gives_its_configuration() -> None:
             value = getattr(getattr(base, each.part) if each.part else base, each.setting.name)
             if entries[each.name] != "":
                 assert form._value(each, entries[each.name]) == value, (name, each.name)
-        assert from_dict(parse(form.yaml_of(base), "page")) == base
+        data = parse(form.yaml_of(base), "page")
+        assert with_members(partial(from_dict, data)) == base
 
 
 def test_entries_are_words_of_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:

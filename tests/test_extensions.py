@@ -277,7 +277,7 @@ def test_they_appear_in_the_help_and_in_yaml(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"env": "Pendulum-v1"}, "reinforce does not fit Pendulum-v1, whose actions are Box: use algorithm=.ppo"),
+        ({"env": "Pendulum-v1"}, "does not fit Pendulum-v1, whose actions are Box: use algorithm with one of ppo"),
         ({"use_critic": True}, "use_critic=True needs Q-functions, but reinforce has none"),
         ({"n_peers": 1}, "exchange needs at least two members"),
         ({"algorithm": ("reinforce", "gauss", "gauss")}, "need normal and uniform random numbers cannot share a group"),

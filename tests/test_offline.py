@@ -285,7 +285,7 @@ def test_an_environment_in_a_file_is_kept_although_it_is_the_default(tmp_path, c
     file = tmp_path / "lander.yaml"
     file.write_text("env: LunarLander-v3\ndata: cart-v0\nlearner: {algorithm: bc}\n")
     assert main(["train", "--config", str(file), "--log-dir", str(tmp_path / "runs")]) == 2
-    assert "but LunarLander-v3 has 8 observations" in capsys.readouterr().err
+    assert "but LunarLander-v3 has observations of 8 numbers" in capsys.readouterr().err
 
 
 # --- data -----------------------------------------------------------------------------------------
