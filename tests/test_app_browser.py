@@ -95,6 +95,8 @@ def test_a_training_from_the_form_to_its_end(tmp_path: Path) -> None:
         fill(browser, "gamma", "7")
         shows(browser, "--gamma must be in [0, 1], got 7")
         fill(browser, "gamma", "0.95")
+        # A field that is filled while the page is computed again is lost
+        wait(lambda: "--gamma must be" not in browser.run(TEXT), "the message about gamma stays")
         fill(browser, "Name of the run", "clicked")
         shows(browser, "exp_name: clicked")
         shows(browser, f"peerage train --config {logs}/.app/clicked.yaml")
