@@ -82,22 +82,24 @@ WAYS = {  # label, sharing, method of the run that advises
 N_NOVICES = 4
 
 
+class Made(runs.Experiment):
+    """Something that the script makes in the folder of its `size`. Subclasses have a field `size`."""
+
+    size: Size
+
+    @property
+    def folder(self) -> Path:
+        return self.size.folder / self.name
+
+
 @dataclass(frozen=True)
-class Expert:
+class Expert(Made):
     task: Task
     size: Size
 
     @property
     def name(self) -> str:
         return f"{self.task.name}-online"
-
-    @property
-    def folder(self) -> Path:
-        return self.size.folder / self.name
-
-    @property
-    def done(self) -> bool:
-        return runs.done(self.folder)
 
     def make(self) -> tuple[bool, str]:
         steps = max(1024, round(self.size.expert_share * self.task.steps / 1024) * 1024)
@@ -108,7 +110,7 @@ class Expert:
 
 
 @dataclass(frozen=True)
-class Dataset:
+class Dataset(Made):
     task: Task
     kind: str
     size: Size
@@ -116,10 +118,6 @@ class Dataset:
     @property
     def name(self) -> str:
         return f"{self.task.name}-{self.kind}-data"
-
-    @property
-    def folder(self) -> Path:
-        return self.size.folder / self.name
 
     @property
     def done(self) -> bool:
@@ -139,7 +137,7 @@ class Dataset:
 
 
 @dataclass(frozen=True)
-class Experiment:
+class Experiment(Made):
     data: Dataset
     method: str
     size: Size
@@ -151,14 +149,6 @@ class Experiment:
     @property
     def label(self) -> str:
         return METHODS[self.method][0]
-
-    @property
-    def folder(self) -> Path:
-        return self.size.folder / self.name
-
-    @property
-    def done(self) -> bool:
-        return runs.done(self.folder)
 
     @property
     def steps(self) -> int:
@@ -173,7 +163,7 @@ class Experiment:
 
 
 @dataclass(frozen=True)
-class Novices:
+class Novices(Made):
     """A group of members that learn online, with or without a member of a run on the mixed data as an adviser."""
 
     task: Task
@@ -183,14 +173,6 @@ class Novices:
     @property
     def name(self) -> str:
         return f"{self.task.name}-novices-{self.way}"
-
-    @property
-    def folder(self) -> Path:
-        return self.size.folder / self.name
-
-    @property
-    def done(self) -> bool:
-        return runs.done(self.folder)
 
     def make(self) -> tuple[bool, str]:
         flags, steps = NOVICES[self.task.name]
