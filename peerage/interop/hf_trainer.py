@@ -28,7 +28,7 @@ from peerage.extras import optional
 from peerage.interop.hf_dt import write_hf
 from peerage.interop.hf_weights import from_hf, to_hf
 from peerage.learners.base import Space
-from peerage.learners.dt import DT
+from peerage.learners.dt import DT, step_loss
 from peerage.learners.dt_settings import DTSettings
 from peerage.learners.streams import StreamKey
 from peerage.nets.gpt_settings import GPTSettings
@@ -119,9 +119,7 @@ class _Batches(IterableDataset):
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         while True:
-            index = (self.learner.streams["data"].next() * self.learner.windows.steps).long()
-            states, actions, rtg, timesteps, mask = (part[0] for part in self.learner.windows.sample(index))
-            states, actions, rtg = (part.to(self.learner.dtype) for part in (states, actions, rtg))
+            states, actions, rtg, timesteps, mask = (part[0] for part in self.learner.draw())
             batch = {"states": states, "actions": actions, "rewards": rtg, "returns_to_go": rtg}
             yield {**batch, "timesteps": timesteps, "attention_mask": mask.long()}
 
@@ -137,11 +135,7 @@ def _trainer_class(transformers: Any, discrete: bool) -> Any:
         def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **more: Any) -> Any:
             predicted = model(**inputs).action_preds
             mask, wanted = inputs["attention_mask"].to(predicted.dtype), inputs["actions"]
-            if discrete:
-                each = -(predicted.log_softmax(dim=-1) * wanted).sum(dim=-1)
-            else:
-                each = (predicted - wanted).square().mean(dim=-1)
-            loss = (each * mask).sum() / mask.sum()
+            loss = (step_loss(predicted, wanted, discrete) * mask).sum() / mask.sum()
             return (loss, predicted) if return_outputs else loss
 
     return Trainer

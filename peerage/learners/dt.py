@@ -92,24 +92,26 @@ class DT(OfflineLearner):
         return first_actions(self.conditioned(obs.shape[1]), obs)
 
     def learn(self, step: int) -> None:
+        self.update(self.draw(), step)
+
+    def draw(self) -> Sequences:
+        """The next batch of windows."""
         index = (self.streams["data"].next() * self.windows.steps).long()
         found = self.windows.sample(index)
         states, actions, rtg = (x.to(self.dtype) for x in found[:3])
-        self.update(Sequences(states, actions, rtg, found.timesteps, found.mask), step)
+        return Sequences(states, actions, rtg, found.timesteps, found.mask)
 
     def update(self, batch: Sequences, step: int) -> None:
         """One gradient step, number `step` of the run."""
         errors = batch.states.new_empty(self.rows)
 
         def loss(predicted: Tensor, rows: slice) -> Tensor:
-            """`[s]`: the mean over valid steps of the squared error, averaged over the numbers of an action, or of the
-            cross-entropy."""
+            """`[s]`: the mean of `step_loss` over valid steps."""
             wanted, mask = batch.actions[rows], batch.mask[rows].to(predicted.dtype)
+            each = step_loss(predicted, wanted, self.space.discrete)
             if self.space.discrete:
-                each = -(predicted.log_softmax(dim=-1) * wanted).sum(dim=-1)
                 wrong = (predicted.detach().argmax(dim=-1) != wanted.argmax(dim=-1)).to(predicted.dtype)
             else:
-                each = (predicted - wanted).square().mean(dim=-1)
                 wrong = (predicted.detach() - wanted).abs().mean(dim=-1)
             count = mask.sum(dim=(1, 2))
             errors[rows] = (wrong * mask).sum(dim=(1, 2)) / count
@@ -162,3 +164,11 @@ class DT(OfflineLearner):
     def load_state(self, state: dict[str, Any]) -> None:
         super().load_state(state)
         self.dropout.load_state(state["dropout"])
+
+
+def step_loss(predicted: Tensor, wanted: Tensor, discrete: bool) -> Tensor:
+    """The loss of each step, `[..., out]` -> `[...]`: the cross-entropy of logits and one-hot actions, or the squared
+    error averaged over the numbers of an action."""
+    if discrete:
+        return -(predicted.log_softmax(dim=-1) * wanted).sum(dim=-1)
+    return (predicted - wanted).square().mean(dim=-1)
