@@ -47,8 +47,7 @@ class RvS(BC):
             self.kept.set(preprocessing_of(data, self.horizon, space.low, space.high))
 
     def inputs(self, data: Trajectories) -> np.ndarray:
-        timesteps = np.arange(data.steps) - np.repeat(data.starts[:-1], data.lengths)
-        return np.column_stack((data.obs, self.per_step(returns_to_go(data), timesteps)))
+        return np.column_stack((data.obs, self.per_step(returns_to_go(data), data.timesteps)))
 
     def inputs_width(self) -> int:
         return self.space.obs_dim + 1

@@ -25,11 +25,10 @@ def preprocessing_of(
     `default_scale`."""
     mean, std = statistics(data)
     to_go = returns_to_go(data, gamma)
-    timesteps = np.arange(data.steps) - np.repeat(data.starts[:-1], data.lengths)
     last = int(data.lengths.max())
     lowest, largest = np.full(last, np.inf), np.full(last, -np.inf)
-    np.minimum.at(lowest, timesteps, to_go)
-    np.maximum.at(largest, timesteps, to_go)
+    np.minimum.at(lowest, data.timesteps, to_go)
+    np.maximum.at(largest, data.timesteps, to_go)
     ranges = [np.pad(x, (0, longest - last), mode="edge").astype(np.float32) for x in (lowest, largest)]
     bounds = {} if low is None or high is None else {"low": low, "high": high}
     return Preprocessing(

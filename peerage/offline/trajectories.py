@@ -97,6 +97,11 @@ class Trajectories:
         return np.diff(self.starts)
 
     @property
+    def timesteps(self) -> np.ndarray:
+        """int64 [T]: the number of earlier steps of the same episode"""
+        return np.arange(self.steps) - np.repeat(self.starts[:-1], self.lengths)
+
+    @property
     def returns(self) -> np.ndarray:
         """float64 [E]: the undiscounted sums of rewards."""
         return np.add.reduceat(self.rewards.astype(np.float64), self.starts[:-1])

@@ -63,7 +63,6 @@ class Windows:
         self.state_mean, self.state_std = statistics(data)
         to_go = returns_to_go(data, gamma)
         self.returns_to_go = to_go.astype(np.float32)
-        starts, lengths = data.starts[:-1], data.lengths
 
         def put(array: np.ndarray) -> Tensor:
             return torch.tensor(array, device=device)  # a copy: the arrays of the data are read-only
@@ -71,8 +70,8 @@ class Windows:
         self._states = put((data.obs - self.state_mean) / self.state_std)
         self._actions = put(data.actions)
         self._rtg = put((to_go / scale).astype(np.float32)[:, None])
-        self._timesteps = put(np.arange(data.steps) - np.repeat(starts, lengths))
-        self._ends = put(np.repeat(data.starts[1:], lengths))
+        self._timesteps = put(data.timesteps)
+        self._ends = put(np.repeat(data.starts[1:], data.lengths))
         self._offsets = torch.arange(length, device=device)
 
     def sample(self, source: torch.Generator | Tensor | np.ndarray, batch: int | None = None) -> Batch:
