@@ -52,3 +52,11 @@ def write_dataset(
     storage.update_episodes(played)
     made.close()
     return folder
+
+
+def cart_and_swing(folder: Path, cart_steps: int, swing_steps: int) -> Path:
+    """The datasets `cart-v0`, 8 episodes of at most `cart_steps` steps, and `swing-v0`, 4 of `swing_steps`, in
+    `folder`."""
+    write_dataset(folder / "cart-v0", "CartPole-v1", balance, 8, max_episode_steps=cart_steps)
+    write_dataset(folder / "swing-v0", "Pendulum-v1", swing, 4, max_episode_steps=swing_steps)
+    return folder

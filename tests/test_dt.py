@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from small_data import balance, swing, write_dataset
+from small_data import cart_and_swing, write_dataset
 
 import peerage
 from peerage.cli import main
@@ -37,10 +37,7 @@ POLE = Space(4, 1, 2)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """The folder of Minari's datasets for this file: `cart` and `swing`."""
-    made = tmp_path_factory.mktemp("datasets")
-    write_dataset(made / "cart-v0", "CartPole-v1", balance, 8, max_episode_steps=20)
-    write_dataset(made / "swing-v0", "Pendulum-v1", swing, 4, max_episode_steps=30)
-    return made
+    return cart_and_swing(tmp_path_factory.mktemp("datasets"), 20, 30)
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_data import balance, swing, write_dataset
+from small_data import balance, cart_and_swing, write_dataset
 
 import peerage
 from peerage.app.form import yaml_of
@@ -47,10 +47,7 @@ SMALL = {"net_arch": (16,), "batch_size": 32, "verbose": 0}
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """The folder of Minari's datasets for this file: `cart` and `swing`."""
-    made = tmp_path_factory.mktemp("datasets")
-    write_dataset(made / "cart-v0", "CartPole-v1", balance, 8, max_episode_steps=60)
-    write_dataset(made / "swing-v0", "Pendulum-v1", swing, 4, max_episode_steps=40)
-    return made
+    return cart_and_swing(tmp_path_factory.mktemp("datasets"), 60, 40)
 
 
 @pytest.fixture(autouse=True)
