@@ -87,6 +87,8 @@ def test_a_batch_of_episodes_equals_single_episodes(preprocessing):
         single.flat.copy_(net.flat[b // 3 : b // 3 + 1])
         alone = actions_of(Contexts(single, preprocessing, 1), np.array([b]))
         np.testing.assert_allclose(alone[:, 0], together[:, b], atol=1e-6)
+        row = slice(b // 3, b // 3 + 1)
+        assert np.array_equal(actions_of(Contexts(net, preprocessing, 1, rows=row), np.array([b])), alone)
 
 
 def test_some_episodes_can_ask_and_the_state_restores_all():

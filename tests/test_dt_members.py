@@ -13,6 +13,8 @@ import peerage
 from peerage.cli import main
 from peerage.envs.make import check_env_id
 from peerage.errors import UserError
+from peerage.evaluation.evaluate import Evaluator
+from peerage.evaluation.targets import targets_of
 from peerage.interop.hf_dt import read_hf
 from peerage.interop.sequence_models import load_sequence_model
 from peerage.sharing.advisers import make_adviser
@@ -208,6 +210,24 @@ def test_episodes_without_a_time_limit_end_with_the_timesteps_of_the_model(place
     capsys.readouterr()
     assert main(["evaluate", str(group.folder), "--episodes", "1", "--advised", "--advisers", f"dt:{run.folder}"]) == 0
     assert note in (found := capsys.readouterr()).out + found.err
+
+
+@pytest.mark.parametrize("algorithm", ["dt", "rvs"])
+def test_one_member_is_evaluated_without_the_others(place, tmp_path, algorithm):
+    """Its episodes are those of the evaluation of all members."""
+    run = peerage.train(
+        algorithm=algorithm, data=str(place / "cart-v0"), log_dir=str(tmp_path), total_timesteps=3, n_peers=2,
+        replicas=2, eval_freq=0, batch_size=8, threads=1, verbose=0, learning_rate=0.1,
+        **({"gpt_d_model": 8, "gpt_n_layers": 1} if algorithm == "dt" else {"net_arch": (8,)}),
+    )  # fmt: skip
+    trainer = restore(run.folder, "policies").trainer
+    targets = targets_of(trainer.group, trainer.config)
+    maker = trainer.evaluation_makers[0]
+    together = Evaluator([maker] * 4, [[3, 4]] * 4).run(targets.alone(2))
+    alone = targets.member(2)
+    found = Evaluator([maker], [[3, 4]]).run(alone)
+    assert alone.conditioned.n == 2  # episodes, not four times as many
+    assert [e.return_ for _, _, e in found] == [e.return_ for row, _, e in together if row == 2]
 
 
 def test_what_needs_a_function_of_one_observation_refuses_members_with_memory(place, capsys):

@@ -449,7 +449,7 @@ def test_rvs_acts_for_the_average_return_per_remaining_step(tmp_path, same) -> N
     assert learner.inputs(data).tolist() == [[0, 6 / 5], [1, 5 / 4], [2, 1]]
     seen: list[list[float]] = []
     act = learner.acted
-    learner.acted = lambda inputs: (seen.append(inputs[:, 0].tolist()), act(inputs))[1]
+    learner.acted = lambda inputs, rows: (seen.append(inputs[:, 0].tolist()), act(inputs, rows))[1]
     episodes = learner.conditioned(1)
     episodes.begin(np.arange(2), np.array([10.0, -10.0]))
     for reward in (2.0, 1.0):

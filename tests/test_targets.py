@@ -48,8 +48,9 @@ class Untrained(Learner):
     def suggest(self, obs, noise):
         return obs.new_zeros(*obs.shape[:2], 1)
 
-    def conditioned(self, episodes, *, clip=False):
-        return Contexts(self.net, self.preprocessing, self.rows * episodes, clip=clip)
+    def conditioned(self, episodes, *, clip=False, rows=slice(None)):
+        n = len(range(self.rows)[rows]) * episodes
+        return Contexts(self.net, self.preprocessing, n, clip=clip, rows=rows)
 
     def parameters(self):
         return {"net": self.net.flat}

@@ -93,23 +93,18 @@ class MemberTargetActor(Actor):
         self.max_steps = None if found is None else found.max_steps
 
     def begin(self, n: int) -> None:
-        stack = self.stack
-        conditioned = stack.learner.conditioned(n, clip=self.clip)
+        place = self.stack.index.tolist().index(self.row)
+        conditioned = self.stack.learner.conditioned(n, clip=self.clip, rows=slice(place, place + 1))
         assert conditioned is not None, "a learner with takes_target implements conditioned"
-        self.conditioned, self.copies = conditioned, len(stack.index)
-        place = stack.index.tolist().index(self.row)
-        self.own = slice(place * n, (place + 1) * n)
-        self.conditioned.begin(np.arange(self.conditioned.n), self.target)
+        self.conditioned = conditioned
+        self.conditioned.begin(np.arange(n), self.target)
 
     def act(self, obs: np.ndarray) -> np.ndarray:
-        # A stack computes all of its members: the others see the same.
-        self.obs = np.tile(obs, (self.copies, 1))
-        self.actions = self.conditioned.act(self.obs)[self.own]
+        self.obs, self.actions = obs, self.conditioned.act(obs)
         return for_envs(self.actions, self.group)
 
     def observe(self, rewards: np.ndarray, done: np.ndarray) -> None:
-        actions = np.tile(self.actions, (self.copies, 1))
-        self.conditioned.observe(self.obs, actions, np.tile(rewards, self.copies), np.tile(done, self.copies))
+        self.conditioned.observe(self.obs, self.actions, rewards, done)
 
 
 class Targets:

@@ -111,9 +111,10 @@ class Learner:
         """Add exploration to the actions of members that follow themselves: `[S, act]` -> `[S, act]`."""
         return actions
 
-    def conditioned(self, episodes: int, *, clip: bool = False) -> Conditioned | None:
-        """Acts for target returns in `S * episodes` episodes, those of a member in consecutive rows; `clip` as of
-        `Conditioned`. None: the learner takes no target. Called only if it is registered with `takes_target`."""
+    def conditioned(self, episodes: int, *, clip: bool = False, rows: slice = slice(None)) -> Conditioned | None:
+        """Acts for target returns in `episodes` episodes of each of the members `rows` of the stack, those of a member
+        in consecutive rows; `clip` as of `Conditioned`. None: the learner takes no target. Called only if it is
+        registered with `takes_target`."""
         return None
 
     def state_value(self, obs: Tensor, noise: Tensor | None) -> Tensor:

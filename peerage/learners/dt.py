@@ -82,8 +82,9 @@ class DT(OfflineLearner):
         of_model = replace(data, actions=found.to_model(data.actions))
         self.windows = Windows(of_model, self.net.settings.context_length, found.scale, found.gamma, device=self.device)
 
-    def conditioned(self, episodes: int, *, clip: bool = False) -> Contexts:
-        return Contexts(self.net, self.kept.preprocessing(), self.rows * episodes, clip=clip)
+    def conditioned(self, episodes: int, *, clip: bool = False, rows: slice = slice(None)) -> Contexts:
+        n = len(range(self.rows)[rows]) * episodes
+        return Contexts(self.net, self.kept.preprocessing(), n, clip=clip, rows=rows)
 
     @torch.no_grad()
     def suggest(self, obs: Tensor, noise: Tensor | None = None) -> Tensor:

@@ -56,8 +56,8 @@ class RvS(BC):
         """The average return per remaining step: `R_t / (H - t)`; after the last step of an episode, `R_t`."""
         return to_go / np.maximum(self.horizon - timesteps, 1)
 
-    def conditioned(self, episodes: int, *, clip: bool = False) -> RvSEpisodes:
-        return RvSEpisodes(self, self.rows * episodes, clip=clip)
+    def conditioned(self, episodes: int, *, clip: bool = False, rows: slice = slice(None)) -> RvSEpisodes:
+        return RvSEpisodes(self, len(range(self.rows)[rows]) * episodes, clip=clip, rows=rows)
 
     @torch.no_grad()
     def suggest(self, obs: Tensor, noise: Tensor | None = None) -> Tensor:
@@ -76,15 +76,15 @@ class RvS(BC):
 
 
 class RvSEpisodes(Conditioned):
-    """Acts with the policies of a learner; arguments as for `Conditioned`."""
+    """Acts with the policies of the members `rows` of a learner; other arguments as for `Conditioned`."""
 
-    def __init__(self, learner: RvS, n: int, *, clip: bool = False) -> None:
+    def __init__(self, learner: RvS, n: int, *, clip: bool = False, rows: slice = slice(None)) -> None:
         super().__init__(learner.kept.preprocessing(), n, clip=clip)
-        self.learner = learner
+        self.learner, self.members, self.n_members = learner, rows, len(range(learner.rows)[rows])
 
     def choose(self, obs: np.ndarray, rows: np.ndarray, to_go: np.ndarray) -> np.ndarray:
         learner = self.learner
         inputs = np.column_stack((obs, learner.per_step(to_go, self.lengths[rows])))
         tensor = torch.as_tensor(inputs, device=learner.device, dtype=learner.dtype)
-        found = learner.acted(tensor.unflatten(0, (learner.rows, -1)))
+        found = learner.acted(tensor.unflatten(0, (self.n_members, -1)), self.members)
         return found.flatten(0, 1).cpu().numpy().astype(np.float32)

@@ -99,16 +99,25 @@ class Contexts(Conditioned):
     """A Decision Transformer in `n` episodes: windows of the last K steps, the newest last; K is the context length of
     `net`.
 
-    With several networks in `net`, each serves as many consecutive episodes: episode b belongs to network
-    `b // (n // S)`. Then `act` computes all episodes.
+    `rows` are the networks of `net` that act, by default all S. With several of them, each serves as many consecutive
+    episodes: episode b belongs to network `b // (n // S)`. Then `act` computes all episodes.
     """
 
     state_names = ("states", "actions", "rtg", *Conditioned.state_names)
 
-    def __init__(self, net: StackedGPT, preprocessing: Preprocessing, n: int, *, clip: bool = False) -> None:
+    def __init__(
+        self,
+        net: StackedGPT,
+        preprocessing: Preprocessing,
+        n: int,
+        *,
+        clip: bool = False,
+        rows: slice = slice(None),
+    ) -> None:
         super().__init__(preprocessing, n, clip=clip)
-        if n % net.rows:
-            raise ValueError(f"{n} episodes cannot be shared equally by {net.rows} networks")
+        self.networks, self.n_networks = rows, len(range(net.rows)[rows])
+        if n % self.n_networks:
+            raise ValueError(f"{n} episodes cannot be shared equally by {self.n_networks} networks")
         self.net, k = net, net.settings.context_length
         self.max_steps = net.settings.max_ep_len
         self.states = np.zeros((n, k, net.obs), np.float32)  # standardised
@@ -131,7 +140,8 @@ class Contexts(Conditioned):
         parts = (states, actions, rtg[..., None])
         tensors = [torch.as_tensor(x, dtype=net.flat.dtype, device=net.flat.device) for x in parts]
         tensors += [torch.as_tensor(x, device=net.flat.device) for x in (timesteps.clip(min=0), timesteps >= 0)]
-        found = net(*(x.unflatten(0, (net.rows, -1)) for x in tensors), newest=True)  # [S, b / S, width]
+        shared = (x.unflatten(0, (self.n_networks, -1)) for x in tensors)
+        found = net(*shared, rows=self.networks, newest=True)  # [S, b / S, width]
         return prepared.to_env(found.flatten(0, 1).cpu().numpy())
 
     def observe(
