@@ -263,14 +263,16 @@ def test_the_exchange_gives_away_encoders_and_nothing_else():
     g = group(replicas=2)
     learner, swap = g.stacks[0].learner, exchange(g)
     learner.active[1] = False
+    learner.critic.encoders[1, 2, 0, 3] = torch.inf
     before = {name: values.clone() for name, values in learner.parameters().items()}
     swap.after_learning(g, 10)
     critic = learner.critic
-    assert critic.heard.tolist() == [[True, False, True], [True] * 3]
+    assert critic.heard.tolist() == [[True, False, True], [True, True, False]]
     size = critic.encoder_size
     own = critic.flat.view(2, N, 2, -1)[..., :size]
     sent = critic.heard[..., None, None].expand_as(own)
-    assert torch.equal(critic.received[sent], own[sent]) and not critic.received[0, 1].any()
+    assert torch.equal(critic.received[sent], own[sent])
+    assert not critic.received[0, 1].any() and not critic.received[1, 2].any()
     assert critic.received is learner.critic_target.received
     for name, values in learner.parameters().items():
         assert torch.equal(values, before[name]), name

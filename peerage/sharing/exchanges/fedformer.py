@@ -15,7 +15,8 @@ from peerage.sharing.exchanges.base import Exchange
 
 class FedFormer(Exchange):
     """Copies the online encoders of all learning members into `received`, from which the critics of the other members
-    read. A member that has diverged is not copied: the others keep its last encoder."""
+    read. A member that has diverged, or whose encoders are not finite, is not copied: the others keep its last
+    encoder."""
 
     def __init__(self, settings: Any, group: Group, every: int) -> None:
         super().__init__(settings, group, every)
@@ -27,7 +28,8 @@ class FedFormer(Exchange):
 
     @torch.no_grad()
     def after_learning(self, group: Group, step: int) -> None:
-        sends = self.learner.active.view(group.R, group.N)
+        finite = self.critic.encoders.isfinite().flatten(2).all(dim=2)
+        sends = self.learner.active.view(group.R, group.N) & finite
         received = self.critic.received
         received.copy_(torch.where(sends[..., None, None], self.critic.encoders, received))
         self.critic.heard |= sends
