@@ -426,6 +426,8 @@ def test_members_with_other_algorithms_share_a_run_from_data(tmp_path, same, cap
     same(content(peerage.load(tmp_path / "killed")), content(whole))
     assert main(["evaluate", str(whole.folder), "--advised"]) == 2
     assert "was trained without advice: remove --advised" in capsys.readouterr().err
+    assert main(["evaluate", str(whole.folder), "--advisers", "random"]) == 2
+    assert "was trained without advice: remove --advisers" in capsys.readouterr().err
     learner = content(whole)[1]["group"]["stacks"]["1"]["learner"]
     mean = load_data("swing-v0").obs.astype(float).mean(0)
     assert np.allclose(learner["parameters"]["obs_mean"][1], mean) and "data" not in learner["replay"]

@@ -23,6 +23,7 @@ from peerage.nets import workers
 from peerage.runs.folder import RunFolder
 from peerage.sharing.advice import Advice
 from peerage.sharing.byzantine import ByzantineMembers
+from peerage.text import listing
 from peerage.training.restore import Restored, restore
 from peerage.training.trainer import Trainer
 
@@ -56,8 +57,17 @@ def evaluate_perturbed(
     """
     wrong = tuple(byzantine_members), None if advisers is None else tuple(advisers)
     wrong_advice = any(wrong)
-    if not advised and (wrong_advice or any(case.dropped_advice for case in perturbations)):
-        raise UserError("dropped_advice, --byzantine-members and --advisers need evaluation with advice: add --advised")
+    of_advice = {
+        "--perturb dropped_advice": any(case.dropped_advice for case in perturbations),
+        "--byzantine-members": bool(wrong[0]),
+        "--advisers": bool(wrong[1]),
+    }
+    needs_advice = [name for name, given in of_advice.items() if given]
+    if (advised or needs_advice) and is_offline(RunFolder.open(run).resolved()):
+        raise UserError(f"{run} was trained without advice: remove {needs_advice[0] if needs_advice else '--advised'}")
+    if needs_advice and not advised:
+        verb = "needs" if len(needs_advice) == 1 else "need"
+        raise UserError(f"{listing(needs_advice)} {verb} an evaluation with advice: add --advised")
     if not (perturbations or advised):
         raise UserError("--perturb: there is no perturbation; give a value above 0, as in observation_noise=0.1")
     perturbed = [Perturbations(), *perturbations] if wrong_advice else perturbations
@@ -112,8 +122,6 @@ def _perturbed(makers: Sequence[EnvMaker], perturbations: Perturbations) -> list
 def _restored(run: Path | str, env: Maker | None, case: Case, advised: bool, which: str) -> Restored:
     """Restore the newest checkpoint of the run, or `which`; with `advised`, including advice with the disturbances of
     `case`."""
-    if advised and is_offline(RunFolder.open(run).resolved()):
-        raise UserError(f"{run} was trained without advice: remove --advised")
     restored = restore(run, "company" if advised else "policies", env=env, device="cpu", which=which)
     trainer = restored.trainer
     if not advised:
