@@ -28,9 +28,9 @@ class GPTSettings:
     activation: GPTActivation = "relu"
     """Activation of the feed-forward layers: relu, gelu (exact), or gelu_new (its approximation by tanh in GPT-2)."""
     max_ep_len: int = limited(0, "[0, inf)")
-    """Number of timesteps with an embedding; later timesteps are refused. 0: the time limit of the environment or the
-    longest episode of the data, whichever is longer."""
-
+    """Number of timesteps with an embedding. Longer episodes of the data are refused, and evaluations in environments
+    without a time limit are truncated there. 0: the time limit of the environment or the longest episode of the data,
+    whichever is longer."""
     precision: Literal["float32", "bf16"] = "float32"
     """Precision of the matrix products of linear layers. bf16 is faster on GPUs and on processors with AMX (Intel,
     since 2023), and slower on others; parameters and gradients stay float32."""
