@@ -178,8 +178,9 @@ class Learner:
         return {}
 
     def exchanged(self) -> dict[str, Tensor]:
-        """The parameters that an exchange may change: by default all."""
-        return self.parameters()
+        """The parameters that an exchange may change: by default all but the running statistics."""
+        statistics = self.statistics()
+        return {name: values for name, values in self.parameters().items() if name not in statistics}
 
     def own_steps(self, transition: Transition) -> Tensor:
         """bool `[S]`: the member followed itself. An on-policy learner learns from these steps only."""

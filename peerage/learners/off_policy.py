@@ -122,10 +122,6 @@ class OffPolicyLearner(Learner):
     def statistics(self) -> dict[str, Tensor]:
         return {} if self.normalisation is None else self.normalisation.tensors()
 
-    def exchanged(self) -> dict[str, Tensor]:
-        """Without the running statistics."""
-        return {name: values for name, values in self.parameters().items() if name not in self.statistics()}
-
     def state(self) -> dict[str, Any]:
         running = {} if self.normalisation is None else {"running_return": self.normalisation.running_return}
         return {

@@ -144,10 +144,6 @@ class OfflineLearner(Learner):
     def statistics(self) -> dict[str, Tensor]:
         return {} if self.normalisation is None else self.normalisation.tensors()
 
-    def exchanged(self) -> dict[str, Tensor]:
-        """Without the statistics."""
-        return {name: values for name, values in self.parameters().items() if name not in self.statistics()}
-
     def state(self) -> dict[str, Any]:
         return {
             **super().state(),
