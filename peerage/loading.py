@@ -31,7 +31,7 @@ RUN_MARK = "# Peerage run:"
 def not_a_run(folder: str | os.PathLike[str]) -> str:
     """What a folder without config.yaml is instead of a run, for an error message."""
     if os.path.isfile(os.path.join(folder, "config.json")):
-        users = "`peerage evaluate`, `peerage export` and the adviser dt:FOLDER take it"
+        users = "`peerage evaluate`, `peerage video`, `peerage export` and the adviser dt:FOLDER take it"
         return f"{folder} is a model of Hugging Face, not a run folder: {users}"
     return f"{folder} is not a run folder: it has no config.yaml"
 

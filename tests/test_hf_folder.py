@@ -24,9 +24,9 @@ OBS, K = 4, 5
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def make_model(discrete=False):
+def make_model(discrete=False, n_actions=3):
     rng = np.random.default_rng(0)
-    bounds = {"n_actions": 3} if discrete else {"low": np.float32([-2, 0.1]), "high": np.float32([2, 0.7])}
+    bounds = {"n_actions": n_actions} if discrete else {"low": np.float32([-2, 0.1]), "high": np.float32([2, 0.7])}
     prepared = Preprocessing(
         rng.normal(size=OBS).astype(np.float32), rng.uniform(1, 2, OBS).astype(np.float32), 123.5, **bounds,
         rtg_low=np.float32([0, 1]), rtg_high=np.float32([5, 4]), returns=np.linspace(-3, 9, 101, dtype=np.float32),
@@ -196,11 +196,10 @@ def test_commands_for_runs_say_what_takes_a_folder_of_hugging_face(tmp_path, cap
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
-    words = "is a model of Hugging Face, not a run folder: `peerage evaluate`, `peerage export` and the adviser dt"
+    words = "is a model of Hugging Face, not a run folder: `peerage evaluate`, `peerage video`, `peerage export` and"
     with pytest.raises(UserError, match=words):
         peerage.load(folder)
     for command in (
-        ["video", str(folder)],
         ["resume", str(folder)],
         ["train", "--env", "CartPole-v1", "--init-from", str(folder), "--log-dir", str(tmp_path / "runs")],
         ["collect", str(folder), "--out", str(tmp_path / "data")],
@@ -208,5 +207,24 @@ def test_commands_for_runs_say_what_takes_a_folder_of_hugging_face(tmp_path, cap
         assert main(command) == 2
         assert words in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
-    for name in ("evaluate", "export"):
+    for name in ("evaluate", "video", "watch", "export"):
         assert main([name, "--help"]) == 0 and "RUN|FOLDER" in capsys.readouterr().out
+
+
+def test_a_video_of_a_folder_shows_the_episodes_of_its_evaluation(tmp_path, capsys):
+    folder = write_hf(make_model(discrete=True, n_actions=2), tmp_path / "model")
+    words = ["--target-return", "4", "--episodes", "5"]
+    assert main(["video", str(folder), *words]) == 0
+    assert main(["evaluate", str(folder), *words, "--json"]) == 0
+    shown, found = capsys.readouterr().out.split("\n", 1)
+    returns = [episode["return"] for episode in json.loads(found)["episodes"]]
+    assert (folder / "member-0-replica-0.gif").exists()
+    assert [float(word) for word in shown.split("return ")[1].split()] == returns and len(set(returns)) > 1
+    out = ["--out", str(tmp_path / "film.gif")]
+    for more, words in (
+        (["--env", "Acrobot-v1"], "Acrobot-v1 has observations of 6 numbers and 3 discrete actions"),
+        (["--member", "1"], "is a folder with a single model: remove --member, --replica and --checkpoint"),
+    ):
+        assert main(["video", str(folder), *out, *more]) == 2
+        assert words in capsys.readouterr().err
+    assert not (tmp_path / "film.gif").exists()

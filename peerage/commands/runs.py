@@ -38,6 +38,11 @@ def _add_checkpoint(parser: Parser) -> None:
     parser.add_argument("--checkpoint", type=_checkpoint, metavar="best|STEP", help=about)
 
 
+def _add_env(parser: Parser) -> None:
+    about = "environment for a folder of Hugging Face's DecisionTransformerModel instead of a run (default: its own)"
+    parser.add_argument("--env", metavar="ID", help=about)
+
+
 def _check_run_with_targets(args: argparse.Namespace) -> None:
     """UserError unless RUN is a run folder, and for target returns for members that take none."""
     check_run(args)
@@ -54,8 +59,7 @@ def _check_run_or_model(args: argparse.Namespace) -> None:
 
 def _evaluate_arguments(parser: Parser) -> None:
     add_run(parser, hugging_face=True)
-    about = "environment for a folder of Hugging Face's DecisionTransformerModel instead of a run (default: its own)"
-    parser.add_argument("--env", metavar="ID", help=about)
+    _add_env(parser)
     _add_checkpoint(parser)
     parser.add_argument(
         "--episodes", type=number(1), default=10, metavar="N", help="episodes per member (default: 10)"
@@ -229,7 +233,8 @@ def _member_arguments(parser: Parser, hugging_face: bool = False) -> None:
 
 
 def _watch_arguments(parser: Parser) -> None:
-    _member_arguments(parser)
+    _member_arguments(parser, hugging_face=True)
+    _add_env(parser)
     parser.add_argument("--episodes", type=number(1), default=1, metavar="N", help="episodes (default: 1)")
     about = "seed of the first episode (default: that of the run's evaluations)"
     parser.add_argument("--seed", type=number(0), metavar="N", help=about)
@@ -249,22 +254,22 @@ def _video_arguments(parser: Parser) -> None:
 
 
 VIDEO = Command(
-    "RUN [--member N] [--replica N] [--checkpoint best|STEP] [--episodes N] [--seed N] [--out FILE] [flags]",
+    "RUN|FOLDER [--member N] [--replica N] [--checkpoint best|STEP] [--episodes N] [--seed N] [--out FILE] [flags]",
     "Write a GIF or MP4 of a trained member, which acts alone and without exploration.",
     _video_arguments,
     "peerage.commands.actions.video:video",
     "EXAMPLES\n  peerage video experiments/my-run --member 1 --episodes 3 --out lander.gif\n"
     "  peerage video experiments/my-run --out experiments/my-run/film.mp4 && peerage report experiments/my-run\n",
-    _check_run_with_targets,
+    _check_run_or_model,
 )
 
 
 WATCH = Command(
-    "RUN [--member N] [--replica N] [--checkpoint best|STEP] [--episodes N] [--seed N]",
+    "RUN|FOLDER [--member N] [--replica N] [--checkpoint best|STEP] [--episodes N] [--seed N]",
     "Show a trained member in a window.",
     _watch_arguments,
     "peerage.commands.actions.video:watch",
-    check=_check_run_with_targets,
+    check=_check_run_or_model,
 )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from peerage.envs.make import EnvMaker
+from peerage.envs.make import EnvMaker, Maker
 from peerage.envs.vector import Step
 from peerage.errors import UserError
 from peerage.evaluation.evaluate import SEED, Actor, Evaluator
@@ -41,6 +41,43 @@ class SequenceActor(Actor):
         self.contexts.observe(self.obs, self.actions, step.reward, step.done)
 
 
+def model_and_environment(folder: Path | str, env: Maker | None = None) -> tuple[SequenceModel, EnvMaker]:
+    """The model in a folder and its environment: `env`, or the one that the folder names. Raises UserError for a folder
+    without an environment, for one that the folder names as `module:function`, which would execute code that it
+    chooses, and for one with other spaces."""
+    model = load_sequence_model(str(folder))
+    if not env and (not model.env or ":" in model.env):
+        what = f"the environment {model.env[:60]}, which would execute code" if model.env else "no environment"
+        raise UserError(f"{folder} names {what}: add --env ID")
+    maker = EnvMaker(env) if env else EnvMaker(model.env, model.env_args)
+    check_spaces(model, maker.spec(), str(folder))
+    return model, maker
+
+
+def _targets(
+    folder: Path | str, model: SequenceModel, targets: Sequence[float], clip: bool, say: Callable[[str], None]
+) -> list[float]:
+    """The chosen targets, or those of the data. Raises UserError if there are none."""
+    prepared = model.preprocessing
+    values = list(dict.fromkeys(map(float, targets))) or prepared.targets()
+    if not values:
+        raise UserError(f"{folder} does not know the returns of its data: choose targets with --target-return")
+    if clip:
+        values = list(dict.fromkeys(min(value, prepared.largest) for value in values))
+    elif targets and max(values) > prepared.largest:
+        highest, known = number(max(values)), number(prepared.largest)
+        say(f"the target return {highest} exceeds the largest return of the data, {known}")
+    return values
+
+
+def acting_for(
+    folder: Path | str, model: SequenceModel, target: float | None, *, clip: bool, say: Callable[[str], None]
+) -> SequenceActor:
+    """The model acting for one target; by default the largest return of its data."""
+    values = _targets(folder, model, [] if target is None else [target], clip, say)
+    return SequenceActor(model, values[:1], clip=clip)
+
+
 def evaluate_folder(
     folder: Path | str,
     env: str = "",
@@ -56,24 +93,10 @@ def evaluate_folder(
 
     `env`: by default the environment that the folder names. `targets`: by default the largest return of the data, its
     10, 50 and 90% quantiles, and 1.2 times the largest one. `clip`: as of `RunConfig.clip_targets`. `say` receives
-    messages. Raises UserError for a folder without an environment or without targets, for an environment that the
-    folder names as `module:function`, which would execute code that it chooses, and for one with other spaces.
+    messages. Raises UserError for a folder without targets, and as `model_and_environment`.
     """
-    model = load_sequence_model(str(folder))
-    if not env and (not model.env or ":" in model.env):
-        what = f"the environment {model.env[:60]}, which would execute code" if model.env else "no environment"
-        raise UserError(f"{folder} names {what}: add --env ID")
-    maker = EnvMaker(env) if env else EnvMaker(model.env, model.env_args)
-    check_spaces(model, maker.spec(), str(folder))
-    prepared = model.preprocessing
-    values = list(dict.fromkeys(map(float, targets))) or prepared.targets()
-    if not values:
-        raise UserError(f"{folder} does not know the returns of its data: choose targets with --target-return")
-    if clip:
-        values = list(dict.fromkeys(min(value, prepared.largest) for value in values))
-    elif targets and max(values) > prepared.largest:
-        highest, known = number(max(values)), number(prepared.largest)
-        say(f"the target return {highest} exceeds the largest return of the data, {known}")
+    model, maker = model_and_environment(folder, env)
+    values = _targets(folder, model, targets, clip, say)
     first = SEED if seed is None else seed
     seeds = [first + e for e in range(episodes)] * len(values)
     evaluator = Evaluator([maker], [seeds], max_steps=max_steps)

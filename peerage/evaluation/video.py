@@ -11,20 +11,24 @@ import math
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from peerage.config.adviser_words import checkpoint_word
-from peerage.envs.make import Maker
+from peerage.envs.make import EnvMaker, Maker
+from peerage.envs.success import SuccessRule
 from peerage.envs.vector import EnvGroup, Step
 from peerage.errors import UserError
 from peerage.evaluation.evaluate import SEED, Actor, episode_seeds, limit_episodes, play
+from peerage.evaluation.folder import acting_for, model_and_environment
 from peerage.evaluation.targets import targets_of
 from peerage.evaluation.video_files import VideoFile, video_file
+from peerage.interop.hf_dt import is_hf
 from peerage.nets import workers
 from peerage.text import first_line
 from peerage.training.restore import restore
@@ -42,6 +46,17 @@ class Video:
     frames: int
     returns: list[float]
     """Return of every complete episode."""
+
+
+class _Acting(NamedTuple):
+    """Who acts."""
+
+    member: int
+    replica: int
+    target: float | None
+    """Target return; None: the default one."""
+    clip: bool
+    """Whether targets are limited to the range of the data."""
 
 
 class _FrameLimit(Exception):
@@ -104,7 +119,8 @@ def record(
 ) -> Video:
     """Play `episodes` episodes of a member without exploration and write them as a GIF or MP4.
 
-    `out`: the file, which ends in .gif or .mp4 (extra `video`); by default
+    `run`: a run folder, or a folder of Hugging Face's DecisionTransformerModel, which has one member and needs `env` if
+    it does not name its environment. `out`: the file, which ends in .gif or .mp4 (extra `video`); by default
     `member-<i>-replica-<r>[-<checkpoint>].gif` in the run folder. Evaluations start from the same states, unless `seed`
     is given. `checkpoint`: `"best"` or a step; by default the newest. The video ends after `max_frames` frames, at
     least 1. An environment with more than 50 frames per second (MP4: 60) is shown at its speed with every second frame,
@@ -126,7 +142,7 @@ def record(
         raise UserError(f"{path.parent} is not a folder: create it first")
     use_egl()
     try:
-        actor = member, replica, target_return, clip_targets
+        actor = _Acting(member, replica, target_return, clip_targets)
         returns = _play(run, "rgb_array", file, max_frames, actor, episodes, seed, which, env)
         file.finish()
     except BaseException:
@@ -163,8 +179,69 @@ def watch(
     if sys.platform.startswith("linux") and not _has_screen():
         raise UserError("there is no screen: use `peerage video` to write a file")
     # In this mode, `reset` and `step` of an environment render and wait between frames.
-    actor = member, replica, target_return, clip_targets
+    actor = _Acting(member, replica, target_return, clip_targets)
     return _play(run, "human", None, MAX_FRAMES, actor, episodes, seed, checkpoint_word(checkpoint), env)
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """One environment and the member that acts in it."""
+
+    maker: EnvMaker
+    actor: Actor
+    seeds: list[int]
+    """Of the episodes."""
+    max_steps: int | None
+    """The maximum length of an episode, as of `limit_episodes`."""
+    success: SuccessRule = "last"
+    clock: int = 0
+    """The step of the training, for environments that change."""
+    close: Callable[[], None] = lambda: None
+
+
+def _of_run(
+    run: Path | str, actor: _Acting, episodes: int, seed: int | None, which: str, env: Maker | None
+) -> _Scene:
+    trainer = restore(run, "policies", env=env, which=which).trainer
+    try:
+        workers.configure(trainer.threads)
+        if not (0 <= actor.member < trainer.N and 0 <= actor.replica < trainer.R):
+            raise UserError(f"{run} has members 0 to {trainer.N - 1} and replicas 0 to {trainer.R - 1}")
+        row = actor.replica * trainer.N + actor.member
+        targets = targets_of(
+            trainer.group, trainer.config, [] if actor.target is None else [actor.target], clip=actor.clip
+        )
+        for message in targets.messages:
+            _warn(message)
+        seeds = episode_seeds(trainer.config, episodes, SEED if seed is None else seed)[row]
+    except UserError:
+        trainer.close()
+        raise
+    settings = trainer.config.run
+    return _Scene(
+        trainer.evaluation_makers[row],
+        targets.member(row),
+        seeds,
+        settings.max_eval_steps,
+        settings.success,
+        trainer.step,
+        trainer.close,
+    )
+
+
+def _of_folder(
+    folder: Path | str, actor: _Acting, episodes: int, seed: int | None, which: str, env: Maker | None
+) -> _Scene:
+    if actor.member or actor.replica or which:
+        raise UserError(f"{folder} is a folder with a single model: remove --member, --replica and --checkpoint")
+    model, maker = model_and_environment(folder, env)
+    acting = acting_for(folder, model, actor.target, clip=actor.clip, say=_warn)
+    first = SEED if seed is None else seed
+    return _Scene(maker, acting, list(range(first, first + episodes)), None)
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, stacklevel=2)
 
 
 def _play(
@@ -172,47 +249,34 @@ def _play(
     mode: str,
     file: VideoFile | None,
     max_frames: int,
-    actor: tuple[int, int, float | None, bool],
+    actor: _Acting,
     episodes: int,
     seed: int | None,
     which: str,
     env: Maker | None,
 ) -> list[float]:
-    """Play the episodes and add their images to `file`. Returns the return of every complete episode. `actor`: member,
-    replica, target return, and whether it is clipped."""
-    member, replica, target, clip = actor
-    trainer = restore(run, "policies", env=env, which=which).trainer
-    workers.configure(trainer.threads)
+    """Play the episodes and add their images to `file`. Returns the return of every complete episode."""
+    scene = (_of_folder if is_hf(Path(run)) else _of_run)(run, actor, episodes, seed, which, env)
+    maker = replace(scene.maker, env_args={**scene.maker.env_args, "render_mode": mode})
     try:
-        if not (0 <= member < trainer.N and 0 <= replica < trainer.R):
-            raise UserError(f"{run} has members 0 to {trainer.N - 1} and replicas 0 to {trainer.R - 1}")
-        row = replica * trainer.N + member
-        given = [] if target is None else [target]
-        targets = targets_of(trainer.group, trainer.config, given, clip=clip)
-        for message in targets.messages:
-            warnings.warn(message, stacklevel=2)
-        maker = trainer.evaluation_makers[row]
-        maker = replace(maker, env_args={**maker.env_args, "render_mode": mode})
-        seeds = episode_seeds(trainer.config, episodes, SEED if seed is None else seed)[row]
-        envs = EnvGroup([maker], [seeds], success=trainer.config.run.success, batched=False)
-        acting = targets.member(row)
-        limit_episodes(envs, trainer.config.run.max_eval_steps, acting.max_steps)
+        envs = EnvGroup([maker], [scene.seeds], success=scene.success, batched=False)
     except UserError as error:
-        trainer.close()
+        scene.close()
         if "argument" in str(error):  # it was just built without this argument
             raise UserError(f"{error}; a video needs an environment with an argument render_mode") from error
         raise
     try:
-        envs.set_clock(trainer.step, running=False)
+        limit_episodes(envs, scene.max_steps, scene.actor.max_steps)
+        envs.set_clock(scene.clock, running=False)
         every = 1
         if file is not None:
             fps = float(envs.envs[0].metadata.get("render_fps") or FPS)
             every = math.ceil(fps / file.max_fps)
             file.rate = fps / every
-        recorded = _RecordedActor(acting, envs, file, every, max_frames)
+        recorded = _RecordedActor(scene.actor, envs, file, every, max_frames)
         with suppress(_FrameLimit):
             play(envs, recorded, episodes, rest=True)
         return recorded.returns
     finally:
         envs.close()
-        trainer.close()
+        scene.close()

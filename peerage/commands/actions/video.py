@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from peerage.errors import UserError
 from peerage.evaluation import video as videos
+from peerage.interop.hf_dt import is_hf
 from peerage.text import number
 
 
@@ -23,7 +26,9 @@ def watch(args: argparse.Namespace, command: Sequence[str]) -> None:
 def _which(args: argparse.Namespace) -> dict[str, Any]:
     names = ("member", "replica", "episodes", "seed", "target_return", "clip_targets")
     chosen = {name: getattr(args, name) for name in names}
-    return {**chosen, "checkpoint": args.checkpoint or ""}
+    if args.env and not is_hf(Path(args.run)):
+        raise UserError("--env is for folders of Hugging Face; a run has its environment")
+    return {**chosen, "checkpoint": args.checkpoint or "", "env": args.env}
 
 
 def _returns(returns: Sequence[float]) -> str:
