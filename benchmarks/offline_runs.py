@@ -44,6 +44,8 @@ class Task:
     flags: str
     steps: int
     """Of the expert."""
+    mixed: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
+    """Shares of the expert's steps after which its checkpoints act in mixed data; multiples of the first one."""
 
 
 TD3 = "--algorithm td3 --learning-starts 1000 --log-freq 1000"
@@ -52,12 +54,12 @@ TASKS = {
     for task in (
         Task("halfcheetah", "HalfCheetah-v5", f"--env HalfCheetah-v5 {TD3}", 40_000),
         Task("hopper", "Hopper-v5", f"--env Hopper-v5 {TD3}", 60_000),
-        Task("cartpole", "CartPole-v1", "--config ppo-cartpole", 100_000),
+        Task("cartpole", "CartPole-v1", "--config ppo-cartpole", 40_000, (1 / 16, 1 / 8, 1 / 4, 1)),
     )
 }
 METHODS = {  # label, flags, gradient steps
-    "dt": ("Decision Transformer", "--algorithm dt", 20_000),
-    "ddt": ("Decoupled DT", "--algorithm ddt", 20_000),
+    "dt": ("Decision Transformer", "--algorithm dt --learning-rate 1e-3", 2_000),
+    "ddt": ("Decoupled DT", "--algorithm ddt --learning-rate 1e-3", 2_000),
     "bc": ("behaviour cloning", "--algorithm bc", 20_000),
     "bc10": ("10%-BC", "--algorithm bc --data-fraction 0.1", 20_000),
     "rvs": ("return-conditioned MLP", "--algorithm rvs", 20_000),
@@ -103,9 +105,10 @@ class Expert(Made):
 
     def make(self) -> tuple[bool, str]:
         steps = max(1024, round(self.size.expert_share * self.task.steps / 1024) * 1024)
-        quarter = steps // 4
-        more = f"--n-peers 1 --sharing none --total-timesteps {steps} --checkpoint-freq {quarter} --keep-checkpoints 4"
-        more += f" --eval-freq {quarter} --n-eval-episodes {self.size.eval_episodes}"
+        first = self.task.mixed[0]
+        more = f"--n-peers 1 --sharing none --total-timesteps {steps} --checkpoint-freq {round(first * steps)}"
+        more += f" --keep-checkpoints {round(1 / first)} --eval-freq {steps // 4}"
+        more += f" --n-eval-episodes {self.size.eval_episodes}"
         return runs.train([*self.task.flags.split(), *more.split()], self.folder, (1, steps))
 
 
@@ -127,7 +130,8 @@ class Dataset(Made):
         if self.done:
             return True, f"{self.name}: already collected"
         expert = Expert(self.task, self.size)
-        steps = [checkpoint.step_of(folder) for folder in checkpoint.checkpoints(expert.folder)]
+        found = sorted(checkpoint.step_of(folder) for folder in checkpoint.checkpoints(expert.folder))
+        steps = [found[max(1, round(share * len(found))) - 1] for share in self.task.mixed]
         sources = [str(expert.folder)] if self.kind == "expert" else [f"{expert.folder}@{step}" for step in steps]
         sources += ["random"] if self.kind == "mixed" else []
         words = [*sources, "--episodes", str(self.size.episodes), "--noise", str(NOISE), "--out", f"./{self.folder}"]
