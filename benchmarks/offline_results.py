@@ -194,8 +194,8 @@ HEAD = """# Offline learning: results
 Tables and figures are generated from run folders by `python -m benchmarks.offline_results page`; `... run` makes the
 data and trains the runs. Nothing is downloaded: an expert is trained for each task (TD3; PPO on CartPole-v1), and
 `peerage collect` records its episodes with noise 0.1. Expert data is of the trained expert. Mixed data has equal
-numbers of episodes of random actions, of the trained expert, and of its checkpoints at a quarter, half and three quarters
-of its training (CartPole-v1, which it solves sooner: at 1/16, 1/8 and 1/4).
+numbers of episodes of random actions, of the trained expert, and of its checkpoints at a quarter, half and three
+quarters of its training (CartPole-v1, which it solves sooner: at 1/16, 1/8 and 1/4).
 
 Every run is one member with several seeds (replicas) that learn from the same data. Intervals are 95% t-intervals over
 replicas; differences and p-values are those of the permutation test of [statistics](../statistics.md). The return is
