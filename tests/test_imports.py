@@ -299,7 +299,8 @@ def test_a_training_imports_what_the_report_needs_after_its_last_step(tmp_path: 
     code = f"""
 import sys, peerage
 from peerage import session
-session.write_report = lambda folder: print([n for n in ("pandas", "scipy", "matplotlib") if n in sys.modules])
+heavy = "pandas", "scipy", "matplotlib", "torch._dynamo"
+session.write_report = lambda folder: print([name for name in heavy if name in sys.modules])
 peerage.train("Room-v3", n_peers=2, total_timesteps=20, n_eval_episodes=1, log_dir={str(tmp_path)!r}, exp_name="run",
               verbose=0, learning_starts=4)
 """

@@ -16,7 +16,7 @@ import math
 import shutil
 import traceback
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +27,7 @@ import gymnasium
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 
 from peerage.envs.vector import EnvGroup
 from peerage.errors import UserError
@@ -310,26 +310,31 @@ def _nearest(folder: Path) -> Path:
 # --- limit while building -----------------------------------------------------------------------------------
 
 
-class _AllocationLimit(TorchDispatchMode):
+class _AllocationLimit(TorchFunctionMode):
     """Raises MemoryError before tensors filled with a constant exceed `room` bytes of CPU memory. Filling allocates
     the pages at once, so the system could kill the process before the budget is checked. Uninitialised tensors do not
-    have this problem."""
+    have this problem. (A mode of the dispatcher would import torch._dynamo, which takes a second.)"""
 
     def __init__(self, room: int) -> None:
         super().__init__()
         self.room = room
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.overloadpacket.__name__
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", "")
         if name in ("zeros", "ones", "full", "zeros_like", "ones_like", "full_like"):
             like = args[0]
-            count = like.numel() if isinstance(like, Tensor) else math.prod(like)
+            count = like.numel() if isinstance(like, Tensor) else _count(args)
             device = (kwargs or {}).get("device") or (like.device if isinstance(like, Tensor) else "cpu")
             if torch.device(device).type == "cpu":
                 self.room -= 4 * count
             if self.room < 0:
                 raise MemoryError(f"{_size(4 * count)} more are not available")
         return func(*args, **(kwargs or {}))
+
+
+def _count(args: Sequence[Any]) -> int:
+    """The elements of a tensor whose shape is the first of `args`, or all of them: `zeros((2, 3))`, `zeros(2, 3)`."""
+    return math.prod(args[0] if args and not isinstance(args[0], int) else args)
 
 
 @contextmanager
