@@ -316,6 +316,8 @@ def test_a_run_logs_attention_and_resumes_bit_for_bit(tmp_path):
     assert len(sums) == 4 * 4 and np.allclose(sums, 1, atol=1e-5)
     early = logged[(logged["step"] == 40) & (logged["member"] == "member-0")]
     assert set(early["name"]) == {f"fedformer/attention_{name}" for name in ("cls", "0", "1")}
+    page = whole.report().read_text(encoding="utf-8")
+    assert "Attention of the critics" in page and (whole.folder / "figures" / "encoder_attention.png").exists()
 
 
 def test_refusals(tmp_path):

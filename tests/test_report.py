@@ -21,8 +21,9 @@ from peerage.config import AdviceConfig, Config, LearnerConfig
 from peerage.config.file import to_dict
 from peerage.errors import UserError
 from peerage.learners.defaults import resolve
-from peerage.reports import advice_figures, charts, matrix, page, plots, provenance
+from peerage.reports import advice_figures, charts, encoder_attention, matrix, over_time, page, plots, provenance
 from peerage.reports.drawing import adviser_colour
+from peerage.reports.figures import make_figures
 from peerage.reports.plot_scales import Axes, Look, Series, height, label, shades, ticks
 from peerage.reports.report import _followed_most, _listening, render, write_report
 from peerage.runs import CsvLog, RunFolder
@@ -269,7 +270,7 @@ def test_large_groups_are_pooled_and_stay_small(tmp_path):
     # 24 askers; self, other members, expert and adversary; choices and four signals
     assert len(data["columns"]) == 5
     views = len(data["columns"][0]["values"]) / (len(data["steps"]) * 24 * 4)
-    assert views == 3 and charts.MATRIX_STEPS[0] <= len(data["steps"]) <= charts.MATRIX_STEPS[1]
+    assert views == 3 and over_time.MATRIX_STEPS[0] <= len(data["steps"]) <= over_time.MATRIX_STEPS[1]
     assert all(len(data["grids"][0]) <= charts.POINTS for data in chart_data(text) if data.get("grids"))
     assert "Members are pooled into two advisers" in text
     assert "data:image" not in text
@@ -686,10 +687,40 @@ def test_without_scripts_and_in_print(browser, report):
     assert browser.run(fits)
 
 
-def test_evaluations_on_the_test_split_have_a_curve(tmp_path):
+def test_evaluations_on_the_test_split_have_curves(tmp_path):
     run = make_run(tmp_path, rows=3)
     assert "Test return" not in render(RunFolder.open(run))
     path = run / "evaluations.csv"
     head, *lines = path.read_text().splitlines()
-    path.write_text("\n".join([head, *lines, *(line.replace(",alone", ",test") for line in lines)]) + "\n")
-    assert "Test return" in render(RunFolder.open(run))
+    test = [line.replace(",,alone", ",1,test") for line in lines]
+    path.write_text("\n".join([head, *lines, *test]) + "\n")
+    html = render(RunFolder.open(run))
+    assert "Test return" in html and "Success on the test split" in html and "Success in evaluations" not in html
+    names = {drawn.path.stem for drawn in make_figures(run)}
+    assert {"evaluation_return", "test_return", "test_success"} <= names and "evaluation_success" not in names
+
+
+def test_the_attention_of_critics_is_a_matrix_over_time():
+    """Two members and two replicas: percent of CLS, of the own encoder and of the other's."""
+    weights = {(0, 0): (0.2, 0.3, 0.5), (0, 1): (0.1, 0.8, 0.1), (1, 0): (0.4, 0.5, 0.1), (1, 1): (0.3, 0.2, 0.5)}
+    rows = [
+        (step, r, f"member-{m}", f"fedformer/attention_{token}", share if step == 20 else 1 / 3)
+        for step in (10, 20)
+        for (r, m), shares in weights.items()
+        for token, share in zip(("cls", "0", "1"), shares)
+    ]
+    metrics = pd.DataFrame(rows, columns=["step", "replica", "member", "name", "value"])
+    html = encoder_attention.over_time(metrics)
+    (data,) = chart_data(html)
+    (column,) = data["columns"]
+    assert data["steps"] == [10, 20] and (column["low"], column["high"]) == (0, 80)
+    mean = np.array(column["values"]).reshape(3, 2, 2, 3)  # views, steps, members, tokens: members first
+    np.testing.assert_allclose(mean[0, 1], [[40, 30, 30], [50, 30, 20]], atol=0.5)
+    np.testing.assert_allclose(mean[1, 1], [[30, 50, 20], [80, 10, 10]], atol=0.5)
+    assert "33.3%" in html and "critics of" in html and "mean of 2 replicas" in html
+    draft = encoder_attention.over_time_figure(metrics)
+    first, last = (np.asarray(axes.images[0].get_array()) for axes in draft.figure.axes[:2])
+    np.testing.assert_allclose(first, 100 / 3)
+    np.testing.assert_allclose(last, [[40, 30, 30], [50, 30, 20]])
+    none = metrics.assign(name="loss/critic")
+    assert encoder_attention.over_time(none) == "" and encoder_attention.over_time_figure(none) is None

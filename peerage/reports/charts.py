@@ -15,6 +15,7 @@ import pandas as pd
 from peerage.reports import matrix, page, plots
 from peerage.reports.drawing import MAX_MEMBERS, OTHER_COLOURS, adviser_colour
 from peerage.reports.heatmaps import capital
+from peerage.reports.over_time import OverTime
 from peerage.reports.plots import Look, Series
 from peerage.runs.listeners import is_member
 from peerage.statistics import summaries
@@ -28,10 +29,6 @@ AREA_POINTS = 60
 """Largest number of points of the stacked areas: each sums several rows of the log, which reduces the noise."""
 TRACE_NUMBERS = 24_000
 """Largest number of values in all traces of single askers together, about 14 bytes each."""
-MATRIX_NUMBERS = 90_000
-"""Largest number of values in the matrix, about 5 bytes each."""
-MATRIX_STEPS = (12, 50)
-"""Smallest and largest number of steps that the matrix shows."""
 BUNDLE_COLOUR = "#8fa6b8"
 """Colour of the lines of single members in a large group."""
 START_NOTE = "Initial values far from the learned ones are outside the axes."
@@ -62,9 +59,16 @@ def learning(evaluations: pd.DataFrame, metrics: pd.DataFrame) -> str:
     return "\n".join(filter(None, parts))
 
 
-def test_split(values: pd.DataFrame) -> str:
-    """Return of evaluations of the mode test; `values`: as from `summaries.member_values`."""
-    return curve(values, "Test return", "return of evaluations on the test split")
+def test_split(evaluations: pd.DataFrame) -> str:
+    """Return and success of the evaluations of the mode test."""
+    success = summaries.success_values(evaluations)
+    success["value"] *= 100
+    values = summaries.member_values(evaluations, "return")
+    parts = [
+        curve(values, "Test return", "return of evaluations on the test split"),
+        curve(success, "Success on the test split", "share of these episodes with success", "", _percent(), (0, 100)),
+    ]
+    return "\n".join(filter(None, parts))
 
 
 def offline(metrics: pd.DataFrame) -> str:
@@ -184,32 +188,15 @@ def listeners(advice: pd.DataFrame) -> str:
     if advice["adviser"].nunique() < 2 or advice["chosen"].sum() == 0:
         return ""
     source, advisers = _pooled(advice[advice["step"] >= advice["step"][advice["chosen"] > 0].min()])
-    askers = sorted(set(source["asker"]), key=summaries.natural)
-    replicas = sorted(set(source["replica"]))
     signals = _signals(source)
-    a_moment = len(askers) * len(advisers) * (1 + len(signals))
-    one_by_one = 1 < len(replicas) <= MATRIX_NUMBERS // (a_moment * MATRIX_STEPS[0]) - 1
-    views = 1 + len(replicas) if one_by_one else 1
-    most = max(MATRIX_STEPS[0], min(MATRIX_STEPS[1], MATRIX_NUMBERS // (a_moment * views)))
-    source = summaries.thin(source, most)
-    steps = np.unique(source["step"].to_numpy())
-
-    def array(values: pd.Series) -> np.ndarray:
-        """`[V, T, A, K]` from a series with index (replica, step, asker, adviser)."""
-        keys: list[Any] = [replicas, steps, askers, advisers]
-        full = values.reindex(pd.MultiIndex.from_product(keys)).to_numpy(dtype=float)
-        full = full.reshape([len(key) for key in keys])
-        mean = summaries.spread(np.moveaxis(full, 0, -1)).mean[None]
-        return np.concatenate([mean, full]) if one_by_one else mean
-
-    grouped = source.groupby(["replica", "step", "asker", "adviser"])
+    over_time = OverTime(source, advisers, 1 + len(signals))
+    grouped = over_time.source.groupby(["replica", "step", "asker", "adviser"])
     chosen = grouped["chosen"].sum()
     total = chosen.groupby(level=["replica", "step", "asker"]).transform("sum")
-    choices = array(100 * chosen / total.where(total > 0))
+    choices = over_time.array(100 * chosen / total.where(total > 0))
     columns = [matrix.Column("choices", "share of choices (%)", choices, share=True)]
     for name, title in signals.items():
-        columns.append(matrix.Column(title, title, array(grouped[name].mean())))
-    average = "one replica" if len(replicas) == 1 else f"mean of {len(replicas)} replicas"
+        columns.append(matrix.Column(title, title, over_time.array(grouped[name].mean())))
     caption = (
         "Rows are asking members, columns their advisers; framed cells are members that follow themselves. Choices are "
         f"counted, and signals averaged, since the step before. Random choice would give each of "
@@ -219,12 +206,7 @@ def listeners(advice: pd.DataFrame) -> str:
         caption += " Each signal has its own colour scale: blue for high values, orange for values below zero."
     if len(advisers) < advice["adviser"].nunique():
         caption += " Members are pooled into two advisers: the asker itself, and all others."
-    if len(replicas) > 1:
-        caption += " The matrix is the mean over replicas" + (", or a single one." if one_by_one else ".")
-    views_named = [average, *(f"replica {r}" for r in replicas)] if one_by_one else [average]
-    return matrix.listeners(
-        steps.tolist(), askers, advisers, columns, views=views_named, title="Step by step", caption=caption
-    )
+    return over_time.draw(columns, "Step by step", caption)
 
 
 def shares(advice: pd.DataFrame) -> str:

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from peerage.reports import advice_figures
+from peerage.reports import advice_figures, encoder_attention
 from peerage.reports.drawing import Draft, common_style, curve, legend, new_figure, png
+from peerage.reports.heatmaps import capital
 from peerage.runs import tables
 from peerage.runs.folder import RunFolder, as_mapping, write_atomically
 from peerage.statistics import summaries
@@ -32,14 +33,17 @@ def make_figures(folder: Path | str) -> list[Drawn]:
 
     Raises UserError if the folder is missing or its CSV files are damaged.
     """
-    evaluations, metrics = tables.read_evaluations(folder), tables.read_metrics(folder)
-    advice = tables.read_advice(folder)
+    evaluations, test = tables.read_evaluations(folder), tables.read_evaluations(folder, "test")
+    metrics, advice = tables.read_metrics(folder), tables.read_advice(folder)
     makers: list[Callable[[], Draft | None]] = [
         lambda: evaluation_return(evaluations),
         lambda: evaluation_success(evaluations),
+        lambda: evaluation_return(test, "test"),
+        lambda: evaluation_success(test, "test"),
         lambda: training_return(metrics),
         lambda: target_returns(run_calibration(folder)),
         *advice_figures.makers(metrics, advice),
+        lambda: encoder_attention.over_time_figure(metrics),
     ]
     target = Path(folder) / "figures"
     target.mkdir(exist_ok=True)
@@ -75,17 +79,19 @@ def run_calibration(folder: Path | str) -> Calibration | None:
 # --- learning curves ------------------------------------------------------------------------------
 
 
-def evaluation_return(evaluations: pd.DataFrame) -> Draft | None:
-    """Return of evaluation episodes over steps."""
+def evaluation_return(evaluations: pd.DataFrame, split: str = "evaluation") -> Draft | None:
+    """Return of evaluation episodes over steps; `split`: `test` for those on the test split."""
     values = summaries.member_values(evaluations, "return")
-    return curve("evaluation_return", "Evaluation return", "return of greedy episodes", values)
+    where = " on the test split" if split == "test" else ""
+    return curve(f"{split}_return", f"{capital(split)} return", f"return of greedy episodes{where}", values)
 
 
-def evaluation_success(evaluations: pd.DataFrame) -> Draft | None:
-    """Success rate of evaluation episodes, if every episode reported success."""
+def evaluation_success(evaluations: pd.DataFrame, split: str = "evaluation") -> Draft | None:
+    """Success rate of evaluation episodes, if every episode reported success; `split` as of `evaluation_return`."""
     values = summaries.success_values(evaluations)
+    where = "on the test split" if split == "test" else "in evaluations"
     what = "share of episodes with success"
-    return curve("evaluation_success", "Success in evaluations", what, values, within=(0, 1))
+    return curve(f"{split}_success", f"Success {where}", what, values, within=(0, 1))
 
 
 def training_return(metrics: pd.DataFrame) -> Draft | None:

@@ -43,7 +43,7 @@ def trust_matrix(advice: pd.DataFrame) -> Draft | None:
     beside = len(advisers) <= 9
     percent = (0.0, 100.0) if beside else (0.0, None)
     scales = [percent if "%" in title else _scale(table) for title, table in panels]
-    figure = _heatmaps(panels, scales, advice, 2 if beside and len(panels) > 1 else 1)
+    figure = draw(panels, scales, advice, 2 if beside and len(panels) > 1 else 1)
     caption = (
         "Rows are asking members, columns their advisers; mean over replicas. A member chooses by the score; the "
         "share of choices is the result."
@@ -60,7 +60,7 @@ def components_matrix(advice: pd.DataFrame) -> Draft | None:
     # With more than twelve rows the cells hold no numbers, so that half the width is enough.
     narrow = advice["adviser"].nunique() <= 9 or advice["asker"].nunique() > 12
     across = 2 if narrow and len(panels) > 1 else 1
-    figure = _heatmaps(panels, [_scale(table) for _, table in panels], advice, across)
+    figure = draw(panels, [_scale(table) for _, table in panels], advice, across)
     caption = (
         "Every signal at the end of the run, as computed by each asking member (rows), mean over replicas. Each "
         "signal has its own scale: compare the cells of a row."
@@ -74,29 +74,35 @@ def trust_heatmaps(advice: pd.DataFrame) -> Draft | None:
     if not name or advice["adviser"].nunique() < 2:
         return None
     known = advice[["step", "asker", "adviser"]].assign(trust=values).dropna()
-    steps = np.unique(known["step"].to_numpy())
-    wanted = float(advice["step"].max()) * np.arange(1, SNAPSHOTS + 1) / SNAPSHOTS
-    chosen = np.unique([steps[np.abs(steps - w).argmin()] for w in wanted])
-    if len(chosen) < 2:
+    panels = snapshots(known, "trust") if len(known) else []
+    if len(panels) < 2:
         return None
-    panels = [
-        (
-            f"after {thousands(int(step))} steps",
-            known[known["step"] == step].groupby(["asker", "adviser"])["trust"].mean().unstack("adviser"),
-        )
-        for step in chosen
-    ]
     low, high = _scale(pd.concat([table for _, table in panels]))
     last_low, last_high = _scale(panels[-1][1])
     # Initial values (200) far from the learned ones would otherwise use up the colours.
     if last_low < last_high and high - low > 5 * (last_high - last_low):
         low, high = last_low, last_high
-    figure = _heatmaps(panels, [(low, high)] * len(panels), advice, 2, shared=True)
+    figure = draw(panels, [(low, high)] * len(panels), advice, 2, shared=True)
     caption = (
         f"Trust ({title}) during the run. Rows are asking members, columns their advisers; mean over replicas. "
         "Values outside the scale have the colour of its end."
     )
     return Draft("trust_heatmaps", "Trust during the run", caption, figure, "Trust")
+
+
+def snapshots(known: pd.DataFrame, column: str) -> list[tuple[str, pd.DataFrame]]:
+    """Title and askers x advisers at the end of each quarter of the run, mean over replicas. `known` has step, asker,
+    adviser and the column without missing values."""
+    steps = np.unique(known["step"].to_numpy())
+    wanted = float(steps.max()) * np.arange(1, SNAPSHOTS + 1) / SNAPSHOTS
+    chosen = np.unique([steps[np.abs(steps - w).argmin()] for w in wanted])
+    return [
+        (
+            f"after {thousands(int(step))} steps",
+            known[known["step"] == step].groupby(["asker", "adviser"])[column].mean().unstack("adviser"),
+        )
+        for step in chosen
+    ]
 
 
 def follow_heatmaps(advice: pd.DataFrame) -> Draft | None:
@@ -114,7 +120,7 @@ def follow_heatmaps(advice: pd.DataFrame) -> Draft | None:
     panels = [(title, table.droplevel("step")) for title, table in panels]
     highest = float(np.nanmax(shares.to_numpy()))
     limits = (0.0, 100.0 if advice["adviser"].nunique() <= 9 else highest)
-    figure = _heatmaps(panels, [limits] * len(panels), advice, 2, shared=True)
+    figure = draw(panels, [limits] * len(panels), advice, 2, shared=True)
     caption = (
         "Share of each member's choices (rows) that went to each adviser (columns), in successive parts of the "
         "run; mean over replicas."
@@ -140,14 +146,16 @@ def _scale(table: pd.DataFrame) -> tuple[float, float]:
     return (-max(-low, high), max(-low, high)) if low < 0 < high else (low, high)
 
 
-def _heatmaps(
+def draw(
     panels: Sequence[tuple[str, pd.DataFrame]],
     scales: Sequence[tuple[float, float | None]],
     advice: pd.DataFrame,
     across: int,
     shared: bool = False,
+    words: tuple[str, str] = ("asking member", "adviser"),
 ) -> Figure:
-    """Panels of askers x advisers, `across` per row. `shared`: they have one scale and one colour bar.
+    """Panels of askers x advisers, `across` per row. `shared`: they have one scale and one colour bar. `words`: the
+    labels of rows and columns.
 
     Values of both signs are blue above zero and red below; otherwise they are blue.
     """
@@ -188,9 +196,9 @@ def _heatmaps(
         if shared:
             axes.tick_params(labelbottom=below)
         if below:
-            axes.set_xlabel("adviser")
+            axes.set_xlabel(words[1])
         if place % across == 0:
-            axes.set_ylabel("asking member")
+            axes.set_ylabel(words[0])
         inches = 5.6 if across == 1 else 2.8 if shared else 2.1  # approximate width of a panel
         _write_cells(axes, values, image, digits[place], inches / len(advisers))
     for axes in grid.ravel()[len(panels) :]:

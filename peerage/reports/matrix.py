@@ -22,6 +22,8 @@ from peerage.text import short
 
 INVERT_TEXT_FROM = 0.74
 """From this strength of a cell's colour its text is inverted; the contrast is then at least 4.4:1 everywhere."""
+CORNER = "asks \\ advises"
+"""The head of the column of askers."""
 SNAPSHOTS = 4
 """Number of matrices side by side where there is no slider."""
 UPRIGHT_FROM = (6, 14)
@@ -134,7 +136,9 @@ class Column:
     """`[V, T, A, K]`: views, steps, askers, advisers. NaN, infinite values and values beyond
     `plot_scales.DIVERGED` are missing."""
     share: bool = False
-    """Whether it is a percentage, which is coloured from 0 to 100."""
+    """Whether it is a percentage, which is coloured from 0 to `full`."""
+    full: float = 100.0
+    """The percentage of full colour."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "values", finite(self.values))
@@ -146,7 +150,7 @@ class Column:
         If initial values (200) are far from the learned ones, they are ignored.
         """
         if self.share:
-            return 0.0, 100.0
+            return 0.0, self.full
         known = self.values[np.isfinite(self.values)]
         late = self.values[:, self.values.shape[1] // 5 :]
         late = late[np.isfinite(late)]
@@ -162,7 +166,7 @@ class Column:
         """Decimals: about two significant digits of the range of the scale."""
         low, high = self.scale
         span = high - low
-        return 0 if self.share else min(3, max(0, 1 - math.floor(math.log10(span)))) if 0 < span < math.inf else 2
+        return min(3, max(0, 1 - math.floor(math.log10(span)))) if 0 < span < math.inf else 2
 
 
 def listeners(
@@ -174,10 +178,12 @@ def listeners(
     views: Sequence[str],
     title: str,
     caption: str = "",
+    corner: str = CORNER,
 ) -> str:
     """The figure: controls, the matrix of the last step, and four steps of the first column for print.
 
-    `views` names the entries of the first dimension of the columns' values, such as a mean and single replicas.
+    `views` names the entries of the first dimension of the columns' values, such as a mean and single replicas;
+    `corner` says what rows and columns are.
     """
     if not columns or not len(steps):
         return ""
@@ -198,13 +204,13 @@ def listeners(
     moments = ""
     if len(steps) >= 2 * SNAPSHOTS and len(askers) <= 16 and not _upright(advisers):
         places = [len(steps) * k // SNAPSHOTS - 1 for k in range(1, SNAPSHOTS + 1)]
-        tables = [_table(first, 0, t, int(steps[t]), askers, advisers) for t in places]
+        tables = [_table(first, 0, t, int(steps[t]), askers, advisers, corner) for t in places]
         moments = f'<div class="moments" aria-hidden="true">{"".join(tables)}</div>'
     note = page.paragraph(caption)
     return (
         f'<figure class="heat matrix"><h3>{escape(title)}</h3>'
         f"{_controls(len(steps), [column.name for column in columns], views)}"
-        f'<div class="now">{_table(first, 0, len(steps) - 1, int(steps[-1]), askers, advisers)}</div>{moments}'
+        f'<div class="now">{_table(first, 0, len(steps) - 1, int(steps[-1]), askers, advisers, corner)}</div>{moments}'
         f"<figcaption>{note}</figcaption>{page.data(values)}</figure>"
     )
 
@@ -224,7 +230,9 @@ def _controls(steps: int, names: Sequence[str], views: Sequence[str]) -> str:
     )
 
 
-def _table(column: Column, view: int, t: int, step: int, askers: Sequence[str], advisers: Sequence[str]) -> str:
+def _table(
+    column: Column, view: int, t: int, step: int, askers: Sequence[str], advisers: Sequence[str], corner: str
+) -> str:
     """The matrix of one step as a table, with a row per asker."""
     head = "".join(f'<th scope="col" title="{escape(name)}">{escape(short(name))}</th>' for name in advisers)
     rows = []
@@ -235,7 +243,7 @@ def _table(column: Column, view: int, t: int, step: int, askers: Sequence[str], 
     return (
         f'<div class="scroll" tabindex="0" role="group" aria-label="{escape(column.title)}">'
         f'<table{" class=many" if _upright(advisers) else ""}>'
-        f'<caption>{title}</caption><thead><tr><th scope="col">asks \\ advises</th>{head}</tr></thead>'
+        f'<caption>{title}</caption><thead><tr><th scope="col">{escape(corner)}</th>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
 

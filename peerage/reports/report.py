@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from peerage.reports import charts, matrix, page, plots, provenance
+from peerage.reports import charts, encoder_attention, matrix, page, plots, provenance
 from peerage.reports.figures import make_figures, run_calibration
 from peerage.reports.heatmaps import capital
 from peerage.reports.page import Section
@@ -51,7 +51,7 @@ def render(run: RunFolder) -> str:
     evaluations, metrics = tables.read_evaluations(run.path), tables.read_metrics(run.path)
     advice = tables.read_advice(run.path)
     values = summaries.member_values(evaluations, "return")
-    test = summaries.member_values(tables.read_evaluations(run.path, "test"), "return")
+    test = tables.read_evaluations(run.path, "test")
     members = _members(metrics, evaluations, advice)
     name = run.path.resolve().name
     trust = [
@@ -71,6 +71,7 @@ def render(run: RunFolder) -> str:
         ),
         "Target returns": charts.targets(run_calibration(run.path)),
         "Who follows whom": "\n".join(filter(None, trust)),
+        "Attention of the critics": encoder_attention.over_time(metrics),
         "Signals behind the scores": "\n".join(filter(None, behind)),
         "Members": _member_table(config, members, values, metrics, advice) if members else "",
         "Videos": videos(run.path),
