@@ -15,9 +15,9 @@ CLS = "CLS"
 """The token that asks, as one of the tokens that are attended to."""
 WORDS = ("critics of", "token of")
 CAPTION = (
-    "Attention weights of CLS in the last layer of the critics of each member (rows), in percent: to the encoders of the "
-    "members (columns), and to CLS itself. They are averaged over heads, critics and samples of the updates since the "
-    "step before. Without a preference, each token would have"
+    "Attention weights of CLS in the last layer of the critics of each member (rows), in percent: to the encoders of "
+    "the members (columns), and to CLS itself. They are averaged over heads, critics and samples of the updates since "
+    "the step before. Without a preference, each token would have"
 )
 
 
