@@ -73,6 +73,25 @@ def test_halves_give_neighbours_goals_in_different_halves():
         assert (found[member, "test"] < 0).any() and (found[member, "test"] > 0).any()
 
 
+@pytest.mark.parametrize("region", ["all", "halves"])
+def test_overlapping_goals_are_the_same_for_all_members(region):
+    own = {member: goals(goals=5, member=member, region=region) for member in (0, 1)}
+    two = {member: goals(goals=5, member=member, region=region, overlap=0.4) for member in (0, 1)}
+    np.testing.assert_array_equal(two[0][:2], two[1][:2])
+    for member in (0, 1):
+        np.testing.assert_array_equal(two[member][2:], own[member][:3])
+        tests = [goals(goals=5, member=member, split="test", overlap=x) for x in (0, 0.4)]
+        np.testing.assert_array_equal(*tests)
+    assert len({tuple(goal) for member in (0, 1) for goal in two[member]}) == 8
+    np.testing.assert_array_equal(goals(goals=3, member=0, overlap=1), goals(goals=3, member=1, overlap=1.0))
+
+
+@pytest.mark.parametrize("more", [{}, {"split": "test"}, {"region": "halves"}, {"overlap": 0.5}])
+def test_a_pooled_learner_has_the_goals_of_all_members(more):
+    of_members = [goals(goals=2, member=member, **more) for member in range(3)]
+    np.testing.assert_array_equal(goals(goals=2, pooled=3, **more), np.concatenate(of_members))
+
+
 def test_members_of_mt10_have_different_tasks():
     makers = makers_of(EnvMaker("metaworld/mt10", {}), 11, 2)
     tasks = [maker.env_args["member"] for maker in makers]
@@ -138,6 +157,14 @@ def test_refusals(tmp_path):
         peerage.train(**{**SETTINGS, "env_args": {"region": "north"}}, **where)
     with pytest.raises(UserError, match="goals must be a number of goals"):
         peerage.train(**{**SETTINGS, "env_args": {"goals": -1}}, **where)
+    for wrong, message in (
+        ({"goals": 2, "overlap": 1.5}, "overlap must be the share"),
+        ({"goals": 2, "pooled": -1}, "pooled must be a number of members"),
+        ({"pooled": 2}, "need a number of goals: add goals=5"),
+        ({"goals": 2, "pooled": 2, "tasks": ["reach-v3", "push-v3"]}, "same task, not push-v3, reach-v3"),
+    ):
+        with pytest.raises(UserError, match=message):
+            peerage.train(**{**SETTINGS, "env_args": wrong}, **where)
     with pytest.raises(UserError, match="needs an environment whose constructor takes `split`, and Pendulum-v1"):
         peerage.train(**{**SETTINGS, "env": "Pendulum-v1", "env_args": {}}, **where)
     assert not list(tmp_path.iterdir())

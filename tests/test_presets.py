@@ -169,9 +169,11 @@ def test_attention() -> None:
 
 def test_fedformer_presets() -> None:
     names = FED
-    assert len(names) == 9
+    assert len(names) == 12
     for name in names:
         config = load(name)
+        if name.endswith("-pooled"):
+            continue
         assert (config.env, config.env_args, config.n_peers) == ("metaworld/reach-v3", {"goals": 5}, 5)
         assert (config.run.eval_modes, config.run.success) == (("alone", "test"), "any")
         method = {"sac": (), "fedavg": ("fedavg",)}.get(name.rsplit("-", 1)[1], ("fedformer",))
@@ -182,6 +184,17 @@ def test_fedformer_presets() -> None:
     assert (learner.train_freq, learner.gradient_steps, learner.batch_size) == ((400,), (600,), (1200,))
     fed = paper.fedformer
     assert (fed.fedformer_width, fed.fedformer_heads, fed.fedformer_layers, fed.fedformer_hidden) == (400, 4, 2, 2048)
+
+
+@pytest.mark.parametrize("size", ["small", "paper", "code"])
+def test_the_pooled_learner_has_goals_steps_and_updates_of_all_members(size) -> None:
+    alone, pooled = load(f"fedformer-{size}-sac"), load(f"fedformer-{size}-pooled")
+    assert (pooled.n_peers, pooled.env_args, pooled.exchange) == (1, {"goals": 5, "pooled": 5}, ())
+    assert pooled.steps == 5 * alone.steps and pooled.run.eval_freq == 5 * alone.run.eval_freq
+    assert pooled.run.n_eval_episodes == 5 * alone.run.n_eval_episodes
+    starts = {config.learner.learning_starts[0] for config in (alone, pooled)}
+    assert max(starts) + 1 in (5 * min(starts) + 1, 5 * (min(starts) + 1))
+    assert replace(pooled.learner, learning_starts=alone.learner.learning_starts) == alone.learner
 
 
 def test_presets_are_listed_by_system(capsys):

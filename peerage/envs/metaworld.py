@@ -38,9 +38,14 @@ class MetaWorld(gymnasium.Env[np.ndarray, np.ndarray]):
         goal_seed: seed of the goals.
         region: where the goals of `train` are: `all`, or `halves`: even members have goals in the lower half of the
             widest coordinate, odd members in the upper half. Goals of `test` are everywhere.
+        overlap: the share of the goals of `train` that all members with the same task have in common, in [0, 1]. With
+            `halves`, these are everywhere. Goals of `test` are the member's own.
+        pooled: a number of members: the goals are those of the members 0 to `pooled` - 1 together, for one learner with
+            the data of all of them; 0: the member's own goals.
         render_mode: `rgb_array` or None.
 
-    Raises UserError for an unknown task, split or region.
+    Raises UserError for an unknown task, split or region, a number out of range, and for pooled members with different
+    tasks.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 80}  # noqa: RUF012
@@ -55,6 +60,8 @@ class MetaWorld(gymnasium.Env[np.ndarray, np.ndarray]):
         split: Literal["train", "test"] = "train",
         goal_seed: int = 0,
         region: Literal["all", "halves"] = "all",
+        overlap: float = 0.0,
+        pooled: int = 0,
         render_mode: str | None = None,
     ) -> None:
         chosen = [tasks] if isinstance(tasks, str) else list(tasks)
@@ -63,20 +70,30 @@ class MetaWorld(gymnasium.Env[np.ndarray, np.ndarray]):
             raise UserError(f"split must be train or test, and region all or halves, not {split!r} and {region!r}")
         if isinstance(goals, bool) or not isinstance(goals, int) or goals < 0:
             raise UserError(f"goals must be a number of goals, or 0 for a new goal in every episode, not {goals!r}")
-        self.task, self.render_mode = chosen[member % len(chosen)], render_mode
+        if isinstance(overlap, bool) or not isinstance(overlap, int | float) or not 0 <= overlap <= 1:
+            raise UserError(f"overlap must be the share of the goals that members have in common, not {overlap!r}")
+        if isinstance(pooled, bool) or not isinstance(pooled, int) or pooled < 0:
+            raise UserError(f"pooled must be a number of members, or 0, not {pooled!r}")
+        if (overlap or pooled) and not goals:
+            raise UserError("overlap and pooled need a number of goals: add goals=5, for example")
+        members = range(pooled) if pooled else [member]
+        if len(names := {chosen[m % len(chosen)] for m in members}) > 1:
+            raise UserError(f"pooled members must have the same task, not {', '.join(sorted(names))}")
+        self.task, self.render_mode = chosen[members[0] % len(chosen)], render_mode
         self.inner = _inner(self.task, render_mode)
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (OBS,), np.float64)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (ACT,), np.float32)
         space = self.inner._random_reset_space
-        low, high = space.low.copy(), space.high.copy()
-        if region == "halves" and split == "train":
-            widest = int((high - low).argmax())
-            middle = (low[widest] + high[widest]) / 2
-            (low if member % 2 else high)[widest] = middle
-        self.inner._random_reset_space = gymnasium.spaces.Box(low, high, dtype=np.float64)
-        rng = np.random.default_rng([goal_seed, member, SPLITS.index(split)])
-        self.goals = [self._draw(rng) for _ in range(goals)]
+        self._everywhere = gymnasium.spaces.Box(space.low, space.high, dtype=np.float64)
+        self.inner._random_reset_space = self._everywhere
+        common = round(overlap * goals) if split == "train" else 0
+        shared = self._drawn(common, [goal_seed, 0, len(SPLITS)])
+        self.goals: list[np.ndarray] = []
         """float64 [goals][3 or 6]: what Meta-World calls a random vector."""
+        for m in members:
+            if region == "halves" and split == "train":
+                self.inner._random_reset_space = self._half(upper=m % 2 == 1)
+            self.goals += shared + self._drawn(goals - common, [goal_seed, m, SPLITS.index(split)])
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -99,6 +116,17 @@ class MetaWorld(gymnasium.Env[np.ndarray, np.ndarray]):
 
     def close(self) -> None:
         self.inner.close()
+
+    def _half(self, *, upper: bool) -> gymnasium.spaces.Box:
+        """Half of the space of goals, divided in its widest coordinate."""
+        low, high = self._everywhere.low.copy(), self._everywhere.high.copy()
+        widest = int((high - low).argmax())
+        (low if upper else high)[widest] = (low[widest] + high[widest]) / 2
+        return gymnasium.spaces.Box(low, high, dtype=np.float64)
+
+    def _drawn(self, count: int, key: Sequence[int]) -> list[np.ndarray]:
+        rng = np.random.default_rng(key)
+        return [self._draw(rng) for _ in range(count)]
 
     def _draw(self, rng: np.random.Generator) -> np.ndarray:
         """A goal, drawn by Meta-World's task, which rejects some."""

@@ -162,9 +162,11 @@ def _fedformer(made: dict[str, Any]) -> dict[str, _Recipe]:
     for size, of_size in made["sizes"].items():
         for method, of_method in made["methods"].items():
             config = of_size["config"]
-            unused = ("fedformer", *(() if of_method["config"] else ("exchange_freq",))) if method else ()
-            layers = (made["common"], {k: v for k, v in config.items() if k not in unused}, of_method["config"])
-            title = f"reach-v3, 5 SAC members with goals of their own, {of_method['title']}: {of_size['title']}"
+            exchanges = "exchange" in of_method["config"]
+            unused = ("fedformer", *(() if exchanges else ("exchange_freq",))) if method else ()
+            pooled = of_size["pooled"] if method == "-pooled" else {}
+            layers = (made["common"], {k: v for k, v in config.items() if k not in unused}, of_method["config"], pooled)
+            title = f"reach-v3, {of_method['title']}: {of_size['title']}"
             recipes[f"fedformer-{size}{method}"] = _Recipe(title, layers)
     return recipes
 
