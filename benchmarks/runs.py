@@ -38,15 +38,19 @@ def done(folder: Path) -> bool:
     return (folder / "DONE").exists()
 
 
-def command(settings: Sequence[str], folder: Path) -> list[str]:
-    """The command that trains with `settings` on one thread, without output, into `folder`."""
+def command(settings: Sequence[str], folder: Path, module: str = "peerage") -> list[str]:
+    """The command that trains with `settings` on one thread, without output, into `folder`. `module`: a module that
+    registers a method and ends with `peerage.cli.main()`."""
     where = ["--log-dir", str(folder.parent), "--exp-name", folder.name, "--threads", "1", "--verbose", "0"]
     overwrite = ["--overwrite"] if folder.exists() else []
-    return [sys.executable, "-m", "peerage", "train", *settings, *where, *overwrite]
+    return [sys.executable, "-m", module, "train", *settings, *where, *overwrite]
 
 
-def train(settings: Sequence[str], folder: Path, size: tuple[int, int]) -> tuple[bool, str]:
-    """Train one run unless it is finished. `size`: replicas and steps. Returns whether it succeeded, and a message."""
+def train(
+    settings: Sequence[str], folder: Path, size: tuple[int, int], module: str = "peerage"
+) -> tuple[bool, str]:
+    """Train one run unless it is finished. `size`: replicas and steps; `module`: as of `command`. Returns whether it
+    succeeded, and a message."""
     name = folder.name
     if done(folder):
         config = load(folder / "config.yaml")
@@ -54,7 +58,7 @@ def train(settings: Sequence[str], folder: Path, size: tuple[int, int]) -> tuple
             return True, f"{name}: already done"
         was = f"{config.replicas} replicas of {config.steps} steps"
         return True, f"{name}: already done, with {was}; remove {folder} to train it again"
-    ended = subprocess.run(command(settings, folder), capture_output=True, text=True)
+    ended = subprocess.run(command(settings, folder, module), capture_output=True, text=True)
     if ended.returncode:
         return False, f"{name}: {(ended.stderr.strip() or 'failed').splitlines()[-1]}"
     return True, f"{name}: trained"
