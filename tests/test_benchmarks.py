@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import bench
+from benchmarks import bench, fedformer_speed
 from benchmarks.contenders import (
     CASES,
     TRUST_CASES,
@@ -23,6 +24,8 @@ from benchmarks.contenders import (
     update_flops,
 )
 from peerage.config.file import load
+from peerage.config.tree import with_settings
+from peerage.learners.defaults import resolve
 
 
 @pytest.fixture(autouse=True)
@@ -136,3 +139,16 @@ def test_the_page():
     with pytest.raises(SystemExit, match="markers"):
         bench.into_docs("nothing", "new")
     assert bench.BEGIN in bench.DOCS.read_text(encoding="utf-8")
+
+
+def test_the_speed_of_fedformer_is_measured_and_its_floor_counts_the_products_of_torch_modules():
+    small = {"batch_size": (8,), "net_arch": ((16, 16),), "fedformer_width": 16, "fedformer_hidden": 32}
+    config = resolve(with_settings(load("fedformer-small"), small), False)
+    loop = fedformer_speed.Loop(config, 3)
+    with FlopCounterMode(display=False) as counter:
+        loop()
+    counted = counter.get_total_flops() / 3
+    # The modules compute keys, values and the last layer of all tokens, not of CLS alone
+    assert 0.5 * counted < fedformer_speed.update_flops(config, 3) < counted
+    seconds, floor = fedformer_speed.measure(config, (2, 3), 1)
+    assert len(fedformer_speed.table(seconds, floor)) == 2 + 5 and 0 < floor < min(seconds.values())
