@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ from peerage.learners.defaults import default_settings
 from peerage.learners.fedformer_critic import FedFormerCritic
 from peerage.learners.group import Group
 from peerage.learners.replay import Batch
+from peerage.nets.dropout import Dropout
 from peerage.sharing.exchanges.fedformer import FedFormer
 from peerage.sharing.exchanges.fedformer_settings import FedFormerSettings
 
@@ -233,6 +235,62 @@ def test_attention_of_two_members_by_hand():
         torch.testing.assert_close(critic._weights_sum[member], torch.softmax(0.5 * z, 0), rtol=0, atol=1e-12)
 
 
+class WithFactors(nn.Module):
+    """A layer of a `Reference` with given factors of dropout: of the attention weights `[heads, n, T, B]`, then of the
+    branch of attention, the hidden units and the other branch, `[n, B, width]`."""
+
+    def __init__(self, layer, factors, tokens):
+        super().__init__()
+        self.layer, self.factors, self.tokens = layer, factors, tokens
+
+    def forward(self, z):
+        layer, n = self.layer, self.tokens
+        q, k, v = nn.functional.linear(z, layer.self_attn.in_proj_weight, layer.self_attn.in_proj_bias).chunk(3, dim=2)
+        q, k, v = (x.unflatten(2, (2, -1)).transpose(1, 2) for x in (q[:, :n], k, v))  # [B, heads, n, d]
+        weights = torch.softmax(q @ k.mT / q.shape[-1] ** 0.5, dim=3)
+        on_weights, on_found, on_hidden, on_out = (self.factors(shape) for shape in self.shapes(weights, layer))
+        found = ((weights * on_weights.permute(3, 0, 1, 2)) @ v).transpose(1, 2).flatten(2)
+        y = layer.norm1(z[:, :n] + layer.self_attn.out_proj(found) * on_found.transpose(0, 1))
+        hidden = layer.linear1(y).relu() * on_hidden.view(n, len(z), -1).transpose(0, 1)
+        return layer.norm2(y + layer.linear2(hidden) * on_out.transpose(0, 1))
+
+    def shapes(self, weights, layer):
+        b, heads, n, t = weights.shape
+        return (heads, n, t, b), (n, b, WIDTH), (n * b, layer.linear1.out_features), (n, b, WIDTH)
+
+
+def test_dropout_acts_in_the_losses_alone_and_equals_a_plain_implementation():
+    plain, g = group(), group(settings=replace(SETTINGS, fedformer_dropout=0.25))
+    for each in (plain, g):
+        exchange(each).after_learning(each, 10)
+    learner = g.stacks[0].learner
+    critic, target = learner.critic, learner.critic_target
+    x = random(N, B, OBS + ACT, seed=1)
+    assert torch.equal(critic(x), plain.stacks[0].learner.critic(x)) and torch.equal(target(x), critic(x))
+    assert torch.equal(target(x, grad=True), critic(x)) and target.dropout is None
+
+    twin = Dropout(0.25, [np.random.default_rng(0)] * 2 * N, dtype=F64)
+    twin.load_state(critic.dropout.state())
+    q = critic(x, grad=True)
+    for row in (0, 3):
+        reference, rows = reference_of(critic, row), slice(row, row + 1)
+        sample = x[row // 2]
+        encoded = [(reference.encoder if j == reference.me else reference.received[j])(sample) for j in range(N)]
+        order = [reference.me, *(j for j in range(N) if j != reference.me)]  # the order of the tokens
+        z = torch.stack([reference.cls.expand(B, -1), *(encoded[j] for j in order)], dim=1)
+        z = z + reference.position[[0, *(j + 1 for j in order)]]
+        for n, layer in enumerate(reference.layers):
+            z = WithFactors(layer, lambda shape, rows=rows: twin.draw(rows, (1, *shape))[0], 1 if n else N + 1)(z)
+        wanted = reference.decoder(torch.cat([z[:, 0], encoded[reference.me]], dim=1))[:, 0]
+        torch.testing.assert_close(q.view(2 * N, B)[row], wanted, rtol=0, atol=1e-12)
+
+    draws = critic.dropout.state()
+    learner.action_value(x[..., :OBS], x[..., OBS:])
+    learner.state_value(x[..., :OBS])
+    assert critic.dropout.state() == draws
+    assert not torch.equal(critic(x.clone().requires_grad_()), critic(x)) and critic.dropout.state() != draws
+
+
 def test_the_order_of_the_other_members_does_not_matter():
     """With their positions, they can be exchanged without a change of Q."""
     g = group()
@@ -305,9 +363,10 @@ def test_a_run_logs_attention_and_resumes_bit_for_bit(tmp_path):
             if step == 80:
                 raise KeyboardInterrupt
 
-    whole = peerage.train(**{**SMALL, "log_dir": str(tmp_path), "exp_name": "whole"})
+    settings = {**SMALL, "log_dir": str(tmp_path), "fedformer_dropout": 0.1}
+    whole = peerage.train(**settings, exp_name="whole")
     with pytest.raises(KeyboardInterrupt):
-        peerage.train(**{**SMALL, "log_dir": str(tmp_path), "exp_name": "killed"}, listeners=[Kill()])
+        peerage.train(**settings, exp_name="killed", listeners=[Kill()])
     resumed = peerage.resume(tmp_path / "killed")
     for name in ("metrics.csv", "evaluations.csv"):
         assert (whole.folder / name).read_bytes() == (resumed.folder / name).read_bytes()
@@ -328,6 +387,8 @@ def test_refusals(tmp_path):
         peerage.train(**{**SMALL, **where, "env": "CartPole-v1", "algorithm": ("dqn",)})
     with pytest.raises(UserError, match="fedformer_width=9 must be a multiple of fedformer_heads=2"):
         peerage.train(**{**SMALL, **where, "fedformer_width": 9})
+    with pytest.raises(UserError, match=r"fedformer_dropout=0.001 is rounded to a multiple of 1/256"):
+        peerage.train(**{**SMALL, **where, "fedformer_dropout": 0.001})
     with pytest.raises(UserError, match="needs members with the same"):
         peerage.train(**{**SMALL, **where, "net_arch": ((8,), (4,))})
     assert not list(tmp_path.iterdir())

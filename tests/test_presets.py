@@ -184,6 +184,7 @@ def test_fedformer_presets() -> None:
     assert (learner.train_freq, learner.gradient_steps, learner.batch_size) == ((400,), (600,), (1200,))
     fed = paper.fedformer
     assert (fed.fedformer_width, fed.fedformer_heads, fed.fedformer_layers, fed.fedformer_hidden) == (400, 4, 2, 2048)
+    assert fed.fedformer_dropout == 0.1 and load("fedformer-small").fedformer.fedformer_dropout == 0
 
 
 @pytest.mark.parametrize("size", ["small", "paper", "code"])

@@ -23,6 +23,7 @@ from peerage.learners.critics import N_CRITICS
 from peerage.nets import kernels
 from peerage.nets.attention import encoder_part
 from peerage.nets.blocks import attend
+from peerage.nets.dropout import Dropout, Mask
 from peerage.nets.layers import layer_norm, linear, linear_part
 from peerage.nets.stack import Part, Stack, Weights
 from peerage.nets.workers import by_rows
@@ -69,6 +70,9 @@ class FedFormerCritic:
         self._received = Stack(N_CRITICS * rows, encoder, **where)
         self.received = self._received.flat.view(rows // n_peers, n_peers, N_CRITICS, -1)
         self.heard = torch.zeros(rows // n_peers, n_peers, dtype=torch.bool, device=device)
+        self.rate = settings.fedformer_dropout
+        self.dropout: Dropout | None = None
+        """Of a critic that learns: targets are copies and have none."""
         self.flat, self.grad = self.stack.flat.view(rows, -1), self.stack.grad.view(rows, -1)
         of_encoder = 2 * width * (DEPTH + 1) * n_peers  # received and mixed
         self.activations = self.stack.rows * (of_encoder + (n_peers + 1) * width * 12 * self.layers + 8 * width)
@@ -81,8 +85,11 @@ class FedFormerCritic:
         return self.stack.flat.view(*self.received.shape[:3], -1)[..., : self.encoder_size]
 
     def init_(self, generators: Sequence[np.random.Generator]) -> None:
-        """As torch initialises these layers, with each member's generator."""
-        self.stack.init_([rng for rng in generators for _ in range(N_CRITICS)])
+        """As torch initialises these layers, with each member's generator, which also seeds dropout the first time."""
+        of_rows = [rng for rng in generators for _ in range(N_CRITICS)]
+        self.stack.init_(of_rows)
+        if self.rate and self.dropout is None:
+            self.dropout = Dropout(self.rate, of_rows, self.flat.device, self.flat.dtype)
 
     def copy_(self, other: FedFormerCritic) -> None:
         """Copy the parameters of `other`, and share what it has received."""
@@ -94,7 +101,10 @@ class FedFormerCritic:
         self.flat.lerp_(online.flat, tau)
 
     def __call__(self, obs_actions: Tensor, *, grad: bool = False, only_first: bool = False) -> Tensor:
-        """`[S, B, obs + act]` (actions in [-1, 1]) -> `[S, 2, B]`; `[S, 1, B]`, the first critic, with `only_first`."""
+        """`[S, B, obs + act]` (actions in [-1, 1]) -> `[S, 2, B]`; `[S, 1, B]`, the first critic, with `only_first`.
+
+        There is dropout with `grad` (the critics' loss) and for actions with gradients (the actor's loss)."""
+        dropout = self.dropout if grad or obs_actions.requires_grad else None
         rows, batch, device = self.stack.rows, obs_actions.shape[1], obs_actions.device
         others = self._others(obs_actions)  # [2 S, N - 1, B, D]
         of_row = None if others is None else others.unbind()
@@ -107,7 +117,8 @@ class FedFormerCritic:
             x = obs_actions[_members(part)].repeat_interleave(N_CRITICS, dim=0)[: part.stop - part.start]
             received = None if of_row is None else torch.stack(of_row[part])
             kept: list[Tensor] = []
-            out = self._forward(w, x, received, self._places.of_tokens[part], valid[part], kept)
+            mask = None if dropout is None else dropout.of(part)
+            out = self._forward(w, x, received, self._places.of_tokens[part], valid[part], kept, mask)
             if grad:
                 for row, weights in zip(range(part.start, part.stop), kept[-1].detach(), strict=True):
                     attention[row] = weights.mean(dim=(0, 1, 2))  # over samples and heads: [N + 1]
@@ -160,7 +171,14 @@ class FedFormerCritic:
         return swapped.view(self.stack.rows, n - 1, batch, -1)
 
     def _forward(
-        self, w: Weights, x: Tensor, others: Tensor | None, places: Tensor, valid: Tensor, keep: list[Tensor]
+        self,
+        w: Weights,
+        x: Tensor,
+        others: Tensor | None,
+        places: Tensor,
+        valid: Tensor,
+        keep: list[Tensor],
+        mask: Mask | None,
     ) -> Tensor:
         """Some rows: `x [s, B, in]`, `others [s, N - 1, B, D]` -> `[s, B]`. The tokens are CLS, the member's own and
         the others; `places [s, N + 1]` are their positions, `valid [s, N + 1]` tells which of them are attended to."""
@@ -175,7 +193,7 @@ class FedFormerCritic:
         for n in range(self.layers):
             last = n == self.layers - 1
             queries = tokens[:, :1] if last else tokens  # the decoder reads CLS alone
-            tokens = _layer(w, f"{n}", queries, tokens, self.heads, seen, keep if last else None)
+            tokens = _layer(w, f"{n}", queries, tokens, self.heads, seen, keep if last else None, mask)
         return _mlp(w, "decoder", torch.cat((tokens[:, 0], mine), dim=2)).squeeze(2)
 
 
@@ -216,14 +234,26 @@ class _Permute(torch.autograd.Function):
 
 
 def _layer(
-    w: Weights, name: str, queries: Tensor, tokens: Tensor, heads: int, valid: Tensor | None, keep: list[Tensor] | None
+    w: Weights,
+    name: str,
+    queries: Tensor,
+    tokens: Tensor,
+    heads: int,
+    valid: Tensor | None,
+    keep: list[Tensor] | None,
+    mask: Mask | None,
 ) -> Tensor:
     """A post-norm layer as `torch.nn.TransformerEncoderLayer`, for some of the tokens: `queries [s, n, B, D]`,
-    `tokens [s, T, B, D]` -> `[s, n, B, D]`."""
-    found = attend(w, f"{name}.attention", queries, tokens, heads=heads, valid=valid, keep=keep)
-    y = layer_norm(w, f"{name}.norm1", queries + found)
-    hidden = linear(w, f"{name}.ff1", y, relu=True)
-    return layer_norm(w, f"{name}.norm2", y + linear(w, f"{name}.ff2", hidden))
+    `tokens [s, T, B, D]` -> `[s, n, B, D]`. `mask` draws dropout's factors for the attention weights, the hidden units
+    and both branches."""
+
+    def add(residual: Tensor, branch: Tensor) -> Tensor:
+        return residual + (branch if mask is None else branch * mask(tuple(branch.shape)))
+
+    found = attend(w, f"{name}.attention", queries, tokens, heads=heads, valid=valid, mask=mask, keep=keep)
+    y = layer_norm(w, f"{name}.norm1", add(queries, found))
+    hidden = linear(w, f"{name}.ff1", y, relu=True, mask=mask)
+    return layer_norm(w, f"{name}.norm2", add(y, linear(w, f"{name}.ff2", hidden)))
 
 
 def _mlp_part(name: str, sizes: Sequence[int]) -> dict[str, Part]:

@@ -48,7 +48,9 @@ class FedFormer(Exchange):
         ]
 
     def state(self) -> dict[str, Any]:
+        dropout = self.critic.dropout
         return {
+            **({} if dropout is None else {"dropout": dropout.state()}),
             "received": self.critic.received,
             "heard": self.critic.heard,
             "attention": self.critic.attention_state(),
@@ -58,3 +60,5 @@ class FedFormer(Exchange):
         self.critic.received.copy_(state["received"])
         self.critic.heard.copy_(state["heard"])
         self.critic.load_attention_state(state["attention"])
+        if self.critic.dropout is not None:
+            self.critic.dropout.load_state(state["dropout"])

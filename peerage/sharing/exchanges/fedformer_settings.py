@@ -21,12 +21,19 @@ class FedFormerSettings:
     """Transformer layers. The paper: 2."""
     fedformer_hidden: int = limited(256, "[1, inf)")
     """Hidden units of the feed-forward layers. The paper: 2048."""
+    fedformer_dropout: float = limited(0.0, "[0, 1)")
+    """Dropout rate of the transformer layers in the losses of critics and actor; targets have none. The paper: 0.1."""
 
     def __post_init__(self) -> None:
         if self.fedformer_width % self.fedformer_heads:
             raise UserError(
                 f"--fedformer-width {self.fedformer_width} must be a multiple of --fedformer-heads "
                 f"{self.fedformer_heads}"
+            )
+        if self.fedformer_dropout and round(256 * self.fedformer_dropout) in (0, 256):
+            raise UserError(
+                f"--fedformer-dropout {self.fedformer_dropout:g} is rounded to a multiple of 1/256: use 0.004 to "
+                "0.996, or 0"
             )
 
 
