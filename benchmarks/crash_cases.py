@@ -53,7 +53,8 @@ QUICK: dict[str, Config] = {
         "Room-v21", 190, (17, 60, 42), advice=advice("td", shuffle_advisers=True), advisers=("expert", "adversary"),
     ),
     "room-in-context": tiny(
-        "Room-v6", 180, (25, 70, 40), advice=advice("in-context", shuffle_advisers=True), replicas=2,
+        "Room-v6", 180, (25, 70, 40), replicas=2,
+        advice=advice("in-context", shuffle_advisers=True, imitate="trusted"),
         advisers=("regional:a", "regional:b", "random"), run=RunConfig(
             log_freq=25, eval_freq=70, checkpoint_freq=40, n_eval_episodes=1, verbose=0,
             eval_modes=("alone", "together"),

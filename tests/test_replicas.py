@@ -52,6 +52,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "Pendulum-v1",
         {"n_peers": 18, "algorithm": ("sac", "td3") * 9, "total_timesteps": 30},
     ),
+    "imitation": ("Room-v6", {"imitate": "trusted"}),
     "without sharing": ("Pendulum-v1", {"sharing": "none", "advisers": ()}),
     "exchange": ("Room-v6", {"exchange": ("average",), "exchange_freq": 7}),
     "disturbed": (
@@ -66,6 +67,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "hybrid trust": ("Room-v6", {"trust": "hybrid", "choice": "paper", **TRANSFORMER}),
     "hybrid trust, uneven episodes": ("CartPole-v1", {"trust": "hybrid", "choice": "paper", **TRANSFORMER}),
     "in-context trust": ("Room-v6", IN_CONTEXT),
+    "in-context trust, imitation": ("Room-v6", {**IN_CONTEXT, "imitate": "trusted", "total_timesteps": 60}),
     "in-context trust, uneven episodes": (
         "LunarLander-v3",
         {**IN_CONTEXT, "learning_starts": (60,), "total_timesteps": 200},

@@ -38,6 +38,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 CASES = {
     "dqn": ("dqn", {"target_update_interval": 1}),
+    "dqn-imitates": ("dqn", {"target_update_interval": 1, "imitates": True}),
     "sac": ("sac", {"target_update_interval": 1}),
     "sac-fixed": ("sac", {"ent_coef": "0.1", "target_update_interval": 1}),
     "sac-gsde": ("sac", {"use_sde": True, "target_update_interval": 1}),
@@ -84,7 +85,10 @@ def make(case, members, updates=6, capacity=40, spoil=()):
             if i in spoil and t >= 20:
                 rewards[row] = math.nan
         obs, next_obs = draw(OBS), draw(OBS)
-        learner.observe(transition(obs, actions, rewards, next_obs, terminated=draw(1)[:, 0] > 1))
+        made = transition(obs, actions, rewards, next_obs, terminated=draw(1)[:, 0] > 1)
+        if settings[0].imitates:  # every third transition has no label
+            made.label, made.label_weight = actions.flip(1), draw(1)[:, 0].abs().clamp(max=1) if t % 3 else -rewards**0
+        learner.observe(made)
         if t == 19 or t >= capacity - updates + 3:
             for _ in range(3 if t == 19 else 1):
                 step += 1

@@ -84,6 +84,9 @@ class LearnerSettings:
     net_settings: Any = field(default=None, metadata={"internal": True})
     """The settings of the member's kind of network, from their part of the configuration."""
 
+    imitates: bool = field(default=False, metadata={"internal": True})
+    """The member also learns from labels, the suggestions of the adviser that it trusts most (--imitate)."""
+
     def check(self) -> None:
         """Raise UserError in one line for settings that do not fit together. The constructor checks single values; this
         is called for the settings of a member."""
@@ -129,6 +132,9 @@ class LearnerMethod(Method):
     `peerage.offline.trajectories.Trajectories`, or None for a learner that only acts."""
     takes_target: bool = False
     """The learner acts for a target return: it implements `conditioned`."""
+    imitates: bool = False
+    """The learner has a loss for labels (`Transition.label`), so that its members can use --imitate. Members whose
+    settings have `imitates` get labels."""
     takes_critic: bool = False
     """It accepts a `critic` (`peerage.learners.critics.CriticFactory`) when it is built."""
     has_action_value: bool = True

@@ -70,7 +70,10 @@ class AdviceConfig:
     """Share of choices, 0 to 1, that are uniform over all advisers; the default depends on choice."""
     self_share: float | None = limited(None, "[0, 1]")
     """Share of choices, 0 to 1, in which a member follows itself regardless of the scores, so that it learns to act
-    without advice; the default depends on choice."""
+    without advice; the default depends on choice, and is 0.5 with imitate."""
+    imitate: Literal["none", "trusted"] = "none"
+    """Learning from suggestions. none: members only follow them; trusted: members also imitate the adviser that they
+    trust most, in states in which trust says that it is better than the member itself (docs/methods/imitation.md)."""
     temperature: tuple[float, ...] = limited((), "[1e-6, 1e6]")
     """Temperature of the softmax over the scores (Eq. 2); one value, or one per member; the default depends on
     choice."""

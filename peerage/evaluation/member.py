@@ -73,7 +73,7 @@ class Member:
         if isinstance(learner, PPO):
             return torch.as_tensor(learner.net(self._inputs(obs), rows=self._actor))[0]
         if isinstance(learner, DQN):
-            q = learner.q(self._inputs(obs), rows=rows)
+            q = learner.q(self._inputs(obs), rows=rows)[..., : self.group.space.n_actions]
             return learner.in_reward_units(q.expand(learner.rows, -1, -1))[self.place]
         if isinstance(learner, BC) and self._has_logits:
             return learner.net(self._inputs(obs), rows=rows)[0]

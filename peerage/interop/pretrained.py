@@ -156,6 +156,9 @@ def _check_alike(member: int, place: LearnerSettings, spec: str, source: Learner
             if name in SWITCHES:
                 fix = f"--{flag}" if there == "true" else f"--no-{flag}"
             raise UserError(f"member {member} has {name} {here} but {spec} has {there}: use {fix} for this member")
+    if place.algorithm == "dqn" and place.imitates != source.imitates:  # the head is a part of the network
+        has, lacks = (f"member {member}", spec) if place.imitates else (spec, f"member {member}")
+        raise UserError(f"{has} has an imitation head (--imitate trusted), and {lacks} does not: their networks differ")
     for name, there in vars(source.net_settings).items() if source.net_settings is not None else ():
         if name != "dropout" and (here := getattr(place.net_settings, name)) != there:
             now, then = _as_written(here), _as_written(there)

@@ -16,6 +16,7 @@ from peerage.errors import UserError
 from peerage.interop.pretrained import SavedRun
 from peerage.interop.sb3 import ACTORS, sb3_views
 from peerage.interop.single import space_of
+from peerage.learners.dqn import DQN
 from peerage.learners.dqn_settings import DQNSettings
 from peerage.learners.normalisation import CLIP, EPSILON, Normalisation
 from peerage.learners.off_policy import OffPolicyLearner
@@ -57,6 +58,8 @@ def export_member(run: Path, member: int, replica: int = 0, out: Path | None = N
     if getattr(saved.members[member], "net", "mlp") != "mlp":
         net = saved.members[member].net  # type: ignore[attr-defined]
         raise UserError(f"{net} networks cannot be exported: Stable-Baselines3 has no equivalent")
+    if isinstance(learner, DQN) and learner.imitates:
+        raise UserError("DQN members of --imitate cannot be exported: Stable-Baselines3 has no imitation head")
     env = _spaces(observation_space, action_space)
     model = _model(saved.members[member], env)
     model.policy.load_state_dict({name: view.clone() for name, view in sb3_views(learner, 0).items()})

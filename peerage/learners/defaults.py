@@ -25,6 +25,11 @@ ADVICE_DEFAULTS: dict[str, dict[str, Any]] = {
 and share of choices in which a member follows itself. Chosen on Room-v21 (docs/methods/peer-learning.md)."""
 
 
+IMITATING_SELF_SHARE = 0.5
+"""Default share of choices in which a member that imitates follows itself, so that it gets labels in states that it
+reaches by itself (docs/methods/imitation.md)."""
+
+
 def fits(setting: str, algorithm: str) -> bool:
     """Whether the learner `algorithm` has this setting. True for settings that do not belong to learners, and for
     `auto`."""
@@ -68,6 +73,9 @@ def member_settings(config: Config, discrete: bool) -> list[LearnerSettings]:
         net = method.net or (NETS[made.net] if hasattr(made, "net") else None)
         if net is not None and (part := net.part):
             made = replace(made, net_settings=getattr(config, part))
+        weight = getattr(made, "imitation_weight", 1.0)
+        if config.advice.imitate != "none" and method.imitates and weight > 0 and made.load_paths == "none":
+            made = replace(made, imitates=True)
         made.check()
         members.append(made)
     return members
@@ -182,6 +190,8 @@ def refuse_unused_settings(config: Config, given: Iterable[str]) -> None:
         if key == "net_arch" and config.learner.net and all(NETS[net].part for net in config.learner.net):
             net = config.learner.net[0]
             raise UserError(f"--net-arch has no effect with --net {net}: use --d-model, --n-layers and --readout")
+        if key == "imitation_weight" and config.advice.imitate == "none":
+            raise UserError("--imitation-weight has no effect without --imitate trusted")
         if key == "exchange_freq" and not config.exchange:
             raise UserError("--exchange-freq has no effect without --exchange")
 
@@ -211,6 +221,8 @@ def resolve_advice(advice: AdviceConfig, has_action_value: bool = True) -> Advic
         raise UserError(f"--trust {advice.trust} has no effect with {why}: remove one of the two")
     if unread:
         missing["trust"] = placeholder
+    if advice.imitate != "none" and advice.self_share is None:
+        missing["self_share"] = IMITATING_SELF_SHARE
     resolved = replace(advice, **missing)
     assert resolved.trust is not None
     other_terms = not TRUST[resolved.trust].stands_alone or not resolved.use_trust

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from peerage.learners import imitation
 from peerage.learners.base import Space, column
 from peerage.learners.dqn_settings import DQNSettings
 from peerage.learners.off_policy import OffPolicyLearner
@@ -56,7 +57,10 @@ class DQN(OffPolicyLearner):
         self.step = 0
 
     def _network(self) -> StackedMLP | StackedCNN:
-        sizes = (*self.settings[0].net_arch, self.space.n_actions)
+        outputs = self.space.n_actions
+        if self.imitates:
+            outputs += imitation.head_outputs(self.space.n_actions)
+        sizes = (*self.settings[0].net_arch, outputs)
         if self.space.image is not None:
             return StackedCNN(self.rows, self.space.image, sizes, device=self.device, dtype=self.dtype)
         return StackedMLP(self.rows, (self.space.obs_dim, *sizes), device=self.device, dtype=self.dtype)
@@ -68,7 +72,18 @@ class DQN(OffPolicyLearner):
 
     @torch.no_grad()
     def suggest_rows(self, obs: Tensor, noise: Tensor | None, rows: Rows) -> Tensor:
-        return self.q(self.normalised(obs, rows), rows=rows).argmax(dim=-1, keepdim=True).to(obs.dtype)
+        out = self.q(self.normalised(obs, rows), rows=rows)
+        return self.greedy(out).to(obs.dtype)
+
+    def greedy(self, out: Tensor) -> Tensor:
+        """The actions `[..., 1]` for outputs of the network `[..., out]`: those with the highest value, or where the
+        imitation head is surer that an adviser is better, those of the head."""
+        best = out[..., : self.space.n_actions].argmax(dim=-1, keepdim=True)
+        return imitation.act(out[..., self.space.n_actions :], best) if self.imitates else best
+
+    def values(self, obs: Tensor) -> Tensor:
+        """The values of all actions: `obs [S, B, obs]` -> `[S, B, n_actions]`."""
+        return self.in_reward_units(self.q(self.normalised(obs))[..., : self.space.n_actions])
 
     def epsilon(self, step: int) -> Tensor:
         """Exploration rate `[S, 1]`, on the host, after `step` steps: from 1 to `exploration_final_eps` over
@@ -89,17 +104,17 @@ class DQN(OffPolicyLearner):
 
     @torch.no_grad()
     def action_value(self, obs: Tensor, actions: Tensor) -> Tensor:
-        return self.in_reward_units(self.q(self.normalised(obs)).gather(-1, actions.long()).squeeze(-1))
+        return self.values(obs).gather(-1, actions.long()).squeeze(-1)
 
     @torch.no_grad()
     def action_values(self, obs: Tensor, actions: Tensor) -> Tensor:
         """One forward pass gives the values of all actions in a state."""
-        return self.in_reward_units(self.q(self.normalised(obs)).gather(-1, actions[..., 0].long()))
+        return self.values(obs).gather(-1, actions[..., 0].long())
 
     @torch.no_grad()
     def state_value(self, obs: Tensor, noise: Tensor | None = None) -> Tensor:
         """`V(s) = max_a Q(s, a)`, the value of the greedy policy."""
-        return self.in_reward_units(self.q(self.normalised(obs)).amax(dim=-1))
+        return self.values(obs).amax(dim=-1)
 
     def learn(self, step: int) -> None:
         self.step = step
@@ -114,15 +129,23 @@ class DQN(OffPolicyLearner):
     def loss(self, batch: Batch) -> Tensor:
         """`L = mean_B huber(Q(s, a) - (r + gamma (1 - terminated) max_a' Q_target(s', a')))`, `[S]`. Adds its gradients
         to those of the Q-network."""
-        next_q = self.q_target(batch.next_obs).amax(dim=-1)  # [S, B]
+        n = self.space.n_actions
+        next_q = self.q_target(batch.next_obs)[..., :n].amax(dim=-1)  # [S, B]
         target = batch.rewards + (1 - batch.terminated) * self.gamma * next_q
         taken = batch.actions.long()
-        q_all, backward = self.q.tape(batch.obs)  # [S, B, n_actions]
+        q_all, backward = self.q.tape(batch.obs)  # [S, B, n_actions], and the imitation head
         q = q_all.gather(-1, taken).squeeze(-1)  # [S, B]
         error = q - target
         # d huber(e) / de = e, clipped to [-1, 1]
         slope = error.clamp(-1, 1).div_(error.shape[1]).unsqueeze(-1)
-        backward(torch.zeros_like(q_all).scatter_(-1, taken, slope))
+        gradient = torch.zeros_like(q_all).scatter_(-1, taken, slope)
+        if self.imitates:
+            assert batch.label is not None and batch.label_weight is not None
+            cloning, gradient[..., n:] = imitation.loss(
+                q_all[..., n:], batch.label.long(), batch.label_weight, self.imitation_weight
+            )
+            self.means.add("loss/imitation", cloning)
+        backward(gradient)
         self.means.add("q/mean", q.mean(dim=1))
         return F.smooth_l1_loss(q, target, reduction="none").mean(dim=1)
 

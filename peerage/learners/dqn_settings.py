@@ -49,5 +49,13 @@ class DQNSettings(OffPolicySettings):
 
 
 LEARNERS.register(
-    LearnerMethod("dqn", "peerage.learners.dqn:DQN", DQNSettings, actions=("discrete",), images=True, is_default=True)
+    LearnerMethod(
+        "dqn",
+        "peerage.learners.dqn:DQN",
+        DQNSettings,
+        actions=("discrete",),
+        images=True,
+        is_default=True,
+        imitates=True,
+    )
 )

@@ -46,6 +46,8 @@ class OffPolicyLearner(Learner):
         self.tau = column(settings, lambda s: s.tau, like)
         self.learning_rate = column(settings, lambda s: s.learning_rate, like)
         self.max_grad_norm = clip_column(settings, like)
+        self.imitates = first.imitates
+        self.imitation_weight = column(settings, lambda s: s.imitation_weight, like)
         self.replay = self.make_replay(min(first.buffer_size, total_steps))
         self.normalisation: Normalisation | None = None
         if first.normalize_obs or first.normalize_reward:
@@ -67,7 +69,8 @@ class OffPolicyLearner(Learner):
     def make_replay(self, capacity: int) -> Replay:
         """The replay buffer of all members."""
         kind = Replay if self.space.image is None else ImageReplay
-        return kind(self.rows, capacity, self.space.obs_dim, self.space.act_dim, self.device, self.dtype)
+        sizes = self.rows, capacity, self.space.obs_dim, self.space.act_dim
+        return kind(*sizes, self.device, self.dtype, labels=self.imitates)
 
     def adam(self, name: str, flat: Tensor, grad: Tensor, *, clips: bool = True) -> StackedAdam:
         """Create the optimizer of the parameters `name`, with the members' learning rates and maximum gradient
@@ -109,7 +112,8 @@ class OffPolicyLearner(Learner):
 
     def observe(self, transition: Transition) -> None:
         t = transition
-        self.replay.add(t.obs, self.stored(t.actions), t.rewards, t.next_obs, t.terminated)
+        label = (self.stored(t.label), t.label_weight) if self.imitates and t.label is not None else ()
+        self.replay.add(t.obs, self.stored(t.actions), t.rewards, t.next_obs, t.terminated, *label)
 
     def learns(self, step: int) -> bool:
         first = self.settings[0]

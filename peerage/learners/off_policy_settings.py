@@ -30,7 +30,10 @@ class OffPolicySettings(LearnerSettings):
     tau: float = limited(0.005, "(0, 1]")
     """Soft update of the target networks: target += tau (online - target); 1 copies the online network."""
 
+    imitation_weight: float = limited(1.0, "[0, inf)")
+    """Weight of the loss on the suggestions of trusted advisers (--imitate trusted); 0: the member does not imitate."""
+
     @property
     def stack_key(self) -> tuple[Any, ...]:
         """Members with and without normalisation cannot share a stack."""
-        return (*super().stack_key, self.normalize_obs, self.normalize_reward)
+        return (*super().stack_key, self.normalize_obs, self.normalize_reward, self.imitates)

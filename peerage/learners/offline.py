@@ -71,7 +71,7 @@ class DataReplay(Replay):
         self.data[0] = torch.cat((obs, stored(actions), *rest), dim=1)
         self.size = data.steps
 
-    def add(self, obs: Tensor, actions: Tensor, rewards: Tensor, next_obs: Tensor, terminated: Tensor) -> None:
+    def add(self, *transition: Any) -> None:
         raise TypeError("a dataset does not change")
 
     def state(self) -> dict[str, Any]:

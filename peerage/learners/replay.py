@@ -20,13 +20,15 @@ class Batch(NamedTuple):
     rewards: Tensor  # [S, B]
     next_obs: Tensor  # [S, B, obs]
     terminated: Tensor  # [S, B]
+    label: Tensor | None = None  # [S, B, act], as `actions`: the suggestion to imitate
+    label_weight: Tensor | None = None  # [S, B], 0 to 1; -1: there is no label
 
 
 class Replay:
     """The last `capacity` transitions of each of `rows` members.
 
     A transition is a row `obs | action | next_obs | reward | terminated` of the tensor `data [S, capacity, D]`, so a
-    batch needs one gather, and `[obs, action]` no concatenation.
+    batch needs one gather, and `[obs, action]` no concatenation. With `labels`, `label | weight` come after `next_obs`.
     """
 
     def __init__(
@@ -37,10 +39,12 @@ class Replay:
         act_dim: int,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        *,
+        labels: bool = False,
     ) -> None:
         self.rows, self.capacity = rows, capacity
-        self.obs_dim, self.act_dim = obs_dim, act_dim
-        self.width = 2 * obs_dim + act_dim + 2
+        self.obs_dim, self.act_dim, self.labels = obs_dim, act_dim, labels
+        self.width = 2 * obs_dim + act_dim + 2 + (act_dim + 1 if labels else 0)
         # empty instead of zeros: the system allocates a page only when it is written
         self.data = torch.empty(rows, capacity, self.width, device=device, dtype=dtype)
         self.flat = self.data.view(rows * capacity, self.width)
@@ -49,10 +53,23 @@ class Replay:
         self.position = 0  # of the next transition
         self.size = 0
 
-    def add(self, obs: Tensor, actions: Tensor, rewards: Tensor, next_obs: Tensor, terminated: Tensor) -> None:
-        """Append one transition of every member: `obs, next_obs [S, obs]`, `actions [S, act]`, `rewards [S]`,
-        `terminated [S]`."""
-        row = torch.cat((obs, actions, next_obs, rewards.unsqueeze(1), terminated.unsqueeze(1)), dim=1)
+    def add(
+        self,
+        obs: Tensor,
+        actions: Tensor,
+        rewards: Tensor,
+        next_obs: Tensor,
+        terminated: Tensor,
+        label: Tensor | None = None,
+        label_weight: Tensor | None = None,
+    ) -> None:
+        """Append one transition of every member: `obs, next_obs [S, obs]`, `actions, label [S, act]`,
+        `rewards, terminated, label_weight [S]`. Without a label, its weight is -1."""
+        columns = [obs, actions, next_obs]
+        if self.labels:
+            weight = torch.full_like(rewards, -1.0) if label_weight is None else label_weight
+            columns += [actions if label is None else label, weight.unsqueeze(1)]
+        row = torch.cat((*columns, rewards.unsqueeze(1), terminated.unsqueeze(1)), dim=1)
         self.data[:, self.position] = row
         self.total += 1
         self.position = self.total % self.capacity
@@ -76,6 +93,8 @@ class Replay:
             actions=batch[..., o : o + a],
             obs_actions=batch[..., : o + a],
             next_obs=batch[..., o + a : 2 * o + a],
+            label=batch[..., -3 - a : -3] if self.labels else None,
+            label_weight=batch[..., -3] if self.labels else None,
             rewards=batch[..., -2],
             terminated=batch[..., -1],
         )
@@ -111,14 +130,23 @@ class ImageReplay(Replay):
     """A replay buffer of observations with whole numbers from 0 to 255, stored as bytes: `frames [S, capacity, 2, obs]`
     holds `obs` and `next_obs`. `obs_actions` of a batch contains the actions alone."""
 
-    def __init__(self, rows: int, capacity: int, obs_dim: int, act_dim: int, *where: Any) -> None:
+    def __init__(self, rows: int, capacity: int, obs_dim: int, act_dim: int, *where: Any, labels: bool = False) -> None:
         """`where`: device and dtype, as of `Replay`."""
-        super().__init__(rows, capacity, 0, act_dim, *where)
+        super().__init__(rows, capacity, 0, act_dim, *where, labels=labels)
         self.frames = torch.empty(rows, capacity, 2, obs_dim, device=self.data.device, dtype=torch.uint8)
 
-    def add(self, obs: Tensor, actions: Tensor, rewards: Tensor, next_obs: Tensor, terminated: Tensor) -> None:
+    def add(
+        self,
+        obs: Tensor,
+        actions: Tensor,
+        rewards: Tensor,
+        next_obs: Tensor,
+        terminated: Tensor,
+        label: Tensor | None = None,
+        label_weight: Tensor | None = None,
+    ) -> None:
         self.frames[:, self.position] = torch.stack((obs, next_obs), dim=1).to(torch.uint8)
-        super().add(obs[:, :0], actions, rewards, next_obs[:, :0], terminated)
+        super().add(obs[:, :0], actions, rewards, next_obs[:, :0], terminated, label, label_weight)
 
     def _gather(self, index: Tensor) -> Batch:
         batch = super()._gather(index)

@@ -42,6 +42,8 @@ class Transition:
     terminated: Tensor  # [M], 0 or 1
     followed: Tensor  # long [M]: number of the adviser that the member followed
     host: HostTransition
+    label: Tensor | None = None  # [M, act]: what the adviser trusted most suggested here; None without --imitate
+    label_weight: Tensor | None = None  # [M]: how sure trust is, 0 to 1, that it is better here; -1: not asked
 
     @cached_property
     def truncated(self) -> Tensor:
@@ -64,4 +66,6 @@ class Transition:
             terminated=self.terminated[index],
             followed=self.followed[index],
             host=self.host.rows(index.cpu().numpy()),
+            label=None if self.label is None else self.label[index],
+            label_weight=None if self.label_weight is None else self.label_weight[index],
         )

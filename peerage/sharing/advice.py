@@ -26,6 +26,7 @@ from peerage.sharing.adviser import Adviser
 from peerage.sharing.answers import member_answers
 from peerage.sharing.byzantine import ByzantineMembers
 from peerage.sharing.fixed_advisers import FixedAdvisers
+from peerage.sharing.labels import Labels
 from peerage.trust.critic import critic_values
 from peerage.trust.signals import Signal
 from peerage.trust.suggestions import SuggestionTrust
@@ -79,6 +80,11 @@ class Advice:
         self.signals = signals
         if not (config.use_critic or config.use_trust or config.use_agent_values):
             self.rule = None  # without components, the choice is uniform
+        self.labels: Labels | None = None
+        if config.imitate != "none" and self.rule is not None:
+            self.labels = Labels(self.self_index, np.array([s.imitates for s in group.settings] * R))
+        self.label: Tensor | None = None  # of the last step, [M, act]
+        self.label_weight: Tensor | None = None  # [M]
         self.allowed = torch.ones(M, self.K, dtype=torch.bool)
         if config.only_follow_others and self.K > 1:
             self.allowed[torch.arange(M), self.self_index] = False
@@ -137,6 +143,9 @@ class Advice:
         due &= ~follow_self
         if follow_self.any():
             self._follow(self.self_index, follow_self)
+        labels = None if greedy else self.labels
+        if labels is not None:
+            labels.clear(follow_self)
         members = member_answers(
             self.group,
             obs,
@@ -150,7 +159,8 @@ class Advice:
         suggestions = members
         if self.fixed_advisers:
             self.fixed_advisers.begin_step(step)
-            said = self.fixed_advisers.ask(host_obs, episode_start, due, self.followed)
+            label_from = None if labels is None else labels.asked
+            said = self.fixed_advisers.ask(host_obs, episode_start, due, self.followed, label_from)
             answers = torch.as_tensor(said, device=self.device)
             suggestions = torch.cat((members, answers.to(self.dtype)), dim=1)
         self.chose = due
@@ -164,6 +174,10 @@ class Advice:
         elsewhere = self.followed != self.self_index
         # A uniform choice needs no suggestions, so only the suggestion of the followed adviser counts as a query
         self.queries += (due * (self.K - 1) + (~due & elsewhere)) if self.rule is not None else elsewhere
+        if labels is not None:
+            asked = labels.asked
+            self.queries += ~due & (asked >= 0) & (asked != self.followed)
+            self._label(labels, suggestions)
         self.followed_for += 1
         if chooses:
             self.followed_for[due] = 1
@@ -223,6 +237,12 @@ class Advice:
         else:
             components = self.components(obs, suggestions, due, step)
             scores = self.rule(components)
+            if self.labels is not None:
+                found = (signal.estimates() for signal in self.signals.values())
+                mean, error = next((e for e in found if e is not None), (scores, torch.zeros_like(scores)))
+                if heard is not None:  # an adviser that did not answer gives no label
+                    mean = torch.where(answered, mean, -torch.inf)
+                self.labels.choose(mean, error, due)
             mask = torch.as_tensor(due, device=self.device).unsqueeze(1)
             if heard is not None:
                 mask = mask & answered
@@ -240,6 +260,12 @@ class Advice:
             self_share=self.self_share,
         )
         return choice.pick(p, draw).numpy()
+
+    def _label(self, labels: Labels, suggestions: Tensor) -> None:
+        """Set the labels of this step from the `suggestions [M, K, act]`."""
+        adviser = torch.as_tensor(labels.adviser, device=self.device)
+        self.label = suggestions[self.rows, adviser]
+        self.label_weight = torch.as_tensor(labels.weight, device=self.device).to(self.dtype)
 
     def _temperature_in(self, epoch: int) -> Tensor:
         """`[M, 1]` on the host; computed once per epoch."""
@@ -334,6 +360,7 @@ class Advice:
             "roles": torch.as_tensor(self.roles),
             "last": self.last,
             "choices": self.choices.state(),
+            **({} if self.labels is None else {"labels": self.labels.state()}),
             "advisers": self.fixed_advisers.state(),
             **({} if self.answers is None else {"answers": self.answers.state()}),
             **({} if self.byzantine is None else {"byzantine": self.byzantine.state()}),
@@ -350,6 +377,8 @@ class Advice:
         self.roles = state["roles"].cpu().numpy().copy()
         self.last = {name: values.to(self.device) for name, values in state["last"].items()}
         self.choices.load_state(state["choices"])
+        if self.labels is not None:
+            self.labels.load_state(state["labels"])
         self.fixed_advisers.load_state(state["advisers"])
         if self.answers is not None:
             self.answers.load_state(state["answers"])

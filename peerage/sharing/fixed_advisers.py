@@ -100,16 +100,26 @@ class FixedAdvisers:
             with self._named(fixed.adviser, "at"):
                 fixed.adviser.at(step)
 
-    def ask(self, obs: np.ndarray, first: np.ndarray, due: np.ndarray, followed: np.ndarray) -> np.ndarray:
+    def ask(
+        self,
+        obs: np.ndarray,
+        first: np.ndarray,
+        due: np.ndarray,
+        followed: np.ndarray,
+        label_from: np.ndarray | None = None,
+    ) -> np.ndarray:
         """Suggestions float32 `[M, F, act]`, in the order of the advisers' numbers; 0 if an adviser was not asked.
 
         Members that choose now (`due [M]` bool) ask all advisers; other members ask only the one that they follow
-        (`followed [M]`). `obs [M, obs]`; `first [M]` bool: first step of an episode.
+        (`followed [M]`), and the one that gives them a label (`label_from [M]`; -1: none). `obs [M, obs]`; `first [M]`
+        bool: first step of an episode.
         """
         N = self.group.N
         answers = np.zeros((self.group.M, self.order.shape[1], self.group.space.act_dim), np.float32)
         for fixed in self.advisers:
             asking = due[fixed.rows] | (followed[fixed.rows] == fixed.columns)
+            if label_from is not None:
+                asking |= label_from[fixed.rows] == fixed.columns
             if asking.any():
                 rows, columns = fixed.rows[asking], fixed.columns[asking]
                 with self._named(fixed.adviser, "suggest"):

@@ -24,6 +24,7 @@ class NoSharing:
         self.following = torch.tensor(self.followed, device=group.device)
         self.chose = np.zeros(group.M * group.E, bool)
         self.signals: dict[str, Signal] = {}
+        self.label = self.label_weight = None
 
     def act(
         self, obs: Tensor, host_obs: np.ndarray, episode_start: np.ndarray, step: int, *, greedy: bool = False

@@ -48,6 +48,8 @@ def make_transition(
         next_obs=tensor(step.next_obs),
         terminated=tensor(step.terminated),
         followed=sharing.following,
+        label=sharing.label,
+        label_weight=sharing.label_weight,
         host=HostTransition(
             obs=before.host_obs,
             actions=host_actions,

@@ -72,6 +72,7 @@ def _has_advice(config: Config) -> bool:
 
 
 def _check_advice(config: Config, members: list[LearnerSettings]) -> None:
+    _check_imitation(config, members)
     if config.advice.sharing != "advice":
         return
     if config.advice.only_follow_others and not _has_advice(config):
@@ -79,6 +80,21 @@ def _check_advice(config: Config, members: list[LearnerSettings]) -> None:
     without = [m.algorithm for m in members if not LEARNERS[m.algorithm].has_action_value]
     if config.advice.use_critic and without:
         raise UserError(f"--use-critic needs Q-functions, but {without[0]} has none: remove the flag")
+
+
+def _check_imitation(config: Config, members: list[LearnerSettings]) -> None:
+    advice = config.advice
+    if advice.imitate == "none":
+        return
+    if not _has_advice(config):
+        raise UserError(
+            "--imitate needs advisers: use --sharing advice with --n-peers 2 or more, or add --advisers; or remove it"
+        )
+    if without := [m.algorithm for m in members if not LEARNERS[m.algorithm].imitates]:
+        able = ", ".join(name for name in LEARNERS if LEARNERS[name].imitates)
+        raise UserError(f"--imitate is for {able}, and {without[0]} cannot learn from suggestions: remove it")
+    if advice.choice == "uniform" or not (advice.use_trust or advice.use_critic or advice.use_agent_values):
+        raise UserError("--imitate needs scores of advisers, and choices are uniform: remove it, or use another choice")
 
 
 def _check_images(config: Config, members: list[LearnerSettings], spec: Spec) -> None:

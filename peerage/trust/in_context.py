@@ -73,6 +73,8 @@ class InContextTrust(Signal):
         self.loss_sum = torch.zeros(R, **like)
         self.loss_count = np.zeros(R, np.int64)
         self.step = 0
+        self.estimated: tuple[Tensor, Tensor] | None = None
+        """The values at the last choice and their errors, `[M, K]` each; NaN where nothing was estimated."""
 
     def _capacity(self, total_steps: int) -> int:
         """Decisions to store per member: a run has no more decisions than steps."""
@@ -173,6 +175,7 @@ class InContextTrust(Signal):
         fresh = asking.repeat(self.N) & (d.count > self.valuation.valued)
         if fresh.any():
             self.value_decisions(1, fresh)
+        errors = np.full((self.M, self.K), np.nan)
         rows = np.flatnonzero(due & (d.ordered >= MIN_DECISIONS).repeat(self.N))
         if len(rows):
             tokens, valid = self.queries(rows, host, obs, suggestions, step)
@@ -185,10 +188,19 @@ class InContextTrust(Signal):
                     torch.as_tensor(valid[asks], device=g.device).repeat_interleave(self.K, dim=0).unsqueeze(0),
                 )
                 values[torch.as_tensor(rows[asks], device=g.device)] = out.view(-1, self.K)
+            times = np.expm1(4 * tokens[:, :, -1, self.tokens.columns.near.times_followed])  # [rows, K]
+            errors[rows] = 1 / np.sqrt(1 + times)
             mask = torch.zeros(self.M, 1, dtype=torch.bool)
             mask[rows] = True
             self.last = torch.where(mask.to(g.device), values, self.last)
+        self.estimated = values, torch.as_tensor(errors, device=g.device, dtype=g.dtype)
         return {"in_context": values}
+
+    def estimates(self) -> tuple[Tensor, Tensor] | None:
+        """In standard deviations of the asker's advantages. The error is `1 / sqrt(1 + n)`, where `n` is the number of
+        past decisions that followed the adviser in a similar state (the sum of their similarities): the standard
+        deviation of a mean with the prior N(0, 1), which is also that of the kernel estimate."""
+        return self.estimated
 
     def queries(
         self, rows: np.ndarray, host: np.ndarray, obs: Tensor, suggestions: Tensor, step: int

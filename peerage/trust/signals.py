@@ -35,6 +35,13 @@ class Signal:
         values `[M, K]`. The other rows are not used. `obs [M, obs]`, `suggestions [M, K, act]`."""
         raise NotImplementedError
 
+    def estimates(self) -> tuple[Tensor, Tensor] | None:
+        """The estimates of the last `values` as numbers that can be compared between advisers, and their standard
+        errors, `[M, K]` each: members imitate an adviser only where it is better than themselves with confidence
+        (--imitate). Estimates that are not finite are unknown. None: the scores are compared, as if they had no
+        error."""
+        return None
+
     def report(self) -> dict[str, Tensor]:
         """The current values of the columns of advice.csv that the kind of trust was registered with, `[M, K]` each.
         NaN where nothing was computed."""

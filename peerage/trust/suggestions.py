@@ -49,7 +49,8 @@ class SuggestionTrust(Signal):
         self.trust: TDTable | None = None
         self.agents: AgentValues | None = None
         if reads and config.use_trust and learns_trust:
-            self.trust = TDTable(group.M, n_advisers, config.init_trust_values, config.lr, like)
+            errors = config.imitate != "none"
+            self.trust = TDTable(group.M, n_advisers, config.init_trust_values, config.lr, like, errors=errors)
         if reads and config.use_agent_values:
             self.agents = AgentValues(group.R, n_advisers, config.init_agent_values, config.lr, like)
         self.n_trust = config.trust_batch_size if self.trust else 0
@@ -115,6 +116,9 @@ class SuggestionTrust(Signal):
         columns = self.report()
         return columns if self.is_component else {name: v for name, v in columns.items() if name != "trust_td"}
 
+    def estimates(self) -> tuple[Tensor, Tensor] | None:
+        return self.trust.estimates() if self.trust is not None and self.trust.evidence else None
+
     def report(self) -> dict[str, Tensor]:
         self.catch_up()
         columns = {}
@@ -133,6 +137,8 @@ class SuggestionTrust(Signal):
         }
         if self.trust is not None:
             state["trust"] = self.trust.values
+            if self.trust.evidence:
+                state["evidence"] = dict(self.trust.evidence)
         if self.agents is not None:
             state["agent_values"] = self.agents.values
         return state
@@ -143,6 +149,8 @@ class SuggestionTrust(Signal):
             self.noise.load_state(state["noise"])
         if self.trust is not None:
             self.trust.values = state["trust"].to(self.group.device)
+            for name in self.trust.evidence:
+                self.trust.evidence[name] = state["evidence"][name].to(self.group.device)
         if self.agents is not None:
             self.agents.values = state["agent_values"].to(self.group.device)
         self.pending = [np.array(stored, np.int64) for stored in state["pending"]]

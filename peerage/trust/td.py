@@ -23,9 +23,17 @@ class TDTable:
     `values [X, K]`: one row per asker for trust, one row per replica for agent values. `lr` is alpha, in (0, 1].
     """
 
-    def __init__(self, rows: int, n_advisers: int, initial: float, lr: float, like: Tensor) -> None:
+    def __init__(
+        self, rows: int, n_advisers: int, initial: float, lr: float, like: Tensor, *, errors: bool = False
+    ) -> None:
         self.values = torch.full((rows, n_advisers), initial, device=like.device, dtype=like.dtype)
         self.lr = lr
+        self.evidence: dict[str, Tensor] = {}
+        """`[X, K]` each, only with `errors`: exponential averages of 1 (`mass`), of the targets (`first`) and of their
+        squares (`second`), and the variance of `first` for targets with variance 1 (`spread`)."""
+        if errors:
+            names = ("mass", "first", "second", "spread")
+            self.evidence = {name: torch.zeros_like(self.values) for name in names}
         self.advisers = torch.arange(n_advisers, device=like.device)
 
     def update(self, target: Tensor, adviser: Tensor, valid: Tensor) -> None:
@@ -40,5 +48,25 @@ class TDTable:
         total = (torch.where(valid, target, 0.0).unsqueeze(-1) * one_hot).sum(dim=2)
         mean = total / count.clamp(min=1)
         weight = self.lr * (count > 0).to(mean.dtype)
+        if self.evidence:
+            squares = (torch.where(valid, target, 0.0).square().unsqueeze(-1) * one_hot).sum(dim=2)
+            self._collect(mean, squares / count.clamp(min=1), count, weight)
         for batch_mean, batch_weight in zip(mean.unbind(1), weight.unbind(1)):
             self.values = self.values.lerp(batch_mean, batch_weight)
+
+    def _collect(self, mean: Tensor, square: Tensor, count: Tensor, weight: Tensor) -> None:
+        """Update the averages with `U` batches of targets: their means, mean squares, numbers and weights,
+        `[X, U, K]`."""
+        e = self.evidence
+        for m, s, n, w in zip(mean.unbind(1), square.unbind(1), count.unbind(1), weight.unbind(1)):
+            e["mass"] = e["mass"].lerp(torch.ones_like(w), w)
+            e["first"], e["second"] = e["first"].lerp(m, w), e["second"].lerp(s, w)
+            e["spread"] = (1 - w).square() * e["spread"] + w.square() / n.clamp(min=1)
+
+    def estimates(self) -> tuple[Tensor, Tensor]:
+        """The mean target of each adviser without the initial value, `first / mass`, and its standard error,
+        `sqrt(variance * spread) / mass`, `[X, K]`. Unknown (not finite) for an adviser that was never followed."""
+        e = self.evidence
+        mean = e["first"] / e["mass"]
+        variance = (e["second"] / e["mass"] - mean.square()).clamp(min=0)
+        return mean, (variance * e["spread"]).sqrt() / e["mass"]

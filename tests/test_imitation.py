@@ -1,0 +1,211 @@
+"""Learning from suggestions (--imitate): labels, their weights, the losses on them, and what members learn."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import assert_same
+
+from peerage.config import Config, RunConfig, with_settings
+from peerage.errors import UserError
+from peerage.learners import imitation
+from peerage.learners.replay import Replay
+from peerage.sharing.labels import Labels
+from peerage.training.trainer import Trainer
+from peerage.trust.td import TDTable
+
+F64 = torch.float64
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore::UserWarning")]
+
+
+def near(ours, expected):
+    torch.testing.assert_close(torch.as_tensor(ours), torch.tensor(expected, dtype=F64), rtol=1e-6, atol=1e-9)
+
+
+# --- labels -------------------------------------------------------------------------------------------------------
+
+
+def test_the_adviser_with_the_highest_lower_bound_gives_the_label():
+    """Three members with the advisers member 0, 1, 2, expert and adversary. Member 0: the expert is 2 better with a
+    standard error of sqrt(0.36 + 0.64) = 1, so its weight is Phi(2). Member 1 is itself the best. Member 2: the expert
+    has the highest mean, but a lower bound of 3 - 5; another member is 1 better with a standard error of 1."""
+    labels = Labels(np.arange(3), np.ones(3, bool))
+    mean = torch.tensor([[1.0, 0, 0, 3, -4], [0, 9, 0, 3, -4], [2.0, 0, 1, 3, -4]])
+    error = torch.tensor([[0.6, 0.1, 0.1, 0.8, 0.1], [0.5] * 5, [0.8, 0.1, 0.6, 5, 0.1]])
+    labels.choose(mean, error, np.ones(3, bool))
+    assert labels.adviser.tolist() == [3, 1, 0]
+    near(labels.weight, [0.977249868, 0.0, 0.841344746])
+    assert labels.asked.tolist() == [3, -1, 0]
+    # Other members keep their label until they choose again
+    labels.choose(-mean, torch.zeros(3, 5), np.array([True, False, False]))
+    assert labels.adviser.tolist() == [4, 1, 0]
+    near(labels.weight, [1.0, 0.0, 0.841344746])
+    labels.clear(np.array([False, False, True]))
+    assert labels.asked.tolist() == [4, -1, -1] and labels.weight[2] == -1
+
+
+def test_without_an_estimate_there_is_no_label():
+    """Unknown are: the member itself, both advisers, one adviser; the last member does not imitate."""
+    labels = Labels(np.zeros(4, int), np.array([True, True, True, False]))
+    nan = math.nan
+    mean = torch.tensor([[nan, 1.0, 2], [0.0, nan, nan], [0.0, nan, 2], [0.0, 1, 2]])
+    labels.choose(mean, torch.full((4, 3), 0.0), np.ones(4, bool))
+    assert labels.weight.tolist() == [-1, -1, 1, -1] and labels.asked.tolist() == [-1, -1, 2, -1]
+
+
+def test_the_error_of_trust_by_temporal_differences():
+    """Two batches with alpha 0.5. Adviser 0: targets (1, 3), then 8. Weights of the batch means 2 and 8: 0.25 and 0.5
+    of a mass of 0.75, so the mean is 4.5 / 0.75 = 6. Mean squares 5 and 64: 33.25 / 0.75 - 36 = 8.3333. The mean of a
+    batch of n has 1 / n of the variance: 0.25^2 / 2 + 0.5^2 / 1 = 0.28125. Adviser 1 was never followed."""
+    table = TDTable(1, 2, 200.0, 0.5, torch.zeros(0, dtype=F64), errors=True)
+    plain = TDTable(1, 2, 200.0, 0.5, torch.zeros(0, dtype=F64))
+    batches = (
+        torch.tensor([[[1.0, 3.0], [8.0, 99.0]]], dtype=F64),
+        torch.tensor([[[0, 0], [0, 1]]]),
+        torch.tensor([[[True, True], [True, False]]]),
+    )
+    for each in (table, plain):
+        each.update(*batches)
+    assert torch.equal(table.values, plain.values)  # the values do not depend on it
+    mean, error = table.estimates()
+    near(mean[0, 0], 6.0)
+    near(error[0, 0], math.sqrt((33.25 / 0.75 - 36) * 0.28125) / 0.75)
+    assert not torch.isfinite(mean[0, 1])
+
+
+def test_the_replay_buffer_keeps_labels():
+    replay, without = Replay(2, 3, 1, 1, labels=True), Replay(2, 3, 1, 1)
+    for t in range(4):
+        obs, reward = torch.full((2, 1), float(t)), torch.full((2,), t / 10)
+        step = (obs, obs + 1, reward, obs + 2, torch.tensor([0.0, 1.0]))
+        replay.add(*step, *((obs + 3, torch.tensor([0.5, 0.25])) if t % 2 else ()))
+        without.add(*step)
+    batch, plain = (r.recent(torch.tensor([[0, 1], [1, 2]])) for r in (replay, without))
+    assert batch.label_weight.tolist() == [[0.5, -1.0], [-1.0, 0.25]]
+    assert batch.label[0, 0].item() == 6 and batch.label[1, 1].item() == 4
+    assert all(torch.equal(a, b) for a, b in zip(batch[:6], plain[:6])) and plain.label is None
+
+
+# --- DQN's imitation head -----------------------------------------------------------------------------------------
+
+
+def test_cross_entropy_of_the_imitation_head():
+    """p = (0.5, 0.2, 0.3), the last for "no adviser is better". Label 0 with weight 0.75: the loss is -0.75 log 0.5 -
+    0.25 log 0.3. The second transition has no label, so the mean over the batch is half of that; times 2."""
+    logits = torch.tensor([0.5, 0.2, 0.3], dtype=F64).log().expand(1, 2, 3) + 7
+    label, weight = torch.tensor([[[0], [1]]]), torch.tensor([[0.75, -1.0]], dtype=F64)
+    loss, gradient = imitation.loss(logits, label, weight, torch.tensor([[2.0]], dtype=F64))
+    near(loss, [-0.75 * math.log(0.5) - 0.25 * math.log(0.3)])
+    near(gradient, [[[0.5 - 0.75, 0.2, 0.3 - 0.25], [0.0, 0.0, 0.0]]])
+
+
+def test_the_head_acts_where_an_adviser_is_probably_better():
+    """The probabilities of the two actions and of "no adviser is better": the actions must have more than one half
+    together, and the more likely one is taken."""
+    p = torch.tensor([[0.3, 0.31, 0.39], [0.24, 0.25, 0.51], [0.9, 0.05, 0.05]], dtype=F64)
+    own = torch.tensor([[0], [0], [1]])
+    assert imitation.act(p.log(), own)[:, 0].tolist() == [1, 0, 0]
+
+
+# --- trainings ----------------------------------------------------------------------------------------------------
+
+SMALL = {
+    "n_peers": 2,
+    "advisers": ("expert", "adversary"),
+    "gamma": (0.9,),
+    "learning_starts": (30,),
+    "batch_size": (32,),
+    "net_arch": ((32,),),
+    "trust": "td",
+    "follow_steps": 5,
+    "device": "cpu",
+    "threads": 1,
+}
+
+
+def trainer(steps, env="Room-v6", **changes):
+    config = with_settings(Config(env=env, run=RunConfig(eval_freq=0, verbose=0)), SMALL | {"total_timesteps": steps})
+    made = Trainer(with_settings(config, changes))
+    made.begin()
+    return made
+
+
+def advance(made, steps):
+    """The advisers that gave labels and the labels' weights, `[steps, M]` each, and the followed advisers."""
+    seen = []
+    for _ in range(steps):
+        made.advance()
+        labels = made.sharing.labels
+        seen.append((labels.asked.copy(), labels.weight.copy(), made.sharing.followed.copy()))
+    return [np.stack(column) for column in zip(*seen)]
+
+
+def test_members_learn_what_the_expert_does_and_not_what_the_adversary_does():
+    """The labels of the last half of the training are the expert's, also in steps in which the member follows itself,
+    and the members' heads do in most labelled states what the expert does. The adversary is never imitated."""
+    made = trainer(500, imitate="trusted")
+    asked, weight, followed = advance(made, 500)
+    late = slice(250, 500)
+    labelled = weight[late] > 0.5
+    expert, adversary = 2, 3
+    assert (asked[late][labelled] == expert).mean() > 0.9
+    assert not ((asked[late] == adversary) & labelled).any()
+    assert ((followed[late] == np.arange(2)) & labelled).sum() > 30  # who acts and who is asked are two decisions
+    learner = made.group.stacks[0].learner
+    batch = learner.replay.recent(torch.arange(200).expand(2, -1))
+    sure = batch.label_weight > 0.5
+    same = learner.suggest(batch.obs) == batch.label
+    assert same[sure].float().mean() > 0.7
+    alone = trainer(500, imitate="none", self_share=0.5)
+    for _ in range(500):
+        alone.advance()
+    own = alone.group.stacks[0].learner.suggest(batch.obs) == batch.label
+    assert own[sure].float().mean() < same[sure].float().mean() - 0.1
+
+
+@pytest.mark.parametrize("trust", ["td", "in-context"])
+def test_with_weight_zero_the_training_is_the_same(trust):
+    """Every bit of the state but the settings, although the labels of `imitate` ask more often."""
+    states = []
+    for changes in ({"imitate": "none"}, {"imitate": "trusted", "imitation_weight": (0.0,)}):
+        made = trainer(80, trust=trust, self_share=0.5, advisers=("random", "expert"), **changes)
+        for _ in range(80):
+            made.advance()
+        states.append((made.group.state(), made.sharing.state()["signals"], made.obs))
+    evidence = [state[1]["td"].pop("evidence", None) for state in states if "td" in state[1]]
+    assert all(e is None for e in evidence[:1])
+    assert_same(*[(group, obs) for group, _, obs in states])
+    assert_same(states[0][1], states[1][1])
+
+
+def test_a_label_is_one_query():
+    """All three advisers are asked at a choice, and in every other step the followed one and the imitated one."""
+    made = trainer(200, imitate="trusted")
+    queries = np.zeros(2, int)
+    both = 0
+    for _ in range(200):
+        made.advance()
+        sharing, own = made.sharing, np.arange(2)
+        asked, followed = sharing.labels.asked, sharing.followed
+        between = (followed != own).astype(int) + ((asked >= 0) & (asked != followed))
+        queries += np.where(sharing.chose, 3, between)
+        both += int((~sharing.chose & (between == 2)).sum())
+    assert sharing.queries.tolist() == queries.tolist() and both > 0
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"sharing": "none", "advisers": ()}, "--imitate needs advisers"),
+        ({"n_peers": 1, "advisers": ()}, "--imitate needs advisers"),
+        ({"algorithm": ("ppo",), "sharing": "advice"}, "--imitate is for .*dqn.*, and ppo cannot learn"),
+        ({"choice": "uniform", "trust": None}, "--imitate needs scores"),
+    ],
+)
+def test_imitation_that_cannot_work_is_refused(changes, message):
+    with pytest.raises(UserError, match=message):
+        settings = {name: value for name, value in SMALL.items() if name not in ("batch_size", "learning_starts")}
+        Trainer(with_settings(Config(env="Room-v6"), settings | {"imitate": "trusted"} | changes))
