@@ -40,6 +40,7 @@ from peerage.runs.loggers import TensorBoardLog, WandbLog
 from peerage.runs.tables import CsvLog, check_offsets
 from peerage.sharing.adviser import Suggests
 from peerage.sharing.targeted import check_length
+from peerage.sharing.transports.folder import claim, refuse_used_name
 from peerage.training.budget import guard
 from peerage.training.build import build_trainer
 from peerage.training.extend import command_of, describe_extension, extend, is_complete, steps_to_extend
@@ -78,6 +79,7 @@ def run_training(
     are reported before any file is written."""
     if config.run.exp_name is not None:  # an existing run is refused before anything is built
         RunFolder.plan(config.run.log_dir, config.run.exp_name, "run", config.run.overwrite)
+    refuse_used_name(config)
     if env is not None:
         config = replace(config, env=recorded_name(env))
     with guard():
@@ -108,6 +110,7 @@ def run_training(
         data = {} if trainer.data is None else described(trainer.data)
         made.write_environment(trainer.spec.id, device_name(trainer.device), row_products(), fingerprint, data)
         made.write_command(command or ["peerage", "train", "(from Python)"])
+        claim(config)
 
     name, settings = planned.path.name, to_dict(config)
     with RunFolder.create(config.run.log_dir, name, default, settings, overwrite=overwrite, write=write) as folder:

@@ -17,6 +17,7 @@ from peerage.runs.folder import RunFolder
 from peerage.runs.listeners import Listener, Listeners
 from peerage.runs.tables import CsvLog, read_evaluations, read_metrics
 from peerage.session import run_training
+from peerage.sharing.transports.base import Waiting
 from peerage.training import machine
 from peerage.training.runner import Runner
 
@@ -37,7 +38,7 @@ class Fit:
         self.config, self.N, self.R, self.steps = config, config.n_peers, config.replicas, config.steps
         self.stride = 1
         self.names = [f"member-{i}" for i in range(self.N)]
-        self.step, self.begun, self.threads = 0, False, 1
+        self.step, self.begun, self.threads, self.waiting = 0, False, 1, Waiting()
         self.rng = np.random.default_rng(config.seed)
         self.guess = np.zeros(self.N * self.R)
         self.velocity = np.zeros(self.N * self.R)

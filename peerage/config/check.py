@@ -9,6 +9,7 @@ from peerage.config.adviser_words import check_trained, parse_adviser, parse_mem
 from peerage.config.fields import describe_interval, hints, is_inside
 from peerage.config.methods import LEARNERS, TRUST
 from peerage.config.perturbations import Perturbations
+from peerage.config.roster import check_federation
 from peerage.config.tree import AdviceConfig, Config, RunConfig, public_name, settings
 from peerage.errors import UserError
 from peerage.text import count, listing
@@ -31,6 +32,7 @@ def check(config: Config) -> None:
     _check_lengths(config)
     _check_learner(config)
     _check_data(config)
+    check_federation(config)
     _check_exchanges(config)
     _check_group(config)
     _check_advice(config.advice)
@@ -113,6 +115,7 @@ def _check_data(config: Config) -> None:
         "advisers": config.advisers,
         "perturb": config.perturb,
         "exchange": config.exchange,
+        "federation": config.federation,
         "sharing": config.advice.sharing == "advice",
         "byzantine_members": config.advice.byzantine_members,
         "eval_modes": "together" in config.run.eval_modes,
@@ -125,7 +128,7 @@ def _check_data(config: Config) -> None:
 def _check_exchanges(config: Config) -> None:
     if len(set(config.exchange)) < len(config.exchange):
         raise UserError("--exchange names the same exchange twice")
-    if config.exchange and config.n_peers == 1:
+    if config.exchange and config.n_peers == 1 and not config.participants:
         raise UserError("--exchange needs at least two members: use --n-peers 2, or remove it")
 
 

@@ -35,6 +35,10 @@ SECTIONS: dict[str, tuple[str, str]] = {
         "How members learn from each other: every --follow-steps steps, each member chooses an adviser to follow.",
     ),
     "exchange": ("exchanges", "What members exchange after learning, in addition to advice."),
+    "federation": (
+        "federation",
+        "Processes that exchange parameters through a shared folder, each with its own members and run folder.",
+    ),
     "run": ("run", "The run folder, its contents, and the hardware."),
 }
 """Heading and text of each section of the help. Other parts use their name and the first paragraph of their
@@ -48,6 +52,12 @@ SECTION_OF_FIELD = {
     "threads": "run",
     "exchange": "exchange",
     "exchange_freq": "exchange",
+    "federation": "federation",
+    "participant": "federation",
+    "participants": "federation",
+    "min_participants": "federation",
+    "participant_timeout": "federation",
+    "member_offset": "federation",
 }
 """Top-level fields of the tree that the help lists in another section."""
 METAVARS = {
@@ -62,6 +72,9 @@ METAVARS = {
     "load_paths": "PATH",
     "init_from": "PATH",
     "exp_name": "NAME",
+    "federation": "FOLDER",
+    "participant": "NAME",
+    "participants": "NAME[:MEMBERS]",
     "log_dir": "FOLDER",
     "wandb_project": "NAME",
     "device": "DEVICE",
@@ -290,7 +303,8 @@ def train_flags() -> list[Flag]:
 
 def add_flags(parser: argparse.ArgumentParser, flags: list[Flag]) -> None:
     """Add the flags, grouped under headings."""
-    sections = dict.fromkeys([*(name for name in SECTIONS if name != "run"), *method_parts(), "run"])
+    first = [name for name in SECTIONS if name not in ("federation", "run")]
+    sections = dict.fromkeys([*first, *method_parts(), "federation", "run"])
     for section in sections:
         if chosen := [one for one in flags if one.section == section]:
             title, about = SECTIONS.get(section) or _described(section)

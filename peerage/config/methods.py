@@ -198,7 +198,10 @@ class ExchangeMethod(Method):
     """The part of a configuration that holds the settings. Empty: no part."""
     critic: str | Callable[..., Any] | None = None
     """A `peerage.learners.critics.CriticFactory` for the members' critics; None: the learners' own critics. With a
-    `part`, it also receives `settings`, this part, and `n_peers`, the number of members of a replica."""
+    `part`, it also receives `settings`, this part, and `n_peers`, the number of members of a replica; in a federation
+    also `total`, the number of members of all participants, and `offset`, that of the participants before this one."""
+    federated: bool = False
+    """Whether it exchanges parameters through `Exchange.transport`, so that the members can be in several processes."""
 
 
 @dataclass(frozen=True)

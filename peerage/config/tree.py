@@ -178,6 +178,10 @@ class Config:
     registered with `peerage.register_adviser`."""
     replicas: int = limited(1, "[1, 10000]")
     """Independent copies of the whole group with different seeds. Statistics treat each replica as one sample."""
+    member_offset: int | None = limited(None, "[0, 1000000]")
+    """Number of the first member in random streams, and in environments that take the number of a member, so that
+    processes can train different members of one group. By default 0; in a federation the number of the members of the
+    participants before this one."""
     seed: int = limited(0, "[0, inf)")
     """Seed of all random numbers of the run."""
     data: str = ""
@@ -207,6 +211,19 @@ class Config:
     by default none."""
     exchange_freq: int = limited(1000, "[1, inf)")
     """Steps between exchanges."""
+    federation: str = ""
+    """Folder through which the processes of a federation exchange parameters; all of them must be able to read and
+    write it. By default only the members of this process exchange parameters."""
+    participant: str = ""
+    """Name of this process in the federation."""
+    participants: tuple[str, ...] = ()
+    """All participants of the federation, as NAME or NAME:MEMBERS; MEMBERS is the n_peers of that process, by default
+    1. The members of all participants are numbered in the order of the names."""
+    min_participants: int | None = limited(None, "[1, inf)")
+    """Number of participants, including this one, with which a round goes on after participant_timeout; by default
+    every round waits for all."""
+    participant_timeout: float = limited(600.0, "[0, inf)")
+    """Seconds for which a round waits for missing participants, if min_participants are there."""
     learner: Any = field(default_factory=lambda: learner_part()())
     advice: AdviceConfig = field(default_factory=AdviceConfig)
     methods: Mapping[str, Any] = field(default_factory=dict)
@@ -414,5 +431,8 @@ RESUMABLE = (
 applies to evaluations after the resume; logged values do not depend on the others."""
 HARDWARE_FIELDS = ("device", "threads")
 """Fields of `Config` that may change on resuming; the continued run is then not bit-identical."""
-FREE = {"exp_name", "log_dir", "overwrite", "data", *RESUMABLE, *HARDWARE_FIELDS}
+FREE = {
+    "exp_name", "log_dir", "overwrite", "data", "federation", "min_participants", "participant_timeout", *RESUMABLE,
+    *HARDWARE_FIELDS,
+}  # fmt: skip
 """Fields in which two configurations of the same training may differ."""

@@ -191,12 +191,13 @@ def make_env(
         raise
 
 
-def makers_of(maker: EnvMaker, members: int, replicas: int) -> list[EnvMaker]:
+def makers_of(maker: EnvMaker, members: int, replicas: int, offset: int = 0) -> list[EnvMaker]:
     """Makers for each member of each replica, `[R * N]`. An environment whose constructor takes `member` gets the
-    number of the member, so that members can have tasks or goals of their own, unless `env_args` contains it."""
+    number of the member, from `offset` on, so that members can have tasks or goals of their own, unless `env_args`
+    contains it."""
     if "member" in maker.env_args or not takes(maker.env, "member"):
         return [maker] * (members * replicas)
-    of_members = [replace(maker, env_args={**maker.env_args, "member": i}) for i in range(members)]
+    of_members = [replace(maker, env_args={**maker.env_args, "member": offset + i}) for i in range(members)]
     return of_members * replicas
 
 

@@ -33,12 +33,13 @@ DEPTH = 3
 
 
 class FedFormerCritic:
-    """Two Q-functions per member, rows `2 s` and `2 s + 1` of a stack, for `rows = R * N` members of `R` replicas.
+    """Two Q-functions per member, rows `2 s` and `2 s + 1` of a stack, for `rows = R * n` members of `R` replicas.
 
-    `flat` and `grad` are `[S, 2 P]`. The first `encoder_size` parameters of a row are the encoder. Online and target
-    critics of a learner share `received`, one encoder per member and critic, `[R, N, 2, encoder_size]`, and `heard
-    [R, N]` (bool): the members whose encoders have arrived. Other members are masked. A member attends to its own
-    encoder as it is now.
+    The `n = n_peers` members of a replica are all, or in a federation those from number `offset` on of `N = total`.
+    `flat` and `grad` are `[S, 2 P]`. The first `encoder_size` parameters of a row are the encoder. Online
+    and target critics of a learner share `received`, one encoder for each of the `N` members and critics, `[R, N, 2,
+    encoder_size]`, and `heard [R, N]` (bool): the members whose encoders have arrived. Other members are masked. A
+    member attends to its own encoder as it is now.
     """
 
     def __init__(
@@ -49,40 +50,43 @@ class FedFormerCritic:
         *,
         settings: Any,
         n_peers: int,
+        total: int | None = None,
+        offset: int = 0,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        width = settings.fedformer_width
-        self.rows, self.n_peers = rows, n_peers
+        width, replicas = settings.fedformer_width, rows // n_peers
+        self.rows, self.n_peers, self.total = rows, n_peers, n_peers if total is None else total
+        self.federated = total is not None
         self.heads, self.layers = settings.fedformer_heads, settings.fedformer_layers
         inputs, hidden = space.obs_dim + space.act_dim, [width] * DEPTH
         encoder = _mlp_part("encoder", (inputs, *hidden, width))
         self.encoder_size = sum(math.prod(part.shape) for part in encoder.values())
         parts = encoder | {
             "cls": Part((1, width), 1 / math.sqrt(width)),
-            "position": Part((n_peers + 1, width), 1 / math.sqrt(width)),
+            "position": Part((self.total + 1, width), 1 / math.sqrt(width)),
         }
         for n in range(self.layers):
             parts |= encoder_part(f"{n}", width, settings.fedformer_hidden)
         parts |= _mlp_part("decoder", (2 * width, *hidden, 1))
         where: dict[str, Any] = {"device": device, "dtype": dtype}
         self.stack = Stack(N_CRITICS * rows, parts, **where)
-        self._received = Stack(N_CRITICS * rows, encoder, **where)
-        self.received = self._received.flat.view(rows // n_peers, n_peers, N_CRITICS, -1)
-        self.heard = torch.zeros(rows // n_peers, n_peers, dtype=torch.bool, device=device)
+        self._received = Stack(N_CRITICS * replicas * self.total, encoder, **where)
+        self.received = self._received.flat.view(replicas, self.total, N_CRITICS, -1)
+        self.heard = torch.zeros(replicas, self.total, dtype=torch.bool, device=device)
         self.rate = settings.fedformer_dropout
         self.dropout: Dropout | None = None
         """Of a critic that learns: targets are copies and have none."""
         self.flat, self.grad = self.stack.flat.view(rows, -1), self.stack.grad.view(rows, -1)
-        of_encoder = 2 * width * (DEPTH + 1) * n_peers  # received and mixed
-        self.activations = self.stack.rows * (of_encoder + (n_peers + 1) * width * 12 * self.layers + 8 * width)
-        self._places = _places(rows // n_peers, n_peers, torch.device(device))
-        self._weights_sum, self._weights_count = torch.zeros(rows, n_peers + 1, **where), 0
+        of_encoder = 2 * width * (DEPTH + 1) * self.total  # received and mixed
+        self.activations = self.stack.rows * (of_encoder + (self.total + 1) * width * 12 * self.layers + 8 * width)
+        self._places = _places(replicas, n_peers, self.total, offset, torch.device(device))
+        self._weights_sum, self._weights_count = torch.zeros(rows, self.total + 1, **where), 0
 
     @property
     def encoders(self) -> Tensor:
-        """The members' own encoders, `[R, N, 2, encoder_size]`: a view of `flat`."""
-        return self.stack.flat.view(*self.received.shape[:3], -1)[..., : self.encoder_size]
+        """The members' own encoders, `[R, n, 2, encoder_size]`: a view of `flat`."""
+        return self.stack.flat.view(-1, self.n_peers, N_CRITICS, self.stack.count)[..., : self.encoder_size]
 
     def init_(self, generators: Sequence[np.random.Generator]) -> None:
         """As torch initialises these layers, with each member's generator, which also seeds dropout the first time."""
@@ -135,7 +139,7 @@ class FedFormerCritic:
     def _count_weights(self, weights: Tensor) -> None:
         """`weights [2 S, tokens]` in the order of the tokens."""
         places = self._places.of_tokens[:, : weights.shape[1]]
-        of_members = weights.new_zeros(len(weights), self.n_peers + 1).scatter(1, places, weights)
+        of_members = weights.new_zeros(len(weights), self.total + 1).scatter(1, places, weights)
         self._weights_sum += of_members.view(self.rows, N_CRITICS, -1).mean(dim=1)
         self._weights_count += 1
 
@@ -159,16 +163,22 @@ class FedFormerCritic:
         """What the received encoders of the other members say of a member's samples: `[2 S, N - 1, B, D]`, for critic
         `k` of a member with the encoders of the critics `k`. None: nothing was received.
 
-        Encoder `j` of a replica sees the samples of all other members in one product.
+        Encoder `j` of a replica sees the samples of all other members in one product. In a federation it sees those of
+        one member at a time, because the bits of a product depend on its number of samples: so the bits of a member do
+        not depend on which other members are in the same process.
         """
         if not bool(self.heard.any()):
             return None
-        n, (_, batch, inputs) = self.n_peers, obs_actions.shape
-        x = obs_actions.view(-1, n, batch, inputs)[:, self._places.seen_by]  # [R, encoder, N - 1, B, in]
-        x = x.unsqueeze(2).expand(-1, -1, N_CRITICS, -1, -1, -1)
-        out = _mlp(self._received.weights(), "encoder", x.reshape(self.stack.rows, (n - 1) * batch, inputs))
-        swapped: Tensor = _Permute.apply(out.view(-1, batch, out.shape[-1]), self._places.order, self._places.inverse)
-        return swapped.view(self.stack.rows, n - 1, batch, -1)
+        _, batch, inputs = obs_actions.shape
+        x = obs_actions.view(-1, self.n_peers, batch, inputs)[:, self._places.seen_by]  # [R, N, K, B, in]
+        x = x.repeat_interleave(N_CRITICS, dim=1).flatten(0, 1)  # [2 R N, K, B, in]
+        w, passes = self._received.weights(), x.shape[1]
+        if self.federated:
+            out = torch.stack([_mlp(w, "encoder", seen) for seen in x.unbind(dim=1)], dim=1)
+        else:
+            out = _mlp(w, "encoder", x.view(len(x), passes * batch, inputs))
+        chosen: Tensor = _Choose.apply(out.view(len(x) * passes, batch, -1), self._places.order)
+        return chosen.view(self.stack.rows, self.total - 1, batch, -1)
 
     def _forward(
         self,
@@ -198,39 +208,52 @@ class FedFormerCritic:
 
 
 class _Places(NamedTuple):
-    """Where the encodings of `R` replicas of `N` members go."""
+    """Where the encodings of `R` replicas of `n` of `N` members go."""
 
     others: Tensor  # [2 S, N - 1]: the other members of a row's member, in order
     of_tokens: Tensor  # [2 S, N + 1]: the positions of CLS, of the row's own member and of the others
-    seen_by: Tensor  # [N, N - 1]: the members whose samples an encoder sees
-    order: Tensor  # [2 S (N - 1)]: from (replica, encoder, critic, member) to (replica, member, critic, encoder)
-    inverse: Tensor  # [2 S (N - 1)]
+    seen_by: Tensor  # [N, K]: the members of this process whose samples an encoder sees, in K passes
+    order: Tensor  # [2 S (N - 1)]: from (replica, encoder, critic, pass) to (replica, member, critic, encoder)
 
 
-def _places(replicas: int, n: int, device: torch.device) -> _Places:
-    others = torch.tensor([[j for j in range(n) if j != i] for i in range(n)], dtype=torch.long).view(n, n - 1)
-    own = torch.arange(n).unsqueeze(1)
-    tokens = torch.cat((torch.zeros_like(own), own + 1, others + 1), dim=1)  # [N, N + 1]
+def _places(replicas: int, n: int, total: int, offset: int, device: torch.device) -> _Places:
+    members = range(offset, offset + n)
+    others = torch.tensor([[j for j in range(total) if j != i] for i in members], dtype=torch.long)  # [n, N - 1]
+    others = others.view(n, total - 1)
+    own = torch.arange(offset, offset + n).unsqueeze(1)
+    tokens = torch.cat((torch.zeros_like(own), own + 1, others + 1), dim=1)  # [n, N + 1]
     by_row, of_tokens = (x.repeat_interleave(N_CRITICS, dim=0).repeat(replicas, 1) for x in (others, tokens))
-    number = torch.arange(replicas * n * N_CRITICS * (n - 1)).view(replicas, n, N_CRITICS, n - 1)
-    # Member i is the sample `i` of the encoders j > i, and the sample `i - 1` of the encoders j < i
-    sample = torch.where(others > own, own, own - 1)
-    order = number[:, others, :, sample]  # [N, N - 1, R, 2]: member, encoder, replica, critic
-    order = order.permute(2, 0, 3, 1).flatten()
-    return _Places(*(x.to(device) for x in (by_row, of_tokens, others, order, order.argsort())))
+    # An encoder sees the other members of this process in order; one that has fewer others sees member 0 again
+    passes = min(n, total - 1)
+    seen = [[i for i in members if i != j] for j in range(total)]
+    seen_by = torch.tensor([[i - offset for i in some] + [0] * (passes - len(some)) for some in seen], dtype=torch.long)
+    number = torch.arange(replicas * total * N_CRITICS * passes).view(replicas, total, N_CRITICS, passes)
+    order = [
+        number[:, j, :, seen[j].index(i)]  # [R, 2]
+        for i in members
+        for j in range(total)
+        if j != i
+    ]
+    placed = torch.stack(order, dim=2).view(replicas, N_CRITICS, n, total - 1) if order else number.new_zeros(0)
+    placed = placed.transpose(1, 2).flatten() if order else placed
+    return _Places(*(x.to(device) for x in (by_row, of_tokens, seen_by.view(total, passes), placed)))
 
 
-class _Permute(torch.autograd.Function):
-    """`x[order]`; `inverse` is the inverse permutation."""
+class _Choose(torch.autograd.Function):
+    """`x[order]`, for an `order` without repetitions."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
-        ctx.save_for_backward(inverse)
+    def forward(ctx: Any, x: Tensor, order: Tensor) -> Tensor:
+        ctx.save_for_backward(order)
+        ctx.rows = len(x)
         return x.index_select(0, order)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        return grads[0].index_select(0, *ctx.saved_tensors), None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (order,) = ctx.saved_tensors
+        shape = (ctx.rows, *grads[0].shape[1:])
+        whole = grads[0].new_empty(shape) if len(order) == ctx.rows else grads[0].new_zeros(shape)
+        return whole.index_copy_(0, order, grads[0]), None
 
 
 def _layer(

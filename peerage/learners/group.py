@@ -53,7 +53,7 @@ class Group:
 
     `recent` is the number of last transitions to keep of each member, of all its environments together. `critic` makes
     the critics of the learners (SAC, TD3); by default, learners use their own. `data` are the episodes from which
-    offline learners learn; None: they only act.
+    offline learners learn; None: they only act. `offset` is the number of member 0 in random streams.
     """
 
     def __init__(
@@ -67,6 +67,7 @@ class Group:
         recent: int = 1000,
         critic: CriticFactory | None = None,
         data: Trajectories | None = None,
+        offset: int = 0,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
@@ -74,7 +75,7 @@ class Group:
         self.N, self.R, self.M = len(members), replicas, len(members) * replicas
         self.E = environments_per_member(members)
         self.space, self.device, self.dtype = space, torch.device(device), dtype
-        self.stream_keys = [StreamKey(seed, r, i) for r in range(replicas) for i in range(self.N)]
+        self.stream_keys = [StreamKey(seed, r, i, offset) for r in range(replicas) for i in range(self.N)]
         self.critic, self.data = critic, data
         self.stacks = [self._stack(positions, total_steps) for positions in stack_positions(members)]
         self.has_action_value = all(LEARNERS[s.algorithm].has_action_value for s in members)

@@ -18,15 +18,17 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class StreamKey:
-    """The key of a member's random streams."""
+    """The key of a member's random streams. `member` is its number in the group, and `offset` the number that member 0
+    of the group has in the random streams."""
 
     seed: int
     replica: int
     member: int
+    offset: int = 0
 
     def generator(self, purpose: str) -> np.random.Generator:
         """A new generator for this member and `purpose`."""
-        key = [self.seed, self.replica, self.member, zlib.crc32(purpose.encode())]
+        key = [self.seed, self.replica, self.offset + self.member, zlib.crc32(purpose.encode())]
         return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
 
 

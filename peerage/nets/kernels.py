@@ -249,19 +249,32 @@ class _Products(Protocol):
 
 
 class _Batched:
-    """The products of all rows at once: activations are `[S, B, width]`."""
+    """The products of all rows at once: activations are `[S, B, width]`.
+
+    Libraries may compute a batch of one product in another way than one of several. With `pads`, one row is computed as
+    two equal ones, so that its bits are those that it has in a stack of several rows.
+    """
 
     batched = True
+    pads = False
+
+    def _padded(self, *tensors: Tensor) -> Sequence[Tensor]:
+        if self.pads and len(tensors[0]) == 1:
+            return [x.expand(2, *x.shape[1:]) for x in tensors]
+        return tensors
 
     def output(self, x: Tensor, layer: Layer) -> Tensor:
-        return _activate_(torch.baddbmm(layer.bias, x, layer.weight), layer.activation)
+        bias, padded, weight = self._padded(layer.bias, x, layer.weight)
+        return _activate_(torch.baddbmm(bias, padded, weight)[: len(x)], layer.activation)
 
     def add_gradients(self, x: Tensor, grad: Tensor, weight_grad: Tensor, bias_grad: Tensor) -> None:
-        weight_grad.add_(torch.bmm(x.transpose(1, 2), grad))
+        inputs, padded = self._padded(x, grad)
+        weight_grad.add_(torch.bmm(inputs.transpose(1, 2), padded)[: len(grad)])
         bias_grad.add_(grad.sum(dim=1, keepdim=True))
 
     def input_gradient(self, grad: Tensor, weight: Tensor) -> Tensor:
-        return torch.bmm(grad, weight.transpose(1, 2))
+        padded, weight = self._padded(grad, weight)
+        return torch.bmm(padded, weight.transpose(1, 2))[: len(grad)]
 
 
 class _OneDNNRow:
@@ -314,6 +327,11 @@ class _BF16:
 
     def input_gradient(self, grad: Tensor, weight: Tensor) -> Tensor:
         return (grad.bfloat16() @ weight.bfloat16().mT).float()
+
+
+def pad_single_rows(on: bool) -> None:
+    """Choose whether float32 products of one row are computed as those of two (`_Batched`), in this process."""
+    BATCHED.pads = on
 
 
 BATCHED = _Batched()

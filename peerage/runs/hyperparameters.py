@@ -26,11 +26,17 @@ def about_run(info: RunInfo) -> list[str]:
 
 
 def exchange_settings(info: RunInfo) -> list[str]:
-    """A line such as `exchange: fedformer every 500 steps`; none without exchanges."""
+    """Lines such as `exchange: fedformer every 500 steps` and `federation: ann (this run) and bob, in /shared`; none
+    without exchanges."""
     names = info.config.get("exchange")
     if not isinstance(names, list | tuple) or not names:
         return []
-    return [f"exchange: {listing([str(name) for name in names])} every {count(info.config['exchange_freq'], 'step')}"]
+    lines = [f"exchange: {listing([str(name) for name in names])} every {count(info.config['exchange_freq'], 'step')}"]
+    if folder := info.config.get("federation"):
+        own, everyone = info.config.get("participant"), sorted(map(str, info.config.get("participants", ())))
+        marked = [f"{name} (this run)" if name.partition(":")[0] == own else name for name in everyone]
+        lines.append(f"federation: {listing(marked)}, in {folder}")
+    return lines
 
 
 def hyperparameters(info: RunInfo) -> list[str]:

@@ -3,6 +3,7 @@ torch, so that the command line reports an invalid setting at once."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ from peerage.config import Config, with_part
 from peerage.config.check import refuse_target_settings, refuse_unused_trust_settings
 from peerage.config.fields import hints
 from peerage.config.methods import EXCHANGES, LEARNERS, NETS, LearnerSettings
+from peerage.config.roster import roster_of
 from peerage.envs.make import Spec, check_env_id
 from peerage.errors import UserError
 from peerage.learners.defaults import (
@@ -35,6 +37,11 @@ def prepare(config: Config, spec: Spec, data: Trajectories | None = None) -> Con
     config = resolve_trust(resolve(config, spec.discrete), spec)
     if data is not None:
         config = with_longest_episode(config, spec, data)
+    roster = roster_of(config)
+    if roster is not None:
+        config = replace(config, federation=os.path.abspath(config.federation))
+    if config.member_offset is None:
+        config = replace(config, member_offset=0 if roster is None else roster.offset)
     members = member_settings(config, spec.discrete)
     _check_advice(config, members)
     _check_images(config, members, spec)
@@ -128,6 +135,8 @@ def _check_exchanges(config: Config, members: list[LearnerSettings]) -> None:
     named = " ".join(config.exchange)
     if critics and (other := [m.algorithm for m in members if not LEARNERS[m.algorithm].takes_critic]):
         raise UserError(f"--exchange {named} replaces the critics of SAC and TD3; {other[0]} cannot take them")
+    if config.federation and (alone := [name for name in config.exchange if not EXCHANGES[name].federated]):
+        raise UserError(f"--exchange {alone[0]} works within one process: it cannot be used with --federation")
     if len(critics) > 1:
         raise UserError(f"--exchange {named}: only one exchange can replace the critics")
     rollouts = [getattr(member, "rollout_size", 1) for member in members]

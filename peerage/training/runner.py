@@ -20,6 +20,7 @@ from peerage.nets import workers
 from peerage.runs import checkpoint
 from peerage.runs.folder import RunFolder
 from peerage.runs.listeners import AdviceRow, EvaluationRow, Listener, MetricRow, RunInfo
+from peerage.sharing.transports.base import Stopped, Waiting
 from peerage.training.machine import give_memory_back, trim_interval
 from peerage.training.signals import Interrupt
 
@@ -44,6 +45,8 @@ class Trainable(Protocol):
     stride: int
     """The number of steps that `advance` performs; `steps` is a multiple of it."""
     begun: bool
+    waiting: Waiting
+    """What an exchange with other processes asks and tells while it waits."""
 
     def begin(self) -> None:
         """Prepare the first step; then `begun` is true."""
@@ -162,6 +165,8 @@ class Runner:
     def _run(self, interrupt: Interrupt) -> None:
         t, run = self.trainable, self.trainable.config.run
         info = self._info()
+        t.waiting.stop = lambda: interrupt.asked
+        t.waiting.say = lambda text: self.listener.on_message(t.step, text)
         self.listener.on_start(info)
         for text in self.messages:
             self.listener.on_message(t.step, text)
@@ -177,7 +182,10 @@ class Runner:
         paused = updated - began  # evaluation and checkpoints do not count as training time
         self.listener.on_progress(t.step, paused)
         while t.step < t.steps and not self.listener.stop_reason:
-            t.advance()
+            try:
+                t.advance()
+            except Stopped:  # this step is incomplete: a resume repeats it
+                raise interrupt.error() from None
             now = time.perf_counter()
             ended = t.step % info.cycle == 0 or t.step == t.steps
             ends = ended or (t.step + t.stride) % info.cycle == 0 or t.step + t.stride >= t.steps

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from peerage.config.adviser_words import parse_members
 from peerage.config.file import validate
 from peerage.config.methods import EXCHANGES, loaded
 from peerage.config.perturbations import Perturbations, with_perturbations
+from peerage.config.roster import roster_of
 from peerage.envs.changing import changing_of
 from peerage.envs.make import Spec, makers_of, running_statistics, takes
 from peerage.envs.names import display_name
@@ -27,6 +29,7 @@ from peerage.learners.defaults import member_settings
 from peerage.learners.group import Group
 from peerage.nets.attention_net import Window
 from peerage.nets.cnn import Image
+from peerage.nets.kernels import pad_single_rows
 from peerage.offline.trajectories import Trajectories
 from peerage.runs.listeners import MetricRow
 from peerage.sharing.advice import Advice
@@ -36,6 +39,8 @@ from peerage.sharing.byzantine import ByzantineMembers
 from peerage.sharing.exchanges.base import Exchange
 from peerage.sharing.none import NoSharing
 from peerage.sharing.steps import Before, make_transition
+from peerage.sharing.transports.base import Waiting
+from peerage.sharing.transports.folder import Folder
 from peerage.training.machine import pick_device, pick_threads
 from peerage.training.prepare import prepare, rollout_size
 from peerage.trust.build import make_signals
@@ -89,6 +94,8 @@ class Trainer:
         self.device = pick_device(config.device)
         self.threads = pick_threads(config)
         self.steps, self.N, self.R = config.steps, config.n_peers, config.replicas
+        self.offset, self.roster = config.member_offset or 0, roster_of(config)
+        self.waiting = Waiting()
         advise = config.advice.sharing == "advice"
         copies = self.copies_of(chosen)
         self.fixed = {name: some[0] for name, some in zip(self.names[self.N :], copies, strict=True)}
@@ -118,16 +125,19 @@ class Trainer:
         for name in config.exchange:
             method = EXCHANGES[name]
             settings = getattr(config, method.part) if method.part else None
-            self.exchanges[name] = method.load()(settings, self.group, config.exchange_freq)
+            self.exchanges[name] = exchange = method.load()(settings, self.group, config.exchange_freq)
+            if self.roster is not None:
+                folder, least = Path(config.federation), config.min_participants
+                exchange.transport = Folder(folder, self.roster, name, self.waiting, least, config.participant_timeout)
         self._make_environments(maker, perturbations)
         evaluation = EnvMaker(maker, config.env_args, self.spec.own_random)
-        self.evaluation_makers = makers_of(evaluation, self.N, self.R)
+        self.evaluation_makers = makers_of(evaluation, self.N, self.R, self.offset)
         """Makers of the evaluation environments, one for each of the M members. They are not perturbed, so that
         evaluations of different runs are comparable."""
         self.test_makers: list[EnvMaker] = []
         """Those of the split `test`, for the evaluation mode `test`."""
         if "test" in config.run.eval_modes:
-            self.test_makers = makers_of(self._test_split(evaluation), self.N, self.R)
+            self.test_makers = makers_of(self._test_split(evaluation), self.N, self.R, self.offset)
         self.step = 0
         self.stride = self.group.E
         """Steps of a member per call of `advance`."""
@@ -141,7 +151,7 @@ class Trainer:
         generators = [key.generator("environment") for key in self.group.stream_keys]
         seeds = [int(rng.integers(2**31)) for rng in generators for _ in range(self.group.E)]
         training = EnvMaker(maker, with_perturbations(config.env_args, perturbations), self.spec.own_random)
-        makers = [made for made in makers_of(training, self.N, self.R) for _ in range(self.group.E)]
+        makers = [made for made in makers_of(training, self.N, self.R, self.offset) for _ in range(self.group.E)]
         self.envs = EnvGroup(makers, seeds, keep=True, success=config.run.success)
         changing = changing_of(self.envs.envs[0])
         if self.group.E > 1 and changing is not None and changing.change_at is not None:
@@ -169,6 +179,8 @@ class Trainer:
         for method in (EXCHANGES[name] for name in config.exchange):
             if method.critic is not None:
                 more = {"settings": getattr(config, method.part), "n_peers": len(members)} if method.part else {}
+                if self.roster is not None:
+                    more |= {"total": self.roster.total, "offset": self.roster.offset}
                 critics.append(partial(loaded(method.critic), **more))
         return Group(
             members,
@@ -179,6 +191,7 @@ class Trainer:
             recent=self._recent(),
             critic=critics[0] if critics else None,
             data=self.data,
+            offset=self.offset,
             device=self.device,
             dtype=dtype,
         )
@@ -212,6 +225,7 @@ class Trainer:
     def advance(self) -> Step:
         """One step of every environment, and all the learning that belongs to it. It counts as one step of a member
         for each of its environments."""
+        pad_single_rows(self.roster is not None or self.offset > 0)
         self.step += self.stride
         chosen = self.sharing.act(self.obs, self.host_obs, self.first, self.step)
         actions = self.group.clip(chosen)
@@ -253,6 +267,8 @@ class Trainer:
         rows = [*self.group.metrics(), *self.sharing.metrics()]
         for exchange in self.exchanges.values():
             rows += exchange.metrics()
+            for name, value in exchange.transport.metrics().items():
+                rows += [(r, i, name, value) for r in range(self.R) for i in range(self.N)]
         named = [(r, self.names[i], name, value) for r, i, name, value in rows]
         for m in range(self.group.M):
             done = [e for e in self.episodes if e.env // self.group.E == m]
@@ -309,7 +325,9 @@ class Trainer:
         """Everything that a resume needs; call it after `begin`. Does not change the training."""
         running = self.envs.state()
         environments = {n: torch.from_numpy(x) if isinstance(x, np.ndarray) else x for n, x in running.items()}
+        transports = {name: exchange.transport.state() for name, exchange in self.exchanges.items()}
         return {
+            **({} if self.roster is None else {"federation": transports}),
             "step": self.step,
             "group": self.group.state(),
             "sharing": self.sharing.state(),
@@ -351,6 +369,8 @@ class Trainer:
         self.load_company(state)
         for name, exchange in self.exchanges.items():
             exchange.load_state(state["exchanges"][name])
+            if self.roster is not None:
+                exchange.transport.load_state(state["federation"][name])
         self.episodes = [Episode(*episode) for episode in state["episodes"]]
         environments = {n: x.numpy() if isinstance(x, torch.Tensor) else x for n, x in state["environments"].items()}
         obs, restarted = self.envs.restore(environments, self.step)

@@ -4,6 +4,7 @@ weights. Details: docs/methods/exchanges.md."""
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from peerage.errors import UserError
 from peerage.learners.group import Group
 from peerage.sharing.exchanges.base import Exchange
+from peerage.sharing.transports.base import SENDS
 
 
 class Average(Exchange):
@@ -26,14 +28,14 @@ class Average(Exchange):
     @torch.no_grad()
     def after_learning(self, group: Group, step: int) -> None:
         learner = group.stacks[0].learner
-        average_(group, learner.exchanged(), copy_targets=self.settings.average_targets == "copy")
         statistics = learner.statistics()
+        copies = self.settings.average_targets == "copy"
+        sent = average_(self, step, learner.exchanged(), copy_targets=copies, more=statistics)
         for name in [name.removesuffix("_count") for name in statistics if name.endswith("_count")]:
-            moments = [statistics[f"{name}_{part}"] for part in ("mean", "var", "count")]
-            mean, var, count = (x.view(group.R, group.N, -1) for x in moments)
-            pooled = pooled_moments(mean, var, count, learner.active.view(group.R, group.N))
-            for values, merged in zip(moments, pooled, strict=True):
-                values.copy_(torch.where(learner.active.unsqueeze(1), merged.repeat_interleave(group.N, dim=0), values))
+            mean, var, count = (f"{name}_{part}" for part in ("mean", "var", "count"))
+            merged = pooled_moments(sent[mean], sent[var], sent[count], sent[SENDS])
+            for moment, values in zip((mean, var, count), merged, strict=True):
+                replace_(group, statistics[moment], values)
 
 
 def check_equal_members(name: str, group: Group) -> None:
@@ -44,14 +46,35 @@ def check_equal_members(name: str, group: Group) -> None:
         )
 
 
-def average_(group: Group, parameters: Mapping[str, Tensor], *, copy_targets: bool = False) -> None:
+def average_(
+    exchange: Exchange,
+    step: int,
+    parameters: Mapping[str, Tensor],
+    *,
+    copy_targets: bool = False,
+    more: Mapping[str, Tensor] = MappingProxyType({}),
+) -> Mapping[str, Tensor]:
     """Replace `parameters`, by name `[M, P]`, of every learning member by their mean over the learning members of its
-    replica; with `copy_targets`, those of target networks by the mean of the online networks. A group of one stack."""
+    replica; with `copy_targets`, those of target networks by the mean of the online networks. A group of one stack.
+
+    Returns the arrays `[R, N, P]` of the members of all participants, with those of `more`.
+    """
+    group = exchange.group
+    source = {name: name.removesuffix("_target") if copy_targets else name for name in parameters}
+    outgoing = {name: parameters[name] for name in dict.fromkeys(source.values())} | dict(more)
+    shaped = {name: values.view(group.R, group.N, -1) for name, values in outgoing.items()}
+    shaped[SENDS] = group.stacks[0].learner.active.view(group.R, group.N)
+    sent = exchange.transport.exchange(exchange.round(step), shaped)
+    means = {name: mean_of_members(sent[name], sent[SENDS]) for name in dict.fromkeys(source.values())}
+    for name, values in parameters.items():
+        replace_(group, values, means[source[name]])
+    return sent
+
+
+def replace_(group: Group, values: Tensor, of_replicas: Tensor) -> None:
+    """Replace `values [M, P]` of the learning members by those of their replica, `of_replicas [R, P]`."""
     active = group.stacks[0].learner.active
-    for name, values in parameters.items():  # replica after replica
-        source = parameters[name.removesuffix("_target")] if copy_targets else values
-        mean = mean_of_members(source.view(group.R, group.N, -1), active.view(group.R, group.N))
-        values.copy_(torch.where(active.unsqueeze(1), mean.repeat_interleave(group.N, dim=0), values))
+    values.copy_(torch.where(active.unsqueeze(1), of_replicas.repeat_interleave(group.N, dim=0), values))
 
 
 def pooled_moments(mean: Tensor, var: Tensor, count: Tensor, active: Tensor) -> tuple[Tensor, Tensor, Tensor]:

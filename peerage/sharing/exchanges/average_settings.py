@@ -18,5 +18,7 @@ class AverageSettings:
 
 
 EXCHANGES.register(
-    ExchangeMethod("average", "peerage.sharing.exchanges.average:Average", AverageSettings, part="average")
+    ExchangeMethod(
+        "average", "peerage.sharing.exchanges.average:Average", AverageSettings, part="average", federated=True
+    )
 )

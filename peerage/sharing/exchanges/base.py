@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from peerage.learners.group import Group
+from peerage.sharing.transports.base import InProcess, Transport
 
 
 class Exchange:
@@ -17,6 +18,13 @@ class Exchange:
 
     def __init__(self, settings: Any, group: Group, every: int) -> None:
         self.settings, self.group, self.every = settings, group, every
+        self.transport: Transport = InProcess()
+        """Brings the arrays of all participants of a federation together; only exchanges that are registered as
+        `federated` get another one."""
+
+    def round(self, step: int) -> int:
+        """The number of the exchange after environment step `step`: 1, 2, ..."""
+        return step // self.every
 
     def due(self, step: int) -> bool:
         """Whether an exchange takes place after environment step `step`. Members with `E` environments perform `E`

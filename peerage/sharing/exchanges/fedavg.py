@@ -29,4 +29,4 @@ class FedAvg(Exchange):
         networks = {name: values for name, values in learner.exchanged().items() if name != "log_ent_coef"}
         if self.settings.fedavg_networks == "critics":
             networks = {name: values for name, values in networks.items() if name in CRITICS}
-        average_(group, networks)
+        average_(self, step, networks)

@@ -22,6 +22,7 @@ EXCHANGES.register(
         "peerage.sharing.exchanges.fedavg:FedAvg",
         FedAvgSettings,
         part="fedavg",
+        federated=True,
         about="federated averaging: networks alone, of all members or their critics",
     )
 )

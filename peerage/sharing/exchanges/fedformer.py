@@ -11,6 +11,7 @@ from peerage.learners.fedformer_critic import FedFormerCritic
 from peerage.learners.group import Group
 from peerage.sharing.exchanges.average import check_equal_members
 from peerage.sharing.exchanges.base import Exchange
+from peerage.sharing.transports.base import SENDS
 
 
 class FedFormer(Exchange):
@@ -30,17 +31,18 @@ class FedFormer(Exchange):
     def after_learning(self, group: Group, step: int) -> None:
         finite = self.critic.encoders.isfinite().flatten(2).all(dim=2)
         sends = self.learner.active.view(group.R, group.N) & finite
+        sent = self.transport.exchange(self.round(step), {"encoders": self.critic.encoders, SENDS: sends})
         received = self.critic.received
-        received.copy_(torch.where(sends[..., None, None], self.critic.encoders, received))
-        self.critic.heard |= sends
+        received.copy_(torch.where(sent[SENDS][..., None, None], sent["encoders"], received))
+        self.critic.heard |= sent[SENDS]
 
     def metrics(self) -> list[tuple[int, int, str, float]]:
-        """`fedformer/attention_cls` and `fedformer/attention_J` for each member J: the mean attention weights in the
-        updates since the last call."""
+        """`fedformer/attention_cls` and `fedformer/attention_J` for each member J of all participants: the mean
+        attention weights in the updates since the last call."""
         weights = self.critic.take_attention()
         if weights is None:
             return []
-        names = ["cls", *map(str, range(self.group.N))]
+        names = ["cls", *map(str, range(self.critic.total))]
         return [
             (*divmod(row, self.group.N), f"fedformer/attention_{name}", value)
             for row, values in enumerate(weights.tolist())

@@ -43,6 +43,7 @@ EXCHANGES.register(
         "peerage.sharing.exchanges.fedformer:FedFormer",
         FedFormerSettings,
         part="fedformer",
+        federated=True,
         critic="peerage.learners.fedformer_critic:FedFormerCritic",
         about="members receive the encoders of the others' critics and attend over them",
     )
