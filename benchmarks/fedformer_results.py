@@ -32,7 +32,6 @@ from benchmarks.fedformer_runs import (
     make,
 )
 from benchmarks.trust_probes import with_part
-from peerage.reports.drawing import OTHER_COLOURS
 from peerage.reports.encoder_attention import attention
 from peerage.runs.tables import read_evaluations, read_metrics
 from peerage.statistics import tests
@@ -43,6 +42,7 @@ import matplotlib.pyplot as plt
 
 PAGE = "fedformer.md"
 SPLITS = {"alone": "train goals", "test": "test goals"}
+COLOURS = {"fedformer": "#0072B2", "fedavg": "#D55E00", "none": "#777777", "pooled": "#009E73"}
 PRIMARY = ("success", "test")
 
 
@@ -153,15 +153,14 @@ def figure(size: Size, path: Path) -> None:
     drawn, panels = plt.subplots(
         2, len(done), figsize=(4 * len(done), 6), squeeze=False, sharey=True, layout="constrained"
     )
-    colours = dict(zip(METHODS, OTHER_COLOURS))
     for column, (task, of) in zip(panels.T, done.items()):
         for axes, (mode, split) in zip(column, SPLITS.items()):
             for e in of:
                 found = curves(e, "success", mode)
                 s, x = spread(found.to_numpy(), (0, 1)), found.index
-                axes.plot(x, s.mean, color=colours[e.method], label=e.label, ls="--" if e.pooled else "-")
+                axes.plot(x, s.mean, color=COLOURS[e.method], label=e.label, ls="--" if e.pooled else "-")
                 if s.kind:
-                    axes.fill_between(x, s.low, s.high, color=colours[e.method], alpha=0.15, lw=0)
+                    axes.fill_between(x, s.low, s.high, color=COLOURS[e.method], alpha=0.15, lw=0)
             axes.set(title=f"{TASKS[task][0]}, {split}", ylim=(0, 1))
             axes.spines[["top", "right"]].set_visible(False)
         column[1].set_xlabel("steps per member")
