@@ -119,7 +119,7 @@ class FedFormerCritic:
         def work(part: slice) -> Tensor:
             w = self.stack.weights(part, grad=grad)
             x = obs_actions[_members(part)].repeat_interleave(N_CRITICS, dim=0)[: part.stop - part.start]
-            received = None if of_row is None else torch.stack(of_row[part])
+            received = None if of_row is None else _stacked(of_row[part])
             kept: list[Tensor] = []
             mask = None if dropout is None else dropout.of(part)
             out = self._forward(w, x, received, self._places.of_tokens[part], valid[part], kept, mask)
@@ -290,6 +290,11 @@ def _mlp(w: Weights, name: str, x: Tensor) -> Tensor:
     """Layers with ReLU, the last one linear: `x [s, B, in]` -> `[s, B, out]`."""
     layers = [w.layer(f"{name}.{n}", "relu" if n < DEPTH else None) for n in range(DEPTH + 1)]
     return kernels.run(x, layers, rowwise=True if len(x) == 1 else None)
+
+
+def _stacked(rows: Sequence[Tensor]) -> Tensor:
+    """`torch.stack(rows)`, without a copy of a single row."""
+    return rows[0].unsqueeze(0) if len(rows) == 1 else torch.stack(tuple(rows))
 
 
 def _members(part: slice) -> slice:
