@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from benchmarks import fedformer_runs as script
 from benchmarks.fedformer_corrupted import Corrupt
 from peerage.config.file import load, validate
 from peerage.config.flags import Parser, add_flags, override, train_flags
-from peerage.sharing.exchanges.average import average_
+from peerage.sharing.exchanges.fedavg import FedAvg
 
 
 def test_the_settings_of_all_runs_are_valid_and_fair() -> None:
@@ -52,7 +54,7 @@ def test_a_corrupted_member_gives_away_random_networks():
     for one, other in ((first, sent[0]), (sent[0], sent[1]), (sent[0][:1], sent[0][1:])):
         assert (one - other).std() > 0.5 * first.std()
     assert torch.equal(learner.critic_target.flat[0], critic.flat[0])
-    average_(g, {"actor": learner.actor.flat})
+    FedAvg(SimpleNamespace(fedavg_networks="all"), g, 10).after_learning(g, 20)
     assert torch.equal(learner.actor.flat[0], learner.actor.flat[1])
     assert not torch.allclose(learner.actor.flat[1], before["actor"][1])
 
