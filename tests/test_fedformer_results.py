@@ -34,7 +34,10 @@ def test_the_settings_of_all_runs_are_valid_and_fair() -> None:
             assert (config.exchange[:1] == ("corrupt",)) == corrupted and len(config.exchange) <= 1 + corrupted
     names = [e.name for e in script.everything(script.FULL)]
     assert len(set(names)) == len(names) == 16 and names[0] == "reach-fedformer"
-    assert {e.replicas for e in script.everything(script.FULL) if e.task == "reach"} == {10, 5}
+    replicas = {e.name: e.replicas for e in script.everything(script.FULL)}
+    assert replicas["reach-fedformer"] == replicas["reach-fedformer-corrupted"] == 5
+    assert replicas["reach-fedformer-15"] == 2
+    assert replicas["window-fedformer"] == 3 and replicas["window-none"] == replicas["reach-fedavg-corrupted"] == 10
 
 
 def test_a_corrupted_member_gives_away_random_networks():
