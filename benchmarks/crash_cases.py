@@ -85,7 +85,8 @@ QUICK: dict[str, Config] = {
     ),
     "pendulum-sac": tiny("Pendulum-v1", 160, (21, 75, 35), advice=advice("in-context"), advisers=("random",)),
     "pendulum-sde": tiny(
-        "Pendulum-v1", 150, (16, 70, 36), advice=advice("td", choice="greedy"), advisers=("negated:constant:1",),
+        "Pendulum-v1", 150, (16, 70, 36), advisers=("negated:constant:1",),
+        advice=advice("td", choice="greedy", imitate="trusted"),
         learner={"use_sde": (True,), "ent_coef": ("auto_0.1",)},
     ),
     "pendulum-td3": tiny(
@@ -94,7 +95,8 @@ QUICK: dict[str, Config] = {
         env_args={"change_at": 90, "change": {"g": 5.0, "reward_scale": -1}},
     ),
     "pendulum-mixed": tiny(
-        "Pendulum-v1", 150, (22, 80, 32), n_peers=3, advice=advice("transformer", only_follow_others=True),
+        "Pendulum-v1", 150, (22, 80, 32), n_peers=3,
+        advice=advice("transformer", only_follow_others=True, imitate="trusted"),
         learner={"algorithm": ("sac", "td3", "sac"), "net_arch": ((16,), (16,), (12,))},
     ),
 }  # fmt: skip

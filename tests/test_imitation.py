@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from conftest import assert_same
+from transitions import transition
 
 from peerage.config import Config, RunConfig, with_settings
 from peerage.errors import UserError
 from peerage.learners import imitation
-from peerage.learners.replay import Replay
+from peerage.learners.base import Space
+from peerage.learners.defaults import default_settings
+from peerage.learners.group import Group
+from peerage.learners.replay import Batch, Replay
 from peerage.sharing.labels import Labels
 from peerage.training.trainer import Trainer
 from peerage.trust.td import TDTable
@@ -108,6 +113,51 @@ def test_the_head_acts_where_an_adviser_is_probably_better():
     p = torch.tensor([[0.3, 0.31, 0.39], [0.24, 0.25, 0.51], [0.9, 0.05, 0.05]], dtype=F64)
     own = torch.tensor([[0], [0], [1]])
     assert imitation.act(p.log(), own)[:, 0].tolist() == [1, 0, 0]
+
+
+# --- SAC and TD3 --------------------------------------------------------------------------------------------------
+
+
+def test_cloning_where_the_critic_prefers_the_label():
+    """The critic is Q_1(s, a) = a. The own actions are 0.5, -0.5 and 0.1, the labels 0, 0.3 and 0.5 with weights 1, 0.5
+    and -1 (no label): only the second passes the filter. lambda = (0.5 + 0.5 + 0.1) / 3 / 2.5, and the mean over the
+    batch is 0.5 * 0.8^2 / 3; times c = 3. The gradient of the second action is 2 * (-0.8) times the same factors."""
+    own = torch.tensor([[[0.5], [-0.5], [0.1]]], dtype=F64, requires_grad=True)
+    label, weight = torch.tensor([[[0.0], [0.3], [0.5]]], dtype=F64), torch.tensor([[1.0, 0.5, -1.0]], dtype=F64)
+    obs, rewards = torch.zeros(1, 3, 2, dtype=F64), torch.zeros(1, 3, dtype=F64)
+    batch = Batch(obs, own.detach(), torch.cat((obs, own.detach()), -1), rewards, obs, rewards, label, weight)
+    kept = imitation.filtered(batch, lambda x, only_first: x[..., 2:].transpose(1, 2), own[..., 0])
+    near(kept, [[0.0, 0.5, 0.0]])
+    loss = imitation.cloning_loss(own, label, kept, own[..., 0], torch.tensor([[3.0]], dtype=F64))
+    unit = 3 * (1.1 / 3 / 2.5) * 0.5 / 3
+    near(loss.detach(), [unit * 0.64])
+    loss.sum().backward()
+    near(own.grad[..., 0], [[0.0, unit * 2 * -0.8, 0.0]])
+
+
+@pytest.mark.parametrize("algorithm", ["sac", "td3"])
+def test_sac_and_td3_learn_labels(algorithm):
+    """Every label is the action (2, -1) in units of the environment, the upper end of both dimensions. The reward
+    depends on the first number alone, so labels pass the filter, and only they teach the second number."""
+    low, high = np.array([-2, -3], np.float32), np.array([2, -1], np.float32)
+    space = Space(2, 2, low=low, high=high)
+    distance = []
+    for imitates in (True, False):
+        member = replace(default_settings(algorithm), net_arch=(32,), batch_size=32, buffer_size=200, gamma=0.5)
+        member = replace(member, learning_starts=0, learning_rate=3e-3, gradient_steps=2)
+        member = replace(member, imitates=imitates, imitation_weight=5.0)
+        group = Group([member] * 2, 1, 0, space, 200)
+        rng = np.random.default_rng(0)
+        for step in range(1, 121):
+            obs = torch.tensor(rng.normal(size=(2, 2)), dtype=torch.float32)
+            actions = torch.tensor(rng.uniform(low, high, (2, 2)), dtype=torch.float32)
+            made = transition(obs, actions, rewards=actions[:, 0].numpy())
+            made.label, made.label_weight = torch.tensor(high).expand(2, 2), torch.ones(2)
+            group.observe(made)
+            if step > 40:
+                group.learn(step)
+        distance.append(float(-1 - group.mode(torch.zeros(2, 1, 2))[:, 0, 1].mean()))
+    assert distance[0] < 0.4 < 0.6 < distance[1], distance
 
 
 # --- trainings ----------------------------------------------------------------------------------------------------

@@ -53,6 +53,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         {"n_peers": 18, "algorithm": ("sac", "td3") * 9, "total_timesteps": 30},
     ),
     "imitation": ("Room-v6", {"imitate": "trusted"}),
+    "imitation, sac and td3": (
+        "Pendulum-v1",
+        {"algorithm": ("sac", "td3"), "imitate": "trusted", "total_timesteps": 50},
+    ),
     "without sharing": ("Pendulum-v1", {"sharing": "none", "advisers": ()}),
     "exchange": ("Room-v6", {"exchange": ("average",), "exchange_freq": 7}),
     "disturbed": (

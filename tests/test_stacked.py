@@ -43,6 +43,8 @@ CASES = {
     "sac-fixed": ("sac", {"ent_coef": "0.1", "target_update_interval": 1}),
     "sac-gsde": ("sac", {"use_sde": True, "target_update_interval": 1}),
     "td3": ("td3", {}),
+    "sac-imitates": ("sac", {"target_update_interval": 1, "imitates": True}),
+    "td3-imitates": ("td3", {"imitates": True}),
 }
 
 
@@ -87,7 +89,8 @@ def make(case, members, updates=6, capacity=40, spoil=()):
         obs, next_obs = draw(OBS), draw(OBS)
         made = transition(obs, actions, rewards, next_obs, terminated=draw(1)[:, 0] > 1)
         if settings[0].imitates:  # every third transition has no label
-            made.label, made.label_weight = actions.flip(1), draw(1)[:, 0].abs().clamp(max=1) if t % 3 else -rewards**0
+            weight = draw(1)[:, 0].abs().clamp(max=1) if t % 3 else torch.full((len(members),), -1.0)
+            made.label, made.label_weight = actions.flip(1), weight
         learner.observe(made)
         if t == 19 or t >= capacity - updates + 3:
             for _ in range(3 if t == 19 else 1):

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from peerage.errors import UserError
+from peerage.learners import imitation
 from peerage.learners.base import BoxScale, Learner, Space, clip_column, column
+from peerage.learners.critics import Critic
 from peerage.learners.normalisation import Normalisation
 from peerage.learners.off_policy_settings import OffPolicySettings
 from peerage.learners.replay import Batch, ImageReplay, Replay
@@ -145,3 +147,19 @@ class OffPolicyLearner(Learner):
         for name, stream in self.streams.items():
             stream.load_state(state["streams"][name])
         self.replay.load_state(state["replay"])
+
+
+class ActorCritic(OffPolicyLearner):
+    """An off-policy learner with a policy network and a critic of actions in [-1, 1] (SAC, TD3)."""
+
+    critic: Critic
+
+    def imitation_loss(self, batch: Batch, actions: Tensor, q: Tensor) -> Tensor:
+        """The loss on the labels of a batch, `[S]` (`imitation.cloning_loss`), for the policy's `actions [S, B, act]`
+        with the values `q [S, B]` of the first critic."""
+        assert batch.label is not None and batch.label_weight is not None
+        weight = imitation.filtered(batch, self.critic, q)
+        loss = imitation.cloning_loss(actions, batch.label, weight, q, self.imitation_weight)
+        self.means.add("loss/imitation", loss)
+        self.means.add("imitation/kept", (weight > 0).to(q.dtype).mean(dim=1))
+        return loss

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from peerage.learners.base import NoiseShape, Space, column
 from peerage.learners.critics import CriticFactory, TwinCritic
-from peerage.learners.off_policy import OffPolicyLearner
+from peerage.learners.off_policy import ActorCritic
 from peerage.learners.replay import Batch
 from peerage.learners.sac_settings import SACSettings
 from peerage.learners.streams import StreamKey, Streams
@@ -27,7 +27,7 @@ CLIP_MEAN = 2.0  # gSDE: limits of the mean before the tanh
 HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 
 
-class SAC(OffPolicyLearner):
+class SAC(ActorCritic):
     """`S` SAC agents. `critic` makes the Q-functions and their targets."""
 
     settings: Sequence[SACSettings]
@@ -184,9 +184,10 @@ class SAC(OffPolicyLearner):
         return 0.5 * (q - target.unsqueeze(1)).square().mean(dim=2).sum(dim=1)
 
     def actor_loss(self, batch: Batch, actions: Tensor, log_prob: Tensor, ent_coef: Tensor) -> Tensor:
-        """`L = mean_B (alpha log pi(a|s) - min_k Q_k(s, a))`, `[S]`, `a ~ pi(s)`."""
-        q = self.critic(torch.cat((batch.obs, actions), dim=-1)).amin(dim=1)  # [S, B]
-        return (ent_coef * log_prob - q).mean(dim=1)
+        """`L = mean_B (alpha log pi(a|s) - min_k Q_k(s, a))`, `[S]`, `a ~ pi(s)`, and the loss on labels."""
+        q = self.critic(torch.cat((batch.obs, actions), dim=-1))  # [S, 2, B]
+        loss = (ent_coef * log_prob - q.amin(dim=1)).mean(dim=1)
+        return loss + self.imitation_loss(batch, actions, q[:, 0]) if self.imitates else loss
 
     def update(self, batch: Batch, noise: Tensor, *, update_target: bool = True) -> None:
         """One gradient step of entropy coefficient, critics and actor of every active member, in the order of

@@ -74,5 +74,13 @@ def _is_ent_coef(text: str) -> bool:
 
 
 LEARNERS.register(
-    LearnerMethod("sac", "peerage.learners.sac:SAC", SACSettings, actions=("box",), takes_critic=True, is_default=True)
+    LearnerMethod(
+        "sac",
+        "peerage.learners.sac:SAC",
+        SACSettings,
+        actions=("box",),
+        takes_critic=True,
+        is_default=True,
+        imitates=True,
+    )
 )

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from peerage.learners.base import Space, column
 from peerage.learners.critics import CriticFactory, TwinCritic
-from peerage.learners.off_policy import OffPolicyLearner
+from peerage.learners.off_policy import ActorCritic
 from peerage.learners.replay import Batch
 from peerage.learners.streams import StreamKey, Streams
 from peerage.learners.td3_settings import TD3Settings
@@ -24,7 +24,7 @@ TARGET_NOISE = 0.2
 TARGET_NOISE_CLIP = 0.5
 
 
-class TD3(OffPolicyLearner):
+class TD3(ActorCritic):
     """`S` TD3 agents. `critic` makes the Q-functions and their targets."""
 
     settings: Sequence[TD3Settings]
@@ -104,9 +104,11 @@ class TD3(OffPolicyLearner):
         return (q - target.unsqueeze(1)).square().mean(dim=2).sum(dim=1)
 
     def actor_loss(self, batch: Batch) -> Tensor:
-        """`L = -mean_B Q_1(s, pi(s))`, `[S]`."""
+        """`L = -mean_B Q_1(s, pi(s))`, `[S]`, and the loss on labels."""
         actions = self.actor(batch.obs, grad=True).tanh()
-        return -self.critic(torch.cat((batch.obs, actions), dim=-1), only_first=True)[:, 0].mean(dim=1)
+        q = self.critic(torch.cat((batch.obs, actions), dim=-1), only_first=True)[:, 0]  # [S, B]
+        loss = -q.mean(dim=1)
+        return loss + self.imitation_loss(batch, actions, q) if self.imitates else loss
 
     def update(self, batch: Batch, noise: Tensor) -> None:
         """One gradient step of the critics. Every second call also updates the actor and the target networks."""

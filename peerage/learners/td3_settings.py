@@ -28,4 +28,8 @@ class TD3Settings(OffPolicySettings):
     """Standard deviation of the exploration noise, relative to half of the action range."""
 
 
-LEARNERS.register(LearnerMethod("td3", "peerage.learners.td3:TD3", TD3Settings, actions=("box",), takes_critic=True))
+LEARNERS.register(
+    LearnerMethod(
+        "td3", "peerage.learners.td3:TD3", TD3Settings, actions=("box",), takes_critic=True, imitates=True
+    )
+)

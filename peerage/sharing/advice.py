@@ -85,6 +85,7 @@ class Advice:
             self.labels = Labels(self.self_index, np.array([s.imitates for s in group.settings] * R))
         self.label: Tensor | None = None  # of the last step, [M, act]
         self.label_weight: Tensor | None = None  # [M]
+        self.label_from = self.myself  # [M]
         self.allowed = torch.ones(M, self.K, dtype=torch.bool)
         if config.only_follow_others and self.K > 1:
             self.allowed[torch.arange(M), self.self_index] = False
@@ -144,7 +145,7 @@ class Advice:
         if follow_self.any():
             self._follow(self.self_index, follow_self)
         labels = None if greedy else self.labels
-        if labels is not None:
+        if labels is not None and follow_self.any():
             labels.clear(follow_self)
         members = member_answers(
             self.group,
@@ -263,9 +264,11 @@ class Advice:
 
     def _label(self, labels: Labels, suggestions: Tensor) -> None:
         """Set the labels of this step from the `suggestions [M, K, act]`."""
-        adviser = torch.as_tensor(labels.adviser, device=self.device)
-        self.label = suggestions[self.rows, adviser]
-        self.label_weight = torch.as_tensor(labels.weight, device=self.device).to(self.dtype)
+        if labels.changed or self.label_weight is None:
+            self.label_from = torch.as_tensor(labels.adviser, device=self.device)
+            self.label_weight = torch.as_tensor(labels.weight, device=self.device).to(self.dtype)
+            labels.changed = False
+        self.label = suggestions[self.rows, self.label_from]
 
     def _temperature_in(self, epoch: int) -> Tensor:
         """`[M, 1]` on the host; computed once per epoch."""

@@ -29,6 +29,8 @@ class Labels:
         self.myself, self.imitates, self.rows = myself, imitates, np.arange(len(myself))
         self.adviser = myself.copy()
         self.weight = np.full(len(myself), UNKNOWN)
+        self.changed = True
+        """Whether `adviser` or `weight` has changed since a reader set this to False."""
 
     def choose(self, mean: Tensor, error: Tensor, due: np.ndarray) -> None:
         """The members `due [M]` (bool) select an adviser: the one with the highest lower bound `mean - error`, except
@@ -52,11 +54,13 @@ class Labels:
         weight[usable] = sureness(gap[usable], spread[usable])
         self.adviser = np.where(due, np.where(weight > 0, best, self.myself), self.adviser)
         self.weight = np.where(due, weight, self.weight)
+        self.changed = True
 
     def clear(self, who: np.ndarray) -> None:
         """The members `who [M]` (bool) follow themselves without a choice, and get no labels."""
         self.adviser = np.where(who, self.myself, self.adviser)
         self.weight = np.where(who, UNKNOWN, self.weight)
+        self.changed = True
 
     @property
     def asked(self) -> np.ndarray:
@@ -68,6 +72,7 @@ class Labels:
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.adviser, self.weight = (state[name].cpu().numpy().copy() for name in ("adviser", "weight"))
+        self.changed = True
 
 
 def sureness(gap: np.ndarray, spread: np.ndarray) -> np.ndarray:

@@ -29,11 +29,11 @@ class TDTable:
         self.values = torch.full((rows, n_advisers), initial, device=like.device, dtype=like.dtype)
         self.lr = lr
         self.evidence: dict[str, Tensor] = {}
-        """`[X, K]` each, only with `errors`: exponential averages of 1 (`mass`), of the targets (`first`) and of their
-        squares (`second`), and the variance of `first` for targets with variance 1 (`spread`)."""
+        """Only with `errors`: `means [3, X, K]`, the exponential averages of 1, of the targets and of their squares,
+        and `spread [X, K]`, the variance of the second one for targets with variance 1."""
         if errors:
-            names = ("mass", "first", "second", "spread")
-            self.evidence = {name: torch.zeros_like(self.values) for name in names}
+            self.evidence = {"means": self.values.new_zeros(3, rows, n_advisers)}
+            self.evidence["spread"] = torch.zeros_like(self.values)
         self.advisers = torch.arange(n_advisers, device=like.device)
 
     def update(self, target: Tensor, adviser: Tensor, valid: Tensor) -> None:
@@ -57,16 +57,18 @@ class TDTable:
     def _collect(self, mean: Tensor, square: Tensor, count: Tensor, weight: Tensor) -> None:
         """Update the averages with `U` batches of targets: their means, mean squares, numbers and weights,
         `[X, U, K]`."""
-        e = self.evidence
-        for m, s, n, w in zip(mean.unbind(1), square.unbind(1), count.unbind(1), weight.unbind(1)):
-            e["mass"] = e["mass"].lerp(torch.ones_like(w), w)
-            e["first"], e["second"] = e["first"].lerp(m, w), e["second"].lerp(s, w)
-            e["spread"] = (1 - w).square() * e["spread"] + w.square() / n.clamp(min=1)
+        new = torch.stack((torch.ones_like(mean), mean, square))  # [3, X, U, K]
+        kept, added = (1 - weight).square(), weight.square() / count.clamp(min=1)
+        means, spread = self.evidence["means"], self.evidence["spread"]
+        for batch, w, k, a in zip(new.unbind(2), weight.unbind(1), kept.unbind(1), added.unbind(1)):
+            means = means.lerp(batch, w.expand_as(batch))
+            spread = torch.addcmul(a, k, spread)
+        self.evidence = {"means": means, "spread": spread}
 
     def estimates(self) -> tuple[Tensor, Tensor]:
         """The mean target of each adviser without the initial value, `first / mass`, and its standard error,
         `sqrt(variance * spread) / mass`, `[X, K]`. Unknown (not finite) for an adviser that was never followed."""
-        e = self.evidence
-        mean = e["first"] / e["mass"]
-        variance = (e["second"] / e["mass"] - mean.square()).clamp(min=0)
-        return mean, (variance * e["spread"]).sqrt() / e["mass"]
+        mass, first, second = self.evidence["means"]
+        mean = first / mass
+        variance = (second / mass - mean.square()).clamp(min=0)
+        return mean, (variance * self.evidence["spread"]).sqrt() / mass
