@@ -722,8 +722,5 @@ def test_the_attention_of_critics_is_a_matrix_over_time():
     first, last = (np.asarray(axes.images[0].get_array()) for axes in draft.figure.axes[:2])
     np.testing.assert_allclose(first, 100 / 3)
     np.testing.assert_allclose(last, [[40, 30, 30], [50, 30, 20]])
-    # In a federation, the members of a process have numbers of the whole group
-    part = encoder_attention.attention(metrics[metrics["member"] == "member-0"], {"member_offset": 1})
-    assert set(part["asker"]) == {"member-1"} and set(part["adviser"]) == {"member-0", "member-1", "CLS"}
     none = metrics.assign(name="loss/critic")
     assert encoder_attention.over_time(none) == "" and encoder_attention.over_time_figure(none) is None

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 import pandas as pd
 
 from peerage.reports import heatmaps, matrix
 from peerage.reports.drawing import Draft
 from peerage.reports.over_time import OverTime
-from peerage.runs.listeners import is_member
 from peerage.statistics import summaries
 
 PREFIX = "fedformer/attention_"
@@ -25,24 +21,19 @@ CAPTION = (
 )
 
 
-def attention(metrics: pd.DataFrame, config: Mapping[str, Any] | None = None) -> pd.DataFrame:
+def attention(metrics: pd.DataFrame) -> pd.DataFrame:
     """The weights as step, replica, asker, adviser, weight (percent); an adviser is `member-J` or `CLS`. Empty for runs
-    without FedFormer. By the configuration of a participant of a federation, members have their number in the whole
-    group."""
-    first = (config or {}).get("member_offset")
-    offset = first if isinstance(first, int) else 0
-    rows = metrics[metrics["name"].str.startswith(PREFIX) & metrics["member"].map(is_member)]
+    without FedFormer."""
+    rows = metrics[metrics["name"].str.startswith(PREFIX)]
     token = rows["name"].str.removeprefix(PREFIX)
     adviser = ("member-" + token).where(token != "cls", CLS)
-    number = rows["member"].str.removeprefix("member-").astype(int) + offset
-    asker = "member-" + number.astype(str)
-    table = {"step": rows["step"], "replica": rows["replica"], "asker": asker, "adviser": adviser}
+    table = {"step": rows["step"], "replica": rows["replica"], "asker": rows["member"], "adviser": adviser}
     return pd.DataFrame({**table, "weight": 100 * rows["value"]}).dropna().reset_index(drop=True)
 
 
-def over_time(metrics: pd.DataFrame, config: Mapping[str, Any] | None = None) -> str:
+def over_time(metrics: pd.DataFrame) -> str:
     """The matrix with a slider as HTML, empty without FedFormer."""
-    found = attention(metrics, config)
+    found = attention(metrics)
     if found.empty:
         return ""
     moments = OverTime(found, summaries.advisers_of(found), 1)
@@ -52,9 +43,9 @@ def over_time(metrics: pd.DataFrame, config: Mapping[str, Any] | None = None) ->
     return moments.draw([column], "Attention to the members' encoders", caption, " \\ ".join(WORDS))
 
 
-def over_time_figure(metrics: pd.DataFrame, config: Mapping[str, Any] | None = None) -> Draft | None:
+def over_time_figure(metrics: pd.DataFrame) -> Draft | None:
     """The matrix at the end of each quarter of the run; None without FedFormer."""
-    found = attention(metrics, config)
+    found = attention(metrics)
     if found.empty:
         return None
     panels = heatmaps.snapshots(found, "weight")

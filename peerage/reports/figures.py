@@ -43,7 +43,7 @@ def make_figures(folder: Path | str) -> list[Drawn]:
         lambda: training_return(metrics),
         lambda: target_returns(run_calibration(folder)),
         *advice_figures.makers(metrics, advice),
-        lambda: encoder_attention.over_time_figure(metrics, RunFolder.open(folder).config()),
+        lambda: encoder_attention.over_time_figure(metrics),
     ]
     target = Path(folder) / "figures"
     target.mkdir(exist_ok=True)

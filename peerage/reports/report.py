@@ -71,7 +71,7 @@ def render(run: RunFolder) -> str:
         ),
         "Target returns": charts.targets(run_calibration(run.path)),
         "Who follows whom": "\n".join(filter(None, trust)),
-        "Attention of the critics": encoder_attention.over_time(metrics, config),
+        "Attention of the critics": encoder_attention.over_time(metrics),
         "Signals behind the scores": "\n".join(filter(None, behind)),
         "Members": _member_table(config, members, values, metrics, advice) if members else "",
         "Videos": videos(run.path),
