@@ -6,11 +6,15 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import gymnasium
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -18,10 +22,12 @@ from safetensors.torch import load_file, save_file
 import peerage
 from peerage.cli import main
 from peerage.config import Config, RunConfig, with_settings
+from peerage.config.file import dump
 from peerage.config.roster import Roster
 from peerage.envs.make import EnvMaker, makers_of
 from peerage.errors import UserError
 from peerage.nets.kernels import BATCHED, Layer, pad_single_rows, run
+from peerage.reports.encoder_attention import attention
 from peerage.sharing.transports import folder as folder_module
 from peerage.sharing.transports.base import SENDS, Stopped, Waiting
 from peerage.sharing.transports.folder import Folder
@@ -134,7 +140,13 @@ def test_three_processes_with_a_member_each_train_like_one_with_three(case, tmp_
     if "fedformer" in case:
         critics = [trainer.group.stacks[0].learner.critic for trainer in (whole, late)]
         assert torch.equal(critics[0].received, critics[1].received) and bool(critics[1].heard.all())
-        ages = {name: value for _, _, name, value in late.metrics() if "age" in name}
+        logged = late.metrics()
+        names = {name for _, _, name, _ in logged if "attention" in name}
+        assert names == {f"fedformer/attention_{label}" for label in ("cls", "early:0", "early:1", "0")}
+        rows = [(late.steps, r, "member-0", name, value) for r, _, name, value in logged]
+        seen = attention(pd.DataFrame(rows, columns=["step", "replica", "member", "name", "value"]))
+        assert set(seen["adviser"]) == {"CLS", "early:0", "early:1", "member-0"}
+        ages = {name: value for _, _, name, value in logged if "age" in name}
         assert ages.pop("fedformer/age_early") == 0 and set(ages) <= {"average/age_early"}
 
 
@@ -347,6 +359,19 @@ def test_a_participant_can_have_only_one_run(tmp_path, capsys):
     line = f"{COMMAND} {MEMBERSHIP.format(fed=tmp_path / 'fed')} --log-dir {tmp_path / 'runs'}"
     assert main(line.split()) == 2
     assert "the federation has a run of ann already" in capsys.readouterr().err and not (tmp_path / "runs").exists()
+    message(tmp_path / "fed" / "dan" / "fedavg-00000001.safetensors")
+    assert main(line.split()) == 2
+    assert "has messages of dan, who is not among --participants" in capsys.readouterr().err
+
+
+def test_a_participant_that_nobody_expects_is_reported(tmp_path):
+    told = Told()
+    ann = transport(tmp_path, participants=("ann", "bob"), told=told)
+    for name in ("bob", "dan"):
+        message(tmp_path / name / "fedformer-00000001.safetensors")
+    assert ann.exchange(1, arrays())[SENDS].shape == (1, 2)
+    ann.exchange(1, arrays())
+    assert told.lines == [f"{tmp_path} has messages of dan, who is not among --participants"]
 
 
 def test_exchanges_within_one_process_are_refused(tmp_path):
@@ -418,3 +443,40 @@ def assert_same_end(one: Path, two: Path) -> None:
     assert states[0].keys() == states[1].keys()
     for name, values in states[0].items():
         assert torch.equal(values, states[1][name]), name
+
+
+PROGRAM = "import sys; from peerage import cli, session; session.write_report = print; sys.exit(cli.main(sys.argv[1:]))"
+
+
+@pytest.mark.long
+def test_a_participant_that_is_killed_resumes_and_all_runs_end_with_the_same_bytes(tmp_path):
+    """Three processes; one is killed by SIGKILL after its second message, and resumed while the others wait for it."""
+
+    def folders(root):
+        settings = {**FEDFORMER, **RUN, "env": "Pendulum-v1", "exchange": ("fedformer",), "log_dir": str(root)}
+        return [as_participant(name, root / "fed", **settings) | {"exp_name": name, "verbose": 0} for name in THREE]
+
+    def start(*words) -> subprocess.Popen:
+        return subprocess.Popen([sys.executable, "-c", PROGRAM, *map(str, words)])
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda settings: peerage.train(**settings), folders(whole)))
+    processes = {}
+    for name, settings in zip(THREE, folders(killed), strict=True):
+        file = tmp_path / f"{name}.yaml"
+        file.write_text(dump(with_settings(Config(), settings)))
+        processes[name] = start("train", "--config", file)
+    while not (killed / "fed" / "cat" / "fedformer-00000002.safetensors").exists():
+        assert processes["cat"].poll() is None
+        time.sleep(0.01)
+    processes["cat"].kill()
+    processes["cat"].wait()
+    if not (killed / "cat" / "DONE").exists():
+        assert processes["ann"].poll() is None and processes["bob"].poll() is None
+        processes["cat"] = start("resume", killed / "cat")
+    assert [process.wait(120) for process in processes.values()] == [0, 0, 0]
+    for name in THREE:
+        assert_same_end(whole / name, killed / name)
+    theirs = peerage.load(killed / "ann").metrics
+    assert theirs[theirs["name"].str.startswith("fedformer/age_")]["value"].eq(0).all()

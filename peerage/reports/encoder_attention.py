@@ -22,11 +22,11 @@ CAPTION = (
 
 
 def attention(metrics: pd.DataFrame) -> pd.DataFrame:
-    """The weights as step, replica, asker, adviser, weight (percent); an adviser is `member-J` or `CLS`. Empty for runs
-    without FedFormer."""
+    """The weights as step, replica, asker, adviser, weight (percent); an adviser is `member-J`, `NAME:J` of another
+    participant of a federation, or `CLS`. Empty for runs without FedFormer."""
     rows = metrics[metrics["name"].str.startswith(PREFIX)]
     token = rows["name"].str.removeprefix(PREFIX)
-    adviser = ("member-" + token).where(token != "cls", CLS)
+    adviser = ("member-" + token).where(token.str.isdecimal(), token.replace("cls", CLS))
     table = {"step": rows["step"], "replica": rows["replica"], "asker": rows["member"], "adviser": adviser}
     return pd.DataFrame({**table, "weight": 100 * rows["value"]}).dropna().reset_index(drop=True)
 

@@ -96,6 +96,9 @@ class Trainer:
         self.steps, self.N, self.R = config.steps, config.n_peers, config.replicas
         self.offset, self.roster = config.member_offset or 0, roster_of(config)
         self.waiting = Waiting()
+        self.pads = self.roster is not None or self.offset > 0
+        """A member has the bits that it has in a larger group, also alone in its stack."""
+        pad_single_rows(self.pads)
         advise = config.advice.sharing == "advice"
         copies = self.copies_of(chosen)
         self.fixed = {name: some[0] for name, some in zip(self.names[self.N :], copies, strict=True)}
@@ -225,7 +228,7 @@ class Trainer:
     def advance(self) -> Step:
         """One step of every environment, and all the learning that belongs to it. It counts as one step of a member
         for each of its environments."""
-        pad_single_rows(self.roster is not None or self.offset > 0)
+        pad_single_rows(self.pads)
         self.step += self.stride
         chosen = self.sharing.act(self.obs, self.host_obs, self.first, self.step)
         actions = self.group.clip(chosen)
@@ -395,4 +398,5 @@ class Trainer:
 
     def close(self) -> None:
         """Close the environments."""
+        pad_single_rows(False)
         self.envs.close()

@@ -37,12 +37,12 @@ class FedFormer(Exchange):
         self.critic.heard |= sent[SENDS]
 
     def metrics(self) -> list[tuple[int, int, str, float]]:
-        """`fedformer/attention_cls` and `fedformer/attention_J` for each member J of all participants: the mean
-        attention weights in the updates since the last call."""
+        """`fedformer/attention_cls` and `fedformer/attention_J` for each member J: the mean attention weights in the
+        updates since the last call. Members of other participants are called `NAME:0`, `NAME:1`, ..."""
         weights = self.critic.take_attention()
         if weights is None:
             return []
-        names = ["cls", *map(str, range(self.critic.total))]
+        names = ["cls", *self.transport.labels(self.group.N)]
         return [
             (*divmod(row, self.group.N), f"fedformer/attention_{name}", value)
             for row, values in enumerate(weights.tolist())

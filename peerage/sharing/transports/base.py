@@ -39,6 +39,11 @@ class Transport:
         Raises Stopped."""
         raise NotImplementedError
 
+    def labels(self, n: int) -> list[str]:
+        """The names of all members in metrics. The `n` members of this process are called by their numbers `0` to
+        `n - 1`."""
+        return list(map(str, range(n)))
+
     def metrics(self) -> dict[str, float]:
         """Name -> value, for metrics.csv."""
         return {}

@@ -34,9 +34,17 @@ SAY_AFTER = 10.0
 
 
 def refuse_used_name(config: Config) -> None:
-    """Raise UserError for a new run if the folder of the federation has messages of its participant already."""
+    """Raise UserError for a new run if the folder of the federation has messages of its participant, or of a
+    participant that it does not know."""
     roster = roster_of(config)
-    if roster is not None and (own := Path(config.federation) / roster.own).exists():
+    if roster is None:
+        return
+    if strangers := _strangers(Path(config.federation), roster):
+        raise UserError(
+            f"{config.federation} has messages of {listing(strangers)}, who is not among --participants: use the same "
+            "--participants in all processes, or another --federation folder"
+        )
+    if (own := Path(config.federation) / roster.own).exists():
         raise UserError(
             f"{own} exists: the federation has a run of {roster.own} already; resume it, or use another --federation "
             "folder"
@@ -48,6 +56,12 @@ def claim(config: Config) -> None:
     if (roster := roster_of(config)) is not None:
         Path(config.federation).mkdir(parents=True, exist_ok=True)
         (Path(config.federation) / roster.own).mkdir()
+
+
+def _strangers(folder: Path, roster: Roster) -> list[str]:
+    """Participants that have sent messages and that the roster does not name."""
+    there = sorted(path.name for path in folder.glob("*") if any(path.glob("*.safetensors")))
+    return [name for name in there if name not in roster.members]
 
 
 class Folder(Transport):
@@ -68,8 +82,12 @@ class Folder(Transport):
         self.heard = dict.fromkeys(roster.others, 0)
         """Other participant -> the last round in which its message was used; 0: none."""
         self._dropped: set[tuple[str, int, int]] = set()
+        self._strange: set[str] = set()
 
     def exchange(self, round: int, outgoing: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        if strangers := [name for name in _strangers(self.folder, self.roster) if name not in self._strange]:
+            self._strange |= set(strangers)
+            self.waiting.say(f"{self.folder} has messages of {listing(strangers)}, who is not among --participants")
         mine = {name: _where_sent(x, outgoing[SENDS]).cpu() for name, x in outgoing.items()}
         self._send(round, mine)
         found = {self.roster.own: mine, **self._receive(round, mine)}
@@ -81,6 +99,11 @@ class Folder(Transport):
             key: torch.cat([found[name][key] for name in self.roster.members], dim=1).to(x.device)
             for key, x in outgoing.items()
         }
+
+    def labels(self, n: int) -> list[str]:
+        """`0` to `n - 1`, and `NAME:0`, `NAME:1`, ... for the members of other participants."""
+        members = self.roster.members.items()
+        return [str(i) if name == self.roster.own else f"{name}:{i}" for name, count in members for i in range(count)]
 
     def metrics(self) -> dict[str, float]:
         """`EXCHANGE/age_NAME`: the number of rounds since the last message of another participant."""
