@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,7 +25,7 @@ from peerage.cli import main
 from peerage.config import Config, RunConfig, with_settings
 from peerage.config.file import dump
 from peerage.config.roster import Roster
-from peerage.envs.make import EnvMaker, makers_of
+from peerage.envs.make import EnvMaker, check_env_id, makers_of
 from peerage.errors import UserError
 from peerage.nets.kernels import BATCHED, Layer, pad_single_rows, run
 from peerage.reports.encoder_attention import attention
@@ -32,6 +33,7 @@ from peerage.sharing.transports import folder as folder_module
 from peerage.sharing.transports.base import SENDS, Stopped, Waiting
 from peerage.sharing.transports.folder import Folder
 from peerage.sharing.transports.messages import FORMAT
+from peerage.training import trainer as trainer_module
 from peerage.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("no_reports", "one_thread")
@@ -42,7 +44,7 @@ SMALL = dict(
 OFF_POLICY = dict(learning_starts=(10,), batch_size=(8,), net_arch=((8,),), train_freq=(5,))
 FEDFORMER = dict(
     OFF_POLICY, env="Pendulum-v1", algorithm=("sac",), exchange=("fedformer",), fedformer_width=8, fedformer_heads=2,
-    fedformer_hidden=8,
+    fedformer_hidden=8, fedformer_dropout=0.1,
 )  # fmt: skip
 CASES = {
     "fedformer": FEDFORMER,
@@ -72,6 +74,18 @@ class Canary(gymnasium.Env):
     def step(self, action):
         obs = np.array([self.np_random.normal(), self.goal], np.float32)
         return obs, self.reward, False, bool(self.np_random.random() < 0.1), {}
+
+
+@pytest.fixture(autouse=True)
+def one_trial_at_a_time(monkeypatch):
+    """The trial of an environment replaces the global random generators, so threads must take turns."""
+    lock = threading.Lock()
+
+    def check(*arguments):
+        with lock:
+            return check_env_id(*arguments)
+
+    monkeypatch.setattr(trainer_module, "check_env_id", check)
 
 
 @pytest.fixture(autouse=True)

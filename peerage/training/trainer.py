@@ -398,5 +398,4 @@ class Trainer:
 
     def close(self) -> None:
         """Close the environments."""
-        pad_single_rows(False)
         self.envs.close()
