@@ -12,6 +12,7 @@ p-values of the page are corrected by Holm's method.
 from __future__ import annotations
 
 import argparse
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +43,10 @@ class Task:
     at: int
     """A step at which the return is reported, besides the last."""
     ways: tuple[str, ...]
+    advisers: str = ""
+    """Fixed advisers of all ways except `alone`."""
+    alone: str = ""
+    """The task with the same runs of members alone; empty: this one."""
     replicas: int = 10
 
 
@@ -61,7 +66,12 @@ REFERENCES = ("alone", "follow")
 TASKS = {
     task.name: task
     for task in (
-        Task("room", "Room-v21, two learners, an expert, an adversary and a random adviser", ROOM, 77.4, 8000, ADVISED),
+        Task("room", "Room-v21, two learners, an expert, an adversary and a random adviser", ROOM, 77.4, 8000, ADVISED,
+             "expert adversary random"),
+        Task("regional", "Room-v21, two learners, two experts in one region each, and an adversary", ROOM, 77.4, 8000,
+             SCRATCH, "regional:a regional:b adversary", "room"),
+        Task("turncoat", "Room-v21, two learners, an expert that becomes an adversary, and the reverse", ROOM, 77.4,
+             8000, SCRATCH, "turncoat convert", "room"),
         Task("cartpole", "CartPole-v1, four learners without advisers",
              "--env CartPole-v1 --n-peers 4 --total-timesteps 20000 --eval-freq 2000 --log-freq 1000", 475.0, 10_000,
              SCRATCH),
@@ -69,7 +79,6 @@ TASKS = {
              ROOM.replace("--n-peers 2", "--n-peers 4").replace("16000", "30000"), 77.4, 16_000, SCRATCH),
     )
 }  # fmt: skip
-ADVISERS = "--advisers expert adversary random"
 
 
 @dataclass(frozen=True)
@@ -80,14 +89,15 @@ class Experiment(runs.Experiment):
 
     @property
     def name(self) -> str:
-        return f"{self.task.name}-{self.way}"
+        task = self.task.alone if self.way == "alone" and self.task.alone else self.task.name
+        return f"{task}-{self.way}"
 
     @property
     def label(self) -> str:
         return WAYS[self.way][0]
 
     def settings(self) -> list[str]:
-        advisers = ADVISERS if self.task.ways == ADVISED and self.way != "alone" else ""
+        advisers = f"--advisers {self.task.advisers}" if self.task.advisers and self.way != "alone" else ""
         words = f"{self.task.flags} --replicas {self.task.replicas} {WAYS[self.way][1]} {advisers}"
         return words.split()
 
@@ -151,24 +161,31 @@ def table(task: Task) -> list[str]:
                 f"Area under the curve, {a.label} against {b.label}: {d.estimate:+.1f} [{d.low:.1f}, {d.high:.1f}], "
                 f"p = {p:.2g} (Holm)."
             )
-    seconds = load(of[0].folder / "config.yaml")
-    return [*lines, "", *sentences, "", f"Seed {seconds.seed}; `{' '.join(of[-1].settings())}`."]
+    seed = load(of[0].folder / "config.yaml").seed
+    return [*lines, "", *sentences, "", f"Seed {seed}, settings of the last line: `{' '.join(of[-1].settings())}`"]
 
 
 def figure(path: Path) -> None:
     """Return alone over steps, mean and 95% t-interval over replicas; one panel for each task."""
     tasks = [task for task in TASKS.values() if any(e.done for e in EXPERIMENTS if e.task == task)]
-    drawn, panels = plt.subplots(1, len(tasks), figsize=(4.6 * len(tasks), 3.6), squeeze=False, layout="constrained")
-    for task, panel in zip(tasks, panels[0]):
+    columns = min(3, len(tasks))
+    rows = -(-len(tasks) // columns)
+    size = (4.4 * columns, 3.6 * rows)
+    drawn, panels = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    for panel in panels.flat[len(tasks) :]:
+        panel.set_axis_off()
+    for task, panel in zip(tasks, panels.flat):
         for e in (e for e in EXPERIMENTS if e.task == task and e.done):
             curve, colour = returns(e), WAYS[e.way][2]
             s = spread(curve.to_numpy())
             panel.plot(curve.index / 1000, s.mean, color=colour, label=e.label, linewidth=1.8)
             panel.fill_between(curve.index / 1000, s.low, s.high, color=colour, alpha=0.15, linewidth=0)
-        panel.set(title=task.title.replace(", ", ",\n", 1), xlabel="thousands of steps per member")
+        panel.set_title(textwrap.fill(task.title, 48), fontsize=10)
+        panel.set(xlabel="thousands of steps per member")
         panel.spines[["top", "right"]].set_visible(False)
         panel.legend(frameon=False, fontsize=8, loc="best")
-    panels[0, 0].set_ylabel("return alone")
+    for first in panels[:, 0]:
+        first.set_ylabel("return alone")
     drawn.savefig(path, dpi=100, metadata={"Software": None})
     plt.close(drawn)
 
