@@ -66,7 +66,7 @@ trained by `python -m benchmarks.open_questions run`; `… page` writes this pag
 "Alone" is the return of greedy episodes without advisers, averaged over members. The unit of statistics is the
 replica of a group: tables show the mean and the 95% t-interval over replicas. A group is compared with single agents
 with the same seeds (`--sharing none`), paired by replica, by the difference of interquartile means (with three
-replicas: of means), as on [the page of results](README.md). "Perhaps" is the result of the single comparison, without
+replicas: of means), as on [the page of comparisons](comparisons.md). "Perhaps" is the result of the single comparison, without
 the correction for the number of comparisons on that page. "No significant difference" does not mean that there is no
 difference, only that these replicas do not show one. "Better advisers" is the share of choices (%) that follow an
 adviser whose last evaluation was better than the asker's, and "uniform choices" is the expected share for uniform
@@ -145,7 +145,7 @@ def read(folder: Path) -> list[Part]:
 
 def verdict(label: str, group: np.ndarray, singles: np.ndarray) -> str:
     """A sentence that compares the return alone at the end `[R]` of a group with single agents with the same seeds, by
-    the rules of docs/results/README.md."""
+    the rules of docs/results/comparisons.md."""
     found = results_numbers.against(group, singles)
     word = found.verdict()
     if word == "too few replicas":

@@ -1,4 +1,4 @@
-"""The statistics of docs/results/README.md, from the run folders.
+"""The statistics of docs/results/comparisons.md, from the run folders.
 
 A trial compares several methods on one task with a reference, the first of them. All methods use the same seeds.
 A replica and the replica of the reference with the same seed share initial weights, seeds of environments and advisers,

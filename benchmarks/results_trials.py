@@ -1,4 +1,4 @@
-"""The comparisons of docs/results/README.md: questions, their trials, and the commands that train the runs."""
+"""The comparisons of docs/results/comparisons.md: questions, their trials, and the commands that train the runs."""
 
 from __future__ import annotations
 

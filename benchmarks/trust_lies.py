@@ -3,7 +3,7 @@
     python -m benchmarks.trust_lies run [--jobs 1] [--only NAME ...] [--replicas 5]
 
 Trains missing runs, each in a separate process. NAME is the name of a run folder, such as liars-td, or a pattern, such
-as 'silence-*'. The results are in docs/results/README.md (benchmarks/results_page.py).
+as 'silence-*'. The results are in docs/results/comparisons.md (benchmarks/results_page.py).
 """
 
 from __future__ import annotations
