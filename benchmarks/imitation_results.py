@@ -126,6 +126,12 @@ def areas(experiment: Experiment) -> np.ndarray:
     return tests.area_under_curve(curve.index.to_numpy(), curve.to_numpy().T)
 
 
+def complete(task: Task) -> bool:
+    """Whether learning from suggestions can be compared with something on this task."""
+    done = [e.way for e in EXPERIMENTS if e.task == task and e.done]
+    return "imitate" in done and len(done) > 1
+
+
 def comparisons() -> list[tuple[Experiment, Experiment, float]]:
     """All comparisons of the page: the two runs and the p-value of their areas, corrected by Holm's method."""
     pairs = [
@@ -167,7 +173,7 @@ def table(task: Task) -> list[str]:
 
 def figure(path: Path) -> None:
     """Return alone over steps, mean and 95% t-interval over replicas; one panel for each task."""
-    tasks = [task for task in TASKS.values() if any(e.done for e in EXPERIMENTS if e.task == task)]
+    tasks = [task for task in TASKS.values() if complete(task)]
     columns = min(3, len(tasks))
     rows = -(-len(tasks) // columns)
     size = (4.4 * columns, 3.6 * rows)
@@ -207,7 +213,7 @@ def page() -> None:
     path = DOCS / PAGE
     text = path.read_text(encoding="utf-8") if path.exists() else HEAD
     for task in TASKS.values():
-        if any(e.done for e in EXPERIMENTS if e.task == task):
+        if complete(task):
             if f"<!-- {task.name} -->" not in text:
                 text = f"{text.rstrip()}\n\n## {task.title}\n"
             text = with_part(text, task.name, table(task))

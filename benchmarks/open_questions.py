@@ -63,11 +63,11 @@ SKELETON = """# The open questions: first answers
 First answers to the paper's open questions (arXiv 2312.09950), from short runs with a few replicas. The runs are
 trained by `python -m benchmarks.open_questions run`; `… page` writes this page from the run folders.
 
-"Alone" is the return of greedy episodes without advisers, averaged over members. The unit of statistics is the
-replica of a group: tables show the mean and the 95% t-interval over replicas. A group is compared with single agents
-with the same seeds (`--sharing none`), paired by replica, by the difference of interquartile means (with three
-replicas: of means), as on [the page of comparisons](comparisons.md). "Perhaps" is the result of the single comparison, without
-the correction for the number of comparisons on that page. "No significant difference" does not mean that there is no
+"Alone" is the return of greedy episodes without advisers, averaged over members. The unit of statistics is the replica
+of a group: tables show the mean and the 95% t-interval over replicas. A group is compared with single agents with the
+same seeds (`--sharing none`), paired by replica, by the difference of interquartile means (with three replicas: of
+means), as on [the page of comparisons](comparisons.md). "Perhaps" is the result of the single comparison, without the
+correction for the number of comparisons on that page. "No significant difference" does not mean that there is no
 difference, only that these replicas do not show one. "Better advisers" is the share of choices (%) that follow an
 adviser whose last evaluation was better than the asker's, and "uniform choices" is the expected share for uniform
 choices; both are approximate, because evaluations have few episodes. With a scripted expert, it is the share of
