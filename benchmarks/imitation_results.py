@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -171,12 +172,11 @@ def table(task: Task) -> list[str]:
     return [*lines, "", *sentences, "", f"Seed {seed}, settings of the last line: `{' '.join(of[-1].settings())}`"]
 
 
-def figure(path: Path) -> None:
+def figure(tasks: Sequence[Task], path: Path) -> None:
     """Return alone over steps, mean and 95% t-interval over replicas; one panel for each task."""
-    tasks = [task for task in TASKS.values() if complete(task)]
     columns = min(3, len(tasks))
     rows = -(-len(tasks) // columns)
-    size = (4.4 * columns, 3.6 * rows)
+    size = (max(5.6, 4.4 * columns), 3.6 * rows)
     drawn, panels = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
     for panel in panels.flat[len(tasks) :]:
         panel.set_axis_off()
@@ -218,7 +218,9 @@ def page() -> None:
                 text = f"{text.rstrip()}\n\n## {task.title}\n"
             text = with_part(text, task.name, table(task))
     path.write_text(text, encoding="utf-8")
-    figure(DOCS / PAGE.replace(".md", ".png"))
+    figure([task for task in TASKS.values() if complete(task)], DOCS / PAGE.replace(".md", ".png"))
+    if complete(TASKS["room"]):
+        figure([TASKS["room"]], Path("docs/images/alone.png"))  # for the README
 
 
 def main() -> None:

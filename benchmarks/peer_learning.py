@@ -250,7 +250,7 @@ def page() -> None:
     if "choice" in parts:
         parts["choice-table"] = choice_rows("choice")
         picture = FOLDER / "choice-ours" / "figures" / "follow_over_time.png"
-        shutil.copy(picture, "docs/images/follow.png")  # for the README
+        shutil.copy(picture, "docs/images/follow.png")  # for docs/methods/peer-learning.md
     for target in (DOCS / "peer-learning.md", DOCS / "transformer-trust.md", Path("docs/methods/peer-learning.md")):
         text = target.read_text()
         for part, lines in parts.items():
