@@ -33,7 +33,10 @@ class Corrupt(peerage.Exchange):
         learner.critic_target.flat[corrupted] = learner.critic.flat[corrupted]
 
 
-peerage.register_exchange("corrupt", Corrupt, about="member 0 gives away random networks")
+def register() -> None:
+    peerage.register_exchange("corrupt", Corrupt, about="member 0 gives away random networks")
+
 
 if __name__ == "__main__":
+    register()
     raise SystemExit(main())

@@ -12,13 +12,16 @@ from test_fedformer import exchange, group
 
 from benchmarks import fedformer_results as results
 from benchmarks import fedformer_runs as script
-from benchmarks.fedformer_corrupted import Corrupt
+from benchmarks.fedformer_corrupted import Corrupt, register
 from peerage.config.file import load, validate
 from peerage.config.flags import Parser, add_flags, override, train_flags
+from peerage.config.methods import EXCHANGES
 from peerage.sharing.exchanges.fedavg import FedAvg
 
 
-def test_the_settings_of_all_runs_are_valid_and_fair() -> None:
+def test_the_settings_of_all_runs_are_valid_and_fair(monkeypatch) -> None:
+    monkeypatch.setattr(EXCHANGES, "methods", dict(EXCHANGES.methods))
+    register()
     for size in (script.FULL, script.QUICK):
         for e in script.everything(size):
             parser = Parser(prog="peerage train")
