@@ -338,7 +338,12 @@ def test_the_step_size_of_trust_is_not_taken_for_the_learning_rate(
     peerage.train("Room-v3", trust="td", trust_lr=0.25, exp_name="td", **more)
     assert "\nadvice: choice standardised, trust td, trust_lr 0.25\n" in capsys.readouterr().out
     peerage.train("Room-v3", exp_name="default", **more)
-    assert "\nadvice: choice standardised, trust in-context\n" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "\nadvice: choice standardised, trust in-context\n" in out and "imitation_weight" not in out
+    peerage.train("Room-v3", imitate="trusted", exp_name="imitate", **more)
+    out = capsys.readouterr().out
+    assert "\nadvice: choice standardised, trust in-context, imitate trusted, self_share 0.5\n" in out
+    assert ", imitation_weight 1," in out
     with pytest.raises(UserError, match=r"^trust_lr has no effect.* the learners is learning_rate$"):
         peerage.train("Room-v3", lr=0.25, exp_name="refused", **more)
     assert not (tmp_path / "refused").exists()

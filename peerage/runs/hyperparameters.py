@@ -42,6 +42,7 @@ def exchange_settings(info: RunInfo) -> list[str]:
 def hyperparameters(info: RunInfo) -> list[str]:
     """Lines such as `all members: dqn, learning_rate 0.0005, gamma 0.99, ...`; none for an unknown configuration."""
     learner = as_mapping(info.config.get("learner"))
+    imitates = as_mapping(info.config.get("advice")).get("imitate", "none") != "none"
     same: dict[str, list[str]] = {}
     for i, member in enumerate(info.members):
         algorithm = _of(info.algorithms, i, len(info.members))
@@ -51,6 +52,8 @@ def hyperparameters(info: RunInfo) -> list[str]:
         for name in hints(method.settings):
             value = _of(learner.get(name), i, len(info.members))
             if value is None or name == "algorithm" or (name in ("load_paths", "init_from") and value == "none"):
+                continue
+            if name == "imitation_weight" and not imitates:
                 continue
             parts.append(f"{name} {_written(value)}")
         net = _of(learner.get("net"), i, len(info.members)) if "net" in hints(method.settings) else None
@@ -83,6 +86,8 @@ def advice_settings(info: RunInfo) -> list[str]:
         parts.append(f"trust {advice.trust if advice.use_trust else 'off'}")
     if not without_td(advice, len(info.advisers)) and advice.lr is not None:
         parts.append(f"trust_lr {written(advice.lr)}")
+    if advice.imitate != "none":
+        parts.append(f"imitate {advice.imitate}, self_share {written(advice.self_share)}")
     return [f"advice: {', '.join(parts)}"]
 
 
