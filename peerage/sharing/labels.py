@@ -1,7 +1,8 @@
 """Labels: the suggestions that members imitate (--imitate).
 
 Who acts and who is asked for a label are two decisions. When a member chooses an adviser to follow, it also selects the
-adviser that it imitates until its next choice, whomever it follows. Equations: docs/methods/imitation.md.
+adviser that it imitates until its next choice, which may differ from the one that it follows. Equations:
+docs/methods/imitation.md.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ UNKNOWN = -1.0
 class Labels:
     """The adviser that each of `M` members imitates, `adviser [M]`, and the weights of its suggestions, `weight [M]`,
     both on the host: how sure trust is, from 0 to 1, that the adviser is better than the member; -1 if this is not
-    known. A member that imitates nobody has its own number.
+    known. A member that imitates no adviser has its own number.
 
     `myself [M]` is each member's own number among the advisers; members that do not imitate (`imitates [M]`, bool) get
     no labels.

@@ -2,8 +2,8 @@
 
     FOLDER/
       alice/                              written by the participant alice alone
-        fedformer-00000001.safetensors    her message in round 1
-        fedformer-00000002.present.json   only if somebody was missing: whose messages she used in round 2
+        fedformer-00000001.safetensors    its message in round 1
+        fedformer-00000002.present.json   only if one was missing: whose messages it used in round 2
       bob/
 """
 
