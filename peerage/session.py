@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from peerage.config import RESUMABLE, Config
-from peerage.config.check import refuse_unused_trust_settings
+from peerage.config.check import refuse_imitation_alone, refuse_unused_trust_settings
 from peerage.config.file import to_dict, validate
 from peerage.envs.catalogue import is_known
 from peerage.envs.make import Spec
@@ -87,6 +87,7 @@ def run_training(
     config = trainer.config
     try:
         refuse_unused_trust_settings(config.advice, given, len(trainer.names))
+        refuse_imitation_alone(config.advice, len(trainer.names))
         targets_of(trainer.group, trainer.config)
         for name, adviser in trainer.fixed.items():
             check_length(adviser.max_steps, trainer.spec, name)

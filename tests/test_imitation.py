@@ -11,7 +11,9 @@ import torch
 from conftest import assert_same
 from transitions import transition
 
+import peerage
 from peerage.config import Config, RunConfig, with_settings
+from peerage.envs.make import make_env
 from peerage.errors import UserError
 from peerage.learners import imitation
 from peerage.learners.base import Space
@@ -249,13 +251,30 @@ def test_a_label_is_one_query():
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"sharing": "none", "advisers": ()}, "--imitate needs advisers"),
-        ({"n_peers": 1, "advisers": ()}, "--imitate needs advisers"),
-        ({"algorithm": ("ppo",), "sharing": "advice"}, "--imitate is for .*dqn.*, and ppo cannot learn"),
-        ({"choice": "uniform", "trust": None}, "--imitate needs scores"),
+        ({"sharing": "none", "advisers": ()}, "imitate needs advisers|has no effect with"),
+        ({"n_peers": 1, "advisers": ()}, "imitate needs advisers"),
+        ({"algorithm": ("ppo",), "sharing": "advice"}, "imitate is for .*dqn.*, and ppo cannot learn"),
+        ({"choice": "uniform", "trust": None}, "imitate needs scores"),
     ],
 )
-def test_imitation_that_cannot_work_is_refused(changes, message):
+def test_imitation_that_cannot_work_is_refused(changes, message, tmp_path):
     with pytest.raises(UserError, match=message):
         settings = {name: value for name, value in SMALL.items() if name not in ("batch_size", "learning_starts")}
-        Trainer(with_settings(Config(env="Room-v6"), settings | {"imitate": "trusted"} | changes))
+        peerage.train("Room-v6", **(settings | {"imitate": "trusted", "log_dir": str(tmp_path)} | changes))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("env", "algorithm"), [("Room-v6", "dqn"), ("Pendulum-v1", ("sac", "td3"))])
+def test_members_of_a_finished_run_act_without_their_advisers(env, algorithm, tmp_path):
+    """A later evaluation equals that at the end of the training, also where the imitation head acts."""
+    advisers = ("expert", "adversary") if algorithm == "dqn" else ("random",)
+    more = {"algorithm": algorithm, "advisers": advisers, "total_timesteps": 200, "learning_starts": 20}
+    more |= {"eval_freq": 200, "net_arch": (16,), "n_eval_episodes": 2}
+    more |= {"log_dir": str(tmp_path), "exp_name": "run", "verbose": 0}
+    run = peerage.train(env, n_peers=2, imitate="trusted", **more)
+    last = run.evaluations[run.evaluations["step"] == 200]
+    again = run.evaluate(2)
+    np.testing.assert_allclose(again["return"], last[last["mode"] == "alone"]["return"], rtol=1e-7)
+    obs = make_env(env, {}).reset(seed=0)[0]
+    assert make_env(env, {}).action_space.contains(run.policy(0)(obs))
+    assert run.video(tmp_path / "film.gif", max_frames=3).exists()

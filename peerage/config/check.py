@@ -178,6 +178,15 @@ def refuse_unused_trust_settings(advice: AdviceConfig, given: Iterable[str], n_a
             raise UserError(f"{flag(key)} has no effect with {why}: leave it out{more}")
 
 
+def refuse_imitation_alone(advice: AdviceConfig, n_advisers: int) -> None:
+    """Raise UserError for a training in which members imitate, but get no advice. Members that are restored without
+    their advisers keep `imitate`, which determines their networks. `advice` has its defaults filled in."""
+    if advice.imitate != "none" and (advice.sharing == "none" or n_advisers < 2):
+        raise UserError(
+            "--imitate needs advisers: use --sharing advice with --n-peers 2 or more, or add --advisers; or remove it"
+        )
+
+
 def without_td(advice: AdviceConfig, n_advisers: int) -> str:
     """Why a group with `n_advisers` advisers learns neither trust by temporal differences nor agent values; empty if
     it does. `advice` has its defaults filled in. Registered kinds of trust may use all settings."""

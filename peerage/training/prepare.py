@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from peerage.config import Config, with_part
-from peerage.config.check import refuse_target_settings, refuse_unused_trust_settings
+from peerage.config.check import refuse_imitation_alone, refuse_target_settings, refuse_unused_trust_settings
 from peerage.config.fields import hints
 from peerage.config.methods import EXCHANGES, LEARNERS, NETS, LearnerSettings
 from peerage.config.roster import roster_of
@@ -56,6 +56,7 @@ def check_training(config: Config, given: Iterable[str]) -> Spec:
     spec = check_env_id(config.env, config.env_args)
     prepared = prepare(config, spec)
     refuse_unused_trust_settings(prepared.advice, given, prepared.n_peers + len(prepared.advisers))
+    refuse_imitation_alone(prepared.advice, prepared.n_peers + len(prepared.advisers))
     members = member_settings(prepared, spec.discrete)
     run = prepared.run
     refuse_target_settings([member.algorithm for member in members], bool(run.target_return), run.clip_targets)
@@ -93,10 +94,6 @@ def _check_imitation(config: Config, members: list[LearnerSettings]) -> None:
     advice = config.advice
     if advice.imitate == "none":
         return
-    if not _has_advice(config):
-        raise UserError(
-            "--imitate needs advisers: use --sharing advice with --n-peers 2 or more, or add --advisers; or remove it"
-        )
     if without := [m.algorithm for m in members if not LEARNERS[m.algorithm].imitates]:
         able = ", ".join(name for name in LEARNERS if LEARNERS[name].imitates)
         raise UserError(f"--imitate is for {able}, and {without[0]} cannot learn from suggestions: remove it")
