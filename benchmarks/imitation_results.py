@@ -204,6 +204,10 @@ themselves. Intervals are 95% t-intervals over replicas (means of the members); 
 the permutation test of [statistics](../statistics.md), corrected by Holm's method over all comparisons of this page.
 The method is described in [learning from suggestions](../methods/imitation.md).
 
+"Following only" has the default share of own choices, `--self-share 0.1`; learning from suggestions has its default of
+0.5. A control with 0.5 and without `--imitate` has only been tried with td trust and 3 replicas: 21 at step 8,000
+([trials](../methods/imitation.md#trials)).
+
 ![Return alone](imitation.png)
 """
 
